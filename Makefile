@@ -1,0 +1,47 @@
+# make demo: watch a job live its whole life.  make test: everything that must hold.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+export UV_FIND_LINKS := $(PIP_FIND_LINKS)
+
+.PHONY: demo test lint bench bench-deps clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make .venv       install into .venv (uv or pip, whichever is there)"
+	@echo "make demo        a whole job on this machine, with a machine killed in the middle"
+	@echo "make test        lint, types, layering and every test"
+	@echo "make lint        ruff, mypy, import-linter"
+	@echo "make bench       the benchmarks of docs/BENCHMARKS.md"
+
+.venv: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv venv --quiet --allow-existing --python "$$(command -v $(PYTHON))" $(VENV) && \
+	  uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[node,dev]'; \
+	else \
+	  $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[node,dev]'; \
+	fi
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@$(BIN)/torg demo
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest
+
+bench-deps: $(STAMP)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
+
+bench: $(STAMP)
+	@for name in offers_latency checkpoint_stall throughput recovery; do $(BIN)/python -m benchmarks.$$name --json; done
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
