@@ -1,0 +1,301 @@
+"""The Python SDK: a market as an object, over HTTP only.
+
+    with Market("http://127.0.0.1:7070", key) as market:
+        market.submit_job("job-0123456789", spec)
+        for happening in market.job_events("job-0123456789"):
+            print(happening["event"]["type"])
+
+Every method is one route and answers its JSON. Refused and MarketUnreachable are all that they raise, besides
+file errors of the caller's own files. Writes carry ids made by the caller, so they are retried without harm; the two
+that are not (making a member, which shows its key once, and SQL) are tried once.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+from urllib.parse import quote
+
+from market.transfers import Transfers
+from market.wire import MarketUnreachable, Refused, Wire
+
+__all__ = ["Market", "MarketUnreachable", "Refused"]
+
+Json = dict[str, Any]
+Role = Literal["customer", "provider", "operator", "plane"]
+OfferAction = Literal["drain", "withdraw", "relist"]
+END_OF_STREAM = "end"
+
+
+class Market:
+    """One member's view of one market. Safe to use from several threads; close it or use `with`."""
+
+    def __init__(self, url: str, key: str | None = None, *, timeout_s: float = 30.0, patience_s: float = 2.0) -> None:
+        self._wire = Wire(url, key, timeout_s=timeout_s, patience_s=patience_s)
+        self.blobs = Transfers(self._wire)
+
+    @property
+    def url(self) -> str:
+        return self._wire.url
+
+    def __enter__(self) -> "Market":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._wire.close()
+
+    # the market itself
+
+    def healthz(self) -> Json:
+        """{ok, version, journal_records}; needs no key."""
+        return self._wire.json("GET", "/healthz")
+
+    def status(self) -> Json:
+        return self._wire.json("GET", "/v1/status")
+
+    def stop_market(self) -> Json:
+        """Refuse new work and pause every running job (operator). Answers {jobs_running}."""
+        return self._wire.json("POST", "/v1/market/stop", body={})
+
+    def reopen_market(self) -> Json:
+        """Jobs that were paused by a stop are pending again (operator)."""
+        return self._wire.json("POST", "/v1/market/reopen", body={})
+
+    def announce_ray(self, address: str, token_path: str) -> Json:
+        """Tell where Ray is (plane)."""
+        return self._wire.json("POST", "/v1/market/ray", body={"address": address, "token_path": token_path})
+
+    def ray(self) -> Json:
+        """{address, token, versions} (provider, plane); Refused with code ray_starting until it is there."""
+        return self._wire.json("GET", "/v1/ray")
+
+    # members
+
+    def members(self) -> list[Json]:
+        return _items(self._wire.json("GET", "/v1/members"))
+
+    def add_member(self, member: str, role: Role) -> Json:
+        """{member, role, key}: the key is shown this once. Not retried."""
+        return self._wire.json("POST", "/v1/members", body={"member": member, "role": role}, repeatable=False)
+
+    def revoke_member(self, member: str) -> Json:
+        return self._wire.json("POST", f"/v1/members/{_part(member)}/revoke", body={})
+
+    # money
+
+    def deposit(self, id: str, account: str, amount_nanos: int) -> Json:
+        """{id, amount_nanos, balance_nanos} (operator)."""
+        return self._wire.json(
+            "POST", "/v1/deposits", body={"id": id, "account": account, "amount_nanos": amount_nanos}
+        )
+
+    def balance(self, account: str | None = None) -> Json:
+        return self._wire.json("GET", "/v1/balance", params={"account": account})
+
+    def transfers(self, *, account: str | None = None, after: str | None = None, limit: int = 100) -> list[Json]:
+        """Newest first; `after` is the id of the last one of the page before."""
+        return _items(
+            self._wire.json("GET", "/v1/transfers", params={"account": account, "after": after, "limit": limit})
+        )
+
+    # offers and leases
+
+    def offers(self) -> list[Json]:
+        return _items(self._wire.json("GET", "/v1/offers"))
+
+    def place_offer(self, offer: Mapping[str, Any]) -> Json:
+        """`offer`: the fields of an offer with its `id`."""
+        return self._wire.json("POST", "/v1/offers", body=dict(offer))
+
+    def change_offer(self, offer: str, action: OfferAction) -> Json:
+        return self._wire.json("POST", f"/v1/offers/{_part(offer)}/{action}", body={})
+
+    def set_price(self, offer: str, price_nanos_per_gpu_hour: int) -> Json:
+        body = {"price_nanos_per_gpu_hour": price_nanos_per_gpu_hour}
+        return self._wire.json("POST", f"/v1/offers/{_part(offer)}/price", body=body)
+
+    def leases(self, offer: str, *, wait_s: float = 0, seen: str | int | None = None) -> Json:
+        """{version, offer, earned_nanos, leases}; also the offer's heartbeat. Answers at once when version ≠ seen."""
+        params = {"offer": offer, "wait_s": wait_s, "seen": seen}
+        return self._wire.json("GET", "/v1/leases", params=params, wait_s=wait_s)
+
+    def lease_started(self, lease: str, *, epoch: int, worker: str, pid: int, node: str) -> Json:
+        body = {"epoch": epoch, "worker": worker, "pid": pid, "node": node}
+        return self._wire.json("POST", f"/v1/leases/{_part(lease)}/started", body=body)
+
+    def lease_ended(self, lease: str, *, epoch: int, reason: str, detail: str = "") -> Json:
+        body = {"epoch": epoch, "reason": reason, "detail": detail}
+        return self._wire.json("POST", f"/v1/leases/{_part(lease)}/ended", body=body)
+
+    # jobs
+
+    def quote(self, spec: Mapping[str, Any]) -> Json:
+        """The plan for a job that is not submitted."""
+        return self._wire.json("POST", "/v1/quotes", body={"spec": dict(spec)})
+
+    def submit_job(self, id: str, spec: Mapping[str, Any]) -> Json:
+        return self._wire.json("POST", "/v1/jobs", body={"id": id, "spec": dict(spec)})
+
+    def jobs(self) -> list[Json]:
+        return _items(self._wire.json("GET", "/v1/jobs"))
+
+    def job(self, job: str) -> Json:
+        return self._wire.json("GET", f"/v1/jobs/{_part(job)}")
+
+    def cancel_job(self, job: str) -> Json:
+        return self._wire.json("POST", f"/v1/jobs/{_part(job)}/cancel", body={})
+
+    def add_budget(self, job: str, *, id: str, add_nanos: int) -> Json:
+        return self._wire.json("POST", f"/v1/jobs/{_part(job)}/budget", body={"id": id, "add_nanos": add_nanos})
+
+    def explain(self, job: str) -> Json:
+        return self._wire.json("GET", f"/v1/jobs/{_part(job)}/explain")
+
+    def rounds(self, job: str) -> list[Json]:
+        return _items(self._wire.json("GET", f"/v1/jobs/{_part(job)}/rounds"))
+
+    def result(self, job: str) -> Json:
+        """{digest, manifest}: the checkpoint that the job ended with."""
+        return self._wire.json("GET", f"/v1/jobs/{_part(job)}/result")
+
+    def provenance(self, job: str) -> Json:
+        """The signed bundle that `torg verify` checks offline."""
+        return self._wire.json("GET", f"/v1/jobs/{_part(job)}/provenance")
+
+    def job_logs(self, job: str, *, after: int = 0, wait_s: float = 0) -> Json:
+        """{text, next, over}: what was printed from byte `after` on; ask again with `next` until `over`."""
+        params = {"after": after, "wait_s": wait_s}
+        return self._wire.json("GET", f"/v1/jobs/{_part(job)}/logs", params=params, wait_s=wait_s)
+
+    def job_events(self, job: str, *, after: int = 0) -> Iterator[Json]:
+        """{number, index, at_ms, event} of one job as they become durable, until its final state.
+
+        `number` is the journal record, `index` the event within it. A cut connection is made again without a gap or a
+        repetition; MarketUnreachable is raised when the market stays away for longer than the patience.
+        """
+        last = (after, -1)
+        fresh = True
+        while True:
+            whole = after if fresh else last[0] - 1
+            try:
+                for name, happening in self._read_events(job, max(whole, 0)):
+                    if name == END_OF_STREAM:
+                        return
+                    place = (int(happening["number"]), int(happening["index"]))
+                    if fresh or place > last:
+                        last, fresh = place, False
+                        yield happening
+            except MarketUnreachable:
+                self.job(job)  # patient: returns when the market is back, raises when it is not
+
+    def _read_events(self, job: str, after: int) -> Iterator[tuple[str, Json]]:
+        with self._wire.stream(f"/v1/jobs/{_part(job)}/events", params={"after": after}) as answer:
+            name, data = "message", ""
+            for line in _lines(answer.iter_text(), self.url):
+                if line.startswith("event:"):
+                    name = line[6:].strip()
+                elif line.startswith("data:"):
+                    data += line[5:].strip()
+                elif not line and (data or name != "message"):
+                    yield name, json.loads(data) if data else {}
+                    name, data = "message", ""
+
+    # runs (plane)
+
+    def runs(self, *, wait_s: float = 0, seen: str | int | None = None) -> Json:
+        """{version, runs}: the jobs that need a run now."""
+        return self._wire.json("GET", "/v1/runs", params={"wait_s": wait_s, "seen": seen}, wait_s=wait_s)
+
+    def directive(self, job: str, *, wait_s: float = 0, seen: str | int | None = None) -> Json:
+        """What the market wants of this job's run now."""
+        params = {"wait_s": wait_s, "seen": seen}
+        return self._wire.json("GET", f"/v1/jobs/{_part(job)}/run", params=params, wait_s=wait_s)
+
+    def report_round(self, report: Mapping[str, Any]) -> Json:
+        """{job, round, step, digest, reason, duration_ms, members, lost} → {version}."""
+        return self._wire.json("POST", "/v1/rounds", body=dict(report))
+
+    def report_readings(
+        self,
+        job: str,
+        *,
+        run_pid: int,
+        readings: Sequence[Mapping[str, Any]] = (),
+        evaluated: Sequence[Mapping[str, Any]] = (),
+        lost: Sequence[Mapping[str, Any]] = (),
+        logs: Sequence[Mapping[str, Any]] = (),
+    ) -> Json:
+        body = {"job": job, "run_pid": run_pid, "readings": list(readings), "evaluated": list(evaluated)}
+        return self._wire.json("POST", "/v1/readings", body={**body, "lost": list(lost), "logs": list(logs)})
+
+    def report_checkpoint(self, report: Mapping[str, Any]) -> Json:
+        """{job, round, step, manifest, bytes, stall_ms, removed} → {version}."""
+        return self._wire.json("POST", "/v1/checkpoints", body=dict(report))
+
+    def report_halted(
+        self, job: str, *, state: str, reason: str, detail: str = "", round: int, manifest: str | None = None
+    ) -> Json:
+        body = {"state": state, "reason": reason, "detail": detail, "round": round, "manifest": manifest}
+        return self._wire.json("POST", f"/v1/jobs/{_part(job)}/halted", body=body)
+
+    # the books
+
+    def billing(
+        self, *, by: str | None = None, since: str | None = None, until: str | None = None, job: str | None = None
+    ) -> list[Json]:
+        params = {"by": by, "since": since, "until": until, "job": job}
+        return _items(self._wire.json("GET", "/v1/billing", params=params))
+
+    def invoice(self, job: str) -> Json:
+        return self._wire.json("GET", f"/v1/invoices/{_part(job)}")
+
+    def sql(self, statement: str) -> Json:
+        """{columns, rows} of one read-only statement over one's own books."""
+        return self._wire.json("POST", "/v1/sql", body={"sql": statement})
+
+    def verify_books(self) -> Json:
+        """{ok, records, head, first_bad, balanced, projection_ok} (operator)."""
+        return self._wire.json("GET", "/v1/books/verify", wait_s=600)
+
+    def rebuild_books(self) -> Json:
+        return self._wire.json("POST", "/v1/books/rebuild", body={}, wait_s=600)
+
+    # bytes, for which there is more in `self.blobs`
+
+    def upload(self, source: Path | bytes) -> str:
+        """Bring a file or bytes to the market and answer the digest; what is already there is not sent again."""
+        return self.blobs.upload(source)
+
+    def download(self, digest: str, target: Path) -> None:
+        """Fetch a blob into a file; a cut transfer goes on where it was, and the digest is checked."""
+        self.blobs.download(digest, target)
+
+    def read_blob(self, digest: str) -> bytes:
+        return self.blobs.read(digest)
+
+
+def _items(answer: Json) -> list[Json]:
+    items = answer["items"]
+    assert isinstance(items, list), "a list route answered without items"
+    return items
+
+
+def _part(name: str) -> str:
+    """One segment of a path: an id with a slash in it must not become another route."""
+    return quote(name, safe="")
+
+
+def _lines(pieces: Iterator[str], url: str) -> Iterator[str]:
+    """Whole lines of a stream that may be cut anywhere; a stream that ends without `end` is a cut one."""
+    rest = ""
+    for piece in pieces:
+        rest += piece
+        *whole, rest = rest.split("\n")
+        yield from (line.rstrip("\r") for line in whole)
+    raise MarketUnreachable(url, "the stream was cut")

@@ -1,0 +1,107 @@
+"""Blobs over the wire: resumable both ways, digests checked on this side too."""
+
+import hashlib
+import io
+from pathlib import Path
+
+from market.wire import MarketUnreachable, Refused, Wire
+
+CHUNK_BYTES = 8 * 1024 * 1024
+MOVES_WITHOUT_PROGRESS = 5
+
+
+class Transfers:
+    """Uploads and downloads of content-addressed bytes (digest: lower-case SHA-256 hex)."""
+
+    def __init__(self, wire: Wire, *, chunk_bytes: int = CHUNK_BYTES) -> None:
+        self._wire = wire
+        self._chunk_bytes = chunk_bytes
+
+    def size(self, digest: str) -> int | None:
+        """Bytes of a blob that the market holds whole, else None."""
+        answer = self._wire.call("HEAD", f"/v1/blobs/{digest}", accept=(404,))
+        return int(answer.headers["Content-Length"]) if answer.status_code == 200 else None
+
+    def upload(self, source: Path | bytes) -> str:
+        """Send what the market does not hold yet; answers the digest. Raises Refused (quota, disk full, digest)."""
+        with _opened(source) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            total = file.seek(0, io.SEEK_END)
+            self._send(file, digest, total)
+        return digest
+
+    def read(self, digest: str) -> bytes:
+        """A small blob whole. Raises Refused 404, and ValueError when the bytes are not what the digest says."""
+        found = self._wire.call("GET", f"/v1/blobs/{digest}").content
+        _check(hashlib.sha256(found).hexdigest(), digest)
+        return found
+
+    def download(self, digest: str, target: Path) -> None:
+        """Fetch into `target` through a file beside it, which a later call continues."""
+        partial = target.with_name(f".{target.name}.{digest[:12]}.part")
+        stuck = 0
+        while True:
+            offset = partial.stat().st_size if partial.exists() else 0
+            try:
+                self._fetch(digest, partial, offset)
+                break
+            except MarketUnreachable:
+                moved = partial.exists() and partial.stat().st_size > offset
+                stuck = 0 if moved else stuck + 1
+                if stuck >= MOVES_WITHOUT_PROGRESS:
+                    raise
+                self.size(digest)  # patient: waits for the market within its patience
+        with partial.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != digest:
+            partial.unlink()
+        _check(found, digest)
+        partial.replace(target)
+
+    def _fetch(self, digest: str, partial: Path, offset: int) -> None:
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        try:
+            with self._wire.stream(f"/v1/blobs/{digest}", headers=headers) as answer:
+                resumed = answer.status_code == 206
+                with partial.open("ab" if resumed else "wb") as file:
+                    for piece in answer.iter_bytes():
+                        file.write(piece)
+        except Refused as refused:
+            if refused.code != "range_past_end":  # the partial file is already whole
+                raise
+
+    def _send(self, file: io.BufferedReader | io.BytesIO, digest: str, total: int) -> None:
+        offset, stuck = self._held(digest), 0
+        while offset is not None:
+            file.seek(offset)
+            chunk = file.read(min(self._chunk_bytes, total - offset))
+            headers = {"Content-Range": f"bytes {offset}-{offset + len(chunk) - 1}/{total}"} if total else {}
+            try:
+                self._wire.call("PUT", f"/v1/blobs/{digest}", content=chunk, headers=headers, repeatable=False)
+                if offset + len(chunk) >= total:
+                    return
+                offset, stuck = offset + len(chunk), 0
+            except MarketUnreachable:
+                stuck += 1
+                if stuck >= MOVES_WITHOUT_PROGRESS:
+                    raise
+                offset = self._held(digest)
+            except Refused as refused:
+                stuck += 1
+                if refused.code != "offset_wrong" or stuck >= MOVES_WITHOUT_PROGRESS:
+                    raise
+                offset = self._held(digest)
+
+    def _held(self, digest: str) -> int | None:
+        """Bytes that the market holds of an unfinished upload; None when it holds the whole blob."""
+        answer = self._wire.call("HEAD", f"/v1/blobs/{digest}", accept=(404,))
+        return None if answer.status_code == 200 else int(answer.headers.get("Upload-Offset", "0"))
+
+
+def _opened(source: Path | bytes) -> io.BufferedReader | io.BytesIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+
+
+def _check(found: str, wanted: str) -> None:
+    if found != wanted:
+        raise ValueError(f"the bytes of blob {wanted} arrived with digest {found}")

@@ -1,0 +1,177 @@
+"""How the SDK talks: one HTTP call with its retries, and what its failures are called.
+
+Imports httpx2 only when the first call is made, so that importing the SDK costs nothing.
+"""
+
+import json
+import random
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import httpx2
+
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 2.0
+BUSY = (502, 503, 504)
+
+
+class MarketUnreachable(Exception):
+    """No market answers at `url`: nothing listens, the network is cut, or it did not answer in time."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        self.url = url
+        self.reason = reason
+        super().__init__(f"the market at {url} cannot be reached: {reason}")
+
+
+class Refused(Exception):
+    """The market understood the request and declined it; the same four fields as its problem documents."""
+
+    def __init__(
+        self, code: str, message: str, field: str | None = None, remedy: str | None = None, *, status: int = 422
+    ) -> None:
+        self.code = code
+        self.message = message
+        self.field = field
+        self.remedy = remedy
+        self.status = status
+        super().__init__(message if remedy is None else f"{message} ({remedy})")
+
+
+class Wire:
+    """One connection pool to one market. Safe to use from several threads.
+
+    `patience_s` is how long a call that may be repeated goes on trying while the market is away or busy.
+    """
+
+    def __init__(self, url: str, key: str | None, *, timeout_s: float, patience_s: float) -> None:
+        self.url = url.rstrip("/")
+        self.patience_s = patience_s
+        self._key = key
+        self._timeout_s = timeout_s
+        self._pool: httpx2.Client | None = None
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, object] | None = None,
+        body: object = None,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        wait_s: float = 0,
+        repeatable: bool = True,
+        accept: tuple[int, ...] = (),
+    ) -> "httpx2.Response":
+        """One request and its good answer (2xx or in `accept`); a `repeatable` one is tried again with growing pauses.
+
+        Raises Refused for every other answer, MarketUnreachable when patience is over.
+        """
+        give_up_at = time.monotonic() + (self.patience_s if repeatable else 0)
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                answer = self._send(method, path, params, body, content, headers, wait_s)
+            except MarketUnreachable:
+                if time.monotonic() + pause_s > give_up_at:
+                    raise
+            else:
+                if answer.is_success or answer.status_code in accept:
+                    return answer
+                if answer.status_code not in BUSY or time.monotonic() + pause_s > give_up_at:
+                    raise refusal(answer)
+            time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads retries, guards nothing
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    def json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """`call`, and the answer's JSON object."""
+        found = self.call(method, path, **options).json()
+        assert isinstance(found, dict), f"{method} {path} answered with something that is not an object"
+        return found
+
+    @contextmanager
+    def stream(
+        self, path: str, *, params: Mapping[str, object] | None = None, headers: Mapping[str, str] | None = None
+    ) -> Iterator["httpx2.Response"]:
+        """A GET whose body is read piece by piece; no retries here. Raises like `call`."""
+        import httpx2
+
+        try:
+            with self._client().stream("GET", path, params=_clean(params), headers=dict(headers or {})) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise refusal(answer)
+                yield answer
+        except httpx2.TransportError as error:
+            raise MarketUnreachable(self.url, _reason(error)) from error
+
+    def close(self) -> None:
+        """Close the connections; a later call opens new ones."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def _send(  # noqa: PLR0917 - one private caller
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, object] | None,
+        body: object,
+        content: bytes | None,
+        headers: Mapping[str, str] | None,
+        wait_s: float,
+    ) -> "httpx2.Response":
+        import httpx2
+
+        extra = dict(headers or {})
+        if body is not None:
+            content = json.dumps(body, separators=(",", ":"), allow_nan=False).encode("utf-8")
+            extra["Content-Type"] = "application/json"
+        timeout = httpx2.Timeout(self._timeout_s + wait_s, connect=min(self._timeout_s, 10.0))
+        try:
+            return self._client().request(
+                method, path, params=_clean(params), content=content, headers=extra, timeout=timeout
+            )
+        except httpx2.TransportError as error:
+            raise MarketUnreachable(self.url, _reason(error)) from error
+
+    def _client(self) -> "httpx2.Client":
+        import httpx2
+
+        if self._pool is None:
+            headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+            limits = httpx2.Limits(max_connections=64, max_keepalive_connections=16)
+            # trust_env off: a proxy named in the environment must not see keys meant for a market on loopback
+            self._pool = httpx2.Client(
+                base_url=self.url, headers=headers, timeout=self._timeout_s, limits=limits, trust_env=False
+            )
+        return self._pool
+
+
+def refusal(answer: "httpx2.Response") -> Refused:
+    """The exception for an answer that is not 2xx, whether or not its body is a problem document."""
+    try:
+        problem = answer.json()
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict) or "code" not in problem:
+        return Refused("http_error", f"the market answered {answer.status_code}", status=answer.status_code)
+    return Refused(
+        str(problem["code"]),
+        str(problem.get("message") or problem.get("detail") or problem["code"]),
+        problem.get("field"),
+        problem.get("remedy"),
+        status=answer.status_code,
+    )
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _clean(params: Mapping[str, object] | None) -> dict[str, Any]:
+    return {name: value for name, value in (params or {}).items() if value is not None}
