@@ -1,0 +1,291 @@
+"""Commands: everything that anybody may ask of the exchange. Frozen values; `Exchange.step` answers each.
+
+`by` is the member who asks, as the bearer key proved it; the exchange checks role and ownership again. `SYSTEM` is the
+exchange's own process (opening, first members, clearing, ticks); no member can have that name.
+Money is in integer nano-dollars, time in milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from market.clearing import Clearing
+
+SYSTEM: Final = "market"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenMarket:
+    """The first record of a journal. The same market again is answered, another refused."""
+
+    market_id: str
+    version: str
+    by: str = SYSTEM
+
+
+@dataclass(frozen=True, slots=True)
+class AddMember:
+    """A new member, or a new key for a revoked one. Only the key's SHA-256 is kept."""
+
+    member: str
+    role: str
+    key_sha256: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeMember:
+    """The member's key stops working; a provider's offers are withdrawn."""
+
+    member: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deposit:
+    """Operators only: money comes in from the world."""
+
+    id: str
+    account: str
+    amount_nanos: int
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceOffer:
+    """List hardware. An offer that is offline or withdrawn may be placed again under its id with other terms."""
+
+    id: str
+    name: str
+    gpu: str
+    gpus: int
+    vram_gib: float
+    region: str
+    price_nanos_per_gpu_hour: int
+    floor_price_nanos_per_gpu_hour: int | None
+    isolation: str
+    measured: Mapping[str, float]
+    shares: tuple[str, ...]
+    node: str
+    versions: Mapping[str, str]
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeOffer:
+    """`action`: price, drain, withdraw or relist; only `price` takes `price_nanos_per_gpu_hour`."""
+
+    offer: str
+    action: str
+    by: str
+    price_nanos_per_gpu_hour: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A sign of life from the provider of this offer; journaled only when the offer was offline."""
+
+    offer: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitJob:
+    """`spec` is the normalised job spec; its budget is held in escrow at once."""
+
+    id: str
+    spec: Mapping[str, Any]
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelJob:
+    job: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddBudget:
+    """More escrow; resumes a job that paused because it ran out."""
+
+    id: str
+    job: str
+    add_nanos: int
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartLease:
+    """The provider's word that a worker holds the lease."""
+
+    lease: str
+    epoch: int
+    worker: str
+    pid: int
+    node: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndLease:
+    """The provider's word that a lease is over; whatever the reason, the customer is not at fault."""
+
+    lease: str
+    epoch: int
+    reason: str
+    detail: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A meter of one lease, all figures cumulative since its grant."""
+
+    lease: str
+    epoch: int
+    leased_ms: int
+    trained_ms: int
+    rounds: int
+    tokens: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LostWorker:
+    """A worker that the run gave up; `reason` is a cause of market/faults.py."""
+
+    lease: str
+    epoch: int
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """The held-out loss after a round."""
+
+    round: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReportReadings:
+    job: str
+    run_pid: int | None
+    readings: tuple[Reading, ...]
+    evaluated: tuple[Evaluated, ...]
+    lost: tuple[LostWorker, ...]
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What one worker gave to a round. `loss` may be None; `contribution` is a digest."""
+
+    lease: str
+    epoch: int
+    slot: int
+    loss: float | None
+    steps: int
+    tokens: int
+    leased_ms: int
+    trained_ms: int
+    bytes: int
+    contribution: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRound:
+    """Round `round` (from 1) is committed by `members`. Told again: answered. A round after the durable one may be
+    replaced by another run of it, when every machine was lost."""
+
+    job: str
+    round: int
+    step: int
+    digest: str
+    reason: str
+    duration_ms: int
+    members: tuple[Member, ...]
+    lost: tuple[LostWorker, ...]
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportCheckpoint:
+    """Everything up to `round` is on disk under the digest `manifest`; this is when work is charged."""
+
+    job: str
+    round: int
+    step: int
+    manifest: str
+    bytes: int
+    stall_ms: int
+    removed: tuple[str, ...]
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class HaltJob:
+    """The run has stopped. `state`: paused, done or failed; `reason` is a cause of market/faults.py when failed."""
+
+    job: str
+    state: str
+    reason: str
+    detail: str
+    manifest: str | None
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopMarket:
+    """Refuse new work, ask every running job to pause at a durable round."""
+
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReopenMarket:
+    """Take new work again; jobs that paused because the market went down become pending."""
+
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyClearing:
+    """The result of `clear()`; every match is validated again on the state of now."""
+
+    clearing: Clearing
+    by: str = SYSTEM
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passes: silent offers, leases that never start, pauses that never halt, deadlines."""
+
+    by: str = field(default=SYSTEM)
+
+
+Command = (
+    OpenMarket
+    | AddMember
+    | RevokeMember
+    | Deposit
+    | PlaceOffer
+    | ChangeOffer
+    | Heard
+    | SubmitJob
+    | CancelJob
+    | AddBudget
+    | StartLease
+    | EndLease
+    | ReportReadings
+    | ReportRound
+    | ReportCheckpoint
+    | HaltJob
+    | StopMarket
+    | ReopenMarket
+    | ApplyClearing
+    | Tick
+)

@@ -1,0 +1,70 @@
+"""Events: what was decided, as plain JSON. The exchange makes them, the journal keeps them, the projection reads them.
+
+An event is a flat dict with a `type`; its other fields are named in `FIELDS` (docs/FORMATS.md tells their meaning).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+Event = dict[str, Any]
+
+FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "market_opened": ("market_id", "fee_ppm", "version"),
+    "member_added": ("member", "role", "key_sha256"),
+    "member_revoked": ("member",),
+    "transfer": ("id", "kind", "debit", "credit", "amount_nanos", "job", "lease"),
+    "offer_placed": (
+        "offer",
+        "provider",
+        "name",
+        "gpu",
+        "gpus",
+        "vram_gib",
+        "region",
+        "price_nanos_per_gpu_hour",
+        "floor_price_nanos_per_gpu_hour",
+        "isolation",
+        "measured",
+        "shares",
+        "node",
+        "versions",
+        "request_digest",
+    ),
+    "offer_changed": ("offer", "state", "price_nanos_per_gpu_hour", "reason"),
+    "job_submitted": ("job", "customer", "name", "spec", "budget_nanos", "spec_digest", "tags"),
+    "job_state": ("job", "state", "reason", "detail"),
+    "job_wanted": ("job", "wanted", "reason"),
+    "job_budget": ("job", "added_nanos", "budget_nanos"),
+    "lease_granted": (
+        "lease",
+        "epoch",
+        "slot",
+        "job",
+        "customer",
+        "offer",
+        "provider",
+        "gpu",
+        "gpus",
+        "price_nanos_per_gpu_hour",
+        "replaces",
+    ),
+    "lease_started": ("lease", "epoch", "worker", "pid", "node"),
+    "lease_metered": ("lease", "epoch", "job", "leased_ms", "trained_ms", "rounds", "tokens", "bytes"),
+    "lease_charged": ("lease", "epoch", "job", "from_ms", "to_ms", "amount_nanos", "fee_nanos", "round"),
+    "lease_ended": ("lease", "epoch", "job", "reason", "fault", "metered_ms", "charged_ms", "detail"),
+    "round_committed": ("job", "round", "step", "digest", "reason", "duration_ms", "members", "lost"),
+    "round_evaluated": ("job", "round", "loss"),
+    "checkpoint_durable": ("job", "round", "step", "manifest", "bytes", "stall_ms", "removed"),
+    "provenance": ("job", "segment", "statement", "digest"),
+    "job_result": ("job", "manifest"),
+    "clearing": ("matched", "unmatched"),
+}
+
+
+def make_event(kind: str, fields: Mapping[str, Any]) -> Event:
+    """An event with exactly the fields of its type, in their order; anything else is a bug."""
+    names = FIELDS[kind]
+    assert set(fields) == set(names), f"{kind}: {sorted(set(fields) ^ set(names))}"
+    return {"type": kind, **{name: fields[name] for name in names}}

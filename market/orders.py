@@ -1,0 +1,70 @@
+"""Offers, bids and what a bid requires: frozen values that the book and the clearing work on.
+
+Money is in nano-dollars per GPU-hour, memory in GiB, time in milliseconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """`gpus_free` units for rent now on one machine; pays nothing, asks its price."""
+
+    id: str
+    provider: str
+    gpu: str
+    gpus: int
+    gpus_free: int
+    vram_gib: float
+    region: str
+    reliability: float
+    isolation: str
+    price_nanos_per_gpu_hour: int
+    shares: tuple[str, ...] = ()
+    matchable: bool = True
+    """False for an offer that is listed but cannot be matched now (offline, draining, suspect)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requirements:
+    """What every worker of a gang needs. Empty tuples mean: any."""
+
+    gpus: int = 1
+    gpu: tuple[str, ...] = ()
+    vram_gib: float = 0.0
+    region: tuple[str, ...] = ()
+    reliability: float = 0.0
+    isolation: str = "process"
+    share: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bid:
+    """A job that wants between `workers_min` and `workers_max` more workers, each of `requires.gpus` on one offer.
+
+    `spendable_nanos` is what is left for new workers after the accrued work of the living ones; it must cover
+    `cover_ms` of the gang, of which `running_nanos_per_hour` is spent already.
+    """
+
+    job: str
+    submitted_ms: int
+    workers_min: int
+    workers_max: int
+    requires: Requirements
+    max_price_nanos_per_gpu_hour: int
+    spendable_nanos: int
+    cover_ms: int = 60_000
+    running_nanos_per_hour: int = 0
+    avoid: frozenset[str] = field(default_factory=frozenset)
+    essential: bool = True
+    """False for a running gang that could grow but needs nobody: going empty is then no news."""
+
+
+@dataclass(frozen=True, slots=True)
+class BookSnapshot:
+    """Everything that `clear()` may know."""
+
+    offers: tuple[Offer, ...]
+    bids: tuple[Bid, ...]
