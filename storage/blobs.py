@@ -1,0 +1,234 @@
+"""A folder of bytes named by their SHA-256: written once, never changed.
+
+    blobs/ab/ab12…           whole blobs (64 hex digits), in a folder of their first two digits
+    blobs/partial/ab12…      uploads that are not whole yet; the length of the file is the next offset
+    blobs/temporary/…        files on their way in; emptied when the store is opened
+
+A blob is durable when `put` or the last `upload` returns: temporary file, fsync, rename, fsync of the folder.
+"""
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+
+from storage.journal_format import FULL_ERRORS, sync_folder
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
+MAX_BLOB_BYTES = 64 * 1024**3
+_CHUNK_BYTES = 1024 * 1024
+
+
+class BlobError(Exception):
+    """The blob store cannot do what was asked."""
+
+
+class BlobStoreFull(BlobError):
+    """The disk is full; nothing half-written is visible under a digest."""
+
+
+class BlobTooLarge(BlobError):
+    """The blob is above the limit of this store."""
+
+
+class BlobMissing(BlobError):
+    """There is no whole blob of this digest."""
+
+
+class BlobDamaged(BlobError):
+    """The bytes do not have the digest that names them."""
+
+
+class BlobOffsetWrong(BlobError):
+    """An upload goes on at another offset than where it stands; `expected` says where."""
+
+    def __init__(self, digest: str, expected: int, given: int) -> None:
+        super().__init__(f"the upload of {digest} stands at byte {expected}, not {given}")
+        self.expected = expected
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Where an upload stands: the next byte to send, and whether the blob is whole."""
+
+    offset: int
+    whole: bool
+
+
+class BlobStore:
+    """One folder of blobs. Several processes may read; writers of the same digest do not disturb each other,
+    except that a resumable upload of one digest must have one sender at a time."""
+
+    def __init__(self, folder: Path, *, max_blob_bytes: int = MAX_BLOB_BYTES) -> None:
+        self.folder = folder
+        self.max_blob_bytes = max_blob_bytes
+        for each in (folder, folder / "partial", folder / "temporary"):
+            each.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def path(self, digest: str) -> Path:
+        """Where the blob of this digest is or would be; raises ValueError for what is not a digest."""
+        if DIGEST.fullmatch(digest) is None:
+            raise ValueError(f"{digest!r} is not a SHA-256 in lower-case hex")
+        return self.folder / digest[:2] / digest
+
+    def size(self, digest: str) -> int | None:
+        """Bytes of a whole blob; None if there is none."""
+        try:
+            return self.path(digest).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def __contains__(self, digest: str) -> bool:
+        return self.size(digest) is not None
+
+    def digests(self) -> Iterator[str]:
+        """Every whole blob, sorted."""
+        for folder in sorted(self.folder.iterdir()):
+            if len(folder.name) == 2:
+                yield from sorted(path.name for path in folder.iterdir() if DIGEST.fullmatch(path.name))
+
+    def read(self, digest: str) -> bytes:
+        """All bytes, checked against the digest; raises BlobMissing, BlobDamaged."""
+        with self.open(digest) as file:
+            data = file.read()
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise BlobDamaged(f"the blob {digest} has other bytes than its name says")
+        return data
+
+    def open(self, digest: str) -> BufferedReader:
+        """A file to read from, not checked; raises BlobMissing."""
+        try:
+            return self.path(digest).open("rb")
+        except FileNotFoundError as error:
+            raise BlobMissing(f"there is no blob {digest}") from error
+
+    def verify(self, digest: str) -> bool:
+        """Whether the bytes on disk have this digest; raises BlobMissing."""
+        with self.open(digest) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == digest
+
+    def put(self, data: bytes) -> str:
+        """Store bytes, return their digest; storing the same again is free."""
+        self._check_size(len(data))
+        digest = hashlib.sha256(data).hexdigest()
+        if digest in self:
+            return digest
+        temporary = self.folder / "temporary" / f"{digest}.{secrets.token_hex(6)}"
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            self._adopt(temporary, digest)
+        except OSError as error:
+            raise self._failure(error, digest, temporary) from error
+        return digest
+
+    def put_file(self, source: Path) -> str:
+        """Copy a file in, return its digest; needs memory for one chunk only."""
+        self._check_size(source.stat().st_size)
+        temporary = self.folder / "temporary" / secrets.token_hex(16)
+        hashed = hashlib.sha256()
+        try:
+            with source.open("rb") as given, temporary.open("xb") as file:
+                while chunk := given.read(_CHUNK_BYTES):
+                    hashed.update(chunk)
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            self._adopt(temporary, hashed.hexdigest())
+        except OSError as error:
+            raise self._failure(error, hashed.hexdigest(), temporary) from error
+        return hashed.hexdigest()
+
+    def partial(self, digest: str) -> int:
+        """The next offset of an upload that is not whole; 0 if none was begun."""
+        try:
+            return self._partial(digest).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def upload(self, digest: str, offset: int, total: int, data: bytes) -> Upload:
+        """Take bytes `offset..offset+len(data)` of a blob of `total` bytes; the last one checks the digest.
+
+        A chunk that was already taken may come again. Raises BlobOffsetWrong (carry on at `expected`),
+        BlobTooLarge, BlobStoreFull, BlobDamaged (other bytes than the digest says: the upload starts again at 0).
+        """
+        self._check_size(total)
+        if offset < 0 or offset + len(data) > total:
+            raise BlobTooLarge(f"bytes {offset} to {offset + len(data)} are outside a blob of {total} bytes")
+        if digest in self:
+            return Upload(total, True)
+        path = self._partial(digest)
+        stands = self.partial(digest)
+        if offset > stands:
+            raise BlobOffsetWrong(digest, stands, offset)
+        fresh = data[stands - offset :]
+        try:
+            with path.open("ab") as file:
+                file.write(fresh)
+                file.flush()
+                if stands + len(fresh) == total:
+                    os.fsync(file.fileno())
+        except OSError as error:
+            # What did arrive stays: the next offset is read from the file.
+            raise self._failure(error, digest, None) from error
+        if stands + len(fresh) < total:
+            return Upload(stands + len(fresh), False)
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                path.unlink()
+                raise BlobDamaged(f"the uploaded bytes do not have the digest {digest}")
+        try:
+            self._adopt(path, digest)
+        except OSError as error:
+            raise self._failure(error, digest, None) from error
+        return Upload(total, True)
+
+    def delete(self, digest: str) -> bool:
+        """Remove a blob; False if there was none."""
+        path = self.path(digest)
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return False
+        sync_folder(path.parent)
+        return True
+
+    def abandon(self, digest: str) -> None:
+        """Forget what was uploaded of a blob that is not whole."""
+        self._partial(digest).unlink(missing_ok=True)
+
+    def clean(self) -> int:
+        """Remove temporary files that a dead writer left; returns how many. Only the owner calls it, at start."""
+        left = list((self.folder / "temporary").iterdir())
+        for path in left:
+            path.unlink(missing_ok=True)
+        return len(left)
+
+    def _partial(self, digest: str) -> Path:
+        return self.folder / "partial" / self.path(digest).name
+
+    def _check_size(self, size: int) -> None:
+        if size > self.max_blob_bytes:
+            raise BlobTooLarge(f"a blob of {size} bytes is above the limit of {self.max_blob_bytes}")
+
+    def _adopt(self, temporary: Path, digest: str) -> None:
+        target = self.path(digest)
+        if not target.parent.exists():
+            target.parent.mkdir(exist_ok=True, mode=0o700)
+            sync_folder(self.folder)
+        os.rename(temporary, target)
+        sync_folder(target.parent)
+
+    def _failure(self, error: OSError, digest: str, temporary: Path | None) -> Exception:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        if error.errno in FULL_ERRORS:
+            return BlobStoreFull(f"no room for the blob {digest}: {os.strerror(error.errno or errno.ENOSPC)}")
+        return error

@@ -1,0 +1,110 @@
+"""The bytes of the journal (described in storage/journal.py): headers, records, the chain, the errors."""
+
+import errno
+import hashlib
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+SEGMENT_MAGIC = b"TORGJNL1"
+RECORD_MAGIC = b"TREC"
+SEGMENT_HEADER = struct.Struct("<8sQQ32s36sI")
+RECORD_HEADER = struct.Struct("<4sIII32s")
+NO_HASH = bytes(32)
+MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
+SEGMENT_BYTES = 64 * 1024 * 1024
+FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class JournalError(Exception):
+    """The journal cannot do what was asked."""
+
+
+class JournalLocked(JournalError):
+    """Another process has this journal open."""
+
+
+class JournalFull(JournalError):
+    """The disk is full; nothing of this append was kept, and everything before it is safe."""
+
+
+class JournalBroken(JournalError):
+    """A sync or a repair failed, so what is on disk is unknown: end the process and open again."""
+
+
+class JournalCorrupt(JournalError):
+    """An acknowledged record cannot be read; the text names segment, record and offset."""
+
+
+class JournalRewound(JournalError):
+    """What a reader had read is not in the journal any more (an append that never returned was cut off)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record: its number (from 1), its payload, and the chain hash up to and including it (hex)."""
+
+    number: int
+    payload: bytes
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHeader:
+    """The head of a segment file: its first record's number, its term, the chain hash before it."""
+
+    first: int
+    term: int
+    before: bytes
+
+    def encode(self) -> bytes:
+        """The 96 bytes of the header."""
+        body = SEGMENT_HEADER.pack(SEGMENT_MAGIC, self.first, self.term, self.before, bytes(36), 0)[:-4]
+        return body + struct.pack("<I", zlib.crc32(body))
+
+    @classmethod
+    def decode(cls, data: bytes) -> "SegmentHeader | None":
+        """The header in `data`, or None where a byte of it is wrong."""
+        if len(data) != SEGMENT_HEADER.size:
+            return None
+        magic, first, term, before, reserved, crc = SEGMENT_HEADER.unpack(data)
+        if magic != SEGMENT_MAGIC or any(reserved) or crc != zlib.crc32(data[:-4]):
+            return None
+        return cls(first, term, before)
+
+
+def chain(before: bytes, number: int, payload: bytes) -> bytes:
+    """The chain hash of record `number`, 32 bytes."""
+    return hashlib.sha256(b"".join((before, number.to_bytes(8, "little"), payload))).digest()
+
+
+def record_crc(head: bytes, hashed: bytes, payload: bytes) -> int:
+    """CRC-32 over what a record header says (its first 12 bytes), its chain hash and its payload."""
+    return zlib.crc32(payload, zlib.crc32(hashed, zlib.crc32(head[:12])))
+
+
+def frame(place: int, hashed: bytes, payload: bytes) -> bytes:
+    """A whole record: header and payload."""
+    head = RECORD_HEADER.pack(RECORD_MAGIC, len(payload), place, 0, hashed)[:12]
+    return b"".join((head, struct.pack("<I", record_crc(head, hashed, payload)), hashed, payload))
+
+
+def segment_name(first: int) -> str:
+    """The file name of the segment whose first record is `first`."""
+    return f"{first:020d}.journal"
+
+
+def segments(folder: Path) -> list[Path]:
+    """The segment files of a journal, oldest first."""
+    return sorted(path for path in folder.glob("*.journal") if path.stem.isdigit() and len(path.stem) == 20)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names in `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
