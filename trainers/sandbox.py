@@ -1,0 +1,131 @@
+"""Where customer code runs: the bubblewrap command, the fixed environment, the limits that a process sets on itself.
+
+Enforced under bubblewrap ("sandbox"): no network (own, empty network namespace); no sight of other processes, files,
+keys, sockets or IPC of the machine (own namespaces; only Python, the system's libraries and this package, read-only);
+writes only to the job's own folder and a small /tmp; no new privileges; death with the parent. Enforced in both levels
+(`seccomp.py` and rlimits): no new process or program, no new socket, address space, file size, descriptors, core dumps.
+
+Not enforced, so that nobody relies on it: without bubblewrap ("process") the code reads every file that the provider's
+account reads and sends data out through none of our doors but those it may write; CPU beyond the leased cores is bound
+by torch's thread count only (no cgroup), as are memory bandwidth and caches; the sum of the job folder's files is not
+bounded, only each file; address space is bounded, which on Linux is no exact bound on memory, so the parent watches
+RSS too; the kernel is shared: a kernel bug is a way out. Timing side channels are open.
+"""
+
+import ctypes
+import functools
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+Isolation = Literal["sandbox", "process"]
+
+SCRATCH = "/scratch"
+SHARES = "/shares"
+CODE = "/torg"
+TMP_BYTES = 256 << 20
+MAX_DESCRIPTORS = 256
+PR_SET_PDEATHSIG = 1
+
+_SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin")
+_SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime", "/etc/alternatives",
+                 "/sys/devices/system/cpu")  # fmt: skip
+
+
+def bubblewrap_command(
+    scratch: Path, shares: Mapping[str, Path], environment: Mapping[str, str], info_fd: int | None
+) -> list[str]:
+    """`bwrap …` up to and including `--`. bubblewrap hands on the descriptors that it inherits."""
+    command = [str(shutil.which("bwrap")), "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534"]
+    command += ["--cap-drop", "ALL", "--die-with-parent", "--as-pid-1", "--hostname", "torg", "--clearenv"]
+    command += ["--size", str(TMP_BYTES), "--tmpfs", "/tmp", "--dev", "/dev", "--proc", "/proc"]  # noqa: S108  a new tmpfs
+    for folder in _SYSTEM:
+        if os.path.islink(folder):
+            command += ["--symlink", os.readlink(folder), folder]
+        elif os.path.isdir(folder):
+            command += ["--ro-bind", folder, folder]
+    for name in _SYSTEM_FILES:
+        command += ["--ro-bind-try", name, name]
+    for prefix in dict.fromkeys(os.path.realpath(path) for path in (sys.base_prefix, sys.exec_prefix)):
+        command += ["--ro-bind", prefix, prefix]
+    if os.path.realpath(sys.prefix) != sys.prefix:
+        command += ["--ro-bind", sys.prefix, sys.prefix]
+    command += ["--ro-bind", str(package_folder()), f"{CODE}/trainers"]
+    for name, share in shares.items():
+        command += ["--ro-bind", str(share), f"{SHARES}/{name}"]
+    command += ["--bind", str(scratch), SCRATCH, "--chdir", SCRATCH]
+    for name, value in environment.items():
+        command += ["--setenv", name, value]
+    if info_fd is not None:
+        command += ["--info-fd", str(info_fd)]
+    return [*command, "--"]
+
+
+def child_environment(threads: int, home: str, code: str) -> dict[str, str]:
+    """The whole environment of a trainer child: nothing is inherited."""
+    return {
+        "PATH": "/usr/bin:/bin",
+        "HOME": home,
+        "TMPDIR": home,
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": code,
+        "PYTHONHASHSEED": "0",
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": str(threads),
+    }
+
+
+def python_command() -> list[str]:
+    """This Python: no bytecode written, no user site, and nothing importable from the working folder."""
+    return [sys.executable, "-B", "-s", "-P", "-u"]
+
+
+def package_folder() -> Path:
+    """The folder of this package, the only one of ours that a child sees."""
+    return Path(__file__).resolve().parent
+
+
+@functools.cache
+def isolation_level() -> Isolation:
+    """What this machine can do: "sandbox" when bubblewrap really ran once here, else "process"."""
+    if shutil.which("bwrap") is None:
+        return "process"
+    environment = child_environment(1, SCRATCH, CODE)
+    probe = [*bubblewrap_command(package_folder(), {}, environment, None), *python_command(), "-S", "-c", "pass"]
+    try:
+        done = subprocess.run(probe, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return "process"
+    return "sandbox" if done.returncode == 0 else "process"
+
+
+def die_with_parent(parent_pid: int | None) -> None:
+    """Ask the kernel for SIGKILL when the parent goes; leave at once if it is gone already (None: do not compare)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if parent_pid is not None and os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def limit_self(memory_limit_bytes: int, isolation: Isolation) -> None:
+    """Limits for the rest of this process's life; memory counts from what it has mapped already."""
+    with open("/proc/self/statm") as statm:
+        mapped = int(statm.read().split()[0]) * resource.getpagesize()
+    limits: Sequence[tuple[int, int]] = (
+        (resource.RLIMIT_AS, mapped + memory_limit_bytes),
+        (resource.RLIMIT_NOFILE, MAX_DESCRIPTORS),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, max(1 << 30, memory_limit_bytes)),
+    )
+    if isolation == "sandbox":  # counted per user namespace there; elsewhere it would count the account's processes
+        limits = (*limits, (resource.RLIMIT_NPROC, 512))
+    for which, wanted in limits:
+        _, hard = resource.getrlimit(which)
+        value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(which, (value, value))

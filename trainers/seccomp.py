@@ -1,0 +1,101 @@
+"""A system call filter that the trainer child puts on itself once torch is imported and before customer code runs.
+
+It refuses what training never needs and attacks do: new processes and programs, new sockets, other processes, mounts,
+kernel interfaces with a history. It is a deny list, so it narrows the kernel's surface; it is no proof. Threads are
+allowed (torch uses them), and so are files: what may be opened is the business of the mount namespace.
+"""
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+
+PR_SET_NO_NEW_PRIVS = 38
+SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_FILTER_FLAG_TSYNC = 1
+CLONE_THREAD = 0x00010000
+RET_ALLOW, RET_KILL_PROCESS, RET_ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+LD_ABS, JEQ, JGE, JSET, RET = 0x20, 0x15, 0x35, 0x45, 0x06
+X32_BIT = 0x40000000
+
+# names -> numbers from the kernel's syscall tables; None where an architecture has no such call
+_TABLE: dict[str, tuple[int | None, int | None]] = {  # (x86_64, aarch64)
+    "fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281),
+    "socket": (41, 198), "connect": (42, 203), "accept": (43, 202), "accept4": (288, 242), "bind": (49, 200),
+    "listen": (50, 201),
+    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
+    "pidfd_open": (434, 434), "pidfd_getfd": (438, 438), "pidfd_send_signal": (424, 424), "process_madvise": (440, 440),
+    "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "tkill": (200, 130),
+    "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51), "open_tree": (428, 428),
+    "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432),
+    "fspick": (433, 433), "mount_setattr": (442, 442), "unshare": (272, 97), "setns": (308, 268),
+    "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282), "keyctl": (250, 219),
+    "add_key": (248, 217), "request_key": (249, 218), "io_uring_setup": (425, 425), "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427), "io_setup": (206, 0), "memfd_create": (319, 279), "shmget": (29, 194),
+    "msgget": (68, 186), "semget": (64, 190), "mq_open": (240, 180), "name_to_handle_at": (303, 264),
+    "open_by_handle_at": (304, 265), "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106),
+    "kexec_load": (246, 104), "kexec_file_load": (320, 294), "reboot": (169, 142), "swapon": (167, 224),
+    "swapoff": (168, 225), "syslog": (103, 116), "acct": (163, 89), "quotactl": (179, 60), "personality": (135, 92),
+    "settimeofday": (164, 170), "clock_settime": (227, 112), "adjtimex": (159, 171), "clock_adjtime": (305, 266),
+    "sethostname": (170, 161), "setdomainname": (171, 162), "iopl": (172, None), "ioperm": (173, None),
+    "modify_ldt": (154, None), "fanotify_init": (300, 262), "landlock_create_ruleset": (444, 444),
+}  # fmt: skip
+_CLONE, _CLONE3, _KILL, _TGKILL, _PRLIMIT = (56, 220), (435, 435), (62, 129), (234, 131), (302, 261)
+_ARCHITECTURES = {"x86_64": (0, 0xC000003E, 317), "aarch64": (1, 0xC00000B7, 277)}
+
+
+class SeccompUnavailable(Exception):
+    """This machine cannot filter system calls; the message says why."""
+
+
+def program(machine: str, own_pid: int) -> bytes:
+    """The classic BPF program for `machine` (x86_64 or aarch64); `own_pid` may still be signalled and limited."""
+    column, audit_arch, _ = _ARCHITECTURES[machine]
+    deny = _statement(RET, RET_ERRNO | errno.EPERM)
+    allow = _statement(RET, RET_ALLOW)
+    load_number, load_argument = _statement(LD_ABS, 0), _statement(LD_ABS, 16)
+    code = [_statement(LD_ABS, 4), _jump(JEQ, audit_arch, 1, 0), _statement(RET, RET_KILL_PROCESS), load_number]
+    if machine == "x86_64":  # the x32 table has the same calls under other numbers
+        code += [_jump(JGE, X32_BIT, 0, 1), _statement(RET, RET_KILL_PROCESS)]
+    for numbers in _TABLE.values():
+        number = numbers[column]
+        if number is not None:
+            code += [_jump(JEQ, number, 0, 1), deny]
+    # glibc falls back to clone(), whose flags a filter can read, when clone3() is not there
+    code += [_jump(JEQ, _CLONE3[column], 0, 1), _statement(RET, RET_ERRNO | errno.ENOSYS)]
+    code += [_jump(JEQ, _CLONE[column], 0, 4), load_argument, _jump(JSET, CLONE_THREAD, 0, 1), allow, deny]
+    for call in (_KILL, _TGKILL):
+        code += [_jump(JEQ, call[column], 0, 4), load_argument, _jump(JEQ, own_pid, 0, 1), allow, deny]
+    code += [_jump(JEQ, _PRLIMIT[column], 0, 5), load_argument, _jump(JEQ, own_pid, 1, 0), _jump(JEQ, 0, 0, 1)]
+    return b"".join([*code, allow, deny, allow])
+
+
+def install() -> None:
+    """Filter every thread of this process from now on, for ever. Raises SeccompUnavailable."""
+    machine = platform.machine()
+    if machine not in _ARCHITECTURES or not os.path.exists("/proc/self/status"):
+        raise SeccompUnavailable(f"no system call filter for {machine}")
+    code = program(machine, os.getpid())
+    instructions = ctypes.create_string_buffer(code, len(code))
+    header = struct.pack("@HxxxxxxP", len(code) // 8, ctypes.addressof(instructions))  # struct sock_fprog
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise SeccompUnavailable(f"no_new_privs refused: {os.strerror(ctypes.get_errno())}")
+    seccomp_number = _ARCHITECTURES[machine][2]
+    done = libc.syscall(
+        ctypes.c_long(seccomp_number),
+        ctypes.c_ulong(SECCOMP_SET_MODE_FILTER),
+        ctypes.c_ulong(SECCOMP_FILTER_FLAG_TSYNC),
+        ctypes.c_char_p(header),
+    )
+    if done != 0:
+        raise SeccompUnavailable(f"seccomp refused: {os.strerror(ctypes.get_errno())}")
+
+
+def _statement(code: int, value: int) -> bytes:
+    return struct.pack("<HBBI", code, 0, 0, value)
+
+
+def _jump(code: int, value: int, if_true: int, if_false: int) -> bytes:
+    return struct.pack("<HBBI", code, if_true, if_false, value)

@@ -1,0 +1,99 @@
+"""What a customer brings: a model, data by (seed, step, worker), and a loss.
+
+A file with one subclass of `Workload` is a whole job. It runs inside the trainer child (no network, no fork, torch on
+the CPU threads it was leased), so it may import only torch, numpy and the standard library.
+"""
+
+import importlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainers.workloads import BUILT_IN, nearest_name
+
+__all__ = ["BUILT_IN", "Workload", "built_in"]
+
+Batch = Any  # whatever `batch` returns and `loss` understands; usually a tensor or a tuple of tensors
+
+
+class Workload(ABC):
+    """One training job. Write `model`, `batch`, `held_out` and `loss`; the rest has defaults that work.
+
+    Every worker makes the same model from the same seed: do not draw initial weights from any other source.
+    """
+
+    def __init__(self, options: dict[str, Any], data: Path | None, seed: int) -> None:
+        """`options` is the job file's, `data` the folder with the job's data (None without), `seed` the job's."""
+        self.options = options
+        self.data = data
+        self.seed = seed
+
+    @abstractmethod
+    def model(self) -> torch.nn.Module:
+        """A new model. Called once, after `torch.manual_seed(seed)`. Its parameters must never change shape."""
+
+    @abstractmethod
+    def batch(self, seed: int, step: int, worker: int) -> Batch:
+        """The batch of one inner step of one worker; the same arguments give the same batch on every machine.
+
+        `step` is the global step (0, 1, …), `worker` the ordinal of the lease. Both are needed: workers that draw the
+        same batch learn nothing from each other.
+        """
+
+    @abstractmethod
+    def held_out(self) -> Sequence[Batch]:
+        """A fixed list of batches that are never trained on; the mean of their losses is the job's held-out loss."""
+
+    @abstractmethod
+    def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """A scalar tensor to minimise."""
+
+    def optimizer(self, model: torch.nn.Module, total_steps: int) -> torch.optim.Optimizer:
+        """The inner optimiser; its state stays on its worker. The default is AdamW (option `lr`, 0.001).
+
+        Matrices decay by 0.1, vectors do not; beta2 = 0.99 as in the DiLoCo scaling laws (arXiv 2503.09799).
+        """
+        matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+        vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+        groups = [group for group in groups if group["params"]]
+        return torch.optim.AdamW(groups, lr=float(self.options.get("lr", 1e-3)), betas=(0.9, 0.99))
+
+    def schedule(self, step: int, total_steps: int) -> float:
+        """Factor on the optimiser's learning rate at a global step: linear warm-up, then cosine down to 5 %.
+
+        A function of the global step alone, so that a worker that joins late has the rate of everybody else.
+        """
+        warm_up = min(100, max(1, total_steps // 20))
+        if step < warm_up:
+            return (step + 1) / warm_up
+        done = min(1.0, (step - warm_up) / max(1, total_steps - warm_up))
+        return 0.05 + 0.95 * 0.5 * (1.0 + math.cos(math.pi * done))
+
+    def tokens(self, batch: Batch) -> int:
+        """How much data a batch holds, for the meters: by default the elements of its first tensor."""
+        first = batch[0] if isinstance(batch, (tuple, list)) else batch
+        return int(first.numel()) if isinstance(first, torch.Tensor) else 1
+
+
+def built_in(name: str) -> type[Workload]:
+    """The built-in workload of that name. Raises LookupError naming the nearest one."""
+    if name not in BUILT_IN:
+        raise LookupError(f"no built-in workload {name!r}; {nearest_name(name, BUILT_IN)}")
+    module_name, class_name = BUILT_IN[name].split(":")
+    found = getattr(importlib.import_module(module_name), class_name)
+    assert isinstance(found, type)
+    assert issubclass(found, Workload)
+    return found
+
+
+def checked_options(options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """`known` (names with defaults) updated by `options`. Raises ValueError naming an unknown option's nearest one."""
+    for name in options:
+        if name not in known:
+            raise ValueError(f"unknown option {name!r}; {nearest_name(name, known)}")
+    return {**known, **options}
