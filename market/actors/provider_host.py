@@ -1,0 +1,337 @@
+"""A provider's host process: `python -m market.actors.provider_host --config FILE` (see `host_config.HostConfig`).
+
+1. Asks the market where Ray is, compares versions (exit 3 and what to install), joins with a node of its own.
+2. Makes a warm worker and measures the hardware side by side, then places the offer.
+3. Long-polls its leases: gives each a warm worker and reports it started, makes the next warm one, stops the workers
+   whose lease is over, reports a lease whose worker process has died. While the market is away it waits, and relists.
+4. SIGINT or SIGTERM drains: no new lease, each worker until its next round boundary, leases given back, node down.
+
+Prints one JSON object a line on stdout: {"event": "waiting" | "joined" | "ready" | "lease" | "earned" | "away" | "back" |
+"draining" | "drained" | "refused" | "rejoin", …}. Everything it starts is its descendant and ends with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from market.actors.host_config import (
+    ConfigRefused,
+    Hardware,
+    HostConfig,
+    find_hardware,
+    own_address,
+    own_versions,
+    read_config,
+    version_mismatch,
+)
+from market.actors.measure import measure
+from market.actors.ray_node import NodeSettings, RayNode, enter_ray, join, write_token
+from market.actors.stable import Stable, WorkerEnded
+from market.client import Market, MarketUnreachable, Refused
+from trainers.actors.lifeline import watch
+
+FAILED, REFUSED = 1, 3
+POLL_S = 3.0
+PAUSE_AWAY_S = 0.5
+
+Json = dict[str, Any]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the host until it is drained. Exit codes: 0 drained, 1 failed, 3 refused with one line that says why."""
+    parser = argparse.ArgumentParser(prog="python -m market.actors.provider_host")
+    parser.add_argument("--config", type=Path, required=True)
+    given = parser.parse_args(arguments)
+    try:
+        config = read_config(given.config)
+        return Host(config).run()
+    except ConfigRefused as refused:
+        say("refused", message=str(refused))
+        return REFUSED
+    except Refused as refused:
+        say("refused", code=refused.code, message=refused.message, remedy=refused.remedy)
+        return REFUSED
+
+
+class Host:
+    """One provider on one machine. All decisions are taken by the main thread, from a queue of happenings."""
+
+    def __init__(self, config: HostConfig) -> None:
+        self._config = config
+        self._market = Market(config.url, config.key, patience_s=0)
+        self._happenings: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._hardware = find_hardware(config)
+        self._ray_address = ""
+        self._earned_nanos = -1
+        self._away = False
+        self._stable: Stable | None = None
+        self._stopping = threading.Event()
+
+    def run(self) -> int:
+        """See `main`."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        watch(os.getppid(), lambda: self._on_signal(signal.SIGTERM))
+        access = self._find_ray()
+        if access is None:
+            return 0
+        mismatch = version_mismatch(own_versions(), access.get("versions", {}))
+        if mismatch is not None:
+            raise ConfigRefused(mismatch)
+        node = self._join(access)
+        rejoin = False
+        try:
+            self._offer(node)
+            rejoin = self._serve(node)
+            if not rejoin:
+                self._drain()
+        finally:
+            if self._stable is not None:
+                self._stable.close()
+            node.stop()
+            self._market.close()
+        if rejoin:
+            # Ray cannot forget a cluster within one process, so the process begins anew under the same pid.
+            say("rejoin")
+            os.execv(sys.executable, [sys.executable, "-m", "market.actors.provider_host", *sys.argv[1:]])
+        say("drained")
+        return 0
+
+    # joining
+
+    def _find_ray(self) -> Json | None:
+        """{address, token, versions} from the market, or from the configuration; None when told to stop meanwhile."""
+        if self._config.ray is not None:
+            token = self._config.ray.token_path.read_text(encoding="ascii").strip()
+            return {"address": self._config.ray.address, "token": token}
+        told = False
+        while not self._stopping.is_set():
+            try:
+                return self._market.ray()
+            except (MarketUnreachable, Refused) as reason:
+                if isinstance(reason, Refused) and reason.code != "ray_starting":
+                    raise
+                if not told:
+                    say("waiting", message=str(reason))
+                    told = True
+                self._stopping.wait(PAUSE_AWAY_S)
+        return None
+
+    def _join(self, access: Json) -> RayNode:
+        config, began = self._config, time.monotonic()
+        config.home.mkdir(parents=True, exist_ok=True)
+        token_path = config.home / "ray.token"
+        write_token(token_path, access["token"])
+        self._ray_address = access["address"]
+        node_ip = config.node_ip or own_address(self._ray_address)
+        enter_ray(token_path, node_ip)
+        settings = NodeSettings(
+            node_ip=node_ip,
+            token_path=token_path,
+            cpus=self._hardware.units + 1,
+            object_store_bytes=config.object_store_bytes,
+        )
+        # In the main thread: the kernel ends the node's processes when the thread that started them ends.
+        node = join(settings, self._ray_address)
+        node.connect()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        say("joined", ray_address=self._ray_address, node=node.node_id, seconds=round(time.monotonic() - began, 2))
+        return node
+
+    def _offer(self, node: RayNode) -> None:
+        began = time.monotonic()
+        self._stable = Stable(self._config, self._hardware, node, lambda name: self._happen("died", name))
+        with ThreadPoolExecutor(1) as beside:
+            measured: Future[dict[str, int]] = beside.submit(measure, self._hardware.units, self._hardware.cuda)
+            self._stable.fill()
+            isolation = self._stable.wait_warm()
+            figures = measured.result()
+        self._offer_body = offer_body(self._config, self._hardware, node.node_id, isolation, figures)
+        warm_s = round(time.monotonic() - began, 2)
+        while not self._stopping.is_set():
+            try:
+                self._market.place_offer(self._offer_body)
+                break
+            except MarketUnreachable:
+                self._stopping.wait(PAUSE_AWAY_S)
+        say(
+            "ready",
+            **{name: self._offer_body[name] for name in ("id", "gpu", "gpus", "isolation")},
+            warm_seconds=warm_s,
+        )
+
+    # serving
+
+    def _serve(self, node: RayNode) -> bool:
+        """Until told to stop (False) or until this node's cluster is over (True)."""
+        polling = threading.Thread(target=self._poll, name="poll", daemon=True)
+        polling.start()
+        while True:
+            kind, what = self._happenings.get()
+            if kind == "stop":
+                return False
+            if kind == "leases":
+                self._back()
+                self._reconcile(node, what)
+            elif kind == "away":
+                self._gone(what)
+            elif kind == "died":
+                self._report_death(what)
+            elif kind == "rejoin":
+                return True
+            elif kind == "refused":
+                raise what
+            if not node.alive():
+                return True
+
+    def _poll(self) -> None:
+        """Runs in a thread of its own until the host stops: leases, and now and then whether Ray moved."""
+        seen: str | int | None = None
+        relisted = False
+        while not self._stopping.is_set():
+            try:
+                answer = self._market.leases(self._config.offer, wait_s=POLL_S, seen=seen)
+                seen, relisted = answer["version"], False
+                self._happen("leases", answer)
+                if self._config.ray is None and self._market.ray()["address"] != self._ray_address:
+                    self._happen("rejoin", None)
+                    return
+            except MarketUnreachable as away:
+                self._happen("away", str(away))
+                self._stopping.wait(PAUSE_AWAY_S)
+            except Refused as refused:
+                if refused.code == "ray_starting":
+                    self._stopping.wait(PAUSE_AWAY_S)
+                elif refused.status == 404 and not relisted:  # a market that lost its books; once, then it is our fault
+                    relisted = True
+                    self._relist()
+                else:
+                    self._happen("refused", refused)
+                    return
+
+    def _relist(self) -> None:
+        try:
+            self._market.place_offer(self._offer_body)
+        except (MarketUnreachable, Refused) as reason:
+            self._happen("away", str(reason))
+
+    def _reconcile(self, node: RayNode, answer: Json) -> None:
+        assert self._stable is not None
+        if answer.get("earned_nanos", 0) != self._earned_nanos:
+            self._earned_nanos = answer.get("earned_nanos", 0)
+            say("earned", nanos=self._earned_nanos)
+        if answer.get("offer", {}).get("state") == "withdrawn":
+            self._on_signal(signal.SIGTERM)
+            return
+        listed = {lease["epoch"]: lease for lease in answer["leases"]}
+        for lease in self._stable.end_all_but(set(listed)):
+            say("lease", state="ended", lease=lease)
+        for epoch, lease in listed.items():
+            if not self._stable.serves(epoch):
+                self._begin(node, lease)
+        self._stable.fill()
+
+    def _begin(self, node: RayNode, lease: Json) -> None:
+        assert self._stable is not None
+        try:
+            worker, pid = self._stable.assign(lease)
+        except WorkerEnded as ended:
+            self._end_lease(lease["id"], lease["epoch"], "failed_to_start", str(ended))
+            return
+        try:
+            self._market.lease_started(lease["id"], epoch=lease["epoch"], worker=worker, pid=pid, node=node.node_id)
+        except MarketUnreachable as away:
+            # The next list says "granted" again, and telling it twice changes nothing.
+            self._stable.forget_started(lease["epoch"])
+            self._gone(str(away))
+            return
+        except Refused as refused:
+            say("lease", state="refused", lease=lease["id"], message=refused.message)
+            return
+        say("lease", state="started", lease=lease["id"], job=lease["job"], worker=worker, pid=pid)
+
+    def _report_death(self, name: str) -> None:
+        assert self._stable is not None
+        died = self._stable.bury(name)
+        if died is not None:
+            self._end_lease(died.lease, died.epoch, died.reason, died.detail)
+            say("lease", state="died", lease=died.lease, reason=died.reason)
+        self._stable.fill()
+
+    def _end_lease(self, lease: str, epoch: int, reason: str, detail: str) -> None:
+        try:
+            self._market.lease_ended(lease, epoch=epoch, reason=reason, detail=detail)
+        except (MarketUnreachable, Refused) as problem:
+            # The run reports the loss too, and the market's own timeouts are behind both.
+            say("away" if isinstance(problem, MarketUnreachable) else "refused", message=str(problem))
+
+    # leaving
+
+    def _drain(self) -> None:
+        assert self._stable is not None
+        say("draining")
+        try:
+            self._market.change_offer(self._config.offer, "drain")
+        except (MarketUnreachable, Refused) as problem:
+            say("away", message=str(problem))
+        for lease, epoch in self._stable.drain(self._config.drain_s):
+            self._end_lease(lease, epoch, "drained", "the provider drained the offer")
+
+    def _on_signal(self, *_: object) -> None:
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        self._happen("stop", None)
+
+    def _happen(self, kind: str, what: Any) -> None:
+        self._happenings.put((kind, what))
+
+    def _gone(self, message: str) -> None:
+        if not self._away:
+            self._away = True
+            say("away", message=message)
+
+    def _back(self) -> None:
+        if self._away:
+            self._away = False
+            say("back")
+
+
+def offer_body(config: HostConfig, hardware: Hardware, node_id: str, isolation: str, measured: dict[str, int]) -> Json:
+    """The offer as POST /v1/offers takes it."""
+    return {
+        "id": config.offer,
+        "name": config.name,
+        "gpu": hardware.gpu,
+        "gpus": hardware.units,
+        "vram_gib": hardware.vram_gib,
+        "region": config.region,
+        "price_nanos_per_gpu_hour": config.price_nanos_per_gpu_hour,
+        "floor_price_nanos_per_gpu_hour": config.floor_price_nanos_per_gpu_hour,
+        "isolation": isolation,
+        "measured": measured,
+        "shares": sorted(config.shares),
+        "node": node_id,
+        "versions": own_versions(),
+    }
+
+
+def say(event: str, **fields: Any) -> None:
+    """One status line for whoever renders us."""
+    sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""The workers of one provider: one warm and waiting while units are free, one tied to each lease.
+
+The host decides, this module makes, watches and ends the actors. A worker process that dies is noticed by its pidfd, at
+once and without Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from market.actors.host_config import Hardware, HostConfig
+from market.actors.ray_node import RayNode
+from trainers.actors.lifeline import watch
+from trainers.actors.wiring import start_worker, worker_name
+
+Json = dict[str, Any]
+
+READY_TIMEOUT_S = 120.0
+CALL_TIMEOUT_S = 30.0
+MAX_FAILURES_IN_A_ROW = 5
+
+
+class WorkerEnded(Exception):
+    """A worker could not be made or has died; the text says what is known."""
+
+
+@dataclass(slots=True)
+class _Stall:
+    """One worker and what it serves."""
+
+    name: str
+    actor: Any
+    scratch: Path
+    ready: Any
+    pid: int = 0
+    lease: Json | None = None
+    told: bool = False
+    ending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """A lease whose worker process has ended by itself."""
+
+    lease: str
+    epoch: int
+    reason: str
+    detail: str
+
+
+@dataclass(slots=True)
+class Stable:
+    """Makes workers on `node`. `on_death` gets the name of a worker whose process has ended, from some thread."""
+
+    config: HostConfig
+    hardware: Hardware
+    node: RayNode
+    on_death: Callable[[str], None]
+    isolation: str = "process"
+    _stalls: dict[str, _Stall] = field(default_factory=dict)
+    _made: int = 0
+    _failures: int = 0
+
+    def fill(self) -> None:
+        """Have one warm worker while a unit is free; returns at once, it warms up by itself."""
+        taken = sum(stall.lease["gpus"] for stall in self._stalls.values() if stall.lease is not None)
+        waiting = any(stall.lease is None for stall in self._stalls.values())
+        if not waiting and taken < self.hardware.units and self._failures < MAX_FAILURES_IN_A_ROW:
+            self._make()
+
+    def wait_warm(self) -> str:
+        """Wait until the waiting worker is warm and answer its isolation level. Raises WorkerEnded."""
+        stall = next(stall for stall in self._stalls.values() if stall.lease is None)
+        self._await_ready(stall)
+        return self.isolation
+
+    def serves(self, epoch: int) -> bool:
+        """Whether a worker is tied to that lease and the market has been told."""
+        return any(s.lease is not None and s.lease["epoch"] == epoch and s.told for s in self._stalls.values())
+
+    def assign(self, lease: Json) -> tuple[str, int]:
+        """Tie the waiting worker to a lease; (actor name, process id). Raises WorkerEnded."""
+        import ray
+
+        stall = self._serving(lease["epoch"])
+        if stall is None:
+            stall = next((stall for stall in self._stalls.values() if stall.lease is None), None) or self._make()
+            stall.lease = lease
+        self._await_ready(stall)
+        try:
+            ref = stall.actor.assign.remote(
+                lease["id"], lease["epoch"], lease["slot"], lease["job"], lease.get("share"), lease["gpus"]
+            )
+            ray.get(ref, timeout=READY_TIMEOUT_S)
+        except (ray.exceptions.RayError, OSError) as error:
+            self._discard(stall)
+            raise WorkerEnded(f"the worker did not take the lease: {error}") from error
+        stall.told = True
+        return stall.name, stall.pid
+
+    def forget_started(self, epoch: int) -> None:
+        """The market has not heard that this lease is started; it will be told again."""
+        stall = self._serving(epoch)
+        if stall is not None:
+            stall.told = False
+
+    def end_all_but(self, epochs: set[int]) -> list[str]:
+        """End the workers whose lease is not among `epochs`; the ids of their leases."""
+        over = [s for s in self._stalls.values() if s.lease is not None and s.lease["epoch"] not in epochs]
+        ended = [str(stall.lease["id"]) for stall in over if stall.lease is not None]
+        for stall in over:
+            self._discard(stall)
+        return ended
+
+    def bury(self, name: str) -> Died | None:
+        """Clean up after a worker process that ended; the lease that it served, if it did."""
+        stall = self._stalls.pop(name, None)
+        if stall is None or stall.ending:
+            return None
+        words = _last_words(stall.scratch)
+        shutil.rmtree(stall.scratch, ignore_errors=True)
+        self._kill(stall)
+        if stall.lease is None:
+            self._failures += 1
+            return None
+        reason, detail = words.get("reason", "worker_killed"), words.get("detail", "the worker process ended")
+        return Died(stall.lease["id"], stall.lease["epoch"], reason, detail)
+
+    def drain(self, timeout_s: float) -> list[tuple[str, int]]:
+        """Let every worker come to its round boundary, at most that long; (lease, epoch) of those that served."""
+        import ray
+
+        serving = [stall for stall in self._stalls.values() if stall.lease is not None]
+        refs = [stall.actor.drain.remote(timeout_s) for stall in serving]
+        if refs:
+            ray.wait(refs, num_returns=len(refs), timeout=timeout_s + 1)
+        return [(s.lease["id"], s.lease["epoch"]) for s in serving if s.lease is not None]
+
+    def close(self) -> None:
+        """End every worker."""
+        for stall in list(self._stalls.values()):
+            self._discard(stall)
+
+    def _make(self) -> _Stall:
+        from trainers.sandbox import isolation_level
+
+        self.isolation = isolation_level() if self.config.isolation == "auto" else self.config.isolation
+        self._made += 1
+        # The node's id makes the name new after a restart of the host: Ray remembers the names of dead actors for a while.
+        name = worker_name(self.config.offer, self._made) + f"-{self.node.node_id[:6]}"
+        scratch = Path(tempfile.mkdtemp(prefix="worker-", dir=self.node.temp_dir))
+        settings: Json = {
+            "name": name,
+            "host_pid": _own_pid(),
+            "scratch": str(scratch),
+            "threads": 1,
+            "memory_limit_bytes": self.config.memory_limit_bytes,
+            "shares": {share: str(folder) for share, folder in self.config.shares.items()},
+            "isolation": self.isolation,
+            "orphan_after_s": self.config.orphan_after_s,
+        }
+        actor = start_worker(name=name, node_id=self.node.node_id, settings=settings)
+        stall = _Stall(name, actor, scratch, actor.ready.remote())
+        self._stalls[name] = stall
+        return stall
+
+    def _await_ready(self, stall: _Stall) -> None:
+        import ray
+
+        if stall.pid:
+            return
+        try:
+            found = ray.get(stall.ready, timeout=READY_TIMEOUT_S)
+        except ray.exceptions.RayError as error:
+            self._failures += 1
+            self._discard(stall)
+            raise WorkerEnded(f"the worker did not start: {error}") from error
+        if found["error"] is not None:
+            self._failures += 1
+            self._discard(stall)
+            raise WorkerEnded(f"the trainer child did not start: {found['error']}")
+        self._failures = 0
+        stall.pid = found["pid"]
+        watch(stall.pid, lambda: self.on_death(stall.name))
+
+    def _serving(self, epoch: int) -> _Stall | None:
+        return next((s for s in self._stalls.values() if s.lease is not None and s.lease["epoch"] == epoch), None)
+
+    def _discard(self, stall: _Stall) -> None:
+        """End a worker; its child goes with it, because the child dies with its parent."""
+        stall.ending = True
+        self._stalls.pop(stall.name, None)
+        self._kill(stall)
+        shutil.rmtree(stall.scratch, ignore_errors=True)
+
+    def _kill(self, stall: _Stall) -> None:
+        import ray
+
+        ray.kill(stall.actor, no_restart=True)
+
+
+def _own_pid() -> int:
+    import os
+
+    return os.getpid()
+
+
+def _last_words(scratch: Path) -> dict[str, str]:
+    from trainers.actors.worker import LAST_WORDS
+
+    try:
+        found = json.loads((scratch / LAST_WORDS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

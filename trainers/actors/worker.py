@@ -1,0 +1,347 @@
+"""What a WorkerActor does: one warm trainer child, one replica of the outer state, one meter. A plain class.
+
+Life of a worker: made warm by its provider's host; `assign` ties it to one lease for good; `load` hands it the job
+(its meter starts here and runs until the lease ends); then rounds of `train`, `hold`, `commit`. Failures of the child
+are answers (`{"ok": False, "kind": …}`), not exceptions: they are the run's business.
+
+Calls that change the worker take turns; `reading` and `state` answer at any time. All of them may be repeated: a second
+`train` of the same round gives the first one's answer, and a second `commit` the same digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainers.actors.lifeline import exit_with
+from trainers.actors.meter import Meter
+from trainers.actors.packages import unpack_data
+
+Json = dict[str, Any]
+
+LAST_WORDS = "last-words.json"
+WARM_TIMEOUT_S = 90.0
+LOAD_TIMEOUT_S = 120.0
+SNAPSHOTS_KEPT = 2
+
+
+class Worker:
+    """See the module. `host_pid`: the provider's host process, with which the worker ends."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        host_pid: int,
+        scratch: str,
+        threads: int,
+        memory_limit_bytes: int,
+        shares: Mapping[str, str],
+        isolation: str,
+        orphan_after_s: float,
+    ) -> None:
+        self.name = name
+        self._host_pid = host_pid
+        exit_with(host_pid)
+        self._scratch = Path(scratch)
+        self._child_settings = {"threads": threads, "memory_limit_bytes": memory_limit_bytes, "isolation": isolation}
+        self._shares = {share: Path(folder) for share, folder in shares.items()}
+        self._orphan_after_s = orphan_after_s
+        self._turn = threading.RLock()
+        self._meter = Meter(time.monotonic)
+        self._called_at = time.monotonic()
+        self._lease: Json | None = None
+        self._phase = "warming"
+        self._draining = False
+        self._child: Any = None
+        self._replica: Any = None
+        self._contributed: tuple[int, Json, bytes] | None = None
+        self._snapshots: dict[int, bytes] = {}
+        self._evaluated: list[Json] = []
+        self._logs: list[Json] = []
+        self._warm_error: str | None = None
+        self._warmed = threading.Event()
+        threading.Thread(target=self._warm, name="warm", daemon=True).start()
+        threading.Thread(target=self._watch_orphan, name="orphan", daemon=True).start()
+
+    # the provider's host
+
+    def ready(self) -> Json:
+        """Wait until the child has imported torch; {pid, child_pid} or {"error"}."""
+        self._warmed.wait(WARM_TIMEOUT_S)
+        if self._child is None:
+            return {"pid": os.getpid(), "child_pid": None, "error": self._warm_error or "the child did not start"}
+        return {"pid": os.getpid(), "child_pid": self._child.pid, "error": None}
+
+    def assign(self, lease: str, epoch: int, slot: int, job: str, share: str | None, threads: int) -> Json:
+        """Tie this worker to one lease. A job with a share gets a fresh child that has just that folder bound."""
+        with self._turn:
+            if self._lease is not None:
+                assert self._lease["epoch"] == epoch, "a worker serves one lease"
+                return {"pid": os.getpid()}
+            self._lease = {"lease": lease, "epoch": epoch, "slot": slot, "job": job, "share": share}
+            self._called_at = time.monotonic()
+            if share is not None or threads != self._child_settings["threads"]:
+                self._child_settings["threads"] = threads
+                self._respawn({share: self._shares[share]} if share is not None else {})
+            self._phase = "assigned"
+            return {"pid": os.getpid()}
+
+    def drain(self, timeout_s: float) -> bool:
+        """Refuse the next round; True once no round is in progress here, False when that took too long."""
+        self._draining = True
+        deadline = time.monotonic() + timeout_s
+        while self._phase in {"training", "contributed"}:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
+
+    def stop(self) -> None:
+        """End the child and clean up; the actor itself is ended by its host."""
+        self._phase = "stopped"
+        self._meter.stop()
+        if self._child is not None:
+            self._child.kill()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    # the run
+
+    def load(self, spec: Json, source: bytes | None, data: bytes | None) -> Json:
+        """Hand the job to the child; {ok, elements, digest, tensors} of the initial parameters. Starts the meter.
+
+        `source`: the customer's file; `data`: the job's tar, extracted into this worker's own folder.
+        """
+        from trainers.child_process import ChildFailed, JobPackage
+        from trainers.replica import Replica
+
+        with self._turn:
+            self._called_at = time.monotonic()
+            self._meter.start()
+            if self._replica is not None:
+                return self._loaded_answer()
+            self._phase = "loading"
+            self._warmed.wait(WARM_TIMEOUT_S)
+            if self._child is None:
+                return _failure("died", self._warm_error or "the child did not start", "")
+            folder = self._data_folder(spec, data)
+            try:
+                loaded = self._child.load(JobPackage(spec, source, folder), LOAD_TIMEOUT_S)
+            except ChildFailed as failed:
+                self._phase = "failed"
+                return self._failed(failed)
+            self._tensors = [_tensor(spec_) for spec_ in loaded.tensors]
+            self._replica = Replica(spec, loaded.initial)
+            self._phase = "idle"
+            return self._loaded_answer()
+
+    def restore(self, state: bytes) -> Json:
+        """Take over the outer state of a peer or a checkpoint; {round, step, digest}."""
+        from trainers.replica import Replica
+
+        with self._turn:
+            self._called_at = time.monotonic()
+            self._replica = Replica.restore(state)
+            self._contributed = None
+            return self._where()
+
+    def train(self, round: int, first_step: int, steps: int, evaluate: bool, timeout_s: float) -> tuple[Json, bytes]:
+        """One worker's share of a round: (info, contribution). Both are returned separately (num_returns=2)."""
+        from trainers.child_process import ChildFailed
+
+        with self._turn:
+            self._called_at = time.monotonic()
+            if self._contributed is not None and self._contributed[0] == round:
+                return self._contributed[1], self._contributed[2]
+            if self._draining:
+                return _failure("drained", "the provider takes its machine back", ""), b""
+            if self._replica is None:
+                return _failure("stale", "nothing is loaded here", ""), b""
+            if self._replica.round != round - 1:
+                return _failure("stale", f"this worker stands at round {self._replica.round}", ""), b""
+            self._phase = "training"
+            try:
+                info, payload = self._train(round, first_step, steps, evaluate, timeout_s)
+            except ChildFailed as failed:
+                self._phase = "failed"
+                return self._failed(failed), b""
+            finally:
+                self._meter.trained()
+            self._contributed = (round, info, payload)
+            self._phase = "contributed"
+            return info, payload
+
+    def hold(self, round: int, slots: Sequence[int], *payloads: bytes) -> Json:
+        """Keep everybody's contributions of a round, ready to commit; {ok, round, held}."""
+        with self._turn:
+            self._called_at = time.monotonic()
+            self._replica.hold(round, dict(zip(slots, payloads, strict=True)))
+            return {"ok": True, "round": round, "held": len(payloads)}
+
+    def commit(self, round: int, accepted: Sequence[int]) -> Json:
+        """Merge the accepted slots in the order given; {round, step, digest} of the new parameters."""
+        with self._turn:
+            self._called_at = time.monotonic()
+            self._replica.commit(round, tuple(accepted))
+            self._contributed = None
+            self._phase = "idle"
+            self._meter.committed(round)
+            return self._where()
+
+    def state(self) -> Json:
+        """Who this worker works for and where it stands: {lease, epoch, job, slot, phase, round, step, digest}."""
+        self._called_at = time.monotonic()
+        lease = self._lease or {"lease": None, "epoch": None, "job": None, "slot": None}
+        where = self._where() if self._replica is not None else {"round": None, "step": None, "digest": None}
+        return {**lease, "phase": self._phase, "pid": os.getpid(), **where}
+
+    def export(self) -> bytes:
+        """The outer state, for a newcomer (safetensors)."""
+        with self._turn:
+            self._called_at = time.monotonic()
+            return bytes(self._replica.export())
+
+    def snapshot(self) -> Json:
+        """Copy the outer state aside, which is all that training waits for; {round, step, digest, stall_ms, tensors}.
+
+        `staged` hands the copy out later.
+        """
+        with self._turn:
+            began = time.monotonic()
+            self._called_at = began
+            where = self._where()
+            self._snapshots[where["round"]] = bytes(self._replica.export())
+            for old in sorted(self._snapshots)[:-SNAPSHOTS_KEPT]:
+                del self._snapshots[old]
+            stall_ms = round_ms(time.monotonic() - began)
+            return {**where, "stall_ms": stall_ms, "tensors": self._tensors}
+
+    def staged(self, round: int) -> bytes:
+        """The copy that `snapshot` made at that round."""
+        return self._snapshots[round]
+
+    def reading(self) -> Json:
+        """The meter and everything new since the last reading; answers also while training."""
+        self._called_at = time.monotonic()
+        if self._child is not None:
+            at_ms = time.time_ns() // 1_000_000
+            self._logs += [{"at_ms": at_ms, "source": self.name, "line": line} for line in self._child.read_log()]
+        logs, self._logs = self._logs, []
+        evaluated, self._evaluated = self._evaluated, []
+        lease = self._lease or {"lease": None, "epoch": None}
+        return {
+            "lease": lease["lease"],
+            "epoch": lease["epoch"],
+            "phase": self._phase,
+            **self._meter.reading(),
+            "evaluated": evaluated,
+            "logs": logs,
+        }
+
+    # inside
+
+    def _train(self, round: int, first_step: int, steps: int, evaluate: bool, timeout_s: float) -> tuple[Json, bytes]:
+        parameters = self._replica.parameters
+        self._meter.training()
+        if evaluate:
+            loss = self._child.evaluate(parameters)
+            self._evaluated.append({"round": round - 1, "loss": loss})
+        assert self._lease is not None
+        trained = self._child.train(
+            parameters,
+            round=round,
+            first_step=first_step,
+            steps=steps,
+            worker=self._lease["slot"],
+            evaluate=False,
+            timeout_s=timeout_s,
+        )
+        payload, _ = self._replica.contribute(trained.parameters)
+        self._meter.contributed(trained.tokens, len(payload))
+        info = {
+            "ok": True,
+            "round": round,
+            "loss": trained.loss,
+            "steps": steps,
+            "tokens": trained.tokens,
+            "bytes": len(payload),
+            "trained_ms": trained.trained_ms,
+            "contribution": hashlib.sha256(payload).hexdigest(),
+        }
+        return info, payload
+
+    def _where(self) -> Json:
+        replica = self._replica
+        return {"round": replica.round, "step": replica.step, "digest": replica.digest()}
+
+    def _loaded_answer(self) -> Json:
+        return {"ok": True, "elements": int(self._replica.parameters.size), "tensors": self._tensors, **self._where()}
+
+    def _data_folder(self, spec: Json, data: bytes | None) -> str | None:
+        if spec["data"]["kind"] == "share":
+            return f"share:{spec['data']['name']}"
+        if data is None:
+            return None
+        folder = self._scratch / "data"
+        unpack_data(data, folder)
+        return str(folder)
+
+    def _warm(self) -> None:
+        try:
+            self._spawn({})
+            if self._phase == "warming":
+                self._phase = "warm"
+        except Exception as error:  # told by `ready` and `load`; a thread has nobody to raise to
+            self._warm_error = f"{type(error).__name__}: {error}"
+        finally:
+            self._warmed.set()
+
+    def _spawn(self, shares: Mapping[str, Path]) -> None:
+        from trainers.child_process import TrainerChild
+
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        child = TrainerChild.spawn(scratch=self._scratch, shares=shares, **self._child_settings)
+        child.wait_ready(WARM_TIMEOUT_S)
+        self._child = child
+
+    def _respawn(self, shares: Mapping[str, Path]) -> None:
+        self._warmed.wait(WARM_TIMEOUT_S)
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
+        self._spawn(shares)
+
+    def _failed(self, failed: Any) -> Json:
+        return _failure(failed.kind, failed.message, failed.traceback)
+
+    def _watch_orphan(self) -> None:
+        """A lease whose run has been silent for long goes back: the process ends and its host reports why."""
+        while True:
+            time.sleep(1.0)
+            silent_s = time.monotonic() - self._called_at
+            if self._lease is not None and self._phase != "stopped" and silent_s > self._orphan_after_s:
+                words = {"reason": "head_lost", "detail": f"no word from the run for {silent_s:.0f} s"}
+                (self._scratch / LAST_WORDS).write_text(json.dumps(words), encoding="utf-8")
+                if self._child is not None:
+                    self._child.kill()
+                os._exit(0)
+
+
+def round_ms(seconds: float) -> int:
+    """Whole milliseconds."""
+    return int(seconds * 1000)
+
+
+def _failure(kind: str, message: str, traceback: str) -> Json:
+    return {"ok": False, "kind": kind, "message": message, "traceback": traceback}
+
+
+def _tensor(spec: Any) -> Json:
+    return {"name": spec.name, "shape": list(spec.shape), "dtype": "float32"}
