@@ -1,0 +1,165 @@
+"""Bills from the books: billing lines in any grouping, and the invoice of a job. Money is int nano-dollars.
+
+`charged_nanos` and `billed_nanos` include the fee (billed = providers' earnings + fee). `refunded_nanos` is what
+was metered and never charged, of leases that have ended. `gpu_ms` is metered time times GPUs, charged or not.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import duckdb
+
+from storage.projection import fetch
+from storage.tenants import QueryRefused, Tenant
+from storage.units import MS_PER_DAY, charge_nanos, format_instant
+
+Line = dict[str, Any]
+DEFAULT_BY = ("job", "provider", "gpu")
+KEYS = {
+    "job": "job",
+    "provider": "provider",
+    "gpu": "gpu",
+    "day": f"at_ms // {MS_PER_DAY} * {MS_PER_DAY}",
+    "tag": "tags_json",
+}
+
+
+def billing(
+    connection: duckdb.DuckDBPyConnection,
+    tenant: Tenant,
+    *,
+    by: Sequence[str] = DEFAULT_BY,
+    since_ms: int | None = None,
+    until_ms: int | None = None,
+    job: str | None = None,
+) -> list[Line] | QueryRefused:
+    """Billing lines, one per group of `by`: any of job, provider, gpu, day, tag, or tag:NAME for one tag.
+
+    A line has the fields of DESIGN.md; a key that is not in `by` is None, `day` and `tag` are added. A reading
+    or charge counts at the time of its record: `since_ms` inclusive, `until_ms` exclusive. The unit price is
+    exact where the group has one price, else the mean weighted by GPU time, rounded down. Lines are ordered by key.
+    """
+    refusal = _refuse_by(by)
+    if refusal is not None:
+        return refusal
+    keys: dict[str, str] = {}
+    parameters: list[Any] = []
+    for name in dict.fromkeys(by):
+        if name.startswith("tag:"):
+            keys["tag"] = "json_extract_string(tags_json, ?)"
+            parameters.append(f'$."{name.removeprefix("tag:")}"')
+        else:
+            keys[name] = KEYS[name]
+    condition, seen = tenant.may_see()
+    parameters += seen
+    for clause, value in (("at_ms >= ?", since_ms), ("at_ms < ?", until_ms), ("job = ?", job)):
+        if value is not None:
+            condition += f" AND {clause}"
+            parameters.append(value)
+    selected = "".join(f"{expression} AS key_{name}, " for name, expression in keys.items())
+    query = f"""
+        WITH keyed AS (
+          SELECT {selected} from_ms, at_ms, gpu_ms, trained_ms, rounds, charged_nanos, refunded_nanos,
+            price_nanos_per_gpu_hour AS price
+          FROM billing_facts WHERE {condition})
+        SELECT {"".join(f"key_{name}, " for name in keys)} min(from_ms) AS from_ms, max(at_ms) AS to_ms,
+          sum(gpu_ms)::BIGINT AS gpu_ms, sum(trained_ms)::BIGINT AS trained_ms, sum(rounds)::BIGINT AS rounds,
+          CASE WHEN min(price) = max(price) OR sum(gpu_ms) = 0 THEN max(price)
+            ELSE (sum(price::HUGEINT * gpu_ms) // sum(gpu_ms)) END::BIGINT AS price,
+          sum(charged_nanos)::BIGINT AS charged_nanos, sum(refunded_nanos)::BIGINT AS refunded_nanos
+        FROM keyed {"GROUP BY " + ", ".join(f"key_{name}" for name in keys) if keys else ""}
+        HAVING sum(gpu_ms) <> 0 OR sum(charged_nanos) <> 0 OR sum(refunded_nanos) <> 0
+        {"ORDER BY " + ", ".join(f"key_{name}" for name in keys) if keys else ""}"""
+    return [_line(row) for row in fetch(connection, query, parameters)]
+
+
+def _refuse_by(by: Sequence[str]) -> QueryRefused | None:
+    tags = 0
+    for name in dict.fromkeys(by):
+        tags += name == "tag" or name.startswith("tag:")
+        known = name in KEYS or (name.startswith("tag:") and len(name) > 4 and '"' not in name)
+        if not known or tags > 1:
+            return QueryRefused(
+                "by_unknown",
+                f"bills cannot be grouped by {name!r}" if not known else "bills can be grouped by one tag at a time",
+                "by",
+                f"use any of {', '.join(KEYS)}, or tag:NAME",
+            )
+    return None
+
+
+def _line(row: dict[str, Any]) -> Line:
+    day = row.get("key_day")
+    return {
+        "job": row.get("key_job"),
+        "provider": row.get("key_provider"),
+        "gpu": row.get("key_gpu"),
+        "day": None if day is None else format_instant(day)[:10],
+        "tag": row.get("key_tag"),
+        "period_start": format_instant(row["from_ms"]),
+        "period_end": format_instant(row["to_ms"]),
+        "gpu_ms": row["gpu_ms"],
+        "trained_ms": row["trained_ms"],
+        "rounds": row["rounds"],
+        "unit_price_nanos_per_gpu_hour": row["price"],
+        "charged_nanos": row["charged_nanos"],
+        "refunded_nanos": row["refunded_nanos"],
+    }
+
+
+def invoice(connection: duckdb.DuckDBPyConnection, tenant: Tenant, job: str) -> Line | QueryRefused:
+    """The invoice of a job: a `usage` line per lease, a `not_charged` line where metered time was not charged
+    (amount 0), totals, and the payments into and out of its escrow. A provider sees only its own leases' lines.
+    """
+    found = list(fetch(connection, "SELECT * FROM job_lines WHERE job = ?", [job]))
+    condition, parameters = tenant.may_see()
+    query = f"SELECT * FROM lease_lines WHERE job = ? AND {condition} ORDER BY slot, epoch"
+    leases = list(fetch(connection, query, [job, *parameters]))
+    owns = bool(found) and (tenant.role == "operator" or found[0]["customer"] == tenant.member)
+    if not found or not (owns or leases):
+        return QueryRefused("job_unknown", f"there is no job {job} among yours", "job", "see your jobs: torg jobs")
+    lines = [line for lease in leases for line in _lease_lines(lease)]
+    totals = {
+        "billed_nanos": sum(line["amount_nanos"] for line in lines),
+        "fee_nanos": sum(line["fee_nanos"] for line in lines),
+        "earnings_nanos": sum(line["amount_nanos"] - line["fee_nanos"] for line in lines),
+        "refunded_nanos": sum(line["refunded_nanos"] for line in lines),
+    }
+    head = found[0]
+    answer: Line = {"job": job, "name": head["name"], "customer": head["customer"], "state": head["state"]}
+    answer |= {"submitted_at": format_instant(head["submitted_at_ms"]), "lines": lines, **totals}
+    if not owns:
+        return answer
+    payments = fetch(
+        connection,
+        "SELECT id, at_ms, kind, amount_nanos FROM transfers WHERE job = ? AND kind IN ('hold', 'release') "
+        "ORDER BY record, ordinal",
+        [job],
+    )
+    answer["payments"] = [{**payment, "at": format_instant(payment.pop("at_ms"))} for payment in payments]
+    return answer | {name: head[name] for name in ("held_nanos", "released_nanos", "escrow_nanos")}
+
+
+def _lease_lines(lease: dict[str, Any]) -> list[Line]:
+    common = {name: lease[name] for name in ("lease", "slot", "provider", "gpu", "gpus")}
+    common["unit_price_nanos_per_gpu_hour"] = lease["price_nanos_per_gpu_hour"]
+    started = lease["started_at_ms"] if lease["started_at_ms"] is not None else lease["granted_at_ms"]
+    common["period_start"] = format_instant(started)
+    common["period_end"] = None if lease["ended_at_ms"] is None else format_instant(lease["ended_at_ms"])
+    common |= {"end_reason": lease["end_reason"], "fault": lease["fault"]}
+    lines: list[Line] = []
+    if lease["charged_ms"] or lease["metered_ms"] or lease["charged_nanos"]:
+        due = charge_nanos(lease["price_nanos_per_gpu_hour"], lease["gpus"], lease["charged_ms"])
+        lines.append({
+            "kind": "usage", **common, "metered_ms": lease["metered_ms"], "charged_ms": lease["charged_ms"],
+            "trained_ms": lease["trained_ms"], "rounds": lease["rounds"], "tokens": lease["tokens"],
+            "amount_nanos": lease["charged_nanos"], "fee_nanos": lease["fee_nanos"], "refunded_nanos": 0,
+            "capped_nanos": due - lease["charged_nanos"],
+        })  # fmt: skip
+    if lease["refunded_ms"]:
+        lines.append({
+            "kind": "not_charged", **common, "metered_ms": lease["refunded_ms"], "charged_ms": 0, "trained_ms": 0,
+            "rounds": 0, "tokens": 0, "amount_nanos": 0, "fee_nanos": 0, "refunded_nanos": lease["refunded_nanos"],
+            "capped_nanos": 0,
+        })  # fmt: skip
+    return lines

@@ -1,0 +1,301 @@
+"""The books: DuckDB tables made from the journal. They can be deleted at any moment and are made again, equal.
+
+One process owns the file (`Projection.open`, guarded by a lock file beside it). Rows are applied in batches, each
+in one transaction with its watermark (number and chain hash of the last applied record), so that a killed owner
+goes on exactly where it stood. A file that is missing, broken, of another version, or ahead of the journal is
+made again.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import duckdb
+import pyarrow as pa
+
+from storage.journal import JournalCorrupt, JournalRewound, Walk
+from storage.tables import TABLES, Row, rows_of
+
+log = logging.getLogger("torg.books")
+
+VERSION = 1
+BATCH_ROWS = 16_384
+VIEWS = Path(__file__).parent / "views"
+_ARROW = {
+    "BIGINT": pa.int64(), "INTEGER": pa.int32(), "DOUBLE": pa.float64(), "VARCHAR": pa.string(), "BOOLEAN": pa.bool_()
+}  # fmt: skip
+_SCHEMAS = {
+    name: pa.schema([(column, _ARROW[kind]) for column, kind in table.all_columns]) for name, table in TABLES.items()
+}
+# every view that `projection_equal` compares, and every table
+VIEW_NAMES = (
+    "entries", "balances", "history", "lease_readings", "refunds", "billing_facts", "lease_lines", "job_lines",
+    "round_lines",
+)  # fmt: skip
+
+
+class ProjectionBusy(Exception):
+    """Another process owns the books or reads them just now; nothing is wrong with the file."""
+
+
+class Projection:
+    """The books over one journal folder. `database` None keeps them in memory.
+
+    `cursor` gives a connection for one thread; `catch_up` and `rebuild` may be called from any thread. `records`
+    and `head` say how far the books are.
+    """
+
+    def __init__(self, journal: Path, database: Path | None) -> None:
+        """Use `open` or `in_memory`."""
+        self.journal = journal
+        self.database = database
+        self.records = 0
+        self.head = ""
+        self.rebuilds = 0
+        self._lock = threading.RLock()
+        self._owner = -1
+        self._walk = Walk(journal)
+        self._connection: duckdb.DuckDBPyConnection
+        self._file_id: tuple[int, int] | None = None
+
+    @classmethod
+    def open(cls, journal: Path, database: Path) -> "Projection":
+        """Own the file, make it again if it cannot be used, and stand at its watermark; then `catch_up`.
+
+        Raises ProjectionBusy when another process has it.
+        """
+        database.parent.mkdir(parents=True, exist_ok=True)
+        books = cls(journal, database)
+        books._owner = _own(database)
+        try:
+            if books._opens_badly():
+                books.rebuild(apply=False)
+        except BaseException:
+            os.close(books._owner)
+            raise
+        return books
+
+    @classmethod
+    def in_memory(cls, journal: Path) -> "Projection":
+        """Books of their own in memory, made from the journal and caught up."""
+        books = cls(journal, None)
+        books._start_new()
+        books.catch_up()
+        return books
+
+    def close(self) -> None:
+        """Close the database and give up the ownership; idempotent."""
+        with self._lock:
+            with contextlib.suppress(AttributeError):
+                self._connection.close()
+            if self._owner >= 0:
+                os.close(self._owner)
+                self._owner = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A connection for one thread; close it after use."""
+        with self._lock:
+            return self._connection.cursor()
+
+    def catch_up(self) -> int:
+        """Apply what the journal has and the books have not; returns how many records. Rebuilds where they part.
+
+        Raises JournalCorrupt when the journal is damaged.
+        """
+        with self._lock:
+            if self.database is not None and _file_id(self.database) != self._file_id:
+                log.warning("the books' file was removed or replaced: making it again")
+                return self.rebuild()
+            try:
+                return self._apply()
+            except JournalRewound as error:
+                log.warning("the books are ahead of the journal (%s): making them again", error)
+            except duckdb.Error as error:
+                if self.database is None:
+                    raise
+                log.warning("the books cannot be written (%s): making them again", error)
+            return self.rebuild()
+
+    def rebuild(self, *, apply: bool = True) -> int:
+        """Make the books again from nothing; returns how many records were applied."""
+        with self._lock:
+            self.rebuilds += 1
+            with contextlib.suppress(AttributeError, duckdb.Error):
+                self._connection.close()
+            if self.database is not None:
+                for path in (self.database, _wal(self.database)):
+                    path.unlink(missing_ok=True)
+            self._start_new()
+            return self._apply() if apply else 0
+
+    def _start_new(self) -> None:
+        self._connect()
+        self._connection.execute("CREATE TABLE format (version INTEGER)")
+        self._connection.execute("INSERT INTO format VALUES (?)", [VERSION])
+        self._connection.execute("CREATE TABLE watermarks (records BIGINT, head VARCHAR)")
+        for table in TABLES.values():
+            self._connection.execute(table.ddl)
+        self._make_views()
+        self.records, self.head, self._walk = 0, "", Walk(self.journal)
+
+    def _connect(self) -> None:
+        if self.database is None:
+            self._connection = duckdb.connect(":memory:", config={"python_enable_replacements": False})
+            return
+        marker = _marker(self.database)
+        marker.touch()  # a file so broken that opening it kills the process is not opened a second time
+        try:
+            self._connection = duckdb.connect(str(self.database), config={"python_enable_replacements": False})
+        except duckdb.Error as error:
+            marker.unlink()
+            if "lock" in str(error).lower():
+                raise ProjectionBusy(f"another process has {self.database} open") from error
+            raise
+        marker.unlink()
+        self._file_id = _file_id(self.database)
+
+    def _opens_badly(self) -> bool:
+        """Open the file and stand at its watermark; True if there is nothing that can be used."""
+        assert self.database is not None
+        if not self.database.exists() or _marker(self.database).exists():
+            return True
+        try:
+            self._connect()
+            versions = self._connection.execute("SELECT version FROM format").fetchall()
+            if versions != [(VERSION,)]:
+                log.warning("the books are of another version %s: making them again", versions)
+                return True
+            mark = self._connection.execute(
+                "SELECT records, head FROM watermarks ORDER BY records DESC LIMIT 1"
+            ).fetchall()
+            self._make_views()
+        except duckdb.Error as error:
+            log.warning("the books cannot be opened (%s): making them again", error)
+            return True
+        self.records, self.head = mark[0] if mark else (0, "")
+        self._walk = Walk(self.journal, after=self.records, expect=self.head or None)
+        return False
+
+    def _make_views(self) -> None:
+        for path in sorted(VIEWS.glob("*.sql")):
+            self._connection.execute(path.read_text(encoding="utf-8"))
+        self._connection.execute("CHECKPOINT")
+
+    def _apply(self) -> int:
+        before = self.records
+        batch: dict[str, list[Row]] = {}
+        rows = 0
+        for record in self._walk:
+            for name, row in rows_of(record.number, record.payload):
+                batch.setdefault(name, []).append(row)
+                rows += 1
+            if rows >= BATCH_ROWS:
+                self._commit(batch, record.number, record.hash)
+                batch, rows = {}, 0
+        if self._walk.number > self.records:
+            self._commit(batch, self._walk.number, self._walk.hash.hex())
+        if self._walk.bad is not None and not self._walk.torn:
+            raise JournalCorrupt(self._walk.bad)
+        return self.records - before
+
+    def _commit(self, batch: dict[str, list[Row]], records: int, head: str) -> None:
+        connection = self._connection
+        connection.execute("BEGIN")
+        try:
+            for name, rows in batch.items():
+                _insert(connection, name, rows)
+            connection.execute("INSERT INTO watermarks VALUES (?, ?)", [records, head])
+            connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(duckdb.Error):
+                connection.execute("ROLLBACK")
+            # The walk has gone on past what the books hold: it starts again at the watermark.
+            self._walk = Walk(self.journal, after=self.records, expect=self.head or None)
+            raise
+        self.records, self.head = records, head
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, name: str, rows: list[Row]) -> None:
+    schema = _SCHEMAS[name]
+    columns = [pa.array(values, type=field.type) for values, field in zip(zip(*rows, strict=True), schema, strict=True)]
+    connection.register("incoming", pa.Table.from_arrays(columns, schema=schema))
+    try:
+        connection.execute(f"INSERT INTO {name} SELECT * FROM incoming")
+    finally:
+        connection.unregister("incoming")
+
+
+def rebuild(journal: Path, database: Path) -> int:
+    """Make the books of a journal again from nothing; returns the number of records. Raises ProjectionBusy."""
+    with Projection.open(journal, database) as books:
+        return books.rebuild()
+
+
+def projection_equal(books: Projection) -> tuple[bool, str]:
+    """Whether books made from nothing, up to the same record, are equal in every table and view; and a sentence.
+
+    Needs the memory for a second set of books.
+    """
+    with books._lock:
+        books.catch_up()
+        fresh = Projection.in_memory(books.journal)
+        try:
+            if fresh.records != books.records:
+                books.catch_up()
+                fresh.catch_up()
+            for name in (*TABLES, *VIEW_NAMES):
+                if _content(books._connection, name) != _content(fresh._connection, name):
+                    return False, f"{name} differs from what the journal says"
+            return True, f"{len(TABLES)} tables and {len(VIEW_NAMES)} views equal at record {books.records}"
+        finally:
+            fresh.close()
+
+
+def _content(connection: duckdb.DuckDBPyConnection, name: str) -> tuple[Any, ...]:
+    """Count and an order-free sum of row hashes."""
+    query = f"SELECT count(*), sum(hash(t)::HUGEINT), bit_xor(hash(t)) FROM {name} t"
+    return tuple(connection.execute(query).fetchall()[0])
+
+
+def _own(database: Path) -> int:
+    handle = os.open(database.with_name(database.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise ProjectionBusy(f"another process owns {database}") from error
+    return handle
+
+
+def _marker(database: Path) -> Path:
+    return database.with_name(database.name + ".opening")
+
+
+def _wal(database: Path) -> Path:
+    return database.with_name(database.name + ".wal")
+
+
+def _file_id(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def fetch(connection: duckdb.DuckDBPyConnection, query: str, parameters: list[Any]) -> Iterator[dict[str, Any]]:
+    """The rows of a query as dicts; read to the end before the next one."""
+    result = connection.execute(query, parameters)
+    names = [column[0] for column in result.description or ()]
+    return iter([dict(zip(names, row, strict=True)) for row in result.fetchall()])

@@ -1,0 +1,155 @@
+"""The tables of the books: which events become which rows. Append-only; every row names its journal record.
+
+Every table starts with `record` (number of the journal record), `ordinal` (place of the event in it) and `at_ms`.
+Lists and objects are kept as canonical JSON text. An event type that has no table goes to `other_events` whole.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from storage.canonical import canonical_bytes, parse_json
+
+Row = tuple[Any, ...]
+Event = Mapping[str, Any]
+HEAD = (("record", "BIGINT"), ("ordinal", "INTEGER"), ("at_ms", "BIGINT"))
+JSON_SUFFIX = "_json"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table: its columns after HEAD as (name, DuckDB type), and which event type fills it, if exactly one.
+
+    A column takes the event's field of the same name; one ending in `_json` takes the field without the suffix.
+    """
+
+    name: str
+    columns: tuple[tuple[str, str], ...]
+
+    @property
+    def all_columns(self) -> tuple[tuple[str, str], ...]:
+        """HEAD and the columns."""
+        return HEAD + self.columns
+
+    @property
+    def ddl(self) -> str:
+        """CREATE TABLE without constraints: no keys, no indexes, nothing to corrupt."""
+        return f"CREATE TABLE {self.name} ({', '.join(f'{name} {kind}' for name, kind in self.all_columns)})"
+
+    def row(self, head: Row, event: Event) -> Row:
+        """The row of one event; a field that is missing is NULL."""
+        return head + tuple(_value(event, name) for name, _ in self.columns)
+
+
+def _value(event: Event, column: str) -> Any:
+    if column.endswith(JSON_SUFFIX):
+        value = event.get(column.removesuffix(JSON_SUFFIX))
+        return None if value is None else canonical_bytes(value).decode("utf-8")
+    return event.get(column)
+
+
+def _table(name: str, columns: str) -> Table:
+    """Columns as `name TYPE, name TYPE`; a name without a type is text."""
+    pairs = (column.split() for column in columns.split(","))
+    return Table(name, tuple((pair[0], pair[1] if len(pair) > 1 else "VARCHAR") for pair in pairs))
+
+
+_LEASE_READING = "leased_ms BIGINT, trained_ms BIGINT, rounds BIGINT, tokens BIGINT, bytes BIGINT"
+TABLES = {
+    table.name: table
+    for table in (
+        _table("members", "member, role, revoked BOOLEAN"),
+        _table("transfers", "id, kind, debit, credit, amount_nanos BIGINT, job, lease"),
+        _table(
+            "offers",
+            "offer, provider, name, gpu, gpus BIGINT, vram_gib DOUBLE, region, price_nanos_per_gpu_hour BIGINT,"
+            "floor_price_nanos_per_gpu_hour BIGINT, isolation, measured_json, shares_json, node, versions_json",
+        ),
+        _table("offer_changes", "offer, state, price_nanos_per_gpu_hour BIGINT, reason"),
+        _table("jobs", "job, customer, name, spec_json, budget_nanos BIGINT, spec_digest, tags_json"),
+        _table("job_states", "job, state, reason, detail"),
+        _table("job_budgets", "job, added_nanos BIGINT, budget_nanos BIGINT"),
+        _table("job_results", "job, manifest"),
+        _table(
+            "leases",
+            "lease, epoch BIGINT, slot BIGINT, job, customer, offer, provider, gpu, gpus BIGINT,"
+            "price_nanos_per_gpu_hour BIGINT, replaces",
+        ),
+        _table("lease_starts", "lease, epoch BIGINT, worker, pid BIGINT, node"),
+        _table("lease_meters", f"lease, epoch BIGINT, job, {_LEASE_READING}"),
+        _table(
+            "lease_charges",
+            "lease, epoch BIGINT, job, from_ms BIGINT, to_ms BIGINT, amount_nanos BIGINT, fee_nanos BIGINT, round BIGINT",
+        ),
+        _table(
+            "lease_ends",
+            "lease, epoch BIGINT, job, reason, fault, metered_ms BIGINT, charged_ms BIGINT, detail",
+        ),
+        _table("rounds", "job, round BIGINT, step BIGINT, digest, reason, duration_ms BIGINT"),
+        _table(
+            "round_members",
+            "job, round BIGINT, step BIGINT, lease, epoch BIGINT, slot BIGINT, provider, loss DOUBLE, steps BIGINT,"
+            "tokens BIGINT, leased_ms BIGINT, trained_ms BIGINT, bytes BIGINT, contribution",
+        ),
+        _table("round_losses", "job, round BIGINT, lease, epoch BIGINT, reason"),
+        _table("evaluations", "job, round BIGINT, loss DOUBLE"),
+        _table("checkpoints", "job, round BIGINT, step BIGINT, manifest, bytes BIGINT, stall_ms BIGINT, removed_json"),
+        _table("statements", "job, segment BIGINT, digest, statement_json"),
+        _table("unmatched", "job, reason, detail"),
+        _table("other_events", "type, body"),
+    )
+}
+
+# event types that are one row of one table
+_PLAIN = {
+    "transfer": "transfers", "offer_placed": "offers", "offer_changed": "offer_changes", "job_submitted": "jobs",
+    "job_state": "job_states", "job_budget": "job_budgets", "job_result": "job_results", "lease_granted": "leases",
+    "lease_started": "lease_starts", "lease_metered": "lease_meters", "lease_charged": "lease_charges",
+    "lease_ended": "lease_ends", "round_evaluated": "evaluations", "checkpoint_durable": "checkpoints",
+    "provenance": "statements",
+}  # fmt: skip
+
+
+def _member(event: Event) -> Iterator[tuple[str, Event]]:
+    yield "members", {**event, "revoked": event["type"] == "member_revoked"}
+
+
+def _round(event: Event) -> Iterator[tuple[str, Event]]:
+    yield "rounds", event
+    for member in event.get("members") or ():
+        yield "round_members", {**member, "job": event["job"], "round": event["round"], "step": event["step"]}
+    for lost in event.get("lost") or ():
+        yield "round_losses", {**lost, "job": event["job"], "round": event["round"]}
+
+
+def _clearing(event: Event) -> Iterator[tuple[str, Event]]:
+    for unmatched in event.get("unmatched") or ():
+        yield "unmatched", unmatched
+
+
+_MANY: dict[str, Callable[[Event], Iterator[tuple[str, Event]]]] = {
+    "member_added": _member,
+    "member_revoked": _member,
+    "round_committed": _round,
+    "clearing": _clearing,
+}
+
+
+def rows_of(record: int, payload: bytes) -> Iterator[tuple[str, Row]]:
+    """The rows (table, values) of one journal record; raises NotCanonical for a payload that is not ours."""
+    content = parse_json(payload)
+    at_ms = content["at_ms"]
+    for ordinal, event in enumerate(content["events"]):
+        head = (record, ordinal, at_ms)
+        for name, fields in _targets(event):
+            yield name, TABLES[name].row(head, fields)
+
+
+def _targets(event: Event) -> Iterable[tuple[str, Event]]:
+    kind = event["type"]
+    if kind in _PLAIN:
+        return ((_PLAIN[kind], event),)
+    if kind in _MANY:
+        return _MANY[kind](event)
+    body = canonical_bytes({name: value for name, value in event.items() if name != "type"}).decode("utf-8")
+    return (("other_events", {"type": kind, "body": body}),)

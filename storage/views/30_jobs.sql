@@ -1,0 +1,33 @@
+-- job_lines: one line per job: who, what state now, how far, and its money.
+CREATE OR REPLACE VIEW job_lines AS
+SELECT j.job, j.customer, j.name, j.at_ms AS submitted_at_ms, s.state, s.reason, j.spec_json, j.tags_json,
+  coalesce(b.budget_nanos, j.budget_nanos) AS budget_nanos, coalesce(r.rounds, 0)::BIGINT AS rounds_committed,
+  coalesce(m.billed_nanos, 0)::BIGINT AS billed_nanos, coalesce(m.fee_nanos, 0)::BIGINT AS fee_nanos,
+  coalesce(m.held_nanos, 0)::BIGINT AS held_nanos, coalesce(m.released_nanos, 0)::BIGINT AS released_nanos,
+  (coalesce(m.held_nanos, 0) - coalesce(m.billed_nanos, 0) - coalesce(m.released_nanos, 0))::BIGINT AS escrow_nanos
+FROM jobs j
+LEFT JOIN (
+  SELECT job, arg_max(state, (record, ordinal)) AS state, arg_max(reason, (record, ordinal)) AS reason
+  FROM job_states GROUP BY job
+) s USING (job)
+LEFT JOIN (SELECT job, arg_max(budget_nanos, (record, ordinal)) AS budget_nanos FROM job_budgets GROUP BY job) b
+  USING (job)
+LEFT JOIN (SELECT job, arg_max(round, (record, ordinal)) AS rounds FROM rounds GROUP BY job) r USING (job)
+LEFT JOIN (
+  SELECT job,
+    sum(amount_nanos) FILTER (kind IN ('charge', 'fee')) AS billed_nanos,
+    sum(amount_nanos) FILTER (kind = 'fee') AS fee_nanos,
+    sum(amount_nanos) FILTER (kind = 'hold') AS held_nanos,
+    sum(amount_nanos) FILTER (kind = 'release') AS released_nanos
+  FROM transfers GROUP BY job
+) m USING (job);
+
+-- round_lines: who did what in every committed round.
+CREATE OR REPLACE VIEW round_lines AS
+SELECT m.job, m.round, m.step, m.at_ms, r.duration_ms, r.reason, m.lease, l.customer, m.provider, m.slot, m.loss,
+  m.steps, m.tokens, m.leased_ms, m.trained_ms, m.bytes, m.contribution, e.loss AS held_out_loss
+FROM round_members m
+JOIN rounds r ON r.record = m.record AND r.ordinal = m.ordinal
+LEFT JOIN leases l USING (lease)
+LEFT JOIN (SELECT job, round, arg_max(loss, (record, ordinal)) AS loss FROM evaluations GROUP BY job, round) e
+  ON e.job = m.job AND e.round = m.round;
