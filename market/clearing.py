@@ -118,7 +118,8 @@ def clear(snapshot: BookSnapshot, budget_of_work: int = 1_000_000) -> Clearing:
             continue
         for offer in seats:
             now = book.get(offer.id)
-            assert now is not None and now.gpus_free >= bid.requires.gpus
+            assert now is not None
+            assert now.gpus_free >= bid.requires.gpus
             book.put(replace(now, gpus_free=now.gpus_free - bid.requires.gpus))
         prices = tuple(offer.price_nanos_per_gpu_hour for offer in seats)
         matches.append(Match(bid.job, tuple(offer.id for offer in seats), bid.requires.gpus, prices))
@@ -183,7 +184,9 @@ def explain(offers: Sequence[Offer], bid: Bid) -> Unmatched:
     if reason is None:
         reason = Reason.BUDGET_TOO_SMALL
     relaxations = _relaxations(ordered, bid)
-    return Unmatched(bid.job, reason, _sentence(reason, bid, ordered, removed, relaxations), tuple(removed), relaxations)
+    return Unmatched(
+        bid.job, reason, _sentence(reason, bid, ordered, removed, relaxations), tuple(removed), relaxations
+    )
 
 
 def _units(offers: Sequence[Offer]) -> int:
@@ -234,7 +237,7 @@ def _relaxations(offers: Sequence[Offer], bid: Bid) -> tuple[str, ...]:
     found: list[str] = []
     for reason, loosen in _LOOSEN.items():
         others = [offer for offer in offers if _passes_all_but(reason, offer, bid)]
-        seats = sorted(_free_seats(others, bid), key=lambda offer: loosen.rank(offer))[:wanted]
+        seats = sorted(_free_seats(others, bid), key=loosen.rank)[:wanted]
         failing = [seat for seat in seats if not dict(CONSTRAINTS)[reason](seat, bid)]
         if len(seats) == wanted and failing and covers(bid, seats):
             found.append(loosen.text(failing))
@@ -280,8 +283,7 @@ def _names(values: set[str]) -> str:
 _LOOSEN: dict[Reason, _Loosen] = {
     Reason.PRICE_TOO_LOW: _Loosen(
         _by_price,
-        lambda seats: "limits.max_usd_per_gpu_hour "
-        + format_usd(max(seat.price_nanos_per_gpu_hour for seat in seats)),
+        lambda seats: "limits.max_usd_per_gpu_hour " + format_usd(max(seat.price_nanos_per_gpu_hour for seat in seats)),
     ),
     Reason.GPU_MODEL: _Loosen(_by_price, lambda seats: f"workers.gpu also {_names({seat.gpu for seat in seats})}"),
     Reason.VRAM_TOO_SMALL: _Loosen(

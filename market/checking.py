@@ -1,0 +1,245 @@
+"""Checks of what a client sent to the exchange: nothing in a spec or an offer is trusted, whoever made it.
+
+Each check returns the first thing that is wrong, or None. Forms (market/forms.py) give friendlier words to people.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from market.outcomes import Refusal, Settings
+from storage.canonical import NotCanonical, canonical_bytes
+
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+ISOLATIONS: Final = ("process", "sandbox")
+MAX_INT: Final = 2**53
+MAX_WORKERS: Final = 1_024
+MAX_ROUNDS: Final = 1_000_000
+MAX_STEPS: Final = 1_000_000_000
+MAX_VRAM_GIB: Final = 4_096.0
+
+_SPEC_FIELDS: Final = (
+    "name", "workload", "options", "data", "strategy", "steps", "rounds", "workers", "limits", "checkpoint", "seed", "tags",
+)  # fmt: skip
+_SPEC_OPTIONAL: Final = ("wait", "until_loss")
+_WORKER_FIELDS: Final = ("min", "max", "gpus", "gpu", "vram_gib", "region", "reliability", "isolation")
+_LIMIT_FIELDS: Final = ("max_price_nanos_per_gpu_hour", "budget_nanos", "deadline_ms")
+
+
+def invalid(field: str, value: object, allowed: str) -> Refusal:
+    shown = repr(value)
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    return Refusal("invalid", f"{field}: {shown} is not {allowed}", field=field, remedy=f"allowed: {allowed}")
+
+
+def is_int(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def is_number(value: object, low: float, high: float) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and low <= value <= high
+
+
+def is_name(value: object) -> bool:
+    return isinstance(value, str) and NAME.fullmatch(value) is not None
+
+
+def is_digest(value: object) -> bool:
+    return isinstance(value, str) and DIGEST.fullmatch(value) is not None
+
+
+def is_text(value: object, longest: int) -> bool:
+    return isinstance(value, str) and len(value) <= longest and value.isprintable()
+
+
+def check_size(what: str, value: object, most_bytes: int) -> Refusal | None:
+    """Refuse what is no JSON or longer than `most_bytes` in canonical form."""
+    try:
+        size = len(canonical_bytes(value))
+    except (NotCanonical, RecursionError) as error:
+        return Refusal("invalid", f"{what} is not JSON: {error}", field=what)
+    if size > most_bytes:
+        return Refusal("too_large", f"{what} has {size} bytes, the limit is {most_bytes}", field=what, status=413)
+    return None
+
+
+def check_spec(spec: Mapping[str, Any], settings: Settings) -> Refusal | None:
+    """The first thing wrong with a normalised job spec, or None."""
+    wrong = check_size("spec", dict(spec), settings.max_spec_bytes) or _check_fields(
+        "", spec, _SPEC_FIELDS, _SPEC_OPTIONAL
+    )
+    if wrong is not None:
+        return wrong
+    return (
+        _check_scalars(spec)
+        or _check_workload(spec["workload"])
+        or _check_data(spec["data"])
+        or _check_strategy(spec["strategy"])
+        or _check_workers(spec["workers"], settings)
+        or _check_limits(spec["limits"], settings)
+        or _check_checkpoint(spec["checkpoint"])
+        or check_tags(spec["tags"])
+    )
+
+
+def _check_fields(path: str, value: object, names: tuple[str, ...], optional: tuple[str, ...] = ()) -> Refusal | None:
+    if not isinstance(value, Mapping):
+        return invalid(path or "spec", value, "a mapping")
+    for name in names:
+        if name not in value:
+            return Refusal("invalid", f"{path}{name} is missing", field=f"{path}{name}")
+    for name in value:
+        if name not in names and name not in optional:
+            return Refusal("invalid", f"{path}{name} is not known", field=f"{path}{name}")
+    return None
+
+
+def _check_scalars(spec: Mapping[str, Any]) -> Refusal | None:
+    if not is_name(spec["name"]):
+        return invalid("name", spec["name"], "1 to 64 letters, digits, dots, dashes")
+    if not is_int(spec["steps"], 1, MAX_STEPS):
+        return invalid("steps", spec["steps"], f"a whole number from 1 to {MAX_STEPS}")
+    if not is_int(spec["rounds"], 1, MAX_ROUNDS):
+        return invalid("rounds", spec["rounds"], f"a whole number from 1 to {MAX_ROUNDS}")
+    if not is_int(spec["seed"], 0, MAX_INT):
+        return invalid("seed", spec["seed"], "a whole number from 0")
+    if not isinstance(spec["options"], Mapping):
+        return invalid("options", spec["options"], "a mapping")
+    if not isinstance(spec.get("wait", False), bool):
+        return invalid("wait", spec["wait"], "true or false")
+    until = spec.get("until_loss")
+    if until is not None and not is_number(until, 1e-9, 1e9):
+        return invalid("until_loss", until, "a positive number")
+    return None
+
+
+def _check_workload(workload: object) -> Refusal | None:
+    kind = workload.get("kind") if isinstance(workload, Mapping) else None
+    if kind == "builtin":
+        wrong = _check_fields("workload.", workload, ("kind", "name"))
+        if wrong is None and not is_name(workload["name"]):  # type: ignore[index]
+            wrong = invalid("workload.name", workload["name"], "a name")  # type: ignore[index]
+        return wrong
+    if kind != "file":
+        return invalid("workload.kind", kind, "builtin or file")
+    wrong = _check_fields("workload.", workload, ("kind", "digest", "class_name", "filename"))
+    assert isinstance(workload, Mapping)
+    if wrong is not None:
+        return wrong
+    if not is_digest(workload["digest"]):
+        return invalid("workload.digest", workload["digest"], "a SHA-256 in hex")
+    if not (isinstance(workload["class_name"], str) and workload["class_name"].isidentifier()):
+        return invalid("workload.class_name", workload["class_name"], "a Python name")
+    if not is_text(workload["filename"], 255) or "/" in workload["filename"] or not workload["filename"].strip("."):
+        return invalid("workload.filename", workload["filename"], "a file name without folders")
+    return None
+
+
+def _check_data(data: object) -> Refusal | None:
+    kind = data.get("kind") if isinstance(data, Mapping) else None
+    assert kind is None or isinstance(data, Mapping)
+    if kind == "none":
+        return _check_fields("data.", data, ("kind",))
+    if kind == "share":
+        wrong = _check_fields("data.", data, ("kind", "name"))
+        if wrong is None and not is_name(data["name"]):  # type: ignore[index]
+            wrong = invalid("data.name", data["name"], "a name")  # type: ignore[index]
+        return wrong
+    if kind != "blob":
+        return invalid("data.kind", kind, "none, blob or share")
+    wrong = _check_fields("data.", data, ("kind", "digest", "bytes", "label"))
+    assert isinstance(data, Mapping)
+    if wrong is not None:
+        return wrong
+    if not is_digest(data["digest"]):
+        return invalid("data.digest", data["digest"], "a SHA-256 in hex")
+    if not is_int(data["bytes"], 1, 2**50):
+        return invalid("data.bytes", data["bytes"], "a whole number of bytes")
+    return None if is_text(data["label"], 255) else invalid("data.label", data["label"], "a short text")
+
+
+def _check_strategy(strategy: object) -> Refusal | None:
+    names = ("name", "inner_steps", "outer_lr", "outer_momentum", "codec")
+    wrong = _check_fields("strategy.", strategy, names)
+    if wrong is not None:
+        return wrong
+    assert isinstance(strategy, Mapping)
+    for name in ("name", "codec"):
+        if not is_name(strategy[name]):
+            return invalid(f"strategy.{name}", strategy[name], "a name")
+    if not is_int(strategy["inner_steps"], 1, 1_000_000):
+        return invalid("strategy.inner_steps", strategy["inner_steps"], "a whole number from 1 to 1000000")
+    if not is_number(strategy["outer_lr"], 1e-9, 100):
+        return invalid("strategy.outer_lr", strategy["outer_lr"], "a number above 0")
+    if not (is_number(strategy["outer_momentum"], 0, 1) and strategy["outer_momentum"] < 1):
+        return invalid("strategy.outer_momentum", strategy["outer_momentum"], "a number from 0 to below 1")
+    return None
+
+
+def _check_workers(workers: object, settings: Settings) -> Refusal | None:
+    wrong = _check_fields("workers.", workers, _WORKER_FIELDS)
+    if wrong is not None:
+        return wrong
+    assert isinstance(workers, Mapping)
+    if not is_int(workers["min"], 1, MAX_WORKERS):
+        return invalid("workers.min", workers["min"], f"a whole number from 1 to {MAX_WORKERS}")
+    if not is_int(workers["max"], workers["min"], MAX_WORKERS):
+        return invalid("workers.max", workers["max"], f"a whole number from workers.min to {MAX_WORKERS}")
+    if not is_int(workers["gpus"], 1, settings.max_gpus_per_offer):
+        return invalid("workers.gpus", workers["gpus"], f"a whole number from 1 to {settings.max_gpus_per_offer}")
+    for name in ("gpu", "region"):
+        values = workers[name]
+        if not isinstance(values, list) or len(values) > 64 or not all(is_name(value) for value in values):
+            return invalid(f"workers.{name}", values, "a list of at most 64 names")
+    if not is_number(workers["vram_gib"], 0, MAX_VRAM_GIB):
+        return invalid("workers.vram_gib", workers["vram_gib"], f"a number from 0 to {MAX_VRAM_GIB:g}")
+    if not is_number(workers["reliability"], 0, 1):
+        return invalid("workers.reliability", workers["reliability"], "a number from 0 to 1")
+    if workers["isolation"] not in ISOLATIONS:
+        return invalid("workers.isolation", workers["isolation"], "process or sandbox")
+    return None
+
+
+def _check_limits(limits: object, settings: Settings) -> Refusal | None:
+    wrong = _check_fields("limits.", limits, _LIMIT_FIELDS)
+    if wrong is not None:
+        return wrong
+    assert isinstance(limits, Mapping)
+    for name, most in (
+        ("max_price_nanos_per_gpu_hour", settings.max_price_nanos_per_gpu_hour),
+        ("budget_nanos", settings.max_amount_nanos),
+    ):
+        if not is_int(limits[name], 1, most):
+            return invalid(f"limits.{name}", limits[name], f"a whole number of nano-dollars from 1 to {most}")
+    if limits["deadline_ms"] is not None and not is_int(limits["deadline_ms"], 1, 10 * 365 * 86_400_000):
+        return invalid(
+            "limits.deadline_ms", limits["deadline_ms"], "a duration in milliseconds up to ten years, or null"
+        )
+    return None
+
+
+def _check_checkpoint(checkpoint: object) -> Refusal | None:
+    wrong = _check_fields("checkpoint.", checkpoint, ("every_rounds", "keep"))
+    if wrong is not None:
+        return wrong
+    assert isinstance(checkpoint, Mapping)
+    for name in ("every_rounds", "keep"):
+        if not is_int(checkpoint[name], 1, 10_000):
+            return invalid(f"checkpoint.{name}", checkpoint[name], "a whole number from 1 to 10000")
+    return None
+
+
+def check_tags(tags: object) -> Refusal | None:
+    """Tags are up to 32 short texts under short names."""
+    if not isinstance(tags, Mapping) or len(tags) > 32:
+        return invalid("tags", tags, "a mapping of at most 32 entries")
+    for name, value in tags.items():
+        if not (is_name(name) and is_text(value, 128)):
+            return invalid(f"tags.{name}", value, "a text of at most 128 characters under a short name")
+    return None

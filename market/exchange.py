@@ -1,0 +1,235 @@
+"""The exchange: `step(command, now)` decides and applies, `replay` rebuilds from the journal. Pure: no clock, no I/O.
+
+Each command is decided by one function of one module (members, offering, jobs, granting, metering, timeouts); what it
+decides are events, and the events alone change the state (market/reducer.py). So a replayed journal gives the same
+exchange, and a refusal changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from typing import Any, Final, cast
+
+from market import granting, jobs, members, metering, offering, timeouts, views
+from market.commands import (
+    AddBudget,
+    AddMember,
+    ApplyClearing,
+    CancelJob,
+    ChangeOffer,
+    Command,
+    Deposit,
+    EndLease,
+    HaltJob,
+    Heard,
+    OpenMarket,
+    PlaceOffer,
+    ReopenMarket,
+    ReportCheckpoint,
+    ReportReadings,
+    ReportRound,
+    RevokeMember,
+    StartLease,
+    StopMarket,
+    SubmitJob,
+    Tick,
+)
+from market.events import Event
+from market.orders import BookSnapshot
+from market.outcomes import Answer, Json, Outcome, Refusal, Settings
+from market.reducer import apply
+from market.state import State, Volatile
+from market.turn import Turn
+
+__all__ = ["Exchange", "Outcome", "Refusal", "Settings"]
+
+_Decide = Callable[[Turn, Any], Answer | Refusal]
+
+_DECISIONS: Final[Mapping[type, _Decide]] = {
+    OpenMarket: members.open_market,
+    AddMember: members.add_member,
+    RevokeMember: members.revoke_member,
+    Deposit: members.deposit,
+    PlaceOffer: offering.place_offer,
+    ChangeOffer: offering.change_offer,
+    Heard: offering.heard,
+    SubmitJob: jobs.submit_job,
+    CancelJob: jobs.cancel_job,
+    AddBudget: jobs.add_budget,
+    HaltJob: jobs.halt_job,
+    StopMarket: jobs.stop_market,
+    ReopenMarket: jobs.reopen_market,
+    StartLease: granting.start_lease,
+    EndLease: granting.end_lease_by_provider,
+    ApplyClearing: granting.apply_clearing,
+    ReportReadings: metering.report_readings,
+    ReportRound: metering.report_round,
+    ReportCheckpoint: metering.report_checkpoint,
+}
+
+_DIRTYING: Final = frozenset(
+    {"offer_placed", "offer_changed", "job_submitted", "job_state", "job_wanted", "job_budget", "lease_ended"}
+)
+
+
+class Exchange:
+    """The whole market in memory. One writer calls `step`; the journal gets `Outcome.events` before anybody is told."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._state = State()
+        self._volatile = Volatile()
+
+    def step(self, command: Command, now_ms: int) -> Outcome:
+        """Decide one command at max(last, now) and apply it."""
+        now_ms = max(self._state.now_ms, self._volatile.now_ms, now_ms)
+        before_ms, self._volatile.now_ms = self._volatile.now_ms, now_ms
+        if self._volatile.awake_ms is None:
+            self._volatile.awake_ms = now_ms
+        if not self._state.market_id and not isinstance(command, OpenMarket):
+            return Outcome((), Refusal("not_open", "the market is not open yet", status=503), False)
+        turn = Turn(self._state, self._volatile, self.settings, now_ms)
+        if isinstance(command, Tick):
+            found = timeouts.tick(turn, command, before_ms)
+        else:
+            found = _DECISIONS[type(command)](turn, command)
+        if isinstance(found, Refusal):
+            assert not turn.events, f"refused after deciding: {found}"
+            return Outcome((), found, False)
+        if not isinstance(command, ApplyClearing) and any(event["type"] in _DIRTYING for event in turn.events):
+            self._volatile.dirty = True
+        return Outcome(tuple(turn.events), found.body, found.created)
+
+    def replay(self, at_ms: int, events: Iterable[Event]) -> None:
+        """Apply one record of the journal, as it was decided."""
+        for event in events:
+            apply(self._state, event, at_ms)
+        self._volatile.dirty = True
+
+    def snapshot(self) -> BookSnapshot:
+        """Everything that `clear()` needs, frozen; from now on `dirty` tells of newer changes."""
+        self._volatile.dirty = False
+        return granting.take_snapshot(self._state, self._volatile, self.settings)
+
+    @property
+    def dirty(self) -> bool:
+        """Whether something has changed since the last snapshot that a clearing could use."""
+        return self._volatile.dirty
+
+    @property
+    def market_id(self) -> str:
+        """Empty until the market is opened."""
+        return self._state.market_id
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the market is going down and takes no new work."""
+        return self._volatile.stopped
+
+    def member_by_key(self, key_sha256: str) -> Json | None:
+        """{member, role, revoked, key_sha256} of whoever has, or had, this key."""
+        name = self._state.by_key.get(key_sha256)
+        member = None if name is None else self._state.members[name]
+        if member is None:
+            return None
+        # A key that was replaced stays known as revoked.
+        revoked = member.revoked or member.key_sha256 != key_sha256
+        return {"member": member.name, "role": member.role, "revoked": revoked, "key_sha256": key_sha256}
+
+    def members(self) -> list[Json]:
+        """Every member, without keys."""
+        return [members.member_view(member) for member in self._state.members.values()]
+
+    def offers(self, now_ms: int, withdrawn: bool = False) -> list[Json]:
+        """Every offer that is listed, cheapest first; offline and draining ones say so in `state`."""
+        found = [
+            views.offer_view(self._state, self._volatile, offer)
+            for offer in self._state.offers.values()
+            if withdrawn or offer.state != "withdrawn"
+        ]
+        for view in found:
+            view["heard_ago_ms"] = None if view["heard_ms"] is None else max(0, now_ms - view["heard_ms"])
+        return sorted(found, key=lambda view: (view["price_nanos_per_gpu_hour"], view["id"]))
+
+    def offer(self, offer: str) -> Json | None:
+        """One offer, withdrawn or not."""
+        found = self._state.offers.get(offer)
+        return None if found is None else views.offer_view(self._state, self._volatile, found)
+
+    def job(self, job: str) -> Json | None:
+        found = self._state.jobs.get(job)
+        return None if found is None else views.job_view(self._state, self._volatile, found)
+
+    def jobs(self, customer: str | None) -> list[Json]:
+        """The customer's jobs, or everybody's, newest first."""
+        names = list(self._state.jobs if customer is None else self._state.jobs_of.get(customer, ()))
+        return [views.job_view(self._state, self._volatile, self._state.jobs[name]) for name in reversed(names)]
+
+    def leases_of(self, offer: str) -> Json | None:
+        """What the provider of the offer polls."""
+        found = self._state.offers.get(offer)
+        return None if found is None else views.leases_view(self._state, found, self._volatile)
+
+    def lease(self, lease: str) -> Json | None:
+        found = self._state.leases.get(lease)
+        return None if found is None else views.lease_view(self._state, found) | {"job": found.job}
+
+    def directive(self, job: str) -> Json | None:
+        """What the job's run polls."""
+        found = self._state.jobs.get(job)
+        return None if found is None else views.directive_view(self._state, found)
+
+    def runs(self) -> Json:
+        """What the steward polls."""
+        return views.runs_view(self._state)
+
+    def balance(self, member: str) -> Json:
+        return views.balance_view(self._state, member)
+
+    def transfers(self, account: str, after: str | None = None, limit: int = 100) -> list[Json]:
+        return views.transfers_view(self._state, account, after, limit)
+
+    def explain(self, job: str) -> Json | None:
+        found = self._state.jobs.get(job)
+        return None if found is None else views.explain_view(self._state, self._volatile, self.settings, found)
+
+    def rounds(self, job: str) -> list[Json] | None:
+        found = self._state.jobs.get(job)
+        return None if found is None else views.rounds_view(found)
+
+    def bundle(self, job: str) -> Json | None:
+        """{job, customer, spec, statements, transfers}: the arguments of storage.provenance.make_bundle."""
+        found = self._state.jobs.get(job)
+        return None if found is None else views.bundle_view(self._state, found)
+
+    def totals(self) -> Json:
+        """Figures for status and metrics."""
+        return views.totals_view(self._state, self._volatile)
+
+    def fingerprint(self) -> Json:
+        """Everything that follows from the journal, as plain data: equal after a replay."""
+        state = self._state
+        whole = {
+            name: _plain(getattr(state, name))
+            for name in (
+                "market_id",
+                "fee_ppm",
+                "version",
+                "members",
+                "by_key",
+                "offers",
+                "providers",
+                "jobs",
+                "leases",
+            )
+        }
+        order = {name: list(getattr(state, name)) for name in ("open_jobs", "live_leases", "offers", "jobs", "leases")}
+        counts = {"last_epoch": state.last_epoch, "runs_version": state.runs_version, "now_ms": state.now_ms}
+        return whole | {"order": order, "balances": state.ledger.balances()} | counts
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: asdict(cast(Any, one)) if hasattr(one, "__slots__") else one for name, one in value.items()}
+    return value

@@ -1,0 +1,133 @@
+"""Who pays when something fails: one table, fixed beforehand.
+
+A lease that ends by the provider's or the market's fault is never charged beyond its committed rounds (these are charged
+when a checkpoint makes them durable, if it ever does). One that ends by the customer's doing is charged to its last
+reading. What is metered and not charged is refunded: it never leaves the escrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class Fault(StrEnum):
+    PROVIDER = "provider"
+    CUSTOMER = "customer"
+    MARKET = "market"
+    NONE = "none"
+
+
+class Charged(StrEnum):
+    """Up to where a lease is charged when it ends."""
+
+    LAST_READING = "to its last reading"
+    DURABLE_ROUNDS = "its committed rounds, once they are durable"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """`event` is what happened; `aftermath` is what the market does next."""
+
+    reason: str
+    event: str
+    fault: Fault
+    aftermath: str
+
+    @property
+    def charged(self) -> Charged:
+        return Charged.LAST_READING if self.fault in _CUSTOMERS_DOING else Charged.DURABLE_ROUNDS
+
+    @property
+    def makes_suspect(self) -> bool:
+        """Whether the offer must be heard of again before it is matched, and this job avoids it for a while."""
+        return self.fault is Fault.PROVIDER
+
+
+_CUSTOMERS_DOING: Final = frozenset({Fault.CUSTOMER, Fault.NONE})
+
+_REPLACED: Final = "the round commits without it; a replacement is looked for within the budget"
+_FAILED: Final = "the job fails; the rest of the escrow goes back"
+_RESUMES: Final = "the job goes on from the newest round that a living worker or the disk holds"
+
+CAUSES: Final[tuple[Cause, ...]] = (
+    Cause("done", "the job has done its steps", Fault.NONE, "the rest of the escrow goes back"),
+    Cause("cancelled", "the customer cancelled", Fault.CUSTOMER, "the rest of the escrow goes back"),
+    Cause("released", "the run needs the worker no longer", Fault.NONE, "the job goes on with the others"),
+    Cause("escrow_exhausted", "the escrow ran out", Fault.CUSTOMER, "the job pauses; more budget resumes it"),
+    Cause("deadline", "the job's deadline has passed", Fault.CUSTOMER, _FAILED),
+    Cause("exception", "the customer's code raised", Fault.CUSTOMER, _FAILED),
+    Cause("nan", "the loss is not a number", Fault.CUSTOMER, _FAILED),
+    Cause("hang", "the customer's code hangs on every worker", Fault.CUSTOMER, _FAILED),
+    Cause("memory", "the customer's code takes more memory than its limit", Fault.CUSTOMER, _FAILED),
+    Cause("shape", "the customer's model changed shape", Fault.CUSTOMER, _FAILED),
+    Cause("import", "the customer's workload does not import", Fault.CUSTOMER, _FAILED),
+    Cause("diverged", "the workers no longer agree on the parameters", Fault.MARKET, _FAILED),
+    Cause("worker_killed", "the worker process died", Fault.PROVIDER, _REPLACED),
+    Cause("worker_frozen", "the worker does not answer", Fault.PROVIDER, _REPLACED),
+    Cause("worker_slow", "the worker misses its deadlines", Fault.PROVIDER, _REPLACED),
+    Cause("worker_lost", "the worker is gone, nobody knows why", Fault.PROVIDER, _REPLACED),
+    Cause("network_cut", "the provider cannot be reached", Fault.PROVIDER, _REPLACED),
+    Cause("node_died", "the provider's machine is gone", Fault.PROVIDER, _REPLACED),
+    Cause("stale", "the worker holds other parameters than its peers", Fault.PROVIDER, _REPLACED),
+    Cause("failed_to_start", "the provider could not start the worker", Fault.PROVIDER, _REPLACED),
+    Cause("start_timeout", "the worker was not started in time", Fault.PROVIDER, _REPLACED),
+    Cause("offer_offline", "the provider stopped asking for its leases", Fault.PROVIDER, _REPLACED),
+    Cause("preempted", "the provider took the machine back", Fault.PROVIDER, _REPLACED),
+    Cause("drained", "the provider drained the offer", Fault.PROVIDER, _REPLACED),
+    Cause("withdrew", "the provider withdrew the offer", Fault.PROVIDER, _REPLACED),
+    Cause("run_died", "the RunActor died and no worker outlived it", Fault.MARKET, _RESUMES),
+    Cause("head_lost", "the head node was away for longer than the workers could wait", Fault.MARKET, _RESUMES),
+    Cause(
+        "pause_timeout", "a pause was not confirmed in time", Fault.MARKET, "the job pauses at its last durable round"
+    ),
+    Cause("market_down", "the operator took the market down", Fault.MARKET, "the job pauses; `torg up` resumes it"),
+)
+
+BY_REASON: Final[Mapping[str, Cause]] = {cause.reason: cause for cause in CAUSES}
+CUSTOMER_FAILURES: Final = frozenset({"exception", "nan", "hang", "memory", "shape", "import"})
+
+
+def cause_of_loss(reason: str) -> Cause:
+    """The cause by which one worker is lost while its job goes on.
+
+    Nobody can say this of a customer's doing: an unknown reason, or one of the customer's, counts as `worker_lost`.
+    """
+    cause = BY_REASON.get(reason)
+    if cause is None or (cause.fault in _CUSTOMERS_DOING and reason != "released"):
+        return BY_REASON["worker_lost"]
+    return cause
+
+
+def cause_of_provider_end(reason: str) -> Cause:
+    """The cause when a provider ends a lease itself: always the provider's fault."""
+    cause = BY_REASON.get(reason)
+    return cause if cause is not None and cause.fault is Fault.PROVIDER else BY_REASON["worker_lost"]
+
+
+def cause_of_halt(state: str, reason: str) -> Cause:
+    """The cause that ends the leases of a run that has stopped as `done`, `paused`, `cancelled` or `failed`."""
+    if state == "done":
+        return BY_REASON["done"]
+    cause = BY_REASON.get(reason)
+    if state == "paused":
+        return cause if cause is not None and reason in _PAUSES else BY_REASON["run_died"]
+    if state == "cancelled":
+        return BY_REASON["cancelled"]
+    return cause if cause is not None and reason not in _NO_FAILURE else BY_REASON["run_died"]
+
+
+_PAUSES: Final = frozenset({"escrow_exhausted", "market_down"})
+_NO_FAILURE: Final = frozenset({"done", "released", "cancelled", "escrow_exhausted"})
+
+
+def render_table() -> str:
+    """The table as Markdown, for docs/FAULTS.md."""
+    lines = ["| what happens | reason | whose fault | the lease is charged | then |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {cause.event} | `{cause.reason}` | {cause.fault} | {cause.charged} | {cause.aftermath} |"
+        for cause in CAUSES
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,266 @@
+"""From matches to leases: the snapshot for a clearing, its result validated again, the provider's word on a lease."""
+
+from __future__ import annotations
+
+from market.checking import is_int, is_text
+from market.clearing import CONSTRAINTS, Match, Unmatched, covers
+from market.commands import SYSTEM, ApplyClearing, EndLease, StartLease
+from market.faults import BY_REASON, Charged, cause_of_provider_end
+from market.leases import Lease, LeaseState
+from market.orders import Bid, BookSnapshot, Offer, Requirements
+from market.outcomes import Answer, Json, Refusal, Settings, forbidden, unknown
+from market.pricing import cover_ms, fee_step, rate_nanos_per_hour, spendable_nanos
+from market.state import Job, OfferRecord, State, Volatile
+from market.turn import Turn
+from storage.ledger import FEE, Transfer, earnings, escrow
+
+
+def is_suspect(offer: OfferRecord, volatile: Volatile) -> bool:
+    """Whether the offer lost a lease and its provider has not been heard of since."""
+    return offer.lost_ms is not None and volatile.heard_ms.get(offer.id, -1) <= offer.lost_ms
+
+
+def offer_order(state: State, offer: OfferRecord, volatile: Volatile) -> Offer:
+    """The offer as the book lists it now."""
+    return Offer(
+        id=offer.id,
+        provider=offer.provider,
+        gpu=offer.gpu,
+        gpus=offer.gpus,
+        gpus_free=offer.gpus - offer.gpus_used,
+        vram_gib=offer.vram_gib,
+        region=offer.region,
+        reliability=state.providers[offer.provider].reliability,
+        isolation=offer.isolation,
+        price_nanos_per_gpu_hour=offer.price_nanos_per_gpu_hour,
+        shares=offer.shares,
+        matchable=offer.state == "open" and not is_suspect(offer, volatile),
+    )
+
+
+def requirements_of(spec: Json) -> Requirements:
+    workers, data = spec["workers"], spec["data"]
+    return Requirements(
+        gpus=workers["gpus"],
+        gpu=tuple(workers["gpu"]),
+        vram_gib=float(workers["vram_gib"]),
+        region=tuple(workers["region"]),
+        reliability=float(workers["reliability"]),
+        isolation=workers["isolation"],
+        share=data["name"] if data["kind"] == "share" else None,
+    )
+
+
+def bid_of_spec(job: str, spec: Json, submitted_ms: int) -> Bid:
+    """The bid of a job that has nothing yet and its whole budget."""
+    workers, limits = spec["workers"], spec["limits"]
+    return Bid(
+        job=job,
+        submitted_ms=submitted_ms,
+        workers_min=workers["min"],
+        workers_max=workers["max"],
+        requires=requirements_of(spec),
+        max_price_nanos_per_gpu_hour=limits["max_price_nanos_per_gpu_hour"],
+        spendable_nanos=limits["budget_nanos"],
+    )
+
+
+def bid_of(state: State, job: Job, settings: Settings, now_ms: int) -> Bid | None:
+    """What the job still wants, or None if it wants nobody now."""
+    workers = job.spec["workers"]
+    live = state.live_leases_of(job)
+    if job.state not in ("pending", "running") or job.wanted != "run" or len(live) >= workers["max"]:
+        return None
+    # A gang that holds nobody must be complete at once; one that lost somebody takes whoever comes.
+    missing = workers["min"] if not live else 1
+    return Bid(
+        job=job.id,
+        submitted_ms=job.submitted_ms,
+        workers_min=missing,
+        workers_max=workers["max"] - len(live),
+        requires=requirements_of(job.spec),
+        max_price_nanos_per_gpu_hour=job.spec["limits"]["max_price_nanos_per_gpu_hour"],
+        spendable_nanos=spendable_nanos(state.escrow(job), state.leases_of(job)),
+        cover_ms=cover_ms(len(live), workers["min"], job.last_round_ms),
+        running_nanos_per_hour=rate_nanos_per_hour(live),
+        avoid=frozenset(offer for offer, at_ms in job.avoid_ms.items() if now_ms < at_ms + settings.avoid_ms),
+        essential=len(live) < workers["min"],
+    )
+
+
+def take_snapshot(state: State, volatile: Volatile, settings: Settings) -> BookSnapshot:
+    """Offers and bids as they stand, for `clear()`; offers that are withdrawn are not in it."""
+    offers = tuple(offer_order(state, offer, volatile) for offer in state.offers.values() if offer.state != "withdrawn")
+    if volatile.stopped:
+        return BookSnapshot(offers, ())
+    bids = (bid_of(state, state.jobs[job], settings, volatile.now_ms) for job in state.open_jobs)
+    return BookSnapshot(offers, tuple(bid for bid in bids if bid is not None))
+
+
+def apply_clearing(turn: Turn, command: ApplyClearing) -> Answer | Refusal:
+    """Grant what still holds; a match that is stale is left out whole and cleared again later."""
+    if command.by != SYSTEM:
+        return forbidden("only the market's own process clears")
+    matched: list[Json] = []
+    for match in command.clearing.matches:
+        granted = 0 if turn.volatile.stopped else _grant(turn, match)
+        if granted:
+            offers = match.offers[:granted]
+            matched += [
+                {"job": match.job, "offer": offer, "gpus": match.gpus * offers.count(offer)}
+                for offer in dict.fromkeys(offers)
+            ]
+        else:
+            turn.volatile.dirty = True
+    unmatched = [_unmatched_view(one) for one in command.clearing.unmatched if _is_news(turn, one)]
+    if matched or unmatched:
+        turn.emit("clearing", {"matched": matched, "unmatched": unmatched})
+    return Answer({"matched": matched, "unmatched": len(command.clearing.unmatched)})
+
+
+def _unmatched_view(one: Unmatched) -> Json:
+    return {
+        "job": one.job,
+        "reason": str(one.reason),
+        "detail": one.detail,
+        "removed": [{"reason": str(removed.reason), "gpus": removed.gpus} for removed in one.removed],
+        "relaxations": list(one.relaxations),
+    }
+
+
+def _is_news(turn: Turn, one: Unmatched) -> bool:
+    job = turn.state.jobs.get(one.job)
+    if job is None or bid_of(turn.state, job, turn.settings, turn.now_ms) is None:
+        return False
+    return job.unmatched != _unmatched_view(one)
+
+
+def _grant(turn: Turn, match: Match) -> int:
+    """Check the match against the state of now and grant it whole; the number of new leases, or 0."""
+    state = turn.state
+    job = state.jobs.get(match.job)
+    bid = None if job is None else bid_of(state, job, turn.settings, turn.now_ms)
+    if job is None or bid is None or not bid.workers_min <= len(match.offers) <= bid.workers_max:
+        return 0
+    if match.gpus != bid.requires.gpus or len(state.live_leases) + len(match.offers) > turn.settings.max_live_leases:
+        return 0
+    seats: list[Offer] = []
+    for name, price in zip(match.offers, match.prices_nanos_per_gpu_hour, strict=True):
+        record = state.offers.get(name)
+        if record is None or record.price_nanos_per_gpu_hour != price:
+            return 0
+        offer = offer_order(state, record, turn.volatile)
+        if offer.gpus_free < match.gpus * match.offers.count(name):
+            return 0
+        if not all(test(offer, bid) for _, test in CONSTRAINTS):
+            return 0
+        seats.append(offer)
+    if not covers(bid, seats):
+        return 0
+    for offer in seats:
+        _grant_lease(turn, job, state.offers[offer.id])
+    if job.state != "running":
+        turn.set_job(job, "running", "matched", f"{len(seats)} workers")
+    return len(seats)
+
+
+def _grant_lease(turn: Turn, job: Job, offer: OfferRecord) -> None:
+    epoch = turn.state.last_epoch + 1
+    fields = {
+        "lease": f"lease-{epoch:06d}",
+        "epoch": epoch,
+        "slot": job.next_slot,
+        "job": job.id,
+        "customer": job.customer,
+        "offer": offer.id,
+        "provider": offer.provider,
+        "gpu": offer.gpu,
+        "gpus": job.spec["workers"]["gpus"],
+        "price_nanos_per_gpu_hour": offer.price_nanos_per_gpu_hour,
+        "replaces": job.orphans[0] if job.orphans else None,
+    }
+    turn.emit("lease_granted", fields)
+
+
+def _own_lease(turn: Turn, name: str, epoch: int, by: str) -> Lease | Refusal:
+    refusal = turn.require(by, ("provider",))
+    if refusal is not None:
+        return refusal
+    lease = turn.state.leases.get(name)
+    if lease is None or lease.provider != by:
+        return unknown("lease", name)
+    if lease.epoch != epoch:
+        return Refusal("stale_epoch", f"{name} has epoch {lease.epoch}, not {epoch}", field="epoch", status=409)
+    return lease
+
+
+def start_lease(turn: Turn, command: StartLease) -> Answer | Refusal:
+    """The provider's worker holds the lease. The same again is answered; another worker for it is refused."""
+    lease = _own_lease(turn, command.lease, command.epoch, command.by)
+    if isinstance(lease, Refusal):
+        return lease
+    if not (is_text(command.worker, 200) and is_text(command.node, 200) and is_int(command.pid, 0, 2**31)):
+        return Refusal("invalid", "worker and node are short texts, pid is a process id", field="worker")
+    if lease.state is LeaseState.ENDED:
+        return Refusal("lease_ended", f"{lease.id} is over: {lease.reason}", remedy="stop its worker", status=409)
+    told = (command.worker, command.pid, command.node)
+    if lease.state is LeaseState.ACTIVE:
+        if (lease.worker, lease.pid, lease.node) == told:
+            return Answer(_lease_answer(lease), created=False)
+        return Refusal("conflict", f"{lease.id} is held by {lease.worker}", remedy="end the lease", status=409)
+    fields = {"lease": lease.id, "epoch": lease.epoch, "worker": command.worker, "pid": command.pid}
+    turn.emit("lease_started", fields | {"node": command.node})
+    return Answer(_lease_answer(lease))
+
+
+def _lease_answer(lease: Lease) -> Json:
+    return {"id": lease.id, "epoch": lease.epoch, "state": str(lease.state)}
+
+
+def end_lease_by_provider(turn: Turn, command: EndLease) -> Answer | Refusal:
+    """A provider gives a lease up. Ended already: answered."""
+    lease = _own_lease(turn, command.lease, command.epoch, command.by)
+    if isinstance(lease, Refusal):
+        return lease
+    if lease.state is LeaseState.ENDED:
+        return Answer(_lease_answer(lease), created=False)
+    end_lease(turn, lease, cause_of_provider_end(command.reason).reason, command.detail)
+    return Answer(_lease_answer(lease))
+
+
+def end_lease(turn: Turn, lease: Lease, reason: str, detail: str) -> None:
+    """End a living lease by a cause of the fault table, and charge it as far as the table says."""
+    cause = BY_REASON[reason]
+    if cause.charged is Charged.LAST_READING:
+        charge(turn, lease, lease.metered_ms, turn.state.jobs[lease.job].rounds_committed)
+    fields = {
+        "lease": lease.id,
+        "epoch": lease.epoch,
+        "job": lease.job,
+        "reason": reason,
+        "fault": str(cause.fault),
+        "metered_ms": lease.metered_ms,
+        "charged_ms": lease.charged_ms,
+    }
+    turn.emit("lease_ended", fields | {"detail": turn.cut(detail)})
+
+
+def charge(turn: Turn, lease: Lease, to_ms: int, round_number: int) -> None:
+    """Move what the meter up to `to_ms` costs out of the escrow, no more than it holds."""
+    state = turn.state
+    account = escrow(lease.job)
+    to_ms = min(to_ms, lease.payable_ms(state.balance(account)))
+    if to_ms <= lease.charged_ms:
+        return
+    amount = lease.nanos_at(to_ms) - lease.charged_nanos
+    fee = fee_step(lease.charged_nanos, lease.charged_nanos + amount, state.fee_ppm)
+    mark = f"{lease.id}:{to_ms}"
+    if amount > fee:
+        earned = Transfer(
+            f"charge:{mark}", "charge", account, earnings(lease.provider), amount - fee, lease.job, lease.id
+        )
+        turn.transfer(earned)
+    if fee:
+        turn.transfer(Transfer(f"fee:{mark}", "fee", account, FEE, fee, lease.job, lease.id))
+    fields = {"lease": lease.id, "epoch": lease.epoch, "job": lease.job, "from_ms": lease.charged_ms, "to_ms": to_ms}
+    turn.emit("lease_charged", fields | {"amount_nanos": amount, "fee_nanos": fee, "round": round_number})

@@ -1,0 +1,248 @@
+"""The life of a job as its customer and its run tell it: submit, more budget, cancel, halt; market down and up."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from market.checking import check_size, check_spec, invalid, is_digest, is_int, is_name
+from market.commands import AddBudget, CancelJob, HaltJob, ReopenMarket, StopMarket, SubmitJob
+from market.faults import cause_of_halt
+from market.feasibility import cheapest_minute_nanos, never_fits
+from market.granting import bid_of_spec, end_lease, offer_order
+from market.metering import report_answer
+from market.offering import closing
+from market.outcomes import Answer, Json, Refusal, conflict
+from market.state import Job
+from market.turn import Turn
+from market.views import job_view
+from storage.canonical import digest_of
+from storage.ledger import Status, Transfer, escrow, wallet
+from storage.units import format_usd
+
+CUSTOMERS: Final = ("customer", "operator")
+
+
+def submit_job(turn: Turn, command: SubmitJob) -> Answer | Refusal:
+    """Check everything, hold the whole budget, and place the bid."""
+    refusal = turn.require(command.by, CUSTOMERS)
+    if refusal is not None:
+        return refusal
+    if not is_name(command.id):
+        return invalid("id", command.id, "1 to 64 letters, digits, dots, dashes")
+    spec = dict(command.spec)
+    refusal = check_size("spec", spec, turn.settings.max_spec_bytes)
+    if refusal is not None:
+        return refusal
+    digest = digest_of(spec)
+    known = turn.state.jobs.get(command.id)
+    if known is not None:
+        if (known.customer, known.spec_digest) == (command.by, digest):
+            return Answer(job_view(turn.state, turn.volatile, known), created=False)
+        return conflict("job", command.id)
+    refusal = closing() if turn.volatile.stopped else None
+    refusal = refusal or check_spec(spec, turn.settings) or _check_open_jobs(turn, command.by)
+    refusal = refusal or _check_feasible(turn, command.id, spec) or _check_funds(turn, command.by, spec)
+    if refusal is not None:
+        return refusal
+    budget = spec["limits"]["budget_nanos"]
+    fields = {"job": command.id, "customer": command.by, "name": spec["name"], "spec": spec, "budget_nanos": budget}
+    turn.emit("job_submitted", fields | {"spec_digest": digest, "tags": spec["tags"]})
+    job = turn.state.jobs[command.id]
+    turn.hold(f"hold:{job.id}", job, budget)
+    return Answer(job_view(turn.state, turn.volatile, job))
+
+
+def _check_open_jobs(turn: Turn, customer: str) -> Refusal | None:
+    own = sum(turn.state.jobs[job].open for job in turn.state.jobs_of.get(customer, ()))
+    if own >= turn.settings.max_open_jobs_per_customer or len(turn.state.open_jobs) >= turn.settings.max_open_jobs:
+        return Refusal(
+            "too_many_jobs", "too many jobs are open", remedy="wait for one to end, or cancel it", status=429
+        )
+    return None
+
+
+def _check_feasible(turn: Turn, name: str, spec: Json) -> Refusal | None:
+    """Refuse requirements that no listed hardware meets (unless the job says `wait`), and a budget under a minute."""
+    state = turn.state
+    listed = [offer_order(state, one, turn.volatile) for one in state.offers.values() if one.state != "withdrawn"]
+    bid = bid_of_spec(name, spec, turn.now_ms)
+    never = None if spec.get("wait", False) else never_fits(listed, bid)
+    if never is not None:
+        remedy = " or ".join(never.relaxations) or "other requirements"
+        return Refusal(
+            f"never_fits_{never.reason}",
+            never.detail,
+            field=_FIELD_OF[never.reason],
+            remedy=f"{remedy}; or say `wait: true` to wait for such hardware",
+        )
+    minute = cheapest_minute_nanos(listed, bid)
+    if minute is not None and spec["limits"]["budget_nanos"] < minute:
+        return Refusal(
+            "budget_too_small",
+            f"the budget of {format_usd(bid.spendable_nanos)} USD is less than one minute of the cheapest gang",
+            field="limits.budget_usd",
+            remedy=f"at least {format_usd(minute)} USD",
+        )
+    return None
+
+
+_FIELD_OF: Final = {
+    "gpu_model": "workers.gpu",
+    "vram_too_small": "workers.vram_gib",
+    "region": "workers.region",
+    "isolation": "workers.isolation",
+    "reliability": "workers.reliability",
+    "share_missing": "data",
+    "offer_too_small": "workers.gpus",
+}
+
+
+def _check_funds(turn: Turn, customer: str, spec: Json) -> Refusal | None:
+    budget, balance = spec["limits"]["budget_nanos"], turn.state.balance(wallet(customer))
+    if balance >= budget:
+        return None
+    return Refusal(
+        "insufficient_funds",
+        f"the wallet holds {format_usd(balance)} USD and the budget is {format_usd(budget)} USD",
+        field="limits.budget_usd",
+        remedy=f"deposit {format_usd(budget - balance)} USD more, or lower the budget",
+        status=402,
+    )
+
+
+def add_budget(turn: Turn, command: AddBudget) -> Answer | Refusal:
+    """Hold more for the job; if it paused, or is pausing, because the escrow ran out, it goes on."""
+    job = turn.require(command.by, CUSTOMERS) or turn.find_job(command.job, command.by)
+    if isinstance(job, Refusal):
+        return job
+    if not is_name(command.id):
+        return invalid("id", command.id, "1 to 64 letters, digits, dots, dashes")
+    most = turn.settings.max_amount_nanos
+    if not is_int(command.add_nanos, 1, most):
+        return invalid("add_nanos", command.add_nanos, f"a whole number of nano-dollars from 1 to {most}")
+    mark = f"budget:{job.id}:{command.id}"
+    transfer = Transfer(mark, "hold", wallet(job.customer), escrow(job.id), command.add_nanos, job.id, None)
+    status = turn.state.ledger.check(transfer)
+    if status is Status.EXISTS:
+        return Answer(job_view(turn.state, turn.volatile, job), created=False)
+    if not job.open:
+        return Refusal("job_over", f"{job.id} is {job.state}", field="job", status=409)
+    if status is Status.WOULD_OVERDRAW:
+        return Refusal(
+            "insufficient_funds",
+            f"the wallet holds {format_usd(turn.state.balance(transfer.debit))} USD",
+            field="add_nanos",
+            remedy="deposit more",
+            status=402,
+        )
+    if status is not Status.CREATED:
+        return conflict("budget", command.id)
+    turn.transfer(transfer)
+    total = job.budget_nanos + command.add_nanos
+    turn.emit("job_budget", {"job": job.id, "added_nanos": command.add_nanos, "budget_nanos": total})
+    if job.wanted == "pause" and job.wanted_reason == "escrow_exhausted":
+        turn.want(job, "run", "budget_added")
+        if job.state == "paused":
+            turn.set_job(job, "pending", "budget_added")
+    return Answer(job_view(turn.state, turn.volatile, job))
+
+
+def cancel_job(turn: Turn, command: CancelJob) -> Answer | Refusal:
+    """End the job at once: its leases are charged to their last reading, the rest of the escrow goes back."""
+    job = turn.require(command.by, CUSTOMERS) or turn.find_job(command.job, command.by)
+    if isinstance(job, Refusal):
+        return job
+    if not job.open:
+        if job.state == "cancelled":
+            return Answer(job_view(turn.state, turn.volatile, job), created=False)
+        return Refusal("job_over", f"{job.id} is {job.state} already", field="job", status=409)
+    finish(turn, job, "cancelled", "cancelled", f"by {command.by}")
+    return Answer(job_view(turn.state, turn.volatile, job))
+
+
+def finish(turn: Turn, job: Job, state: str, reason: str, detail: str) -> None:
+    """Settle and close: end the leases as the fault table says, give the rest back, and only then say the state."""
+    turn.want(job, "stop", reason)
+    end_all(turn, job, cause_of_halt(state, reason).reason, detail)
+    left = turn.state.escrow(job)
+    if left:
+        mark = f"release:{job.id}"
+        turn.transfer(Transfer(mark, "release", escrow(job.id), wallet(job.customer), left, job.id))
+    if state == "done":
+        assert job.durable is not None
+        turn.emit("job_result", {"job": job.id, "manifest": job.durable["manifest"]})
+    turn.set_job(job, state, reason, detail)
+
+
+def end_all(turn: Turn, job: Job, reason: str, detail: str) -> None:
+    for lease in turn.state.live_leases_of(job):
+        end_lease(turn, lease, reason, detail)
+
+
+def pause(turn: Turn, job: Job, lease_reason: str, detail: str) -> None:
+    """Close the leases and keep the rest of the escrow; the state's reason is why the pause was wanted."""
+    end_all(turn, job, lease_reason, detail)
+    turn.set_job(job, "paused", job.wanted_reason, detail)
+
+
+def halt_job(turn: Turn, command: HaltJob) -> Answer | Refusal:
+    """The run has stopped. A run of a job that is over, or that waits for another, is answered and changes nothing."""
+    refusal = turn.require(command.by, ("plane",))
+    if refusal is not None:
+        return refusal
+    job = turn.state.jobs.get(command.job)
+    if job is None:
+        return Refusal("unknown_job", f"there is no job {command.job!r}", field="job", status=404)
+    if command.state not in ("paused", "done", "failed"):
+        return invalid("state", command.state, "paused, done or failed")
+    if command.manifest is not None and not is_digest(command.manifest):
+        return invalid("manifest", command.manifest, "a SHA-256 in hex")
+    if job.state != "running":
+        return report_answer(job, created=False)
+    if command.state == "paused":
+        if job.wanted != "pause":
+            return Refusal("not_asked", f"nobody asked {job.id} to pause", field="state", status=409)
+        pause(turn, job, cause_of_halt("paused", job.wanted_reason).reason, command.detail)
+    elif command.state == "failed":
+        finish(turn, job, "failed", cause_of_halt("failed", command.reason).reason, command.detail)
+    else:
+        durable = job.durable
+        if (
+            durable is None
+            or durable["round"] != job.rounds_committed
+            or command.manifest not in (None, durable["manifest"])
+        ):
+            return Refusal("not_durable", "the last round is not durable yet", field="manifest", status=409)
+        finish(turn, job, "done", "done", command.detail)
+    return report_answer(job)
+
+
+def stop_market(turn: Turn, command: StopMarket) -> Answer | Refusal:
+    """Refuse new work and ask every running job to pause at a durable round."""
+    refusal = turn.require(command.by, ("operator",))
+    if refusal is not None:
+        return refusal
+    turn.volatile.stopped = True
+    jobs = list(turn.state.running())
+    for job in jobs:
+        if job.wanted == "run":
+            turn.want(job, "pause", "market_down")
+    return Answer({"pausing": [job.id for job in jobs]})
+
+
+def reopen_market(turn: Turn, command: ReopenMarket) -> Answer | Refusal:
+    """Take new work again; what the market's end had paused goes on."""
+    refusal = turn.require(command.by, ("operator",))
+    if refusal is not None:
+        return refusal
+    turn.volatile.stopped = False
+    resumed: list[str] = []
+    for job in [turn.state.jobs[name] for name in turn.state.open_jobs]:
+        if job.wanted != "pause" or job.wanted_reason != "market_down":
+            continue
+        end_all(turn, job, "market_down", "")
+        turn.want(job, "run", "market_up")
+        turn.set_job(job, "pending", "market_up")
+        resumed.append(job.id)
+    turn.volatile.dirty = True
+    return Answer({"resumed": resumed})

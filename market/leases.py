@@ -1,0 +1,98 @@
+"""A lease: granted → active → ended, and what is owed for it.
+
+    granted --(provider: worker holds it)--> active
+    granted, active --(cause of market/faults.py)--> ended
+
+Meters are cumulative milliseconds since the worker took the lease. `committed` holds (round, leased_ms) of committed
+rounds that are not yet paid; a checkpoint that becomes durable turns them into a charge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from storage.units import charge_nanos
+
+
+class LeaseState(StrEnum):
+    GRANTED = "granted"
+    ACTIVE = "active"
+    ENDED = "ended"
+
+
+TRANSITIONS: frozenset[tuple[LeaseState, LeaseState]] = frozenset(
+    {
+        (LeaseState.GRANTED, LeaseState.ACTIVE),
+        (LeaseState.GRANTED, LeaseState.ENDED),
+        (LeaseState.ACTIVE, LeaseState.ENDED),
+    }
+)
+
+
+@dataclass(slots=True)
+class Lease:
+    """`slot` is the worker's number for data, never used twice in a job; `epoch` is unique in the market."""
+
+    id: str
+    epoch: int
+    slot: int
+    job: str
+    customer: str
+    offer: str
+    provider: str
+    gpu: str
+    gpus: int
+    price_nanos_per_gpu_hour: int
+    granted_ms: int
+    replaces: str | None = None
+    state: LeaseState = LeaseState.GRANTED
+    worker: str | None = None
+    pid: int | None = None
+    node: str | None = None
+    started_ms: int | None = None
+    metered_ms: int = 0
+    trained_ms: int = 0
+    rounds: int = 0
+    tokens: int = 0
+    bytes: int = 0
+    committed: list[tuple[int, int]] = field(default_factory=list)
+    charged_ms: int = 0
+    charged_nanos: int = 0
+    fee_nanos: int = 0
+    ended_ms: int | None = None
+    reason: str | None = None
+    fault: str | None = None
+    detail: str = ""
+
+    @property
+    def live(self) -> bool:
+        return self.state is not LeaseState.ENDED
+
+    @property
+    def accrued_nanos(self) -> int:
+        """Metered and not yet charged."""
+        return self.nanos_at(self.metered_ms) - self.charged_nanos
+
+    @property
+    def rate_nanos_per_hour(self) -> int:
+        return self.price_nanos_per_gpu_hour * self.gpus
+
+    def nanos_at(self, leased_ms: int) -> int:
+        """What `leased_ms` of this lease cost in all."""
+        return charge_nanos(self.price_nanos_per_gpu_hour, self.gpus, leased_ms)
+
+    def owed_ms(self, durable_round: int) -> int:
+        """The meter at the newest committed round that is durable, never less than what is charged."""
+        return max([self.charged_ms, *(ms for number, ms in self.committed if number <= durable_round)])
+
+    def payable_ms(self, budget_nanos: int) -> int:
+        """The highest meter that `budget_nanos` still pays from what is charged."""
+        if self.rate_nanos_per_hour == 0:
+            return 2**62
+        return ((self.charged_nanos + budget_nanos + 1) * 3_600_000 - 1) // self.rate_nanos_per_hour
+
+    def move(self, state: LeaseState) -> None:
+        """Change state; a transition that is not in the table is a bug."""
+        assert (self.state, state) in TRANSITIONS, f"{self.id}: {self.state} -> {state}"
+        self.state = state

@@ -1,0 +1,114 @@
+"""Who may come in: opening the market, members and their keys, deposits."""
+
+from __future__ import annotations
+
+from market.checking import invalid, is_digest, is_int, is_name, is_text
+from market.commands import SYSTEM, AddMember, Deposit, OpenMarket, RevokeMember
+from market.granting import end_lease
+from market.outcomes import Answer, Json, Refusal, conflict, unknown
+from market.state import ROLES, MemberRecord
+from market.turn import Turn
+from storage.ledger import WORLD, Status, Transfer, wallet
+
+
+def open_market(turn: Turn, command: OpenMarket) -> Answer | Refusal:
+    if command.by != SYSTEM:
+        return Refusal("forbidden", "only the market's own process opens it", status=403)
+    if turn.state.market_id:
+        if turn.state.market_id != command.market_id:
+            return conflict("market", turn.state.market_id)
+        return Answer({"market_id": turn.state.market_id}, created=False)
+    if not is_name(command.market_id) or not is_text(command.version, 64):
+        return invalid("market_id", command.market_id, "1 to 64 letters, digits, dots, dashes")
+    fields = {"market_id": command.market_id, "fee_ppm": turn.settings.fee_ppm, "version": command.version}
+    turn.emit("market_opened", fields)
+    return Answer({"market_id": command.market_id})
+
+
+def add_member(turn: Turn, command: AddMember) -> Answer | Refusal:
+    refusal = turn.require(command.by, ("operator",))
+    if refusal is not None:
+        return refusal
+    if not is_name(command.member) or command.member == SYSTEM:
+        return invalid("member", command.member, "1 to 64 letters, digits, dots, dashes, and not 'market'")
+    if command.role not in ROLES:
+        return invalid("role", command.role, ", ".join(ROLES))
+    if not is_digest(command.key_sha256):
+        return invalid("key_sha256", command.key_sha256, "a SHA-256 in hex")
+    state = turn.state
+    known = state.members.get(command.member)
+    if known is not None and not known.revoked:
+        same = (known.role, known.key_sha256) == (command.role, command.key_sha256)
+        return Answer(member_view(known), created=False) if same else conflict("member", command.member)
+    if known is not None and known.role != command.role:
+        return conflict("member", command.member)
+    if command.key_sha256 in state.by_key:
+        return Refusal("conflict", "this key belongs to another member", field="key_sha256", status=409)
+    if known is None and len(state.members) >= turn.settings.max_members:
+        return Refusal("too_many_members", f"the market holds {turn.settings.max_members} members", status=429)
+    turn.emit("member_added", {"member": command.member, "role": command.role, "key_sha256": command.key_sha256})
+    return Answer(member_view(state.members[command.member]))
+
+
+def revoke_member(turn: Turn, command: RevokeMember) -> Answer | Refusal:
+    refusal = turn.require(command.by, ("operator",))
+    if refusal is not None:
+        return refusal
+    member = turn.state.members.get(command.member)
+    if member is None:
+        return unknown("member", command.member)
+    if member.name == command.by:
+        return Refusal("forbidden", "nobody revokes itself: another operator must do it", field="member", status=403)
+    if member.revoked:
+        return Answer(member_view(member), created=False)
+    turn.emit("member_revoked", {"member": member.name})
+    for name in turn.state.offers_of.get(member.name, ()):
+        offer = turn.state.offers[name]
+        if offer.state != "withdrawn":
+            for lease in list(offer.live):
+                end_lease(turn, turn.state.leases[lease], "withdrew", "its provider was revoked")
+            turn.set_offer(offer, "withdrawn", offer.price_nanos_per_gpu_hour, "revoked")
+    return Answer(member_view(member))
+
+
+def member_view(member: MemberRecord) -> Json:
+    return {"member": member.name, "role": member.role, "revoked": member.revoked, "added_ms": member.added_ms}
+
+
+def deposit(turn: Turn, command: Deposit) -> Answer | Refusal:
+    refusal = turn.require(command.by, ("operator",))
+    if refusal is not None:
+        return refusal
+    if not is_name(command.id):
+        return invalid("id", command.id, "1 to 64 letters, digits, dots, dashes")
+    if not is_int(command.amount_nanos, 1, turn.settings.max_amount_nanos):
+        most = turn.settings.max_amount_nanos
+        return invalid("amount_nanos", command.amount_nanos, f"a whole number of nano-dollars from 1 to {most}")
+    member = turn.state.members.get(command.account)
+    if member is None:
+        return unknown("account", command.account)
+    if member.role not in ("customer", "operator"):
+        return Refusal(
+            "no_wallet", f"{member.name!r} is a {member.role} and has no wallet to pay from", field="account"
+        )
+    ledger = turn.state.ledger
+    transfer = Transfer(command.id, "deposit", WORLD, wallet(member.name), command.amount_nanos)
+    status = ledger.check(transfer)
+    if status is Status.EXISTS:
+        return Answer(_deposit_view(turn, command), created=False)
+    if status is not Status.CREATED:
+        return conflict("deposit", command.id)
+    if command.amount_nanos - ledger.balance(WORLD) > turn.settings.max_total_nanos:
+        return Refusal("too_much_money", "the market's books hold no more than this in all", field="amount_nanos")
+    turn.transfer(transfer)
+    return Answer(_deposit_view(turn, command))
+
+
+def _deposit_view(turn: Turn, command: Deposit) -> Json:
+    balance = turn.state.balance(wallet(command.account))
+    return {
+        "id": command.id,
+        "account": command.account,
+        "amount_nanos": command.amount_nanos,
+        "balance_nanos": balance,
+    }

@@ -1,0 +1,236 @@
+"""What a run reports: readings, rounds, checkpoints. Meters never run backwards nor faster than the clock.
+
+In a `Member`, `leased_ms` and `trained_ms` are cumulative since the lease's grant; loss, steps, tokens and bytes are of
+this round alone. Work is charged when a checkpoint makes it durable.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from market.checking import MAX_INT, MAX_ROUNDS, MAX_STEPS, invalid, is_digest, is_int, is_text
+from market.commands import Evaluated, LostWorker, Member, Reading, ReportCheckpoint, ReportReadings, ReportRound
+from market.faults import cause_of_loss
+from market.granting import charge, end_lease
+from market.leases import Lease, LeaseState
+from market.outcomes import Answer, Refusal
+from market.pricing import must_pause
+from market.proving import make_segment
+from market.state import Job
+from market.turn import Turn
+
+
+def report_answer(job: Job, created: bool = True, stale: int = 0) -> Answer:
+    """What every report of a run is answered: the version of the directive."""
+    return Answer({"version": job.version, "state": job.state, "wanted": job.wanted, "stale": stale}, created)
+
+
+def _job_of_run(turn: Turn, name: str, by: str) -> Job | Refusal:
+    refusal = turn.require(by, ("plane",))
+    if refusal is not None:
+        return refusal
+    job = turn.state.jobs.get(name)
+    return job or Refusal("unknown_job", f"there is no job {name!r}", field="job", status=404)
+
+
+def _lease_of(turn: Turn, job: Job, name: str, epoch: int) -> Lease | None:
+    """The lease, if it is this job's and of this epoch."""
+    lease = turn.state.leases.get(name)
+    return lease if lease is not None and (lease.job, lease.epoch) == (job.id, epoch) else None
+
+
+def report_readings(turn: Turn, command: ReportReadings) -> Answer | Refusal:
+    """Meters go up, losses are noted, lost workers' leases end. Stale epochs are counted and dropped."""
+    job = _job_of_run(turn, command.job, command.by)
+    if isinstance(job, Refusal):
+        return job
+    for reading in command.readings:
+        for name in ("leased_ms", "trained_ms", "rounds", "tokens", "bytes"):
+            if not is_int(getattr(reading, name), 0, MAX_INT):
+                return invalid(f"readings.{name}", getattr(reading, name), "a count")
+    if job.state != "running":
+        return report_answer(job, created=False)
+    if command.run_pid is not None and is_int(command.run_pid, 1, 2**31):
+        turn.volatile.run_pid[job.id] = command.run_pid
+    stale = sum(not _meter(turn, job, reading) for reading in command.readings)
+    _evaluate(turn, job, command.evaluated)
+    stale += _lose(turn, job, command.lost)
+    watch_escrow(turn, job)
+    return report_answer(job, stale=stale)
+
+
+def _meter(turn: Turn, job: Job, reading: Reading) -> bool:
+    lease = _lease_of(turn, job, reading.lease, reading.epoch)
+    if lease is None or lease.state is not LeaseState.ACTIVE:
+        return False
+    turn.volatile.reading_ms[lease.id] = turn.now_ms
+    leased_ms = max(lease.metered_ms, min(reading.leased_ms, turn.now_ms - lease.granted_ms))
+    new = (
+        leased_ms,
+        max(lease.trained_ms, min(reading.trained_ms, leased_ms)),
+        max(lease.rounds, reading.rounds),
+        max(lease.tokens, reading.tokens),
+        max(lease.bytes, reading.bytes),
+    )
+    if new != (lease.metered_ms, lease.trained_ms, lease.rounds, lease.tokens, lease.bytes):
+        names = ("leased_ms", "trained_ms", "rounds", "tokens", "bytes")
+        fields = {"lease": lease.id, "epoch": lease.epoch, "job": job.id}
+        turn.emit("lease_metered", fields | dict(zip(names, new, strict=True)))
+    return True
+
+
+def _evaluate(turn: Turn, job: Job, evaluated: Iterable[Evaluated]) -> None:
+    for one in evaluated:
+        known = isinstance(one.round, int) and 1 <= one.round <= job.rounds_committed
+        if known and math.isfinite(one.loss) and job.losses.get(one.round) != one.loss:
+            turn.emit("round_evaluated", {"job": job.id, "round": one.round, "loss": float(one.loss)})
+
+
+def _lose(turn: Turn, job: Job, lost: Iterable[LostWorker]) -> int:
+    stale = 0
+    for one in lost:
+        lease = _lease_of(turn, job, one.lease, one.epoch)
+        if lease is None or not lease.live:
+            stale += 1
+            continue
+        end_lease(turn, lease, cause_of_loss(one.reason).reason, one.detail)
+    return stale
+
+
+def report_round(turn: Turn, command: ReportRound) -> Answer | Refusal:
+    """A round is committed. The one after the last, the same again, or another try of rounds that were lost."""
+    job = _job_of_run(turn, command.job, command.by)
+    if isinstance(job, Refusal):
+        return job
+    refusal = _check_round(command)
+    if refusal is not None:
+        return refusal
+    if _is_known_round(job, command):
+        _lose(turn, job, command.lost)
+        return report_answer(job, created=False)
+    if job.state != "running":
+        return report_answer(job, created=False)
+    if not job.durable_round < command.round <= job.rounds_committed + 1:
+        return Refusal(
+            "round_out_of_order",
+            f"{job.id} has committed {job.rounds_committed} rounds, {job.durable_round} of them durable",
+            field="round",
+            status=409,
+        )
+    before = job.rounds[command.round - 1]["step"] if command.round > 1 else 0
+    if command.step < before:
+        return invalid("step", command.step, f"a step from {before}, where the round before ended")
+    members = [(member, _lease_of(turn, job, member.lease, member.epoch)) for member in command.members]
+    present = [(member, lease) for member, lease in members if lease is not None and lease.started_ms is not None]
+    if not present:
+        return Refusal("no_members", "no member of this round holds a lease of the job", field="members", status=409)
+    _commit(turn, job, command, present)
+    _lose(turn, job, command.lost)
+    watch_escrow(turn, job)
+    return report_answer(job, stale=len(members) - len(present))
+
+
+def _check_round(command: ReportRound) -> Refusal | None:
+    if not is_int(command.round, 1, MAX_ROUNDS):
+        return invalid("round", command.round, "a round from 1")
+    if not is_int(command.step, 0, MAX_STEPS):
+        return invalid("step", command.step, "a step from 0")
+    if not is_digest(command.digest):
+        return invalid("digest", command.digest, "a SHA-256 in hex")
+    if not is_int(command.duration_ms, 0, MAX_INT):
+        return invalid("duration_ms", command.duration_ms, "milliseconds")
+    for member in command.members:
+        for name in ("steps", "tokens", "leased_ms", "trained_ms", "bytes"):
+            if not is_int(getattr(member, name), 0, MAX_INT):
+                return invalid(f"members.{name}", getattr(member, name), "a count")
+        if not is_text(member.contribution, 128):
+            return invalid("members.contribution", member.contribution, "a digest")
+    return None
+
+
+def _is_known_round(job: Job, command: ReportRound) -> bool:
+    known = job.rounds.get(command.round)
+    if known is None or known["digest"] != command.digest:
+        return False
+    # A member whose epoch was stale is not in the record, so the record may hold fewer.
+    return {member["epoch"] for member in known["members"]} <= {member.epoch for member in command.members}
+
+
+def _commit(turn: Turn, job: Job, command: ReportRound, present: Sequence[tuple[Member, Lease]]) -> None:
+    rows: list[dict[str, Any]] = []
+    for member, lease in present:
+        _meter(
+            turn,
+            job,
+            Reading(
+                lease.id, lease.epoch, member.leased_ms, member.trained_ms, lease.rounds + 1, lease.tokens, lease.bytes
+            ),
+        )
+        loss = member.loss
+        rows.append(
+            {
+                "lease": lease.id,
+                "epoch": lease.epoch,
+                "slot": lease.slot,
+                "provider": lease.provider,
+                "loss": float(loss) if loss is not None and math.isfinite(loss) else None,
+                "steps": member.steps,
+                "tokens": member.tokens,
+                "leased_ms": min(member.leased_ms, lease.metered_ms),
+                "trained_ms": min(member.trained_ms, lease.trained_ms),
+                "bytes": member.bytes,
+                "contribution": member.contribution,
+            }
+        )
+    lost = [{"lease": one.lease, "epoch": one.epoch, "reason": turn.cut(one.reason)} for one in command.lost]
+    fields = {
+        "job": job.id,
+        "round": command.round,
+        "step": command.step,
+        "digest": command.digest,
+        "reason": turn.cut(command.reason),
+        "duration_ms": command.duration_ms,
+        "members": sorted(rows, key=lambda row: int(row["slot"])),
+        "lost": lost,
+    }
+    turn.emit("round_committed", fields)
+
+
+def report_checkpoint(turn: Turn, command: ReportCheckpoint) -> Answer | Refusal:
+    """A round is durable: charge its work to every lease that took part, and leave the proof of the segment."""
+    job = _job_of_run(turn, command.job, command.by)
+    if isinstance(job, Refusal):
+        return job
+    if not is_digest(command.manifest):
+        return invalid("manifest", command.manifest, "a SHA-256 in hex")
+    for name in ("step", "bytes", "stall_ms"):
+        if not is_int(getattr(command, name), 0, MAX_INT):
+            return invalid(name, getattr(command, name), "a count")
+    if len(command.removed) > 10_000 or not all(is_digest(one) for one in command.removed):
+        return invalid("removed", command.removed, "a list of SHA-256 in hex")
+    if not job.open or not is_int(command.round, 1, job.rounds_committed) or command.round <= job.durable_round:
+        old = job.durable is not None and is_int(command.round, 1, job.durable_round)
+        if not job.open or old:
+            return report_answer(job, created=False)
+        return Refusal("round_unknown", f"round {command.round} is not committed", field="round", status=409)
+    before = job.durable
+    fields = {"job": job.id, "round": command.round, "step": job.rounds[command.round]["step"]}
+    sizes = {"bytes": command.bytes, "stall_ms": command.stall_ms, "removed": list(command.removed)}
+    turn.emit("checkpoint_durable", fields | {"manifest": command.manifest} | sizes)
+    first = len(turn.events)
+    for lease in turn.state.leases_of(job):
+        charge(turn, lease, lease.owed_ms(command.round), command.round)
+    charges = [event for event in turn.events[first:] if event["type"] == "lease_charged"]
+    turn.emit("provenance", make_segment(job, before, charges))
+    watch_escrow(turn, job)
+    return report_answer(job)
+
+
+def watch_escrow(turn: Turn, job: Job) -> None:
+    """Ask the run to pause as long as the escrow still pays for the time that this takes."""
+    if job.state != "running" or job.wanted != "run":
+        return
+    if must_pause(turn.state.escrow(job), turn.state.leases_of(job), job.last_round_ms):
+        turn.want(job, "pause", "escrow_exhausted")

@@ -1,0 +1,210 @@
+"""What providers say of their offers: place, price, drain, withdraw, relist, and signs of life."""
+
+from __future__ import annotations
+
+from market.checking import (
+    ISOLATIONS,
+    MAX_VRAM_GIB,
+    check_size,
+    invalid,
+    is_int,
+    is_name,
+    is_number,
+    is_text,
+)
+from market.commands import SYSTEM, ChangeOffer, Heard, PlaceOffer
+from market.granting import end_lease, is_suspect
+from market.outcomes import Answer, Json, Refusal, conflict, unknown
+from market.state import OfferRecord
+from market.turn import Turn
+from storage.canonical import digest_of
+
+
+def place_offer(turn: Turn, command: PlaceOffer) -> Answer | Refusal:
+    """List hardware. The same terms again are answered (newer measurements taken); other terms under a listed id are
+    refused; an offer that is offline or withdrawn is listed anew."""
+    refusal = turn.require(command.by, ("provider",)) or _check_offer(turn, command)
+    if refusal is not None:
+        return refusal
+    if turn.volatile.stopped:
+        return closing()
+    known = turn.state.offers.get(command.id)
+    if known is not None and known.provider != command.by:
+        return conflict("offer", command.id)
+    digest = digest_of(_terms(command))
+    if known is None:
+        refusal = _check_limits(turn, command)
+        if refusal is not None:
+            return refusal
+        _list(turn, command, digest)
+        return Answer({"id": command.id, "state": "open"})
+    if known.state in ("open", "draining"):
+        if known.request_digest != digest:
+            return _other_terms(known)
+        if _facts(command) != _known_facts(known) and known.state == "open":
+            _list(turn, command, digest)
+        _hear(turn, known)
+        return Answer({"id": known.id, "state": known.state}, created=False)
+    if known.live and (command.gpu, command.gpus) != (known.gpu, known.gpus):
+        return _other_terms(known)
+    _list(turn, command, digest)
+    return Answer({"id": command.id, "state": "open"})
+
+
+def _other_terms(offer: OfferRecord) -> Refusal:
+    return Refusal(
+        "conflict",
+        f"offer {offer.id!r} is listed with other terms",
+        field="id",
+        remedy="withdraw it, change its price, or wait until it is offline",
+        status=409,
+    )
+
+
+def closing() -> Refusal:
+    return Refusal("market_closing", "the market is going down and takes no new work", remedy="wait for it", status=503)
+
+
+def _terms(command: PlaceOffer) -> Json:
+    return {
+        "provider": command.by,
+        "name": command.name,
+        "gpu": command.gpu,
+        "gpus": command.gpus,
+        "region": command.region,
+        "price_nanos_per_gpu_hour": command.price_nanos_per_gpu_hour,
+        "floor_price_nanos_per_gpu_hour": command.floor_price_nanos_per_gpu_hour,
+        "shares": sorted(command.shares),
+    }
+
+
+def _facts(command: PlaceOffer) -> tuple[object, ...]:
+    return (
+        float(command.vram_gib),
+        command.isolation,
+        dict(command.measured),
+        command.node,
+        dict(command.versions),
+    )
+
+
+def _known_facts(offer: OfferRecord) -> tuple[object, ...]:
+    return (offer.vram_gib, offer.isolation, offer.measured, offer.node, offer.versions)
+
+
+def _list(turn: Turn, command: PlaceOffer, digest: str) -> None:
+    fields = _terms(command) | {
+        "offer": command.id,
+        "vram_gib": float(command.vram_gib),
+        "isolation": command.isolation,
+        "measured": dict(command.measured),
+        "node": command.node,
+        "versions": dict(command.versions),
+        "request_digest": digest,
+    }
+    turn.emit("offer_placed", fields)
+    turn.volatile.heard_ms[command.id] = turn.now_ms
+
+
+def _check_limits(turn: Turn, command: PlaceOffer) -> Refusal | None:
+    settings, state = turn.settings, turn.state
+    own = sum(state.offers[offer].state != "withdrawn" for offer in state.offers_of.get(command.by, ()))
+    if own >= settings.max_offers_per_provider or len(state.offers) >= settings.max_offers:
+        return Refusal("too_many_offers", "the market lists no more offers", remedy="withdraw one", status=429)
+    return None
+
+
+def _check_offer(turn: Turn, command: PlaceOffer) -> Refusal | None:
+    settings = turn.settings
+    for field, name in (("id", command.id), ("name", command.name), ("gpu", command.gpu), ("region", command.region)):
+        if not is_name(name):
+            return invalid(field, name, "1 to 64 letters, digits, dots, dashes")
+    if not is_int(command.gpus, 1, settings.max_gpus_per_offer):
+        return invalid("gpus", command.gpus, f"a whole number from 1 to {settings.max_gpus_per_offer}")
+    if not is_number(command.vram_gib, 0, MAX_VRAM_GIB):
+        return invalid("vram_gib", command.vram_gib, f"a number from 0 to {MAX_VRAM_GIB:g}")
+    refusal = _check_price(turn, command.price_nanos_per_gpu_hour)
+    if refusal is not None:
+        return refusal
+    floor = command.floor_price_nanos_per_gpu_hour
+    if floor is not None and not is_int(floor, 1, command.price_nanos_per_gpu_hour):
+        return invalid("floor_price_nanos_per_gpu_hour", floor, "a price from 1 nano-dollar to the asking price")
+    if command.isolation not in ISOLATIONS:
+        return invalid("isolation", command.isolation, "process or sandbox")
+    for key, value in command.measured.items():
+        if not (is_name(key) and is_number(value, 0, 1e18)):
+            return invalid(f"measured.{key}", value, "a number from 0")
+    for key, version in command.versions.items():
+        if not (is_name(key) and is_text(version, 64)):
+            return invalid(f"versions.{key}", version, "a short text")
+    if len(command.shares) > 64 or not all(is_name(share) for share in command.shares):
+        return invalid("shares", command.shares, "at most 64 names")
+    if not is_text(command.node, 200):
+        return invalid("node", command.node, "a short text")
+    everything = {"measured": dict(command.measured), "versions": dict(command.versions)}
+    return check_size("offer", everything, settings.max_offer_bytes)
+
+
+def _check_price(turn: Turn, price: object) -> Refusal | None:
+    most = turn.settings.max_price_nanos_per_gpu_hour
+    if is_int(price, 1, most):
+        return None
+    return invalid("price_nanos_per_gpu_hour", price, f"a whole number of nano-dollars from 1 to {most}")
+
+
+def change_offer(turn: Turn, command: ChangeOffer) -> Answer | Refusal:
+    """price, drain, withdraw or relist; leases on a withdrawn offer end by the provider's fault."""
+    refusal = turn.require(command.by, ("provider", "operator"))
+    if refusal is not None:
+        return refusal
+    offer = turn.state.offers.get(command.offer)
+    if offer is None or not (offer.provider == command.by or turn.is_operator(command.by)):
+        return unknown("offer", command.offer)
+    price = offer.price_nanos_per_gpu_hour
+    if command.action == "price":
+        new_price = command.price_nanos_per_gpu_hour
+        refusal = _check_price(turn, new_price)
+        if refusal is not None:
+            return refusal
+        assert new_price is not None
+        if new_price == price:
+            return Answer(_offer_answer(offer), created=False)
+        turn.set_offer(offer, offer.state, new_price, "price")
+        return Answer(_offer_answer(offer))
+    target = {"drain": "draining", "withdraw": "withdrawn", "relist": "open"}.get(command.action)
+    if target is None:
+        return invalid("action", command.action, "price, drain, withdraw or relist")
+    if offer.state == target:
+        return Answer(_offer_answer(offer), created=False)
+    if target == "draining" and offer.state == "withdrawn":
+        return Refusal("withdrawn", f"{offer.id} is withdrawn already", field="offer", status=409)
+    if target == "withdrawn":
+        for lease in list(offer.live):
+            end_lease(turn, turn.state.leases[lease], "withdrew", "")
+    turn.set_offer(offer, target, price, command.action)
+    return Answer(_offer_answer(offer))
+
+
+def _offer_answer(offer: OfferRecord) -> Json:
+    return {"id": offer.id, "state": offer.state, "price_nanos_per_gpu_hour": offer.price_nanos_per_gpu_hour}
+
+
+def heard(turn: Turn, command: Heard) -> Answer | Refusal:
+    """The provider asked for its leases: it lives. Brings an offline offer back."""
+    refusal = turn.require(command.by, ("provider",))
+    if refusal is not None:
+        return refusal
+    offer = turn.state.offers.get(command.offer)
+    if offer is None or (command.by not in (offer.provider, SYSTEM)):
+        return unknown("offer", command.offer)
+    _hear(turn, offer)
+    return Answer(_offer_answer(offer), created=False)
+
+
+def _hear(turn: Turn, offer: OfferRecord) -> None:
+    was_suspect = is_suspect(offer, turn.volatile)
+    turn.volatile.heard_ms[offer.id] = turn.now_ms
+    if was_suspect and not is_suspect(offer, turn.volatile):
+        turn.volatile.dirty = True
+    if offer.state == "offline":
+        turn.set_offer(offer, offer.returns_to, offer.price_nanos_per_gpu_hour, "heard")

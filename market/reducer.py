@@ -1,0 +1,289 @@
+"""Events become state: the only code that changes `State`, used when deciding and when replaying, so both agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from market.events import Event
+from market.leases import Lease, LeaseState
+from market.state import FINAL_STATES, Job, MemberRecord, OfferRecord, ProviderRecord, State
+from storage.ledger import Status, Transfer
+
+
+def apply(state: State, event: Event, at_ms: int) -> None:
+    """Change `state` by one event decided at `at_ms`. An event that does not fit the state is a bug, or a bad journal."""
+    state.now_ms = max(state.now_ms, at_ms)
+    _HANDLERS[event["type"]](state, event, at_ms)
+
+
+def _market_opened(state: State, event: Event, at_ms: int) -> None:
+    state.market_id = event["market_id"]
+    state.fee_ppm = event["fee_ppm"]
+    state.version = event["version"]
+
+
+def _member_added(state: State, event: Event, at_ms: int) -> None:
+    member = MemberRecord(event["member"], event["role"], event["key_sha256"], at_ms)
+    state.members[member.name] = member
+    state.by_key[member.key_sha256] = member.name
+
+
+def _member_revoked(state: State, event: Event, at_ms: int) -> None:
+    member = state.members[event["member"]]
+    member.revoked = True
+
+
+def _transfer(state: State, event: Event, at_ms: int) -> None:
+    transfer = Transfer(**{name: value for name, value in event.items() if name != "type"})
+    status = state.ledger.apply(transfer, at_ms)
+    assert status is Status.CREATED, f"{transfer}: {status}"
+
+
+def _offer_placed(state: State, event: Event, at_ms: int) -> None:
+    before = state.offers.get(event["offer"])
+    offer = OfferRecord(
+        id=event["offer"],
+        provider=event["provider"],
+        name=event["name"],
+        gpu=event["gpu"],
+        gpus=event["gpus"],
+        vram_gib=event["vram_gib"],
+        region=event["region"],
+        price_nanos_per_gpu_hour=event["price_nanos_per_gpu_hour"],
+        floor_price_nanos_per_gpu_hour=event["floor_price_nanos_per_gpu_hour"],
+        isolation=event["isolation"],
+        measured=dict(event["measured"]),
+        shares=tuple(event["shares"]),
+        node=event["node"],
+        versions=dict(event["versions"]),
+        request_digest=event["request_digest"],
+        placed_ms=at_ms,
+    )
+    if before is not None:
+        offer.version = before.version + 1
+        offer.earned_nanos = before.earned_nanos
+        offer.lost_ms = before.lost_ms
+        offer.live = before.live
+        offer.gpus_used = before.gpus_used
+    state.offers[offer.id] = offer
+    state.offers_of.setdefault(offer.provider, {})[offer.id] = None
+    state.providers.setdefault(offer.provider, ProviderRecord())
+
+
+def _offer_changed(state: State, event: Event, at_ms: int) -> None:
+    offer = state.offers[event["offer"]]
+    if event["state"] == "offline" and offer.state != "offline":
+        offer.returns_to = offer.state
+    offer.state = event["state"]
+    offer.price_nanos_per_gpu_hour = event["price_nanos_per_gpu_hour"]
+    offer.version += 1
+    for lease in offer.live:
+        state.jobs[state.leases[lease].job].version += 1
+
+
+def _job_submitted(state: State, event: Event, at_ms: int) -> None:
+    job = Job(
+        id=event["job"],
+        customer=event["customer"],
+        name=event["name"],
+        spec=event["spec"],
+        spec_digest=event["spec_digest"],
+        budget_nanos=event["budget_nanos"],
+        tags=dict(event["tags"]),
+        submitted_ms=at_ms,
+    )
+    state.jobs[job.id] = job
+    state.jobs_of.setdefault(job.customer, {})[job.id] = None
+    state.open_jobs[job.id] = None
+
+
+def _job_state(state: State, event: Event, at_ms: int) -> None:
+    job = state.jobs[event["job"]]
+    if "running" in (job.state, event["state"]):
+        state.runs_version += 1
+    if event["state"] == "running":
+        job.attempt += 1
+        job.running_since_ms = at_ms
+        job.unmatched = None
+    job.state, job.reason, job.detail = event["state"], event["reason"], event["detail"]
+    job.version += 1
+    if job.state in FINAL_STATES:
+        assert not job.live, f"{job.id} is {job.state} with living leases"
+        job.ended_ms = at_ms
+        del state.open_jobs[job.id]
+
+
+def _job_wanted(state: State, event: Event, at_ms: int) -> None:
+    job = state.jobs[event["job"]]
+    job.wanted, job.wanted_reason, job.wanted_ms = event["wanted"], event["reason"], at_ms
+    job.version += 1
+
+
+def _job_budget(state: State, event: Event, at_ms: int) -> None:
+    job = state.jobs[event["job"]]
+    job.budget_nanos = event["budget_nanos"]
+    job.version += 1
+
+
+def _lease_granted(state: State, event: Event, at_ms: int) -> None:
+    lease = Lease(
+        id=event["lease"],
+        epoch=event["epoch"],
+        slot=event["slot"],
+        job=event["job"],
+        customer=event["customer"],
+        offer=event["offer"],
+        provider=event["provider"],
+        gpu=event["gpu"],
+        gpus=event["gpus"],
+        price_nanos_per_gpu_hour=event["price_nanos_per_gpu_hour"],
+        granted_ms=at_ms,
+        replaces=event["replaces"],
+    )
+    job, offer = state.jobs[lease.job], state.offers[lease.offer]
+    assert lease.epoch == state.last_epoch + 1
+    assert lease.slot == job.next_slot
+    assert lease.id not in state.leases
+    state.last_epoch = lease.epoch
+    state.leases[lease.id] = lease
+    state.live_leases[lease.id] = None
+    job.next_slot += 1
+    job.leases.append(lease.id)
+    job.live[lease.id] = None
+    if lease.replaces is not None:
+        job.orphans.remove(lease.replaces)
+    job.version += 1
+    job.unmatched = None
+    offer.live[lease.id] = None
+    offer.gpus_used += lease.gpus
+    offer.version += 1
+    assert offer.gpus_used <= offer.gpus, f"{offer.id} is sold twice"
+
+
+def _lease_started(state: State, event: Event, at_ms: int) -> None:
+    lease = state.leases[event["lease"]]
+    if lease.state is LeaseState.GRANTED:
+        lease.move(LeaseState.ACTIVE)
+        lease.started_ms = at_ms
+    lease.worker, lease.pid, lease.node = event["worker"], event["pid"], event["node"]
+    state.jobs[lease.job].version += 1
+    state.offers[lease.offer].version += 1
+
+
+def _lease_metered(state: State, event: Event, at_ms: int) -> None:
+    lease = state.leases[event["lease"]]
+    assert event["leased_ms"] >= lease.metered_ms
+    lease.metered_ms, lease.trained_ms = event["leased_ms"], event["trained_ms"]
+    lease.rounds, lease.tokens, lease.bytes = event["rounds"], event["tokens"], event["bytes"]
+
+
+def _lease_charged(state: State, event: Event, at_ms: int) -> None:
+    lease = state.leases[event["lease"]]
+    assert event["from_ms"] == lease.charged_ms
+    assert event["to_ms"] >= lease.charged_ms
+    lease.charged_ms = event["to_ms"]
+    lease.charged_nanos += event["amount_nanos"]
+    lease.fee_nanos += event["fee_nanos"]
+    lease.committed = [(number, ms) for number, ms in lease.committed if ms > lease.charged_ms]
+    state.jobs[lease.job].billed_nanos += event["amount_nanos"]
+    offer = state.offers[lease.offer]
+    offer.earned_nanos += event["amount_nanos"] - event["fee_nanos"]
+    offer.version += 1
+
+
+def _lease_ended(state: State, event: Event, at_ms: int) -> None:
+    lease = state.leases[event["lease"]]
+    lease.move(LeaseState.ENDED)
+    lease.ended_ms = at_ms
+    lease.reason, lease.fault, lease.detail = event["reason"], event["fault"], event["detail"]
+    del state.live_leases[lease.id]
+    job, offer = state.jobs[lease.job], state.offers[lease.offer]
+    del job.live[lease.id]
+    del offer.live[lease.id]
+    offer.gpus_used -= lease.gpus
+    assert offer.gpus_used >= 0
+    job.version += 1
+    offer.version += 1
+    provider = state.providers[lease.provider]
+    provider.ended += 1
+    if lease.fault == "provider":
+        provider.faulted += 1
+        offer.lost_ms = at_ms
+        job.avoid_ms[offer.id] = at_ms
+        job.orphans.append(lease.id)
+
+
+def _round_committed(state: State, event: Event, at_ms: int) -> None:
+    job = state.jobs[event["job"]]
+    number = event["round"]
+    if number <= job.rounds_committed:
+        _forget_rounds(state, job, number)
+    for member in event["members"]:
+        state.leases[member["lease"]].committed.append((number, member["leased_ms"]))
+    job.rounds[number] = {name: value for name, value in event.items() if name != "type"} | {"at_ms": at_ms}
+    job.rounds_committed, job.step = number, event["step"]
+    job.last_round_ms, job.last_round_at_ms = event["duration_ms"], at_ms
+
+
+def _forget_rounds(state: State, job: Job, first: int) -> None:
+    """Rounds from `first` on were lost with every machine that held them: their work is owed no longer."""
+    for number in range(first, job.rounds_committed + 1):
+        job.rounds.pop(number, None)
+        job.losses.pop(number, None)
+    for lease in state.leases_of(job):
+        lease.committed = [(number, ms) for number, ms in lease.committed if number < first]
+
+
+def _round_evaluated(state: State, event: Event, at_ms: int) -> None:
+    state.jobs[event["job"]].losses[event["round"]] = event["loss"]
+
+
+def _checkpoint_durable(state: State, event: Event, at_ms: int) -> None:
+    job = state.jobs[event["job"]]
+    job.durable = {name: event[name] for name in ("round", "step", "manifest", "bytes", "stall_ms")}
+
+
+def _provenance(state: State, event: Event, at_ms: int) -> None:
+    segment = {"segment": event["segment"], "statement": event["statement"], "digest": event["digest"]}
+    job = state.jobs[event["job"]]
+    job.segments.append(segment)
+    for work in event["statement"]["predicate"]["work"]:
+        leased_ms, trained_ms = job.proved_ms.get(work["lease"], (0, 0))
+        job.proved_ms[work["lease"]] = (leased_ms + work["leased_ms"], trained_ms + work["trained_ms"])
+
+
+def _job_result(state: State, event: Event, at_ms: int) -> None:
+    state.jobs[event["job"]].result = event["manifest"]
+
+
+def _clearing(state: State, event: Event, at_ms: int) -> None:
+    for one in event["unmatched"]:
+        job = state.jobs.get(one["job"])
+        if job is not None:
+            job.unmatched = one
+
+
+_HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
+    "market_opened": _market_opened,
+    "member_added": _member_added,
+    "member_revoked": _member_revoked,
+    "transfer": _transfer,
+    "offer_placed": _offer_placed,
+    "offer_changed": _offer_changed,
+    "job_submitted": _job_submitted,
+    "job_state": _job_state,
+    "job_wanted": _job_wanted,
+    "job_budget": _job_budget,
+    "lease_granted": _lease_granted,
+    "lease_started": _lease_started,
+    "lease_metered": _lease_metered,
+    "lease_charged": _lease_charged,
+    "lease_ended": _lease_ended,
+    "round_committed": _round_committed,
+    "round_evaluated": _round_evaluated,
+    "checkpoint_durable": _checkpoint_durable,
+    "provenance": _provenance,
+    "job_result": _job_result,
+    "clearing": _clearing,
+}

@@ -1,0 +1,170 @@
+"""What the exchange knows: members, offers, jobs, leases, money. Changed by market/reducer.py alone, from events.
+
+Everything here follows from the journal; what does not survive a restart lives in `Volatile`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from market.leases import Lease
+from storage.ledger import Ledger
+
+ROLES = ("customer", "provider", "operator", "plane")
+FINAL_STATES = frozenset({"done", "failed", "cancelled"})
+OFFER_STATES = ("open", "draining", "offline", "withdrawn")
+
+
+@dataclass(slots=True)
+class MemberRecord:
+    name: str
+    role: str
+    key_sha256: str
+    added_ms: int
+    revoked: bool = False
+
+
+@dataclass(slots=True)
+class OfferRecord:
+    """`returns_to` is the state that an offline offer has again when its provider is heard."""
+
+    id: str
+    provider: str
+    name: str
+    gpu: str
+    gpus: int
+    vram_gib: float
+    region: str
+    price_nanos_per_gpu_hour: int
+    floor_price_nanos_per_gpu_hour: int | None
+    isolation: str
+    measured: dict[str, float]
+    shares: tuple[str, ...]
+    node: str
+    versions: dict[str, str]
+    request_digest: str
+    placed_ms: int
+    state: str = "open"
+    returns_to: str = "open"
+    lost_ms: int | None = None
+    earned_nanos: int = 0
+    version: int = 1
+    live: dict[str, None] = field(default_factory=dict)
+    gpus_used: int = 0
+
+
+@dataclass(slots=True)
+class ProviderRecord:
+    """How a provider's leases ended; makes its reliability."""
+
+    ended: int = 0
+    faulted: int = 0
+
+    @property
+    def reliability(self) -> float:
+        """Share of leases without the provider's fault, with twenty imagined good ones less 1 % before the first."""
+        return round((19.8 + self.ended - self.faulted) / (20 + self.ended), 4)
+
+
+@dataclass(slots=True)
+class Job:
+    """`wanted` is what its run is asked to do; `attempt` numbers the stretches of running."""
+
+    id: str
+    customer: str
+    name: str
+    spec: dict[str, Any]
+    spec_digest: str
+    budget_nanos: int
+    tags: dict[str, str]
+    submitted_ms: int
+    state: str = "pending"
+    reason: str = "waiting"
+    detail: str = ""
+    wanted: str = "run"
+    wanted_reason: str = ""
+    wanted_ms: int = 0
+    attempt: int = 0
+    next_slot: int = 0
+    step: int = 0
+    rounds_committed: int = 0
+    last_round_ms: int = 0
+    last_round_at_ms: int = 0
+    rounds: dict[int, dict[str, Any]] = field(default_factory=dict)
+    losses: dict[int, float] = field(default_factory=dict)
+    durable: dict[str, Any] | None = None
+    leases: list[str] = field(default_factory=list)
+    live: dict[str, None] = field(default_factory=dict)
+    orphans: list[str] = field(default_factory=list)
+    avoid_ms: dict[str, int] = field(default_factory=dict)
+    unmatched: dict[str, Any] | None = None
+    segments: list[dict[str, Any]] = field(default_factory=list)
+    proved_ms: dict[str, tuple[int, int]] = field(default_factory=dict)
+    result: str | None = None
+    billed_nanos: int = 0
+    running_since_ms: int = 0
+    ended_ms: int | None = None
+    version: int = 1
+
+    @property
+    def open(self) -> bool:
+        return self.state not in FINAL_STATES
+
+    @property
+    def durable_round(self) -> int:
+        return 0 if self.durable is None else int(self.durable["round"])
+
+
+@dataclass(slots=True)
+class State:
+    """The whole market. Ids map to records; `open_jobs` and `live_leases` are sets in order of arrival."""
+
+    market_id: str = ""
+    fee_ppm: int = 0
+    version: str = ""
+    now_ms: int = 0
+    members: dict[str, MemberRecord] = field(default_factory=dict)
+    by_key: dict[str, str] = field(default_factory=dict)
+    offers: dict[str, OfferRecord] = field(default_factory=dict)
+    offers_of: dict[str, dict[str, None]] = field(default_factory=dict)
+    providers: dict[str, ProviderRecord] = field(default_factory=dict)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    jobs_of: dict[str, dict[str, None]] = field(default_factory=dict)
+    open_jobs: dict[str, None] = field(default_factory=dict)
+    leases: dict[str, Lease] = field(default_factory=dict)
+    live_leases: dict[str, None] = field(default_factory=dict)
+    last_epoch: int = 0
+    runs_version: int = 1
+    ledger: Ledger = field(default_factory=Ledger)
+
+    def balance(self, account: str) -> int:
+        return self.ledger.balance(account)
+
+    def escrow(self, job: Job) -> int:
+        return self.balance(f"escrow:{job.id}")
+
+    def live_leases_of(self, job: Job) -> list[Lease]:
+        return [self.leases[lease] for lease in job.live]
+
+    def leases_of(self, job: Job) -> list[Lease]:
+        return [self.leases[lease] for lease in job.leases]
+
+    def running(self) -> Iterator[Job]:
+        for job in self.open_jobs:
+            if self.jobs[job].state == "running":
+                yield self.jobs[job]
+
+
+@dataclass(slots=True)
+class Volatile:
+    """Signs of life and process ids: gone after a restart, when every timer starts anew at `awake_ms`."""
+
+    awake_ms: int | None = None
+    heard_ms: dict[str, int] = field(default_factory=dict)
+    reading_ms: dict[str, int] = field(default_factory=dict)
+    run_pid: dict[str, int] = field(default_factory=dict)
+    stopped: bool = False
+    dirty: bool = True
+    now_ms: int = 0

@@ -1,0 +1,68 @@
+"""What happens because nothing happened: one pass over everything that has a timer.
+
+After a restart no timer counts from before `awake_ms`, since nobody could have been heard meanwhile.
+"""
+
+from __future__ import annotations
+
+from market.commands import SYSTEM, Tick
+from market.granting import end_lease
+from market.jobs import finish, pause
+from market.leases import LeaseState
+from market.outcomes import Answer, Refusal, forbidden
+from market.turn import Turn
+
+
+def tick(turn: Turn, command: Tick, before_ms: int) -> Answer | Refusal:
+    """Let the time from `before_ms` to now pass."""
+    if command.by != SYSTEM:
+        return forbidden("only the market's own process lets time pass")
+    _silent_offers(turn)
+    _silent_leases(turn)
+    _jobs(turn, before_ms)
+    return Answer({})
+
+
+def _silent_for_ms(turn: Turn, since_ms: int) -> int:
+    return turn.now_ms - max(since_ms, turn.volatile.awake_ms or 0)
+
+
+def _silent_offers(turn: Turn) -> None:
+    for offer in list(turn.state.offers.values()):
+        if offer.state not in ("open", "draining"):
+            continue
+        heard_ms = max(offer.placed_ms, turn.volatile.heard_ms.get(offer.id, 0))
+        if _silent_for_ms(turn, heard_ms) <= turn.settings.offer_timeout_ms:
+            continue
+        turn.set_offer(offer, "offline", offer.price_nanos_per_gpu_hour, "not_heard")
+        for name in list(offer.live):
+            lease = turn.state.leases[name]
+            if lease.state is LeaseState.GRANTED:
+                end_lease(turn, lease, "offer_offline", "its provider stopped asking before the start")
+
+
+def _silent_leases(turn: Turn) -> None:
+    for name in list(turn.state.live_leases):
+        lease = turn.state.leases[name]
+        if lease.state is LeaseState.GRANTED:
+            if _silent_for_ms(turn, lease.granted_ms) > turn.settings.start_timeout_ms:
+                end_lease(turn, lease, "start_timeout", "")
+        elif turn.state.offers[lease.offer].state == "offline":
+            read_ms = max(lease.started_ms or 0, turn.volatile.reading_ms.get(lease.id, 0))
+            if _silent_for_ms(turn, read_ms) > turn.settings.silence_timeout_ms:
+                end_lease(turn, lease, "network_cut", "neither its provider nor its run is heard")
+
+
+def _jobs(turn: Turn, before_ms: int) -> None:
+    settings = turn.settings
+    for name in list(turn.state.open_jobs):
+        job = turn.state.jobs[name]
+        deadline_ms = job.spec["limits"]["deadline_ms"]
+        if deadline_ms is not None and turn.now_ms > job.submitted_ms + deadline_ms:
+            finish(turn, job, "failed", "deadline", "the deadline has passed")
+            continue
+        if job.state == "running" and job.wanted == "pause":
+            if _silent_for_ms(turn, job.wanted_ms) > settings.pause_timeout_ms:
+                pause(turn, job, "pause_timeout", "the run did not confirm; its last durable round counts")
+        elif any(before_ms < at_ms + settings.avoid_ms <= turn.now_ms for at_ms in job.avoid_ms.values()):
+            turn.volatile.dirty = True

@@ -1,0 +1,302 @@
+"""The read side: plain dicts as the API returns them. Nothing here changes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any
+
+from market.clearing import clear, explain
+from market.granting import bid_of, is_suspect, take_snapshot
+from market.leases import Lease, LeaseState
+from market.outcomes import Json, Settings
+from market.state import Job, OfferRecord, State, Volatile
+from storage.ledger import Entry, account_class, earnings, escrow, wallet
+from storage.units import NANOS_PER_USD, format_instant
+
+MAX_TRANSFERS = 10_000
+
+
+def offer_view(state: State, volatile: Volatile, offer: OfferRecord) -> Json:
+    heard_ms = volatile.heard_ms.get(offer.id)
+    return {
+        "id": offer.id,
+        "provider": offer.provider,
+        "name": offer.name,
+        "gpu": offer.gpu,
+        "gpus": offer.gpus,
+        "gpus_free": offer.gpus - offer.gpus_used,
+        "vram_gib": offer.vram_gib,
+        "region": offer.region,
+        "reliability": state.providers[offer.provider].reliability,
+        "usd_per_gpu_hour": offer.price_nanos_per_gpu_hour / NANOS_PER_USD,
+        "price_nanos_per_gpu_hour": offer.price_nanos_per_gpu_hour,
+        "floor_price_nanos_per_gpu_hour": offer.floor_price_nanos_per_gpu_hour,
+        "interruptible": offer.floor_price_nanos_per_gpu_hour is not None,
+        "isolation": offer.isolation,
+        "measured": dict(offer.measured),
+        "state": offer.state,
+        "suspect": is_suspect(offer, volatile),
+        "shares": list(offer.shares),
+        "node": offer.node,
+        "versions": dict(offer.versions),
+        "earned_nanos": offer.earned_nanos,
+        "placed_ms": offer.placed_ms,
+        "heard_ms": heard_ms,
+        "leases": list(offer.live),
+    }
+
+
+def lease_view(state: State, lease: Lease) -> Json:
+    return {
+        "id": lease.id,
+        "epoch": lease.epoch,
+        "slot": lease.slot,
+        "offer": lease.offer,
+        "provider": lease.provider,
+        "gpu": lease.gpu,
+        "gpus": lease.gpus,
+        "price_nanos_per_gpu_hour": lease.price_nanos_per_gpu_hour,
+        "state": str(lease.state),
+        "pid": lease.pid,
+        "worker": lease.worker,
+        "node": lease.node,
+        "rounds": lease.rounds,
+        "tokens": lease.tokens,
+        "bytes": lease.bytes,
+        "metered_ms": lease.metered_ms,
+        "trained_ms": lease.trained_ms,
+        "charged_ms": lease.charged_ms,
+        "charged_nanos": lease.charged_nanos,
+        "reason": lease.reason,
+        "fault": lease.fault,
+        "detail": lease.detail,
+        "replaces": lease.replaces,
+        "granted_ms": lease.granted_ms,
+        "started_ms": lease.started_ms,
+        "ended_ms": lease.ended_ms,
+    }
+
+
+def job_view(state: State, volatile: Volatile, job: Job) -> Json:
+    """`workers` are the living leases, `leases` all that there ever were."""
+    pending = job.state == "pending" and job.unmatched is not None
+    losses = job.losses
+    return {
+        "id": job.id,
+        "customer": job.customer,
+        "name": job.name,
+        "state": job.state,
+        "reason": job.unmatched["reason"] if pending and job.unmatched else job.reason,
+        "detail": job.unmatched["detail"] if pending and job.unmatched else job.detail,
+        "wanted": job.wanted,
+        "rounds_committed": job.rounds_committed,
+        "rounds_planned": job.spec["rounds"],
+        "round_durable": job.durable_round,
+        "step": job.step,
+        "last_round_ms": job.last_round_ms,
+        "loss_first": losses.get(1),
+        "loss_last": losses[max(losses)] if losses else None,
+        "workers": [lease_view(state, lease) for lease in state.live_leases_of(job)],
+        "leases": [lease_view(state, lease) for lease in state.leases_of(job)],
+        "run_pid": volatile.run_pid.get(job.id) if job.state == "running" else None,
+        "run": job.attempt,
+        "budget_nanos": job.budget_nanos,
+        "escrow_nanos": state.escrow(job),
+        "billed_nanos": job.billed_nanos,
+        "accrued_nanos": sum(lease.accrued_nanos for lease in state.live_leases_of(job)),
+        "manifest": job.result,
+        "durable": job.durable,
+        "tags": dict(job.tags),
+        "spec": job.spec,
+        "spec_digest": job.spec_digest,
+        "submitted_ms": job.submitted_ms,
+        "ended_ms": job.ended_ms,
+    }
+
+
+def leases_view(state: State, offer: OfferRecord, volatile: Volatile) -> Json:
+    """What a provider polls: a worker whose lease is not listed must be stopped."""
+    return {
+        "version": offer.version,
+        "offer": offer_view(state, volatile, offer),
+        "earned_nanos": offer.earned_nanos,
+        "leases": [_provider_lease(state, state.leases[lease]) for lease in offer.live],
+    }
+
+
+def _provider_lease(state: State, lease: Lease) -> Json:
+    job = state.jobs[lease.job]
+    data = job.spec["data"]
+    return {
+        "id": lease.id,
+        "epoch": lease.epoch,
+        "slot": lease.slot,
+        "job": lease.job,
+        "job_name": job.name,
+        "state": str(lease.state),
+        "gpus": lease.gpus,
+        "share": data["name"] if data["kind"] == "share" else None,
+        "worker": lease.worker,
+        "metered_ms": lease.metered_ms,
+        "charged_nanos": lease.charged_nanos,
+    }
+
+
+def directive_view(state: State, job: Job) -> Json:
+    """What a run must know; `version` changes whenever a lease, the wish or the state does."""
+    durable = job.durable
+    return {
+        "version": job.version,
+        "job": job.id,
+        "customer": job.customer,
+        "state": job.state,
+        "run": job.attempt,
+        "wanted": job.wanted,
+        "reason": job.wanted_reason,
+        "spec": job.spec,
+        "rounds_committed": job.rounds_committed,
+        "step": job.step,
+        "durable": None if durable is None else {name: durable[name] for name in ("round", "step", "manifest")},
+        "leases": [_directive_lease(state, lease) for lease in state.live_leases_of(job)],
+    }
+
+
+def _directive_lease(state: State, lease: Lease) -> Json:
+    offer = state.offers[lease.offer]
+    return {
+        "id": lease.id,
+        "epoch": lease.epoch,
+        "slot": lease.slot,
+        "offer": lease.offer,
+        "provider": lease.provider,
+        "worker": lease.worker,
+        "node": lease.node,
+        "gpus": lease.gpus,
+        "gpu": lease.gpu,
+        "state": str(lease.state),
+        "draining": offer.state == "draining",
+        "price_nanos_per_gpu_hour": lease.price_nanos_per_gpu_hour,
+    }
+
+
+def runs_view(state: State) -> Json:
+    """Jobs that need a RunActor now."""
+    return {"version": state.runs_version, "runs": [{"job": job.id, "run": job.attempt} for job in state.running()]}
+
+
+def balance_view(state: State, member: str) -> Json:
+    record = state.members.get(member)
+    wallet_nanos, earned = state.balance(wallet(member)), state.balance(earnings(member))
+    provides = record is not None and record.role == "provider"
+    own_jobs = state.jobs_of.get(member, ())
+    return {
+        "account": member,
+        "wallet_nanos": wallet_nanos,
+        "escrow_nanos": sum(state.escrow(state.jobs[job]) for job in own_jobs if state.jobs[job].open),
+        "earnings_nanos": earned,
+        "balance_nanos": earned if provides else wallet_nanos,
+    }
+
+
+def transfers_view(state: State, account: str, after: str | None, limit: int) -> list[Json]:
+    """Newest first. `account` is a member (wallet and earnings together) or an account of the ledger.
+
+    A customer's charges are paid out of escrows, which have entries of their own (`escrow:{job}`).
+    """
+    limit = max(0, min(limit, MAX_TRANSFERS))
+    names = [account] if account_class(account) else [wallet(account), earnings(account)]
+    found: list[Entry] = []
+    for name in names:
+        known = state.ledger.transfer(after) if after is not None else None
+        if known is not None and name not in (known.debit, known.credit):
+            continue
+        found += islice(state.ledger.entries(name, after=after), limit)
+    found.sort(key=lambda entry: -entry.number)
+    return [
+        {
+            "id": entry.transfer.id,
+            "at": format_instant(entry.at_ms),
+            "at_ms": entry.at_ms,
+            "kind": entry.transfer.kind,
+            "amount_nanos": entry.amount_nanos,
+            "balance_nanos": entry.balance_nanos,
+            "job": entry.transfer.job,
+            "lease": entry.transfer.lease,
+        }
+        for entry in found[:limit]
+    ]
+
+
+def explain_view(state: State, volatile: Volatile, settings: Settings, job: Job) -> Json:
+    """Why the job is (not) matched, on the offers of now."""
+    bid = bid_of(state, job, settings, volatile.now_ms)
+    view: Json = {
+        "job": job.id,
+        "state": job.state,
+        "matched": bool(job.live),
+        "workers": len(job.live),
+        "workers_min": job.spec["workers"]["min"],
+        "workers_max": job.spec["workers"]["max"],
+        "reason": job.reason,
+        "detail": job.detail,
+        "removed": [],
+        "relaxations": [],
+    }
+    if bid is None:
+        return view
+    snapshot = take_snapshot(state, volatile, settings)
+    own = clear(type(snapshot)(snapshot.offers, (bid,)))
+    if own.matches:
+        return view | {"detail": view["detail"] or "it fits and waits for its turn"}
+    why = explain(snapshot.offers, bid)
+    return view | {
+        "reason": str(why.reason),
+        "detail": why.detail,
+        "removed": [{"reason": str(one.reason), "gpus": one.gpus} for one in why.removed],
+        "relaxations": list(why.relaxations),
+    }
+
+
+def rounds_view(job: Job) -> list[Json]:
+    """Every committed round with its members and its held-out loss (None until it is known)."""
+    return [{**record, "loss": job.losses.get(number)} for number, record in sorted(job.rounds.items())]
+
+
+def bundle_view(state: State, job: Job) -> Json:
+    """The parts that storage.provenance.make_bundle takes: spec, statements, and all transfers in journal order."""
+    transfers = [entry.transfer for entry in state.ledger.entries(escrow(job.id))]
+    return {
+        "job": job.id,
+        "customer": job.customer,
+        "spec": job.spec,
+        "statements": [segment["statement"] for segment in job.segments],
+        "transfers": transfers[::-1],
+    }
+
+
+def totals_view(state: State, volatile: Volatile) -> Json:
+    """Figures for status and metrics."""
+    balances: Mapping[str, int] = state.ledger.balances()
+    sums = dict.fromkeys(("wallet", "escrow", "earnings", "fee", "world"), 0)
+    for account, nanos in balances.items():
+        sums[account_class(account) or "world"] += nanos
+    states: dict[str, int] = {}
+    for job in state.jobs.values():
+        states[job.state] = states.get(job.state, 0) + 1
+    offers = [offer for offer in state.offers.values() if offer.state == "open"]
+    found: dict[str, Any] = {
+        "market_id": state.market_id,
+        "version": state.version,
+        "stopped": volatile.stopped,
+        "members": len(state.members),
+        "offers": len(offers),
+        "gpus": sum(offer.gpus for offer in offers),
+        "gpus_free": sum(offer.gpus - offer.gpus_used for offer in offers),
+        "jobs": states,
+        "jobs_running": states.get("running", 0),
+        "leases_active": sum(state.leases[name].state is LeaseState.ACTIVE for name in state.live_leases),
+        "balances_nanos": sums,
+        "balanced": sum(balances.values()) == 0,
+    }
+    return found
