@@ -22,91 +22,36 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
 from trainers import sandbox
 from trainers.child_log import ChildLog
+from trainers.child_messages import (
+    ChildFailed,
+    FailureKind,
+    JobPackage,
+    Loaded,
+    Progress,
+    TensorSpec,
+    Trained,
+    broke_protocol,
+    checked_count,
+    checked_failure,
+    checked_loss,
+    checked_losses,
+    checked_tensors,
+)
 from trainers.frames import BadFrame, Frame, Unpacker, pack
 
-FailureKind = Literal["exception", "nan", "shape", "memory", "hang", "died", "import"]
-TOLD_BY_CHILD = ("exception", "nan", "shape", "memory", "import")
+__all__ = ["ChildFailed", "JobPackage", "Loaded", "Progress", "TensorSpec", "Trained", "TrainerChild"]
+
 MAX_HEADER_BYTES = 4 << 20
-MAX_TENSORS = 100_000
 CHECK_EVERY_S = 0.2
 
 # the kernel's death signal fires when the *thread* that forked ends, so one thread that never ends does all spawning
 _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawn-trainer-child")
-
-
-class ChildFailed(Exception):
-    """The child failed for good and was ended. `kind` says how, `traceback` is the customer's or the last log lines."""
-
-    def __init__(self, kind: FailureKind, message: str, traceback: str = "") -> None:
-        super().__init__(kind, message, traceback)
-        self.kind: FailureKind = kind
-        self.message = message
-        self.traceback = traceback
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.message}"
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """One parameter and where it lies in the flat float32 vector (`offset` and `size` in elements)."""
-
-    name: str
-    shape: tuple[int, ...]
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class JobPackage:
-    """What a child needs to load a job.
-
-    `spec` is the normalised job spec, `source` the customer's file when the workload is one. `data_folder` is a folder
-    inside the child's scratch (relative or absolute), or `share:NAME`, or None when the job has no data.
-    """
-
-    spec: dict[str, Any]
-    source: bytes | None
-    data_folder: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """The model's tensors in order, and its initial parameters as flat float32 [n]."""
-
-    tensors: tuple[TensorSpec, ...]
-    initial: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """One round's inner steps: flat float32 [n], mean loss and loss of each step, bytes or tokens seen, time in the loop.
-
-    `held_out_loss` is that of the parameters that the round began with, or None when it was not asked for.
-    """
-
-    parameters: np.ndarray
-    loss: float
-    losses: tuple[float, ...]
-    tokens: int
-    trained_ms: int
-    held_out_loss: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far the round in progress is; zeros between rounds."""
-
-    steps: int = 0
-    loss: float = math.nan
-    tokens: int = 0
-    trained_ms: int = 0
 
 
 class TrainerChild:
@@ -173,7 +118,7 @@ class TrainerChild:
         data = None if package.data_folder is None else self._visible(package.data_folder)
         with self._conversation(timeout_s, "loading the workload") as deadline:
             self._send("load", {"spec": package.spec, "data": data}, package.source or b"", deadline)
-            tensors = self._tensors(self._expect("loaded", deadline).fields.get("tensors"))
+            tensors = checked_tensors(self._expect("loaded", deadline).fields.get("tensors"), self._memory_limit_bytes)
             self._elements = sum(tensor.size for tensor in tensors)
             descriptor = sealed_memory(4 * self._elements)
             try:
@@ -197,23 +142,19 @@ class TrainerChild:
             self._send("train", order, b"", deadline)
             fields = self._expect("trained", deadline).fields
             elapsed_ms = math.ceil((time.monotonic() - began) * 1000)
-            losses = fields.get("losses")
-            if not isinstance(losses, list) or len(losses) != steps:
-                self._broke_protocol(f"not {steps} losses")
-            checked = tuple(self._loss(loss) for loss in losses)
-            held_out_loss = self._loss(fields.get("held_out_loss")) if evaluate else None
-            tokens = self._count(fields.get("tokens"), 1 << 53)
-            trained_ms = min(self._count(fields.get("trained_ms"), 1 << 53), elapsed_ms)
+            losses = checked_losses(fields.get("losses"), steps)
+            held_out_loss = checked_loss(fields.get("held_out_loss")) if evaluate else None
+            tokens, told_ms = checked_count(fields.get("tokens")), checked_count(fields.get("trained_ms"))
             trained = self._parameters(f"the parameters after step {first_step + steps - 1}")
             self.progress = Progress()
-            return Trained(trained, math.fsum(checked) / steps, checked, tokens, trained_ms, held_out_loss)
+            return Trained(trained, math.fsum(losses) / steps, losses, tokens, min(told_ms, elapsed_ms), held_out_loss)
 
     def evaluate(self, parameters: np.ndarray, timeout_s: float = 600.0) -> float:
         """Held-out loss of `parameters`, float32 [n]."""
         with self._conversation(timeout_s, "evaluating") as deadline:
             self._put(parameters)
             self._send("evaluate", {}, b"", deadline)
-            return self._loss(self._expect("evaluated", deadline).fields.get("loss"))
+            return checked_loss(self._expect("evaluated", deadline).fields.get("loss"))
 
     def read_log(self) -> list[str]:
         """What the child wrote to stdout and stderr since the last call, as lines."""
@@ -250,17 +191,17 @@ class TrainerChild:
             try:
                 frame = self._unpacker.next()
             except BadFrame as error:
-                self._broke_protocol(str(error))
+                broke_protocol(str(error), self._log.tail())
             if frame is None:
                 self._read(deadline)
             elif frame.type == "progress":
                 self._progressed(frame.fields, deadline)
             elif frame.type == "failed":
-                self._told_failure(frame.fields)
+                raise checked_failure(frame.fields)
             elif frame.type == type_:
                 return frame
             else:
-                self._broke_protocol(f"{frame.type[:40]!r} instead of {type_!r}")
+                broke_protocol(f"{frame.type[:40]!r} instead of {type_!r}", self._log.tail())
 
     def _read(self, deadline: "Deadline") -> None:
         readable, _, _ = select.select([self._connection], [], [], min(CHECK_EVERY_S, deadline.left_s()))
@@ -303,55 +244,9 @@ class TrainerChild:
         kind: FailureKind = "memory" if "bad_alloc" in tail else "died"
         raise ChildFailed(kind, f"{how} while {doing}", tail)
 
-    def _told_failure(self, fields: dict[str, Any]) -> NoReturn:
-        kind, message, trace = fields.get("kind"), fields.get("message"), fields.get("traceback")
-        if kind not in TOLD_BY_CHILD or not isinstance(message, str) or not isinstance(trace, str):
-            self._broke_protocol("a failure that says nothing")
-        raise ChildFailed(kind, message[:1000], trace[:16_000])
-
-    def _broke_protocol(self, what: str) -> NoReturn:
-        raise ChildFailed("exception", f"the child broke the protocol: {what}", self._log.tail())
-
     def _progressed(self, fields: dict[str, Any], deadline: "Deadline") -> None:
-        steps, tokens = self._count(fields.get("steps"), 1 << 53), self._count(fields.get("tokens"), 1 << 53)
-        self.progress = Progress(steps, self._loss(fields.get("loss")), tokens, deadline.elapsed_ms())
-
-    def _count(self, value: Any, most: int) -> int:
-        if type(value) is not int or not 0 <= value <= most:
-            self._broke_protocol("a count that is none")
-        return int(value)
-
-    def _loss(self, value: Any) -> float:
-        if type(value) is not float and type(value) is not int:
-            self._broke_protocol("a loss that is no number")
-        try:
-            loss = float(value)
-        except OverflowError:
-            loss = math.inf
-        if not math.isfinite(loss):
-            raise ChildFailed("nan", f"the loss is {loss}")
-        return loss
-
-    def _tensors(self, described: Any) -> tuple[TensorSpec, ...]:
-        if not isinstance(described, list) or len(described) > MAX_TENSORS:
-            self._broke_protocol("no list of tensors")
-        tensors, offset = [], 0
-        for entry in described:
-            if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
-                self._broke_protocol("a tensor without name and shape")
-            if not isinstance(entry[1], list) or len(entry[1]) > 16:
-                self._broke_protocol("a tensor without shape")
-            shape = tuple(self._count(size, 1 << 40) for size in entry[1])
-            size = math.prod(shape)
-            tensors.append(TensorSpec(entry[0][:500], shape, offset, size))
-            offset += size
-            if 4 * offset > self._memory_limit_bytes:
-                raise ChildFailed("memory", f"a model of more than {self._memory_limit_bytes >> 20} MiB")
-        if offset == 0:
-            raise ChildFailed("shape", "the model has no parameters")
-        if len({tensor.name for tensor in tensors}) != len(tensors):
-            raise ChildFailed("shape", "two parameters of the model have one name")
-        return tuple(tensors)
+        steps, tokens = checked_count(fields.get("steps")), checked_count(fields.get("tokens"))
+        self.progress = Progress(steps, checked_loss(fields.get("loss")), tokens, deadline.elapsed_ms())
 
     def _put(self, parameters: np.ndarray) -> None:
         assert self._memory is not None, "train before load"
@@ -369,10 +264,9 @@ class TrainerChild:
     def _visible(self, folder: str) -> str:
         """Where the child sees a folder that we name."""
         sandboxed = self.isolation == "sandbox"
-        if folder.startswith("share:"):
-            name = folder.removeprefix("share:")
-            return f"{sandbox.SHARES}/{name}" if sandboxed else str(self._shares[name])
-        relative = (self._scratch / folder).resolve().relative_to(self._scratch)
+        if folder in self._shares:
+            return f"{sandbox.SHARES}/{folder}" if sandboxed else str(self._shares[folder])
+        relative = Path(folder).resolve().relative_to(self._scratch)
         return str(Path(sandbox.SCRATCH) / relative) if sandboxed else str(self._scratch / relative)
 
     def _private_bytes(self) -> int:

@@ -86,7 +86,8 @@ class ByteGPT(nn.Module):
         self.norm = nn.LayerNorm(shape.width, bias=False)
         for name, weight in self.named_parameters():
             if weight.ndim == 2:  # what adds to the residual stream starts smaller, so that depth does not matter
-                nn.init.normal_(weight, std=0.02 / (2 * shape.layers) ** 0.5 if "out" in name or "down" in name else 0.02)
+                adds = "out" in name or "down" in name
+                nn.init.normal_(weight, std=0.02 / (2 * shape.layers) ** 0.5 if adds else 0.02)
 
     def forward(self, index: torch.Tensor) -> torch.Tensor:
         """[B, T] -> [B, T, V]."""
