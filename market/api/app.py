@@ -1,0 +1,50 @@
+"""The HTTP application: routers, problem documents, and a count of every answer."""
+
+import time
+
+from fastapi import FastAPI
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from market.api import problems
+from market.api.routes import blobs, books, events, jobs, market, members, money, offers, runs
+from market.api.services import Services
+
+DESCRIPTION = (
+    "An open exchange for training compute. Bearer key in `Authorization`; errors are problem documents "
+    "(`code`, `message`, `field`, `remedy`); writes carry an `id` or an `Idempotency-Key` and may be repeated."
+)
+
+
+class CountAnswers:
+    """Notes method, route template, status and time to the first byte of every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+
+        async def noting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                services: Services = scope["app"].state.services
+                route: BaseRoute | None = scope.get("route")
+                template = getattr(route, "path", "unknown")
+                services.requests.note(scope["method"], template, message["status"], time.perf_counter() - began)
+            await send(message)
+
+        await self._app(scope, receive, noting)
+
+
+def make_app(services: Services) -> FastAPI:
+    """The application over its services; OpenAPI at /openapi.json, readable at /docs."""
+    app = FastAPI(title="torg", version=services.version, description=DESCRIPTION)
+    app.state.services = services
+    problems.install(app)
+    app.add_middleware(CountAnswers)
+    for part in (market, members, money, offers, jobs, events, runs, blobs, books):
+        app.include_router(part.router)
+    return app

@@ -1,0 +1,176 @@
+"""What members send, as pydantic models: strict types, no unknown fields, limits on every length.
+
+Money in integer nano-dollars, time in integer milliseconds, digests as lower-case SHA-256 hex.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+DIGEST = r"^[0-9a-f]{64}$"
+INT64_MAX = 2**63 - 1
+
+Id = Annotated[str, Field(pattern=ID)]
+Digest = Annotated[str, Field(pattern=DIGEST)]
+Text = Annotated[str, Field(max_length=4096)]
+Name = Annotated[str, Field(min_length=1, max_length=128)]
+Count = Annotated[int, Field(ge=0, le=INT64_MAX)]
+Positive = Annotated[int, Field(ge=1, le=INT64_MAX)]
+
+
+class Body(BaseModel):
+    """Unknown fields are refused, numbers are numbers, NaN and infinities are not."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Nothing(Body):
+    """No fields."""
+
+
+class MemberBody(Body):
+    member: Id
+    role: Literal["customer", "provider", "operator", "plane"]
+
+
+class DepositBody(Body):
+    id: Id | None = None
+    account: Id
+    amount_nanos: Positive
+
+
+class OfferBody(Body):
+    id: Id | None = None
+    name: Name
+    gpu: Name
+    gpus: Annotated[int, Field(ge=1, le=1024)]
+    vram_gib: Annotated[float, Field(ge=0, le=1_000_000)]
+    region: Annotated[str, Field(max_length=64)]
+    price_nanos_per_gpu_hour: int
+    floor_price_nanos_per_gpu_hour: int | None = None
+    isolation: Literal["process", "sandbox"]
+    measured: Annotated[dict[Name, float], Field(max_length=64)]
+    shares: Annotated[list[Name], Field(max_length=256)]
+    node: Annotated[str, Field(max_length=256)]
+    versions: Annotated[dict[Name, Name], Field(max_length=32)]
+
+
+class PriceBody(Body):
+    price_nanos_per_gpu_hour: int
+
+
+class QuoteBody(Body):
+    spec: dict[str, Any]
+
+
+class JobBody(Body):
+    id: Id | None = None
+    spec: dict[str, Any]
+
+
+class BudgetBody(Body):
+    id: Id | None = None
+    add_nanos: Positive
+
+
+class LeaseStartedBody(Body):
+    epoch: Count
+    worker: Name
+    pid: Count
+    node: Annotated[str, Field(max_length=256)]
+
+
+class LeaseEndedBody(Body):
+    epoch: Count
+    reason: Name
+    detail: Text = ""
+
+
+class ReadingBody(Body):
+    lease: Id
+    epoch: Count
+    leased_ms: Count
+    trained_ms: Count
+    rounds: Count
+    tokens: Count
+    bytes: Count
+
+
+class LostBody(Body):
+    lease: Id
+    epoch: Count
+    reason: Name
+    detail: Text = ""
+
+
+class EvaluatedBody(Body):
+    round: Positive
+    loss: float
+
+
+class LogBody(Body):
+    at_ms: Count
+    source: Name
+    line: Annotated[str, Field(max_length=16_384)]
+
+
+class ReadingsBody(Body):
+    job: Id
+    run_pid: Count | None = None
+    readings: Annotated[list[ReadingBody], Field(max_length=1024)] = []
+    evaluated: Annotated[list[EvaluatedBody], Field(max_length=1024)] = []
+    lost: Annotated[list[LostBody], Field(max_length=1024)] = []
+    logs: Annotated[list[LogBody], Field(max_length=4096)] = []
+
+
+class RoundMemberBody(Body):
+    lease: Id
+    epoch: Count
+    slot: Count
+    provider: Annotated[str, Field(max_length=64)] | None = None
+    loss: float | None = None
+    steps: Count
+    tokens: Count
+    leased_ms: Count
+    trained_ms: Count
+    bytes: Count
+    contribution: Digest
+
+
+class RoundBody(Body):
+    job: Id
+    round: Positive
+    step: Count
+    digest: Digest
+    reason: Text
+    duration_ms: Count
+    members: Annotated[list[RoundMemberBody], Field(min_length=1, max_length=1024)]
+    lost: Annotated[list[LostBody], Field(max_length=1024)] = []
+
+
+class CheckpointBody(Body):
+    job: Id
+    round: Count
+    step: Count
+    manifest: Digest
+    bytes: Count
+    stall_ms: Count
+    removed: Annotated[list[Digest], Field(max_length=4096)] = []
+
+
+class HaltedBody(Body):
+    state: Literal["paused", "done", "failed"]
+    reason: Name
+    detail: Annotated[str, Field(max_length=65_536)] = ""
+    round: Count
+    manifest: Digest | None = None
+
+
+class RayBody(Body):
+    address: Name
+    token_path: Text
+
+
+class SqlBody(Body):
+    sql: Annotated[str, Field(min_length=1, max_length=65_536)]

@@ -1,0 +1,294 @@
+"""The one writer: commands queue here, are decided in order, become durable together, and are answered then.
+
+Group commit: everything that waits is decided, all records are appended with one sync, then everybody is answered. The
+decision and the sync happen in one go on the event loop, so no reader ever sees a state that is not on disk.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from market.api.feed import Feed
+from market.api.problems import disk_full
+from market.clearing import clear
+from market.commands import ApplyClearing, Command, Heard, Tick
+from market.exchange import Exchange, Outcome
+from storage.canonical import canonical_bytes, parse_json
+from storage.journal import Journal, JournalBroken, JournalFull, read_journal
+
+log = logging.getLogger("torg.desk")
+
+TICK_S = 0.5
+QUEUE_LIMIT = 10_000
+BATCH_LIMIT = 1_000
+CLEARING_WORK = 1_000_000
+LARGE_BOOK = 20_000
+PROBE_BYTES = 1024 * 1024
+PROBE_EVERY_S = 1.0
+
+
+@dataclass(slots=True)
+class _Waiting:
+    command: Command
+    answer: asyncio.Future[Outcome]
+
+
+@dataclass(slots=True)
+class Numbers:
+    """What /metrics says about the writer."""
+
+    batches: int = 0
+    commands: int = 0
+    refused: int = 0
+    clearings: int = 0
+    sync_ns: int = 0
+    full: int = 0
+    bugs: int = 0
+
+
+@dataclass(slots=True)
+class _Staged:
+    """Decided and not yet durable."""
+
+    payloads: list[bytes] = field(default_factory=list)
+    events: list[tuple[int, tuple[dict[str, Any], ...]]] = field(default_factory=list)
+    answers: list[tuple[_Waiting, Outcome]] = field(default_factory=list)
+
+
+class Desk:
+    """Owns the exchange's state and the journal. Reads go to `exchange` directly, writes through `ask`.
+
+    `observe` is shown every event that is in the journal already.
+    `now_ms` is the wall clock, `make` an empty exchange, `broken` what to do when the journal cannot be trusted any
+    more (the process must end), `room` whether the disk takes writes again after it was full.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        make: Callable[[], Exchange],
+        feed: Feed,
+        *,
+        now_ms: Callable[[], int],
+        broken: Callable[[Exception], None],
+        observe: Callable[[Sequence[dict[str, Any]]], None] = lambda _: None,
+        room: Callable[[Path], bool] | None = None,
+    ) -> None:
+        self.feed = feed
+        self.numbers = Numbers()
+        self.full = False
+        self._journal = journal
+        self._make = make
+        self._clock_ms = now_ms
+        self._broken = broken
+        self._room = room or has_room
+        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(QUEUE_LIMIT)
+        self._clearing: asyncio.Task[None] | None = None
+        self._last_ms = 0
+        self.exchange = make()
+        for number, at_ms, events in self._replay():
+            feed.remember(number, at_ms, events)
+            observe(events)
+
+    @property
+    def records(self) -> int:
+        """Number of the last durable record."""
+        return self._journal.records
+
+    @property
+    def head(self) -> str:
+        """Chain hash of the last durable record."""
+        return self._journal.head
+
+    @property
+    def folder(self) -> Path:
+        return self._journal.folder
+
+    def now_ms(self) -> int:
+        """The market's time: the wall clock, and never before what is journaled."""
+        return max(self._last_ms, self._clock_ms())
+
+    async def ask(self, command: Command) -> Outcome:
+        """Have a command decided; returns when its record is durable. Raises Problem 507 while the disk is full."""
+        if self.full:
+            if isinstance(command, Heard):
+                return Outcome((), {}, False)  # a sign of life is no new work; timers start anew afterwards
+            raise disk_full()
+        waiting = _Waiting(command, asyncio.get_running_loop().create_future())
+        await self._queue.put(waiting)
+        return await waiting.answer
+
+    def decide_now(self, command: Command) -> Outcome:
+        """Decide and make durable one command before the loop runs (opening the market)."""
+        staged = _Staged()
+        now_ms = self.now_ms()
+        outcome = self.exchange.step(command, now_ms)
+        self._stage(staged, outcome, now_ms)
+        self._append(staged)
+        return outcome
+
+    async def write(self) -> None:
+        """The writer's loop; ends only by cancellation."""
+        while True:
+            self._handle(await self._take())
+            self._clear_large()
+
+    async def tick(self) -> None:
+        """Let time pass for the exchange; while the disk is full, see whether it takes writes again."""
+        loop = asyncio.get_running_loop()
+        probe_at = 0.0
+        while True:
+            await asyncio.sleep(TICK_S)
+            if not self.full:
+                await self._queue.put(_Waiting(Tick(), loop.create_future()))
+            elif loop.time() >= probe_at:
+                probe_at = loop.time() + PROBE_EVERY_S
+                if self._room(self._journal.folder):
+                    log.warning("the disk takes writes again: new work is taken")
+                    self._rebuild()
+                    self.full = False
+
+    async def _take(self) -> list[_Waiting]:
+        """Whoever waits now, and whoever comes while the loop has nothing else to do."""
+        batch = [await self._queue.get()]
+        while len(batch) < BATCH_LIMIT:
+            had = len(batch)
+            await asyncio.sleep(0)
+            while not self._queue.empty() and len(batch) < BATCH_LIMIT:
+                batch.append(self._queue.get_nowait())
+            if len(batch) == had:
+                break
+        return [waiting for waiting in batch if not waiting.answer.done()]
+
+    def _handle(self, batch: Sequence[_Waiting]) -> None:
+        staged = _Staged()
+        now_ms = self.now_ms()
+        for waiting in batch:
+            try:
+                outcome = self.exchange.step(waiting.command, now_ms)
+                self._stage(staged, outcome, now_ms)
+            except Exception as error:
+                log.exception("bug while deciding %s", type(waiting.command).__name__)
+                self.numbers.bugs += 1
+                self._settle(staged)
+                staged = _Staged()
+                self._rebuild()
+                _fail(waiting, error)
+                continue
+            staged.answers.append((waiting, outcome))
+        self._clear_small(staged, now_ms)
+        self._settle(staged)
+        self.numbers.batches += 1
+        self.numbers.commands += len(batch)
+
+    def _stage(self, staged: _Staged, outcome: Outcome, now_ms: int) -> None:
+        if not outcome.events:
+            self.numbers.refused += not isinstance(outcome.answer, dict)
+            return
+        staged.payloads.append(canonical_bytes({"v": 1, "at_ms": now_ms, "events": list(outcome.events)}))
+        staged.events.append((now_ms, outcome.events))
+        self._last_ms = now_ms
+
+    def _settle(self, staged: _Staged) -> None:
+        """Make durable, then answer; on a full disk nobody of this batch is confirmed."""
+        try:
+            self._append(staged)
+        except JournalFull:
+            log.exception("disk full: new work is refused")
+            self.numbers.full += 1
+            self.full = True
+            self._rebuild()
+            for waiting, _ in staged.answers:
+                _fail(waiting, disk_full())
+            self._refuse_waiting()
+            return
+        for waiting, outcome in staged.answers:
+            if not waiting.answer.done():
+                waiting.answer.set_result(outcome)
+
+    def _append(self, staged: _Staged) -> None:
+        if not staged.payloads:
+            return
+        number = self._journal.records
+        began_ns = time.perf_counter_ns()
+        try:
+            self._journal.append(staged.payloads)
+        except JournalBroken as error:
+            self._broken(error)
+            raise
+        self.numbers.sync_ns += time.perf_counter_ns() - began_ns
+        for at_ms, events in staged.events:
+            number += 1
+            self.feed.publish(number, at_ms, events)
+
+    def _rebuild(self) -> None:
+        """Forget what is not durable: the state again, from the journal."""
+        self.exchange = self._make()
+        for _ in self._replay():
+            pass
+
+    def _replay(self) -> Iterator[tuple[int, int, list[dict[str, Any]]]]:
+        for record in read_journal(self._journal.folder):
+            body = parse_json(record.payload)
+            assert body["v"] == 1, f"record {record.number} has version {body['v']}: made by a newer torg"
+            self.exchange.replay(body["at_ms"], body["events"])
+            self._last_ms = body["at_ms"]
+            yield record.number, body["at_ms"], body["events"]
+
+    def _refuse_waiting(self) -> None:
+        while not self._queue.empty():
+            _fail(self._queue.get_nowait(), disk_full())
+
+    def _clear_small(self, staged: _Staged, now_ms: int) -> None:
+        """A small book is cleared at once and shares the batch's sync."""
+        if self._clearing is not None or not self.exchange.dirty:
+            return
+        snapshot = self.exchange.snapshot()
+        if len(snapshot.bids) * len(snapshot.offers) > LARGE_BOOK:
+            return
+        self.numbers.clearings += 1
+        outcome = self.exchange.step(ApplyClearing(clear(snapshot, CLEARING_WORK)), now_ms)
+        self._stage(staged, outcome, now_ms)
+
+    def _clear_large(self) -> None:
+        """A large book is cleared on a frozen snapshot in a thread; its result is validated again as a command."""
+        if self._clearing is not None or not self.exchange.dirty or self.full:
+            return
+
+        async def clear_aside() -> None:
+            try:
+                clearing = await asyncio.to_thread(clear, self.exchange.snapshot(), CLEARING_WORK)
+                self.numbers.clearings += 1
+                waiting = _Waiting(ApplyClearing(clearing), asyncio.get_running_loop().create_future())
+                await self._queue.put(waiting)
+                await asyncio.wait((waiting.answer,))
+            finally:
+                self._clearing = None
+
+        self._clearing = asyncio.create_task(clear_aside())
+
+
+def has_room(folder: Path) -> bool:
+    """Whether a file of some size can be written and synced beside the journal."""
+    probe = folder / "probe.tmp"
+    try:
+        with probe.open("wb") as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        return False
+    finally:
+        probe.unlink(missing_ok=True)
+    return True
+
+
+def _fail(waiting: _Waiting, error: Exception) -> None:
+    if not waiting.answer.done():
+        waiting.answer.set_exception(error)
+        waiting.answer.exception()  # a tick has nobody who would fetch it

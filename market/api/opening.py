@@ -1,0 +1,90 @@
+"""How an exchange starts: the journal, the state from it, the first members, the keys.
+
+1. Open the journal (lock, new term) and replay it.
+2. First start: open the market; make the local accounts, their keys in keys.json (0600) before the journal has the hashes.
+"""
+
+import logging
+import time
+from importlib.metadata import PackageNotFoundError, version
+from secrets import token_hex
+
+from market.api.books_link import BooksLink
+from market.api.desk import Desk
+from market.api.job_logs import JobLogs
+from market.api.routes.members import hash_of, new_key
+from market.api.services import Services
+from market.api.shelf import Shelf
+from market.commands import SYSTEM, AddMember, OpenMarket
+from market.exchange import Exchange, Settings
+from market.homes import LOCAL_MEMBERS, Home, read_json, write_file, write_json
+from market.outcomes import Refusal
+from storage.provenance import new_signing_key
+
+log = logging.getLogger("torg.opening")
+
+
+def wall_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def torg_version() -> str:
+    """The installed version of torg."""
+    try:
+        return version("torg")
+    except PackageNotFoundError:
+        return "0.1.0"  # a checkout that was not installed
+
+
+def open_services(home: Home, url: str, desk: Desk, shelf: Shelf) -> Services:
+    """Everything that the routes need, over a desk that has replayed its journal. Raises OSError, ValueError."""
+    open_market(home, desk)
+    shelf.recall_manifests()
+    return Services(
+        home=home,
+        url=url,
+        version=torg_version(),
+        desk=desk,
+        feed=desk.feed,
+        shelf=shelf,
+        job_logs=JobLogs(home.job_logs),
+        books=BooksLink(home),
+        signing_key=load_signing_key(home),
+        started_ms=wall_ms(),
+        ray=read_json(home.ray_file),
+    )
+
+
+def open_market(home: Home, desk: Desk) -> None:
+    """The market and its local members, made if they are missing; keys before their hashes."""
+    if desk.records == 0:
+        opened = desk.decide_now(OpenMarket(market_id=f"market-{token_hex(8)}", version=torg_version()))
+        assert not isinstance(opened.answer, Refusal), opened.answer
+    keys = home.read_keys()
+    missing = [name for name in LOCAL_MEMBERS if name not in keys]
+    if missing:
+        keys |= {name: new_key() for name in missing}
+        write_json(home.keys_file, keys, mode=0o600)
+    known = {member["member"]: member for member in desk.exchange.members()}
+    for name in LOCAL_MEMBERS:
+        if name not in known:
+            added = desk.decide_now(AddMember(member=name, role=name, key_sha256=hash_of(keys[name]), by=SYSTEM))
+            assert not isinstance(added.answer, Refusal), added.answer
+
+
+def load_signing_key(home: Home) -> bytes:
+    """The market's Ed25519 key, 32 bytes, kept as hex; made on the first start."""
+    try:
+        key = bytes.fromhex(home.signing_key_file.read_text(encoding="ascii").strip())
+    except FileNotFoundError:
+        key = new_signing_key()
+        write_file(home.signing_key_file, key.hex().encode("ascii") + b"\n", mode=0o600)
+    if len(key) != 32:
+        raise ValueError(f"{home.signing_key_file} does not hold an Ed25519 key of 32 bytes")
+    return key
+
+
+def new_exchange() -> Exchange:
+    """An empty exchange with the house's limits."""
+    return Exchange(Settings())

@@ -1,0 +1,144 @@
+"""Every error as a problem document (RFC 9457) with the house's four fields: code, message, field, remedy."""
+
+import difflib
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException as BareHTTPException
+
+log = logging.getLogger("torg.api")
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(HTTPException):
+    """Ends a request with a problem document. An HTTPException, because FastAPI swallows others while it reads a body."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        field: str | None = None,
+        remedy: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, message, dict(headers or {}))
+        self.status = status
+        self.code = code
+        self.message = message
+        self.field = field
+        self.remedy = remedy
+
+    def answer(self) -> JSONResponse:
+        """The HTTP answer."""
+        body = {
+            "type": f"urn:torg:problem:{self.code}",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.message,
+            "code": self.code,
+            "message": self.message,
+            "field": self.field,
+            "remedy": self.remedy,
+        }
+        return JSONResponse(body, status_code=self.status, media_type=MEDIA_TYPE, headers=self.headers)
+
+
+def not_found(kind: str, name: str) -> Problem:
+    """Unknown, or somebody else's: the two look the same from outside."""
+    return Problem(404, f"unknown_{kind}", f"there is no {kind} {name} of yours", field=kind)
+
+
+def disk_full() -> Problem:
+    """New work is refused until the disk takes writes again; what was acknowledged is safe."""
+    return Problem(
+        507,
+        "disk_full",
+        "disk full: the market cannot write its journal and takes no new work; nothing that it confirmed is lost",
+        remedy="free space on the market's disk; it goes on by itself",
+        headers={"Retry-After": "5"},
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Make every way to fail answer with a problem document."""
+    app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(BareHTTPException, _http)
+    app.add_exception_handler(Exception, _bug)
+
+
+async def _problem(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Problem)
+    return error.answer()
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, BareHTTPException)
+    if error.status_code == 404:
+        return Problem(404, "unknown_route", f"there is no {request.url.path} here", remedy="see /docs").answer()
+    if error.status_code == 405:
+        message = f"{request.url.path} does not take {request.method}"
+        return Problem(405, "wrong_method", message, remedy="see /docs", headers=error.headers).answer()
+    return Problem(error.status_code, "http_error", str(error.detail), headers=error.headers).answer()
+
+
+async def _bug(request: Request, error: Exception) -> JSONResponse:
+    log.error("bug while answering %s %s", request.method, request.url.path, exc_info=error)
+    message = f"the market failed to answer: {type(error).__name__}; the cause is in its log"
+    return Problem(500, "internal_error", message, remedy="tell the operator").answer()
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    field = _field_of(first["loc"])
+    message, remedy = _say(field, first, _siblings(request, first["loc"]))
+    return Problem(422, "invalid_field", message, field=field, remedy=remedy).answer()
+
+
+def _field_of(place: Sequence[str | int]) -> str:
+    """`('body', 'readings', 0, 'epoch')` → `readings[0].epoch`."""
+    name = ""
+    for part in place[1:]:
+        name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else str(part)
+    return name or str(place[0])
+
+
+def _say(field: str, found: Mapping[str, Any], known: Sequence[str]) -> tuple[str, str | None]:
+    """The sentence and the remedy for one pydantic error."""
+    if found["type"] == "extra_forbidden":
+        nearest = difflib.get_close_matches(field.rpartition(".")[2], known, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"known are: {', '.join(known)}" if known else None
+        return f"unknown field {field}", hint
+    if found["type"] == "missing":
+        return f"{field} is missing", None
+    value = repr(found.get("input"))
+    shown = value if len(value) <= 80 else value[:77] + "…"
+    return f"{field} is {shown}: {found['msg']}", None
+
+
+def _siblings(request: Request, place: Sequence[str | int]) -> Sequence[str]:
+    """Names that the object around an unknown field does take; empty where it is not known."""
+    route = request.scope.get("route")
+    body = getattr(route, "body_field", None)
+    model = getattr(getattr(body, "field_info", None), "annotation", None)
+    for part in place[1:-1]:
+        if model is None or isinstance(part, int):
+            continue
+        field = getattr(model, "model_fields", {}).get(part)
+        model = _model_in(field.annotation) if field is not None else None
+    return sorted(getattr(model, "model_fields", {}))
+
+
+def _model_in(annotation: Any) -> Any:
+    """The model in `list[Model]` or `Model | None`, or the annotation itself."""
+    inner = [part for part in getattr(annotation, "__args__", ()) if hasattr(part, "model_fields")]
+    return inner[0] if inner else annotation

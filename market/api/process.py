@@ -1,0 +1,153 @@
+"""The exchange process: `python -m market.api.process --home HOME --host H --port P`.
+
+The only writer of the journal and the only door of the market. Exit codes: 1 the journal cannot be trusted (start again
+to read it anew), 2 bad arguments, 3 another exchange has the journal, 4 the address cannot be had, 5 the home is damaged.
+With `--fd N` it answers on a listening socket that its parent holds, so that callers wait through a restart.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from market.api.app import make_app
+from market.api.desk import Desk
+from market.api.feed import Feed
+from market.api.opening import new_exchange, open_services, wall_ms
+from market.api.shelf import Shelf
+from market.homes import Home
+from storage.journal import Journal, JournalCorrupt, JournalFull, JournalLocked
+
+log = logging.getLogger("torg.exchange")
+
+BACKLOG = 2048
+LAST_ANSWERS_S = 2
+EXIT_BROKEN, EXIT_LOCKED, EXIT_ADDRESS, EXIT_DAMAGED = 1, 3, 4, 5
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT."""
+    given = _arguments(arguments)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO, stream=sys.stderr)
+    home = Home(given.home)
+    try:
+        home.make_folders()
+        journal = Journal.open(home.journal)
+    except JournalLocked as error:
+        log.error("%s", error)
+        return EXIT_LOCKED
+    except (JournalCorrupt, JournalFull, OSError) as error:
+        log.error("the journal cannot be opened: %s", error)
+        return EXIT_DAMAGED
+    with journal:
+        return _serve(home, journal, given.host, given.port, given.fd)
+
+
+def _arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m market.api.process")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--fd", type=int, help="a listening socket inherited from the parent")
+    return parser.parse_args(arguments)
+
+
+def _serve(home: Home, journal: Journal, host: str, port: int, fd: int | None) -> int:
+    try:
+        listening = listen(host, port) if fd is None else socket.socket(fileno=fd)
+    except OSError as error:
+        log.error("cannot listen on %s port %s: %s", host, port, error)
+        return EXIT_ADDRESS
+    feed = Feed()
+    try:
+        shelf = Shelf(home.blobs, home.uploads_file)
+        desk = Desk(journal, new_exchange, feed, now_ms=wall_ms, broken=_broken, observe=shelf.observe)
+        services = open_services(home, f"http://{host}:{listening.getsockname()[1]}", desk, shelf)
+    except (OSError, ValueError, JournalCorrupt, JournalFull) as error:
+        log.exception("the market cannot be opened: %s", error)
+        return EXIT_DAMAGED
+    app = make_app(services)
+    app.router.lifespan_context = _lifespan
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=LAST_ANSWERS_S,
+    )
+    server = _Server(config, feed)
+    log.info("%s answers with %s records, pid %s", services.url, journal.records, os.getpid())
+    server.run(sockets=[listening])
+    log.info("the exchange is down after %s records", journal.records)
+    return 0
+
+
+class _Server(uvicorn.Server):
+    """Answers every long-poll before it closes."""
+
+    def __init__(self, config: uvicorn.Config, feed: Feed) -> None:
+        super().__init__(config)
+        self._feed = feed
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._feed.close()
+        await super().shutdown(sockets)
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    desk: Desk = app.state.services.desk
+    tasks = (asyncio.create_task(desk.write()), asyncio.create_task(desk.tick()))
+    for task in tasks:
+        task.add_done_callback(_must_not_end)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.remove_done_callback(_must_not_end)
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await app.state.services.books.close()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket; raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((host, port))
+        made.listen(BACKLOG)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _broken(error: Exception) -> None:
+    """What is on disk is unknown: no answer may leave this process any more."""
+    log.critical("the journal is broken, the exchange ends: %s", error)
+    logging.shutdown()
+    os._exit(EXIT_BROKEN)
+
+
+def _must_not_end(task: "asyncio.Task[None]") -> None:
+    if task.cancelled():
+        return
+    log.critical("the writer ended, the exchange ends with it", exc_info=task.exception())
+    logging.shutdown()
+    os._exit(EXIT_BROKEN)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Content-addressed bytes: resumable uploads, ranged downloads."""
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from io import BufferedReader
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from market.api.bodies import DIGEST
+from market.api.limits import BLOB_BYTES, declared_length, too_long
+from market.api.problems import Problem
+from market.api.services import Has, Someone
+from market.api.shelf import PIECE_BYTES, Piece
+from storage.blobs import BlobMissing
+
+router = APIRouter(prefix="/v1/blobs", tags=["blobs"])
+
+Digest = Annotated[str, Path(pattern=DIGEST)]
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
+_RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")
+
+
+@router.head("/{digest}")
+async def size(services: Has, _: Someone, digest: Digest) -> Response:
+    """Content-Length of a whole blob; 404 with Upload-Offset for one that is not whole."""
+    found = services.shelf.store.size(digest)
+    if found is None:
+        return Response(status_code=404, headers={"Upload-Offset": str(services.shelf.store.partial(digest))})
+    return Response(headers={"Content-Length": str(found), "Accept-Ranges": "bytes"})
+
+
+@router.get("/{digest}")
+async def read(
+    services: Has, _: Someone, digest: Digest, range_: Annotated[str | None, Header(alias="Range")] = None
+) -> StreamingResponse:
+    """The bytes, or those from `Range: bytes=a-` or `a-b` on."""
+    try:
+        file = services.shelf.store.open(digest)
+    except BlobMissing as error:
+        raise Problem(404, "unknown_blob", str(error), field="digest") from error
+    total = services.shelf.store.size(digest) or 0
+    start, end = 0, total
+    if range_ is not None:
+        found = _RANGE.fullmatch(range_)
+        if found is None or int(found[1]) >= total:
+            file.close()
+            headers = {"Content-Range": f"bytes */{total}"}
+            raise Problem(416, "range_past_end", f"the blob has {total} bytes", field="Range", headers=headers)
+        start, end = int(found[1]), min(total, int(found[2]) + 1) if found[2] else total
+    headers = {"Content-Length": str(max(0, end - start)), "Accept-Ranges": "bytes", "ETag": f'"{digest}"'}
+    if range_ is not None:
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{total}"
+    status = 200 if range_ is None else 206
+    return StreamingResponse(
+        _pieces(file, start, end), status_code=status, headers=headers, media_type="application/octet-stream"
+    )
+
+
+@router.put("/{digest}", status_code=201)
+async def write(
+    request: Request,
+    services: Has,
+    caller: Someone,
+    digest: Digest,
+    content_range: Annotated[str | None, Header()] = None,
+) -> JSONResponse:
+    """A whole blob, or the bytes `a-b/total` of it; 201 when whole and new, 200 when there, 202 when more is to come."""
+    declared_length(request, BLOB_BYTES)
+    had = services.shelf.store.size(digest) is not None
+    piece = _piece(content_range)
+    done = await services.shelf.receive(caller.name, digest, piece, _limited(request, piece))
+    status = 202 if not done.whole else 200 if had else 201
+    headers = {} if done.whole else {"Upload-Offset": str(done.offset)}
+    return JSONResponse({"digest": digest, "offset": done.offset, "whole": done.whole}, status, headers)
+
+
+def _piece(content_range: str | None) -> Piece | None:
+    if content_range is None:
+        return None
+    found = _CONTENT_RANGE.fullmatch(content_range)
+    if found is None or not int(found[1]) <= int(found[2]) < int(found[3]):
+        message = f"Content-Range is {content_range!r}, not 'bytes FIRST-LAST/TOTAL'"
+        raise Problem(422, "invalid_field", message, field="Content-Range")
+    return Piece(int(found[1]), int(found[3]))
+
+
+async def _limited(request: Request, piece: Piece | None) -> AsyncIterator[bytes]:
+    """The body as it comes, no longer than is allowed."""
+    received = 0
+    async for part in request.stream():
+        received += len(part)
+        if received > BLOB_BYTES or (piece is not None and piece.start + received > piece.total):
+            raise too_long(BLOB_BYTES)
+        yield part
+
+
+def _pieces(file: BufferedReader, start: int, end: int) -> Iterator[bytes]:
+    with file:
+        file.seek(start)
+        left = end - start
+        while left > 0 and (piece := file.read(min(PIECE_BYTES, left))):
+            left -= len(piece)
+            yield piece

@@ -1,0 +1,47 @@
+"""Questions about the past, answered by the books process from DuckDB."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+
+from market.api.bodies import Nothing, SqlBody
+from market.api.limits import StrictRoute
+from market.api.services import Has, Operator, Someone, job_for
+
+router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["books"])
+
+Text = Annotated[str | None, Query(max_length=64)]
+
+
+@router.get("/billing")
+async def billing(  # noqa: PLR0917 - one argument a query parameter
+    services: Has, caller: Someone, by: Text = None, since: Text = None, until: Text = None, job: Text = None
+) -> dict[str, Any]:
+    """Lines of one's own jobs or offers; an operator sees all."""
+    params = {"by": by, "since": since, "until": until, "job": job}
+    return await services.books.ask("billing", caller, services.desk.records, params)
+
+
+@router.get("/invoices/{job}")
+async def invoice(services: Has, caller: Someone, job: str) -> dict[str, Any]:
+    """The bill of one job."""
+    job_for(services, caller, job)
+    return await services.books.ask("invoice", caller, services.desk.records, {"job": job})
+
+
+@router.post("/sql")
+async def sql(services: Has, caller: Someone, body: SqlBody) -> dict[str, Any]:
+    """One read-only statement over one's own books."""
+    return await services.books.ask("sql", caller, services.desk.records, {"sql": body.sql})
+
+
+@router.get("/books/verify")
+async def verify(services: Has, caller: Operator) -> dict[str, Any]:
+    """Every byte of the journal, the balance, and the projection against the journal."""
+    return await services.books.ask("verify", caller, services.desk.records, {})
+
+
+@router.post("/books/rebuild")
+async def rebuild(services: Has, caller: Operator, _: Nothing) -> dict[str, Any]:
+    """Make the projection anew from the journal."""
+    return await services.books.ask("rebuild", caller, services.desk.records, {})

@@ -1,0 +1,149 @@
+"""Jobs as their customers see them."""
+
+import asyncio
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from fastapi.responses import JSONResponse
+
+from market.api.bodies import BudgetBody, JobBody, Nothing, QuoteBody
+from market.api.limits import StrictRoute
+from market.api.problems import Problem
+from market.api.routes.offers import Wait
+from market.api.services import (
+    LONGEST_WAIT_S,
+    Customer,
+    Has,
+    IdempotencyKey,
+    Someone,
+    id_of,
+    job_for,
+    problem_of,
+    settle,
+)
+from market.commands import AddBudget, CancelJob, SubmitJob
+from market.outcomes import Refusal
+from market.state import FINAL_STATES
+from storage.blobs import BlobDamaged, BlobMissing
+from storage.provenance import make_bundle
+
+router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["jobs"])
+
+
+@router.post("/quotes")
+async def quote(services: Has, caller: Customer, body: QuoteBody) -> dict[str, Any]:
+    """The plan for a job that is not submitted."""
+    answer = services.exchange.quote(body.spec, caller.name, services.desk.now_ms())  # type: ignore[attr-defined]
+    if isinstance(answer, Refusal):
+        raise problem_of(answer)
+    return answer
+
+
+@router.post("/jobs", status_code=201)
+async def submit(
+    services: Has, caller: Customer, body: JobBody, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """Hold the budget and wait for a clearing; the same id and spec again is answered as before."""
+    _check_blobs(services, body.spec)
+    command = SubmitJob(id=id_of(body.id, idempotency_key), spec=body.spec, by=caller.name)
+    return settle(*await services.ask(command))
+
+
+@router.get("/jobs")
+async def jobs(services: Has, caller: Someone) -> dict[str, Any]:
+    """One's own; an operator sees all."""
+    return {"items": services.exchange.jobs(None if caller.sees_all else caller.name)}
+
+
+@router.get("/jobs/{job}")
+async def show(services: Has, caller: Someone, job: str) -> dict[str, Any]:
+    """One job."""
+    return job_for(services, caller, job)
+
+
+@router.post("/jobs/{job}/cancel")
+async def cancel(services: Has, caller: Customer, job: str, _: Nothing) -> dict[str, Any]:
+    """Stop for good; what was metered is charged, the rest of the escrow goes back."""
+    job_for(services, caller, job)
+    return (await services.ask(CancelJob(job=job, by=caller.name)))[0]
+
+
+@router.post("/jobs/{job}/budget")
+async def add_budget(
+    services: Has, caller: Customer, job: str, body: BudgetBody, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """More escrow; a job that paused because it ran out goes on."""
+    job_for(services, caller, job)
+    command = AddBudget(id=id_of(body.id, idempotency_key), job=job, add_nanos=body.add_nanos, by=caller.name)
+    return settle(*await services.ask(command))
+
+
+@router.get("/jobs/{job}/explain")
+async def explain(services: Has, caller: Someone, job: str) -> dict[str, Any]:
+    """Why it is (not) matched."""
+    job_for(services, caller, job)
+    return services.exchange.explain(job) or {}
+
+
+@router.get("/jobs/{job}/rounds")
+async def rounds(services: Has, caller: Someone, job: str) -> dict[str, Any]:
+    """Every committed round with its members."""
+    job_for(services, caller, job)
+    return {"items": services.exchange.rounds(job)}
+
+
+@router.get("/jobs/{job}/logs")
+async def logs(
+    services: Has, caller: Someone, job: str, after: Annotated[int, Query(ge=0)] = 0, wait_s: Wait = 0
+) -> dict[str, Any]:
+    """What the workers printed, from byte `after` on; `over` when no more can come."""
+    clock = asyncio.get_running_loop().time
+    until = clock() + min(wait_s, LONGEST_WAIT_S)
+    while True:
+        over = job_for(services, caller, job)["state"] in FINAL_STATES
+        text, following = services.job_logs.read(job, after)
+        if text or over or clock() >= until or services.feed.closed:
+            return {"text": text, "next": following, "over": over and not text}
+        await services.feed.touched(f"job:{job}", until - clock())
+
+
+@router.get("/jobs/{job}/result")
+async def result(services: Has, caller: Someone, job: str) -> dict[str, Any]:
+    """The checkpoint that the job ended with: its manifest names the blobs."""
+    found = job_for(services, caller, job)
+    digest = found["manifest"]
+    if digest is None:
+        message = f"{job} is {found['state']} and has no result"
+        raise Problem(409, "no_result", message, remedy="wait until it is done")
+    try:
+        manifest = json.loads(services.shelf.store.read(digest))
+    except (BlobMissing, BlobDamaged) as error:
+        raise Problem(500, "result_lost", str(error), remedy="tell the operator") from error
+    return {"digest": digest, "manifest": manifest}
+
+
+@router.get("/jobs/{job}/provenance")
+async def provenance(services: Has, caller: Someone, job: str) -> dict[str, Any]:
+    """Everything that proves the job, signed by the market."""
+    job_for(services, caller, job)
+    parts = services.exchange.bundle(job)
+    assert parts is not None, "it was there a moment ago, and jobs do not go"
+    return make_bundle(
+        job,
+        parts["spec"],
+        parts["statements"],
+        parts["transfers"],
+        journal=(services.desk.records, services.desk.head),
+        signing_key=services.signing_key,
+    )
+
+
+def _check_blobs(services: Has, spec: dict[str, Any]) -> None:
+    """Code and data must be here before money is held for them."""
+    for field in ("workload", "data"):
+        part = spec.get(field)
+        digest = part.get("digest") if isinstance(part, dict) else None
+        if isinstance(digest, str) and len(digest) == 64 and services.shelf.store.size(digest) is None:
+            message = f"{field} names blob {digest}, which was not uploaded"
+            raise Problem(422, "blob_missing", message, field=f"{field}.digest", remedy="upload it first")

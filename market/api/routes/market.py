@@ -1,0 +1,98 @@
+"""The market itself: is it there, how is it, stop, reopen, where is Ray."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import PlainTextResponse
+
+from market.api import metrics
+from market.api.bodies import Nothing, RayBody
+from market.api.limits import StrictRoute
+from market.api.problems import Problem
+from market.api.services import Caller, Has, Operator, Plane, Someone, allow
+from market.commands import ReopenMarket, StopMarket
+from market.homes import write_json
+
+router = APIRouter(route_class=StrictRoute, tags=["market"])
+
+
+@router.get("/healthz")
+async def healthz(services: Has) -> dict[str, Any]:
+    """Answers without a key as soon as the journal is read."""
+    return {"ok": not services.desk.full, "version": services.version, "journal_records": services.desk.records}
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def prometheus(services: Has) -> PlainTextResponse:
+    """Figures for Prometheus; no member's data."""
+    return PlainTextResponse(metrics.render(services), media_type=metrics.MEDIA_TYPE)
+
+
+@router.get("/v1/status")
+async def status(services: Has, _: Someone) -> dict[str, Any]:
+    """Processes and counts."""
+    now_ms = services.desk.now_ms()
+    totals = services.exchange.totals()
+    return {
+        "url": services.url,
+        "version": services.version,
+        "home": str(services.home.root),
+        "ray_address": services.ray.get("address"),
+        "exchange_pid": os.getpid(),
+        "books_pid": services.home.read_pid("books"),
+        "offers": totals["offers"],
+        "jobs_running": totals["jobs_running"],
+        "jobs": totals["jobs"],
+        "stopped": totals["stopped"],
+        "journal_records": services.desk.records,
+        "disk_full": services.desk.full,
+        "uptime_s": (now_ms - services.started_ms) // 1000,
+    }
+
+
+@router.post("/v1/market/stop")
+async def stop(services: Has, caller: Operator, _: Nothing) -> dict[str, Any]:
+    """Refuse new work and ask every running job to pause at a durable round."""
+    answer, _created = await services.ask(StopMarket(by=caller.name))
+    return {**answer, "jobs_running": services.exchange.totals()["jobs_running"]}
+
+
+@router.post("/v1/market/reopen")
+async def reopen(services: Has, caller: Operator, _: Nothing) -> dict[str, Any]:
+    """Take new work again; jobs paused by a stop are pending."""
+    answer, _created = await services.ask(ReopenMarket(by=caller.name))
+    return answer
+
+
+@router.post("/v1/market/ray")
+async def announce_ray(services: Has, _: Plane, body: RayBody) -> dict[str, Any]:
+    """The head says where Ray is; the token stays in its file."""
+    services.ray = {"address": body.address, "token_path": body.token_path}
+    write_json(services.home.ray_file, services.ray, mode=0o600)
+    return services.ray
+
+
+@router.get("/v1/ray")
+async def ray(services: Has, _: Annotated[Caller, Depends(allow("provider", "plane"))]) -> dict[str, Any]:
+    """Where to join, with what token, and which versions must agree."""
+    starting = Problem(503, "ray_starting", "Ray is not up yet", remedy="ask again", headers={"Retry-After": "1"})
+    if not services.ray:
+        raise starting
+    try:
+        token = Path(services.ray["token_path"]).read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise starting from error
+    return {"address": services.ray["address"], "token": token, "versions": versions(services.version)}
+
+
+def versions(torg: str) -> dict[str, str]:
+    """What a machine must have in common with the market's."""
+    try:
+        ray_version = version("ray")
+    except PackageNotFoundError:
+        ray_version = ""
+    return {"python": platform.python_version(), "ray": ray_version, "torg": torg}

@@ -1,0 +1,46 @@
+"""Members and their keys."""
+
+import secrets
+from hashlib import sha256
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from market.api.bodies import MemberBody, Nothing
+from market.api.limits import StrictRoute
+from market.api.services import Has, Operator
+from market.commands import AddMember, RevokeMember
+
+router = APIRouter(prefix="/v1/members", route_class=StrictRoute, tags=["members"])
+
+
+@router.get("")
+async def members(services: Has, _: Operator) -> dict[str, Any]:
+    """Everybody, without keys."""
+    return {"items": services.exchange.members()}
+
+
+@router.post("", status_code=201)
+async def add_member(services: Has, caller: Operator, body: MemberBody) -> JSONResponse:
+    """A new member; the key is in this answer and nowhere else."""
+    key = new_key()
+    await services.ask(AddMember(member=body.member, role=body.role, key_sha256=hash_of(key), by=caller.name))
+    return JSONResponse({"member": body.member, "role": body.role, "key": key}, status_code=201)
+
+
+@router.post("/{member}/revoke")
+async def revoke_member(services: Has, caller: Operator, member: str, _: Nothing) -> dict[str, Any]:
+    """The member's key stops working at once."""
+    answer, _created = await services.ask(RevokeMember(member=member, by=caller.name))
+    return answer
+
+
+def new_key() -> str:
+    """256 random bits."""
+    return f"torg_{secrets.token_urlsafe(32)}"
+
+
+def hash_of(key: str) -> str:
+    """What the journal keeps of a key: a random key needs no salt."""
+    return sha256(key.encode()).hexdigest()

@@ -1,0 +1,57 @@
+"""Deposits, balances, transfers."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from fastapi.responses import JSONResponse
+
+from market.api.bodies import DepositBody
+from market.api.limits import StrictRoute
+from market.api.problems import not_found
+from market.api.services import Caller, Has, IdempotencyKey, Operator, Services, Someone, id_of, settle
+from market.commands import Deposit
+from storage.ledger import account_class
+
+router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["money"])
+
+
+@router.post("/deposits", status_code=201)
+async def deposit(
+    services: Has, caller: Operator, body: DepositBody, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """Money from outside into a wallet; the same id again is answered as before."""
+    name = id_of(body.id, idempotency_key)
+    command = Deposit(id=name, account=body.account, amount_nanos=body.amount_nanos, by=caller.name)
+    return settle(*await services.ask(command))
+
+
+@router.get("/balance")
+async def balance(services: Has, caller: Someone, account: str | None = None) -> dict[str, Any]:
+    """One's own; an operator may name any account."""
+    name = _account(services, caller, account)
+    return services.exchange.balance(name)
+
+
+@router.get("/transfers")
+async def transfers(
+    services: Has,
+    caller: Someone,
+    account: str | None = None,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> dict[str, Any]:
+    """Newest first; `after` is the last id of the page before."""
+    return {"items": services.exchange.transfers(_account(services, caller, account), after, limit)}
+
+
+def _account(services: Services, caller: Caller, account: str | None) -> str:
+    """A member's name, or for transfers an account of the ledger. Others' and unknown ones look the same."""
+    name = account or caller.name
+    if name == caller.name:
+        return name
+    kind, _, owner = name.partition(":")
+    own_escrow = kind == "escrow" and (services.exchange.job(owner) or {}).get("customer") == caller.name
+    known = account_class(name) is not None or any(one["member"] == name for one in services.exchange.members())
+    if own_escrow or owner == caller.name or (caller.role == "operator" and known):
+        return name
+    raise not_found("account", name)

@@ -1,0 +1,104 @@
+"""What is for rent, and the leases on it."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from fastapi.responses import JSONResponse
+
+from market.api.bodies import LeaseEndedBody, LeaseStartedBody, Nothing, OfferBody, PriceBody
+from market.api.limits import StrictRoute
+from market.api.problems import not_found
+from market.api.services import (
+    LEASE_WAIT_S,
+    Has,
+    IdempotencyKey,
+    Lessor,
+    Provider,
+    Someone,
+    changed,
+    id_of,
+    settle,
+)
+from market.commands import ChangeOffer, EndLease, Heard, PlaceOffer, StartLease
+
+router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["offers"])
+
+Wait = Annotated[float, Query(ge=0, le=60)]
+
+
+@router.get("/offers")
+async def offers(services: Has, _: Someone) -> dict[str, Any]:
+    """Everything that is listed, for everybody."""
+    return {"items": services.exchange.offers(services.desk.now_ms())}
+
+
+@router.post("/offers", status_code=201)
+async def place_offer(
+    services: Has, caller: Lessor, body: OfferBody, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """List hardware; the same offer again is answered as before."""
+    command = PlaceOffer(
+        id=id_of(body.id, idempotency_key),
+        name=body.name,
+        gpu=body.gpu,
+        gpus=body.gpus,
+        vram_gib=body.vram_gib,
+        region=body.region,
+        price_nanos_per_gpu_hour=body.price_nanos_per_gpu_hour,
+        floor_price_nanos_per_gpu_hour=body.floor_price_nanos_per_gpu_hour,
+        isolation=body.isolation,
+        measured=body.measured,
+        shares=tuple(body.shares),
+        node=body.node,
+        versions=body.versions,
+        by=caller.name,
+    )
+    return settle(*await services.ask(command))
+
+
+@router.post("/offers/{offer}/price")
+async def set_price(services: Has, caller: Provider, offer: str, body: PriceBody) -> dict[str, Any]:
+    """For leases to come; running ones keep theirs."""
+    price = body.price_nanos_per_gpu_hour
+    command = ChangeOffer(offer=offer, action="price", by=caller.name, price_nanos_per_gpu_hour=price)
+    return (await services.ask(command))[0]
+
+
+@router.post("/offers/{offer}/{action}")
+async def change_offer(
+    services: Has, caller: Provider, offer: str, action: Literal["drain", "withdraw", "relist"], _: Nothing
+) -> dict[str, Any]:
+    """Drain: no new leases. Withdraw: end those that run, too. Relist: open again."""
+    return (await services.ask(ChangeOffer(offer=offer, action=action, by=caller.name)))[0]
+
+
+@router.get("/leases")
+async def leases(
+    services: Has, caller: Lessor, offer: str, wait_s: Wait = 0, seen: str | None = None
+) -> dict[str, Any]:
+    """The live leases of one offer; every call is the offer's sign of life, so it waits 5 s at most."""
+    await services.ask(Heard(offer=offer, by=caller.name))
+
+    def read() -> dict[str, Any]:
+        found = services.exchange.leases_of(offer)
+        if found is None or found["offer"]["provider"] != caller.name:
+            raise not_found("offer", offer)
+        return found
+
+    return await changed(services, f"offer:{offer}", min(wait_s, LEASE_WAIT_S), seen, read)
+
+
+@router.post("/leases/{lease}/started")
+async def lease_started(services: Has, caller: Lessor, lease: str, body: LeaseStartedBody) -> dict[str, Any]:
+    """A worker holds the lease."""
+    command = StartLease(
+        lease=lease, epoch=body.epoch, worker=body.worker, pid=body.pid, node=body.node, by=caller.name
+    )
+    return (await services.ask(command))[0]
+
+
+@router.post("/leases/{lease}/ended")
+async def lease_ended(services: Has, caller: Lessor, lease: str, body: LeaseEndedBody) -> dict[str, Any]:
+    """The provider gives the lease up."""
+    command = EndLease(lease=lease, epoch=body.epoch, reason=body.reason, detail=body.detail, by=caller.name)
+    return (await services.ask(command))[0]

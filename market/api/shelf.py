@@ -1,0 +1,192 @@
+"""The blob store as members use it: one sender per digest, a quota per member, nothing removed that another job needs.
+
+Who knows a digest may read its bytes: a digest of 256 bits cannot be guessed, and only its owner's job shows it.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from market.api.problems import Problem
+from storage.blobs import BlobDamaged, BlobMissing, BlobOffsetWrong, BlobStore, BlobStoreFull, BlobTooLarge, Upload
+from storage.checkpoints import Manifest, ManifestError
+
+log = logging.getLogger("torg.shelf")
+
+QUOTA_BYTES = 64 * 1024**3
+PIECE_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Where the bytes of one request belong: `start` within `total` bytes."""
+
+    start: int
+    total: int
+
+
+class Shelf:
+    """Blobs in `folder`; who uploaded what is noted in `uploads`, a line `member digest bytes` each."""
+
+    def __init__(self, folder: Path, uploads: Path, *, quota_bytes: int = QUOTA_BYTES) -> None:
+        self.store = BlobStore(folder)
+        self.store.clean()
+        self._uploads = uploads
+        self._quota_bytes = quota_bytes
+        self._senders: dict[str, asyncio.Lock] = {}
+        self._used: dict[str, dict[str, int]] = {}
+        self._needed_by: dict[str, set[str]] = {}
+        self._manifests: dict[str, set[str]] = {}
+        self._note_known()
+
+    def used_bytes(self, member: str) -> int:
+        """Bytes that count for a member's quota."""
+        return sum(self._used.get(member, {}).values())
+
+    async def receive(self, member: str, digest: str, piece: Piece | None, pieces: AsyncIterator[bytes]) -> Upload:
+        """Take the bytes of one request as they come. Raises Problem: quota, offset, digest, size, disk."""
+        async with self._one_sender(digest):
+            if (whole := self.store.size(digest)) is not None:
+                return Upload(whole, True)
+            if piece is None:
+                return await self._receive_whole(member, digest, pieces)
+            self._check_quota(member, digest, piece.total)
+            offset, done = piece.start, Upload(piece.start, False)
+            held = bytearray()
+            async for part in pieces:
+                held += part
+                if len(held) >= PIECE_BYTES and offset + len(held) < piece.total:
+                    done = await self._write(digest, offset, piece.total, bytes(held))
+                    offset += len(held)
+                    held.clear()
+            if held or piece.total == 0:
+                done = await self._write(digest, offset, piece.total, bytes(held))
+            if done.whole:
+                self._note(member, digest, piece.total)
+            return done
+
+    async def remove(self, job: str, digests: Iterable[str]) -> None:
+        """Remove blobs that `job` needs no more, without those that another job still names."""
+        for digest in digests:
+            needed = self._needed_by.get(digest, set())
+            needed.discard(job)
+            if needed:
+                continue
+            self._needed_by.pop(digest, None)
+            try:
+                await asyncio.to_thread(self.store.delete, digest)
+            except OSError:
+                log.exception("blob %s stays on the disk", digest)
+            for held in self._used.values():
+                held.pop(digest, None)
+
+    def need(self, job: str, digests: Iterable[str]) -> None:
+        """These blobs stay as long as `job` names them."""
+        for digest in digests:
+            self._needed_by.setdefault(digest, set()).add(job)
+
+    def observe(self, events: Sequence[dict[str, Any]]) -> None:
+        """Learn from the journal, at start, which checkpoints are kept."""
+        for event in events:
+            if event["type"] == "checkpoint_durable":
+                kept = self._manifests.setdefault(event["job"], set())
+                kept.add(event["manifest"])
+                kept.difference_update(event["removed"])
+
+    def recall_manifests(self) -> None:
+        """After `observe`: what the kept checkpoints name is needed."""
+        for job, manifests in self._manifests.items():
+            for digest in manifests:
+                try:
+                    self.need_manifest(job, digest)
+                except Problem as problem:
+                    log.error("a checkpoint of %s is damaged: %s", job, problem.message)
+        self._manifests.clear()
+
+    def need_manifest(self, job: str, digest: str) -> None:
+        """A checkpoint and what its manifest names; raises Problem when its blobs are not here."""
+        try:
+            manifest = Manifest.decode(self.store.read(digest))
+        except (BlobMissing, BlobDamaged, ManifestError) as error:
+            message = f"manifest {digest} cannot be used: {error}"
+            raise Problem(422, "manifest_missing", message, field="manifest", remedy="upload it first") from error
+        if manifest.state not in self.store:
+            raise Problem(
+                422, "blob_missing", f"the state {manifest.state} of the manifest is not here", field="manifest"
+            )
+        self.need(job, [digest, manifest.state])
+
+    async def _receive_whole(self, member: str, digest: str, pieces: AsyncIterator[bytes]) -> Upload:
+        """A request without Content-Range: the body is the blob, limited by the size of a request body."""
+        data = bytearray()
+        async for part in pieces:
+            data += part
+        self._check_quota(member, digest, len(data))
+        self.store.abandon(digest)
+        done = await self._write(digest, 0, len(data), bytes(data))
+        self._note(member, digest, len(data))
+        return done
+
+    async def _write(self, digest: str, offset: int, total: int, data: bytes) -> Upload:
+        try:
+            return await asyncio.to_thread(self.store.upload, digest, offset, total, data)
+        except BlobOffsetWrong as error:
+            headers = {"Upload-Offset": str(error.expected)}
+            raise Problem(409, "offset_wrong", str(error), field="Content-Range", headers=headers) from error
+        except BlobDamaged as error:
+            raise Problem(
+                422, "digest_wrong", str(error), field="digest", remedy="send it again from byte 0"
+            ) from error
+        except BlobTooLarge as error:
+            raise Problem(413, "blob_too_large", str(error), field="Content-Range") from error
+        except BlobStoreFull as error:
+            raise Problem(507, "disk_full", f"disk full: {error}", remedy="free space on the market's disk") from error
+
+    @asynccontextmanager
+    async def _one_sender(self, digest: str) -> AsyncIterator[None]:
+        lock = self._senders.setdefault(digest, asyncio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked():
+                self._senders.pop(digest, None)
+
+    def _check_quota(self, member: str, digest: str, total: int) -> None:
+        used = self.used_bytes(member)
+        if digest not in self._used.get(member, {}) and used + total > self._quota_bytes:
+            message = f"{used} of {self._quota_bytes} bytes are used; {total} more do not fit"
+            raise Problem(413, "quota_exceeded", message, remedy="ask the operator for more room")
+
+    def _note(self, member: str, digest: str, size: int) -> None:
+        held = self._used.setdefault(member, {})
+        if digest in held:
+            return
+        held[digest] = size
+        try:
+            with self._uploads.open("a", encoding="ascii") as file:
+                file.write(f"{member} {digest} {size}\n")
+        except OSError:
+            log.exception("the upload of %s is not counted for %s after a restart", digest, member)
+
+    def _note_known(self) -> None:
+        """Read the uploads of before, and write them anew without those that are gone."""
+        if not self._uploads.exists():
+            return
+        for line in self._uploads.read_text(encoding="ascii", errors="replace").splitlines():
+            parts = line.split(" ")
+            if len(parts) == 3 and len(parts[1]) == 64 and parts[2].isdigit() and parts[1] in self.store:
+                self._used.setdefault(parts[0], {})[parts[1]] = int(parts[2])
+        lines = [f"{member} {digest} {size}\n" for member, held in self._used.items() for digest, size in held.items()]
+        beside = self._uploads.with_suffix(".new")
+        try:
+            beside.write_text("".join(lines), encoding="ascii")
+            os.replace(beside, self._uploads)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            log.exception("%s could not be made shorter", self._uploads)
