@@ -1,0 +1,130 @@
+"""Global options anywhere on the line, and the small values that people type: money, times, pairs."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+from cli.errors import CliError, usage
+from storage.units import MAX_USD, NANOS_PER_USD, MoneyError, parse_usd
+
+HIGHEST_PRICE_USD = 1_000
+_VALUED = ("--url", "--key", "--home")
+
+
+@dataclass(frozen=True, slots=True)
+class Globals:
+    """What the global options said; None where they were silent."""
+
+    as_json: bool = False
+    url: str | None = None
+    key: str | None = None
+    home: str | None = None
+
+
+def hoist(argv: Sequence[str]) -> tuple[Globals, list[str]]:
+    """Take the global options out of `argv`, wherever they stand before a bare `--`."""
+    found = Globals()
+    rest: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            return found, [*rest, word, *words]
+        name, equals, value = word.partition("=")
+        if word == "--json":
+            found = replace(found, as_json=True)
+        elif name in _VALUED:
+            given = value if equals else next(words, None)
+            if not given:
+                raise usage(f"{name} needs a value", field=name)
+            found = _with(found, name, given)
+        else:
+            rest.append(word)
+    return found, rest
+
+
+def _with(found: Globals, name: str, value: str) -> Globals:
+    if name == "--url":
+        return replace(found, url=value)
+    return replace(found, key=value) if name == "--key" else replace(found, home=value)
+
+
+def usd_nanos(text: str, field: str, *, lowest_nanos: int = 1, highest_usd: int = MAX_USD) -> int:
+    """Nano-dollars of an amount such as `20`, `0.45` or `$1.5`; exact, never rounded."""
+    allowed = f"allowed: {usd(lowest_nanos)} to ${highest_usd:,}"
+    try:
+        nanos = parse_usd(text)
+    except MoneyError as error:
+        raise usage(f"{field} {text!r}: {error.message}", field=field, remedy=allowed, code=error.code) from None
+    if not lowest_nanos <= nanos <= highest_usd * NANOS_PER_USD:
+        raise usage(f"{field} {text!r} is out of range", field=field, remedy=allowed, code="out_of_range")
+    return nanos
+
+
+def price_nanos(text: str, field: str) -> int:
+    """Nano-dollars per GPU-hour; zero, negative, NaN and absurd prices are refused."""
+    return usd_nanos(text, field, lowest_nanos=100_000, highest_usd=HIGHEST_PRICE_USD)
+
+
+def usd(nanos: int | None) -> str:
+    """Dollars for people: two to six decimals, as many as the size of the amount needs."""
+    if nanos is None:
+        return "–"
+    dollars = Decimal(nanos) / NANOS_PER_USD
+    size = abs(dollars)
+    places = 2 if size >= 100 or size == 0 else 4 if size >= Decimal("0.01") else 6
+    text = f"{abs(dollars):,.{places}f}"
+    while places > 2 and text.endswith("0"):
+        text, places = text[:-1], places - 1
+    return f"{'-' if nanos < 0 else ''}${text}"
+
+
+def exact_usd(nanos: int) -> str:
+    """Dollars to the nano-dollar, for invoices."""
+    sign, size = ("-" if nanos < 0 else ""), abs(nanos)
+    return f"{sign}${size // NANOS_PER_USD:,}.{size % NANOS_PER_USD:09d}"
+
+
+def pair(text: str, field: str) -> tuple[str, str]:
+    """`NAME=VALUE`, both sides present."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip() or not value.strip():
+        raise usage(f"{field} {text!r} is not NAME=VALUE", field=field)
+    return name.strip(), value.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Cards:
+    """What `--gpus` asks for: `auto`, a count of whatever is there, or a model with a count."""
+
+    gpu: str | None
+    gpus: int | None
+
+
+def cards(text: str, field: str = "--gpus") -> Cards:
+    """Parse `auto`, `2`, `cpu:2` or `RTX4090:2`."""
+    word = text.strip()
+    model, colon, count = word.rpartition(":") if ":" in word else (word, "", "1")
+    if word.lower() == "auto":
+        return Cards(None, None)
+    if word.isdigit():
+        model, colon, count = "", "", word
+    if not count.isdigit() or not 1 <= int(count) <= 1024 or (colon and not model):
+        raise _bad_cards(text, field)
+    return Cards(model or None, int(count))
+
+
+def _bad_cards(text: str, field: str) -> CliError:
+    return usage(f"{field} {text!r} is not understood", field=field, remedy="auto, cpu:2 or RTX4090:2; 1 to 1024 units")
+
+
+def duration(seconds: float | None) -> str:
+    """`42 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    whole = round(seconds)
+    if whole < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 5400:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

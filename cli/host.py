@@ -1,0 +1,123 @@
+"""A provider's host process and all that it leaves behind: started, heard, ended.
+
+`torg provide` is the ancestor of everything it starts. On Linux it becomes a child subreaper, so a Ray process
+whose parent dies becomes our child instead of init's, and ends with us.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+END_S = 4.0
+
+
+def become_subreaper() -> bool:
+    """Adopt orphaned descendants; False where the system has no such thing."""
+    if not sys.platform.startswith("linux"):
+        return False
+    return bool(ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def _ask_to_end_with_parent() -> None:
+    # If this command is killed outright, its host must hear of it and clear up by itself.
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+class Host:
+    """The child of `torg provide`. `run` returns its exit code once nothing of it is left."""
+
+    def __init__(self, command: Sequence[str], log: Path, hear: Callable[[dict[str, Any]], None]) -> None:
+        self._command, self._log, self._hear = list(command), log, hear
+        self._process: subprocess.Popen[str] | None = None
+        self._asked = 0
+
+    def run(self) -> int:
+        """Start the host, hear its JSON lines, pass SIGINT and SIGTERM on as «drain», clear up after it."""
+        become_subreaper()
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("a", encoding="utf-8") as errors:
+            previous = {number: signal.signal(number, self._drain) for number in (signal.SIGINT, signal.SIGTERM)}
+            try:
+                self._process = subprocess.Popen(
+                    self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True,
+                    start_new_session=True, preexec_fn=_ask_to_end_with_parent,
+                )  # fmt: skip
+                if self._asked:
+                    self._process.terminate()
+                assert self._process.stdout is not None
+                ears = threading.Thread(target=self._listen, args=(self._process.stdout, errors), daemon=True)
+                ears.start()
+                code = self._process.wait()
+                end_descendants()
+                ears.join(END_S)
+            finally:
+                end_descendants()
+                for number, handler in previous.items():
+                    signal.signal(number, handler)
+        return code
+
+    def _listen(self, lines: IO[str], errors: IO[str]) -> None:
+        for line in lines:
+            try:
+                told = json.loads(line)
+            except ValueError:
+                told = None
+            if isinstance(told, dict):
+                self._hear(told)
+            else:
+                errors.write(line)
+
+    def _drain(self, number: int, frame: FrameType | None) -> None:
+        self._asked += 1
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        # The first request drains; whoever insists does not want to wait.
+        process.send_signal(signal.SIGTERM if self._asked == 1 else signal.SIGKILL)
+
+
+def end_descendants(grace_s: float = END_S) -> int:
+    """End every descendant of this process, politely and then not; how many there were."""
+    import psutil
+
+    left = psutil.Process().children(recursive=True)
+    for process in left:
+        _signal(process.pid, signal.SIGTERM)
+    _, stubborn = psutil.wait_procs(left, timeout=grace_s)
+    for process in stubborn:
+        _signal(process.pid, signal.SIGKILL)
+    psutil.wait_procs(stubborn, timeout=grace_s)
+    return len(left)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass  # it ended by itself, which is what we want
+
+
+def running_hosts() -> list[dict[str, Any]]:
+    """The configurations of this account's provider hosts that run on this machine now."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "market.actors.provider_host" in words and "--config" in words[:-1]:
+            try:
+                found.append(json.loads(Path(words[words.index("--config") + 1]).read_text(encoding="utf-8")))
+            except (OSError, ValueError):
+                continue  # another account's, or one that is just ending
+    return found

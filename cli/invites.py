@@ -1,0 +1,44 @@
+"""The one line that a machine elsewhere needs: URL, key and Ray address in a code that survives a chat window."""
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass
+
+from cli.errors import usage
+
+PREFIX = "torg1_"
+
+
+@dataclass(frozen=True, slots=True)
+class Invite:
+    """Where the market is, who one is there, and where its Ray cluster is (None: ask the market)."""
+
+    url: str
+    key: str
+    ray: str | None
+
+
+def write_invite(invite: Invite) -> str:
+    """`torg1_` and base64url of JSON, without padding."""
+    content = json.dumps({"url": invite.url, "key": invite.key, "ray": invite.ray}, separators=(",", ":"))
+    return PREFIX + base64.urlsafe_b64encode(content.encode()).decode().rstrip("=")
+
+
+def read_invite(code: str) -> Invite:
+    """Read what `write_invite` wrote; a cut or foreign code is a usage error."""
+    bare = code.strip()
+    problem = usage(
+        "the invite is not whole",
+        field="--invite",
+        remedy="copy the whole line of `torg invite provider`",
+        code="bad_invite",
+    )
+    if not bare.startswith(PREFIX):
+        raise problem
+    body = bare.removeprefix(PREFIX)
+    try:
+        found = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+        return Invite(str(found["url"]), str(found["key"]), None if found.get("ray") is None else str(found["ray"]))
+    except (binascii.Error, ValueError, KeyError, TypeError, AttributeError):
+        raise problem from None

@@ -1,0 +1,125 @@
+"""The `torg` program: global options, the verb that was asked for, and how it ends.
+
+A verb group's module is imported when one of its verbs is asked for, so a person who types
+`torg offers` does not wait for the parts that `torg submit` needs.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+import typer
+from typer.exceptions import TyperException
+
+from cli import fast_lane
+from cli.arguments import Globals, hoist
+from cli.errors import CliError, Exit, usage
+from cli.session import market_errors
+from cli.settings import Settings, current_settings
+
+VERBS = {
+    "up": "market", "down": "market", "status": "market", "invite": "market",
+    "provide": "provide", "provider": "provider",
+    "offers": "offers",
+    "submit": "submit",
+    "jobs": "jobs", "job": "jobs", "cancel": "jobs", "resume": "jobs", "explain": "jobs", "logs": "jobs",
+    "watch": "watch", "result": "result",
+    "wallet": "wallet",
+    "billing": "billing", "invoice": "billing", "sql": "billing",
+    "provenance": "proof", "verify": "proof",
+    "books": "books",
+    "demo": "demo",
+}  # fmt: skip
+HELP = "An open exchange for training compute: offer GPUs, rent them, train through deaths, read the bill."
+EPILOG = "Anywhere on the line: --json, --url URL, --key KEY, --home DIR. Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 no market."
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit with its code."""
+    sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command; print its error if it has one; return the exit code."""
+    as_json = "--json" in argv
+    try:
+        named, words = hoist(argv)
+        as_json = named.as_json
+        with market_errors():
+            return _dispatch(named, words)
+    except CliError as error:
+        return _fail(error, as_json)
+    except TyperException as error:
+        said = error.format_message()
+        # A group without a verb has printed its help page already.
+        return _fail(usage(said, field=_option_of(error)), as_json) if said else int(Exit.USAGE)
+    except typer.Exit as ended:
+        return ended.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("torg: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has closed it (`torg offers | head`); a flush at exit must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.DONE
+
+
+def build(words: Sequence[str], settings: Settings | None = None) -> typer.Typer:
+    """The typer app with the groups that `words` needs: one, or all of them for the help page."""
+    app = typer.Typer(
+        name="torg", help=HELP, epilog=EPILOG, add_completion=False, pretty_exceptions_enable=False,
+        rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"], "obj": settings},
+    )  # fmt: skip
+    app.callback()(_root)
+    verb = words[0] if words else ""
+    modules = [VERBS[verb]] if verb in VERBS else list(dict.fromkeys(VERBS.values()))
+    for module in modules:
+        import_module(f"cli.verbs.{module}").register(app)
+    return app
+
+
+def _root() -> None:
+    """Only verbs do something."""
+
+
+def _dispatch(named: Globals, words: list[str]) -> int:
+    if words[:1] == ["--version"]:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(version("torg"))
+        except PackageNotFoundError:
+            print("unreleased")
+        return Exit.DONE
+    if not words:
+        words = ["--help"]
+    if words[0] not in VERBS and not words[0].startswith("-"):
+        import difflib
+
+        near = difflib.get_close_matches(words[0], VERBS, n=1)
+        raise usage(f"no verb {words[0]!r}", remedy=f"did you mean `torg {near[0]}`?" if near else "see `torg --help`")
+    settings = current_settings(named)
+    if words[0] in fast_lane.VERBS:
+        verb = getattr(import_module(f"cli.verbs.{VERBS[words[0]]}"), words[0])
+        values = fast_lane.match(verb, words[1:])
+        if values is not None:
+            verb(fast_lane.Context(settings), **values)
+            return Exit.DONE
+    code = build(words, settings)(args=words, prog_name="torg", standalone_mode=False)
+    sys.stdout.flush()
+    return code if isinstance(code, int) else Exit.DONE
+
+
+def _option_of(error: TyperException) -> str | None:
+    parameter = getattr(error, "param", None)
+    return parameter.opts[-1] if parameter is not None and parameter.opts else getattr(error, "option_name", None)
+
+
+def _fail(error: CliError, as_json: bool) -> int:
+    print(error.line(), file=sys.stderr)
+    if as_json:
+        print(json.dumps(error.document()))
+    return int(error.exit_code)

@@ -1,0 +1,118 @@
+"""What the files still say when the market is down (needs the node extra: duckdb)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cli.errors import CliError, refused
+from cli.settings import Settings
+
+Answer = TypeVar("Answer")
+
+
+def when_down(settings: Settings, online: Callable[[], Answer], from_files: Callable[[Files], Answer]) -> Answer:
+    """Ask the market; where none answers and its files are here, ask the files.
+
+    A market that was named by URL is never answered for by the files of this home.
+    """
+    from market.wire import MarketUnreachable
+
+    try:
+        return online()
+    except (MarketUnreachable, CliError) as away:
+        if isinstance(away, CliError) and away.code != "market_unreachable":
+            raise
+        if settings.url or not (settings.home / "journal").is_dir():
+            raise
+        return from_files(Files(settings.home))
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """A market's home, read without its market. The local accounts are named as their roles."""
+
+    home: Path
+
+    def billing(
+        self, role: str, *, by: str | None, since_ms: int | None, until_ms: int | None, job: str | None
+    ) -> list[dict[str, Any]]:
+        """The lines that GET /v1/billing answers."""
+        from storage.billing import DEFAULT_BY, billing
+        from storage.tenants import QueryRefused, Tenant
+
+        with self._books() as books:
+            groups = DEFAULT_BY if by is None else tuple(by.split(","))
+            found = billing(books, Tenant(role, role), by=groups, since_ms=since_ms, until_ms=until_ms, job=job)
+        if isinstance(found, QueryRefused):
+            raise refused(found.code, found.message, field=found.field, remedy=found.remedy)
+        return found
+
+    def invoice(self, role: str, job: str) -> dict[str, Any]:
+        """What GET /v1/invoices/{job} answers."""
+        from storage.billing import invoice
+        from storage.tenants import QueryRefused, Tenant
+
+        with self._books() as books:
+            found = invoice(books, Tenant(role, role), job)
+        if isinstance(found, QueryRefused):
+            raise refused(found.code, found.message, field=found.field, remedy=found.remedy)
+        return found
+
+    def sql(self, statement: str, role: str) -> dict[str, Any]:
+        """What POST /v1/sql answers."""
+        _need_duckdb()
+        from storage.tenant_sql import tenant_sql
+        from storage.tenants import QueryRefused, Tenant
+
+        with self._books() as books:
+            found = tenant_sql(books, Tenant(role, role), statement)
+        if isinstance(found, QueryRefused):
+            raise refused(found.code, found.message, field=found.field, remedy=found.remedy)
+        return found
+
+    def verify(self) -> dict[str, Any]:
+        """What GET /v1/books/verify answers."""
+        _need_duckdb()
+        from market.homes import Home
+        from storage.journal import verify_journal
+        from storage.projection import Projection, projection_equal
+
+        home = Home(self.home)
+        checked = verify_journal(home.journal)
+        answer: dict[str, Any] = {"ok": False, "records": checked.records, "head": checked.head,
+                                  "first_bad": checked.first_bad, "balanced": False, "projection_ok": False}  # fmt: skip
+        if checked.ok:
+            with Projection.open(home.journal, home.books_database) as projection:
+                with projection.cursor() as books:
+                    rows = books.execute(_BALANCED).fetchall()
+                answer["balanced"] = bool(rows[0][0])
+                answer["projection_ok"], answer["detail"] = projection_equal(projection)
+            answer["ok"] = answer["balanced"] and answer["projection_ok"]
+        return answer
+
+    def _books(self) -> AbstractContextManager[Any]:
+        _need_duckdb()
+        from market.homes import Home
+        from storage.offline import offline_books
+
+        home = Home(self.home)
+        return offline_books(home.journal, home.books_database)
+
+
+_BALANCED = "SELECT coalesce(sum(balance_nanos), 0) = 0 AND count(*) FILTER (balance_nanos < 0 AND account <> 'world') = 0 FROM balances"
+
+
+def _need_duckdb() -> None:
+    try:
+        import duckdb  # noqa: F401
+    except ImportError as missing:
+        raise CliError(
+            "extra_missing",
+            f"the market is down, and reading its files needs {missing.name}",
+            None,
+            "pip install 'torg[node]'",
+        ) from missing

@@ -1,0 +1,110 @@
+"""What a provider sees of its own machine at work: the host's JSON lines as a status line and a log."""
+
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from cli.arguments import usd
+from cli.errors import CliError, Exit
+from cli.output import console, document, printable
+from cli.settings import Settings
+
+
+class HostTeller:
+    """Told by `hear` from the thread that reads the host; shown on a terminal as one line that renews itself."""
+
+    def __init__(self, settings: Settings, config: dict[str, Any]) -> None:
+        self._settings, self._config = settings, config
+        self._screen = console(settings, stderr=settings.as_json)
+        self._live: Any = None
+        self._refusal: dict[str, Any] | None = None
+        self._ready: dict[str, Any] = {}
+        self._leases: dict[str, str] = {}
+        self._earned_nanos = 0
+        self._state = "starting"
+
+    def __enter__(self) -> "HostTeller":
+        if sys.stdout.isatty() and not self._settings.as_json:
+            from rich.live import Live
+
+            self._live = Live(self._line(), console=self._screen, refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def hear(self, told: dict[str, Any]) -> None:
+        """One line of the host: {"event": …, …}."""
+        event = str(told.get("event"))
+        said = self._take(event, told)
+        if said:
+            self._screen.print(printable(said), markup=False)
+        if self._live is not None:
+            self._live.update(self._line())
+
+    def _take(self, event: str, told: dict[str, Any]) -> str:
+        if event == "earned":
+            self._earned_nanos = told["nanos"]
+            return ""
+        if event == "lease":
+            return self._lease(told)
+        if event == "refused":
+            self._refusal = told
+            return ""
+        if event in _STATES:
+            self._state = event
+        if event == "ready":
+            self._ready = told
+            price = usd(self._config["price_nanos_per_gpu_hour"])
+            return f"offered: {told['id']}  {told['gpus']} × {told['gpu']} at {price}/h, isolation {told['isolation']}"
+        message = f": {told['message']}" if told.get("message") else ""
+        return _SAYINGS.get(event, "") + message
+
+    def _lease(self, told: dict[str, Any]) -> str:
+        lease, state = str(told["lease"]), str(told["state"])
+        if state == "started":
+            self._leases[lease] = str(told["job"])
+            return f"{lease}: trains {told['job']} (pid {told['pid']})"
+        self._leases.pop(lease, None)
+        why = told.get("reason") or told.get("message")
+        return f"{lease}: {state}" + (f" ({why})" if why else "") + f", earned so far {usd(self._earned_nanos)}"
+
+    def _line(self) -> str:
+        name, price = self._config["name"], usd(self._config["price_nanos_per_gpu_hour"])
+        return printable(
+            f"{name}  {self._state}  {price}/h  leases {len(self._leases)}  earned {usd(self._earned_nanos)}"
+        )
+
+    def end(self, code: int, log_file: Path) -> None:
+        """Say how the host ended; raises CliError unless it drained."""
+        refusal = self._refusal
+        if code == Exit.REFUSED and refusal is not None:
+            raise CliError(
+                str(refusal.get("code") or "refused"),
+                str(refusal["message"]),
+                None,
+                refusal.get("remedy"),
+                Exit.REFUSED,
+            )
+        if code != Exit.DONE:
+            raise CliError("host_died", f"the provider's host process ended with {code}", None, f"see {log_file}")
+        if self._settings.as_json:
+            document({"offer": self._config["offer"], "state": "drained", "earned_nanos": self._earned_nanos})
+        else:
+            self._screen.print(f"drained; earned {usd(self._earned_nanos)}; nothing of it runs any more", markup=False)
+
+
+_STATES = ("waiting", "joined", "ready", "away", "draining", "drained")
+_SAYINGS = {
+    "waiting": "waiting for the market",
+    "joined": "joined the market's Ray cluster",
+    "away": "the market is away; waiting for it",
+    "back": "the market is back",
+    "draining": "draining: no new leases, the running ones end at their next round",
+    "rejoin": "the market's Ray cluster is a new one; joining it",
+}

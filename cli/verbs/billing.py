@@ -1,0 +1,218 @@
+"""`torg billing`, `invoice`, `sql`: what was trained, by whom, for how much."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.arguments import exact_usd, usd
+from cli.errors import usage
+from cli.output import Column, console, document, print_table, printable
+from cli.session import connect
+from cli.settings import Settings
+
+GROUPS = ("job", "provider", "gpu", "day", "tag")
+FORMATS = ("table", "json", "csv", "parquet")
+FIELDS = (
+    "job", "provider", "gpu", "period_start", "period_end", "gpu_ms", "trained_ms", "rounds",
+    "unit_price_nanos_per_gpu_hour", "charged_nanos", "refunded_nanos",
+)  # fmt: skip
+Role = Annotated[str, typer.Option(help="customer: what one pays; provider: what one earns; operator: all")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command("billing")(billing)
+    app.command("invoice")(invoice)
+    app.command("sql")(sql)
+
+
+def billing(
+    ctx: typer.Context,
+    by: Annotated[str | None, typer.Option(help="sum up by any of job,provider,gpu,day,tag or tag:NAME")] = None,
+    since: Annotated[str | None, typer.Option(help="2026-11-22, 2026-11-22T10:00Z, today, or 7d for ago")] = None,
+    until: Annotated[str | None, typer.Option(help="the same; what begins at this moment is left out")] = None,
+    job: Annotated[str | None, typer.Option(help="one job only")] = None,
+    format: Annotated[str, typer.Option(help="table, json, csv or parquet")] = "table",
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="default: stdout")] = None,
+    role: Role = "customer",
+) -> None:
+    """Billing history; from the files when the market is down."""
+    settings: Settings = ctx.obj
+    form = _one_of(format, FORMATS, "--format")
+    if settings.as_json and form == "table":
+        form = "json"
+    if form == "parquet" and output is None:
+        raise usage("parquet is not text", field="-o", remedy="name a file with -o FILE")
+    groups = None if by is None else ",".join(_group(name.strip()) for name in by.split(","))
+    start, end = _moments(since, until)
+    lines = _lines(settings, role, groups, start, end, job)
+    if form == "json" and output is None:
+        document(lines)
+    elif form == "table" and output is None:
+        _show(settings, lines)
+    else:
+        from cli.exports import write_lines
+
+        write_lines(lines, form, output)
+        if output is not None and settings.as_json:
+            document({"file": str(output), "lines": len(lines)})
+
+
+def invoice(ctx: typer.Context, job_id: Annotated[str, typer.Argument(metavar="JOB")], role: Role = "customer") -> None:
+    """The bill of one job, to the nano-dollar."""
+    settings: Settings = ctx.obj
+    from cli.offline import when_down
+
+    answer = when_down(
+        settings, lambda: connect(settings, role).invoice(job_id), lambda files: files.invoice(role, job_id)
+    )
+    if settings.as_json:
+        document(answer)
+    else:
+        show_invoice(settings, answer)
+
+
+def show_invoice(settings: Settings, answer: dict[str, Any]) -> None:
+    """An invoice as its lines, its payments and its sums."""
+    title = f"Invoice {answer['job']}  {answer.get('name') or ''}  {answer.get('state') or ''}".rstrip()
+    print_table(settings, _INVOICE, [_invoice_row(line) for line in answer["lines"]], title=title)
+    screen = console(settings)
+    sums = [(one["kind"], one["amount_nanos"]) for one in answer.get("payments") or []]
+    sums += [
+        (name, answer[f"{name}_nanos"])
+        for name in ("billed", "earnings", "fee", "refunded", "escrow")
+        if f"{name}_nanos" in answer
+    ]
+    for name, nanos in sums:
+        screen.print(f"  {_SUMS.get(name, name):<38}{exact_usd(nanos):>18}", markup=False)
+
+
+_SUMS = {
+    "hold": "held at submit", "release": "given back", "billed": "billed", "earnings": "  to the providers",
+    "fee": "  to the market", "refunded": "metered but not charged", "escrow": "left in escrow",
+}  # fmt: skip
+_INVOICE = (
+    Column("provider"), Column("gpu", gives_way=4), Column("what", gives_way=1), Column("metered", right=True, gives_way=3),
+    Column("charged", right=True, gives_way=6), Column("rounds", right=True, gives_way=5),
+    Column("$/GPU-h", right=True, gives_way=2), Column("amount", right=True), Column("ended by", gives_way=7),
+)  # fmt: skip
+
+
+def _invoice_row(line: dict[str, Any]) -> list[str]:
+    used = line["kind"] == "usage"
+    return [
+        line["provider"], f"{line['gpus']} × {line['gpu']}", "trained" if used else "not charged",
+        f"{line['metered_ms'] / 1000:,.1f} s", f"{line['charged_ms'] / 1000:,.1f} s", str(line["rounds"]),
+        usd(line["unit_price_nanos_per_gpu_hour"]), exact_usd(line["amount_nanos"]),
+        line["end_reason"] or "–",
+    ]  # fmt: skip
+
+
+def sql(
+    ctx: typer.Context, statement: Annotated[str, typer.Argument(metavar="SELECT")], role: Role = "customer"
+) -> None:
+    """Read-only SQL over one's own books."""
+    from cli.offline import when_down
+
+    settings: Settings = ctx.obj
+    answer = when_down(
+        settings,
+        lambda: connect(settings, role).sql(statement),
+        lambda files: files.sql(statement, role),
+    )
+    if settings.as_json:
+        document(answer)
+        return
+    rows = [["–" if cell is None else str(cell) for cell in row] for row in answer["rows"]]
+    print_table(settings, [Column(str(name)) for name in answer["columns"]], rows)
+
+
+def _lines(
+    settings: Settings, role: str, groups: str | None, start: int | None, end: int | None, job: str | None
+) -> list[dict[str, Any]]:
+    from cli.offline import when_down
+
+    return when_down(
+        settings,
+        lambda: connect(settings, role).billing(by=groups, since=_text(start), until=_text(end), job=job),
+        lambda files: files.billing(role, by=groups, since_ms=start, until_ms=end, job=job),
+    )
+
+
+def _moments(since: str | None, until: str | None) -> tuple[int | None, int | None]:
+    from storage.units import TimeError, parse_instant_ms
+
+    now_ms = time.time_ns() // 1_000_000
+    found: list[int | None] = []
+    for name, text in (("--since", since), ("--until", until)):
+        try:
+            found.append(None if text is None else parse_instant_ms(text, now_ms=now_ms))
+        except TimeError as error:
+            raise usage(f"{name}: {error.message}", field=name, code=error.code) from None
+    start, end = found
+    if start is not None and end is not None and start >= end:
+        raise usage("--since is not before --until", field="--since")
+    return start, end
+
+
+def _text(at_ms: int | None) -> str | None:
+    from storage.units import format_instant
+
+    return None if at_ms is None else format_instant(at_ms)
+
+
+def _show(settings: Settings, lines: Sequence[dict[str, Any]], title: str | None = None) -> None:
+    if not lines:
+        print("Nothing was billed in this time.")
+        return
+    names = [
+        name for name in dict.fromkeys(key for line in lines for key in line) if name in _SHOWN or name not in FIELDS
+    ]
+    names = [name for name in names if any(line.get(name) is not None for line in lines)]
+    columns = [_SHOWN.get(name, Column(name, gives_way=9)) for name in names]
+    rows = [[_cell(name, line.get(name)) for name in names] for line in lines]
+    print_table(settings, columns, rows, title=title)
+    charged = sum(line.get("charged_nanos") or 0 for line in lines)
+    given = sum(line.get("refunded_nanos") or 0 for line in lines)
+    print(f"charged {usd(charged)}, metered but not charged {usd(given)}")
+
+
+_SHOWN = {
+    "job": Column("job"), "provider": Column("provider"), "gpu": Column("gpu", gives_way=4), "day": Column("day"),
+    "tag": Column("tag"), "period_start": Column("from", gives_way=6), "period_end": Column("to", gives_way=7),
+    "gpu_ms": Column("GPU time", right=True), "trained_ms": Column("trained", right=True, gives_way=5),
+    "rounds": Column("rounds", right=True, gives_way=3),
+    "unit_price_nanos_per_gpu_hour": Column("$/GPU-h", right=True, gives_way=2),
+    "charged_nanos": Column("charged", right=True), "refunded_nanos": Column("refunded", right=True, gives_way=1),
+}  # fmt: skip
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "–"
+    if name.endswith("_nanos") or name.endswith("_nanos_per_gpu_hour"):
+        return usd(value)
+    if name.endswith("_ms") and isinstance(value, int):
+        return f"{value / 1000:,.1f} s"
+    if name in ("period_start", "period_end"):
+        from cli.verbs.wallet import moment
+
+        return moment(value)
+    return printable(str(value))
+
+
+def _group(name: str) -> str:
+    return name if name.startswith("tag:") and len(name) > 4 else _one_of(name, GROUPS, "--by")
+
+
+def _one_of(name: str, allowed: Sequence[str], field: str) -> str:
+    if name in allowed:
+        return name
+    import difflib
+
+    near = difflib.get_close_matches(name, allowed, n=1)
+    said = f"did you mean {near[0]}?" if near else f"one of {', '.join(allowed)}"
+    raise usage(f"{field} {name!r} is not known", field=field, remedy=said)

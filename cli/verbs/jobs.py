@@ -1,0 +1,160 @@
+"""`torg jobs`, `job`, `cancel`, `resume`, `explain`, `logs`: follow and steer jobs."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from cli.arguments import usd, usd_nanos
+from cli.errors import usage
+from cli.output import Column, Styled, console, document, print_table, printable
+from cli.session import connect, new_id
+from cli.settings import Settings
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="job id, such as job-1f2e3d4c5b")]
+STATES = {"running": "green", "done": "blue", "failed": "bold red", "cancelled": "dim", "paused": "yellow"}
+LOG_WAIT_S = 20
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command("jobs")(jobs)
+    app.command("job")(job)
+    app.command("cancel")(cancel)
+    app.command("resume")(resume)
+    app.command("explain")(explain)
+    app.command("logs")(logs)
+
+
+def jobs(
+    ctx: typer.Context,
+    state: Annotated[str | None, typer.Option(help="only jobs in this state")] = None,
+    role: Annotated[str, typer.Option(help="customer: one's own; operator: everybody's")] = "customer",
+) -> None:
+    """All jobs."""
+    settings: Settings = ctx.obj
+    found = [one for one in connect(settings, role).jobs() if state in (None, one["state"])]
+    if settings.as_json:
+        document(found)
+    elif not found:
+        print("No jobs. `torg submit examples/01-tiny-gpt.yaml` makes one.")
+    else:
+        print_table(settings, JOB_COLUMNS, [job_row(one) for one in found])
+
+
+JOB_COLUMNS = (
+    Column("job"), Column("name", gives_way=3), Column("state"), Column("rounds", right=True),
+    Column("loss", right=True, gives_way=2), Column("workers", right=True, gives_way=4), Column("billed", right=True),
+    Column("budget", right=True, gives_way=5), Column("reason", gives_way=6),
+)  # fmt: skip
+
+
+def job_row(one: dict[str, Any]) -> list[str | Styled]:
+    """One job as the cells of `JOB_COLUMNS`."""
+    loss = "–" if one["loss_last"] is None else f"{one['loss_first']:.3f} → {one['loss_last']:.3f}"
+    live = [worker for worker in one["workers"] if worker["state"] in ("granted", "active", "started")]
+    return [
+        one["id"], one["name"], Styled(one["state"], STATES.get(one["state"], "")),
+        f"{one['rounds_committed']}/{one['rounds_planned']}", loss, str(len(live)),
+        usd(one["billed_nanos"]), usd(one["budget_nanos"]), (one["reason"] or "")[:48],
+    ]  # fmt: skip
+
+
+def job(ctx: typer.Context, job_id: JobId) -> None:
+    """One job: state, rounds, loss, workers, money."""
+    settings: Settings = ctx.obj
+    show_job(settings, connect(settings, "customer").job(job_id))
+
+
+def show_job(settings: Settings, one: dict[str, Any]) -> None:
+    """The document, or a page about this job."""
+    if settings.as_json:
+        document(one)
+        return
+    screen = console(settings)
+    reason = f" – {one['reason']}" if one["reason"] else ""
+    lines = [f"{one['id']}  {one['name']}", f"state    {one['state']}{reason}",
+             f"rounds   {one['rounds_committed']} of {one['rounds_planned']}"]  # fmt: skip
+    if one["loss_last"] is not None:
+        lines.append(f"loss     {one['loss_first']:.4f} → {one['loss_last']:.4f} (held out)")
+    lines.append(
+        f"money    billed {usd(one['billed_nanos'])}, escrow {usd(one['escrow_nanos'])}, budget {usd(one['budget_nanos'])}"
+    )
+    for line in lines:
+        screen.print(printable(line), markup=False)
+    if one["workers"]:
+        columns = (Column("worker"), Column("provider"), Column("pid", right=True, gives_way=1), Column("state"))
+        rows = [[w["id"], w["provider"], str(w["pid"] or "–"), w["state"]] for w in one["workers"]]
+        print_table(settings, columns, rows)
+
+
+def cancel(ctx: typer.Context, job_id: JobId) -> None:
+    """Stop a job: what was trained is charged, the rest of the budget comes back."""
+    settings: Settings = ctx.obj
+    client = connect(settings, "customer")
+    answer = client.cancel_job(job_id)
+    if settings.as_json:
+        document(answer)
+    else:
+        print(f"{job_id} is {'cancelled' if answer.get('state') == 'cancelled' else 'being cancelled'}.")
+
+
+def resume(
+    ctx: typer.Context,
+    job_id: JobId,
+    add_budget: Annotated[str, typer.Option(metavar="USD", help="dollars to move from the wallet into its escrow")],
+) -> None:
+    """Let a job that ran out of escrow go on, with more budget."""
+    settings: Settings = ctx.obj
+    nanos = usd_nanos(add_budget, "--add-budget")
+    answer = connect(settings, "customer").add_budget(job_id, id=new_id("topup"), add_nanos=nanos)
+    if settings.as_json:
+        document(answer)
+    else:
+        print(f"{job_id} has {usd(nanos)} more and is {answer['state']}.")
+
+
+def explain(ctx: typer.Context, job_id: JobId) -> None:
+    """Why a job has, or has not, got its workers."""
+    settings: Settings = ctx.obj
+    answer = connect(settings, "customer").explain(job_id)
+    if settings.as_json:
+        document(answer)
+        return
+    screen = console(settings)
+    for line in _told(answer):
+        screen.print(printable(line), markup=False)
+
+
+def _told(answer: dict[str, Any]) -> Iterator[str]:
+    for name, value in answer.items():
+        if isinstance(value, list):
+            yield f"{name}:"
+            for one in value:
+                yield "  " + (", ".join(f"{k} {v}" for k, v in one.items()) if isinstance(one, dict) else str(one))
+        elif value is not None:
+            yield f"{name}: {value}"
+
+
+def logs(
+    ctx: typer.Context,
+    job_id: JobId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until the job is over")] = False,
+) -> None:
+    """What the job's code and its run wrote."""
+    settings: Settings = ctx.obj
+    if settings.as_json and follow:
+        raise usage("--json gives one document and cannot follow", field="--follow", remedy="leave one of them out")
+    client = connect(settings, "customer")
+    parts: list[str] = []
+    after, over = 0, False
+    while not over:
+        answer = client.job_logs(job_id, after=after, wait_s=LOG_WAIT_S if follow else 0)
+        moved, after = answer["next"] != after, answer["next"]
+        over = answer["over"] if follow else not moved
+        if settings.as_json:
+            parts.append(answer["text"])
+        else:
+            print(answer["text"], end="", flush=True)
+    if settings.as_json:
+        document({"id": job_id, "text": "".join(parts)})

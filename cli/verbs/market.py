@@ -1,0 +1,107 @@
+"""`torg up`, `down`, `status`, `invite`: the market itself."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.arguments import duration
+from cli.errors import refused
+from cli.output import document, log
+from cli.session import connect, new_id
+from cli.settings import Settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command("up")(up)
+    app.command("down")(down)
+    app.command("status")(status)
+    invites = typer.Typer(name="invite", help="Let somebody else in.", no_args_is_help=True)
+    invites.command("provider")(invite_provider)
+    invites.callback()(_group)
+    app.add_typer(invites)
+
+
+def _group() -> None:
+    """Let somebody else in."""
+
+
+def up(
+    ctx: typer.Context,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="default: a free one, kept from then on")] = None,
+    host: Annotated[str, typer.Option(help="address to listen at; a mesh VPN's for other machines")] = "127.0.0.1",
+    ray: Annotated[str, typer.Option(help="embedded, none, or the address of a cluster that exists")] = "embedded",
+    ray_token: Annotated[Path | None, typer.Option(metavar="FILE", help="file with the token of that cluster")] = None,
+) -> None:
+    """Start the market in the background, or show the one that runs."""
+    settings: Settings = ctx.obj
+    from cli.market_processes import start_market
+
+    found = start_market(settings.home, host=host, port=port, ray=ray, ray_token=ray_token)
+    if settings.as_json:
+        document(found)
+        return
+    said = "runs already" if found["already"] else "is up"
+    print(f"The market {said}: {found['url']}  (home {settings.home})")
+
+
+def down(ctx: typer.Context) -> None:
+    """Pause the jobs at a durable round, settle, stop everything. Harmless when nothing runs."""
+    settings: Settings = ctx.obj
+    from cli.market_processes import stop_market
+
+    if not settings.as_json:
+        log("pausing jobs, settling, stopping…")
+    found = stop_market(settings.home)
+    if settings.as_json:
+        document(found)
+    else:
+        print("The market is down." if found["was_running"] else "No market runs here.")
+
+
+def status(ctx: typer.Context) -> None:
+    """How the market is."""
+    settings: Settings = ctx.obj
+    told = connect(settings, "operator").status()
+    if settings.as_json:
+        document(told)
+        return
+    ray = told["ray_address"] or "not ready"
+    print(f"{told['url']}  up {duration(told['uptime_s'])}")
+    print(
+        f"offers {told['offers']}, jobs running {told['jobs_running']}, journal {told['journal_records']} records, Ray {ray}"
+    )
+    print(f"exchange pid {told['exchange_pid']}, books pid {told['books_pid'] or 'not up'}")
+
+
+def invite_provider(
+    ctx: typer.Context,
+    name: Annotated[str | None, typer.Option(help="the provider's account name")] = None,
+) -> None:
+    """Print the one line that another machine needs to offer itself here."""
+    settings: Settings = ctx.obj
+    made = make_invite(settings, name or new_id("provider"))
+    if settings.as_json:
+        document(made)
+    else:
+        print(f"torg provide --price 0.45 --invite {made['code']}")
+
+
+def make_invite(settings: Settings, member: str) -> dict[str, Any]:
+    """Make a provider's account and the code for it: {member, code, url, ray}."""
+    from cli.invites import Invite, write_invite
+    from market.wire import Refused
+
+    client = connect(settings, "operator")
+    told = client.status()
+    try:
+        key = client.add_member(member, "provider")["key"]
+    except Refused as error:
+        if error.status == 409:
+            raise refused(
+                error.code, error.message, field="--name", remedy=error.remedy or "choose another name"
+            ) from error
+        raise
+    url, ray = settings.market_url(), told.get("ray_address")
+    return {"member": member, "code": write_invite(Invite(url, key, ray)), "url": url, "ray": ray}

@@ -1,0 +1,114 @@
+"""`torg offers`: what is for rent now."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from cli.arguments import Cards, cards, price_nanos, usd
+from cli.errors import usage
+from cli.output import Column, Styled, document, print_table
+from cli.session import connect
+from cli.settings import Settings
+
+Offer = dict[str, Any]
+COLUMNS = (
+    Column("offer", gives_way=2), Column("provider"), Column("gpu"), Column("free", right=True),
+    Column("$/GPU-h", right=True), Column("vram", right=True, gives_way=5), Column("region", gives_way=4),
+    Column("reliable", right=True, gives_way=3), Column("isolation", gives_way=6), Column("kind", gives_way=7),
+    Column("state"),
+)  # fmt: skip
+_STATES = {"open": "green", "draining": "yellow", "offline": "dim", "withdrawn": "dim"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("offers")(offers)
+
+
+def offers(
+    ctx: typer.Context,
+    filters: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="FILTER", help="such as 'vram>=24 reliability>0.98 region in \\[eu,us]'"),
+    ] = None,
+    gpu: Annotated[str | None, typer.Option(help="model, or model:count such as A100:8")] = None,
+    max_price: Annotated[str | None, typer.Option(metavar="USD", help="highest price per GPU-hour")] = None,
+    region: Annotated[list[str] | None, typer.Option(help="may be given more than once")] = None,
+    order: Annotated[
+        str, typer.Option(help="a field such as price, vram, reliability; -price turns it round")
+    ] = "price",
+    everything: Annotated[bool, typer.Option("--all", help="also offers that are offline or withdrawn")] = False,
+) -> None:
+    """What is for rent now."""
+    settings: Settings = ctx.obj
+    wanted = cards(gpu, "--gpu") if gpu else Cards(None, None)
+    model = None if wanted.gpu is None else _canonical(wanted.gpu)
+    limit = price_nanos(max_price, "--max-price") if max_price else None
+    keep, arrange = _filter(" ".join(filters or [])), _order(order)
+    regions = {name.strip().lower() for given in region or [] for name in given.split(",")}
+    found = [
+        one
+        for one in connect(settings, "customer").offers()
+        if (everything or one["state"] in ("open", "draining"))
+        and (model is None or one["gpu"].lower() == model)
+        and (wanted.gpus is None or one["gpus_free"] >= wanted.gpus)
+        and (limit is None or one["price_nanos_per_gpu_hour"] <= limit)
+        and (not regions or str(one["region"]).lower() in regions)
+        and keep(one)
+    ]
+    show_offers(settings, arrange(found))
+
+
+def show_offers(settings: Settings, found: list[dict[str, Any]]) -> None:
+    """The document, or the table of these offers."""
+    if settings.as_json:
+        document(found)
+    elif not found:
+        print("No offer fits. `torg offers --all` shows the rest.")
+    else:
+        print_table(settings, COLUMNS, [offer_row(one) for one in found])
+
+
+def offer_row(one: dict[str, Any]) -> list[str | Styled]:
+    """One offer as the cells of `COLUMNS`."""
+    return [
+        one["id"], one["provider"], one["gpu"], f"{one['gpus_free']}/{one['gpus']}", usd(one["price_nanos_per_gpu_hour"]),
+        f"{one['vram_gib']:g} GiB" if one["vram_gib"] else "–", one["region"] or "–",
+        "new" if one["reliability"] is None else f"{one['reliability']:.3f}", one["isolation"],
+        "interruptible" if one["interruptible"] else "firm", Styled(one["state"], _STATES.get(one["state"], "")),
+    ]  # fmt: skip
+
+
+def _filter(text: str) -> Callable[[Offer], bool]:
+    if not text.strip():
+        return lambda one: True
+    from market.filters import FilterError, compile_filter
+
+    try:
+        return compile_filter(text)
+    except FilterError as error:
+        raise usage(str(error), field="FILTER", code="bad_filter") from None
+
+
+def _order(text: str) -> Callable[[list[Offer]], list[Offer]]:
+    if text == "price":
+        return lambda found: sorted(found, key=lambda one: (one["price_nanos_per_gpu_hour"], one["id"]))
+    from market.filters import FilterError, order_offers
+
+    # Both habits: -price as in SQL builders and ls, price- as in vast.ai.
+    spelled = ",".join(part[1:] + "-" if part.startswith("-") else part for part in text.split(","))
+    try:
+        order_offers([], spelled)
+    except FilterError as error:
+        raise usage(f"--order {text!r}: {error}", field="--order", code="bad_order") from None
+    return lambda found: [dict(one) for one in order_offers(found, spelled)]
+
+
+def _canonical(model: str) -> str:
+    from market.hardware import UnknownGpu, canonical_name
+
+    try:
+        return canonical_name(model).lower()
+    except UnknownGpu as error:
+        raise usage(f"--gpu {model!r}: {error}", field="--gpu", code="unknown_gpu") from None

@@ -1,0 +1,155 @@
+"""`torg provide`: offer this machine."""
+
+import json
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.arguments import Cards, cards, pair, price_nanos
+from cli.errors import refused, usage
+from cli.settings import Settings
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("provide")(provide)
+
+
+def provide(
+    ctx: typer.Context,
+    price: Annotated[str, typer.Option(metavar="USD", help="per GPU-hour (a GPU named cpu is one core)")],
+    gpus: Annotated[str, typer.Option(help="auto, RTX4090:2 or cpu:2")] = "auto",
+    name: Annotated[str | None, typer.Option(help="of this machine; its folder keeps the offer's id")] = None,
+    floor: Annotated[
+        str | None, typer.Option(metavar="USD", help="interruptible, from this price per GPU-hour on")
+    ] = None,
+    region: Annotated[str, typer.Option(help="such as eu or us")] = "",
+    share: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=PATH", help="a folder that jobs may read as share:NAME")
+    ] = None,
+    invite: Annotated[
+        str | None, typer.Option(metavar="CODE", help="line of `torg invite provider`; - reads stdin")
+    ] = None,
+    invite_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="the same in a file, which no process list shows")
+    ] = None,
+) -> None:
+    """Offer this machine for rent, in the foreground; Ctrl-C drains, a second one ends at once."""
+    settings: Settings = ctx.obj
+    asked = cards(gpus)
+    nanos = price_nanos(price, "--price")
+    floor_nanos = price_nanos(floor, "--floor") if floor else None
+    if floor_nanos is not None and floor_nanos > nanos:
+        raise usage(f"--floor {floor} is above --price {price}", field="--floor", code="floor_above_price")
+    called, shares = _name(name), _shares(share or [])
+    url, key = _market(settings, invite, invite_file)
+    home = settings.home / "providers" / called
+    home.mkdir(parents=True, exist_ok=True)
+    home.chmod(0o700)
+    config = {
+        "url": url, "key": key, "offer": _offer_id(home), "home": str(home), "name": called, "gpu": asked.gpu or "auto",
+        "units": _units(asked), "price_nanos_per_gpu_hour": nanos, "floor_price_nanos_per_gpu_hour": floor_nanos,
+        "region": region, "shares": shares,
+    }  # fmt: skip
+    _run(settings, home, config)
+
+
+def _run(settings: Settings, home: Path, config: dict[str, Any]) -> None:
+    from cli.host import Host
+    from cli.providing import HostTeller
+
+    file = home / "provider.json"
+    _write_secret(file, config)
+    command = [sys.executable, "-m", "market.actors.provider_host", "--config", str(file)]
+    with HostTeller(settings, config) as teller:
+        code = Host(command, home / "host.log", teller.hear).run()
+    teller.end(code, home / "host.log")
+
+
+def _market(settings: Settings, invite: str | None, invite_file: Path | None) -> tuple[str, str]:
+    from cli.invites import read_invite
+
+    if invite and invite_file:
+        raise usage("--invite and --invite-file say the same thing", field="--invite", remedy="give one")
+    code = invite
+    if invite == "-":
+        code = sys.stdin.readline()
+    elif invite_file is not None:
+        try:
+            code = invite_file.read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError) as error:
+            raise refused("not_readable", f"{invite_file}: {error}", field="--invite-file") from error
+    if code is None:
+        return settings.market_url(), settings.key_for("provider")
+    found = read_invite(code)
+    return found.url, found.key
+
+
+def _units(asked: Cards) -> int | None:
+    """How many; None lets the host count its cards. Cores that other hosts on this machine offer are taken."""
+    if asked.gpu is not None or asked.gpus is not None or _has_cards():
+        return asked.gpus
+    from cli.host import running_hosts
+
+    cores = len(os.sched_getaffinity(0)) if sys.platform.startswith("linux") else (os.cpu_count() or 1)
+    taken = sum(int(one.get("units") or 1) for one in running_hosts() if one.get("gpu") in ("cpu", "auto"))
+    if taken >= cores:
+        raise refused(
+            "no_cores_left",
+            f"all {cores} cores of this machine are offered already",
+            field="--gpus",
+            remedy="--gpus cpu:1",
+        )
+    return cores - taken
+
+
+def _has_cards() -> bool:
+    return any(Path("/proc/driver/nvidia/gpus").glob("*"))
+
+
+def _offer_id(home: Path) -> str:
+    """The same offer id after a restart, so that the offer is listed again instead of twice."""
+    from cli.session import new_id
+
+    file = home / "offer"
+    if file.exists():
+        return file.read_text(encoding="ascii").strip()
+    made = new_id("offer")
+    file.write_text(made + "\n", encoding="ascii")
+    return made
+
+
+def _shares(given: list[str]) -> dict[str, str]:
+    shares: dict[str, str] = {}
+    for text in given:
+        name, path = pair(text, "--share")
+        folder = Path(path).expanduser().absolute()
+        if not NAME.fullmatch(name):
+            raise usage(f"--share name {name!r} is not a name", field="--share", remedy="letters, digits, . _ -")
+        if name in shares:
+            raise usage(f"--share {name} is given twice", field="--share")
+        if not folder.is_dir():
+            raise usage(f"--share {name}: {folder} is not a folder", field="--share", code="no_such_folder")
+        shares[name] = str(folder)
+    return shares
+
+
+def _name(given: str | None) -> str:
+    name = given or re.sub(r"[^A-Za-z0-9._-]", "-", platform.node().split(".")[0]) or "machine"
+    if not NAME.fullmatch(name):
+        raise usage(f"--name {name!r} is not a name", field="--name", remedy="letters, digits, . _ -; at most 63")
+    return name
+
+
+def _write_secret(path: Path, content: dict[str, Any]) -> None:
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2)

@@ -1,0 +1,96 @@
+"""`torg provider`: steer offers that are placed, and shut a provider out."""
+
+from typing import Annotated
+
+import typer
+
+from cli.arguments import price_nanos, usd
+from cli.errors import refused
+from cli.output import document
+from cli.session import connect
+from cli.settings import Settings
+from cli.verbs.offers import show_offers
+
+Target = Annotated[str, typer.Argument(metavar="OFFER", help="offer id, or the name of a provider for all its offers")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    group = typer.Typer(
+        name="provider", help="Offers that are placed: list, drain, withdraw, price, revoke.", no_args_is_help=True
+    )
+    group.command("ls")(ls)
+    group.command("drain")(drain)
+    group.command("withdraw")(withdraw)
+    group.command("price")(price)
+    group.command("revoke")(revoke)
+    app.add_typer(group)
+
+
+def ls(ctx: typer.Context) -> None:
+    """Every offer of this market, whatever its state."""
+    settings: Settings = ctx.obj
+    show_offers(
+        settings, sorted(connect(settings, _role(settings)).offers(), key=lambda one: (one["provider"], one["id"]))
+    )
+
+
+def drain(ctx: typer.Context, target: Target) -> None:
+    """No new leases; the running ones end in peace."""
+    _change(ctx.obj, target, "drain", "drains: no new leases")
+
+
+def withdraw(ctx: typer.Context, target: Target) -> None:
+    """Take an offer off the market."""
+    _change(ctx.obj, target, "withdraw", "is withdrawn")
+
+
+def price(
+    ctx: typer.Context,
+    target: Target,
+    usd_per_gpu_hour: Annotated[str, typer.Argument(metavar="USD", help="per GPU-hour, for new leases only")],
+) -> None:
+    """Ask another price."""
+    settings: Settings = ctx.obj
+    nanos = price_nanos(usd_per_gpu_hour, "USD")
+    client = connect(settings, _role(settings))
+    changed = [client.set_price(one, nanos) for one in _offers(settings, target)]
+    if settings.as_json:
+        document(changed)
+    else:
+        print(f"{target} asks {usd(nanos)} per GPU-hour from now on.")
+
+
+def revoke(
+    ctx: typer.Context, member: Annotated[str, typer.Argument(help="provider (or other member) whose key ends")]
+) -> None:
+    """Shut a member out: its key is worth nothing from now on (operators only)."""
+    settings: Settings = ctx.obj
+    answer = connect(settings, "operator").revoke_member(member)
+    if settings.as_json:
+        document(answer)
+    else:
+        print(f"{member} is revoked.")
+
+
+def _change(settings: Settings, target: str, action: str, said: str) -> None:
+    client = connect(settings, _role(settings))
+    changed = [client.change_offer(one, action) for one in _offers(settings, target)]  # type: ignore[arg-type]
+    if settings.as_json:
+        document(changed)
+    else:
+        print(f"{target} {said}.")
+
+
+def _offers(settings: Settings, target: str) -> list[str]:
+    found = [one for one in connect(settings, _role(settings)).offers() if target in (one["id"], one["provider"])]
+    alive = [one["id"] for one in found if one["state"] != "withdrawn"]
+    if not alive:
+        what = "is withdrawn already" if found else "is neither an offer nor a provider with offers"
+        raise refused("unknown_offer", f"{target!r} {what}", field="OFFER", remedy="`torg provider ls` shows all")
+    return alive
+
+
+def _role(settings: Settings) -> str:
+    # The market's own account may steer every offer; a provider elsewhere has only the key that it was given.
+    return "operator"

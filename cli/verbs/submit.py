@@ -1,0 +1,113 @@
+"""`torg submit`: a job file becomes a job: read, packed, uploaded, priced, asked about, submitted."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.arguments import duration, usd
+from cli.errors import Exit, refused, usage
+from cli.output import Column, console, document, log, print_table, printable
+from cli.session import connect_pooled, new_id
+from cli.settings import Settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("submit")(submit)
+
+
+def submit(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="see examples/")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan; nothing is uploaded or submitted")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="watch it until it is over")] = False,
+    id: Annotated[str | None, typer.Option(help="name of this job: the same id twice is one job")] = None,
+) -> None:
+    """Submit a job: plan, [y/N], budget into escrow."""
+    from cli.jobfiles import prepare
+
+    settings: Settings = ctx.obj
+    with prepare(file) as prepared, connect_pooled(settings, "customer") as client:
+        plan = client.quote(prepared.spec)
+        if dry_run or not settings.as_json:
+            _show(settings, prepared.spec, plan, only=dry_run)
+        if dry_run:
+            raise typer.Exit(Exit.DONE if plan["feasible"] else Exit.REFUSED)
+        _ask(settings, prepared.spec, yes)
+        prepared.upload(client, told=None if settings.as_json else log)
+        made = client.submit_job(id or new_id("job"), prepared.spec)
+    if follow:
+        from cli.verbs.watch import end_as
+        from cli.verbs.watch import follow as follow_job
+
+        end_as(follow_job(settings, made["id"]))
+    elif settings.as_json:
+        document(made)
+    else:
+        print(f"{made['id']} is {made['state']}.  torg watch {made['id']}")
+
+
+def _show(settings: Settings, spec: dict[str, Any], plan: dict[str, Any], *, only: bool) -> None:
+    if not settings.as_json:
+        show_plan(settings, spec, plan)
+    elif only:
+        document({"spec": spec, "plan": plan})
+
+
+def _ask(settings: Settings, spec: dict[str, Any], yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty() or settings.as_json:
+        raise usage("nobody is there to confirm", field="-y", remedy="add -y", code="not_confirmed")
+    budget = usd(spec["limits"]["budget_nanos"])
+    answer = input(f"Hold {budget} in escrow and submit? [y/N] ")
+    if answer.strip().lower() not in ("y", "yes"):
+        raise refused("not_confirmed", "nothing was submitted")
+
+
+def show_plan(settings: Settings, spec: dict[str, Any], plan: dict[str, Any]) -> None:
+    """The plan for people: what was asked, what it would get, for how much."""
+    screen = console(settings)
+    for name, value in _facts(spec, plan):
+        screen.print(f"  {name:<10}{printable(value)}", markup=False, soft_wrap=False)
+    candidates = plan.get("candidates") or []
+    if candidates:
+        rows = [
+            [one.get("provider", ""), str(one.get("gpu", "")), usd(one.get("price_nanos_per_gpu_hour")),
+             str(one.get("region") or "–"), str(one.get("offer") or one.get("id") or "")]
+            for one in candidates
+        ]  # fmt: skip
+        print_table(settings, _CANDIDATES, rows)
+
+
+_CANDIDATES = (
+    Column("would train on"), Column("gpu"), Column("$/GPU-h", right=True), Column("region", gives_way=2),
+    Column("offer", gives_way=1),
+)  # fmt: skip
+
+
+def _facts(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
+    workers, limits = spec["workers"], spec["limits"]
+    count = str(workers["min"]) if workers["min"] == workers["max"] else f"{workers['min']} to {workers['max']}"
+    kinds = " or ".join(workers["gpu"]) or "any GPU"
+    workload = spec["workload"]
+    what = workload["name"] if workload["kind"] == "builtin" else f"{workload['filename']}:{workload['class_name']}"
+    data = spec["data"]
+    codec = spec["strategy"].get("codec")
+    facts = [
+        ("job", f"{spec['name']}: {what}, {spec['steps']} steps in {spec['rounds']} rounds, "
+                f"{spec['strategy']['name']}{' ' + codec if codec else ''}"),
+        ("data", data["kind"] if data["kind"] == "none" else
+                 f"share:{data['name']}" if data["kind"] == "share" else f"{data['label']}, {data['bytes']:,} bytes"),
+        ("workers", f"{count} of {workers['gpus']} × {kinds}, at most {usd(limits['max_price_nanos_per_gpu_hour'])} per GPU-hour"),
+        ("budget", f"{usd(limits['budget_nanos'])} into escrow; what is left comes back"),
+    ]  # fmt: skip
+    expected = duration(plan["expected_s"]) if plan.get("expected_s") is not None else "not known before the first round"
+    cost = f", about {usd(plan['expected_cost_nanos'])}" if plan.get("expected_cost_nanos") is not None else ""
+    facts.append(("expected", expected + cost))
+    if not plan["feasible"]:
+        facts.append(("no match", f"{plan.get('reason') or ''}  {plan.get('detail') or ''}".strip()))
+    return facts

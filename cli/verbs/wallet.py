@@ -1,0 +1,78 @@
+"""`torg wallet`: deposit, balance, history."""
+
+from typing import Annotated
+
+import typer
+
+from cli.arguments import usd, usd_nanos
+from cli.output import Column, document, print_table
+from cli.session import connect, new_id
+from cli.settings import Settings
+
+Account = Annotated[
+    str | None, typer.Option(help="member whose money it is; others than one's own need the operator's key")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    group = typer.Typer(name="wallet", help="Money: deposit, balance, history.", no_args_is_help=True)
+    group.command("deposit")(deposit)
+    group.command("balance")(balance)
+    group.command("history")(history)
+    app.add_typer(group)
+
+
+def deposit(
+    ctx: typer.Context,
+    amount: Annotated[str, typer.Argument(metavar="AMOUNT", help="dollars, such as 20 or 0.50")],
+    id: Annotated[str | None, typer.Option(help="name of this deposit: the same id twice counts once")] = None,
+    account: Annotated[str, typer.Option(help="member who gets the money")] = "customer",
+) -> None:
+    """Put money into a wallet (operators only)."""
+    settings: Settings = ctx.obj
+    nanos = usd_nanos(amount, "AMOUNT")
+    answer = connect(settings, "operator").deposit(id or new_id("deposit"), account, nanos)
+    if settings.as_json:
+        document(answer)
+    else:
+        print(
+            f"{usd(answer['amount_nanos'])} into {account}'s wallet ({answer['id']}); it holds {usd(answer['balance_nanos'])}."
+        )
+
+
+def balance(ctx: typer.Context, account: Account = None) -> None:
+    """What an account holds."""
+    settings: Settings = ctx.obj
+    answer = connect(settings, "operator" if account else "customer").balance(account)
+    if settings.as_json:
+        document(answer)
+        return
+    print(f"{answer['account']}: wallet {usd(answer['wallet_nanos'])}, escrow {usd(answer['escrow_nanos'])}, "
+          f"earnings {usd(answer['earnings_nanos'])}")  # fmt: skip
+
+
+def history(
+    ctx: typer.Context,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="how many, newest first")] = 20,
+    account: Account = None,
+) -> None:
+    """Transfers of an account, newest first."""
+    settings: Settings = ctx.obj
+    found = connect(settings, "operator" if account else "customer").transfers(limit=limit, account=account)
+    if settings.as_json:
+        document(found)
+        return
+    columns = (Column("at"), Column("kind"), Column("amount", right=True), Column("balance", right=True),
+               Column("job", gives_way=1), Column("id", gives_way=2))  # fmt: skip
+    rows = [[moment(one["at"]), one["kind"], usd(one["amount_nanos"]), usd(one["balance_nanos"]), one["job"] or "–",
+             str(one["id"])] for one in found]  # fmt: skip
+    print_table(settings, columns, rows)
+
+
+def moment(at: object) -> str:
+    """A time for people, UTC: from milliseconds since the epoch, or from ISO 8601."""
+    from datetime import UTC, datetime
+
+    when = datetime.fromtimestamp(at / 1000, UTC) if isinstance(at, int | float) else datetime.fromisoformat(str(at))
+    return when.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")

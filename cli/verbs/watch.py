@@ -1,0 +1,76 @@
+"""`torg watch` and `--follow`: a job while it lives."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from cli.errors import Exit
+from cli.live import FINAL, RunView, render
+from cli.output import console, document, printable
+from cli.session import connect, connect_pooled
+from cli.settings import Settings
+
+PATIENCE_S = 60.0
+REFRESH_S = 1.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("watch")(watch)
+
+
+def watch(
+    ctx: typer.Context,
+    job_id: Annotated[
+        str | None, typer.Argument(metavar="[JOB]", help="default: the newest job that is not over")
+    ] = None,
+) -> None:
+    """Live rounds, loss, tokens/s, dollars, workers, deaths and recoveries."""
+    settings: Settings = ctx.obj
+    if job_id is None:
+        found = [one for one in connect(settings, "customer").jobs() if one["state"] not in FINAL]
+        if not found:
+            if settings.as_json:
+                document(None)
+            else:
+                print("No job is alive.")
+            return
+        job_id = str(max(found, key=lambda one: (one.get("submitted_ms") or 0, one["id"]))["id"])
+    end_as(follow(settings, job_id))
+
+
+def follow(settings: Settings, job_id: str) -> dict[str, Any]:
+    """Tell a job's life until its final state; answers the job. `--json` tells nothing before the end."""
+    with connect_pooled(settings, "customer", patience_s=PATIENCE_S) as client:
+        first = client.job(job_id)
+        view = RunView(job_id, name=first["name"], planned=first["rounds_planned"], budget_nanos=first["budget_nanos"])
+        if settings.as_json:
+            for record in client.job_events(job_id):
+                view.fold(record)
+        elif sys.stdout.isatty():
+            _live(settings, view, client)
+        else:
+            for record in client.job_events(job_id):
+                for line in view.fold(record):
+                    print(printable(line), flush=True)
+        last = client.job(job_id)
+    if settings.as_json:
+        document(last)
+    return last
+
+
+def end_as(job: dict[str, Any]) -> None:
+    """Exit 1 when the job did not come to a good end."""
+    if job["state"] in ("failed", "cancelled"):
+        raise typer.Exit(Exit.FAILED)
+
+
+def _live(settings: Settings, view: RunView, client: Any) -> None:
+    from rich.live import Live
+
+    screen = console(settings)
+    with Live(render(view, screen.width), console=screen, refresh_per_second=4, transient=False) as live:
+        for record in client.job_events(view.job):
+            view.fold(record)
+            live.update(render(view, screen.width))

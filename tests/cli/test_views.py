@@ -1,0 +1,272 @@
+"""Tables that fit, colours that go away, documents with the promised fields."""
+
+import csv
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pyarrow import parquet
+
+from tests.cli.conftest import Torg
+from tests.cli.fake_market import FakeMarket, stream
+from tests.cli.samples import bill, committed, ended, granted, job, offer, state
+
+ESCAPE = "\x1b["
+
+
+@pytest.fixture
+def offers(market: FakeMarket) -> FakeMarket:
+    found = [
+        offer(
+            "offer-a",
+            provider="dear",
+            price_nanos_per_gpu_hour=900_000_000,
+            gpu="RTX4090",
+            vram_gib=24,
+            gpus=2,
+            gpus_free=2,
+        ),
+        offer("offer-b", provider="cheap", region="us"),
+        offer("offer-c", provider="gone", state="offline"),
+    ]
+    market.routes["GET /v1/offers"] = (200, {"items": found})
+    return market
+
+
+SELECTIONS = [
+    # arguments                       offers, in order
+    ([],                              ["offer-b", "offer-a"]),
+    (["--order", "-price"],           ["offer-a", "offer-b"]),
+    (["--order", "vram"],             ["offer-b", "offer-a"]),
+    (["--all"],                       ["offer-b", "offer-c", "offer-a"]),
+    (["--gpu", "rtx4090"],            ["offer-a"]),
+    (["--gpu", "RTX4090:2"],          ["offer-a"]),
+    (["--gpu", "RTX4090:3"],          []),
+    (["--max-price", "0.30"],         ["offer-b"]),
+    (["--region", "us,asia"],         ["offer-b"]),
+    (["vram>=24"],                    ["offer-a"]),
+    (["region in [us]", "price<0.5"], ["offer-b"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("argv", "ids"), SELECTIONS, ids=[" ".join(row[0]) or "plain" for row in SELECTIONS])
+def test_offers_are_selected_and_ordered(torg: Torg, offers: FakeMarket, argv: list[str], ids: list[str]) -> None:
+    assert [one["id"] for one in torg("offers", "--json", *argv).document] == ids
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120, 200])
+def test_a_table_fits_its_terminal(
+    torg: Torg, offers: FakeMarket, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown = torg("offers").out
+    assert max(len(line) for line in shown.splitlines()) <= columns
+    assert "cheap" in shown and "$0.90" in shown
+
+
+def test_names_of_strangers_cannot_steer_the_terminal(torg: Torg, market: FakeMarket) -> None:
+    market.routes["GET /v1/offers"] = (200, {"items": [offer(provider="evil\x1b[2J[red]")]})
+    shown = torg("offers").out
+    assert "\x1b" not in shown
+    assert "[red]" in shown
+
+
+@pytest.mark.parametrize(("environment", "colours"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_colours_on_a_terminal_unless_unwanted(
+    offers: FakeMarket, home: Path, environment: dict[str, str], colours: bool
+) -> None:
+    shown = on_a_terminal(
+        ["offers"], {"TORG_HOME": str(home), "TERM": "xterm-256color", "COLUMNS": "100"} | environment
+    )
+    assert "cheap" in shown
+    assert (re.search(r"\x1b\[[0-9;]*m", shown) is not None) is colours
+
+
+def on_a_terminal(argv: list[str], environment: dict[str, str]) -> str:
+    """What a command writes to a terminal."""
+    outer, inner = pty.openpty()
+    base = {name: value for name, value in os.environ.items() if not name.startswith("TORG_") and name != "NO_COLOR"}
+    process = subprocess.Popen([sys.executable, "-m", "cli", *argv], stdout=inner, stderr=inner, env=base | environment)
+    os.close(inner)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(outer, 65536)
+        except OSError:  # Linux says EIO when the last writer has closed
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(outer)
+    assert process.wait() == 0, shown
+    return shown.decode()
+
+
+def test_piped_output_is_plain(torg: Torg, offers: FakeMarket) -> None:
+    assert ESCAPE not in torg("offers").out
+
+
+def test_a_job_for_people(torg: Torg, market: FakeMarket) -> None:
+    market.routes["GET /v1/jobs/job-1f2e3d4c5b"] = (200, job(state="paused", reason="escrow_empty"))
+    shown = torg("job", "job-1f2e3d4c5b").out
+    for part in ("paused", "escrow_empty", "3 of 14", "4.2000 → 3.1000", "$0.01", "aurora", "4711"):
+        assert part in shown
+
+
+def test_deposit_keeps_its_id_and_its_exact_amount(torg: Torg, market: FakeMarket) -> None:
+    market.routes["POST /v1/deposits"] = lambda asked: (201, asked.body | {"balance_nanos": asked.body["amount_nanos"]})
+    assert torg("wallet", "deposit", "20.000000001", "--id", "d-1", "--json").document["amount_nanos"] == 20_000_000_001
+    assert market.last("POST", "/v1/deposits").body == {
+        "id": "d-1",
+        "account": "customer",
+        "amount_nanos": 20_000_000_001,
+    }
+
+
+def test_history_is_a_list(torg: Torg, market: FakeMarket) -> None:
+    line = {
+        "id": "t1",
+        "at": "2026-11-22T10:00:00.000Z",
+        "kind": "deposit",
+        "amount_nanos": 5,
+        "balance_nanos": 5,
+        "job": None,
+    }
+    market.routes["GET /v1/transfers"] = (200, {"items": [line]})
+    assert torg("wallet", "history", "--limit", "3", "--json").document == [line]
+    assert market.last("GET", "/v1/transfers").query == {"limit": "3"}
+    assert "2026-11-22 10:00:00" in torg("wallet", "history").out
+
+
+def test_logs_end_where_the_text_ends(torg: Torg, market: FakeMarket) -> None:
+    text = "one\ntwo\n"
+    market.routes["GET /v1/jobs/job-1/logs"] = lambda asked: (
+        200, {"text": text[int(asked.query["after"]):], "next": len(text), "over": False}
+    )  # fmt: skip
+    assert torg("logs", "job-1").out == text
+
+
+def test_logs_follow_until_the_job_is_over(torg: Torg, market: FakeMarket) -> None:
+    parts = ["a\n", "", "b\n"]
+
+    def answer(asked: object) -> tuple[int, object]:
+        told = len([one for one in market.asked if one.path.endswith("/logs")])
+        return 200, {"text": parts[told - 1], "next": told, "over": told == len(parts)}
+
+    market.routes["GET /v1/jobs/job-1/logs"] = answer
+    assert torg("logs", "job-1", "-f").out == "a\nb\n"
+
+
+LIFE = (
+    granted("lease-000001", "aurora"),
+    granted("lease-000002", "borealis", 450_000_000),
+    committed(1, "lease-000001", "lease-000002"),
+    {"type": "round_evaluated", "job": "job-1f2e3d4c5b", "round": 1, "loss": 4.0},
+    ended("lease-000002", "provider"),
+    committed(2, "lease-000001", lost=("lease-000002",)),
+    granted("lease-000003", "cumulus", 600_000_000, replaces="lease-000002"),
+    committed(3, "lease-000001", "lease-000003"),
+    {"type": "round_evaluated", "job": "job-1f2e3d4c5b", "round": 3, "loss": 3.0},
+)
+
+
+@pytest.mark.parametrize(("last", "code"), [("done", 0), ("failed", 1), ("cancelled", 1)])
+def test_watch_tells_the_life_and_ends_as_the_job_did(torg: Torg, market: FakeMarket, last: str, code: int) -> None:
+    market.routes["GET /v1/jobs/job-1f2e3d4c5b"] = (200, job(state=last))
+    market.routes["GET /v1/jobs/job-1f2e3d4c5b/events"] = stream(*LIFE, state(last, "because"))
+    ran = torg("watch", "job-1f2e3d4c5b")
+    assert ran.code == code
+    for part in ("borealis is lost (no reading for 3 s)", "without 1 lost", "cumulus replaces lease-000002",
+                 "held-out loss 3.0000", "1,000 tokens/s", f"is {last}: because"):  # fmt: skip
+        assert part in ran.out
+    assert torg("watch", "job-1f2e3d4c5b", "--json").document["state"] == last
+
+
+def test_watch_draws_a_live_picture_on_a_terminal(market: FakeMarket, home: Path) -> None:
+    market.routes["GET /v1/jobs/job-1f2e3d4c5b"] = (200, job(state="done"))
+    market.routes["GET /v1/jobs/job-1f2e3d4c5b/events"] = stream(*LIFE, state("done"))
+    shown = on_a_terminal(
+        ["watch", "job-1f2e3d4c5b"], {"TORG_HOME": str(home), "TERM": "xterm", "COLUMNS": "90", "LINES": "50"}
+    )
+    for part in ("lost", "cumulus", "held-out loss 4.000 → 3.000", "round 3/14"):
+        assert part in shown
+
+
+def test_billing_asks_for_moments_and_groups(torg: Torg, market: FakeMarket) -> None:
+    market.routes["GET /v1/billing"] = (200, {"items": [bill()]})
+    assert torg(
+        "billing", "--json", "--by", "job,day", "--since", "2026-11-22", "--until", "2026-11-23T12:00Z"
+    ).document == [bill()]
+    assert market.last("GET", "/v1/billing").query == {
+        "by": "job,day", "since": "2026-11-22T00:00:00.000Z", "until": "2026-11-23T12:00:00.000Z"
+    }  # fmt: skip
+    shown = torg("billing").out
+    assert "aurora" in shown and "$0.005" in shown and "60.0 s" in shown
+
+
+def test_billing_as_csv_on_stdout(torg: Torg, market: FakeMarket) -> None:
+    market.routes["GET /v1/billing"] = (200, {"items": [bill(), bill(provider="a,b")]})
+    rows = list(csv.DictReader(io.StringIO(torg("billing", "--format", "csv").out)))
+    assert [row["provider"] for row in rows] == ["aurora", "a,b"]
+    assert rows[0]["charged_nanos"] == "5000000"
+
+
+def test_billing_of_nothing_still_has_its_heading(torg: Torg, market: FakeMarket) -> None:
+    market.routes["GET /v1/billing"] = (200, {"items": []})
+    assert torg("billing", "--format", "csv").out.startswith("job,provider,gpu,period_start")
+
+
+def test_billing_as_parquet(torg: Torg, market: FakeMarket, tmp_path: Path) -> None:
+    market.routes["GET /v1/billing"] = (200, {"items": [bill()]})
+    target = tmp_path / "bill.parquet"
+    assert torg("billing", "--format", "parquet", "-o", str(target)).code == 0
+    assert parquet.read_table(target).to_pylist() == [bill()]
+
+
+def test_billing_into_a_folder_that_is_not_there(torg: Torg, market: FakeMarket, tmp_path: Path) -> None:
+    market.routes["GET /v1/billing"] = (200, {"items": [bill()]})
+    assert torg("billing", "--format", "csv", "-o", str(tmp_path / "no" / "bill.csv")).code == 3
+
+
+def test_sql_as_table_and_document(torg: Torg, market: FakeMarket) -> None:
+    market.routes["POST /v1/sql"] = (200, {"columns": ["n", "who"], "rows": [[7, None]]})
+    assert torg("sql", "SELECT 7", "--json").document["rows"] == [[7, None]]
+    assert re.search(r"7\s+–", torg("sql", "SELECT 7").out)
+
+
+@pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 1)])
+def test_books_verify_ends_as_the_books_are(torg: Torg, market: FakeMarket, ok: bool, code: int) -> None:
+    told = {
+        "ok": ok,
+        "records": 9,
+        "head": "ab" * 32,
+        "first_bad": None if ok else "record 4",
+        "balanced": True,
+        "projection_ok": True,
+    }
+    market.routes["GET /v1/books/verify"] = (200, told)
+    ran = torg("books", "verify", "--json")
+    assert (ran.code, ran.document) == (code, told)
+
+
+def test_provider_verbs_find_offers_by_provider(torg: Torg, offers: FakeMarket) -> None:
+    offers.routes["POST /v1/offers/offer-b/drain"] = (200, offer("offer-b", state="draining"))
+    offers.routes["POST /v1/offers/offer-a/price"] = lambda asked: (200, offer("offer-a", **asked.body))
+    assert torg("provider", "drain", "cheap").code == 0
+    assert torg("provider", "price", "offer-a", "0.75", "--json").document[0]["price_nanos_per_gpu_hour"] == 750_000_000
+    assert torg("provider", "withdraw", "nobody").code == 3
+
+
+def test_an_invite_round_trips(torg: Torg, market: FakeMarket) -> None:
+    from cli.invites import read_invite
+
+    market.routes["GET /v1/status"] = (200, {"ray_address": "127.0.0.1:7001"})
+    market.routes["POST /v1/members"] = (201, {"member": "far", "role": "provider", "key": "secret"})
+    line = torg("invite", "provider", "--name", "far").out
+    found = read_invite(line.split()[-1])
+    assert (found.url, found.key, found.ray) == (market.url, "secret", "127.0.0.1:7001")
