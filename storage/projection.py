@@ -46,8 +46,8 @@ class ProjectionBusy(Exception):
 class Projection:
     """The books over one journal folder. `database` None keeps them in memory.
 
-    `cursor` gives a connection for one thread; `catch_up` and `rebuild` may be called from any thread. `records`
-    and `head` say how far the books are.
+    `cursor` gives a connection for one thread; `catch_up` and `rebuild` may be called from any thread that holds
+    no cursor. `records` and `head` say how far the books are.
     """
 
     def __init__(self, journal: Path, database: Path | None) -> None:
@@ -58,6 +58,9 @@ class Projection:
         self.head = ""
         self.rebuilds = 0
         self._lock = threading.RLock()
+        self._unread = threading.Condition(self._lock)
+        self._readers = 0
+        self._closing = False
         self._owner = -1
         self._walk = Walk(journal)
         self._connection: duckdb.DuckDBPyConnection
@@ -81,18 +84,17 @@ class Projection:
         return books
 
     @classmethod
-    def in_memory(cls, journal: Path) -> "Projection":
-        """Books of their own in memory, made from the journal and caught up."""
+    def in_memory(cls, journal: Path, until: int | None = None) -> "Projection":
+        """Books of their own in memory, made from the journal up to record `until` (default: to its end)."""
         books = cls(journal, None)
         books._start_new()
-        books.catch_up()
+        books._apply(until)
         return books
 
     def close(self) -> None:
         """Close the database and give up the ownership; idempotent."""
         with self._lock:
-            with contextlib.suppress(AttributeError):
-                self._connection.close()
+            self._close_connection()
             if self._owner >= 0:
                 os.close(self._owner)
                 self._owner = -1
@@ -103,10 +105,20 @@ class Projection:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def cursor(self) -> duckdb.DuckDBPyConnection:
-        """A connection for one thread; close it after use."""
-        with self._lock:
-            return self._connection.cursor()
+    @contextlib.contextmanager
+    def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection for one thread. Making the books again waits until every cursor is given back."""
+        with self._unread:
+            self._unread.wait_for(lambda: not self._closing)
+            cursor = self._connection.cursor()
+            self._readers += 1
+        try:
+            yield cursor
+        finally:
+            with self._unread:
+                cursor.close()
+                self._readers -= 1
+                self._unread.notify_all()
 
     def catch_up(self) -> int:
         """Apply what the journal has and the books have not; returns how many records. Rebuilds where they part.
@@ -131,13 +143,21 @@ class Projection:
         """Make the books again from nothing; returns how many records were applied."""
         with self._lock:
             self.rebuilds += 1
-            with contextlib.suppress(AttributeError, duckdb.Error):
-                self._connection.close()
+            self._close_connection()
             if self.database is not None:
                 for path in (self.database, _wal(self.database)):
                     path.unlink(missing_ok=True)
             self._start_new()
             return self._apply() if apply else 0
+
+    def _close_connection(self) -> None:
+        # While one cursor is open, DuckDB hands out the old database again for the same path.
+        self._closing = True
+        self._unread.wait_for(lambda: self._readers == 0)
+        with contextlib.suppress(AttributeError, duckdb.Error):
+            self._connection.close()
+        self._closing = False
+        self._unread.notify_all()
 
     def _start_new(self) -> None:
         self._connect()
@@ -192,8 +212,10 @@ class Projection:
             self._connection.execute(path.read_text(encoding="utf-8"))
         self._connection.execute("CHECKPOINT")
 
-    def _apply(self) -> int:
+    def _apply(self, until: int | None = None) -> int:
         before = self.records
+        if until is not None and until <= before:
+            return 0
         batch: dict[str, list[Row]] = {}
         rows = 0
         for record in self._walk:
@@ -203,6 +225,8 @@ class Projection:
             if rows >= BATCH_ROWS:
                 self._commit(batch, record.number, record.hash)
                 batch, rows = {}, 0
+            if record.number == until:
+                break
         if self._walk.number > self.records:
             self._commit(batch, self._walk.number, self._walk.hash.hex())
         if self._walk.bad is not None and not self._walk.torn:
@@ -249,11 +273,10 @@ def projection_equal(books: Projection) -> tuple[bool, str]:
     """
     with books._lock:
         books.catch_up()
-        fresh = Projection.in_memory(books.journal)
+        fresh = Projection.in_memory(books.journal, books.records)
         try:
-            if fresh.records != books.records:
-                books.catch_up()
-                fresh.catch_up()
+            if (fresh.records, fresh.head) != (books.records, books.head):
+                return False, f"the books stand at record {books.records}, and the journal has {fresh.records}"
             for name in (*TABLES, *VIEW_NAMES):
                 if _content(books._connection, name) != _content(fresh._connection, name):
                     return False, f"{name} differs from what the journal says"

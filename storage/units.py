@@ -19,8 +19,8 @@ MAX_NANOS = 2**63 - 1
 MAX_USD = 1_000_000_000
 MAX_INSTANT_MS = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z
 
-_USD = re.compile(r"(\d{1,30})(?:\.(\d{1,60}))?")
-_DURATION_PART = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)(ms|s|min|m|h|d|w)")
+_USD = re.compile(r"([0-9]{1,400})(?:\.([0-9]{1,400}))?")
+_DURATION_PART = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(ms|s|min|m|h|d|w)")
 _MS_PER_UNIT = {
     "ms": 1, "s": MS_PER_SECOND, "m": MS_PER_MINUTE, "min": MS_PER_MINUTE, "h": MS_PER_HOUR,
     "d": MS_PER_DAY, "w": 7 * MS_PER_DAY,

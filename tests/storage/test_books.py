@@ -143,6 +143,11 @@ def test_the_books_go_on_where_they_stood(tmp_path: Path, story: Story) -> None:
         assert projection_equal(books)[0]
 
 
+def _lines(books: Projection) -> object:
+    with books.cursor() as cursor:
+        return billing(cursor, OPERATOR)
+
+
 def _remove(path: Path) -> None:
     path.unlink()
 
@@ -171,12 +176,12 @@ def test_a_file_that_cannot_be_used_is_made_again(tmp_path: Path, journal: Path,
     database = tmp_path / "books.duckdb"
     with Projection.open(journal, database) as books:
         books.catch_up()
-        expected = billing(books.cursor(), OPERATOR)
+        expected = _lines(books)
     harm(database)
     with Projection.open(journal, database) as books:
         assert books.catch_up() == len(story.records)
         assert books.rebuilds == 1
-        assert billing(books.cursor(), OPERATOR) == expected
+        assert _lines(books) == expected
         assert projection_equal(books)[0]
 
 

@@ -1,0 +1,344 @@
+"""The books: a plain process that tails the journal, owns the DuckDB file, and answers the API's questions.
+
+    python -m market.api.books_process --home HOME [--port-file FILE] [--token-file FILE]
+
+It listens on 127.0.0.1 only, writes `{"port", "pid"}` to the port file (default HOME/run/books.json) when it is
+ready, and takes `POST /query` with the secret of the token file (default HOME/run/books.token, made if missing,
+0600) as bearer token. The body is `{name, params, tenant {member, role}, min_records}`; the answer is what the
+HTTP API hands on, or a problem document. Queries wait up to 5 s for the books to reach `min_records`.
+It may be killed at any time, and its file deleted or garbled: the books are made again from the journal.
+"""
+
+import argparse
+import contextlib
+import hmac
+import logging
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import duckdb
+import uvicorn
+from fastapi import FastAPI, Header
+from pydantic import BaseModel, ConfigDict, Field
+
+from market.api import problems
+from market.api.problems import Problem
+from market.homes import Home, write_json
+from storage.billing import DEFAULT_BY, billing, invoice
+from storage.journal import JournalCorrupt, verify_journal
+from storage.projection import Projection, ProjectionBusy, projection_equal
+from storage.tenant_sql import tenant_sql
+from storage.tenants import QueryRefused, Tenant
+from storage.units import TimeError, parse_instant_ms
+
+log = logging.getLogger("torg.books")
+
+BEHIND_S = 5.0
+POLL_S = 0.1
+OWN_S = 15.0
+RETRY_S = 2.0
+SQL_AT_ONCE = 2
+# what DuckDB says when the file is damaged under it, as opposed to a statement that is wrong
+BROKEN_FILE = (duckdb.IOException, duckdb.InternalException, duckdb.FatalException, duckdb.SerializationException)
+EXIT_BUSY = 1
+Json = dict[str, Any]
+
+
+class TenantBody(BaseModel):
+    """Who asks."""
+
+    model_config = ConfigDict(extra="forbid")
+    member: str
+    role: str
+
+
+class Query(BaseModel):
+    """One question to the books."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    params: dict[str, Any] = Field(default_factory=dict)
+    tenant: TenantBody
+    min_records: int = Field(default=0, ge=0)
+
+
+class Books:
+    """The projection, a thread that keeps it up with the journal, and the questions it answers."""
+
+    def __init__(self, projection: Projection) -> None:
+        self.projection = projection
+        self.failure: str | None = None
+        self._moved = threading.Condition()
+        self._poke = threading.Event()
+        self._over = threading.Event()
+        self._sql = threading.BoundedSemaphore(SQL_AT_ONCE)
+        self._thread = threading.Thread(target=self._tail, name="tail", daemon=True)
+        self._answers: Mapping[str, Callable[[Json, Tenant], Json | QueryRefused]] = {
+            "billing": self._billing,
+            "invoice": self._invoice,
+            "sql": self._tenant_sql,
+            "status": self._status,
+            "verify": self._verify,
+            "rebuild": self._rebuild,
+            "equal": self._equal,
+        }
+
+    def start(self) -> None:
+        """Begin to follow the journal."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop following and close the file."""
+        self._over.set()
+        self._poke.set()
+        self._thread.join(timeout=5)
+        if not self._thread.is_alive():
+            self.projection.close()
+
+    def answer(self, query: Query) -> Json:
+        """The answer to a question; raises Problem."""
+        ask = self._answers.get(query.name)
+        if ask is None:
+            known = ", ".join(self._answers)
+            raise Problem(422, "query_unknown", f"the books know no question {query.name!r}", remedy=f"ask {known}")
+        if query.name != "status":
+            self._wait_for(query.min_records)
+        tenant = Tenant(query.tenant.member, query.tenant.role)
+        try:
+            found = ask(query.params, tenant)
+        except BROKEN_FILE as error:
+            log.warning("the books cannot be read (%s): making them again", error)
+            self.projection.rebuild()
+            found = ask(query.params, tenant)
+        except JournalCorrupt as error:
+            raise Problem(500, "journal_corrupt", str(error), remedy="torg books verify") from error
+        if isinstance(found, QueryRefused):
+            status = {"job_unknown": 404, "sql_busy": 429, "operators_only": 403}.get(found.code, 422)
+            raise Problem(status, found.code, found.message, field=found.field, remedy=found.remedy)
+        return found
+
+    def _wait_for(self, records: int) -> None:
+        self._poke.set()
+        with self._moved:
+            reached = self._moved.wait_for(lambda: self.projection.records >= records, timeout=BEHIND_S)
+        if not reached:
+            why = self.failure or f"they have {self.projection.records} of {records} records"
+            message = f"the books have not reached the last decision: {why}"
+            raise Problem(503, "books_behind", message, remedy="ask again", headers={"Retry-After": "1"})
+
+    def _tail(self) -> None:
+        while not self._over.is_set():
+            try:
+                moved = self.projection.catch_up()
+                self.failure = None
+            except (JournalCorrupt, duckdb.Error, OSError) as error:
+                if self.failure != str(error):
+                    log.error("the books cannot follow the journal: %s", error)
+                self.failure, moved = str(error), 0
+            except Exception:
+                log.exception("bug while following the journal: the process ends, to be started again")
+                os._exit(1)
+            if moved or self.failure:
+                with self._moved:
+                    self._moved.notify_all()
+            if self.failure:
+                self._over.wait(timeout=RETRY_S)
+            self._poke.wait(timeout=POLL_S)
+            self._poke.clear()
+
+    def _billing(self, params: Json, tenant: Tenant) -> Json | QueryRefused:
+        times: dict[str, int | None] = {}
+        for name in ("since", "until"):
+            try:
+                times[name] = _instant(params.get(name))
+            except TimeError as error:
+                return QueryRefused(error.code, error.message, name)
+        by = params.get("by")
+        names = by.split(",") if isinstance(by, str) and by else by or DEFAULT_BY
+        with self.projection.cursor() as cursor:
+            lines = billing(
+                cursor,
+                tenant,
+                by=[str(name).strip() for name in names],
+                since_ms=times["since"],
+                until_ms=times["until"],
+                job=params.get("job"),
+            )
+        return lines if isinstance(lines, QueryRefused) else {"items": lines}
+
+    def _invoice(self, params: Json, tenant: Tenant) -> Json | QueryRefused:
+        with self.projection.cursor() as cursor:
+            return invoice(cursor, tenant, str(params.get("job")))
+
+    def _tenant_sql(self, params: Json, tenant: Tenant) -> Json | QueryRefused:
+        if not self._sql.acquire(timeout=2):
+            return QueryRefused("sql_busy", "other statements are running just now", "sql", "ask again in a moment")
+        try:
+            with self.projection.cursor() as cursor:
+                return tenant_sql(cursor, tenant, str(params.get("sql", "")))
+        finally:
+            self._sql.release()
+
+    def _status(self, _: Json, __: Tenant) -> Json:
+        books = self.projection
+        return {
+            "records": books.records,
+            "head": books.head,
+            "pid": os.getpid(),
+            "rebuilds": books.rebuilds,
+            "failure": self.failure,
+        }
+
+    def _verify(self, _: Json, tenant: Tenant) -> Json | QueryRefused:
+        """The journal byte by byte, the balances, and the projection against the journal."""
+        if tenant.role != "operator":
+            return _operators_only()
+        journal = verify_journal(self.projection.journal)
+        answer: Json = {
+            "records": journal.records,
+            "head": journal.head,
+            "first_bad": journal.first_bad,
+            "balanced": False,
+            "projection_ok": False,
+            "detail": journal.first_bad or "",
+        }
+        if journal.ok:
+            with self.projection.cursor() as cursor:
+                found = cursor.execute(
+                    "SELECT coalesce(sum(balance_nanos), 0) = 0 AND count(*) FILTER (balance_nanos < 0 "
+                    "AND account <> 'world') = 0 FROM balances"
+                ).fetchall()
+            answer["balanced"] = bool(found[0][0])
+            answer["projection_ok"], answer["detail"] = projection_equal(self.projection)
+        return {"ok": journal.ok and answer["balanced"] and answer["projection_ok"], **answer}
+
+    def _rebuild(self, _: Json, tenant: Tenant) -> Json | QueryRefused:
+        if tenant.role != "operator":
+            return _operators_only()
+        return {"records": self.projection.rebuild()}
+
+    def _equal(self, _: Json, tenant: Tenant) -> Json | QueryRefused:
+        if tenant.role != "operator":
+            return _operators_only()
+        equal, detail = projection_equal(self.projection)
+        return {"equal": equal, "detail": detail}
+
+
+def _operators_only() -> QueryRefused:
+    return QueryRefused("operators_only", "only an operator may ask that")
+
+
+def _instant(value: object) -> int | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, int):
+        return value
+    return parse_instant_ms(str(value), now_ms=time.time_ns() // 1_000_000)
+
+
+def make_app(books: Books, token: str) -> FastAPI:
+    """The HTTP face of the books, for the exchange process only."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        books.start()
+        try:
+            yield
+        finally:
+            books.close()
+
+    app = FastAPI(lifespan=lifespan, openapi_url=None)
+    problems.install(app)
+
+    # not async: FastAPI runs it in a thread, so that a slow statement holds up nobody else
+    @app.post("/query")
+    def query(body: Query, authorization: Annotated[str, Header()] = "") -> Json:
+        if not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
+            raise Problem(401, "wrong_token", "the books answer the exchange only")
+        return books.answer(body)
+
+    return app
+
+
+class _Server(uvicorn.Server):
+    """Says where it listens as soon as it does."""
+
+    def __init__(self, config: uvicorn.Config, port_file: Path) -> None:
+        super().__init__(config)
+        self._port_file = port_file
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        assert sockets
+        if self.started:
+            write_json(self._port_file, {"port": sockets[0].getsockname()[1], "pid": os.getpid()})
+
+
+def read_token(path: Path) -> str:
+    """The shared secret; made, readable by this account only, if there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.write(handle, secrets.token_hex(32).encode("ascii"))
+        finally:
+            os.close(handle)
+        try:
+            os.link(fresh, path)  # appears whole, and only if nobody else made one meanwhile
+        finally:
+            fresh.unlink()
+    token = path.read_text(encoding="ascii").strip()
+    if not token:
+        raise ValueError(f"{path} is empty")
+    return token
+
+
+def open_projection(home: Home) -> Projection:
+    """Own the books; waits for a predecessor that is still ending. Raises ProjectionBusy."""
+    until = time.monotonic() + OWN_S
+    while True:
+        try:
+            return Projection.open(home.journal, home.books_database)
+        except ProjectionBusy:
+            if time.monotonic() > until:
+                raise
+            time.sleep(POLL_S)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until SIGTERM; 1 when another process owns the books."""
+    parser = argparse.ArgumentParser(prog="books_process", description="Answers questions about the past.")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--port-file", type=Path)
+    parser.add_argument("--token-file", type=Path)
+    given = parser.parse_args(arguments)
+    home = Home(given.home)
+    port_file = given.port_file or home.books_file
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    token = read_token(given.token_file or home.run / "books.token")
+    try:
+        projection = open_projection(home)
+    except ProjectionBusy as error:
+        log.error("%s", error)
+        return EXIT_BUSY
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        make_app(Books(projection), token), log_config=None, access_log=False, timeout_graceful_shutdown=2
+    )
+    log.info("the books stand at record %s, pid %s", projection.records, os.getpid())
+    _Server(config, port_file).run(sockets=[listening])
+    log.info("the books are down at record %s", projection.records)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""Bytes go in once, come out as they were, and a half of them is never taken for the whole."""
+
+import hashlib
+import os
+import resource
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage.blobs import (
+    BlobDamaged,
+    BlobMissing,
+    BlobOffsetWrong,
+    BlobStore,
+    BlobStoreFull,
+    BlobTooLarge,
+    Upload,
+)
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> BlobStore:
+    return BlobStore(tmp_path / "blobs")
+
+
+@pytest.fixture
+def small_disk():
+    """The file size limit of the process stands for a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_was_put_is_read(store: BlobStore, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"from a file")
+    assert store.put(b"bytes") == digest(b"bytes")
+    assert store.put(b"bytes") == digest(b"bytes")
+    assert store.put_file(tmp_path / "file") == digest(b"from a file")
+    assert store.read(digest(b"bytes")) == b"bytes"
+    assert store.size(digest(b"from a file")) == 11
+    assert set(store.digests()) == {digest(b"bytes"), digest(b"from a file")}
+    assert not list((store.folder / "temporary").iterdir())
+
+
+def test_damage_is_found(store: BlobStore) -> None:
+    name = store.put(b"bytes")
+    assert store.verify(name)
+    store.path(name).write_bytes(b"bytez")
+    assert not store.verify(name)
+    with pytest.raises(BlobDamaged):
+        store.read(name)
+
+
+def test_a_missing_blob_and_a_name_that_is_no_digest(store: BlobStore) -> None:
+    with pytest.raises(BlobMissing):
+        store.read("0" * 64)
+    assert store.size("0" * 64) is None
+    assert not store.delete("0" * 64)
+    for name in ("", "../../etc/passwd", "A" * 64, "0" * 63):
+        with pytest.raises(ValueError, match="SHA-256"):
+            store.path(name)
+
+
+def test_a_deleted_blob_is_gone(store: BlobStore) -> None:
+    name = store.put(b"x")
+    assert store.delete(name)
+    assert name not in store
+
+
+@given(data=st.binary(min_size=1, max_size=200), cuts=st.lists(st.integers(0, 200), max_size=5))
+@settings(deadline=None)
+def test_an_upload_in_any_pieces_is_whole_in_the_end(tmp_path_factory, data, cuts) -> None:
+    store = BlobStore(tmp_path_factory.mktemp("blobs"))
+    name, total = digest(data), len(data)
+    for cut in sorted(min(cut, total) for cut in cuts):
+        # each piece overlaps what was already taken, as a retry does
+        begin = max(0, store.partial(name) - 3)
+        store.upload(name, begin, total, data[begin:cut] if cut > begin else b"")
+        if cut < total:
+            assert name not in store
+            assert store.partial(name) == cut
+        store = BlobStore(store.folder)
+    assert store.upload(name, store.partial(name), total, data[store.partial(name) :]) == Upload(total, True)
+    assert store.read(name) == data
+    assert store.partial(name) == 0
+
+
+def test_a_gap_is_refused_and_told_where_to_go_on(store: BlobStore) -> None:
+    name = digest(b"0123456789")
+    store.upload(name, 0, 10, b"012")
+    with pytest.raises(BlobOffsetWrong) as refused:
+        store.upload(name, 5, 10, b"56789")
+    assert refused.value.expected == 3
+
+
+def test_other_bytes_than_promised_are_refused_and_forgotten(store: BlobStore) -> None:
+    name = digest(b"good")
+    with pytest.raises(BlobDamaged):
+        store.upload(name, 0, 4, b"evil")
+    assert name not in store
+    assert store.partial(name) == 0
+    assert store.upload(name, 0, 4, b"good").whole
+
+
+def test_size_limits(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path, max_blob_bytes=10)
+    with pytest.raises(BlobTooLarge):
+        store.put(b"x" * 11)
+    with pytest.raises(BlobTooLarge):
+        store.upload("0" * 64, 0, 11, b"x")
+    with pytest.raises(BlobTooLarge):
+        store.upload("0" * 64, 5, 10, b"x" * 6)
+
+
+def test_a_full_disk_leaves_nothing_that_looks_whole(store: BlobStore, small_disk) -> None:
+    data = os.urandom(3000)
+    with pytest.raises(BlobStoreFull):
+        store.put(data)
+    assert list(store.digests()) == []
+    assert not list((store.folder / "temporary").iterdir())
+    with pytest.raises(BlobStoreFull):
+        store.upload(digest(data), 0, 3000, data)
+    assert 0 <= store.partial(digest(data)) <= 1000
+    assert digest(data) not in store
+
+
+def test_an_upload_goes_on_after_the_disk_has_room_again(store: BlobStore) -> None:
+    data = os.urandom(3000)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(BlobStoreFull):
+            store.upload(digest(data), 0, 3000, data)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    stands = store.partial(digest(data))
+    assert store.upload(digest(data), stands, 3000, data[stands:]).whole
+    assert store.read(digest(data)) == data
+
+
+def test_leftovers_of_a_dead_writer_are_cleaned(store: BlobStore) -> None:
+    (store.folder / "temporary" / "left").write_bytes(b"x")
+    assert store.clean() == 1
+    assert store.clean() == 0
