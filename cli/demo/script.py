@@ -119,9 +119,9 @@ def _prepare(customer: Any, stage: Stage, wishes: Wishes) -> dict[str, Any]:
     }
     file = stage.root / "demo.yaml"
     file.write_text(json.dumps(text, indent=2), encoding="utf-8")  # JSON is YAML
-    prepared = prepare(file)
-    prepared.upload(customer)
-    return prepared.spec
+    with prepare(file) as prepared:
+        prepared.upload(customer)
+        return prepared.spec
 
 
 INNER_STEPS = 20

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.errors import CliError, Exit, refused
+from cli.errors import CliError, Exit, refused, usage
 from cli.output import document, printable
 from cli.session import connect
 from cli.settings import Settings
@@ -70,9 +70,9 @@ def read_bundle(path: Path) -> dict[str, object]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise refused("no_such_file", f"{path} does not exist", field="BUNDLE") from None
+        raise usage(f"{path} does not exist", field="BUNDLE", code="no_such_file") from None
     except OSError as error:
-        raise refused("not_readable", f"{path}: {error.strerror}", field="BUNDLE") from error
+        raise usage(f"{path}: {error.strerror}", field="BUNDLE", code="not_readable") from error
     except ValueError as error:
         raise CliError("not_json", f"{path} is not a bundle: {error}", "BUNDLE") from error
     if not isinstance(found, dict):

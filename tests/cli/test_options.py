@@ -81,7 +81,7 @@ ENDS = [
     (["billing", "--since", "tomorrowish"],            2, "not_an_instant",     "tomorrowish"),
     (["billing", "--since", "2026-11-23", "--until", "2026-11-22"], 2, "usage", "--since"),
     (["logs", "job-1", "-f"],                          2, "usage",              "--follow"),
-    (["verify", "missing.json"],                       3, "no_such_file",       "missing.json"),
+    (["verify", "missing.json"],                       2, "no_such_file",       "missing.json"),
     (["provide", "--price", "0"],                      2, "out_of_range",       "--price"),
     (["provide", "--price", "-1"],                     2, "negative",           "-1"),
     (["provide", "--price", "NaN"],                    2, "not_a_number",       "NaN"),

@@ -1,0 +1,76 @@
+"""From a job file on this machine to a spec and the bytes that travel with it."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from cli.errors import CliError, usage
+from market.client import Market
+from market.forms import FormError, digest_only, read_job, resolve
+
+SMALL_BYTES = 4 * 1024 * 1024
+
+
+class Prepared:
+    """A normalised spec, and its code and data as they were when the plan was made. Use it with `with`."""
+
+    def __init__(self, file: Path) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="torg-submit-")
+        self._kept: dict[str, Path] = {}
+        try:
+            self.spec: dict[str, Any] = resolve(read_job(file), self._keep, folder=file.parent)
+        except FormError as error:
+            self._folder.cleanup()
+            raise _as_usage(error) from None
+        except BaseException:
+            self._folder.cleanup()
+            raise
+
+    def __enter__(self) -> "Prepared":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._folder.cleanup()
+
+    def upload(self, market: Market, told: Callable[[str], None] | None = None) -> None:
+        """Bring to the market what it does not hold yet."""
+        for digest, path in self._kept.items():
+            if told is not None:
+                told(f"uploading {path.stat().st_size:,} bytes ({digest[:12]}…)")
+            sent = market.upload(path)
+            assert sent == digest, "a kept file changed"
+
+    def _keep(self, path: Path) -> str:
+        digest = digest_only(path)
+        kept = Path(self._folder.name) / digest
+        if not kept.exists():
+            _copy(path, kept)
+            self._kept[digest] = kept
+        return digest
+
+
+def prepare(file: Path) -> Prepared:
+    """Read, check and pack the job file `file`; its paths are relative to its folder. A mistake is a usage error."""
+    return Prepared(file)
+
+
+def _copy(source: Path, target: Path) -> None:
+    # What was packed is ours and may be large: a second name for it costs nothing. A customer's own small file may
+    # be edited while the plan is read, so that one is copied.
+    if source.stat().st_size > SMALL_BYTES:
+        with contextlib.suppress(OSError):
+            os.link(source, target)
+            return
+    shutil.copyfile(source, target)
+
+
+def _as_usage(error: FormError) -> CliError:
+    shown = "" if error.value is None else f" {error.value!r:.80}"
+    return usage(f"{error.field}:{shown} {error.message}", field=error.field, remedy=error.remedy, code="bad_job_file")
