@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any, Final, cast
 
 from market import granting, jobs, members, metering, offering, timeouts, views
+from market.checking import check_spec
 from market.commands import (
     AddBudget,
     AddMember,
@@ -38,9 +39,11 @@ from market.commands import (
 from market.events import Event
 from market.orders import BookSnapshot
 from market.outcomes import Answer, Json, Outcome, Refusal, Settings
+from market.quotes import make_plan
 from market.reducer import apply
 from market.state import State, Volatile
 from market.turn import Turn
+from storage.ledger import wallet
 
 __all__ = ["Exchange", "Outcome", "Refusal", "Settings"]
 
@@ -202,6 +205,17 @@ class Exchange:
         """{job, customer, spec, statements, transfers}: the arguments of storage.provenance.make_bundle."""
         found = self._state.jobs.get(job)
         return None if found is None else views.bundle_view(self._state, found)
+
+    def quote(self, spec: Mapping[str, Any], member: str, now_ms: int) -> Json | Refusal:
+        """The plan of a job that is not submitted, or what is wrong with its spec."""
+        state = self._state
+        wrong = check_spec(spec, self.settings)
+        if wrong is not None:
+            return wrong
+        offers = granting.take_snapshot(state, self._volatile, self.settings).offers
+        measured = {offer.id: state.offers[offer.id].measured for offer in offers}
+        bid = granting.bid_of_spec("quote", dict(spec), now_ms)
+        return make_plan(dict(spec), bid, offers, measured, state.balance(wallet(member)))
 
     def totals(self) -> Json:
         """Figures for status and metrics."""

@@ -1,0 +1,130 @@
+"""The plan of a job before it is submitted: who would train it, for how long, for how much, or why nobody can.
+
+The time is an estimate: floating-point operations of the workload by the measured speed of the offers. For `byte_lm` a
+step costs 6 · parameters · tokens (Kaplan et al., arXiv 2001.08361, section 2.1); of other workloads nothing is known
+before their first round, and the plan says so with None.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from market.clearing import clear, explain
+from market.feasibility import cheapest_minute_nanos, never_fits
+from market.orders import Bid, BookSnapshot, Offer
+from market.outcomes import Json
+from storage.units import charge_nanos
+
+UTILISATION: Final = 0.35
+"""Share of a measured matrix product's speed that training reaches."""
+START_MS: Final = 3_000
+ROUND_MS: Final = 300
+"""What a lease takes to its first step, and what a round takes beside its steps."""
+
+
+def make_plan(
+    spec: Json, bid: Bid, offers: Sequence[Offer], measured: Mapping[str, Mapping[str, float]], wallet_nanos: int
+) -> Json:
+    """The plan of a valid spec on the book of now. `measured` maps offers to what their providers measured."""
+    clearing = clear(BookSnapshot(tuple(offers), (bid,)))
+    by_id = {offer.id: offer for offer in offers}
+    seats = [by_id[offer] for offer in clearing.matches[0].offers] if clearing.matches else []
+    reason, detail, relaxations = _why_not(spec, bid, offers, seats, wallet_nanos)
+    prices = [seat.price_nanos_per_gpu_hour for seat in seats]
+    rate = sum(prices) * bid.requires.gpus
+    expected_ms = expected_job_ms(spec, seats, measured)
+    cost = None if expected_ms is None else charge_nanos(rate, 1, expected_ms)
+    budget = spec["limits"]["budget_nanos"]
+    return {
+        "feasible": reason is None,
+        "reason": reason,
+        "detail": detail,
+        "relaxations": list(relaxations),
+        "workers": len(seats),
+        "workers_min": bid.workers_min,
+        "workers_max": bid.workers_max,
+        "price_nanos_per_hour": rate,
+        "price_nanos_per_gpu_hour": max(prices, default=None),
+        "expected_s": None if expected_ms is None else expected_ms / 1_000,
+        "expected_cost_nanos": None if cost is None else min(cost, budget),
+        "budget_lasts_s": budget * 3_600 // rate if rate else None,
+        "budget_covers": None if cost is None else cost <= budget,
+        "max_cost_nanos": budget,
+        "wallet_nanos": wallet_nanos,
+        "candidates": [_candidate(seat, bid) for seat in seats],
+    }
+
+
+def _candidate(seat: Offer, bid: Bid) -> Json:
+    return {
+        "offer": seat.id,
+        "provider": seat.provider,
+        "gpu": seat.gpu,
+        "gpus": bid.requires.gpus,
+        "vram_gib": seat.vram_gib,
+        "region": seat.region,
+        "reliability": seat.reliability,
+        "isolation": seat.isolation,
+        "price_nanos_per_gpu_hour": seat.price_nanos_per_gpu_hour,
+    }
+
+
+def _why_not(
+    spec: Json, bid: Bid, offers: Sequence[Offer], seats: Sequence[Offer], wallet_nanos: int
+) -> tuple[str | None, str, tuple[str, ...]]:
+    """Reason, sentence and single changes that would help; None if the job would start now."""
+    never = never_fits(offers, bid)
+    if never is not None:
+        return str(never.reason), never.detail, never.relaxations
+    if not seats:
+        why = explain(offers, bid)
+        minute = cheapest_minute_nanos(offers, bid)
+        waits = minute is not None and minute <= bid.spendable_nanos
+        return str(why.reason), why.detail + ("; it would wait" if waits else ""), why.relaxations
+    budget = spec["limits"]["budget_nanos"]
+    if wallet_nanos < budget:
+        return "insufficient_funds", "the wallet holds less than the budget", ("a deposit",)
+    return None, "", ()
+
+
+def expected_job_ms(spec: Json, seats: Sequence[Offer], measured: Mapping[str, Mapping[str, float]]) -> int | None:
+    """How long the job takes on these seats: as long as its slowest worker; None if that is not known."""
+    flops = flops_per_step(spec)
+    speeds = [flops_per_second(measured.get(seat.id, {}), seat.gpus) for seat in seats]
+    known = [speed for speed in speeds if speed is not None]
+    if flops is None or not seats or len(known) < len(seats):
+        return None
+    gpus = spec["workers"]["gpus"]
+    step_ms = flops / (min(known) * gpus) * 1_000
+    return START_MS + spec["rounds"] * ROUND_MS + round(spec["steps"] * step_ms)
+
+
+def flops_per_step(spec: Json) -> float | None:
+    """Floating-point operations of one inner step of one worker, or None for a workload that is not ours."""
+    if spec["workload"] != {"kind": "builtin", "name": "byte_lm"}:
+        return None
+    options: Mapping[str, Any] = spec["options"]
+    parameters = parameters_of(options.get("size", "1M"))
+    context, batch = options.get("context", 128), options.get("batch", 6)
+    if parameters is None or not all(isinstance(one, int) and one > 0 for one in (context, batch)):
+        return None
+    return 6.0 * parameters * context * batch
+
+
+def parameters_of(size: object) -> float | None:
+    """The count that a size dial such as "1M" or "100k" names, or None."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kMG])", str(size))
+    return None if match is None else float(match[1]) * {"k": 1e3, "M": 1e6, "G": 1e9}[match[2]]
+
+
+def flops_per_second(measured: Mapping[str, float], gpus: int) -> float | None:
+    """What one unit of the offer trains at: measured in training, or a share of its measured matrix products."""
+    if measured.get("train_gflops"):
+        return measured["train_gflops"] * 1e9 / gpus
+    if measured.get("matmul_mflops_per_unit"):
+        return measured["matmul_mflops_per_unit"] * 1e6 * UTILISATION
+    if measured.get("matmul_gflops"):
+        return measured["matmul_gflops"] * 1e9 * UTILISATION / gpus
+    return None
