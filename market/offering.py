@@ -116,9 +116,11 @@ def _check_limits(turn: Turn, command: PlaceOffer) -> Refusal | None:
 
 def _check_offer(turn: Turn, command: PlaceOffer) -> Refusal | None:
     settings = turn.settings
-    for field, name in (("id", command.id), ("name", command.name), ("gpu", command.gpu), ("region", command.region)):
+    for field, name in (("id", command.id), ("name", command.name), ("gpu", command.gpu)):
         if not is_name(name):
             return invalid(field, name, "1 to 64 letters, digits, dots, dashes")
+    if command.region and not is_name(command.region):
+        return invalid("region", command.region, "a name such as eu, or nothing")
     if not is_int(command.gpus, 1, settings.max_gpus_per_offer):
         return invalid("gpus", command.gpus, f"a whole number from 1 to {settings.max_gpus_per_offer}")
     if not is_number(command.vram_gib, 0, MAX_VRAM_GIB):

@@ -96,9 +96,9 @@ def expected_job_ms(spec: Json, seats: Sequence[Offer], measured: Mapping[str, M
     known = [speed for speed in speeds if speed is not None]
     if flops is None or not seats or len(known) < len(seats):
         return None
-    gpus = spec["workers"]["gpus"]
+    gpus, rounds, steps = int(spec["workers"]["gpus"]), int(spec["rounds"]), int(spec["steps"])
     step_ms = flops / (min(known) * gpus) * 1_000
-    return START_MS + spec["rounds"] * ROUND_MS + round(spec["steps"] * step_ms)
+    return START_MS + rounds * ROUND_MS + round(steps * step_ms)
 
 
 def flops_per_step(spec: Json) -> float | None:
@@ -108,7 +108,7 @@ def flops_per_step(spec: Json) -> float | None:
     options: Mapping[str, Any] = spec["options"]
     parameters = parameters_of(options.get("size", "1M"))
     context, batch = options.get("context", 128), options.get("batch", 6)
-    if parameters is None or not all(isinstance(one, int) and one > 0 for one in (context, batch)):
+    if parameters is None or not (isinstance(context, int) and isinstance(batch, int) and context > 0 < batch):
         return None
     return 6.0 * parameters * context * batch
 

@@ -1,0 +1,246 @@
+"""Random people, machines and attackers talk to one exchange; after every word the house's promises hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from market.clearing import Clearing, Match, clear
+from market.commands import (
+    AddBudget,
+    AddMember,
+    ApplyClearing,
+    CancelJob,
+    ChangeOffer,
+    Command,
+    Deposit,
+    EndLease,
+    Evaluated,
+    HaltJob,
+    Heard,
+    LostWorker,
+    Reading,
+    ReopenMarket,
+    ReportCheckpoint,
+    ReportReadings,
+    RevokeMember,
+    StartLease,
+    StopMarket,
+    SubmitJob,
+    Tick,
+)
+from market.exchange import Refusal, Settings
+from market.faults import CAUSES
+from storage.units import charge_nanos, fee_total
+from tests.market.scene import USD, Scene, digest, make_spec
+
+WHO = st.sampled_from(["op", "ann", "bob", "p1", "p2", "plane", "nobody", ""])
+OFFERS = st.sampled_from([f"offer-{n}" for n in range(4)] + ["?"])
+JOBS = st.sampled_from([f"job-{n}" for n in range(4)] + ["?"])
+LEASES = st.integers(0, 12)
+REASONS = st.sampled_from([cause.reason for cause in CAUSES] + ["", "made up"])
+MS = st.integers(-5, 200_000)
+AMOUNTS = st.sampled_from([-1, 0, 1, 999, USD // 1000, USD // 10, USD, 50 * USD, 10**30])
+SLOTS = st.sets(st.integers(0, 5), max_size=4)
+
+
+class ExchangeMachine(RuleBasedStateMachine):
+    """Most rules pick existing names; all may be wrong in owner, order, epoch or amount."""
+
+    @initialize()
+    def open(self) -> None:
+        tight = Settings(max_open_jobs_per_customer=3, max_live_leases=5, max_offers_per_provider=3, max_members=9)
+        self.scene = Scene(settings=tight, funds_nanos=3 * USD)
+        self.said: list[Command] = []
+
+    def say(self, command: Command) -> Any:
+        self.said.append(command)
+        return self.scene.say(command)
+
+    def lease(self, number: int) -> dict[str, Any]:
+        found = self.scene.exchange.lease(f"lease-{number:06d}")
+        return found or {"id": "?", "epoch": 0, "provider": "p1", "slot": 0}
+
+    @rule(ms=st.integers(0, 70_000))
+    def time_passes(self, ms: int) -> None:
+        self.scene.now_ms += ms
+        self.say(Tick())
+
+    @rule(offer=OFFERS, by=st.sampled_from(["p1", "p2", "ann"]))
+    def hear(self, offer: str, by: str) -> None:
+        self.say(Heard(offer, by))
+
+    @rule(
+        offer=OFFERS, by=st.sampled_from(["p1", "p1", "p2", "ann"]), milli=st.integers(0, 900), gpus=st.integers(0, 3)
+    )
+    def place(self, offer: str, by: str, milli: int, gpus: int) -> None:
+        self.say(self.scene.make_offer(offer, by, milli / 1000, gpus))
+
+    @rule(offer=OFFERS, by=WHO, action=st.sampled_from(["price", "drain", "withdraw", "relist", "?"]), price=AMOUNTS)
+    def change(self, offer: str, by: str, action: str, price: int) -> None:
+        self.say(ChangeOffer(offer, action, by, price))
+
+    @rule(
+        job=JOBS,
+        by=st.sampled_from(["ann", "ann", "bob", "p1"]),
+        budget=AMOUNTS,
+        low=st.integers(0, 2),
+        more=st.integers(0, 2),
+    )
+    def submit(self, job: str, by: str, budget: int, low: int, more: int) -> None:
+        spec = make_spec(limits__budget_nanos=budget, workers__min=low, workers__max=low + more, rounds=4)
+        self.say(SubmitJob(job, spec, by))
+
+    @rule(id=st.sampled_from(["a", "b"]), by=WHO, account=WHO, amount=AMOUNTS)
+    def deposit(self, id: str, by: str, account: str, amount: int) -> None:
+        self.say(Deposit(id, account, amount, by))
+
+    @rule(id=st.sampled_from(["a", "b"]), job=JOBS, by=WHO, amount=AMOUNTS)
+    def add_budget(self, id: str, job: str, by: str, amount: int) -> None:
+        self.say(AddBudget(id, job, amount, by))
+
+    @rule(job=JOBS, by=WHO)
+    def cancel(self, job: str, by: str) -> None:
+        self.say(CancelJob(job, by))
+
+    @rule()
+    def clear(self) -> None:
+        self.say(ApplyClearing(clear(self.scene.exchange.snapshot())))
+
+    @rule(job=JOBS, offers=st.lists(OFFERS, max_size=3), price=st.integers(1, USD))
+    def forged_clearing(self, job: str, offers: list[str], price: int) -> None:
+        match = Match(job, tuple(offers), 1, (price,) * len(offers))
+        self.say(ApplyClearing(Clearing((match, match), ())))
+
+    @rule()
+    def stale_clearing(self) -> None:
+        clearing = clear(self.scene.exchange.snapshot())
+        self.say(ApplyClearing(clearing))
+        self.say(ApplyClearing(clearing))
+
+    @rule(number=LEASES, off=st.sampled_from([0, 0, 0, 1]), by=st.sampled_from([None, None, "p2", "ann"]))
+    def start(self, number: int, off: int, by: str | None) -> None:
+        lease = self.lease(number)
+        self.say(StartLease(lease["id"], lease["epoch"] + off, "w", 7, "node", by or lease["provider"]))
+
+    @rule(number=LEASES, off=st.sampled_from([0, 0, 1]), reason=REASONS, by=st.sampled_from([None, None, "p2"]))
+    def end(self, number: int, off: int, reason: str, by: str | None) -> None:
+        lease = self.lease(number)
+        self.say(EndLease(lease["id"], lease["epoch"] + off, reason, "x" * 5000, by or lease["provider"]))
+
+    @rule(job=JOBS, number=LEASES, ms=MS, loss=st.floats(), by=st.sampled_from(["plane", "plane", "p1"]))
+    def read(self, job: str, number: int, ms: int, loss: float, by: str) -> None:
+        lease = self.lease(number)
+        readings = (Reading(lease["id"], lease["epoch"], ms, ms, 1, 1, 1),)
+        self.say(ReportReadings(job, 5, readings, (Evaluated(1, loss),), (), by))
+
+    @rule(job=JOBS, number=LEASES, reason=REASONS)
+    def lose(self, job: str, number: int, reason: str) -> None:
+        lease = self.lease(number)
+        self.say(ReportReadings(job, 5, (), (), (LostWorker(lease["id"], lease["epoch"], reason),), "plane"))
+
+    @rule(job=JOBS, off=st.sampled_from([1, 1, 1, 0, -1, 2]), slots=SLOTS, ms=MS, mark=st.sampled_from(["", "", "x"]))
+    def commit(self, job: str, off: int, slots: set[int], ms: int, mark: str) -> None:
+        view = self.scene.exchange.job(job)
+        if view is None:
+            return
+        there = {lease["slot"] for lease in view["leases"]}
+        number = view["rounds_committed"] + off
+        self.say(self.scene.make_round(number, dict.fromkeys(sorted(slots & there), ms), job, mark))
+
+    @rule(job=JOBS, off=st.sampled_from([0, 0, -1, 1]))
+    def checkpoint(self, job: str, off: int) -> None:
+        view = self.scene.exchange.job(job)
+        number = off + (0 if view is None else view["rounds_committed"])
+        self.say(ReportCheckpoint(job, number, 30 * number, digest(f"m{number}"), 10, 1, (), "plane"))
+
+    @rule(
+        job=JOBS,
+        state=st.sampled_from(["paused", "done", "failed", "?"]),
+        reason=REASONS,
+        by=st.sampled_from(["plane", "ann"]),
+    )
+    def halt(self, job: str, state: str, reason: str, by: str) -> None:
+        self.say(HaltJob(job, state, reason, "", None, by))
+
+    @rule(by=st.sampled_from(["op", "ann"]), up=st.booleans())
+    def market(self, by: str, up: bool) -> None:
+        self.say(ReopenMarket(by) if up else StopMarket(by))
+
+    @rule(
+        member=st.sampled_from(["p2", "bob", "new"]),
+        by=st.sampled_from(["op", "p1"]),
+        key=st.sampled_from(["k1", "k2"]),
+    )
+    def members(self, member: str, by: str, key: str) -> None:
+        self.say(AddMember(member, "provider" if member != "bob" else "customer", digest(key), by))
+
+    @rule(member=st.sampled_from(["p2", "bob"]))
+    def revoke(self, member: str) -> None:
+        self.say(RevokeMember(member, "op"))
+
+    @rule(data=st.data())
+    def retry(self, data: Any) -> None:
+        """Whatever was said may be said again at once: a repeated write moves no money."""
+        if not self.said:
+            return
+        command = data.draw(st.sampled_from(self.said))
+        self.scene.say(command)
+        if isinstance(command, Deposit | SubmitJob | AddBudget | ReportCheckpoint | HaltJob | CancelJob):
+            before = self.scene.balances()
+            again = self.scene.say(command)
+            assert self.scene.balances() == before
+            assert isinstance(again.answer, Refusal) or not again.created
+
+    @rule()
+    def power_cut(self) -> None:
+        self.scene.restart()
+
+    @invariant()
+    def replay_is_equal(self) -> None:
+        assert self.scene.replayed().fingerprint() == self.scene.exchange.fingerprint()
+
+    @invariant()
+    def money_is_conserved(self) -> None:
+        balances = self.scene.balances()
+        assert sum(balances.values()) == 0
+        assert all(nanos >= 0 for account, nanos in balances.items() if account != "world")
+
+    @invariant()
+    def nothing_is_sold_twice(self) -> None:
+        whole = self.scene.exchange.fingerprint()
+        live = [whole["leases"][name] for name in whole["order"]["live_leases"]]
+        for offer in whole["offers"].values():
+            used = sum(lease["gpus"] for lease in live if lease["offer"] == offer["id"])
+            assert used == offer["gpus_used"] <= offer["gpus"]
+        assert len({lease["epoch"] for lease in whole["leases"].values()}) == len(whole["leases"])
+
+    @invariant()
+    def every_lease_has_a_running_job(self) -> None:
+        whole = self.scene.exchange.fingerprint()
+        for name in whole["order"]["live_leases"]:
+            assert whole["jobs"][whole["leases"][name]["job"]]["state"] == "running"
+
+    @invariant()
+    def nobody_pays_too_much(self) -> None:
+        whole = self.scene.exchange.fingerprint()
+        for job in whole["jobs"].values():
+            leases = [lease for lease in whole["leases"].values() if lease["job"] == job["id"]]
+            assert sum(lease["charged_nanos"] for lease in leases) == job["billed_nanos"] <= job["budget_nanos"]
+            for lease in leases:
+                limit = job["spec"]["limits"]["max_price_nanos_per_gpu_hour"]
+                assert lease["price_nanos_per_gpu_hour"] <= limit
+                assert lease["charged_ms"] <= lease["metered_ms"] <= self.scene.now_ms - lease["granted_ms"]
+                assert lease["charged_nanos"] == charge_nanos(
+                    lease["price_nanos_per_gpu_hour"], lease["gpus"], lease["charged_ms"]
+                )
+                assert lease["fee_nanos"] == fee_total(lease["charged_nanos"], 50_000)
+            if job["state"] in ("done", "failed", "cancelled"):
+                assert self.scene.balances()[f"escrow:{job['id']}"] == 0
+
+
+ExchangeMachine.TestCase.settings = hypothesis_settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestExchange = ExchangeMachine.TestCase
