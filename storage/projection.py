@@ -26,6 +26,8 @@ log = logging.getLogger("torg.books")
 VERSION = 1
 BATCH_ROWS = 16_384
 VIEWS = Path(__file__).parent / "views"
+# Few threads: the books are small, and trainers on the same machine need the cores.
+_CONFIG: dict[str, str | bool | int | float | list[str]] = {"python_enable_replacements": False, "threads": 2}
 _ARROW = {
     "BIGINT": pa.int64(), "INTEGER": pa.int32(), "DOUBLE": pa.float64(), "VARCHAR": pa.string(), "BOOLEAN": pa.bool_()
 }  # fmt: skip
@@ -171,12 +173,12 @@ class Projection:
 
     def _connect(self) -> None:
         if self.database is None:
-            self._connection = duckdb.connect(":memory:", config={"python_enable_replacements": False})
+            self._connection = duckdb.connect(":memory:", config=_CONFIG)
             return
         marker = _marker(self.database)
         marker.touch()  # a file so broken that opening it kills the process is not opened a second time
         try:
-            self._connection = duckdb.connect(str(self.database), config={"python_enable_replacements": False})
+            self._connection = duckdb.connect(str(self.database), config=_CONFIG)
         except duckdb.Error as error:
             marker.unlink()
             if "lock" in str(error).lower():

@@ -27,13 +27,15 @@ from storage.tenants import QueryRefused, Tenant
 
 TENANT_TABLES = ("jobs", "leases", "rounds", "billing", "transfers")
 HIDDEN_FROM_PROVIDERS = ("budget_nanos", "billed_nanos", "fee_nanos", "escrow_nanos", "spec", "tags")
-_SAFE = {
-    "python_enable_replacements": False,
-    "enable_external_access": False,
-    "autoinstall_known_extensions": False,
-    "autoload_known_extensions": False,
-    "threads": 1,
-}
+# In this order: once external access is off, the other settings that touch files cannot be changed any more.
+_SAFE = (
+    "SET python_enable_replacements = false",
+    "SET autoinstall_known_extensions = false",
+    "SET autoload_known_extensions = false",
+    "SET threads = 1",
+    "SET temp_directory = ''",
+    "SET enable_external_access = false",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +60,13 @@ def tenant_sql(
     allowed = limits or Limits()
     if len(statement) > allowed.statement_chars:
         return QueryRefused("sql_too_long", f"the statement has more than {allowed.statement_chars} characters", "sql")
-    with duckdb.connect(":memory:", config={**_SAFE, "memory_limit": f"{allowed.memory_mb}MB"}) as own:
+    with duckdb.connect(":memory:") as own:
+        for setting in (*_SAFE, f"SET memory_limit = '{allowed.memory_mb}MB'"):
+            own.execute(setting)
         refusal = _refuse_statement(own, statement)
         if refusal is not None:
             return refusal
         _copy_rows(connection, own, tenant)
-        own.execute("SET temp_directory = ''")
         own.execute("SET lock_configuration = true")
         return _run(own, statement, allowed)
 
@@ -88,7 +91,7 @@ def _copy_rows(books: duckdb.DuckDBPyConnection, own: duckdb.DuckDBPyConnection,
     try:
         for name, (columns, condition, parameters) in _rows(tenant).items():
             query = f"SELECT {columns} FROM tenant_{name} WHERE {condition}"
-            own.register("incoming", books.execute(query, parameters).to_arrow_table())
+            own.register("incoming", books.sql(query, params=parameters).to_arrow_table())
             own.execute(f"CREATE TABLE {name} AS SELECT * FROM incoming")
             own.unregister("incoming")
     finally:

@@ -15,6 +15,7 @@ import hmac
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -320,6 +321,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port-file", type=Path)
     parser.add_argument("--token-file", type=Path)
     given = parser.parse_args(arguments)
+    # uvicorn raises the signal again when it has shut down; without this the exit would look like a death.
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ending, _end)
     home = Home(given.home)
     port_file = given.port_file or home.books_file
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
@@ -335,9 +339,15 @@ def main(arguments: list[str] | None = None) -> int:
         make_app(Books(projection), token), log_config=None, access_log=False, timeout_graceful_shutdown=2
     )
     log.info("the books stand at record %s, pid %s", projection.records, os.getpid())
-    _Server(config, port_file).run(sockets=[listening])
-    log.info("the books are down at record %s", projection.records)
+    try:
+        _Server(config, port_file).run(sockets=[listening])
+    finally:
+        log.info("the books are down at record %s", projection.records)
     return 0
+
+
+def _end(number: int, _: object) -> None:
+    sys.exit(0)
 
 
 if __name__ == "__main__":
