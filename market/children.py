@@ -24,7 +24,7 @@ log = logging.getLogger("torg.children")
 LOG_BYTES = 16 * 1024 * 1024
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
-STEADY_S = 20.0
+STEADY_S = 3.0
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -120,7 +120,7 @@ def adopt_orphans() -> bool:
     """Become the parent of what dying children leave; False where the system has no such thing."""
     if not sys.platform.startswith("linux"):
         return False
-    return ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    return bool(ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
 def reap_orphans(own: Sequence[int]) -> None:

@@ -6,8 +6,8 @@
             print(happening["event"]["type"])
 
 Every method is one route and answers its JSON. Refused and MarketUnreachable are all that they raise, besides
-file errors of the caller's own files. Writes carry ids made by the caller, so they are retried without harm; the two
-that are not (making a member, which shows its key once, and SQL) are tried once.
+file errors of the caller's own files. Writes carry ids made by the caller, so they are retried without harm; the only
+one that is not, making a member (it shows its key once), is tried once.
 """
 
 import json

@@ -32,6 +32,9 @@ PROBE_BYTES = 1024 * 1024
 PROBE_EVERY_S = 1.0
 
 
+_UNNOTED = Outcome((), {}, False)
+
+
 @dataclass(slots=True)
 class _Waiting:
     command: Command
@@ -117,7 +120,7 @@ class Desk:
         """Have a command decided; returns when its record is durable. Raises Problem 507 while the disk is full."""
         if self.full:
             if isinstance(command, Heard):
-                return Outcome((), {}, False)  # a sign of life is no new work; timers start anew afterwards
+                return _UNNOTED
             raise disk_full()
         waiting = _Waiting(command, asyncio.get_running_loop().create_future())
         await self._queue.put(waiting)
@@ -204,8 +207,9 @@ class Desk:
             self.full = True
             self._rebuild()
             for waiting, _ in staged.answers:
-                _fail(waiting, disk_full())
-            self._refuse_waiting()
+                _refuse(waiting)
+            while not self._queue.empty():
+                _refuse(self._queue.get_nowait())
             return
         for waiting, outcome in staged.answers:
             if not waiting.answer.done():
@@ -239,10 +243,6 @@ class Desk:
             self.exchange.replay(body["at_ms"], body["events"])
             self._last_ms = body["at_ms"]
             yield record.number, body["at_ms"], body["events"]
-
-    def _refuse_waiting(self) -> None:
-        while not self._queue.empty():
-            _fail(self._queue.get_nowait(), disk_full())
 
     def _clear_small(self, staged: _Staged, now_ms: int) -> None:
         """A small book is cleared at once and shares the batch's sync."""
@@ -286,6 +286,14 @@ def has_room(folder: Path) -> bool:
     finally:
         probe.unlink(missing_ok=True)
     return True
+
+
+def _refuse(waiting: _Waiting) -> None:
+    """The disk is full. A sign of life is no new work, and its timer starts anew when the disk takes writes again."""
+    if isinstance(waiting.command, Heard) and not waiting.answer.done():
+        waiting.answer.set_result(_UNNOTED)
+    else:
+        _fail(waiting, disk_full())
 
 
 def _fail(waiting: _Waiting, error: Exception) -> None:

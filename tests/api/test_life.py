@@ -1,0 +1,105 @@
+"""One job through its whole life, with machines that are plain HTTP clients: every nano-dollar is where it belongs."""
+
+from storage.provenance import verify_bundle
+from tests.api.square import USD, FakeProvider, FakeRun, Square, make_offer, make_spec
+
+
+def test_a_job_lives_loses_a_worker_and_is_billed_what_the_ledger_says(square: Square) -> None:
+    region, job = square.name("region"), square.name("job")
+    customer, ann = square.newcomer("customer", 20 * USD)
+    _, first = square.newcomer("provider")
+    second_name, second = square.newcomer("provider")
+    plane, operator = square.local("plane"), square.local("operator")
+    machines = [
+        FakeProvider(first, make_offer(square.name("offer"), region, 45 * USD // 100)),
+        FakeProvider(first, make_offer(square.name("offer"), region, 50 * USD // 100)),
+        FakeProvider(second, make_offer(square.name("offer"), region, 60 * USD // 100)),
+    ]
+    try:
+        submitted = ann.submit_job(job, make_spec(region))
+        assert ann.submit_job(job, make_spec(region))["id"] == submitted["id"]
+        assert ann.balance()["escrow_nanos"] == 5 * USD
+        assert ann.balance()["wallet_nanos"] == 15 * USD
+
+        run = FakeRun(plane, job)
+        workers = run.workers(2)
+        assert {lease["slot"] for lease in workers} == {0, 1}
+        assert job in [one["job"] for one in plane.runs()["runs"]]
+        lines = [{"at_ms": 1000, "source": "slot 0", "line": "hello from the model"}]
+        run.read(workers, logs=lines)
+        run.read(workers, logs=lines)
+        assert ann.job_logs(job)["text"].count("hello from the model") == 1, "a report that is told again prints once"
+
+        run.report(workers)
+        plane.report_readings(job, run_pid=1, evaluated=[{"round": 1, "loss": 3.5}])
+        state = run.checkpoint()
+        charged = ann.job(job)["billed_nanos"]
+        assert charged > 0
+        lost = next(lease for lease in workers if lease["slot"] == 0)
+        rest = [lease for lease in workers if lease["slot"] != 0]
+        reason = {"lease": lost["id"], "epoch": lost["epoch"], "reason": "worker_killed", "detail": "SIGKILL"}
+        run.read(workers)
+        run.report(rest, lost=[reason])
+        refilled = run.workers(2, but_not=(lost["id"],))
+        assert {lease["slot"] for lease in refilled} == {1, 2}
+        assert any(lease["provider"] == second_name for lease in refilled), "the third offer takes its place"
+        run.checkpoint(removed=[state])
+        assert plane.blobs.size(state) is None, "a checkpoint that is not kept is removed"
+        run.report(refilled)
+        run.read(refilled, evaluated=[{"round": 3, "loss": 1.25}])
+        run.checkpoint()
+        plane.report_halted(job, state="done", reason="done", round=3, manifest=run.manifest)
+
+        happened = [one["event"]["type"] for one in ann.job_events(job)]
+        assert happened[0] == "job_submitted"
+        assert happened[-1] == "job_state"
+        assert happened.count("lease_granted") == 3
+        done = ann.job(job)
+        assert (done["state"], done["rounds_committed"], done["escrow_nanos"]) == ("done", 3, 0)
+        assert (done["loss_first"], done["loss_last"]) == (3.5, 1.25)
+        killed = next(lease for lease in done["leases"] if lease["id"] == lost["id"])
+        assert killed["fault"] == "provider"
+        assert killed["charged_ms"] < killed["metered_ms"], "what was metered after its last round is not charged"
+    finally:
+        for machine in machines:
+            machine.close()
+
+    billed = done["billed_nanos"]
+    escrow = operator.transfers(account=f"escrow:{job}", limit=1000)
+    assert sum(one["amount_nanos"] for one in escrow) == 0, "what came in went out"
+    paid = -sum(one["amount_nanos"] for one in escrow if one["kind"] in ("charge", "fee"))
+    assert paid == billed
+    assert ann.balance()["wallet_nanos"] == 20 * USD - billed
+    earned = first.balance()["earnings_nanos"] + second.balance()["earnings_nanos"]
+    fee = -sum(one["amount_nanos"] for one in escrow if one["kind"] == "fee")
+    assert earned + fee == billed
+
+    lines = ann.billing(job=job)
+    assert sum(line["charged_nanos"] for line in lines) == billed
+    assert all(line["job"] == job for line in lines)
+    assert sum(line["refunded_nanos"] for line in lines) > 0
+    assert ann.invoice(job)
+    assert [one["round"] for one in ann.rounds(job)] == [1, 2, 3]
+    assert ann.result(job)["manifest"]["round"] == 3
+    assert ann.job_logs(job, after=10**6, wait_s=30)["over"], "a job that is over prints nothing more"
+
+    bundle = ann.provenance(job)
+    verified = verify_bundle(bundle, public_key=bundle["signature"]["public_key"])
+    assert verified.ok, verified.checks
+    assert bundle["body"]["totals"]["billed_nanos"] == billed
+    books = operator.verify_books()
+    assert (books["ok"], books["balanced"], books["projection_ok"]) == (True, True, True)
+    assert customer == ann.balance()["account"]
+
+
+def test_a_job_that_fits_nothing_says_why_and_gives_its_budget_back(square: Square) -> None:
+    region, job = square.name("region"), square.name("job")
+    _, ann = square.newcomer("customer", 6 * USD)
+    ann.submit_job(job, make_spec(region))
+    assert ann.job(job)["state"] == "pending"
+    assert ann.explain(job)["reason"]
+    assert ann.add_budget(job, id="more-1", add_nanos=USD)["budget_nanos"] == 6 * USD
+    assert ann.add_budget(job, id="more-1", add_nanos=USD)["budget_nanos"] == 6 * USD, "the same id adds once"
+    assert ann.cancel_job(job)["state"] == "cancelled"
+    assert ann.balance()["wallet_nanos"] == 6 * USD
+    assert [one["event"]["type"] for one in ann.job_events(job)][-1] == "job_state"
