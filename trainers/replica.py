@@ -70,6 +70,11 @@ class Replica:
         """Slots merged in the last committed round."""
         return self._accepted
 
+    @property
+    def state(self) -> State:
+        """All tensors of the outer state by name. Do not change them."""
+        return self._state
+
     def contribute(self, trained_parameters: Vector) -> tuple[bytes, ContributionInfo]:
         """This worker's contribution to round `round + 1`. Raises BadPayload when it is not finite."""
         update = self._strategy.contribute(self._state, trained_parameters)

@@ -85,11 +85,19 @@ class Rounds:
 
     def join(self, member: Member, now_ms: int) -> Decisions:
         """A worker has loaded the job; it takes part from the next boundary on, or at once when the run waits."""
-        if member.slot in self._members or member.slot in self._arrivals:
+        if self.phase is Phase.OVER or member.slot in self._members or member.slot in self._arrivals:
             return ()
         assert member.at_round <= self.round, "a run resumes from the newest round that a member holds"
         self._arrivals[member.slot] = member
         return self._start(now_ms, f"{member.name} joined") if self.phase is Phase.WAITING else ()
+
+    def resume(self, members: Iterable[Member], now_ms: int) -> Decisions:
+        """All living members at once: one by one, the first to come might lack the newest state and cause a rewind."""
+        assert self.phase is Phase.WAITING
+        assert not self._members
+        self._arrivals = {member.slot: member for member in members}
+        assert all(member.at_round <= self.round for member in self._arrivals.values())
+        return self._start(now_ms, f"the run resumes at round {self.round}")
 
     def contributed(self, slot: int, epoch: int, round: int, now_ms: int) -> Decisions:
         """A member finished its inner steps."""
