@@ -25,7 +25,7 @@ class HomeDoor:
         self._home = home
         self._market: Market | None = None
 
-    def __reduce__(self) -> tuple[type["HomeDoor"], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[HomeDoor], tuple[str, str]]:
         return HomeDoor, (self._url, self._home)
 
     def announce_ray(self, address: str, token_path: str) -> Json:

@@ -40,7 +40,7 @@ class HostConfig(BaseModel):
     gpu: str = "auto"
     units: int | None = Field(default=None, ge=1, le=1024)
     vram_gib: float | None = Field(default=None, ge=0)
-    region: str = ""
+    region: str = "local"
     shares: dict[str, Path] = {}
     ray: RayAccess | None = None
     node_ip: str | None = None
@@ -168,7 +168,7 @@ def version_mismatch(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str 
 
 
 def _release(version: str, parts: int) -> tuple[str, ...]:
-    return tuple(version.split("+")[0].split(".")[:parts])
+    return tuple(version.split("+", maxsplit=1)[0].split(".")[:parts])
 
 
 def own_address(towards: str) -> str:

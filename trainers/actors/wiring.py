@@ -109,7 +109,7 @@ def start_run(*, job: str, attempt: int, node_id: str, door: Door, settings: Map
             max_concurrency=4,
             **_pinned(node_id),
         )
-        .remote(job=job, door=door, **settings)
+        .remote(job=job, attempt=attempt, door=door, **settings)
     )
 
 

@@ -10,12 +10,14 @@ Calls that change the worker take turns; `reading` and `state` answer at any tim
 
 from __future__ import annotations
 
-import hashlib
+import copy
+import itertools
 import json
 import os
 import shutil
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ LAST_WORDS = "last-words.json"
 WARM_TIMEOUT_S = 90.0
 LOAD_TIMEOUT_S = 120.0
 SNAPSHOTS_KEPT = 2
+RECENT_ROUNDS = 64
+TOLD_KEPT = 4000
 
 
 class Worker:
@@ -55,6 +59,7 @@ class Worker:
         self._shares = {share: Path(folder) for share, folder in shares.items()}
         self._orphan_after_s = orphan_after_s
         self._turn = threading.RLock()
+        self._telling = threading.RLock()
         self._meter = Meter(time.monotonic)
         self._called_at = time.monotonic()
         self._lease: Json | None = None
@@ -63,9 +68,10 @@ class Worker:
         self._child: Any = None
         self._replica: Any = None
         self._contributed: tuple[int, Json, bytes] | None = None
-        self._snapshots: dict[int, bytes] = {}
-        self._evaluated: list[Json] = []
-        self._logs: list[Json] = []
+        self._snapshots: dict[int, Any] = {}
+        self._told: deque[tuple[int, str, Json]] = deque(maxlen=TOLD_KEPT)
+        self._numbers = itertools.count(1)
+        self._recent: deque[Json] = deque(maxlen=RECENT_ROUNDS)
         self._warm_error: str | None = None
         self._warmed = threading.Event()
         threading.Thread(target=self._warm, name="warm", daemon=True).start()
@@ -143,21 +149,32 @@ class Worker:
             return self._loaded_answer()
 
     def restore(self, state: bytes) -> Json:
-        """Take over the outer state of a peer or a checkpoint; {round, step, digest}."""
-        from trainers.replica import Replica
+        """Take over the outer state of a peer or a checkpoint; {ok, round, step, digest}."""
+        from trainers.replica import Replica, ReplicaError
 
         with self._turn:
             self._called_at = time.monotonic()
-            self._replica = Replica.restore(state)
+            try:
+                self._replica = Replica.restore(state)
+            except ReplicaError as error:
+                return _failure("stale", str(error), "")
             self._contributed = None
-            return self._where()
+            return {"ok": True, **self._where()}
 
-    def train(self, round: int, first_step: int, steps: int, evaluate: bool, timeout_s: float) -> tuple[Json, bytes]:
-        """One worker's share of a round: (info, contribution). Both are returned separately (num_returns=2)."""
+    def train(self, order: Json) -> tuple[Json, bytes]:
+        """One worker's share of a round: (info, contribution), returned separately (num_returns=2).
+
+        `order`: {round, first_step, steps, evaluate, timeout_s, fresh}; `fresh` after a void try of the same round, whose
+        contribution does not count.
+        """
         from trainers.child_process import ChildFailed
 
         with self._turn:
             self._called_at = time.monotonic()
+            round = order["round"]
+            if order["fresh"] and self._replica is not None:
+                self._replica.drop_round()
+                self._contributed = None
             if self._contributed is not None and self._contributed[0] == round:
                 return self._contributed[1], self._contributed[2]
             if self._draining:
@@ -168,7 +185,7 @@ class Worker:
                 return _failure("stale", f"this worker stands at round {self._replica.round}", ""), b""
             self._phase = "training"
             try:
-                info, payload = self._train(round, first_step, steps, evaluate, timeout_s)
+                info, payload = self._train(order)
             except ChildFailed as failed:
                 self._phase = "failed"
                 return self._failed(failed), b""
@@ -179,28 +196,68 @@ class Worker:
             return info, payload
 
     def hold(self, round: int, slots: Sequence[int], *payloads: bytes) -> Json:
-        """Keep everybody's contributions of a round, ready to commit; {ok, round, held}."""
+        """Keep everybody's contributions of a round, ready to commit; {ok, slots held, refused {slot: why}}."""
+        from trainers.replica import ReplicaError
+
         with self._turn:
             self._called_at = time.monotonic()
-            self._replica.hold(round, dict(zip(slots, payloads, strict=True)))
-            return {"ok": True, "round": round, "held": len(payloads)}
+            try:
+                held = self._replica.hold(round, dict(zip(slots, payloads, strict=True)))
+            except ReplicaError as error:
+                return _failure("stale", str(error), "")
+            return {
+                "ok": True,
+                "slots": list(held.slots),
+                "refused": {str(slot): why for slot, why in held.refused.items()},
+            }
 
     def commit(self, round: int, accepted: Sequence[int]) -> Json:
-        """Merge the accepted slots in the order given; {round, step, digest} of the new parameters."""
+        """Merge the accepted slots; {ok, round, step, digest, leased_ms, …} of the new parameters and the meter."""
+        from trainers.replica import ReplicaError
+
         with self._turn:
             self._called_at = time.monotonic()
-            self._replica.commit(round, tuple(accepted))
+            if self._replica.round == round:
+                return {"ok": True, **self._where(), **self._meter.reading()}
+            try:
+                self._replica.commit(round, tuple(accepted))
+            except ReplicaError as error:
+                finite = "finite" not in str(error)
+                return _failure("stale" if finite else "nan", str(error), "")
+            info = self._contributed[1] if self._contributed is not None and self._contributed[0] == round else None
             self._contributed = None
             self._phase = "idle"
             self._meter.committed(round)
-            return self._where()
+            done = {**self._where(), **self._meter.reading()}
+            self._recent.append({**done, "accepted": sorted(accepted), "info": info})
+            return {"ok": True, **done}
+
+    def evaluate(self, timeout_s: float) -> Json:
+        """Held-out loss of the parameters of the last committed round; {ok, round, loss}. Told by `reading` too."""
+        from trainers.child_process import ChildFailed
+
+        with self._turn:
+            self._called_at = time.monotonic()
+            self._meter.training()
+            try:
+                loss = self._child.evaluate(self._replica.parameters, timeout_s)
+            except ChildFailed as failed:
+                self._phase = "failed"
+                return self._failed(failed)
+            finally:
+                self._meter.trained()
+            self._tell("evaluated", {"round": self._replica.round, "loss": loss})
+            return {"ok": True, "round": self._replica.round, "loss": loss}
 
     def state(self) -> Json:
-        """Who this worker works for and where it stands: {lease, epoch, job, slot, phase, round, step, digest}."""
+        """Who this worker works for and where it stands: {lease, epoch, job, slot, phase, round, step, digest, recent}.
+
+        `recent`: its last rounds, from which a run that was restarted tells the market what its predecessor could not.
+        """
         self._called_at = time.monotonic()
         lease = self._lease or {"lease": None, "epoch": None, "job": None, "slot": None}
         where = self._where() if self._replica is not None else {"round": None, "step": None, "digest": None}
-        return {**lease, "phase": self._phase, "pid": os.getpid(), **where}
+        return {**lease, "phase": self._phase, "pid": os.getpid(), **where, "recent": list(self._recent)}
 
     def export(self) -> bytes:
         """The outer state, for a newcomer (safetensors)."""
@@ -209,61 +266,70 @@ class Worker:
             return bytes(self._replica.export())
 
     def snapshot(self) -> Json:
-        """Copy the outer state aside, which is all that training waits for; {round, step, digest, stall_ms, tensors}.
+        """Set the outer state aside, which is all that training waits for; {round, step, digest, stall_ms, tensors}.
 
-        `staged` hands the copy out later.
+        `staged` serialises and hands it out while training goes on.
         """
         with self._turn:
             began = time.monotonic()
             self._called_at = began
             where = self._where()
-            self._snapshots[where["round"]] = bytes(self._replica.export())
+            # Committing makes new arrays and never writes into old ones, so a shallow copy is the whole staging.
+            self._snapshots[where["round"]] = copy.copy(self._replica)
             for old in sorted(self._snapshots)[:-SNAPSHOTS_KEPT]:
                 del self._snapshots[old]
             stall_ms = round_ms(time.monotonic() - began)
             return {**where, "stall_ms": stall_ms, "tensors": self._tensors}
 
     def staged(self, round: int) -> bytes:
-        """The copy that `snapshot` made at that round."""
-        return self._snapshots[round]
+        """The state that `snapshot` set aside at that round, as bytes."""
+        return bytes(self._snapshots[round].export())
 
-    def reading(self) -> Json:
-        """The meter and everything new since the last reading; answers also while training."""
+    def reading(self, seen: int) -> Json:
+        """The meter, and evaluations and log lines numbered above `seen`; answers also while training.
+
+        They are kept until they are seen, so that a run that is killed between asking and telling loses none.
+        """
         self._called_at = time.monotonic()
-        if self._child is not None:
-            at_ms = time.time_ns() // 1_000_000
-            self._logs += [{"at_ms": at_ms, "source": self.name, "line": line} for line in self._child.read_log()]
-        logs, self._logs = self._logs, []
-        evaluated, self._evaluated = self._evaluated, []
+        with self._telling:
+            if self._child is not None:
+                at_ms = time.time_ns() // 1_000_000
+                for line in self._child.read_log():
+                    self._tell("logs", {"at_ms": at_ms, "source": self.name, "line": line})
+            while self._told and self._told[0][0] <= seen:
+                self._told.popleft()
+            told = list(self._told)
         lease = self._lease or {"lease": None, "epoch": None}
         return {
             "lease": lease["lease"],
             "epoch": lease["epoch"],
             "phase": self._phase,
             **self._meter.reading(),
-            "evaluated": evaluated,
-            "logs": logs,
+            "evaluated": [what for _, kind, what in told if kind == "evaluated"],
+            "logs": [what for _, kind, what in told if kind == "logs"],
+            "seen": told[-1][0] if told else seen,
         }
 
     # inside
 
-    def _train(self, round: int, first_step: int, steps: int, evaluate: bool, timeout_s: float) -> tuple[Json, bytes]:
+    def _train(self, order: Json) -> tuple[Json, bytes]:
+        round, steps = order["round"], order["steps"]
         parameters = self._replica.parameters
         self._meter.training()
-        if evaluate:
-            loss = self._child.evaluate(parameters)
-            self._evaluated.append({"round": round - 1, "loss": loss})
+        if order["evaluate"]:
+            loss = self._child.evaluate(parameters, order["timeout_s"])
+            self._tell("evaluated", {"round": round - 1, "loss": loss})
         assert self._lease is not None
         trained = self._child.train(
             parameters,
             round=round,
-            first_step=first_step,
+            first_step=order["first_step"],
             steps=steps,
             worker=self._lease["slot"],
             evaluate=False,
-            timeout_s=timeout_s,
+            timeout_s=order["timeout_s"],
         )
-        payload, _ = self._replica.contribute(trained.parameters)
+        payload, made = self._replica.contribute(trained.parameters)
         self._meter.contributed(trained.tokens, len(payload))
         info = {
             "ok": True,
@@ -273,9 +339,13 @@ class Worker:
             "tokens": trained.tokens,
             "bytes": len(payload),
             "trained_ms": trained.trained_ms,
-            "contribution": hashlib.sha256(payload).hexdigest(),
+            "contribution": made.digest,
         }
         return info, payload
+
+    def _tell(self, kind: str, what: Json) -> None:
+        with self._telling:
+            self._told.append((next(self._numbers), kind, what))
 
     def _where(self) -> Json:
         replica = self._replica

@@ -1,0 +1,158 @@
+"""What a run has to tell the market: sent in order, each thing until it is answered, however long the market is away.
+
+Readings are cumulative, so while they wait a newer one replaces the older; rounds, losses, evaluations and checkpoints
+are all kept (a job has finitely many), log lines up to a limit.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainers.actors.wiring import Door, DoorAway, DoorRefused
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+MAX_LOG_LINES = 5000
+PAUSE_AWAY_S = 0.3
+
+
+@dataclass(slots=True)
+class Readings:
+    """Several readings, evaluations, losses and log lines that travel together."""
+
+    readings: dict[int, Json] = field(default_factory=dict)
+    evaluated: list[Json] = field(default_factory=list)
+    lost: list[Json] = field(default_factory=list)
+    logs: list[Json] = field(default_factory=list)
+    dropped: int = 0
+
+    def add_logs(self, lines: Sequence[Json]) -> None:
+        """Keep the newest lines; a dropped one is counted."""
+        self.logs += lines
+        over = len(self.logs) - MAX_LOG_LINES
+        if over > 0:
+            del self.logs[:over]
+            self.dropped += over
+
+    def all_logs(self) -> list[Json]:
+        """The lines, headed by how many are missing."""
+        if not self.dropped:
+            return self.logs
+        line = f"[torg: {self.dropped} lines dropped while the market was away]"
+        return [{"at_ms": self.logs[0]["at_ms"], "source": "run", "line": line}, *self.logs]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One report other than readings. `kind`: round, checkpoint or halted."""
+
+    kind: str
+    body: Mapping[str, Any]
+
+
+class Outbox:
+    """Thread-safe; a thread of its own sends. `on_refused` gets a report that the market declined, with the code."""
+
+    def __init__(
+        self, job: str, run_pid: int, door: Door, on_refused: Callable[[Report, str], None] = lambda *_: None
+    ) -> None:
+        self._job = job
+        self._run_pid = run_pid
+        self._door = door
+        self._on_refused = on_refused
+        self._changed = threading.Condition()
+        self._queue: deque[Report | Readings] = deque()
+        self._sending = False
+        self.away = False
+        threading.Thread(target=self._work, name="outbox", daemon=True).start()
+
+    def put(self, kind: str, body: Mapping[str, Any]) -> None:
+        """Queue a report behind everything that was put before."""
+        with self._changed:
+            self._queue.append(Report(kind, dict(body)))
+            self._changed.notify_all()
+
+    def put_readings(
+        self,
+        readings: Sequence[Json] = (),
+        evaluated: Sequence[Json] = (),
+        lost: Sequence[Json] = (),
+        logs: Sequence[Json] = (),
+    ) -> None:
+        """Queue readings; they join those that are still waiting at the end of the queue."""
+        if not (readings or evaluated or lost or logs):
+            return
+        with self._changed:
+            if not self._queue or not isinstance(self._queue[-1], Readings):
+                self._queue.append(Readings())
+            batch = self._queue[-1]
+            assert isinstance(batch, Readings)
+            batch.readings.update({reading["epoch"]: reading for reading in readings})
+            batch.evaluated += evaluated
+            batch.lost += lost
+            batch.add_logs(logs)
+            self._changed.notify_all()
+
+    def wait_empty(self, timeout_s: float) -> bool:
+        """Wait until everything is answered; False when that takes longer."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._queue and not self._sending, timeout_s)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._queue))
+                # Taken out while it is sent: what is put meanwhile must not join a batch that is on its way.
+                item = self._queue.popleft()
+                self._sending = True
+            self._send_until_answered(item)
+            with self._changed:
+                self._sending = False
+                self._changed.notify_all()
+
+    def _send_until_answered(self, item: Report | Readings) -> None:
+        while True:
+            try:
+                self._send(item)
+                self.away = False
+                return
+            except DoorAway as away:
+                if not self.away:
+                    log.info("the market is away, training goes on: %s", away)
+                self.away = True
+                time.sleep(PAUSE_AWAY_S)
+            except DoorRefused as refused:
+                log.warning("the market declined a report (%s): %s", _name(item), refused)
+                if isinstance(item, Report):
+                    self._on_refused(item, refused.code)
+                return
+
+    def _send(self, item: Report | Readings) -> None:
+        if isinstance(item, Readings):
+            self._door.report_readings(
+                self._job,
+                run_pid=self._run_pid,
+                readings=list(item.readings.values()),
+                evaluated=item.evaluated,
+                lost=item.lost,
+                logs=item.all_logs(),
+            )
+        elif item.kind == "round":
+            self._door.report_round(item.body)
+        elif item.kind == "checkpoint":
+            self._door.report_checkpoint(item.body)
+        else:
+            assert item.kind == "halted"
+            self._door.report_halted(self._job, **item.body)
+
+
+def _name(item: Report | Readings) -> str:
+    return "readings" if isinstance(item, Readings) else f"{item.kind} {item.body.get('round')}"

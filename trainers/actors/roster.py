@@ -1,0 +1,153 @@
+"""The workers of one run as far as they are known: handles, latest readings, and a thread that notices who is silent."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainers.actors.outbox import Outbox
+from trainers.actors.transport import Call, CallFailed, Gone, Transport
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+READING_FIELDS = ("leased_ms", "trained_ms", "rounds", "tokens", "bytes")
+
+
+@dataclass(slots=True)
+class Worker:
+    """One lease's worker. `phase`: loading, ready (the round machine knows it) or lost."""
+
+    lease: str
+    epoch: int
+    slot: int
+    provider: str
+    name: str
+    handle: Any
+    phase: str = "loading"
+    at_round: int = 0
+    seen: int = 0
+    reading: Json = field(default_factory=dict)
+    info: Json = field(default_factory=dict)
+    asked: Call | None = None
+    asked_at: float = 0.0
+
+
+class Roster:
+    """Workers by slot. The watching thread asks every one for its reading each `every_s`; one that has not answered for
+    `lost_after_s`, or whose process is gone, is handed out by `take_losses` once.
+    """
+
+    def __init__(self, transport: Transport, outbox: Outbox, *, every_s: float, lost_after_s: float) -> None:
+        self._transport = transport
+        self._outbox = outbox
+        self._every_s = every_s
+        self._lost_after_s = lost_after_s
+        self._lock = threading.Lock()
+        self._workers: dict[int, Worker] = {}
+        self._losses: list[tuple[Worker, Gone]] = []
+        self.changed = threading.Event()
+        threading.Thread(target=self._watch, name="watch-workers", daemon=True).start()
+
+    def add(self, worker: Worker) -> None:
+        """Watch one more."""
+        with self._lock:
+            self._workers[worker.slot] = worker
+
+    def remove(self, slot: int) -> Worker | None:
+        """Watch it no longer."""
+        with self._lock:
+            worker = self._workers.pop(slot, None)
+        if worker is not None:
+            worker.phase = "lost"
+        return worker
+
+    def get(self, slot: int) -> Worker | None:
+        """The worker of a slot."""
+        with self._lock:
+            return self._workers.get(slot)
+
+    def all(self) -> list[Worker]:
+        """Everybody, by slot."""
+        with self._lock:
+            return [worker for _, worker in sorted(self._workers.items())]
+
+    def take_losses(self) -> list[tuple[Worker, Gone]]:
+        """Who was found gone or silent since the last call."""
+        with self._lock:
+            losses, self._losses = self._losses, []
+            self.changed.clear()
+        return losses
+
+    def last_readings(self) -> None:
+        """Ask everybody once more and wait shortly, so that the end of a run is metered."""
+        until = time.monotonic() + 1.0
+        fresh = {worker.slot: self._transport.ask(worker.handle, "reading", worker.seen) for worker in self.all()}
+        while fresh and time.monotonic() < until:
+            for slot, answer in self._transport.answers(fresh, until - time.monotonic()).items():
+                del fresh[slot]
+                worker = self.get(slot)
+                if worker is not None and isinstance(answer, dict):
+                    self._note(worker, answer)
+
+    def _watch(self) -> None:
+        while True:
+            began = time.monotonic()
+            for worker in self.all():
+                if worker.asked is None:
+                    worker.asked = self._transport.ask(worker.handle, "reading", worker.seen)
+                    worker.asked_at = began
+            asked = {worker.slot: worker.asked for worker in self.all() if worker.asked is not None}
+            until = began + self._every_s
+            while (left := until - time.monotonic()) > 0:
+                answers = self._transport.answers(asked, left)
+                for slot, answer in answers.items():
+                    del asked[slot]
+                    self._take(slot, answer)
+                if not asked:
+                    time.sleep(max(0.0, until - time.monotonic()))
+            self._find_silent(time.monotonic())
+
+    def _take(self, slot: int, answer: Any) -> None:
+        worker = self.get(slot)
+        if worker is None:
+            return
+        if isinstance(answer, dict):
+            worker.asked = None
+            self._note(worker, answer)
+        elif isinstance(answer, CallFailed):
+            worker.asked = None
+            log.error("reading of %s failed: %s", worker.name, answer)
+        elif answer.reason == "network_cut":
+            # Perhaps only for a moment: asked again, with the clock of its silence running on.
+            worker.asked = self._transport.ask(worker.handle, "reading", worker.seen)
+        else:
+            self._lose(worker, answer)
+
+    def _note(self, worker: Worker, answer: Mapping[str, Any]) -> None:
+        worker.seen = answer["seen"]
+        reading = {"lease": worker.lease, "epoch": worker.epoch, **{name: answer[name] for name in READING_FIELDS}}
+        changed = reading != worker.reading
+        worker.reading = reading
+        self._outbox.put_readings(
+            readings=[reading] if changed else [], evaluated=answer["evaluated"], logs=answer["logs"]
+        )
+
+    def _find_silent(self, now: float) -> None:
+        for worker in self.all():
+            if worker.asked is not None and now - worker.asked_at > self._lost_after_s:
+                detail = f"no reading for {now - worker.asked_at:.1f} s"
+                self._lose(worker, Gone("worker_frozen", detail))
+
+    def _lose(self, worker: Worker, gone: Gone) -> None:
+        with self._lock:
+            if self._workers.pop(worker.slot, None) is None:
+                return
+            worker.phase = "lost"
+            self._losses.append((worker, gone))
+            self.changed.set()

@@ -1,0 +1,300 @@
+"""What a RunActor does: finds out where its job stands, then drives it until it halts. A plain class.
+
+1. Read the directive; fetch code and data from the market once.
+2. Ask the living workers where they stand. The newest round that one of them holds is where the run goes on; the others
+   take it over. With nobody left it goes on from the durable checkpoint.
+3. Tell the market of rounds that a predecessor committed and could not report.
+4. Rounds, until done, paused, stopped or failed; then make the last round durable and say how it ended.
+
+Its loop begins in the constructor, so that a restart by Ray (after SIGKILL, for example) needs no caller.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from trainers import rounds as machine
+from trainers.actors.course import Course, Halt
+from trainers.actors.keeper import Keeper
+from trainers.actors.outbox import Outbox
+from trainers.actors.roster import Roster, Worker
+from trainers.actors.transport import RayTransport, Transport
+from trainers.actors.wiring import Door, DoorAway, DoorRefused
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+Found = TypeVar("Found")
+
+POLL_S = 4.0
+PAUSE_AWAY_S = 0.3
+STATE_TIMEOUT_S = 3.0
+CRASH_PAUSE_S = 1.0
+FLUSH_S = 600.0
+
+
+class Run:
+    """One attempt at one job. `reading_every_s`, `lost_after_s`: how often a worker is asked, and when it is lost."""
+
+    def __init__(
+        self,
+        *,
+        job: str,
+        attempt: int,
+        door: Door,
+        log_folder: str,
+        reading_every_s: float = 0.5,
+        lost_after_s: float = 3.0,
+        first_deadline_ms: int = 120_000,
+    ) -> None:
+        _log_to(Path(log_folder) / f"run-{job}.log")
+        self._job = job
+        self._attempt = attempt
+        self._door = door
+        self._reading_every_s = reading_every_s
+        self._lost_after_s = lost_after_s
+        self._first_deadline_ms = first_deadline_ms
+        self._transport: Transport = RayTransport()
+        self._directive: Json = {}
+        self._directive_changed = threading.Event()
+        threading.Thread(target=self._work, name="run", daemon=True).start()
+
+    def ping(self) -> int:
+        """This process's id."""
+        return os.getpid()
+
+    def _work(self) -> None:
+        try:
+            log.info("run of %s begins in process %s", self._job, os.getpid())
+            self._run()
+            log.info("run of %s is over", self._job)
+        except BaseException:
+            log.exception("the run crashed; it is restarted")
+            time.sleep(CRASH_PAUSE_S)
+            os._exit(1)
+
+    def _run(self) -> None:
+        directive = self._patiently(lambda: self._door.directive(self._job, wait_s=0, seen=None))
+        if not self._is_ours(directive):
+            return
+        spec, durable = directive["spec"], directive["durable"]
+        outbox = Outbox(self._job, os.getpid(), self._door)
+        keeper = Keeper(self._job, spec, self._door, self._transport, outbox, wall_ms)
+        if durable is not None:
+            keeper.resume(durable)
+        if keeper.durable_round >= spec["rounds"]:
+            self._tell_end(outbox, keeper, Halt("done", "done", "all rounds are durable"), spec["rounds"])
+            return
+        living, recent = self._find_living(directive)
+        newest = max([keeper.durable_round, *(worker.at_round for worker in living)])
+        self._tell_missed(outbox, directive, recent, newest)
+        log.info(
+            "Deciding to go on from round %s since %s living workers hold it or it is durable", newest, len(living)
+        )
+        roster = Roster(self._transport, outbox, every_s=self._reading_every_s, lost_after_s=self._lost_after_s)
+        course = Course(
+            job=self._job,
+            spec=spec,
+            source=self._blob(spec["workload"]),
+            data=self._blob(spec["data"]),
+            transport=self._transport,
+            outbox=outbox,
+            roster=roster,
+            keeper=keeper,
+            rounds=machine.Rounds(self._plan(spec), round=newest, durable_round=keeper.durable_round),
+        )
+        course.resume(living)
+        self._set_directive(directive)
+        threading.Thread(target=self._poll, args=(directive["version"],), name="directive", daemon=True).start()
+        halt = self._drive(course)
+        if halt is not None:
+            self._tell_end(outbox, keeper, halt, keeper.durable_round)
+
+    def _drive(self, course: Course) -> Halt | None:
+        """Until the course halts, or (None) until the market wants this run no longer."""
+        while True:
+            if self._directive_changed.is_set():
+                self._directive_changed.clear()
+                directive = self._directive
+                if not self._is_ours(directive):
+                    log.info("the job is %s, wanted %s: nothing more to do", directive["state"], directive["wanted"])
+                    return None
+                self._apply(course, directive)
+            halt = course.advance()
+            if halt is not None:
+                return halt
+
+    def _apply(self, course: Course, directive: Json) -> None:
+        listed = {lease["slot"] for lease in directive["leases"]}
+        for slot in course.slots():
+            if slot not in listed:
+                course.leave(slot, "released")
+        for lease in directive["leases"]:
+            if lease["worker"] is None or course.knows(lease["slot"]):
+                continue
+            handle = self._transport.find(lease["worker"])
+            if handle is None:
+                # Ray tells of a new name a moment after the market does; the provider reports a worker that died.
+                threading.Timer(PAUSE_AWAY_S, self._directive_changed.set).start()
+                continue
+            course.welcome(_worker(lease, handle))
+        if directive["wanted"] == "pause":
+            course.pause(directive["reason"])
+
+    def _is_ours(self, directive: Json) -> bool:
+        return directive["state"] == "running" and directive["run"] == self._attempt and directive["wanted"] != "stop"
+
+    # where the job stands
+
+    def _find_living(self, directive: Json) -> tuple[list[Worker], dict[int, dict[int, Json]]]:
+        """Workers that have loaded this job, each at its round, and what they tell of their recent rounds by (round,
+        slot).
+        """
+        workers, calls = {}, {}
+        for lease in directive["leases"]:
+            handle = self._transport.find(lease["worker"]) if lease["worker"] is not None else None
+            if handle is not None:
+                workers[lease["slot"]] = _worker(lease, handle)
+                calls[lease["slot"]] = self._transport.ask(handle, "state")
+        states: dict[int, Json] = {}
+        until = time.monotonic() + STATE_TIMEOUT_S
+        while calls and time.monotonic() < until:
+            for slot, answer in self._transport.answers(calls, until - time.monotonic()).items():
+                del calls[slot]
+                if isinstance(answer, dict):
+                    states[slot] = answer
+        living, recent = [], {}
+        for slot, state in states.items():
+            worker = workers[slot]
+            if state["epoch"] == worker.epoch and state["round"] is not None and state["phase"] != "failed":
+                worker.at_round = state["round"]
+                living.append(worker)
+                for done in state["recent"]:
+                    recent.setdefault(done["round"], {})[slot] = {**done, "worker": worker}
+        return living, recent
+
+    def _tell_missed(
+        self, outbox: Outbox, directive: Json, recent: Mapping[int, Mapping[int, Json]], newest: int
+    ) -> None:
+        for number in range(directive["rounds_committed"] + 1, newest + 1):
+            told = recent.get(number, {})
+            rows = [_recovered_row(slot, done) for slot, done in sorted(told.items()) if done["info"] is not None]
+            if not rows:
+                log.error("nobody remembers round %s", number)
+                return
+            first = next(iter(told.values()))
+            outbox.put(
+                "round",
+                {
+                    "job": self._job,
+                    "round": number,
+                    "step": first["step"],
+                    "digest": first["digest"],
+                    "reason": f"Round {number} was committed by a run that died; told by {len(rows)} workers that live",
+                    "duration_ms": 0,
+                    "members": rows,
+                    "lost": [],
+                },
+            )
+
+    def _plan(self, spec: Json) -> machine.RoundPlan:
+        return machine.RoundPlan(
+            rounds=spec["rounds"],
+            inner_steps=spec["strategy"]["inner_steps"],
+            total_steps=spec["steps"],
+            min_members=spec["workers"]["min"],
+            first_deadline_ms=self._first_deadline_ms,
+        )
+
+    # the market
+
+    def _poll(self, seen: str | int) -> None:
+        while True:
+            try:
+                directive = self._door.directive(self._job, wait_s=POLL_S, seen=seen)
+            except DoorAway:
+                time.sleep(PAUSE_AWAY_S)
+                continue
+            if directive["version"] != seen:
+                seen = directive["version"]
+                self._set_directive(directive)
+
+    def _set_directive(self, directive: Json) -> None:
+        self._directive = directive
+        self._directive_changed.set()
+
+    def _tell_end(self, outbox: Outbox, keeper: Keeper, halt: Halt, round: int) -> None:
+        log.info("halted: %s, %s: %s", halt.state, halt.reason, halt.detail)
+        outbox.put(
+            "halted",
+            {
+                "state": halt.state,
+                "reason": halt.reason,
+                "detail": halt.detail[-4000:],
+                "round": round,
+                "manifest": keeper.manifest,
+            },
+        )
+        if not outbox.wait_empty(FLUSH_S):
+            log.warning("the market has been away for %s s since the end; the run is repeated", FLUSH_S)
+            os._exit(1)
+
+    def _blob(self, source: Json) -> bytes | None:
+        digest = source.get("digest")
+        if digest is None:
+            return None
+        return self._patiently(lambda: self._door.read_blob(digest))
+
+    def _patiently(self, question: Callable[[], Found]) -> Found:
+        while True:
+            try:
+                return question()
+            except DoorAway:
+                time.sleep(PAUSE_AWAY_S)
+            except DoorRefused:
+                log.exception("the market refuses")
+                raise
+
+
+def wall_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def _worker(lease: Json, handle: Any) -> Worker:
+    return Worker(
+        lease=lease["id"],
+        epoch=lease["epoch"],
+        slot=lease["slot"],
+        provider=lease["provider"],
+        name=lease["worker"],
+        handle=handle,
+    )
+
+
+def _recovered_row(slot: int, done: Json) -> Json:
+    worker, info = done["worker"], done["info"]
+    return {
+        "lease": worker.lease,
+        "epoch": worker.epoch,
+        "slot": slot,
+        "provider": worker.provider,
+        **{name: info[name] for name in ("loss", "steps", "tokens", "bytes", "contribution")},
+        "leased_ms": done["leased_ms"],
+        "trained_ms": done["trained_ms"],
+    }
+
+
+def _log_to(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    root = logging.getLogger("trainers")
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
