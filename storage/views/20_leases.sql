@@ -20,12 +20,18 @@ FROM (
 WINDOW one AS (PARTITION BY lease ORDER BY record, ordinal);
 
 -- refunds: what was metered and not charged of every lease that has ended, by the same rounding as charges:
--- charge(metered) - charge(charged), each price * gpus * ms // 3 600 000.
+-- charge(metered) - charge(charged), each price * gpus * ms // 3 600 000. A lease may be charged after its end, when
+-- its last committed rounds become durable; the refund stands at the time of the end and counts those charges.
 CREATE OR REPLACE VIEW refunds AS
-SELECT e.lease, e.record, e.ordinal, e.at_ms, (e.metered_ms - e.charged_ms)::BIGINT AS refunded_ms,
-  ((l.price_nanos_per_gpu_hour::HUGEINT * l.gpus * e.metered_ms) // 3600000
-    - (l.price_nanos_per_gpu_hour::HUGEINT * l.gpus * e.charged_ms) // 3600000)::BIGINT AS refunded_nanos
-FROM lease_ends e JOIN leases l USING (lease);
+SELECT lease, record, ordinal, at_ms, (metered_ms - charged_ms)::BIGINT AS refunded_ms,
+  ((rate * metered_ms) // 3600000 - (rate * charged_ms) // 3600000)::BIGINT AS refunded_nanos
+FROM (
+  SELECT e.lease, e.record, e.ordinal, e.at_ms, e.metered_ms, coalesce(c.charged_ms, 0) AS charged_ms,
+    l.price_nanos_per_gpu_hour::HUGEINT * l.gpus AS rate
+  FROM lease_ends e
+  JOIN leases l USING (lease)
+  LEFT JOIN (SELECT lease, max(to_ms) AS charged_ms FROM lease_charges GROUP BY lease) c USING (lease)
+);
 
 -- billing_facts: everything that a bill is made of, each at its time: readings, charges, refunds. Any grouping of
 -- these rows adds up to the same sums.

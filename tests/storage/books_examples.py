@@ -137,6 +137,8 @@ def example_story() -> Story:
     midnight = DAY_MS + MS_PER_DAY
     story.meter(midnight + 5_000, two, 64_000, 9)
     story.meter(midnight + 5_000, three, 50_000, 3)
+    # round 5 becomes durable after the death of one of its members, which is paid for it
+    story.charge(midnight + 6_000, one, 4 * 997, 5 * 997, 5)
     story.charge(midnight + 6_000, two, 4 * 991, 64_000, 9)
     story.end(midnight + 6_000, two, 64_000, 64_000, "none")
     story.finish(midnight + 6_001, "job-a", "ann", 5_000_000_000)

@@ -60,7 +60,7 @@ def test_every_grouping_adds_up_to_the_ledger(cursor, story, by) -> None:
     balances = dict(cursor.execute("SELECT account, balance_nanos FROM balances").fetchall())
     earned = sum(nanos for account, nanos in balances.items() if account.startswith("earnings:") or account == "fee")
     assert sum(line["charged_nanos"] for line in lines) == earned
-    refund = charge_nanos(PRICE, 1, 5_531) - charge_nanos(PRICE, 1, 4 * 997)
+    refund = charge_nanos(PRICE, 1, 5_531) - charge_nanos(PRICE, 1, 5 * 997)
     assert sum(line["refunded_nanos"] for line in lines) == refund
     assert sum(line["gpu_ms"] for line in lines) == 5_531 + 2 * 64_000 + 50_000
     assert sum(line["rounds"] for line in lines) == 5 + 9 + 3
@@ -70,9 +70,13 @@ def test_a_lease_over_midnight_is_split_between_the_days(cursor) -> None:
     lines = billing(cursor, ANN, by=("day", "provider"))
     shown = [(line["day"], line["provider"], line["gpu_ms"], line["rounds"]) for line in lines]
     first, second = "2026-11-23", "2026-11-24"
-    assert shown == [(first, "p1", 5_531, 5), (first, "p2", 2 * 5 * 991, 5), (second, "p2", 2 * (64_000 - 4_955), 4)]
-    assert lines[2]["unit_price_nanos_per_gpu_hour"] == CHEAP
-    assert lines[2]["charged_nanos"] == charge_nanos(CHEAP, 2, 64_000) - charge_nanos(CHEAP, 2, 4 * 991)
+    assert shown == [
+        (first, "p1", 5_531, 5), (first, "p2", 2 * 5 * 991, 5), (second, "p1", 0, 0),
+        (second, "p2", 2 * (64_000 - 4_955), 4),
+    ]  # fmt: skip
+    assert lines[2]["charged_nanos"] == charge_nanos(PRICE, 1, 5 * 997) - charge_nanos(PRICE, 1, 4 * 997)
+    assert lines[3]["unit_price_nanos_per_gpu_hour"] == CHEAP
+    assert lines[3]["charged_nanos"] == charge_nanos(CHEAP, 2, 64_000) - charge_nanos(CHEAP, 2, 4 * 991)
 
 
 def test_since_is_inclusive_and_until_exclusive(cursor, story) -> None:
@@ -81,8 +85,9 @@ def test_since_is_inclusive_and_until_exclusive(cursor, story) -> None:
     before = billing(cursor, OPERATOR, by=("job",), until_ms=at_charge)
     after = billing(cursor, OPERATOR, by=("job",), since_ms=at_charge)
     assert sum(line["charged_nanos"] for line in before + after) == sum(story.charged.values())
+    late = charge_nanos(PRICE, 1, 5 * 997) - charge_nanos(PRICE, 1, 4 * 997)
     assert [line["charged_nanos"] for line in after] == [
-        charge_nanos(CHEAP, 2, 64_000) - charge_nanos(CHEAP, 2, 4 * 991)
+        charge_nanos(CHEAP, 2, 64_000) - charge_nanos(CHEAP, 2, 4 * 991) + late
     ]
 
 
@@ -113,9 +118,9 @@ def test_an_invoice_adds_up_and_shows_what_was_not_charged(cursor, story) -> Non
     assert [line["amount_nanos"] for line in usage] == [story.charged["lease-000001"], story.charged["lease-000002"]]
     assert all(line["capped_nanos"] == 0 for line in usage)
     assert [(line["lease"], line["metered_ms"], line["amount_nanos"]) for line in free] == [
-        ("lease-000001", 5_531 - 4 * 997, 0)
+        ("lease-000001", 5_531 - 5 * 997, 0)
     ]
-    assert bill["refunded_nanos"] == charge_nanos(PRICE, 1, 5_531) - charge_nanos(PRICE, 1, 4 * 997)
+    assert bill["refunded_nanos"] == charge_nanos(PRICE, 1, 5_531) - charge_nanos(PRICE, 1, 5 * 997)
     assert bill["billed_nanos"] == bill["earnings_nanos"] + bill["fee_nanos"] == sum(story.charged.values())
     assert bill["held_nanos"] - bill["billed_nanos"] - bill["released_nanos"] == bill["escrow_nanos"] == 0
     assert [payment["kind"] for payment in bill["payments"]] == ["hold", "release"]
