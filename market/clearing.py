@@ -164,9 +164,11 @@ def explain(offers: Sequence[Offer], bid: Bid) -> Unmatched:
     """Why the bid cannot be matched on these offers: what each constraint removed, and which single change would do."""
     ordered = sorted(offers, key=lambda one: (one.price_nanos_per_gpu_hour, one.id))
     removed: list[Removed] = []
-    reason: Reason | None = None if ordered else Reason.NO_OFFERS
-    remaining = ordered
     wanted = max(1, bid.workers_min)
+    reason: Reason | None = None if ordered else Reason.NO_OFFERS
+    if 0 < _room(ordered, bid) < wanted:
+        reason = Reason.GANG_TOO_BIG
+    remaining = ordered
     for constraint, test in CONSTRAINTS:
         kept = [offer for offer in remaining if test(offer, bid)]
         gone = _units(remaining) - _units(kept)

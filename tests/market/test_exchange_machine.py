@@ -39,11 +39,11 @@ from tests.market.scene import USD, Scene, digest, make_spec
 
 WHO = st.sampled_from(["op", "ann", "bob", "p1", "p2", "plane", "nobody", ""])
 OFFERS = st.sampled_from([f"offer-{n}" for n in range(4)] + ["?"])
-JOBS = st.sampled_from([f"job-{n}" for n in range(4)] + ["?"])
-LEASES = st.integers(0, 12)
+JOBS = st.sampled_from(["job-0"] * 6 + ["job-1"] * 3 + ["job-2", "?"])
+LEASES = st.integers(1, 6) | st.integers(0, 20)
 REASONS = st.sampled_from([cause.reason for cause in CAUSES] + ["", "made up"])
 MS = st.integers(-5, 200_000)
-AMOUNTS = st.sampled_from([-1, 0, 1, 999, USD // 1000, USD // 10, USD, 50 * USD, 10**30])
+AMOUNTS = st.sampled_from([USD // 100, USD // 50, USD // 10, USD // 1000, USD, 1, 999, 50 * USD, 0, -1, 10**30])
 SLOTS = st.sets(st.integers(0, 5), max_size=4)
 
 
@@ -55,6 +55,11 @@ class ExchangeMachine(RuleBasedStateMachine):
         tight = Settings(max_open_jobs_per_customer=3, max_live_leases=5, max_offers_per_provider=3, max_members=9)
         self.scene = Scene(settings=tight, funds_nanos=3 * USD)
         self.said: list[Command] = []
+        for number, (by, usd) in enumerate([("p1", 0.5), ("p1", 0.7), ("p2", 0.6)]):
+            self.say(self.scene.make_offer(f"offer-{number}", by, usd, 2))
+        self.submit("job-0", "ann", USD // 100, 1, 1)
+        self.clear()
+        self.start_everything()
 
     def say(self, command: Command) -> Any:
         self.said.append(command)
@@ -64,10 +69,48 @@ class ExchangeMachine(RuleBasedStateMachine):
         found = self.scene.exchange.lease(f"lease-{number:06d}")
         return found or {"id": "?", "epoch": 0, "provider": "p1", "slot": 0}
 
-    @rule(ms=st.integers(0, 70_000))
-    def time_passes(self, ms: int) -> None:
+    @rule(ms=st.sampled_from([10, 2_000, 2_000, 9_000, 70_000]), heard=st.sampled_from([True, True, True, False]))
+    def time_passes(self, ms: int, heard: bool) -> None:
         self.scene.now_ms += ms
+        for offer in self.scene.exchange.offers(self.scene.now_ms) if heard else []:
+            self.say(Heard(offer["id"], offer["provider"]))
         self.say(Tick())
+
+    @rule()
+    def start_everything(self) -> None:
+        self.say(ApplyClearing(clear(self.scene.exchange.snapshot())))
+        for job in self.scene.exchange.jobs(None):
+            for lease in job["workers"]:
+                self.say(StartLease(lease["id"], lease["epoch"], "w", 7, "node", lease["provider"]))
+
+    @rule(
+        job=JOBS,
+        rounds=st.integers(1, 4),
+        late=st.integers(0, 3_000),
+        durable=st.sampled_from([True, True, False]),
+        end=st.sampled_from([False] * 3 + [True]),
+    )
+    def train(self, job: str, rounds: int, late: int, durable: bool, end: bool) -> None:
+        """A round as a good run does it, by all who live, then perhaps a checkpoint, then perhaps the end."""
+        view = self.scene.exchange.job(job)
+        if view is None or not view["workers"]:
+            return
+        for number in range(view["rounds_committed"] + 1, view["rounds_committed"] + 1 + rounds):
+            self.time_passes(2_000, True)
+            now_ms = self.scene.now_ms
+            meters = {lease["slot"]: max(0, now_ms - lease["granted_ms"] - late) for lease in view["workers"]}
+            self.say(self.scene.make_round(number, meters, job))
+            if durable:
+                self.say(ReportCheckpoint(job, number, 30 * number, digest(f"m{number}"), 10, 1, (), "plane"))
+        if end:
+            self.say(HaltJob(job, "done", "", "", None, "plane"))
+
+    @rule(job=JOBS)
+    def answer_wish(self, job: str) -> None:
+        """A good run halts when it is asked to."""
+        directive = self.scene.exchange.directive(job)
+        if directive is not None and directive["wanted"] == "pause":
+            self.say(HaltJob(job, "paused", "", "", None, "plane"))
 
     @rule(offer=OFFERS, by=st.sampled_from(["p1", "p2", "ann"]))
     def hear(self, offer: str, by: str) -> None:
@@ -102,7 +145,7 @@ class ExchangeMachine(RuleBasedStateMachine):
     def add_budget(self, id: str, job: str, by: str, amount: int) -> None:
         self.say(AddBudget(id, job, amount, by))
 
-    @rule(job=JOBS, by=WHO)
+    @rule(job=JOBS, by=st.sampled_from(["bob", "p1", "nobody", "plane", "ann"]))
     def cancel(self, job: str, by: str) -> None:
         self.say(CancelJob(job, by))
 
@@ -166,7 +209,7 @@ class ExchangeMachine(RuleBasedStateMachine):
     def halt(self, job: str, state: str, reason: str, by: str) -> None:
         self.say(HaltJob(job, state, reason, "", None, by))
 
-    @rule(by=st.sampled_from(["op", "ann"]), up=st.booleans())
+    @rule(by=st.sampled_from(["op", "ann"]), up=st.sampled_from([True, True, False]))
     def market(self, by: str, up: bool) -> None:
         self.say(ReopenMarket(by) if up else StopMarket(by))
 
@@ -178,9 +221,9 @@ class ExchangeMachine(RuleBasedStateMachine):
     def members(self, member: str, by: str, key: str) -> None:
         self.say(AddMember(member, "provider" if member != "bob" else "customer", digest(key), by))
 
-    @rule(member=st.sampled_from(["p2", "bob"]))
-    def revoke(self, member: str) -> None:
-        self.say(RevokeMember(member, "op"))
+    @rule(member=st.sampled_from(["p2", "bob"]), by=st.sampled_from(["ann", "p2", "op"]))
+    def revoke(self, member: str, by: str) -> None:
+        self.say(RevokeMember(member, by))
 
     @rule(data=st.data())
     def retry(self, data: Any) -> None:
