@@ -23,6 +23,7 @@ import torch
 
 from trainers import sandbox, seccomp
 from trainers.frames import Frame, Unpacker, pack
+from trainers.light_torch import postpone_compiler
 from trainers.loop import InnerLoop, NotFinite, ShapeChanged
 from trainers.workload import Workload, built_in
 
@@ -58,9 +59,10 @@ def main() -> None:
 
 def warm_up(threads: int) -> None:
     """Pay for what the first step of a process costs, so that a lease starts training at once."""
+    postpone_compiler()
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # its other spelling imports the compiler
     layer = torch.nn.Linear(8, 8)
     optimizer = torch.optim.AdamW(layer.parameters())
     loss = torch.nn.functional.cross_entropy(layer(torch.zeros(2, 8)), torch.zeros(2, dtype=torch.long))
