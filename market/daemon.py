@@ -68,7 +68,7 @@ class Supervisor:
 
     def run(self, ready: "int | None") -> int:
         """Start, watch, stop. `ready` is a descriptor to which one line of JSON says how the start went."""
-        self._listen_to_signals()
+        self._hear_signals()
         for stale in (self._home.ray_file, self._home.books_file):
             stale.unlink(missing_ok=True)
         self._home.write_pid("supervisor", os.getpid())
@@ -169,7 +169,7 @@ class Supervisor:
         self._home.forget_pid("supervisor")
         self._listening.close()
 
-    def _listen_to_signals(self) -> None:
+    def _hear_signals(self) -> None:
         for end in (self._ears, self._mouth):
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self._mouth, warn_on_full_buffer=False)
@@ -190,18 +190,18 @@ def choose_socket(home: Home, wanted: Wanted) -> socket.socket:
     """The port asked for, or the one of before, or any free one that Ray does not use. Raises StartFailed."""
     if wanted.port is not None:
         try:
-            return _listen(wanted.host, wanted.port)
+            return listen(wanted.host, wanted.port)
         except OSError as error:
             raise _address_failure(wanted.host, wanted.port, error) from error
     kept = home.read_market().get("port")
     if isinstance(kept, int):
         try:
-            return _listen(wanted.host, kept)
+            return listen(wanted.host, kept)
         except OSError as error:
             log.warning("port %s of before cannot be had (%s): taking another", kept, error)
     while True:
         try:
-            made = _listen(wanted.host, 0)
+            made = listen(wanted.host, 0)
         except OSError as error:
             raise _address_failure(wanted.host, 0, error) from error
         if made.getsockname()[1] not in RAY_PORTS:
@@ -229,7 +229,8 @@ def tail_of(*paths: Path, lines: int = 12) -> str:
     return "\n".join(found)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket; raises OSError."""
     made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

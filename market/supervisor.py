@@ -189,13 +189,15 @@ def _spawn(home: Home, wanted: Wanted, timeout_s: float) -> dict[str, Any]:
         line = os.read(ears, 65_536) if readable else b""
     finally:
         os.close(ears)
-    if not line:
+    found: dict[str, Any] = json.loads(line) if line else {}
+    if "url" in found:
+        daemon.returncode = 0  # it outlives us on purpose: nobody waits for it
+        return found
+    if readable:
+        daemon.wait()  # it said why, or died without a word
+    else:
         daemon.terminate()
-        return {}
-    # the daemon outlives us on purpose
-    daemon.returncode = 0
-    found = json.loads(line)
-    assert isinstance(found, dict)
+        daemon.wait()
     return found
 
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -23,12 +24,12 @@ from market.api.desk import Desk
 from market.api.feed import Feed
 from market.api.opening import new_exchange, open_services, wall_ms
 from market.api.shelf import Shelf
+from market.daemon import listen
 from market.homes import Home
 from storage.journal import Journal, JournalCorrupt, JournalFull, JournalLocked
 
 log = logging.getLogger("torg.exchange")
 
-BACKLOG = 2048
 LAST_ANSWERS_S = 2
 EXIT_BROKEN, EXIT_LOCKED, EXIT_ADDRESS, EXIT_DAMAGED = 1, 3, 4, 5
 
@@ -87,6 +88,8 @@ def _serve(home: Home, journal: Journal, host: str, port: int, fd: int | None) -
     )
     server = _Server(config, feed)
     log.info("%s answers with %s records, pid %s", services.url, journal.records, os.getpid())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # uvicorn raises the signal again when it is down; we end by ourselves
     server.run(sockets=[listening])
     log.info("the exchange is down after %s records", journal.records)
     return 0
@@ -118,20 +121,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await app.state.services.books.close()
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket; raises OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind((host, port))
-        made.listen(BACKLOG)
-    except OSError:
-        made.close()
-        raise
-    return made
 
 
 def _broken(error: Exception) -> None:

@@ -192,10 +192,10 @@ def test_the_same_id_twice(square: Square, http: httpx2.Client) -> None:
         ([], "body", None),
     ],
 )
-def test_a_bad_field_is_named(
-    square: Square, http: httpx2.Client, body: object, field: str, hint: str | None
-) -> None:
-    found = check_problem(send(http, square.home.read_keys()["operator"], "POST", "/v1/deposits", body), 422, "invalid_field")
+def test_a_bad_field_is_named(square: Square, http: httpx2.Client, body: object, field: str, hint: str | None) -> None:
+    found = check_problem(
+        send(http, square.home.read_keys()["operator"], "POST", "/v1/deposits", body), 422, "invalid_field"
+    )
     assert found["field"] == field
     assert hint is None or hint in found["remedy"]
 

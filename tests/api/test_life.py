@@ -1,7 +1,7 @@
 """One job through its whole life, with machines that are plain HTTP clients: every nano-dollar is where it belongs."""
 
 from storage.provenance import verify_bundle
-from tests.api.square import USD, FakeProvider, FakeRun, Square, make_offer, make_spec
+from tests.api.square import USD, FakeProvider, FakeRun, Square, make_offer, make_spec, refusal
 
 
 def test_a_job_lives_loses_a_worker_and_is_billed_what_the_ledger_says(square: Square) -> None:
@@ -103,3 +103,28 @@ def test_a_job_that_fits_nothing_says_why_and_gives_its_budget_back(square: Squa
     assert ann.cancel_job(job)["state"] == "cancelled"
     assert ann.balance()["wallet_nanos"] == 6 * USD
     assert [one["event"]["type"] for one in ann.job_events(job)][-1] == "job_state"
+
+
+def test_a_quote_says_what_a_job_would_cost_and_holds_nothing(square: Square) -> None:
+    region = square.name("region")
+    _, ann = square.newcomer("customer", 6 * USD)
+    _, owner = square.newcomer("provider")
+    owner.place_offer(make_offer(square.name("offer"), region))
+    poor = ann.quote(make_spec(region))
+    assert not poor["feasible"]
+    assert poor["reason"]
+    owner.place_offer(make_offer(square.name("offer"), region))
+    plan = ann.quote(make_spec(region))
+    assert plan["feasible"]
+    assert len(plan["candidates"]) == 2
+    assert ann.balance()["escrow_nanos"] == 0
+    wrong = refusal(lambda: ann.quote(make_spec(region, workers__min=0)))
+    assert (wrong.status, wrong.field) == (422, "workers.min")
+
+
+def test_a_job_whose_bytes_are_not_here_is_refused_before_money_moves(square: Square) -> None:
+    _, ann = square.newcomer("customer", 6 * USD)
+    data = {"kind": "blob", "digest": "d" * 64, "bytes": 10, "label": "text"}
+    refused = refusal(lambda: ann.submit_job(square.name("job"), make_spec("r", data=data)))
+    assert (refused.code, refused.field) == ("blob_missing", "data.digest")
+    assert ann.balance()["wallet_nanos"] == 6 * USD

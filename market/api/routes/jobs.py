@@ -34,7 +34,7 @@ router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["jobs"])
 @router.post("/quotes")
 async def quote(services: Has, caller: Customer, body: QuoteBody) -> dict[str, Any]:
     """The plan for a job that is not submitted."""
-    answer = services.exchange.quote(body.spec, caller.name, services.desk.now_ms())  # type: ignore[attr-defined]
+    answer = services.exchange.quote(body.spec, caller.name, services.desk.now_ms())
     if isinstance(answer, Refusal):
         raise problem_of(answer)
     return answer

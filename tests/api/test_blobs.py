@@ -1,0 +1,129 @@
+"""Bytes up and down: resumed, checked, limited."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from market.api.problems import Problem
+from market.api.shelf import Piece, Shelf
+from tests.api.square import Square, refusal
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def http(square: Square) -> httpx2.Client:
+    headers = {"Authorization": f"Bearer {square.home.read_keys()['customer']}"}
+    with httpx2.Client(base_url=square.url, headers=headers, timeout=30) as client:
+        yield client  # type: ignore[misc]
+
+
+def put(http: httpx2.Client, digest: str, data: bytes, first: int, total: int) -> httpx2.Response:
+    content_range = f"bytes {first}-{first + len(data) - 1}/{total}"
+    return http.put(f"/v1/blobs/{digest}", content=data, headers={"Content-Range": content_range})
+
+
+def test_an_upload_goes_on_where_it_was_cut(http: httpx2.Client) -> None:
+    data = os.urandom(3 * MIB + 17)
+    digest = hashlib.sha256(data).hexdigest()
+    assert http.head(f"/v1/blobs/{digest}").headers["Upload-Offset"] == "0"
+    assert put(http, digest, data[:MIB], 0, len(data)).status_code == 202
+    assert http.head(f"/v1/blobs/{digest}").headers["Upload-Offset"] == str(MIB)
+    gap = put(http, digest, data[2 * MIB :], 2 * MIB, len(data))
+    assert (gap.status_code, gap.json()["code"], gap.headers["Upload-Offset"]) == (409, "offset_wrong", str(MIB))
+    done = put(http, digest, data[MIB:], MIB, len(data))
+    assert (done.status_code, done.json()["whole"]) == (201, True)
+    assert put(http, digest, data[:5], 0, len(data)).status_code == 200
+    head = http.head(f"/v1/blobs/{digest}")
+    assert (head.status_code, head.headers["Content-Length"]) == (200, str(len(data)))
+    assert http.get(f"/v1/blobs/{digest}").content == data
+    part = http.get(f"/v1/blobs/{digest}", headers={"Range": f"bytes={MIB}-{MIB + 9}"})
+    assert (part.status_code, part.content) == (206, data[MIB : MIB + 10])
+    assert part.headers["Content-Range"] == f"bytes {MIB}-{MIB + 9}/{len(data)}"
+    past = http.get(f"/v1/blobs/{digest}", headers={"Range": f"bytes={len(data)}-"})
+    assert (past.status_code, past.json()["code"]) == (416, "range_past_end")
+
+
+def test_other_bytes_than_the_digest_says_are_not_kept(http: httpx2.Client) -> None:
+    data = os.urandom(100_000)
+    digest = hashlib.sha256(data).hexdigest()
+    assert put(http, digest, data[:50_000], 0, len(data)).status_code == 202
+    wrong = put(http, digest, bytes(50_000), 50_000, len(data))
+    assert (wrong.status_code, wrong.json()["code"]) == (422, "digest_wrong")
+    head = http.head(f"/v1/blobs/{digest}")
+    assert (head.status_code, head.headers["Upload-Offset"]) == (404, "0"), "the upload starts again"
+    assert http.put(f"/v1/blobs/{digest}", content=data).status_code == 201
+
+
+@pytest.mark.parametrize("content_range", ["bytes 5-3/10", "bytes 0-10/10", "bytes x", "0-1/2"])
+def test_a_range_that_means_nothing_is_refused(http: httpx2.Client, content_range: str) -> None:
+    answer = http.put(f"/v1/blobs/{'a' * 64}", content=b"abc", headers={"Content-Range": content_range})
+    assert (answer.status_code, answer.json()["field"]) == (422, "Content-Range")
+
+
+def test_more_bytes_than_the_range_says_are_refused(http: httpx2.Client) -> None:
+    answer = http.put(f"/v1/blobs/{'b' * 64}", content=b"x" * 11, headers={"Content-Range": "bytes 0-9/10"})
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize("digest", ["A" * 64, "a" * 63, "..%2f..%2fkeys.json"])
+def test_only_digests_name_blobs(http: httpx2.Client, digest: str) -> None:
+    assert http.get(f"/v1/blobs/{digest}").status_code in (404, 422)
+
+
+def test_the_sdk_uploads_once_and_resumes_downloads(square: Square, tmp_path: Path) -> None:
+    market = square.local("customer")
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(9 * MIB))
+    digest = market.upload(source)
+    assert market.upload(source) == digest
+    assert market.upload(b"") == hashlib.sha256(b"").hexdigest()
+    target = tmp_path / "target"
+    partial = tmp_path / f".target.{digest[:12]}.part"
+    partial.write_bytes(source.read_bytes()[: 4 * MIB])
+    market.download(digest, target)
+    assert target.read_bytes() == source.read_bytes()
+    assert not partial.exists()
+    partial.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="arrived with digest"):
+        market.download(digest, target)
+    market.download(digest, target)
+    assert refusal(lambda: market.read_blob("c" * 64)).status == 404
+
+
+def test_a_quota_is_a_members_own_and_survives_a_restart(tmp_path: Path) -> None:
+    import asyncio
+    from collections.abc import AsyncIterator
+
+    async def bytes_of(data: bytes) -> AsyncIterator[bytes]:
+        yield data
+
+    def receive(shelf: Shelf, member: str, data: bytes) -> None:
+        digest = hashlib.sha256(data).hexdigest()
+        asyncio.run(shelf.receive(member, digest, Piece(0, len(data)), bytes_of(data)))
+
+    shelf = Shelf(tmp_path / "blobs", tmp_path / "uploads.log", quota_bytes=100)
+    receive(shelf, "ann", b"a" * 60)
+    receive(shelf, "ann", b"a" * 60)
+    with pytest.raises(Problem) as refused:
+        receive(shelf, "ann", b"b" * 60)
+    assert (refused.value.status, refused.value.code) == (413, "quota_exceeded")
+    receive(shelf, "bob", b"b" * 60)
+    again = Shelf(tmp_path / "blobs", tmp_path / "uploads.log", quota_bytes=100)
+    assert (again.used_bytes("ann"), again.used_bytes("bob")) == (60, 60)
+
+
+def test_a_blob_that_two_jobs_name_goes_with_the_second(tmp_path: Path) -> None:
+    import asyncio
+
+    shelf = Shelf(tmp_path / "blobs", tmp_path / "uploads.log")
+    digest = shelf.store.put(b"the same initial state")
+    shelf.need("job-a", [digest])
+    shelf.need("job-b", [digest])
+    asyncio.run(shelf.remove("job-a", [digest]))
+    assert digest in shelf.store
+    asyncio.run(shelf.remove("job-b", [digest]))
+    assert digest not in shelf.store
