@@ -115,7 +115,7 @@ class Wire:
             self._pool.close()
             self._pool = None
 
-    def _send(  # noqa: PLR0917 - one private caller
+    def _send(
         self,
         method: str,
         path: str,

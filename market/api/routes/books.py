@@ -14,7 +14,7 @@ Text = Annotated[str | None, Query(max_length=64)]
 
 
 @router.get("/billing")
-async def billing(  # noqa: PLR0917 - one argument a query parameter
+async def billing(
     services: Has, caller: Someone, by: Text = None, since: Text = None, until: Text = None, job: Text = None
 ) -> dict[str, Any]:
     """Lines of one's own jobs or offers; an operator sees all."""
