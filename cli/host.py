@@ -4,6 +4,7 @@
 whose parent dies becomes our child instead of init's, and ends with us.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -51,7 +52,7 @@ class Host:
             try:
                 self._process = subprocess.Popen(
                     self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True,
-                    start_new_session=True, preexec_fn=_ask_to_end_with_parent,
+                    start_new_session=True, preexec_fn=_ask_to_end_with_parent,  # noqa: PLW1509 - no other thread runs yet
                 )  # fmt: skip
                 if self._asked:
                     self._process.terminate()
@@ -102,10 +103,8 @@ def end_descendants(grace_s: float = END_S) -> int:
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):  # it ended by itself, which is what we want
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass  # it ended by itself, which is what we want
 
 
 def running_hosts() -> list[dict[str, Any]]:

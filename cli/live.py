@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 FINAL = frozenset({"done", "failed", "cancelled"})
 SHOWN_HAPPENINGS = 6
 SHOWN_ROUNDS = 8
+LONGEST_DETAIL = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,8 @@ def _lease_ended(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:
     member.state, member.detail = "ended", event["reason"]
     if event.get("fault") == "provider":
         member.state = "lost"
-        why = event.get("detail") or event["reason"]
+        detail = str(event.get("detail") or "")
+        why = detail if 0 < len(detail) <= LONGEST_DETAIL else event["reason"]
         return [f"{member.provider} is lost ({why}): its meter stopped, the work it did not deliver is not charged"]
     return []
 

@@ -32,7 +32,7 @@ class QuickAnswer:
 class QuickWire(Wire):
     """The SDK's wire (its retries, its refusals) with another way to send one request."""
 
-    def _send(  # type: ignore[override]  # noqa: PLR0917 - the same places as in Wire
+    def _send(  # type: ignore[override]
         self,
         method: str,
         path: str,

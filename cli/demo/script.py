@@ -20,7 +20,8 @@ from cli.verbs.market import make_invite
 PROVIDERS = (("aurora", "0.30", "eu"), ("borealis", "0.45", "eu"), ("cumulus", "0.60", "us"))
 DEPOSIT_NANOS = 20_000_000_000
 STARTUP_S = 90.0
-KILL_AFTER_ROUND = 6
+KILL_AFTER_ROUND = 5
+INNER_STEPS = 12
 PATIENCE_S = 20.0
 
 
@@ -89,7 +90,10 @@ def _perform(stage: Stage, wishes: Wishes, teller: Teller, outcome: Outcome, beg
         teller.plan(spec, customer.quote(spec))
         job = new_id("job")
         customer.submit_job(job, spec)
-        killing = _watch(stage, customer, job, spec, teller, outcome)
+        teller.begin(
+            RunView(job, name=spec["name"], planned=spec["rounds"], budget_nanos=spec["limits"]["budget_nanos"])
+        )
+        killing = _watch(stage, customer, teller, outcome)
         teller.chapter("The bill, the books, the proof")
         _settle(operator, customer, job, teller, outcome)
         outcome.judge(teller.view, killing)
@@ -124,16 +128,10 @@ def _prepare(customer: Any, stage: Stage, wishes: Wishes) -> dict[str, Any]:
         return prepared.spec
 
 
-INNER_STEPS = 20
-
-
-def _watch(
-    stage: Stage, customer: Any, job: str, spec: dict[str, Any], teller: Teller, outcome: Outcome
-) -> Killing | None:
-    teller.begin(RunView(job, name=spec["name"], planned=spec["rounds"], budget_nanos=spec["limits"]["budget_nanos"]))
+def _watch(stage: Stage, customer: Any, teller: Teller, outcome: Outcome) -> Killing | None:
     killing: Killing | None = None
     stalls_ms = 0
-    for record in customer.job_events(job):
+    for record in customer.job_events(teller.view.job):
         event = record["event"]
         teller.fold(record)
         if killing is not None:

@@ -9,6 +9,8 @@ from cli.live import RunView, render
 from cli.output import console, print_table, printable
 from cli.settings import Settings
 
+PLOT_ROWS = 14
+
 
 class Teller:
     """Tells on stdout for people; on stderr, one line each, when stdout must hold one JSON document."""
@@ -85,7 +87,7 @@ class Teller:
     def losses(self, rounds: list[dict[str, Any]]) -> None:
         """A plot of the loss."""
         if not self._quiet:
-            print(plot(rounds, width=min(self._screen.width, 78), color=self._settings.color))
+            print(plot(rounds, width=min(self._screen.width, 78)))
 
     def verdicts(self, outcome: Outcome, books: dict[str, Any], bundle: dict[str, Any]) -> None:
         """The sums and the checks."""
@@ -113,15 +115,27 @@ class Teller:
         )  # fmt: skip
 
 
-def plot(rounds: list[dict[str, Any]], *, width: int, color: bool) -> str:
-    """Held-out loss by round, as terminal text."""
+def plot(rounds: list[dict[str, Any]], *, width: int) -> str:
+    """Held-out loss by round, as terminal text of `width` columns, without colours."""
     import plotext
 
     points = [(one["round"], one["loss"]) for one in rounds if one.get("loss") is not None]
-    plotext.clear_figure()
-    plotext.plot_size(width, 14)
-    plotext.title("held-out loss by round")
-    plotext.plot([x for x, _ in points], [y for _, y in points], marker="braille")
-    if not color:
-        plotext.clear_color()
-    return str(plotext.build())
+    if len(points) < 2:
+        return ""
+    figure = plotext.figure
+    figure.clear()
+    figure.plot_size(width, PLOT_ROWS)
+    figure.title("held-out loss by round")
+    figure.draw(figure.signal(*_curve(points, 2 * width)))
+    return str(plotext.uncolorize(str(figure.build())))
+
+
+def _curve(points: list[tuple[int, float]], steps: int) -> tuple[list[float], list[float]]:
+    """`steps` points along the straight lines between `points`: a signal is drawn as dots."""
+    places = [step * (len(points) - 1) / (steps - 1) for step in range(steps)]
+    mixed = []
+    for place in places:
+        left = min(int(place), len(points) - 2)
+        (x0, y0), (x1, y1) = points[left], points[left + 1]
+        mixed.append((x0 + (x1 - x0) * (place - left), y0 + (y1 - y0) * (place - left)))
+    return [x for x, _ in mixed], [y for _, y in mixed]

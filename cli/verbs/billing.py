@@ -48,7 +48,7 @@ def billing(
         raise usage("parquet is not text", field="-o", remedy="name a file with -o FILE")
     groups = None if by is None else ",".join(_group(name.strip()) for name in by.split(","))
     start, end = _moments(since, until)
-    lines = _lines(settings, role, groups, start, end, job)
+    lines = _lines(settings, role, by=groups, start=start, end=end, job=job)
     if form == "json" and output is None:
         document(lines)
     elif form == "table" and output is None:
@@ -131,14 +131,14 @@ def sql(
 
 
 def _lines(
-    settings: Settings, role: str, groups: str | None, start: int | None, end: int | None, job: str | None
+    settings: Settings, role: str, *, by: str | None, start: int | None, end: int | None, job: str | None
 ) -> list[dict[str, Any]]:
     from cli.offline import when_down
 
     return when_down(
         settings,
-        lambda: connect(settings, role).billing(by=groups, since=_text(start), until=_text(end), job=job),
-        lambda files: files.billing(role, by=groups, since_ms=start, until_ms=end, job=job),
+        lambda: connect(settings, role).billing(by=by, since=_text(start), until=_text(end), job=job),
+        lambda files: files.billing(role, by=by, since_ms=start, until_ms=end, job=job),
     )
 
 
@@ -193,7 +193,7 @@ _SHOWN = {
 def _cell(name: str, value: Any) -> str:
     if value is None:
         return "–"
-    if name.endswith("_nanos") or name.endswith("_nanos_per_gpu_hour"):
+    if name.endswith(("_nanos", "_nanos_per_gpu_hour")):
         return usd(value)
     if name.endswith("_ms") and isinstance(value, int):
         return f"{value / 1000:,.1f} s"

@@ -76,7 +76,7 @@ def show_plan(settings: Settings, spec: dict[str, Any], plan: dict[str, Any]) ->
     candidates = plan.get("candidates") or []
     if candidates:
         rows = [
-            [one.get("provider", ""), str(one.get("gpu", "")), usd(one.get("price_nanos_per_gpu_hour")),
+            [one.get("provider", ""), f"{one.get('gpus', 1)} × {one.get('gpu', '')}", usd(one.get("price_nanos_per_gpu_hour")),
              str(one.get("region") or "–"), str(one.get("offer") or one.get("id") or "")]
             for one in candidates
         ]  # fmt: skip
@@ -105,9 +105,12 @@ def _facts(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
         ("workers", f"{count} of {workers['gpus']} × {kinds}, at most {usd(limits['max_price_nanos_per_gpu_hour'])} per GPU-hour"),
         ("budget", f"{usd(limits['budget_nanos'])} into escrow; what is left comes back"),
     ]  # fmt: skip
-    expected = duration(plan["expected_s"]) if plan.get("expected_s") is not None else "not known before the first round"
+    expected = (
+        duration(plan["expected_s"]) if plan.get("expected_s") is not None else "not known before the first round"
+    )
     cost = f", about {usd(plan['expected_cost_nanos'])}" if plan.get("expected_cost_nanos") is not None else ""
     facts.append(("expected", expected + cost))
     if not plan["feasible"]:
-        facts.append(("no match", f"{plan.get('reason') or ''}  {plan.get('detail') or ''}".strip()))
+        facts.append(("no match", str(plan.get("detail") or plan.get("reason") or "")))
+        facts += [("would help", str(one)) for one in plan.get("relaxations") or []]
     return facts

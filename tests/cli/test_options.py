@@ -103,7 +103,8 @@ def test_bad_input_ends_with_one_line_and_one_document(
     monkeypatch.chdir(tmp_path)
     ran = torg("--json", *argv)
     assert ran.code == code
-    assert ran.err.count("\n") == 1 and ran.err.startswith("torg: ")
+    assert ran.err.count("\n") == 1
+    assert ran.err.startswith("torg: ")
     assert named in ran.err
     assert set(ran.document) == {"error"}
     assert set(ran.document["error"]) == {"code", "message", "field", "remedy"}

@@ -66,7 +66,8 @@ def test_a_table_fits_its_terminal(
     monkeypatch.setenv("COLUMNS", str(columns))
     shown = torg("offers").out
     assert max(len(line) for line in shown.splitlines()) <= columns
-    assert "cheap" in shown and "$0.90" in shown
+    assert "cheap" in shown
+    assert "$0.90" in shown
 
 
 def test_names_of_strangers_cannot_steer_the_terminal(torg: Torg, market: FakeMarket) -> None:
@@ -206,7 +207,7 @@ def test_billing_asks_for_moments_and_groups(torg: Torg, market: FakeMarket) -> 
         "by": "job,day", "since": "2026-11-22T00:00:00.000Z", "until": "2026-11-23T12:00:00.000Z"
     }  # fmt: skip
     shown = torg("billing").out
-    assert "aurora" in shown and "$0.005" in shown and "60.0 s" in shown
+    assert [part for part in ("aurora", "$0.005", "60.0 s") if part not in shown] == []
 
 
 def test_billing_as_csv_on_stdout(torg: Torg, market: FakeMarket) -> None:
