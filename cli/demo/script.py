@@ -3,7 +3,6 @@
 import json
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -179,8 +178,7 @@ def _settle(operator: Any, customer: Any, job: str, teller: Teller, outcome: Out
     outcome.billed_nanos, outcome.escrow_left_nanos = last["billed_nanos"], last["escrow_nanos"]
     teller.invoice(customer.invoice(job))
     outcome.refunded_nanos = sum(line["refunded_nanos"] for line in customer.billing(job=job))
-    earned: Callable[[str], int] = lambda name: int(operator.balance(name)["earnings_nanos"])  # noqa: E731
-    outcome.provider_earnings_nanos = sum(earned(name) for name, _, _ in PROVIDERS)
+    outcome.provider_earnings_nanos = sum(operator.balance(name)["earnings_nanos"] for name, _, _ in PROVIDERS)
     books = operator.verify_books()
     outcome.books_balanced = bool(books["ok"] and books.get("balanced", True))
     outcome.fee_nanos = _fee(operator)

@@ -95,16 +95,14 @@ def _facts(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
     kinds = " or ".join(workers["gpu"]) or "any GPU"
     workload = spec["workload"]
     what = workload["name"] if workload["kind"] == "builtin" else f"{workload['filename']}:{workload['class_name']}"
-    data = spec["data"]
-    codec = spec["strategy"].get("codec")
+    strategy = " ".join(str(spec["strategy"][name]) for name in ("name", "codec") if spec["strategy"].get(name))
+    limit, budget = usd(limits["max_price_nanos_per_gpu_hour"]), usd(limits["budget_nanos"])
     facts = [
-        ("job", f"{spec['name']}: {what}, {spec['steps']} steps in {spec['rounds']} rounds, "
-                f"{spec['strategy']['name']}{' ' + codec if codec else ''}"),
-        ("data", data["kind"] if data["kind"] == "none" else
-                 f"share:{data['name']}" if data["kind"] == "share" else f"{data['label']}, {data['bytes']:,} bytes"),
-        ("workers", f"{count} of {workers['gpus']} × {kinds}, at most {usd(limits['max_price_nanos_per_gpu_hour'])} per GPU-hour"),
-        ("budget", f"{usd(limits['budget_nanos'])} into escrow; what is left comes back"),
-    ]  # fmt: skip
+        ("job", f"{spec['name']}: {what}, {spec['steps']} steps in {spec['rounds']} rounds, {strategy}"),
+        ("data", _data(spec["data"])),
+        ("workers", f"{count} of {workers['gpus']} × {kinds}, at most {limit} per GPU-hour"),
+        ("budget", f"{budget} into escrow; what is left comes back"),
+    ]
     expected = (
         duration(plan["expected_s"]) if plan.get("expected_s") is not None else "not known before the first round"
     )
@@ -114,3 +112,9 @@ def _facts(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("no match", str(plan.get("detail") or plan.get("reason") or "")))
         facts += [("would help", str(one)) for one in plan.get("relaxations") or []]
     return facts
+
+
+def _data(data: dict[str, Any]) -> str:
+    if data["kind"] == "blob":
+        return f"{data['label']}, {data['bytes']:,} bytes"
+    return f"share:{data['name']}" if data["kind"] == "share" else "none"
