@@ -103,7 +103,7 @@ class Host:
         if rejoin:
             # Ray cannot forget a cluster within one process, so the process begins anew under the same pid.
             say("rejoin")
-            os.execv(sys.executable, [sys.executable, "-m", "market.actors.provider_host", *sys.argv[1:]])
+            os.execv(sys.executable, [sys.executable, "-m", "market.actors.provider_host", *sys.argv[1:]])  # noqa: S606 - ourselves again
         say("drained")
         return 0
 

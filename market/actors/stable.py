@@ -6,8 +6,11 @@ once and without Ray.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,6 +42,7 @@ class _Stall:
     scratch: Path
     ready: Any
     pid: int = 0
+    pidfd: int | None = None
     lease: Json | None = None
     told: bool = False
     ending: bool = False
@@ -94,9 +98,7 @@ class Stable:
             stall.lease = lease
         self._await_ready(stall)
         try:
-            ref = stall.actor.assign.remote(
-                lease["id"], lease["epoch"], lease["slot"], lease["job"], lease.get("share"), lease["gpus"]
-            )
+            ref = stall.actor.assign.remote(lease)
             ray.get(ref, timeout=READY_TIMEOUT_S)
         except (ray.exceptions.RayError, OSError) as error:
             self._discard(stall)
@@ -157,7 +159,7 @@ class Stable:
         scratch = Path(tempfile.mkdtemp(prefix="worker-", dir=self.node.temp_dir))
         settings: Json = {
             "name": name,
-            "host_pid": _own_pid(),
+            "host_pid": os.getpid(),
             "scratch": str(scratch),
             "threads": 1,
             "memory_limit_bytes": self.config.memory_limit_bytes,
@@ -187,6 +189,7 @@ class Stable:
             raise WorkerEnded(f"the trainer child did not start: {found['error']}")
         self._failures = 0
         stall.pid = found["pid"]
+        stall.pidfd = os.pidfd_open(stall.pid)
         watch(stall.pid, lambda: self.on_death(stall.name))
 
     def _serving(self, epoch: int) -> _Stall | None:
@@ -203,12 +206,12 @@ class Stable:
         import ray
 
         ray.kill(stall.actor, no_restart=True)
-
-
-def _own_pid() -> int:
-    import os
-
-    return os.getpid()
+        if stall.pidfd is not None:
+            # Ray asks the process to end, which one that is frozen does not hear.
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(stall.pidfd, signal.SIGKILL)
+            os.close(stall.pidfd)
+            stall.pidfd = None
 
 
 def _last_words(scratch: Path) -> dict[str, str]:

@@ -190,7 +190,7 @@ class Plaza:
             "workload": {"kind": "builtin", "name": "byte_lm"},
             "options": {"size": "100k", "context": 32, "batch": 4},
             "data": {"kind": "blob", "digest": customer.upload(data), "bytes": len(data), "label": "text"},
-            "strategy": {"name": "diloco", "inner_steps": 5, "outer_lr": 0.7, "outer_momentum": 0.9, "codec": "int8"},
+            "strategy": {"name": "diloco", "inner_steps": 5, "outer_lr": 0.7, "outer_momentum": 0.5, "codec": "int8"},
             "steps": 60, "rounds": 12,
             "workers": {"min": 2, "max": 2, "gpus": 1, "gpu": ["cpu"], "vram_gib": 0, "region": ["here"],
                         "reliability": 0.0, "isolation": "process"},
@@ -246,6 +246,26 @@ class Plaza:
             return active[index] if len(active) > index else None
 
         return until(found, f"worker {index} of {job}")  # type: ignore[return-value]
+
+    def wait_replaced(self, job: str, lost: Json) -> Json:
+        """Until a worker that was not there before `lost` has contributed to a round; that round."""
+
+        def reached() -> Json | None:
+            for one in self.rounds(job):
+                fresh = [member for member in one["members"] if member["epoch"] > lost["epoch"] + 1]
+                if fresh:
+                    return one
+            self.wait_rounds(job, 0)
+            return None
+
+        return until(reached, f"a newcomer trains in {job}")  # type: ignore[return-value]
+
+    def lease(self, job: str, lease: str) -> Json:
+        """One lease of a job, living or over."""
+        return next(one for one in self.job(job)["leases"] if one["id"] == lease)
+
+    def log_of_run(self, job: str) -> str:
+        return (self.home.logs / f"run-{job}.log").read_text()
 
     def answers(self) -> bool:
         try:

@@ -91,8 +91,8 @@ class Course:
         for worker in workers:
             worker.phase = "ready"
             self._meet(worker)
-        for worker in self._roster.all():
-            self._join(worker)
+        members = [machine.Member(one.slot, one.epoch, one.name, one.at_round) for one in self._roster.all()]
+        self._do(self._rounds.resume(members, self._now_ms()))
 
     def welcome(self, worker: Worker) -> None:
         """A newcomer loads the job while the others go on, and joins at a boundary."""
@@ -351,7 +351,6 @@ class Course:
             self._evaluate_last()
         if not self._make_durable(over.round):
             return None
-        self._roster.last_readings()
         if isinstance(over, machine.Finished):
             return Halt("done", "done", over.why)
         return Halt("paused", "paused", over.why)

@@ -28,7 +28,14 @@ class Keeper:
     """The durable side of one run. `wall_ms` gives the time that a manifest bears."""
 
     def __init__(
-        self, job: str, spec: Json, door: Door, transport: Transport, outbox: Outbox, wall_ms: Callable[[], int]
+        self,
+        *,
+        job: str,
+        spec: Json,
+        door: Door,
+        transport: Transport,
+        outbox: Outbox,
+        wall_ms: Callable[[], int],
     ) -> None:
         self._job = job
         self._spec = spec

@@ -85,7 +85,9 @@ class Run:
             return
         spec, durable = directive["spec"], directive["durable"]
         outbox = Outbox(self._job, os.getpid(), self._door)
-        keeper = Keeper(self._job, spec, self._door, self._transport, outbox, wall_ms)
+        keeper = Keeper(
+            job=self._job, spec=spec, door=self._door, transport=self._transport, outbox=outbox, wall_ms=wall_ms
+        )
         if durable is not None:
             keeper.resume(durable)
         if keeper.durable_round >= spec["rounds"]:
@@ -114,6 +116,7 @@ class Run:
         threading.Thread(target=self._poll, args=(directive["version"],), name="directive", daemon=True).start()
         halt = self._drive(course)
         if halt is not None:
+            roster.last_readings()
             self._tell_end(outbox, keeper, halt, keeper.durable_round)
 
     def _drive(self, course: Course) -> Halt | None:
@@ -169,7 +172,8 @@ class Run:
                 del calls[slot]
                 if isinstance(answer, dict):
                     states[slot] = answer
-        living, recent = [], {}
+        living: list[Worker] = []
+        recent: dict[int, dict[int, Json]] = {}
         for slot, state in states.items():
             worker = workers[slot]
             if state["epoch"] == worker.epoch and state["round"] is not None and state["phase"] != "failed":

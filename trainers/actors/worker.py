@@ -20,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trainers.actors.lifeline import exit_with
 from trainers.actors.meter import Meter
@@ -48,14 +48,16 @@ class Worker:
         threads: int,
         memory_limit_bytes: int,
         shares: Mapping[str, str],
-        isolation: str,
+        isolation: Literal["sandbox", "process"],
         orphan_after_s: float,
     ) -> None:
         self.name = name
         self._host_pid = host_pid
         exit_with(host_pid)
         self._scratch = Path(scratch)
-        self._child_settings = {"threads": threads, "memory_limit_bytes": memory_limit_bytes, "isolation": isolation}
+        self._threads = threads
+        self._memory_limit_bytes = memory_limit_bytes
+        self._isolation = isolation
         self._shares = {share: Path(folder) for share, folder in shares.items()}
         self._orphan_after_s = orphan_after_s
         self._turn = threading.RLock()
@@ -86,16 +88,20 @@ class Worker:
             return {"pid": os.getpid(), "child_pid": None, "error": self._warm_error or "the child did not start"}
         return {"pid": os.getpid(), "child_pid": self._child.pid, "error": None}
 
-    def assign(self, lease: str, epoch: int, slot: int, job: str, share: str | None, threads: int) -> Json:
-        """Tie this worker to one lease. A job with a share gets a fresh child that has just that folder bound."""
+    def assign(self, lease: Json) -> Json:
+        """Tie this worker to one lease ({id, epoch, slot, job, share, gpus}) for good; {pid}.
+
+        A job with a share, or with more units than the warm child's, gets a fresh child with just that folder bound.
+        """
         with self._turn:
             if self._lease is not None:
-                assert self._lease["epoch"] == epoch, "a worker serves one lease"
+                assert self._lease["epoch"] == lease["epoch"], "a worker serves one lease"
                 return {"pid": os.getpid()}
-            self._lease = {"lease": lease, "epoch": epoch, "slot": slot, "job": job, "share": share}
+            self._lease = {"lease": lease["id"], **{name: lease[name] for name in ("epoch", "slot", "job")}}
             self._called_at = time.monotonic()
-            if share is not None or threads != self._child_settings["threads"]:
-                self._child_settings["threads"] = threads
+            share = lease.get("share")
+            if share is not None or lease["gpus"] != self._threads:
+                self._threads = lease["gpus"]
                 self._respawn({share: self._shares[share]} if share is not None else {})
             self._phase = "assigned"
             return {"pid": os.getpid()}
@@ -368,7 +374,7 @@ class Worker:
             self._spawn({})
             if self._phase == "warming":
                 self._phase = "warm"
-        except Exception as error:  # told by `ready` and `load`; a thread has nobody to raise to
+        except Exception as error:  # noqa: BLE001 - told by `ready` and `load`; a thread has nobody to raise to
             self._warm_error = f"{type(error).__name__}: {error}"
         finally:
             self._warmed.set()
@@ -377,7 +383,13 @@ class Worker:
         from trainers.child_process import TrainerChild
 
         self._scratch.mkdir(parents=True, exist_ok=True)
-        child = TrainerChild.spawn(scratch=self._scratch, shares=shares, **self._child_settings)
+        child = TrainerChild.spawn(
+            threads=self._threads,
+            scratch=self._scratch,
+            memory_limit_bytes=self._memory_limit_bytes,
+            shares=shares,
+            isolation=self._isolation,
+        )
         child.wait_ready(WARM_TIMEOUT_S)
         self._child = child
 
