@@ -69,6 +69,7 @@ _DECISIONS: Final[Mapping[type, _Decide]] = {
     ReportReadings: metering.report_readings,
     ReportRound: metering.report_round,
     ReportCheckpoint: metering.report_checkpoint,
+    Tick: timeouts.tick,
 }
 
 _DIRTYING: Final = frozenset(
@@ -87,16 +88,13 @@ class Exchange:
     def step(self, command: Command, now_ms: int) -> Outcome:
         """Decide one command at max(last, now) and apply it."""
         now_ms = max(self._state.now_ms, self._volatile.now_ms, now_ms)
-        before_ms, self._volatile.now_ms = self._volatile.now_ms, now_ms
+        self._volatile.now_ms = now_ms
         if self._volatile.awake_ms is None:
             self._volatile.awake_ms = now_ms
         if not self._state.market_id and not isinstance(command, OpenMarket):
             return Outcome((), Refusal("not_open", "the market is not open yet", status=503), False)
         turn = Turn(self._state, self._volatile, self.settings, now_ms)
-        if isinstance(command, Tick):
-            found = timeouts.tick(turn, command, before_ms)
-        else:
-            found = _DECISIONS[type(command)](turn, command)
+        found = _DECISIONS[type(command)](turn, command)
         if isinstance(found, Refusal):
             assert not turn.events, f"refused after deciding: {found}"
             return Outcome((), found, False)

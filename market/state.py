@@ -168,3 +168,4 @@ class Volatile:
     stopped: bool = False
     dirty: bool = True
     now_ms: int = 0
+    ticked_ms: int = 0

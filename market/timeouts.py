@@ -13,13 +13,14 @@ from market.outcomes import Answer, Refusal, forbidden
 from market.turn import Turn
 
 
-def tick(turn: Turn, command: Tick, before_ms: int) -> Answer | Refusal:
-    """Let the time from `before_ms` to now pass."""
+def tick(turn: Turn, command: Tick) -> Answer | Refusal:
+    """Let the time since the last tick pass."""
     if command.by != SYSTEM:
         return forbidden("only the market's own process lets time pass")
     _silent_offers(turn)
     _silent_leases(turn)
-    _jobs(turn, before_ms)
+    _jobs(turn, turn.volatile.ticked_ms)
+    turn.volatile.ticked_ms = turn.now_ms
     return Answer({})
 
 

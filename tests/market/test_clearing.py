@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market.book import OrderBook
@@ -200,6 +200,7 @@ BIDS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(
     offers=st.lists(OFFERS, max_size=12, unique_by=lambda one: one.id),
     bids=st.lists(BIDS, max_size=6, unique_by=lambda one: one.job),
@@ -229,6 +230,7 @@ def test_any_clearing_is_right_and_blind_to_order(offers: list[Offer], bids: lis
         assert clear(BookSnapshot(left, (by_job[why.job],))).matches == ()
 
 
+@settings(deadline=None)
 @given(st.lists(OFFERS, max_size=15), st.sets(st.integers(0, 29)))
 def test_the_book_lists_the_cheapest_first_whatever_came_and_went(offers: list[Offer], gone: set[int]) -> None:
     book, model = OrderBook(), {}

@@ -285,5 +285,5 @@ class ExchangeMachine(RuleBasedStateMachine):
                 assert self.scene.balances()[f"escrow:{job['id']}"] == 0
 
 
-ExchangeMachine.TestCase.settings = hypothesis_settings(max_examples=60, stateful_step_count=60, deadline=None)
+ExchangeMachine.TestCase.settings = hypothesis_settings(max_examples=40, stateful_step_count=50, deadline=None)
 TestExchange = ExchangeMachine.TestCase

@@ -1,0 +1,134 @@
+"""Job files: what people write, what they get back, and what they are told when it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from market.checking import check_spec
+from market.forms import CODECS, STRATEGIES, FormError, OfferForm, digest_only, make_form, parse_job, read_job, resolve
+from market.outcomes import Settings
+
+FILE = """
+name: tiny-gpt
+workload: byte_lm
+options: {size: 1M, context: 128}
+data: corpus
+strategy: {name: diloco, inner_steps: 30, outer_lr: 0.7, codec: int8}
+steps: 601
+workers: {min: 2, max: 4, gpus: 1, gpu: [cpu], vram_gib: 0, region: [], reliability: 0.0, isolation: sandbox}
+limits: {max_usd_per_gpu_hour: 0.90, budget_usd: 5.00, deadline_hours: 2}
+checkpoint: {every_rounds: 1, keep: 3}
+seed: 1
+tags: {team: demo, sprint: 4}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.txt").write_text("hello")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "model.py").write_text("class Mine:\n    pass\n")
+    (tmp_path / "broken.py").write_text("class Mine(:\n")
+    return tmp_path
+
+
+def spec_of(text: str, folder: Path) -> dict[str, Any]:
+    return resolve(parse_job(text), digest_only, folder=folder)
+
+
+def test_a_job_file_becomes_a_spec_that_the_exchange_takes(folder: Path) -> None:
+    spec = spec_of(FILE, folder)
+    assert check_spec(spec, Settings()) is None
+    assert spec["rounds"] == 21
+    assert spec["limits"] == {
+        "max_price_nanos_per_gpu_hour": 900_000_000,
+        "budget_nanos": 5_000_000_000,
+        "deadline_ms": 7_200_000,
+    }
+    assert spec["data"]["label"] == "corpus"
+    assert spec["tags"] == {"team": "demo", "sprint": "4"}
+    assert spec_of(FILE, folder) == spec
+
+
+def test_the_shortest_job_file(folder: Path) -> None:
+    text = "{name: a, workload: './model.py:Mine', steps: 5, limits: {max_usd_per_gpu_hour: 1, budget_usd: 1}}"
+    spec = spec_of(text, folder)
+    assert check_spec(spec, Settings()) is None
+    assert spec["workload"]["filename"] == "model.py"
+    assert spec["workload"]["digest"] == digest_only(folder / "model.py")
+    assert (spec["data"], spec["workers"]["max"], spec["workers"]["gpu"]) == ({"kind": "none"}, 1, [])
+
+
+def test_tokens_become_steps_of_the_smallest_gang(folder: Path) -> None:
+    spec = spec_of(FILE.replace("steps: 601", "tokens: 1000000"), folder)
+    assert spec["steps"] == -(-1_000_000 // (128 * 6 * 2))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field", "words"),
+    [
+        ("seed: 1", "sed: 1", "sed", "did you mean seed?"),
+        ("inner_steps", "iner_steps", "strategy.iner_steps", "did you mean inner_steps?"),
+        ("limits:", "limit:", "limit", "did you mean limits?"),
+        ("vram_gib: 0", "vram_gib: 24GB", "workers.vram_gib", "the unit is GiB"),
+        ("deadline_hours: 2", "deadline_hours: 2h", "limits.deadline_hours", "the unit is hours"),
+        ("0.90", "0", "limits.max_usd_per_gpu_hour", "above 0 to 1000 dollars"),
+        ("0.90", "-1", "limits.max_usd_per_gpu_hour", "cannot be negative"),
+        ("0.90", ".nan", "limits.max_usd_per_gpu_hour", "nan is not an amount"),
+        ("0.90", ".inf", "limits.max_usd_per_gpu_hour", "inf is not an amount"),
+        ("0.90", "1000000", "limits.max_usd_per_gpu_hour", "out of range"),
+        ("5.00", "5 EUR", "limits.budget_usd", "not an amount of dollars"),
+        ("5.00", "true", "limits.budget_usd", "not an amount of dollars"),
+        ("budget_usd: 5.00, ", "", "limits.budget_usd", "is missing"),
+        ("steps: 601", "steps: 0", "steps", "greater than or equal to 1"),
+        ("steps: 601", "steps: 1.5", "steps", "valid integer"),
+        ("steps: 601", "", "job file", "says neither steps nor tokens"),
+        ("min: 2", "min: 5", "workers", "max must not be below min"),
+        ("[cpu]", "[RTX409]", "workers.gpu.0", "RTX4090"),
+        ("codec: int8", "codec: int9", "strategy.codec", "did you mean int8?"),
+        ("isolation: sandbox", "isolation: vm", "workers.isolation", "allowed: process, sandbox"),
+        ("workload: byte_lm", "workload: bytelm", "workload", "did you mean byte_lm?"),
+        ("workload: byte_lm", "workload: ./model.py:Yours", "workload", "did you mean Mine?"),
+        ("workload: byte_lm", "workload: ./broken.py:Mine", "workload", "is not Python"),
+        ("workload: byte_lm", "workload: ./nope.py:Mine", "workload", "cannot be read"),
+        ("workload: byte_lm", "workload: ./model.py", "workload", "write ./file.py:ClassName"),
+        ("data: corpus", "data: nowhere", "data", "does not exist"),
+        ("data: corpus", "data: empty", "data", "is empty"),
+        ("data: corpus", "data: 'share:a b'", "data", "write share:NAME"),
+        ("name: tiny-gpt", "name: tiny gpt", "name", "pattern"),
+        ("name: tiny-gpt", "name: [", "job file", "is no YAML"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(folder: Path, old: str, new: str, field: str, words: str) -> None:
+    assert old in FILE
+    with pytest.raises(FormError) as caught:
+        spec_of(FILE.replace(old, new, 1), folder)
+    assert caught.value.field == field
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_job_file_that_is_not_there_or_no_mapping(tmp_path: Path) -> None:
+    with pytest.raises(FormError, match="cannot be read"):
+        read_job(tmp_path / "none.yaml")
+    with pytest.raises(FormError, match="not a mapping"):
+        parse_job("- a\n- b\n")
+
+
+def test_an_offer_form() -> None:
+    form = make_form(OfferForm, {"name": "p1", "gpu": "rtx 4090", "gpus": 2, "price_usd_per_gpu_hour": "0.45"})
+    assert (form.gpu, form.price_usd_per_gpu_hour) == ("RTX4090", 450_000_000)
+    with pytest.raises(FormError, match="floor"):
+        make_form(OfferForm, {**form.model_dump(), "price_usd_per_gpu_hour": 1, "floor_usd_per_gpu_hour": 2})
+
+
+def test_the_names_are_those_that_the_trainers_know() -> None:
+    from trainers.codecs import CODECS as known_codecs
+    from trainers.strategies import STRATEGIES as known_strategies
+
+    assert set(CODECS) == set(known_codecs)
+    assert set(STRATEGIES) == set(known_strategies)
