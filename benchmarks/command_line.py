@@ -24,7 +24,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="torg-bench-") as folder:
         home = Path(folder)
         say(chosen.json, "starting a market without Ray")
-        supervisor.start(home, ray=False)
+        supervisor.start(home, no_ray=True)
         environment = os.environ | {"TORG_HOME": str(home), "NO_COLOR": "1", "PYTHONPATH": str(ROOT)}
 
         def offers() -> None:

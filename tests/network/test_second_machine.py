@@ -128,7 +128,7 @@ def test_a_stranger_joins_over_the_network_and_both_train(machines: tuple[Machin
             return seen if seen["state"] == "done" else None
 
         final = until(done, "the job is done", 150)
-        assert {w["provider"] for w in final["workers"]} == {o["provider"] for o in offers}, "both machines trained"
+        assert {w["provider"] for w in final["leases"]} == {o["provider"] for o in offers}, "both machines trained"
         assert final["rounds_committed"] == 4
         assert final["billed_nanos"] > 0
         token_files = list(stranger.home.rglob("*.token"))
