@@ -44,7 +44,7 @@ class JobPackage:
     """What a child needs to load a job.
 
     `spec` is the normalised job spec, `source` the customer's file when the workload is one. `data_folder` is the
-    absolute path of a folder inside the child's scratch, or the name of one of its shares, or None without data.
+    absolute path of a folder inside the child's scratch, or `share:NAME` for one of its shares, or None without data.
     """
 
     spec: dict[str, Any]

@@ -264,8 +264,9 @@ class TrainerChild:
     def _visible(self, folder: str) -> str:
         """Where the child sees a folder that we name."""
         sandboxed = self.isolation == "sandbox"
-        if folder in self._shares:
-            return f"{sandbox.SHARES}/{folder}" if sandboxed else str(self._shares[folder])
+        if folder.startswith("share:"):
+            name = folder.removeprefix("share:")
+            return f"{sandbox.SHARES}/{name}" if sandboxed else str(self._shares[name])
         relative = Path(folder).resolve().relative_to(self._scratch)
         return str(Path(sandbox.SCRATCH) / relative) if sandboxed else str(self._scratch / relative)
 

@@ -65,7 +65,7 @@ def test_byte_lm_trains_and_gives_the_same_bits_in_every_isolation(spawn, tmp_pa
     ours, theirs = spawn("process"), spawn(isolation_level(), shares={"text": share})
     (ours.scratch / "data" / "a.txt").write_bytes(text)
     outcomes = []
-    for child, folder in ((ours, str(ours.scratch / "data")), (theirs, "text")):
+    for child, folder in ((ours, str(ours.scratch / "data")), (theirs, "share:text")):
         child.wait_ready(READY_S)
         assert child.seccomp
         loaded = child.load(JobPackage(job(BYTES, size="100k", context=32, batch=4), None, folder), 60)
