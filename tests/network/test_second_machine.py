@@ -58,8 +58,8 @@ class Machine:
         return json.loads(done.stdout)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        log = (self.home / "provide.out").open("w")
-        return subprocess.Popen(self.command(*arguments), cwd=self.home, env=self.environment(), stdout=log, stderr=subprocess.STDOUT, text=True)
+        with (self.home / "provide.out").open("w") as log:
+            return subprocess.Popen(self.command(*arguments), cwd=self.home, env=self.environment(), stdout=log, stderr=subprocess.STDOUT, text=True)
 
 
 def ip(*arguments: str) -> None:
