@@ -1,0 +1,153 @@
+"""One small specimen of every format of docs/FORMATS.md, made by the code as it is; tests/golden/ holds their bytes.
+
+Everything is fixed (times, ids, keys), so the same code gives the same bytes. A golden file changes only together with
+the version of its format.
+"""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cli.invites import Invite, write_invite
+from market.packing import pack
+from storage.canonical import canonical_bytes
+from storage.checkpoints import Manifest, TensorEntry
+from storage.journal import Journal
+from storage.ledger import Transfer
+from storage.provenance import (
+    Charge,
+    Segment,
+    SegmentOutputs,
+    Work,
+    bundle_bytes,
+    make_bundle,
+    make_statement,
+    statement_digest,
+)
+from trainers.codecs import codec
+from trainers.frames import pack as pack_frame
+from trainers.replica import Replica
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+AT_MS = 1_795_000_000_000
+SIGNING_KEY = bytes(range(32))
+STRATEGY = {"name": "diloco", "inner_steps": 2, "outer_lr": 0.7, "outer_momentum": 0.9, "codec": "identity"}
+TENSOR = np.array([0.5, -0.25, 0.0, 1.0, -1.0, 0.125], dtype=np.float32)
+INVITE = Invite("http://10.0.0.1:8470", "torg_key", "10.0.0.1:6379")
+FRAME = ("load", {"spec": {"name": "tiny"}, "data": None}, b"print('hello')\n")
+
+
+def digest(text: str) -> str:
+    """A digest to name something by."""
+    return sha256(text.encode()).hexdigest()
+
+
+def record(*events: dict[str, Any]) -> bytes:
+    """The payload of a record."""
+    return canonical_bytes({"v": 1, "at_ms": AT_MS, "events": list(events)})
+
+
+def member(name: str, role: str) -> dict[str, Any]:
+    """The event that lets somebody in."""
+    return {"type": "member_added", "member": name, "role": role, "key_sha256": digest(name)}
+
+
+OPENED = {"type": "market_opened", "market_id": "market-1", "fee_ppm": 50_000, "version": "0.1.0"}
+DEPOSIT = Transfer("deposit-1", "deposit", "world", "wallet:ann", 20_000_000_000).event()
+APPENDS = (
+    (record(OPENED), record(member("op", "operator"), member("ann", "customer"))),
+    (record(member("Åse", "provider")),),
+)
+REOPENED = ((record(DEPOSIT),),)
+
+
+def write_journal(folder: Path) -> None:
+    """Two appends, then the journal is opened again for a third: two segments, two terms."""
+    for appends in (APPENDS, REOPENED):
+        with Journal.open(folder) as journal:
+            for payloads in appends:
+                journal.append(payloads)
+
+
+def make_replica() -> Replica:
+    """Six parameters after one round of two workers."""
+    replica = Replica({"strategy": STRATEGY, "steps": 4}, TENSOR)
+    identity = codec("identity")
+    payloads = {
+        slot: identity.encode(np.full(TENSOR.size, share, dtype=np.float32), None)[0]
+        for slot, share in ((0, 0.5), (1, 0.25))
+    }
+    replica.hold(1, payloads)
+    replica.commit(1, (0, 1))
+    return replica
+
+
+def make_manifest() -> Manifest:
+    """The checkpoint of `make_replica`."""
+    replica = make_replica()
+    state = replica.export()
+    return Manifest(
+        job="job-1", round=1, step=2, parent=None, tensors=(TensorEntry("w", (2, 3), "float32"),),
+        state=sha256(state).hexdigest(), state_bytes=len(state), parameters=replica.digest(), strategy=STRATEGY,
+        code=None, data=digest("data"), created_at_ms=AT_MS,
+    )  # fmt: skip
+
+
+def make_proof() -> dict[str, Any]:
+    """A job of one segment: held 1 000 000, charged 300 000 (15 000 of it fee), the rest released."""
+    manifest = make_manifest()
+    segment = Segment(
+        job="job-1", segment=1, first_round=1, last_round=1, first_step=0, last_step=2, parent_statement=None,
+        parent_manifest=None, code=None, code_label="builtin:byte_lm", data=manifest.data, data_label="data",
+        order_seed=1, hyperparameters={"strategy": STRATEGY, "steps": 4, "seed": 1},
+        work=(Work("lease-000001", 1, 0, "p1", 1, 2, 512, 3_000, 2_500),),
+        outputs=SegmentOutputs(manifest.digest, None, manifest.parameters),
+        charges=(Charge("lease-000001", 1, 0, 3_000, 300_000, 15_000),),
+    )  # fmt: skip
+    statement = make_statement(segment)
+    transfers = (
+        Transfer("hold:job-1", "hold", "wallet:ann", "escrow:job-1", 1_000_000, "job-1"),
+        Transfer("charge:lease-000001:3000", "charge", "escrow:job-1", "earnings:p1", 285_000, "job-1", "lease-000001"),
+        Transfer("fee:lease-000001:3000", "fee", "escrow:job-1", "fee", 15_000, "job-1", "lease-000001"),
+        Transfer("release:job-1", "release", "escrow:job-1", "wallet:ann", 700_000, "job-1"),
+    )
+    assert statement_digest(statement)
+    spec = {"name": "tiny", "steps": 4}
+    return make_bundle("job-1", spec, [statement], transfers, journal=(4, "0" * 64), signing_key=SIGNING_KEY)
+
+
+def write_tar(folder: Path) -> bytes:
+    """The data `a.txt` and `deep/b.bin` of a folder, as a job uploads them; files are made in another order."""
+    source, target = folder / "data", folder / "data.tar"
+    (source / "deep").mkdir(parents=True)
+    (source / "deep" / "b.bin").write_bytes(bytes(range(8)))
+    (source / "a.txt").write_text("hello\n", encoding="utf-8")
+    pack(source, target)
+    return target.read_bytes()
+
+
+def make_small() -> bytes:
+    """Formats of a few bytes together: frame and identity codec in hex, the invitation as it is printed."""
+    small = {
+        "frame": pack_frame(*FRAME).hex(),
+        "identity": codec("identity").encode(TENSOR, None)[0].hex(),
+        "invite": write_invite(INVITE),
+    }
+    return json.dumps(small, indent=2).encode() + b"\n"
+
+
+def make_all(folder: Path) -> dict[str, bytes]:
+    """Every golden file by its name below tests/golden/, made anew; `folder` is empty scratch."""
+    write_journal(folder / "journal")
+    made = {f"journal/{path.name}": path.read_bytes() for path in sorted((folder / "journal").glob("*.journal"))}
+    return made | {
+        "contribution.int8": codec("int8").encode(TENSOR, None)[0],
+        "state.safetensors": make_replica().export(),
+        "manifest.json": make_manifest().encode(),
+        "bundle.json": bundle_bytes(make_proof()),
+        "data.tar": write_tar(folder),
+        "small.json": make_small(),
+    }
