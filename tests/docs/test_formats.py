@@ -26,10 +26,10 @@ from storage.canonical import NotCanonical, parse_json
 from storage.checkpoints import Manifest, ManifestError
 from storage.journal import Journal, read_journal, segments, verify_journal
 from storage.provenance import load_bundle, public_key_of, statement_digest, verify_bundle
+from tests.docs.specimens import APPENDS, FRAME, GOLDEN, INVITE, REOPENED, SIGNING_KEY, TENSOR, make_all, make_manifest
 from trainers.codecs import BadPayload, codec
 from trainers.frames import BadFrame, Frame, Unpacker
 from trainers.replica import Replica, ReplicaError
-from tests.docs.specimens import APPENDS, FRAME, GOLDEN, INVITE, REOPENED, SIGNING_KEY, TENSOR, make_all, make_manifest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "FORMATS.md").read_text(encoding="utf-8")
 NAMES = sorted(path.relative_to(GOLDEN).as_posix() for path in GOLDEN.rglob("*") if path.is_file())
@@ -55,7 +55,9 @@ def test_every_format_has_a_golden_file_and_they_are_small(made: dict[str, bytes
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_code_writes_exactly_the_golden_bytes(name: str, made: dict[str, bytes]) -> None:
-    assert made[name] == golden(name), f"{name} changed: a new format needs a new version, and the old one stays readable"
+    assert made[name] == golden(name), (
+        f"{name} changed: a new format needs a new version, and the old one stays readable"
+    )
 
 
 # a reader made from the page
@@ -178,7 +180,9 @@ def test_both_readers_refuse_any_changed_byte(data: st.DataObject, tmp_path_fact
 
 
 def test_the_page_lists_the_events_that_the_code_knows() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| `([\w, ]+)` \|$", PAGE.partition("### Record payload")[2].partition("## ")[0], re.M)
+    rows = re.findall(
+        r"^\| `(\w+)` \| `([\w, ]+)` \|$", PAGE.partition("### Record payload")[2].partition("## ")[0], re.M
+    )
     assert {kind: tuple(fields.split(", ")) for kind, fields in rows} == dict(FIELDS)
 
 
@@ -344,7 +348,9 @@ def test_the_golden_tar_unpacks_and_is_plain(tmp_path: Path) -> None:
     with tarfile.open(fileobj=BytesIO(data)) as archive:
         entries = archive.getmembers()
     assert [entry.name for entry in entries] == ["a.txt", "deep/b.bin"]
-    assert {(e.isreg(), e.mode, e.mtime, e.uid, e.gid, e.uname, e.gname) for e in entries} == {(True, 0o644, 0, 0, 0, "", "")}
+    assert {(e.isreg(), e.mode, e.mtime, e.uid, e.gid, e.uname, e.gname) for e in entries} == {
+        (True, 0o644, 0, 0, 0, "", "")
+    }
     assert unpack(BytesIO(data), tmp_path / "out") == 2
     assert (tmp_path / "out" / "deep" / "b.bin").read_bytes() == bytes(range(8))
 
