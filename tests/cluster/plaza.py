@@ -163,7 +163,10 @@ class Plaza:
         return host
 
     def ready(self) -> None:
-        """Every host runs, is listed and free: what the last test broke is mended."""
+        """Every host runs, is listed and free: what the last test broke is mended, its job ended."""
+        for job in self.local("customer").jobs():
+            if job["state"] not in ("done", "failed", "cancelled"):
+                self.local("customer").cancel_job(job["id"])
         for host in self.hosts.values():
             if not host.alive():
                 host.start()
@@ -247,16 +250,13 @@ class Plaza:
 
         return until(found, f"worker {index} of {job}")  # type: ignore[return-value]
 
-    def wait_replaced(self, job: str, lost: Json) -> Json:
-        """Until a worker that was not there before `lost` has contributed to a round; that round."""
+    def wait_newcomer(self, job: str, after_epoch: int) -> Json:
+        """Until a worker whose lease came after that epoch has contributed to a round; that round."""
 
         def reached() -> Json | None:
-            for one in self.rounds(job):
-                fresh = [member for member in one["members"] if member["epoch"] > lost["epoch"] + 1]
-                if fresh:
-                    return one
+            found = [one for one in self.rounds(job) if any(m["epoch"] > after_epoch for m in one["members"])]
             self.wait_rounds(job, 0)
-            return None
+            return found[0] if found else None
 
         return until(reached, f"a newcomer trains in {job}")  # type: ignore[return-value]
 

@@ -22,6 +22,8 @@ from trainers.actors.transport import Call, CallFailed, Gone, Parcel, Transport
 log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
+Key = tuple[str, int]
+"""A call in progress: which method, of which slot."""
 
 LOOK_S = 0.2
 BOUNDARY_S = 10.0
@@ -77,7 +79,9 @@ class Course:
         self._clock = clock
         self._source = transport.parcel(source) if source is not None else None
         self._data = transport.parcel(data) if data is not None else None
-        self._calls: dict[tuple[str, int], Call] = {}
+        self._calls: dict[Key, Call] = {}
+        self._again: dict[Key, Callable[[], None]] = {}
+        self._later: list[tuple[float, Key]] = []
         self._payloads: dict[int, Parcel] = {}
         self._orders: dict[int, Json] = {}
         self._checkpoint: tuple[int, bytes] | None = None
@@ -97,9 +101,7 @@ class Course:
     def welcome(self, worker: Worker) -> None:
         """A newcomer loads the job while the others go on, and joins at a boundary."""
         self._meet(worker)
-        self._calls["load", worker.slot] = self._transport.ask(
-            worker.handle, "load", self._spec, self._source, self._data
-        )
+        self._ask("load", worker, self._spec, self._source, self._data)
 
     def slots(self) -> list[int]:
         """Slots of everybody who is alive as far as is known."""
@@ -135,6 +137,10 @@ class Course:
     # answers of workers
 
     def _take_answers(self) -> None:
+        while self._later and self._later[0][0] <= self._clock():
+            _, again = self._later.pop(0)
+            if again in self._again and again not in self._calls:
+                self._again[again]()
         if not self._calls:
             self._roster.changed.wait(LOOK_S)
             return
@@ -145,7 +151,10 @@ class Course:
             worker = self._roster.get(slot)
             if worker is None:
                 continue
-            if isinstance(answer, Gone):
+            if isinstance(answer, Gone) and answer.reason == "network_cut":
+                # Perhaps the call arrived and perhaps not; calls may be repeated. The roster says when to give up.
+                self._later.append((self._clock() + LOOK_S, key))
+            elif isinstance(answer, Gone):
                 self._lose(worker, answer.reason, answer.detail)
             elif isinstance(answer, CallFailed):
                 self._call_failed(kind, worker, answer)
@@ -207,8 +216,9 @@ class Course:
         self._forget(worker, Gone(reason, detail))
 
     def _forget(self, worker: Worker, gone: Gone) -> None:
-        for key in [key for key in self._calls if key[1] == worker.slot]:
-            del self._calls[key]
+        for key in [key for key in self._again if key[1] == worker.slot]:
+            self._calls.pop(key, None)
+            del self._again[key]
         self._do(self._rounds.lost(worker.slot, worker.epoch, gone.reason, gone.detail, self._now_ms()))
 
     def _report_lost(self, worker: Worker, reason: str, detail: str) -> None:
@@ -238,6 +248,7 @@ class Course:
             elif isinstance(decision, machine.VoidRound):
                 self._void_round = decision.round
                 self._calls = {key: call for key, call in self._calls.items() if key[0] == "load"}
+                self._again = {key: again for key, again in self._again.items() if key[0] == "load"}
             elif isinstance(decision, machine.Finished | machine.Halted):
                 self._over = decision
 
@@ -258,14 +269,21 @@ class Course:
                 "fresh": start.round == self._void_round,
             }
             if slot in states:
-                self._calls["restore", slot] = self._transport.ask(worker.handle, "restore", states[slot])
+                self._ask("restore", worker, states[slot])
             else:
                 self._send_train(worker)
 
     def _send_train(self, worker: Worker) -> None:
+        key = ("train", worker.slot)
         info, payload = self._transport.train(worker.handle, self._orders[worker.slot])
         self._payloads[worker.slot] = payload
-        self._calls["train", worker.slot] = info
+        self._calls[key] = info
+        self._again[key] = lambda: self._send_train(worker)
+
+    def _ask(self, method: str, worker: Worker, *arguments: Any) -> None:
+        key = (method, worker.slot)
+        self._calls[key] = self._transport.ask(worker.handle, method, *arguments)
+        self._again[key] = lambda: self._ask(method, worker, *arguments)
 
     def _donated(self, donors: dict[int, int | None]) -> dict[int, Parcel]:
         """A state for every newcomer. Donors give theirs before they train on, so this waits for them, shortly."""
@@ -289,7 +307,7 @@ class Course:
         for slot in to:
             worker = self._roster.get(slot)
             if worker is not None:
-                self._calls[method, slot] = self._transport.ask(worker.handle, method, *arguments)
+                self._ask(method, worker, *arguments)
 
     def _committed(self, done: machine.RoundCommitted) -> None:
         report = {

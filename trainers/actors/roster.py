@@ -36,18 +36,23 @@ class Worker:
     info: Json = field(default_factory=dict)
     asked: Call | None = None
     asked_at: float = 0.0
+    cut_at: float | None = None
 
 
 class Roster:
     """Workers by slot. The watching thread asks every one for its reading each `every_s`; one that has not answered for
-    `lost_after_s`, or whose process is gone, is handed out by `take_losses` once.
+    `lost_after_s`, that could not even be asked for `cut_after_s`, or whose process is gone, is handed out by
+    `take_losses` once.
     """
 
-    def __init__(self, transport: Transport, outbox: Outbox, *, every_s: float, lost_after_s: float) -> None:
+    def __init__(
+        self, transport: Transport, outbox: Outbox, *, every_s: float, lost_after_s: float, cut_after_s: float = 1.0
+    ) -> None:
         self._transport = transport
         self._outbox = outbox
         self._every_s = every_s
         self._lost_after_s = lost_after_s
+        self._cut_after_s = cut_after_s
         self._lock = threading.Lock()
         self._workers: dict[int, Worker] = {}
         self._losses: list[tuple[Worker, Gone]] = []
@@ -124,13 +129,17 @@ class Roster:
             worker.asked = None
             log.error("reading of %s failed: %s", worker.name, answer)
         elif answer.reason == "network_cut":
-            # Perhaps only for a moment: asked again, with the clock of its silence running on.
-            worker.asked = self._transport.ask(worker.handle, "reading", worker.seen)
+            # Perhaps only for a moment: asked again at the next turn.
+            worker.asked = None
+            now = time.monotonic()
+            worker.cut_at = now if worker.cut_at is None else worker.cut_at
+            if now - worker.cut_at >= self._cut_after_s:
+                self._lose(worker, answer)
         else:
             self._lose(worker, answer)
 
     def _note(self, worker: Worker, answer: Mapping[str, Any]) -> None:
-        worker.seen = answer["seen"]
+        worker.seen, worker.cut_at = answer["seen"], None
         reading = {"lease": worker.lease, "epoch": worker.epoch, **{name: answer[name] for name in READING_FIELDS}}
         changed = reading != worker.reading
         worker.reading = reading

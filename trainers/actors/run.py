@@ -52,6 +52,7 @@ class Run:
         reading_every_s: float = 0.5,
         lost_after_s: float = 3.0,
         first_deadline_ms: int = 120_000,
+        grace_ms: int = 5_000,
     ) -> None:
         _log_to(Path(log_folder) / f"run-{job}.log")
         self._job = job
@@ -60,6 +61,7 @@ class Run:
         self._reading_every_s = reading_every_s
         self._lost_after_s = lost_after_s
         self._first_deadline_ms = first_deadline_ms
+        self._grace_ms = grace_ms
         self._transport: Transport = RayTransport()
         self._directive: Json = {}
         self._directive_changed = threading.Event()
@@ -214,6 +216,7 @@ class Run:
             total_steps=spec["steps"],
             min_members=spec["workers"]["min"],
             first_deadline_ms=self._first_deadline_ms,
+            grace_ms=self._grace_ms,
         )
 
     # the market
