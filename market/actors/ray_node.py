@@ -89,6 +89,11 @@ def ray_environment(token_path: Path, node_ip: str) -> dict[str, str]:
         "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL": "minor",
         # A node whose head is gone ends soon, and its host joins the next head.
         "RAY_gcs_rpc_server_reconnect_timeout_s": "15",
+        # A copy on a node that has died is tried for this long before another is (10 s by default): a newcomer fetches
+        # the job from wherever Ray knows of it.
+        "RAY_object_manager_pull_timeout_ms": "1000",
+        # How long a call to a process that is gone waits to hear why (1 s by default, twice) before it fails.
+        "RAY_timeout_ms_task_wait_for_death_info": "250",
     }
     if ipaddress.ip_address(node_ip).is_loopback:
         # Without it ray.init replaces a loopback address by the machine's outer one, where nothing listens.

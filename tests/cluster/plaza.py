@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -107,7 +108,8 @@ class ProviderHost:
         assert self.process is not None
         killed = tree(self.process.pid)
         for process in killed:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # gone with the one before
+                process.kill()
         self.process.wait()
         return killed
 

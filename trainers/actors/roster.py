@@ -132,6 +132,7 @@ class Roster:
             # Perhaps only for a moment: asked again at the next turn.
             worker.asked = None
             now = time.monotonic()
+            log.info("%s cannot be reached: %s", worker.name, answer.detail)
             worker.cut_at = now if worker.cut_at is None else worker.cut_at
             if now - worker.cut_at >= self._cut_after_s:
                 self._lose(worker, answer)
