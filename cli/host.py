@@ -20,6 +20,10 @@ from typing import IO, Any
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 END_S = 4.0
+FINAL_CODES = frozenset({0, 2, 3})  # drained, wrongly called, refused: starting again would not help
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 30.0
+HOPELESS_AFTER = 3
 
 
 def become_subreaper() -> bool:
@@ -38,34 +42,63 @@ def _ask_to_end_with_parent() -> None:
 class Host:
     """The child of `torg provide`. `run` returns its exit code once nothing of it is left."""
 
-    def __init__(self, command: Sequence[str], log: Path, hear: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        hear: Callable[[dict[str, Any]], None],
+        first_pause_s: float = FIRST_PAUSE_S,
+    ) -> None:
         self._command, self._log, self._hear = list(command), log, hear
+        self._pause_s = self._first_pause_s = first_pause_s
         self._process: subprocess.Popen[str] | None = None
         self._asked = 0
+        self._told_to_end = threading.Event()
+        self._served = False
 
     def run(self) -> int:
-        """Start the host, hear its JSON lines, pass SIGINT and SIGTERM on as «drain», clear up after it."""
+        """Start the host, hear its JSON lines, pass SIGINT and SIGTERM on as «drain», clear up after it.
+
+        A host that dies (Ray ends its processes when the cluster's head is gone for long) is started again and waits
+        for the market; one that dies three times without having served in between is hopeless.
+        """
         become_subreaper()
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("a", encoding="utf-8") as errors:
-            previous = {number: signal.signal(number, self._drain) for number in (signal.SIGINT, signal.SIGTERM)}
-            try:
-                self._process = subprocess.Popen(
-                    self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True,
-                    start_new_session=True, preexec_fn=_ask_to_end_with_parent,  # noqa: PLW1509 - no other thread runs yet
-                )  # fmt: skip
-                if self._asked:
-                    self._process.terminate()
-                assert self._process.stdout is not None
-                ears = threading.Thread(target=self._listen, args=(self._process.stdout, errors), daemon=True)
-                ears.start()
-                code = self._process.wait()
-                end_descendants()
-                ears.join(END_S)
-            finally:
-                end_descendants()
-                for number, handler in previous.items():
-                    signal.signal(number, handler)
+        previous = {number: signal.signal(number, self._drain) for number in (signal.SIGINT, signal.SIGTERM)}
+        failures = 0
+        try:
+            while True:
+                self._served = False
+                with self._log.open("a", encoding="utf-8") as errors:
+                    code = self._run_once(errors)
+                failures = 0 if self._served else failures + 1
+                if code in FINAL_CODES or self._asked or failures >= HOPELESS_AFTER:
+                    return code
+                self._pause_s = self._first_pause_s if self._served else min(2 * self._pause_s, LONGEST_PAUSE_S)
+                self._hear({"event": "restart", "message": f"it ended with {code} (see {self._log})"})
+                if self._told_to_end.wait(self._pause_s):
+                    return 0
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _run_once(self, errors: IO[str]) -> int:
+        try:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True,
+                start_new_session=True, preexec_fn=_ask_to_end_with_parent,  # noqa: PLW1509 - no other thread runs yet
+            )  # fmt: skip
+            if self._asked:
+                self._process.terminate()
+            assert self._process.stdout is not None
+            ears = threading.Thread(target=self._listen, args=(self._process.stdout, errors), daemon=True)
+            ears.start()
+            code = self._process.wait()
+            end_descendants()
+            ears.join(END_S)
+            self._process.stdout.close()
+        finally:
+            end_descendants()
         return code
 
     def _listen(self, lines: IO[str], errors: IO[str]) -> None:
@@ -75,12 +108,14 @@ class Host:
             except ValueError:
                 told = None
             if isinstance(told, dict):
+                self._served = self._served or told.get("event") == "ready"
                 self._hear(told)
             else:
                 errors.write(line)
 
     def _drain(self, number: int, frame: FrameType | None) -> None:
         self._asked += 1
+        self._told_to_end.set()
         process = self._process
         if process is None or process.poll() is not None:
             return

@@ -106,5 +106,6 @@ _SAYINGS = {
     "away": "the market is away; waiting for it",
     "back": "the market is back",
     "draining": "draining: no new leases, the running ones end at their next round",
+    "restart": "starting again",
     "rejoin": "the market's Ray cluster is a new one; joining it",
 }

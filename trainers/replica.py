@@ -171,14 +171,3 @@ def read_description(exported: bytes) -> dict[str, Any]:
     if described["v"] != FORMAT:
         raise ValueError(f"format {described['v']}")
     return dict(described)
-
-
-def model_bytes(parameters: Vector, tensors: Sequence[tuple[str, Sequence[int]]], metadata: Mapping[str, str]) -> bytes:
-    """A model file (safetensors, float32) from θ and its tensors' names and shapes in parameter order."""
-    named, offset = {}, 0
-    for name, shape in tensors:
-        size = int(np.prod(shape, dtype=np.int64))
-        named[name] = parameters[offset : offset + size].reshape(tuple(shape))
-        offset += size
-    assert offset == parameters.size, "not this model's parameters"
-    return bytes(safetensors.numpy.save(named, dict(metadata)))

@@ -1,9 +1,8 @@
 """`torg result`: fetch the trained model."""
 
-import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,6 +10,7 @@ from cli.errors import CliError, refused
 from cli.output import document, log
 from cli.session import connect_pooled
 from cli.settings import Settings
+from storage.checkpoints import Manifest, model_file
 
 
 def register(app: typer.Typer) -> None:
@@ -31,33 +31,29 @@ def result(
         raise refused("not_a_folder", f"{output} is a file", field="-o", remedy="name a folder")
     with connect_pooled(settings, "customer") as client:
         answer = client.result(job_id)
-        manifest = answer["manifest"]
-        digest = model_digest(manifest)
         output.mkdir(parents=True, exist_ok=True)
         target = output / "model.safetensors"
-        if not settings.as_json:
-            log(f"fetching {digest[:16]}…")
+        state = output / "state.part"
         try:
-            client.download(digest, target)
+            manifest = Manifest.from_json(answer["manifest"])
+            if not settings.as_json:
+                log(f"fetching round {manifest.round} ({manifest.state_bytes:,} bytes)…")
+            client.download(manifest.state, state)
+            model = model_file(manifest, state.read_bytes())
         except ValueError as error:
-            raise CliError(
-                "digest_wrong", str(error), None, "try again; if it stays, run `torg books verify`"
-            ) from error
-    (output / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    told = {"id": job_id, "model": str(target), "manifest": str(output / "manifest.json"), "digest": digest,
-            "manifest_digest": answer["digest"], "bytes": target.stat().st_size}  # fmt: skip
+            remedy = "try again; if it stays, run `torg books verify`"
+            raise CliError("digest_wrong", str(error), None, remedy) from error
+        finally:
+            state.unlink(missing_ok=True)
+    part = output / "model.safetensors.part"
+    part.write_bytes(model)
+    part.replace(target)
+    described = manifest.to_json()
+    (output / "manifest.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    told = {"id": job_id, "model": str(target), "manifest": str(output / "manifest.json"), "round": manifest.round,
+            "digest": manifest.parameters, "manifest_digest": answer["digest"], "bytes": len(model),
+            "tensors": len(manifest.tensors)}  # fmt: skip
     if settings.as_json:
         document(told)
     else:
-        print(f"{target}  {told['bytes']:,} bytes  sha256 {digest}")
-
-
-def model_digest(manifest: dict[str, Any]) -> str:
-    """The digest of the parameters' safetensors file in a checkpoint manifest."""
-    for name in ("model", "parameters", "base"):
-        found = manifest.get(name)
-        if isinstance(found, dict):
-            found = found.get("digest")
-        if isinstance(found, str) and len(found) == hashlib.sha256().digest_size * 2:
-            return found
-    raise CliError("manifest_unknown", "the manifest names no model", None, "is this torg as new as the market?")
+        print(f"{target}  {told['bytes']:,} bytes, {told['tensors']} tensors, digest {manifest.parameters}")

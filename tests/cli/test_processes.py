@@ -24,8 +24,13 @@ def drain(*_):
     print(json.dumps({"event": "drained"}), flush=True)
     os._exit(0)
 signal.signal(signal.SIGTERM, drain)
+if sys.argv[1] == "hopeless":
+    os._exit(7)
 print(json.dumps({"event": "ready", "pid": os.getpid()}), flush=True)
-if sys.argv[1] == "die":
+if sys.argv[1] == "die once":
+    if os.path.exists(__file__ + ".died"):
+        drain()
+    open(__file__ + ".died", "w").close()
     os._exit(7)
 while True:
     time.sleep(1)
@@ -34,7 +39,7 @@ RUNNER = """
 import json, os, sys
 from pathlib import Path
 from cli.host import Host
-code = Host([sys.executable, sys.argv[1], sys.argv[2]], Path(sys.argv[3]), lambda told: print(json.dumps(told), flush=True)).run()
+code = Host([sys.executable, sys.argv[1], sys.argv[2]], Path(sys.argv[3]), lambda told: print(json.dumps(told), flush=True), 0.05).run()
 print(json.dumps({"code": code}), flush=True)
 """
 
@@ -51,12 +56,18 @@ def heard(process: subprocess.Popen[str]) -> list[dict[str, object]]:
     return [json.loads(line) for line in out.splitlines()]
 
 
-def test_what_a_dead_host_leaves_is_ended(tmp_path: Path) -> None:
-    process = runner(tmp_path, "die")
-    told = heard(process)
-    assert told[-1] == {"code": 7}
+def test_a_host_that_dies_is_cleared_up_and_started_again(tmp_path: Path) -> None:
+    told = heard(runner(tmp_path, "die once"))
+    assert [one.get("event") for one in told[:-1]] == ["ready", "restart", "ready", "drained"]
+    assert told[-1] == {"code": 0}
     assert not psutil.pid_exists(int(str(told[0]["pid"])))
     assert [one.pid for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"] == ["sleep", "86399"]] == []
+
+
+def test_a_host_that_never_serves_is_given_up(tmp_path: Path) -> None:
+    told = heard(runner(tmp_path, "hopeless"))
+    assert [one.get("event") for one in told[:-1]] == ["restart", "restart"]
+    assert told[-1] == {"code": 7}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trainers.codecs import BadPayload
-from trainers.replica import Replica, ReplicaError, model_bytes
+from trainers.replica import Replica, ReplicaError
 
 SPEC = {"strategy": {"name": "diloco", "inner_steps": 30, "codec": "int8"}, "steps": 100}
 INITIAL = np.random.default_rng(0).normal(size=1000).astype(np.float32)
@@ -106,10 +105,3 @@ def test_restore_refuses_tensors_that_are_not_finite():
     exported[-4:] = np.array([np.nan], "<f4").tobytes()
     with pytest.raises(ReplicaError, match="not finite"):
         Replica.restore(bytes(exported))
-
-
-def test_model_bytes_is_a_safetensors_file_of_named_tensors():
-    made = model_bytes(INITIAL, [("a", (10, 20)), ("b", (800,))], {"job": "job-1"})
-    tensors = safetensors.numpy.load(made)
-    assert tensors["a"].shape == (10, 20)
-    assert np.array_equal(tensors["b"], INITIAL[200:])
