@@ -111,7 +111,8 @@ def _check_funds(turn: Turn, customer: str, spec: Json) -> Refusal | None:
 
 
 def add_budget(turn: Turn, command: AddBudget) -> Answer | Refusal:
-    """Hold more for the job; if it paused, or is pausing, because the escrow ran out, it goes on."""
+    """Hold more for the job; one that paused because the escrow ran out goes on, one that is pausing does so once its
+    run has halted."""
     job = turn.require(command.by, CUSTOMERS) or turn.find_job(command.job, command.by)
     if isinstance(job, Refusal):
         return job
@@ -140,10 +141,9 @@ def add_budget(turn: Turn, command: AddBudget) -> Answer | Refusal:
     turn.transfer(transfer)
     total = job.budget_nanos + command.add_nanos
     turn.emit("job_budget", {"job": job.id, "added_nanos": command.add_nanos, "budget_nanos": total})
-    if job.wanted == "pause" and job.wanted_reason == "escrow_exhausted":
-        turn.want(job, "run", "budget_added")
-        if job.state == "paused":
-            turn.set_job(job, "pending", "budget_added")
+    # A run that has been asked to pause knows only how to pause: the job goes on when it has halted (see `pause`).
+    if job.state == "paused":
+        _resume_topped_up(turn, job)
     return Answer(job_view(turn.state, turn.volatile, job))
 
 
@@ -180,9 +180,22 @@ def end_all(turn: Turn, job: Job, reason: str, detail: str) -> None:
 
 
 def pause(turn: Turn, job: Job, lease_reason: str, detail: str) -> None:
-    """Close the leases and keep the rest of the escrow; the state's reason is why the pause was wanted."""
+    """Close the leases and keep the rest of the escrow; the state's reason is why the pause was wanted.
+
+    A job that got more budget since then goes on at once.
+    """
     end_all(turn, job, lease_reason, detail)
-    turn.set_job(job, "paused", job.wanted_reason, detail)
+    if not _resume_topped_up(turn, job):
+        turn.set_job(job, "paused", job.wanted_reason, detail)
+
+
+def _resume_topped_up(turn: Turn, job: Job) -> bool:
+    """Make a job pending that ran out of escrow and has got more; the clearing says whether that is enough."""
+    if not job.topped_up or job.wanted_reason != "escrow_exhausted":
+        return False
+    turn.want(job, "run", "budget_added")
+    turn.set_job(job, "pending", "budget_added")
+    return True
 
 
 def halt_job(turn: Turn, command: HaltJob) -> Answer | Refusal:

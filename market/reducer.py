@@ -117,12 +117,14 @@ def _job_state(state: State, event: Event, at_ms: int) -> None:
 def _job_wanted(state: State, event: Event, at_ms: int) -> None:
     job = state.jobs[event["job"]]
     job.wanted, job.wanted_reason, job.wanted_ms = event["wanted"], event["reason"], at_ms
+    job.topped_up = False
     job.version += 1
 
 
 def _job_budget(state: State, event: Event, at_ms: int) -> None:
     job = state.jobs[event["job"]]
     job.budget_nanos = event["budget_nanos"]
+    job.topped_up = job.wanted == "pause"
     job.version += 1
 
 

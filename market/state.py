@@ -70,7 +70,8 @@ class ProviderRecord:
 
 @dataclass(slots=True)
 class Job:
-    """`wanted` is what its run is asked to do; `attempt` numbers the stretches of running."""
+    """`wanted` is what its run is asked to do; `attempt` numbers the stretches of running; `topped_up` says that budget
+    was added while a pause was wanted."""
 
     id: str
     customer: str
@@ -86,6 +87,7 @@ class Job:
     wanted: str = "run"
     wanted_reason: str = ""
     wanted_ms: int = 0
+    topped_up: bool = False
     attempt: int = 0
     next_slot: int = 0
     step: int = 0

@@ -183,6 +183,46 @@ def test_the_escrow_runs_out_and_more_budget_resumes() -> None:
     assert scene.view()["budget_nanos"] == USD // 50 + USD
 
 
+def pausing(scene: Scene) -> None:
+    """A job whose run has been asked to pause, because its escrow runs out."""
+    scene.running(limits__budget_nanos=USD // 50)
+    meters = 0
+    while scene.view()["wanted"] == "run":
+        scene.wait(1_000)
+        meters += 1_000
+        scene.read(s0=meters, s1=meters)
+
+
+def test_budget_that_comes_while_the_job_is_pausing_resumes_it_when_the_run_has_halted() -> None:
+    scene = Scene()
+    pausing(scene)
+    scene.do(AddBudget("more", "job-1", USD, "ann"))
+    assert (scene.state()[0], scene.view()["wanted"]) == ("running", "pause")
+    scene.restart()
+    scene.halt("paused")
+    assert scene.state() == ("pending", "budget_added")
+    assert {lease["reason"] for lease in scene.view()["leases"]} == {"escrow_exhausted"}
+    scene.clear()
+    assert (*scene.state(), scene.view()["wanted"], scene.view()["run"]) == ("running", "matched", "run", 2)
+
+
+def test_budget_that_comes_while_the_job_is_pausing_survives_a_run_that_never_confirms() -> None:
+    scene = Scene()
+    pausing(scene)
+    scene.do(AddBudget("more", "job-1", USD, "ann"))
+    scene.wait(30_001)
+    assert scene.state() == ("pending", "budget_added")
+
+
+def test_budget_that_comes_while_the_market_goes_down_does_not_keep_the_job_running() -> None:
+    scene = Scene()
+    scene.running()
+    scene.do(StopMarket("op"))
+    scene.do(AddBudget("more", "job-1", USD, "ann"))
+    scene.halt("paused")
+    assert scene.state() == ("paused", "market_down")
+
+
 def test_a_charge_never_exceeds_the_escrow_and_keeps_the_formula() -> None:
     scene = Scene()
     scene.running(limits__budget_nanos=USD // 50)
