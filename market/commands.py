@@ -141,7 +141,8 @@ class EndLease:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A meter of one lease, all figures cumulative since its grant."""
+    """A meter of one lease, all figures cumulative since its grant. `rounds` is what the worker counts; the market's own
+    count is of the rounds that it was told of."""
 
     lease: str
     epoch: int

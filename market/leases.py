@@ -4,7 +4,8 @@
     granted, active --(cause of market/faults.py)--> ended
 
 Meters are cumulative milliseconds since the worker took the lease. `committed` holds (round, leased_ms) of committed
-rounds that are not yet paid; a checkpoint that becomes durable turns them into a charge.
+rounds that are not yet paid; a checkpoint that becomes durable turns them into a charge. `took_part` holds every round
+that the lease was ever a committed member of, so that one which is run again counts once.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Lease:
     tokens: int = 0
     bytes: int = 0
     committed: list[tuple[int, int]] = field(default_factory=list)
+    took_part: set[int] = field(default_factory=set)
     charged_ms: int = 0
     charged_nanos: int = 0
     fee_nanos: int = 0

@@ -62,23 +62,32 @@ def report_readings(turn: Turn, command: ReportReadings) -> Answer | Refusal:
 
 
 def _meter(turn: Turn, job: Job, reading: Reading) -> bool:
+    """Take a reading, all but its `rounds`: a worker counts what it commits, the market what it has been told of."""
     lease = _lease_of(turn, job, reading.lease, reading.epoch)
     if lease is None or lease.state is not LeaseState.ACTIVE:
         return False
     turn.volatile.reading_ms[lease.id] = turn.now_ms
     leased_ms = max(lease.metered_ms, min(reading.leased_ms, turn.now_ms - lease.granted_ms))
-    new = (
-        leased_ms,
-        max(lease.trained_ms, min(reading.trained_ms, leased_ms)),
-        max(lease.rounds, reading.rounds),
-        max(lease.tokens, reading.tokens),
-        max(lease.bytes, reading.bytes),
-    )
+    trained_ms = max(lease.trained_ms, min(reading.trained_ms, leased_ms))
+    tokens, sent = max(lease.tokens, reading.tokens), max(lease.bytes, reading.bytes)
+    _note_meter(turn, lease, leased_ms, trained_ms, lease.rounds, tokens, sent)
+    return True
+
+
+def _note_meter(
+    turn: Turn, lease: Lease, leased_ms: int, trained_ms: int, rounds: int, tokens: int, sent_bytes: int
+) -> None:
+    new = (leased_ms, trained_ms, rounds, tokens, sent_bytes)
     if new != (lease.metered_ms, lease.trained_ms, lease.rounds, lease.tokens, lease.bytes):
         names = ("leased_ms", "trained_ms", "rounds", "tokens", "bytes")
-        fields = {"lease": lease.id, "epoch": lease.epoch, "job": job.id}
+        fields = {"lease": lease.id, "epoch": lease.epoch, "job": lease.job}
         turn.emit("lease_metered", fields | dict(zip(names, new, strict=True)))
-    return True
+
+
+def _count_round(turn: Turn, lease: Lease, number: int) -> None:
+    """One more round for a lease that was not in this one before; also for one that has ended meanwhile."""
+    rounds = max(lease.rounds, len(lease.took_part | {number}))
+    _note_meter(turn, lease, lease.metered_ms, lease.trained_ms, rounds, lease.tokens, lease.bytes)
 
 
 def _evaluate(turn: Turn, job: Job, evaluated: Iterable[Evaluated]) -> None:
@@ -164,10 +173,9 @@ def _commit(turn: Turn, job: Job, command: ReportRound, present: Sequence[tuple[
         _meter(
             turn,
             job,
-            Reading(
-                lease.id, lease.epoch, member.leased_ms, member.trained_ms, lease.rounds + 1, lease.tokens, lease.bytes
-            ),
+            Reading(lease.id, lease.epoch, member.leased_ms, member.trained_ms, 0, lease.tokens, lease.bytes),
         )
+        _count_round(turn, lease, command.round)
         loss = member.loss
         rows.append(
             {

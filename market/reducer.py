@@ -222,7 +222,9 @@ def _round_committed(state: State, event: Event, at_ms: int) -> None:
     if number <= job.rounds_committed:
         _forget_rounds(state, job, number)
     for member in event["members"]:
-        state.leases[member["lease"]].committed.append((number, member["leased_ms"]))
+        lease = state.leases[member["lease"]]
+        lease.committed.append((number, member["leased_ms"]))
+        lease.took_part.add(number)
     job.rounds[number] = {name: value for name, value in event.items() if name != "type"} | {"at_ms": at_ms}
     job.rounds_committed, job.step = number, event["step"]
     job.last_round_ms, job.last_round_at_ms = event["duration_ms"], at_ms

@@ -16,8 +16,10 @@ from market.commands import (
     EndLease,
     HaltJob,
     Heard,
+    Reading,
     ReopenMarket,
     ReportCheckpoint,
+    ReportReadings,
     RevokeMember,
     StartLease,
     StopMarket,
@@ -469,6 +471,32 @@ def test_rounds_that_were_lost_with_every_machine_are_not_charged() -> None:
     assert charged_ms(scene) == [2_000, 2_000, 800, 900]
     assert scene.refused(scene.make_round(3, {2: 950}, mark="other")).code == "round_out_of_order"
     assert scene.refused(scene.make_round(9, {2: 950})).code == "round_out_of_order"
+
+
+def test_a_round_counts_once_whoever_tells_of_it_first() -> None:
+    scene = Scene()
+    scene.running(offers=3)
+    scene.wait(1_000)
+    lease = scene.view()["leases"][0]
+    # The worker's meter has counted the commit before the run reports the round.
+    early = Reading(lease["id"], lease["epoch"], 900, 900, 1, 1_000, 99)
+    scene.do(ReportReadings("job-1", 77, (early,), (), (), "plane"))
+    scene.round(1, {0: 1_000, 1: 1_000})
+    assert [one["rounds"] for one in scene.view()["leases"]] == [1, 1]
+
+
+def test_a_round_that_is_run_again_counts_once_for_a_lease() -> None:
+    scene = Scene()
+    scene.running(offers=3)
+    trained(scene, rounds=3)
+    scene.wait(1_000)
+    scene.round(3, {0: 4_000, 1: 4_000}, mark="again")
+    scene.round(3, {0: 4_000, 1: 4_000}, mark="again")
+    scene.lose(1, "worker_killed")
+    scene.round(4, {0: 4_500, 1: 4_500})
+    # The second lease had ended when the round that it contributed to was reported.
+    assert [one["rounds"] for one in scene.view()["leases"]] == [4, 4]
+    assert [event["rounds"] for event in scene.of_type("lease_metered") if event["lease"] == "lease-000002"][-1] == 4
 
 
 def test_done_is_not_said_before_the_last_round_is_durable() -> None:
