@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -24,6 +25,7 @@ from trainers.actors.wiring import STEWARD, DoorAway, end_actor, is_run, living_
 
 RAY_ENDED = 3
 LOOK_S = 0.5
+SAY_AGAIN_S = 10.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,11 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         door = HomeDoor(given.url, str(given.home))
         _announce(door, node.address, token_path, stopping)
         _start_steward(door, node, home)
-        while not stopping.wait(LOOK_S):
-            if not node.alive():
-                _say("ray ended by itself")
-                return RAY_ENDED
-        return 0
+        return _watch(node, door, token_path, stopping)
     finally:
         _end_actors()
         node.stop()
@@ -70,6 +68,20 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--ray", help="join this cluster (host:port) instead of starting one")
     parser.add_argument("--ray-token", type=Path, help="file with the token of the cluster to join")
     return parser.parse_args(arguments)
+
+
+def _watch(node: RayNode, door: HomeDoor, token_path: Path, stopping: threading.Event) -> int:
+    """Until told to stop or Ray ends; says again where Ray is, to an exchange that may have forgotten."""
+    said_at = time.monotonic()
+    while not stopping.wait(LOOK_S):
+        if not node.alive():
+            _say("ray ended by itself")
+            return RAY_ENDED
+        if time.monotonic() - said_at > SAY_AGAIN_S:
+            said_at = time.monotonic()
+            with contextlib.suppress(DoorAway):  # in a moment again
+                door.announce_ray(node.address, str(token_path))
+    return 0
 
 
 def _announce(door: HomeDoor, address: str, token_path: Path, stopping: threading.Event) -> None:

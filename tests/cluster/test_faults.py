@@ -147,3 +147,19 @@ def test_a_provider_that_drains_gives_its_worker_back_at_a_boundary(plaza: Plaza
     plaza.wait_newcomer(job, newest)
     plaza.local("customer").cancel_job(job)
     plaza.wait_state(job, "cancelled")
+
+
+def test_a_dead_head_is_replaced_and_everybody_finds_the_new_one(plaza: Plaza) -> None:
+    job = plaza.submit(steps=150, rounds=30)
+    plaza.wait_rounds(job, 3)
+    pid = plaza.home.read_pid("head")
+    assert pid is not None
+
+    os.kill(pid, signal.SIGKILL)
+
+    until(lambda: plaza.home.read_pid("head") != pid, "the head is started again")
+    done = plaza.wait_state(job, "done", timeout_s=180)
+    assert [one["round"] for one in plaza.rounds(job)] == list(range(1, 31))
+    assert len(done["leases"]) > 2, "the first workers went with their cluster"
+    faults = {lease["fault"] for lease in done["leases"] if lease["reason"] != "done"}
+    assert "customer" not in faults

@@ -89,6 +89,7 @@ class Course:
         self._void_round = 0
         self._over: machine.Finished | machine.Halted | None = None
         self._met: dict[int, Worker] = {}
+        self._reached = False
 
     def resume(self, workers: Iterable[Worker]) -> None:
         """Take over workers that have loaded the job already (a predecessor's)."""
@@ -117,6 +118,11 @@ class Course:
         if worker is not None:
             self._forget(worker, Gone(reason, "the market ended the lease"))
 
+    def give_up(self, worker: Worker, reason: str, detail: str) -> None:
+        """This lease's worker was never met and will not be."""
+        self._met[worker.slot] = worker
+        self._report_lost(worker, reason, detail)
+
     def pause(self, why: str) -> None:
         """Finish the round in progress, make it durable, halt."""
         self._do(self._rounds.stop(why, self._now_ms()))
@@ -129,10 +135,17 @@ class Course:
                 self._forget(worker, gone)
             self._take_answers()
             self._rounds.durable(self._keeper.durable_round)
+            self._look_at_loss()
             self._do(self._rounds.tick(self._now_ms()))
             return self._conclude() if self._over is not None else None
         except CustomerFailed as failed:
             return Halt("failed", failed.reason, failed.detail)
+
+    def _look_at_loss(self) -> None:
+        wanted, reached = self._spec.get("until_loss"), self._roster.lowest_loss
+        if wanted is not None and reached is not None and reached <= wanted and not self._reached:
+            self._reached = True
+            self.pause(f"the held-out loss is {reached:.4f}, and {wanted} was wanted")
 
     # answers of workers
 
@@ -369,7 +382,7 @@ class Course:
             self._evaluate_last()
         if not self._make_durable(over.round):
             return None
-        if isinstance(over, machine.Finished):
+        if isinstance(over, machine.Finished) or self._reached:
             return Halt("done", "done", over.why)
         return Halt("paused", "paused", over.why)
 

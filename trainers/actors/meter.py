@@ -32,13 +32,14 @@ class Meter:
     def training(self) -> None:
         """The child begins to train or evaluate."""
         with self._lock:
-            self._training_since = self._clock()
+            if self._training_since is None and self._stopped is None:
+                self._training_since = self._clock()
 
     def trained(self) -> None:
         """The child has ended, well or not."""
         with self._lock:
             if self._training_since is not None:
-                self._trained_s += self._clock() - self._training_since
+                self._trained_s += self._now() - self._training_since
                 self._training_since = None
 
     def contributed(self, tokens: int, payload_bytes: int) -> None:
@@ -63,7 +64,7 @@ class Meter:
     def reading(self) -> dict[str, int]:
         """{leased_ms, trained_ms, rounds, tokens, bytes}, none of which ever falls."""
         with self._lock:
-            now = self._stopped if self._stopped is not None else self._clock()
+            now = self._now()
             leased_s = 0.0 if self._started is None else now - self._started
             running_s = 0.0 if self._training_since is None else max(0.0, now - self._training_since)
             return {
@@ -73,3 +74,6 @@ class Meter:
                 "tokens": self._tokens,
                 "bytes": self._bytes,
             }
+
+    def _now(self) -> float:
+        return self._clock() if self._stopped is None else self._stopped

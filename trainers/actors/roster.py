@@ -57,6 +57,7 @@ class Roster:
         self._workers: dict[int, Worker] = {}
         self._losses: list[tuple[Worker, Gone]] = []
         self.changed = threading.Event()
+        self.lowest_loss: float | None = None
         threading.Thread(target=self._watch, name="watch-workers", daemon=True).start()
 
     def add(self, worker: Worker) -> None:
@@ -142,6 +143,8 @@ class Roster:
     def _note(self, worker: Worker, answer: Mapping[str, Any]) -> None:
         worker.seen, worker.cut_at = answer["seen"], None
         reading = {"lease": worker.lease, "epoch": worker.epoch, **{name: answer[name] for name in READING_FIELDS}}
+        for one in answer["evaluated"]:
+            self.lowest_loss = min(one["loss"], self.lowest_loss if self.lowest_loss is not None else one["loss"])
         changed = reading != worker.reading
         worker.reading = reading
         self._outbox.put_readings(

@@ -36,6 +36,7 @@ POLL_S = 4.0
 PAUSE_AWAY_S = 0.3
 STATE_TIMEOUT_S = 3.0
 CRASH_PAUSE_S = 1.0
+MISSING_S = 3.0
 FLUSH_S = 600.0
 
 
@@ -64,6 +65,7 @@ class Run:
         self._grace_ms = grace_ms
         self._transport: Transport = RayTransport()
         self._directive: Json = {}
+        self._missing: dict[int, float] = {}
         self._directive_changed = threading.Event()
         threading.Thread(target=self._work, name="run", daemon=True).start()
 
@@ -144,13 +146,22 @@ class Run:
             if lease["worker"] is None or course.knows(lease["slot"]):
                 continue
             handle = self._transport.find(lease["worker"])
-            if handle is None:
-                # Ray tells of a new name a moment after the market does; the provider reports a worker that died.
+            if handle is not None:
+                course.welcome(_worker(lease, handle))
+            elif not self._miss(course, lease):
                 threading.Timer(PAUSE_AWAY_S, self._directive_changed.set).start()
-                continue
-            course.welcome(_worker(lease, handle))
         if directive["wanted"] == "pause":
             course.pause(directive["reason"])
+
+    def _miss(self, course: Course, lease: Json) -> bool:
+        """A worker that Ray does not know, perhaps not yet; True once it is given up and reported."""
+        now = time.monotonic()
+        if now - self._missing.setdefault(lease["epoch"], now) < MISSING_S:
+            return False
+        # A node that this cluster never saw belonged to the head before: nobody but the market is to blame.
+        reason = "worker_lost" if self._transport.has_met(lease["node"]) else "head_lost"
+        course.give_up(_worker(lease, None), reason, "the worker is not to be found")
+        return True
 
     def _is_ours(self, directive: Json) -> bool:
         return directive["state"] == "running" and directive["run"] == self._attempt and directive["wanted"] != "stop"

@@ -6,7 +6,7 @@ store. A contribution is an opaque parcel to the run, which never opens it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -38,6 +38,9 @@ class Transport(Protocol):
     def find(self, name: str) -> Any | None:
         """The worker of that name, or None while (or because) there is none."""
 
+    def has_met(self, node: str) -> bool:
+        """Whether a node of that id is or was part of this cluster."""
+
     def ask(self, worker: Any, method: str, *arguments: Any) -> Call:
         """Start a call."""
 
@@ -53,9 +56,6 @@ class Transport(Protocol):
     def open(self, parcel: Parcel, timeout_s: float) -> bytes | Gone:
         """The bytes of a parcel."""
 
-    def drop(self, calls: Sequence[Call]) -> None:
-        """Nobody waits for these any more."""
-
 
 class RayTransport:
     """A `Transport` within one Ray cluster."""
@@ -68,6 +68,12 @@ class RayTransport:
             return ray.get_actor(name, namespace=NAMESPACE)
         except ValueError:
             return None
+
+    def has_met(self, node: str) -> bool:
+        """See Transport."""
+        import ray
+
+        return any(found["NodeID"] == node for found in ray.nodes())
 
     def ask(self, worker: Any, method: str, *arguments: Any) -> Call:
         """See Transport. A parcel among the arguments arrives as its bytes."""
@@ -108,10 +114,6 @@ class RayTransport:
             return _gone(error)
         assert isinstance(found, bytes)
         return found
-
-    def drop(self, calls: Sequence[Call]) -> None:
-        """See Transport. Reference counting does it."""
-        return
 
 
 def _answer(call: Call) -> Any:
