@@ -92,6 +92,14 @@ class Heard:
 
 
 @dataclass(frozen=True, slots=True)
+class LoseRay:
+    """Ray's head is another one than before: what ran on the cluster of the old one is gone, by nobody's fault but the
+    market's. Offers come back when their providers have joined the new cluster and place them again."""
+
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class SubmitJob:
     """`spec` is the normalised job spec; its budget is held in escrow at once."""
 
@@ -276,6 +284,7 @@ Command = (
     | PlaceOffer
     | ChangeOffer
     | Heard
+    | LoseRay
     | SubmitJob
     | CancelJob
     | AddBudget

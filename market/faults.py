@@ -101,8 +101,13 @@ def cause_of_loss(reason: str) -> Cause:
     return cause
 
 
-def cause_of_provider_end(reason: str) -> Cause:
-    """The cause when a provider ends a lease itself: always the provider's fault."""
+def cause_of_provider_end(reason: str, *, run_silent: bool) -> Cause:
+    """The cause when a provider ends a lease itself: the provider's fault.
+
+    Only of a run that the market itself has not heard for long (`run_silent`) may it say that the head is lost.
+    """
+    if reason == "head_lost" and run_silent:
+        return BY_REASON["head_lost"]
     cause = BY_REASON.get(reason)
     return cause if cause is not None and cause.fault is Fault.PROVIDER else BY_REASON["worker_lost"]
 

@@ -195,7 +195,10 @@ def _own_lease(turn: Turn, name: str, epoch: int, by: str) -> Lease | Refusal:
 
 
 def start_lease(turn: Turn, command: StartLease) -> Answer | Refusal:
-    """The provider's worker holds the lease. The same again is answered; another worker for it is refused."""
+    """The provider's worker holds the lease. The same again is answered.
+
+    Another worker for it means that the one that trained is gone: the lease ends, and its answer says so (`ended`).
+    """
     lease = _own_lease(turn, command.lease, command.epoch, command.by)
     if isinstance(lease, Refusal):
         return lease
@@ -207,14 +210,15 @@ def start_lease(turn: Turn, command: StartLease) -> Answer | Refusal:
     if lease.state is LeaseState.ACTIVE:
         if (lease.worker, lease.pid, lease.node) == told:
             return Answer(_lease_answer(lease), created=False)
-        return Refusal("conflict", f"{lease.id} is held by {lease.worker}", remedy="end the lease", status=409)
+        end_lost(turn, lease, f"its provider names the worker {command.worker}, {lease.worker} held it")
+        return Answer(_lease_answer(lease))
     fields = {"lease": lease.id, "epoch": lease.epoch, "worker": command.worker, "pid": command.pid}
     turn.emit("lease_started", fields | {"node": command.node})
     return Answer(_lease_answer(lease))
 
 
 def _lease_answer(lease: Lease) -> Json:
-    return {"id": lease.id, "epoch": lease.epoch, "state": str(lease.state)}
+    return {"id": lease.id, "epoch": lease.epoch, "state": str(lease.state), "reason": lease.reason}
 
 
 def end_lease_by_provider(turn: Turn, command: EndLease) -> Answer | Refusal:
@@ -224,8 +228,22 @@ def end_lease_by_provider(turn: Turn, command: EndLease) -> Answer | Refusal:
         return lease
     if lease.state is LeaseState.ENDED:
         return Answer(_lease_answer(lease), created=False)
-    end_lease(turn, lease, cause_of_provider_end(command.reason).reason, command.detail)
+    cause = cause_of_provider_end(command.reason, run_silent=_run_is_silent(turn, lease))
+    end_lease(turn, lease, cause.reason, command.detail)
     return Answer(_lease_answer(lease))
+
+
+def end_lost(turn: Turn, lease: Lease, detail: str) -> None:
+    """End a lease whose worker is gone without a word: the provider's fault, unless its run was gone before."""
+    cause = cause_of_provider_end("head_lost", run_silent=_run_is_silent(turn, lease))
+    end_lease(turn, lease, cause.reason, detail)
+
+
+def _run_is_silent(turn: Turn, lease: Lease) -> bool:
+    """Whether nothing has been heard of the job's run for so long that its workers must have given up."""
+    volatile = turn.volatile
+    heard_ms = max(volatile.run_ms.get(lease.job, 0), lease.started_ms or lease.granted_ms, volatile.awake_ms or 0)
+    return turn.now_ms - heard_ms >= turn.settings.run_silence_ms
 
 
 def end_lease(turn: Turn, lease: Lease, reason: str, detail: str) -> None:

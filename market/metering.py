@@ -32,6 +32,8 @@ def _job_of_run(turn: Turn, name: str, by: str) -> Job | Refusal:
     if refusal is not None:
         return refusal
     job = turn.state.jobs.get(name)
+    if job is not None:
+        turn.volatile.run_ms[job.id] = turn.now_ms
     return job or Refusal("unknown_job", f"there is no job {name!r}", field="job", status=404)
 
 

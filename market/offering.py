@@ -12,17 +12,19 @@ from market.checking import (
     is_number,
     is_text,
 )
-from market.commands import SYSTEM, ChangeOffer, Heard, PlaceOffer
-from market.granting import end_lease, is_suspect
+from market.commands import SYSTEM, ChangeOffer, Heard, LoseRay, PlaceOffer
+from market.granting import end_lease, end_lost, is_suspect
 from market.outcomes import Answer, Json, Refusal, conflict, unknown
 from market.state import OfferRecord
 from market.turn import Turn
 from storage.canonical import digest_of
 
+HEAD_LOST = "head_lost"
+
 
 def place_offer(turn: Turn, command: PlaceOffer) -> Answer | Refusal:
     """List hardware. The same terms again are answered (newer measurements taken); other terms under a listed id are
-    refused; an offer that is offline or withdrawn is listed anew."""
+    refused; an offer that drains, is offline or withdrawn is listed anew. Leases on a node that is gone end."""
     refusal = turn.require(command.by, ("provider",)) or _check_offer(turn, command)
     if refusal is not None:
         return refusal
@@ -38,17 +40,24 @@ def place_offer(turn: Turn, command: PlaceOffer) -> Answer | Refusal:
             return refusal
         _list(turn, command, digest)
         return Answer({"id": command.id, "state": "open"})
-    if known.state in ("open", "draining"):
-        if known.request_digest != digest:
-            return _other_terms(known)
-        if _facts(command) != _known_facts(known) and known.state == "open":
-            _list(turn, command, digest)
-        _hear(turn, known)
-        return Answer({"id": known.id, "state": known.state}, created=False)
+    if known.state in ("open", "draining") and known.request_digest != digest:
+        return _other_terms(known)
     if known.live and (command.gpu, command.gpus) != (known.gpu, known.gpus):
         return _other_terms(known)
+    if known.state == "open" and _facts(command) == _known_facts(known):
+        _hear(turn, known)
+        return Answer({"id": known.id, "state": known.state}, created=False)
+    was_open = known.state == "open"
+    _end_left_behind(turn, known, command.node)
     _list(turn, command, digest)
-    return Answer({"id": command.id, "state": "open"})
+    return Answer({"id": command.id, "state": "open"}, created=not was_open)
+
+
+def _end_left_behind(turn: Turn, offer: OfferRecord, node: str) -> None:
+    """A provider that comes with another node has lost the one before, and the workers that were on it."""
+    for lease in [turn.state.leases[name] for name in offer.live]:
+        if lease.node not in (None, node):
+            end_lost(turn, lease, f"its provider came back on node {node}, the worker was on {lease.node}")
 
 
 def _other_terms(offer: OfferRecord) -> Refusal:
@@ -180,6 +189,14 @@ def change_offer(turn: Turn, command: ChangeOffer) -> Answer | Refusal:
         return Answer(_offer_answer(offer), created=False)
     if target == "draining" and offer.state == "withdrawn":
         return Refusal("withdrawn", f"{offer.id} is withdrawn already", field="offer", status=409)
+    if target == "open" and offer.state == "offline":
+        return Refusal(
+            "offline",
+            f"nobody is heard of {offer.id}",
+            field="offer",
+            remedy="start its provider, which lists it again",
+            status=409,
+        )
     if target == "withdrawn":
         for lease in list(offer.live):
             end_lease(turn, turn.state.leases[lease], "withdrew", "")
@@ -203,10 +220,25 @@ def heard(turn: Turn, command: Heard) -> Answer | Refusal:
     return Answer(_offer_answer(offer), created=False)
 
 
+def lose_ray(turn: Turn, command: LoseRay) -> Answer | Refusal:
+    """End every living lease at the market's expense, and wait for the providers to place their offers again."""
+    refusal = turn.require(command.by, ("plane",))
+    if refusal is not None:
+        return refusal
+    ended = [turn.state.leases[name] for name in turn.state.live_leases]
+    for lease in ended:
+        end_lease(turn, lease, HEAD_LOST, "Ray's head was lost, and the cluster with it")
+    for offer in list(turn.state.offers.values()):
+        if offer.state != "withdrawn":
+            turn.set_offer(offer, "offline", offer.price_nanos_per_gpu_hour, HEAD_LOST)
+    return Answer({"ended": [lease.id for lease in ended]})
+
+
 def _hear(turn: Turn, offer: OfferRecord) -> None:
     was_suspect = is_suspect(offer, turn.volatile)
     turn.volatile.heard_ms[offer.id] = turn.now_ms
     if was_suspect and not is_suspect(offer, turn.volatile):
         turn.volatile.dirty = True
-    if offer.state == "offline":
+    # A machine that was on a cluster that is gone polls on for a moment: it is back when it has joined the next one.
+    if offer.state == "offline" and offer.away != HEAD_LOST:
         turn.set_offer(offer, offer.returns_to, offer.price_nanos_per_gpu_hour, "heard")

@@ -47,6 +47,7 @@ class Settings:
     start_timeout_ms: int = 45_000
     pause_timeout_ms: int = 30_000
     silence_timeout_ms: int = 30_000
+    run_silence_ms: int = 15_000
     avoid_ms: int = 60_000
     max_members: int = 10_000
     max_offers: int = 20_000

@@ -76,6 +76,7 @@ def _offer_changed(state: State, event: Event, at_ms: int) -> None:
     if event["state"] == "offline" and offer.state != "offline":
         offer.returns_to = offer.state
     offer.state = event["state"]
+    offer.away = event["reason"] if offer.state == "offline" else ""
     offer.price_nanos_per_gpu_hour = event["price_nanos_per_gpu_hour"]
     offer.version += 1
     for lease in offer.live:

@@ -28,7 +28,7 @@ class MemberRecord:
 
 @dataclass(slots=True)
 class OfferRecord:
-    """`returns_to` is the state that an offline offer has again when its provider is heard."""
+    """`returns_to` is the state that an offline offer has again when its provider is heard; `away` is why it is offline."""
 
     id: str
     provider: str
@@ -48,6 +48,7 @@ class OfferRecord:
     placed_ms: int
     state: str = "open"
     returns_to: str = "open"
+    away: str = ""
     lost_ms: int | None = None
     earned_nanos: int = 0
     version: int = 1
@@ -161,11 +162,15 @@ class State:
 
 @dataclass(slots=True)
 class Volatile:
-    """Signs of life and process ids: gone after a restart, when every timer starts anew at `awake_ms`."""
+    """Signs of life and process ids: gone after a restart, when every timer starts anew at `awake_ms`.
+
+    `heard_ms` is by offer, `reading_ms` by lease, `run_ms` (the last word of its run) and `run_pid` by job.
+    """
 
     awake_ms: int | None = None
     heard_ms: dict[str, int] = field(default_factory=dict)
     reading_ms: dict[str, int] = field(default_factory=dict)
+    run_ms: dict[str, int] = field(default_factory=dict)
     run_pid: dict[str, int] = field(default_factory=dict)
     stopped: bool = False
     dirty: bool = True

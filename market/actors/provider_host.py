@@ -187,7 +187,7 @@ class Host:
             elif kind == "away":
                 self._gone(what)
             elif kind == "died":
-                self._report_death(what)
+                self._report_death(node, what)
             elif kind == "rejoin":
                 return True
             elif kind == "refused":
@@ -257,16 +257,22 @@ class Host:
             self._gone(str(away))
             return
         except Refused as refused:
+            # Nobody may train on a lease that the market does not know as this worker's.
+            self._stable.release(lease["epoch"])
+            if refused.code != "lease_ended":
+                self._end_lease(lease["id"], lease["epoch"], "failed_to_start", refused.message)
             say("lease", state="refused", lease=lease["id"], message=refused.message)
             return
         say("lease", state="started", lease=lease["id"], job=lease["job"], worker=worker, pid=pid)
 
-    def _report_death(self, name: str) -> None:
+    def _report_death(self, node: RayNode, name: str) -> None:
         assert self._stable is not None
         died = self._stable.bury(name)
         if died is not None:
-            self._end_lease(died.lease, died.epoch, died.reason, died.detail)
-            say("lease", state="died", lease=died.lease, reason=died.reason)
+            # A node ends by itself when its head has been away for long, and takes its workers along.
+            reason = died.reason if node.alive() else "head_lost"
+            self._end_lease(died.lease, died.epoch, reason, died.detail)
+            say("lease", state="died", lease=died.lease, reason=reason)
         self._stable.fill()
 
     def _end_lease(self, lease: str, epoch: int, reason: str, detail: str) -> None:

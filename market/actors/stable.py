@@ -112,6 +112,12 @@ class Stable:
         if stall is not None:
             stall.told = False
 
+    def release(self, epoch: int) -> None:
+        """End the worker that is tied to this lease."""
+        stall = self._serving(epoch)
+        if stall is not None:
+            self._discard(stall)
+
     def end_all_but(self, epochs: set[int]) -> list[str]:
         """End the workers whose lease is not among `epochs`; the ids of their leases."""
         over = [s for s in self._stalls.values() if s.lease is not None and s.lease["epoch"] not in epochs]

@@ -250,3 +250,13 @@ def test_ray_is_said_by_the_plane_and_read_by_providers(square: Square, tmp_path
     assert set(provider.ray()["versions"]) == {"python", "ray", "torg"}
     assert provider.status()["ray_address"] == "127.0.0.1:6379"
     assert os.stat(square.home.ray_file).st_mode & 0o777 == 0o600
+    # What a head has said that is gone is said to nobody: the next one says its own.
+    square.home.write_pid("head", 4_242_424)
+    try:
+        with Market(square.url, square.home.read_keys()["provider"], patience_s=0) as hasty:
+            assert refusal(hasty.ray).code == "ray_starting"
+        assert provider.status()["ray_address"] is None
+        plane.announce_ray("127.0.0.1:6379", str(token))
+        assert provider.ray()["address"] == "127.0.0.1:6379"
+    finally:
+        square.home.forget_pid("head")

@@ -1,5 +1,7 @@
 """One job through its whole life, with machines that are plain HTTP clients: every nano-dollar is where it belongs."""
 
+from pathlib import Path
+
 from storage.provenance import verify_bundle
 from tests.api.square import USD, FakeProvider, FakeRun, Square, make_offer, make_spec, refusal
 
@@ -90,6 +92,36 @@ def test_a_job_lives_loses_a_worker_and_is_billed_what_the_ledger_says(square: S
     books = operator.verify_books()
     assert (books["ok"], books["balanced"], books["projection_ok"]) == (True, True, True)
     assert customer == ann.balance()["account"]
+
+
+def test_a_new_ray_ends_what_ran_on_the_old_one_and_another_worker_is_told_to_stop(square: Square, spare: Path) -> None:
+    region, job = square.name("region"), square.name("job")
+    _, ann = square.newcomer("customer", 20 * USD)
+    _, owner = square.newcomer("provider")
+    plane, token = square.local("plane"), spare.parent / "token"
+    token.write_text("secret\n")
+    plane.announce_ray("127.0.0.1:7001", str(token))
+    machines = [FakeProvider(owner, make_offer(square.name("offer"), region)) for _ in range(3)]
+    try:
+        ann.submit_job(job, make_spec(region))
+        run = FakeRun(plane, job)
+        first, second = run.workers(2)
+        plane.announce_ray("127.0.0.1:7001", str(token))
+        assert {one["id"] for one in run.workers(2)} == {first["id"], second["id"]}, "the same head again loses nothing"
+        told = refusal(lambda: owner.lease_started(first["id"], epoch=first["epoch"], worker="w2", pid=1, node="node"))
+        assert (told.status, told.code) == (409, "lease_ended")
+        plane.announce_ray("127.0.0.1:7002", str(token))
+        ended = {one["id"]: one for one in ann.job(job)["leases"]}
+        assert ended[first["id"]]["reason"] == "worker_lost"
+        assert (ended[second["id"]]["reason"], ended[second["id"]]["fault"]) == ("head_lost", "market")
+        assert {one["state"] for one in owner.offers() if one["region"] == region} == {"offline"}
+        for machine in machines:
+            owner.place_offer(make_offer(machine.offer, region, node="node-2"))
+        assert {one["node"] for one in run.workers(2)} == {"node"}, "others are granted and started"
+    finally:
+        for machine in machines:
+            machine.close()
+        ann.cancel_job(job)
 
 
 def test_a_job_that_fits_nothing_says_why_and_gives_its_budget_back(square: Square) -> None:

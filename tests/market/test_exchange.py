@@ -16,6 +16,7 @@ from market.commands import (
     EndLease,
     HaltJob,
     Heard,
+    LoseRay,
     Reading,
     ReopenMarket,
     ReportCheckpoint,
@@ -497,6 +498,111 @@ def test_a_round_that_is_run_again_counts_once_for_a_lease() -> None:
     # The second lease had ended when the round that it contributed to was reported.
     assert [one["rounds"] for one in scene.view()["leases"]] == [4, 4]
     assert [event["rounds"] for event in scene.of_type("lease_metered") if event["lease"] == "lease-000002"][-1] == 4
+
+
+def started(lease: dict[str, Any], **changes: Any) -> StartLease:
+    """What the provider said of this lease when it was started."""
+    said = StartLease(lease["id"], lease["epoch"], lease["worker"], lease["pid"], lease["node"], lease["provider"])
+    return replace(said, **changes)
+
+
+@pytest.mark.parametrize("change", [{"worker": "worker-other"}, {"pid": 7}, {"node": "elsewhere"}])
+def test_another_worker_for_an_active_lease_ends_it_and_the_job_gets_a_replacement(change: dict[str, Any]) -> None:
+    scene = Scene()
+    scene.running(offers=3)
+    trained(scene)
+    lease = scene.view()["leases"][0]
+    assert scene.do(started(lease))["state"] == "active"
+    answer = scene.do(started(lease, **change))
+    assert (answer["state"], answer["reason"]) == ("ended", "worker_lost")
+    assert scene.refused(started(lease, **change)).code == "lease_ended"
+    assert scene.view()["leases"][0]["fault"] == "provider"
+    scene.clear()
+    assert [one["offer"] for one in scene.view()["workers"] if one["state"] == "granted"] == ["offer-3"]
+
+
+def test_a_provider_that_comes_back_on_another_node_has_lost_its_workers() -> None:
+    scene = Scene()
+    scene.running(offers=3)
+    trained(scene)
+    scene.do(scene.make_offer("offer-1", "p1", 0.5, 1, node="node"))
+    assert len(scene.view()["workers"]) == 2, "the node of the lease: nothing is lost"
+    scene.do(scene.make_offer("offer-1", "p1", 0.5, 1, node="node-new"))
+    lost = scene.view()["leases"][0]
+    assert (lost["reason"], lost["fault"], lost["charged_ms"]) == ("worker_lost", "provider", 1_000)
+    assert scene.exchange.offers(scene.now_ms)[0]["gpus_free"] == 1
+
+
+def test_a_lease_that_was_not_started_may_be_started_on_another_node() -> None:
+    scene = Scene()
+    scene.offer(gpus=2)
+    scene.submit()
+    scene.clear()
+    scene.do(scene.make_offer("offer-1", "p1", 0.5, 2, node="node-new"))
+    scene.start_all()
+    assert [one["state"] for one in scene.view()["workers"]] == ["active", "active"]
+
+
+@pytest.mark.parametrize(("silent_ms", "fault"), [(14_999, "provider"), (15_000, "market")])
+def test_head_lost_is_the_markets_fault_only_when_the_market_has_not_heard_the_run_either(
+    silent_ms: int, fault: str
+) -> None:
+    scene = Scene()
+    scene.running(offers=3)
+    trained(scene)
+    scene.wait(silent_ms)
+    scene.do(EndLease("lease-000001", 1, "head_lost", "no word from the run", "p1"))
+    ended = scene.view()["leases"][0]
+    assert (ended["fault"], ended["charged_ms"]) == (fault, 1_000)
+    offer = scene.exchange.offer("offer-1")
+    assert offer is not None
+    assert (offer["suspect"], offer["reliability"] < 0.99) == (fault == "provider", fault == "provider")
+
+
+def test_a_restarted_exchange_waits_before_it_believes_in_a_lost_head() -> None:
+    scene = Scene()
+    scene.running(offers=3)
+    trained(scene)
+    scene.now_ms += 3_600_000
+    scene.restart()
+    scene.do(EndLease("lease-000001", 1, "head_lost", "", "p1"))
+    assert scene.view()["leases"][0]["fault"] == "provider"
+
+
+def test_a_lost_ray_ends_everything_at_the_markets_expense_until_the_providers_have_joined_again() -> None:
+    scene = Scene()
+    scene.running(offers=3)
+    trained(scene)
+    assert scene.refused(LoseRay("p1")).status == 403
+    assert scene.do(LoseRay("plane"))["ended"] == ["lease-000001", "lease-000002"]
+    assert [(one["reason"], one["fault"]) for one in scene.view()["leases"]] == [("head_lost", "market")] * 2
+    assert charged_ms(scene) == [1_000, 1_000]
+    assert scene.state()[0] == "running"
+    # A host polls on until it has noticed; its offer is no machine that could train.
+    scene.wait(1_000)
+    scene.restart()
+    scene.wait(1_000)
+    assert {offer["state"] for offer in scene.exchange.offers(scene.now_ms)} == {"offline"}
+    scene.clear()
+    assert scene.exchange.leases_of("offer-1")["leases"] == []  # type: ignore[index]
+    for number in (1, 2, 3):
+        scene.offer(f"offer-{number}", f"p{number}", 0.4 + 0.1 * number, node=f"node-new-{number}")
+    scene.clear()
+    assert [one["offer"] for one in scene.view()["workers"]] == ["offer-1", "offer-2"]
+    assert all(offer["reliability"] >= 0.99 for offer in scene.exchange.offers(scene.now_ms))
+
+
+def test_a_drained_offer_is_listed_again_when_its_provider_places_it_again() -> None:
+    scene = Scene()
+    scene.offer()
+    scene.do(ChangeOffer("offer-1", "drain", "p1"))
+    assert scene.offer()["state"] == "open"
+    assert scene.exchange.offers(scene.now_ms)[0]["state"] == "open"
+    assert scene.say(scene.make_offer("offer-1", "p1", 0.5, 1)).created is False
+    scene.do(ChangeOffer("offer-1", "drain", "op"))
+    assert scene.do(ChangeOffer("offer-1", "relist", "op"))["state"] == "open"
+    scene.do(LoseRay("plane"))
+    assert scene.refused(ChangeOffer("offer-1", "relist", "p1")).code == "offline"
 
 
 def test_done_is_not_said_before_the_last_round_is_durable() -> None:

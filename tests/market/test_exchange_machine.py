@@ -21,6 +21,7 @@ from market.commands import (
     Evaluated,
     HaltJob,
     Heard,
+    LoseRay,
     LostWorker,
     Reading,
     ReopenMarket,
@@ -122,6 +123,14 @@ class ExchangeMachine(RuleBasedStateMachine):
     def place(self, offer: str, by: str, milli: int, gpus: int) -> None:
         self.say(self.scene.make_offer(offer, by, milli / 1000, gpus))
 
+    @rule(offer=OFFERS, node=st.sampled_from(["node", "node-new"]))
+    def come_back(self, offer: str, node: str) -> None:
+        """A provider starts again, perhaps on a node of another name."""
+        known = self.scene.exchange.offer(offer)
+        if known is not None:
+            price = known["price_nanos_per_gpu_hour"] / USD
+            self.say(self.scene.make_offer(offer, known["provider"], price, known["gpus"], node=node))
+
     @rule(offer=OFFERS, by=WHO, action=st.sampled_from(["price", "drain", "withdraw", "relist", "?"]), price=AMOUNTS)
     def change(self, offer: str, by: str, action: str, price: int) -> None:
         self.say(ChangeOffer(offer, action, by, price))
@@ -164,10 +173,19 @@ class ExchangeMachine(RuleBasedStateMachine):
         self.say(ApplyClearing(clearing))
         self.say(ApplyClearing(clearing))
 
-    @rule(number=LEASES, off=st.sampled_from([0, 0, 0, 1]), by=st.sampled_from([None, None, "p2", "ann"]))
-    def start(self, number: int, off: int, by: str | None) -> None:
+    @rule(
+        number=LEASES,
+        off=st.sampled_from([0, 0, 0, 1]),
+        by=st.sampled_from([None, None, "p2", "ann"]),
+        worker=st.sampled_from(["w", "w", "other"]),
+    )
+    def start(self, number: int, off: int, by: str | None, worker: str) -> None:
         lease = self.lease(number)
-        self.say(StartLease(lease["id"], lease["epoch"] + off, "w", 7, "node", by or lease["provider"]))
+        self.say(StartLease(lease["id"], lease["epoch"] + off, worker, 7, "node", by or lease["provider"]))
+
+    @rule(by=st.sampled_from(["plane", "p1"]))
+    def lose_ray(self, by: str) -> None:
+        self.say(LoseRay(by))
 
     @rule(number=LEASES, off=st.sampled_from([0, 0, 1]), reason=REASONS, by=st.sampled_from([None, None, "p2"]))
     def end(self, number: int, off: int, reason: str, by: str | None) -> None:

@@ -13,8 +13,8 @@ from market.api import metrics
 from market.api.bodies import Nothing, RayBody
 from market.api.limits import StrictRoute
 from market.api.problems import Problem
-from market.api.services import Caller, Has, Operator, Plane, Someone, allow
-from market.commands import ReopenMarket, StopMarket
+from market.api.services import Caller, Has, Operator, Plane, Services, Someone, allow
+from market.commands import LoseRay, ReopenMarket, StopMarket
 from market.homes import write_json
 
 router = APIRouter(route_class=StrictRoute, tags=["market"])
@@ -41,7 +41,7 @@ async def status(services: Has, _: Someone) -> dict[str, Any]:
         "url": services.url,
         "version": services.version,
         "home": str(services.home.root),
-        "ray_address": services.ray.get("address"),
+        "ray_address": known_ray(services).get("address"),
         "exchange_pid": os.getpid(),
         "books_pid": services.home.read_pid("books"),
         "offers": totals["offers"],
@@ -69,9 +69,12 @@ async def reopen(services: Has, caller: Operator, _: Nothing) -> dict[str, Any]:
 
 
 @router.post("/v1/market/ray")
-async def announce_ray(services: Has, _: Plane, body: RayBody) -> dict[str, Any]:
-    """The head says where Ray is; the token stays in its file."""
-    services.ray = {"address": body.address, "token_path": body.token_path}
+async def announce_ray(services: Has, caller: Plane, body: RayBody) -> dict[str, Any]:
+    """The head says where Ray is; the token stays in its file. Another address is another cluster: the old one is gone."""
+    if services.ray and services.ray["address"] != body.address:
+        # Before the new address is on the disk: whoever dies in between is told of the loss again.
+        await services.ask(LoseRay(by=caller.name))
+    services.ray = {"address": body.address, "token_path": body.token_path, "head_pid": services.home.read_pid("head")}
     write_json(services.home.ray_file, services.ray, mode=0o600)
     return services.ray
 
@@ -80,13 +83,19 @@ async def announce_ray(services: Has, _: Plane, body: RayBody) -> dict[str, Any]
 async def ray(services: Has, _: Annotated[Caller, Depends(allow("provider", "plane"))]) -> dict[str, Any]:
     """Where to join, with what token, and which versions must agree."""
     starting = Problem(503, "ray_starting", "Ray is not up yet", remedy="ask again", headers={"Retry-After": "1"})
-    if not services.ray:
+    found = known_ray(services)
+    if not found:
         raise starting
     try:
-        token = Path(services.ray["token_path"]).read_text(encoding="ascii").strip()
+        token = Path(found["token_path"]).read_text(encoding="ascii").strip()
     except OSError as error:
         raise starting from error
-    return {"address": services.ray["address"], "token": token, "versions": versions(services.version)}
+    return {"address": found["address"], "token": token, "versions": versions(services.version)}
+
+
+def known_ray(services: Services) -> dict[str, Any]:
+    """What the head of now has said; empty until it has, for the cluster of a head that is gone is gone, too."""
+    return services.ray if services.ray.get("head_pid") == services.home.read_pid("head") else {}
 
 
 def versions(torg: str) -> dict[str, str]:

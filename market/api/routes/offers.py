@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 
 from market.api.bodies import LeaseEndedBody, LeaseStartedBody, Nothing, OfferBody, PriceBody
 from market.api.limits import StrictRoute
-from market.api.problems import not_found
+from market.api.problems import Problem, not_found
 from market.api.services import (
     LEASE_WAIT_S,
     Has,
@@ -90,11 +90,14 @@ async def leases(
 
 @router.post("/leases/{lease}/started")
 async def lease_started(services: Has, caller: Lessor, lease: str, body: LeaseStartedBody) -> dict[str, Any]:
-    """A worker holds the lease."""
+    """A worker holds the lease; 409 `lease_ended` when it is over, also because another worker held it before."""
     command = StartLease(
         lease=lease, epoch=body.epoch, worker=body.worker, pid=body.pid, node=body.node, by=caller.name
     )
-    return (await services.ask(command))[0]
+    answer, _created = await services.ask(command)
+    if answer["state"] == "ended":  # by this very command; told again, the exchange refuses in the same words
+        raise Problem(409, "lease_ended", f"{lease} is over: {answer['reason']}", remedy="stop its worker")
+    return answer
 
 
 @router.post("/leases/{lease}/ended")
