@@ -17,10 +17,11 @@ Target = Annotated[str, typer.Argument(metavar="OFFER", help="offer id, or the n
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
     group = typer.Typer(
-        name="provider", help="Offers that are placed: list, drain, withdraw, price, revoke.", no_args_is_help=True
+        name="provider", help="Offers that are placed: list, drain, relist, withdraw, price, revoke.", no_args_is_help=True
     )
     group.command("ls")(ls)
     group.command("drain")(drain)
+    group.command("relist")(relist)
     group.command("withdraw")(withdraw)
     group.command("price")(price)
     group.command("revoke")(revoke)
@@ -38,6 +39,11 @@ def ls(ctx: typer.Context) -> None:
 def drain(ctx: typer.Context, target: Target) -> None:
     """No new leases; the running ones end in peace."""
     _change(ctx.obj, target, "drain", "drains: no new leases")
+
+
+def relist(ctx: typer.Context, target: Target) -> None:
+    """Open an offer again that was drained and whose provider still runs."""
+    _change(ctx.obj, target, "relist", "is open again")
 
 
 def withdraw(ctx: typer.Context, target: Target) -> None:

@@ -258,7 +258,9 @@ def test_books_verify_ends_as_the_books_are(torg: Torg, market: FakeMarket, ok: 
 def test_provider_verbs_find_offers_by_provider(torg: Torg, offers: FakeMarket) -> None:
     offers.routes["POST /v1/offers/offer-b/drain"] = (200, offer("offer-b", state="draining"))
     offers.routes["POST /v1/offers/offer-a/price"] = lambda asked: (200, offer("offer-a", **asked.body))
+    offers.routes["POST /v1/offers/offer-b/relist"] = (200, offer("offer-b"))
     assert torg("provider", "drain", "cheap").code == 0
+    assert torg("provider", "relist", "offer-b", "--json").document[0]["state"] == "open"
     assert torg("provider", "price", "offer-a", "0.75", "--json").document[0]["price_nanos_per_gpu_hour"] == 750_000_000
     assert torg("provider", "withdraw", "nobody").code == 3
 
