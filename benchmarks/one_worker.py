@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.report import Target, finish, parser, say
-from market.packing import stdlib_corpus
+from market.packing import pack_stdlib, unpack
 from trainers.child_process import JobPackage, TrainerChild
 from trainers.replica import Replica
 from trainers.sandbox import isolation_level
@@ -64,8 +64,9 @@ def main() -> int:
             "strategy": strategy, "steps": total, "rounds": chosen.rounds + 1, "seed": SEED}  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="torg-bench-") as folder:
         scratch = Path(folder)
-        (scratch / "data").mkdir()
-        (scratch / "data" / "corpus.txt").write_bytes(stdlib_corpus())
+        pack_stdlib(scratch / "corpus.tar")
+        with (scratch / "corpus.tar").open("rb") as archive:
+            unpack(archive, scratch / "data")
         begun = time.perf_counter()
         child = TrainerChild.spawn(
             threads=1, scratch=scratch, memory_limit_bytes=4 << 30, shares={}, isolation=isolation_level()

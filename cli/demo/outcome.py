@@ -1,6 +1,7 @@
 """What the demo measured, and whether it showed what it promises."""
 
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any
 
 from cli.live import RunView
@@ -57,6 +58,27 @@ class Killing:
 
 
 @dataclass(slots=True)
+class WarmStarts:
+    """From a lease's grant to its worker's first inner step; the step's time is a reading's, less what it trained."""
+
+    granted_ms: dict[str, int] = field(default_factory=dict)
+    waited_s: dict[str, float] = field(default_factory=dict)
+
+    def hear(self, record: dict[str, Any]) -> None:
+        """Take in one event of the job."""
+        event, at_ms = record["event"], int(record["at_ms"])
+        if event["type"] == "lease_granted":
+            self.granted_ms[event["lease"]] = at_ms
+        elif event["type"] == "lease_metered" and event["trained_ms"] > 0 and event["lease"] not in self.waited_s:
+            self.waited_s[event["lease"]] = (at_ms - event["trained_ms"] - self.granted_ms[event["lease"]]) / 1000
+
+    @property
+    def median_s(self) -> float | None:
+        """Over the leases of this job."""
+        return round(median(self.waited_s.values()), 3) if self.waited_s else None
+
+
+@dataclass(slots=True)
 class Outcome:
     """The document of `torg demo --json`."""
 
@@ -74,6 +96,8 @@ class Outcome:
     books_balanced: bool = False
     provenance_verified: bool = False
     checkpoint_stall_fraction: float | None = None
+    lease_to_training_seconds: float | None = None
+    round_seconds: float | None = None
     startup_seconds: float | None = None
     seconds: float | None = None
     state: str = "none"

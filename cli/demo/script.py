@@ -4,12 +4,14 @@ import json
 import signal
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from types import FrameType
 from typing import Any
 
 from cli.arguments import usd
-from cli.demo.outcome import Killing, Outcome
+from cli.demo.outcome import Killing, Outcome, WarmStarts
 from cli.demo.stage import Stage, wait_until
 from cli.demo.telling import Teller
 from cli.live import RunView
@@ -130,9 +132,11 @@ def _prepare(customer: Any, stage: Stage, wishes: Wishes) -> dict[str, Any]:
 def _watch(stage: Stage, customer: Any, teller: Teller, outcome: Outcome) -> Killing | None:
     killing: Killing | None = None
     stalls_ms = 0
+    warm = WarmStarts()
     for record in customer.job_events(teller.view.job):
         event = record["event"]
         teller.fold(record)
+        warm.hear(record)
         if killing is not None:
             for line in killing.hear(record):
                 teller.happened(line)
@@ -144,6 +148,8 @@ def _watch(stage: Stage, customer: Any, teller: Teller, outcome: Outcome) -> Kil
     teller.end()
     view = teller.view
     outcome.rounds = view.rounds[-1].round if view.rounds else 0
+    outcome.lease_to_training_seconds = warm.median_s
+    outcome.round_seconds = _round_seconds(view)
     outcome.checkpoint_stall_fraction = _stall_fraction(view, stalls_ms)
     if killing is not None:
         outcome.recovery_seconds, outcome.replacement_seconds = killing.recovery_s, killing.replacement_s
@@ -160,6 +166,11 @@ def _kill(stage: Stage, event: dict[str, Any], teller: Teller) -> Killing:
         f"SIGKILL to {victim['provider']}: {len(pids)} processes, in the middle of round {event['round'] + 1}"
     )
     return Killing(victim["provider"], victim["lease"], at_ms, event["round"], pids)
+
+
+def _round_seconds(view: RunView) -> float | None:
+    gaps = [(after.at_ms - before.at_ms) / 1000 for before, after in pairwise(view.rounds)]
+    return round(median(gaps), 3) if gaps else None
 
 
 def _stall_fraction(view: RunView, stalls_ms: int) -> float | None:
