@@ -17,7 +17,9 @@ Target = Annotated[str, typer.Argument(metavar="OFFER", help="offer id, or the n
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
     group = typer.Typer(
-        name="provider", help="Offers that are placed: list, drain, relist, withdraw, price, revoke.", no_args_is_help=True
+        name="provider",
+        help="Offers that are placed: list, drain, relist, withdraw, price, revoke.",
+        no_args_is_help=True,
     )
     group.command("ls")(ls)
     group.command("drain")(drain)

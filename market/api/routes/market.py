@@ -74,8 +74,10 @@ async def announce_ray(services: Has, caller: Plane, body: RayBody) -> dict[str,
     if services.ray and services.ray["address"] != body.address:
         # Before the new address is on the disk: whoever dies in between is told of the loss again.
         await services.ask(LoseRay(by=caller.name))
-    services.ray = {"address": body.address, "token_path": body.token_path, "head_pid": services.home.read_pid("head")}
-    write_json(services.home.ray_file, services.ray, mode=0o600)
+    said = {"address": body.address, "token_path": body.token_path, "head_pid": services.home.read_pid("head")}
+    if said != services.ray:
+        services.ray = said
+        write_json(services.home.ray_file, said, mode=0o600)
     return services.ray
 
 
