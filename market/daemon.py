@@ -145,7 +145,7 @@ class Supervisor:
         while time.monotonic() < until_s:
             try:
                 with self._market(timeout_s=2.0) as market:
-                    running = market.stop_market()["jobs_running"]  # again each time: a restarted exchange forgot it
+                    running = market.stop_market()["jobs_running"]
             except MarketUnreachable as away:
                 log.warning("the exchange does not hear the stop yet: %s", away)
             except Refused as refused:

@@ -12,6 +12,8 @@ Event = dict[str, Any]
 
 FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "market_opened": ("market_id", "fee_ppm", "version"),
+    "market_stopped": ("by",),
+    "market_reopened": ("by",),
     "member_added": ("member", "role", "key_sha256"),
     "member_revoked": ("member",),
     "transfer": ("id", "kind", "debit", "credit", "amount_nanos", "job", "lease"),

@@ -128,7 +128,7 @@ class Exchange:
     @property
     def stopped(self) -> bool:
         """Whether the market is going down and takes no new work."""
-        return self._volatile.stopped
+        return self._state.stopped
 
     def member_by_key(self, key_sha256: str) -> Json | None:
         """{member, role, revoked, key_sha256} of whoever has, or had, this key."""
@@ -230,6 +230,7 @@ class Exchange:
                 "market_id",
                 "fee_ppm",
                 "version",
+                "stopped",
                 "members",
                 "by_key",
                 "offers",

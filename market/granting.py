@@ -91,7 +91,7 @@ def bid_of(state: State, job: Job, settings: Settings, now_ms: int) -> Bid | Non
 def take_snapshot(state: State, volatile: Volatile, settings: Settings) -> BookSnapshot:
     """Offers and bids as they stand, for `clear()`; offers that are withdrawn are not in it."""
     offers = tuple(offer_order(state, offer, volatile) for offer in state.offers.values() if offer.state != "withdrawn")
-    if volatile.stopped:
+    if state.stopped:
         return BookSnapshot(offers, ())
     bids = (bid_of(state, state.jobs[job], settings, volatile.now_ms) for job in state.open_jobs)
     return BookSnapshot(offers, tuple(bid for bid in bids if bid is not None))
@@ -103,7 +103,7 @@ def apply_clearing(turn: Turn, command: ApplyClearing) -> Answer | Refusal:
         return forbidden("only the market's own process clears")
     matched: list[Json] = []
     for match in command.clearing.matches:
-        granted = 0 if turn.volatile.stopped else _grant(turn, match)
+        granted = 0 if turn.state.stopped else _grant(turn, match)
         if granted:
             offers = match.offers[:granted]
             matched += [

@@ -39,7 +39,7 @@ def submit_job(turn: Turn, command: SubmitJob) -> Answer | Refusal:
         if (known.customer, known.spec_digest) == (command.by, digest):
             return Answer(job_view(turn.state, turn.volatile, known), created=False)
         return conflict("job", command.id)
-    refusal = closing() if turn.volatile.stopped else None
+    refusal = closing() if turn.state.stopped else None
     refusal = refusal or check_spec(spec, turn.settings) or _check_open_jobs(turn, command.by)
     refusal = refusal or _check_feasible(turn, command.id, spec) or _check_funds(turn, command.by, spec)
     if refusal is not None:
@@ -231,11 +231,12 @@ def halt_job(turn: Turn, command: HaltJob) -> Answer | Refusal:
 
 
 def stop_market(turn: Turn, command: StopMarket) -> Answer | Refusal:
-    """Refuse new work and ask every running job to pause at a durable round."""
+    """Refuse new work, also after a restart, and ask every running job to pause at a durable round."""
     refusal = turn.require(command.by, ("operator",))
     if refusal is not None:
         return refusal
-    turn.volatile.stopped = True
+    if not turn.state.stopped:
+        turn.emit("market_stopped", {"by": command.by})
     jobs = list(turn.state.running())
     for job in jobs:
         if job.wanted == "run":
@@ -248,7 +249,8 @@ def reopen_market(turn: Turn, command: ReopenMarket) -> Answer | Refusal:
     refusal = turn.require(command.by, ("operator",))
     if refusal is not None:
         return refusal
-    turn.volatile.stopped = False
+    if turn.state.stopped:
+        turn.emit("market_reopened", {"by": command.by})
     resumed: list[str] = []
     for job in [turn.state.jobs[name] for name in turn.state.open_jobs]:
         if job.wanted != "pause" or job.wanted_reason != "market_down":

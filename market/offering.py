@@ -28,7 +28,7 @@ def place_offer(turn: Turn, command: PlaceOffer) -> Answer | Refusal:
     refusal = turn.require(command.by, ("provider",)) or _check_offer(turn, command)
     if refusal is not None:
         return refusal
-    if turn.volatile.stopped:
+    if turn.state.stopped:
         return closing()
     known = turn.state.offers.get(command.id)
     if known is not None and known.provider != command.by:

@@ -23,6 +23,14 @@ def _market_opened(state: State, event: Event, at_ms: int) -> None:
     state.version = event["version"]
 
 
+def _market_stopped(state: State, event: Event, at_ms: int) -> None:
+    state.stopped = True
+
+
+def _market_reopened(state: State, event: Event, at_ms: int) -> None:
+    state.stopped = False
+
+
 def _member_added(state: State, event: Event, at_ms: int) -> None:
     member = MemberRecord(event["member"], event["role"], event["key_sha256"], at_ms)
     state.members[member.name] = member
@@ -271,6 +279,8 @@ def _clearing(state: State, event: Event, at_ms: int) -> None:
 
 _HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     "market_opened": _market_opened,
+    "market_stopped": _market_stopped,
+    "market_reopened": _market_reopened,
     "member_added": _member_added,
     "member_revoked": _member_revoked,
     "transfer": _transfer,

@@ -127,6 +127,7 @@ class State:
     market_id: str = ""
     fee_ppm: int = 0
     version: str = ""
+    stopped: bool = False
     now_ms: int = 0
     members: dict[str, MemberRecord] = field(default_factory=dict)
     by_key: dict[str, str] = field(default_factory=dict)
@@ -172,7 +173,6 @@ class Volatile:
     reading_ms: dict[str, int] = field(default_factory=dict)
     run_ms: dict[str, int] = field(default_factory=dict)
     run_pid: dict[str, int] = field(default_factory=dict)
-    stopped: bool = False
     dirty: bool = True
     now_ms: int = 0
     ticked_ms: int = 0

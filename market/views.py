@@ -288,7 +288,7 @@ def totals_view(state: State, volatile: Volatile) -> Json:
     found: dict[str, Any] = {
         "market_id": state.market_id,
         "version": state.version,
-        "stopped": volatile.stopped,
+        "stopped": state.stopped,
         "members": len(state.members),
         "offers": len(offers),
         "gpus": sum(offer.gpus for offer in offers),

@@ -163,7 +163,9 @@ class Host:
             try:
                 self._market.place_offer(self._offer_body)
                 break
-            except MarketUnreachable:
+            except (MarketUnreachable, Refused) as reason:
+                if isinstance(reason, Refused) and reason.code != "market_closing":
+                    raise
                 self._stopping.wait(PAUSE_AWAY_S)
         say(
             "ready",

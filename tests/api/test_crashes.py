@@ -249,6 +249,21 @@ def test_a_bug_in_one_command_harms_no_other(tmp_path: Path, monkeypatch: pytest
         assert desk.numbers.bugs == 1
 
 
+def test_an_exchange_that_dies_while_the_market_goes_down_takes_no_new_work(spare: Path) -> None:
+    info = start(spare, no_ray=True)
+    found = Square(info.url, Home(spare))
+    try:
+        _, ann = found.newcomer("customer", 6 * USD)
+        found.local("operator").stop_market()
+        found.back("exchange", found.kill("exchange"))
+        assert refusal(lambda: ann.submit_job(found.name("job"), make_spec("eu"))).code == "market_closing"
+        assert found.local("operator").status()["stopped"] is True
+        found.local("operator").reopen_market()
+        assert ann.submit_job(found.name("job"), make_spec("eu"))["state"] == "pending"
+    finally:
+        found.close()
+
+
 def test_what_was_before_is_there_after_stop_and_start(spare: Path) -> None:
     info = start(spare, no_ray=True)
     home = Home(spare)

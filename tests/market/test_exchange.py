@@ -436,6 +436,25 @@ def test_the_market_goes_down_and_up() -> None:
     assert [lease["slot"] for lease in directive["leases"]] == [2, 3]
 
 
+def test_a_market_that_goes_down_stays_closed_through_a_restart() -> None:
+    scene = Scene()
+    scene.offer(gpus=2)
+    scene.submit(workers__min=1, workers__max=1)
+    scene.do(StopMarket("op"))
+    scene.do(StopMarket("op"))
+    scene.restart()
+    assert scene.exchange.stopped
+    assert scene.refused(SubmitJob("job-2", make_spec(), "ann")).code == "market_closing"
+    scene.clear()
+    assert scene.state()[0] == "pending"
+    scene.do(ReopenMarket("op"))
+    scene.do(ReopenMarket("op"))
+    scene.restart()
+    scene.clear()
+    assert scene.state()[0] == "running"
+    assert len(scene.of_type("market_stopped")) == len(scene.of_type("market_reopened")) == 1
+
+
 def test_a_pause_that_nobody_confirms_ends_at_the_durable_round() -> None:
     scene = Scene()
     scene.running()
