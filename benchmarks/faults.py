@@ -22,7 +22,7 @@ from cli.settings import Settings
 def main() -> int:
     arguments = parser(__doc__)
     arguments.add_argument("--runs", type=int, default=3)
-    arguments.add_argument("--rounds", type=int, default=12)
+    arguments.add_argument("--rounds", type=int, default=14)
     chosen = arguments.parse_args()
     outcomes = []
     for number in range(chosen.runs):

@@ -22,7 +22,7 @@ PROVIDERS = (("aurora", "0.30", "eu"), ("borealis", "0.45", "eu"), ("cumulus", "
 DEPOSIT_NANOS = 20_000_000_000
 STARTUP_S = 90.0
 KILL_AFTER_ROUND = 5
-INNER_STEPS = 12
+INNER_STEPS = 20
 PATIENCE_S = 20.0
 
 

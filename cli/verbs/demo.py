@@ -21,7 +21,7 @@ def demo(
         Path | None, typer.Option(help="a file or folder to train on; default: the Python standard library's source")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="of the initial parameters and the order of the data")] = 1,
-    rounds: Annotated[int, typer.Option(min=10, max=40, help="rounds to train")] = 12,
+    rounds: Annotated[int, typer.Option(min=10, max=40, help="rounds to train")] = 14,
     keep: Annotated[
         bool, typer.Option("--keep", help="keep the demo's folder (its processes end in any case)")
     ] = False,
