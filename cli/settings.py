@@ -44,6 +44,11 @@ class Settings:
             )
         return str(keys[role])
 
+    def market_public_key(self) -> str | None:
+        """The key with which the market of this home signs, where `torg up` has noted it."""
+        found = _read_json(self.home / "market.json")
+        return str(found["public_key"]) if found and found.get("public_key") else None
+
     def _local_url(self) -> str | None:
         found = _read_json(self.home / "market.json")
         return str(found["url"]).rstrip("/") if found and found.get("url") else None

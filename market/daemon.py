@@ -69,8 +69,8 @@ class Supervisor:
     def run(self, ready: "int | None") -> int:
         """Start, watch, stop. `ready` is a descriptor to which one line of JSON says how the start went."""
         self._hear_signals()
-        for stale in (self._home.ray_file, self._home.books_file):
-            stale.unlink(missing_ok=True)
+        # What the head of before has said stays: a new head that says another address tells the market what was lost.
+        self._home.books_file.unlink(missing_ok=True)
         self._home.write_pid("supervisor", os.getpid())
         try:
             failure = self._open()
@@ -124,6 +124,7 @@ class Supervisor:
         write_json(self._home.market_file, self.facts)
         with self._market(timeout_s=START_S) as market:
             market.reopen_market()
+            write_json(self._home.market_file, {**self.facts, "public_key": market.status()["public_key"]})
         for name, child in self._children.items():
             if name != "exchange":
                 child.start()

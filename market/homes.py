@@ -2,9 +2,9 @@
 
 The folder is an argument everywhere; nothing here reads the environment, the clock or the network.
 
-    market.json    url, host, port, ray ("embedded", "none" or an address), supervisor_pid   (found by every command)
+    market.json    url, host, port, supervisor_pid, public_key             (found by every command)
     keys.json      operator, customer, provider, plane: the plain keys of the local accounts  (0600)
-    market.key     Ed25519 private key, PEM: signs provenance bundles                         (0600)
+    market.key     Ed25519 private key, 32 bytes in hex: signs provenance bundles             (0600)
     journal/       the record                          blobs/        content-addressed bytes
     books/         books.duckdb, the projection        uploads.log   who uploaded which blob (quotas)
     run/           *.pid, books.json (port), ray.json  logs/         one file per process, jobs/ID.log

@@ -211,7 +211,8 @@ def _answering(home: Home) -> MarketInfo | None:
             market.healthz()
     except (MarketUnreachable, Refused):
         return None
-    return MarketInfo(**facts, home=str(home.root), fresh=False)
+    known = {name: facts[name] for name in ("url", "host", "port", "supervisor_pid")}
+    return MarketInfo(**known, home=str(home.root), fresh=False)
 
 
 def _names_home(pid: int, home: Home) -> bool:

@@ -108,7 +108,8 @@ def _signature(bundle: Mapping[str, Any], public_key: str | None) -> str:
     _demand(signature["algorithm"] == "ed25519", f"unknown algorithm {signature['algorithm']!r}")
     owner, value = str(signature["public_key"]), str(signature["value"])
     _demand(owner == owner.lower() and value == value.lower(), "key and signature are written in lower-case hex")
-    _demand(public_key is None or owner == public_key, f"signed by the key {owner[:16]}…, not by the one asked for")
+    asked = f"signed by the key {owner}, not by {public_key}, the one asked for"
+    _demand(public_key is None or owner == public_key, asked)
     try:
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -120,7 +121,9 @@ def _signature(bundle: Mapping[str, Any], public_key: str | None) -> str:
         key.verify(binascii.unhexlify(value), signed_text(str(bundle["digest"])))
     except (InvalidSignature, ValueError) as error:
         raise _Wrong(f"the signature is not by the key {owner[:16]}…") from error
-    return f"signed by the key {owner[:16]}…"
+    if public_key is None:
+        return f"signed by whoever owns the key {owner}, which the bundle itself names"
+    return f"signed by the key asked for, {owner}"
 
 
 def _spec(body: Mapping[str, Any]) -> str:

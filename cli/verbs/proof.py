@@ -1,6 +1,7 @@
 """`torg provenance` and `torg verify`: what was computed by whom, and the proof of it, checked offline."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,8 @@ from cli.errors import CliError, Exit, refused, usage
 from cli.output import document, printable
 from cli.session import connect
 from cli.settings import Settings
+
+_KEY = re.compile(r"[0-9a-f]{64}")
 
 
 def register(app: typer.Typer) -> None:
@@ -43,21 +46,50 @@ def provenance(
 
 
 def verify(
-    ctx: typer.Context, bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="file of `torg provenance -o`")]
-) -> None:
-    """Check a provenance bundle offline: signatures, chain, charges."""
+    ctx: typer.Context,
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="file of `torg provenance -o`")],
+    public_key: Annotated[
+        str | None,
+        typer.Option(metavar="HEX", help="the market's key, from its `torg status`; --key HEX says the same. "
+                     "Default: the key of this home's market")] = None,
+) -> None:  # fmt: skip
+    """Check a provenance bundle offline: signature, chain, charges."""
     settings: Settings = ctx.obj
-    told = check_bundle(read_bundle(bundle))
+    expected, source = _expected_key(settings, public_key)
+    told = check_bundle(read_bundle(bundle), expected) | {"expected_key": expected, "expected_key_from": source}
     if settings.as_json:
         document(told)
     elif told["ok"]:
         _show(told)
-        print(f"{bundle} is sound.")
+        print(f"{bundle} is sound, and {_whose(told)}")
     else:
         _show(told)
         print(f"{bundle} is NOT sound: {told['first_bad']}")
+        if source == "market.json":
+            print(f"The key asked for is that of the market in {settings.home}; --public-key names another market's.")
     if not told["ok"]:
         raise typer.Exit(Exit.FAILED)
+
+
+def _expected_key(settings: Settings, given: str | None) -> tuple[str | None, str | None]:
+    """The key that must have signed, lower-case hex, and who says so: the command line or this home's market."""
+    # A member's key begins with torg_, so 64 hex digits after the common option --key can only be a market's.
+    named = given or (settings.key if settings.key and _KEY.fullmatch(settings.key.lower()) else None)
+    if named is not None:
+        if not _KEY.fullmatch(named.lower()):
+            raise usage(f"{named!r} is not a key of 64 hex digits", field="--public-key", code="bad_key")
+        return named.lower(), "command line"
+    own = settings.market_public_key()
+    return own, None if own is None else "market.json"
+
+
+def _whose(told: dict[str, Any]) -> str:
+    if told["signed_by"] is None:
+        return "NOT signed: anybody can have made it."
+    if told["expected_key"] is None:
+        return f"signed by the key {told['signed_by']}. Whether that is the market's, `torg status --json` there says."
+    said = "this home's market" if told["expected_key_from"] == "market.json" else "the key that you named"
+    return f"signed by {said}."
 
 
 def _show(told: dict[str, Any]) -> None:
@@ -66,25 +98,32 @@ def _show(told: dict[str, Any]) -> None:
 
 
 def read_bundle(path: Path) -> dict[str, object]:
-    """The bundle in a file; refused where there is none."""
+    """The bundle in a file; refused where there is none, or one that two readers could read differently."""
+    from storage.provenance import load_bundle
+
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = load_bundle(path.read_bytes())
     except FileNotFoundError:
         raise usage(f"{path} does not exist", field="BUNDLE", code="no_such_file") from None
     except OSError as error:
         raise usage(f"{path}: {error.strerror}", field="BUNDLE", code="not_readable") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CliError("not_json", f"{path} is not a bundle: {error}", "BUNDLE") from error
     if not isinstance(found, dict):
         raise CliError("not_a_bundle", f"{path} is not a bundle", "BUNDLE")
     return found
 
 
-def check_bundle(bundle: object) -> dict[str, Any]:
-    """{ok, first_bad, checks [{name, ok, detail}]}; needs no market and no network."""
+def check_bundle(bundle: Any, public_key: str | None = None) -> dict[str, Any]:
+    """{ok, first_bad, signed_by, checks [{name, ok, detail}]}; needs no market and no network.
+
+    With `public_key` (hex) it must be signed by that key.
+    """
     from storage.provenance import verify_bundle
 
-    found = verify_bundle(bundle)
+    found = verify_bundle(bundle, public_key=public_key)
     checks = [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in found.checks]
     bad = next((f"{check.name}: {check.detail}" for check in found.checks if not check.ok), None)
-    return {"ok": found.ok, "first_bad": bad, "checks": checks}
+    signature = bundle.get("signature")
+    signed_by = str(signature["public_key"]) if isinstance(signature, dict) and "public_key" in signature else None
+    return {"ok": found.ok, "first_bad": bad, "signed_by": signed_by, "checks": checks}

@@ -19,7 +19,7 @@ from market.commands import SYSTEM, AddMember, OpenMarket
 from market.exchange import Exchange, Settings
 from market.homes import LOCAL_MEMBERS, Home, read_json, write_file, write_json
 from market.outcomes import Refusal
-from storage.provenance import new_signing_key
+from storage.provenance import new_signing_key, public_key_of
 
 log = logging.getLogger("torg.opening")
 
@@ -41,6 +41,7 @@ def open_services(home: Home, url: str, desk: Desk, shelf: Shelf) -> Services:
     """Everything that the routes need, over a desk that has replayed its journal. Raises OSError, ValueError."""
     open_market(home, desk)
     shelf.recall_manifests()
+    signing_key = load_signing_key(home)
     return Services(
         home=home,
         url=url,
@@ -50,7 +51,8 @@ def open_services(home: Home, url: str, desk: Desk, shelf: Shelf) -> Services:
         shelf=shelf,
         job_logs=JobLogs(home.job_logs),
         books=BooksLink(home),
-        signing_key=load_signing_key(home),
+        signing_key=signing_key,
+        public_key=public_key_of(signing_key),
         started_ms=wall_ms(),
         ray=read_json(home.ray_file),
     )

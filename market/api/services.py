@@ -43,6 +43,7 @@ class Services:
     job_logs: JobLogs
     books: BooksLink
     signing_key: bytes
+    public_key: str
     started_ms: int
     ray: Json = field(default_factory=dict)
     requests: RequestCounts = field(default_factory=RequestCounts)

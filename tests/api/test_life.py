@@ -86,7 +86,9 @@ def test_a_job_lives_loses_a_worker_and_is_billed_what_the_ledger_says(square: S
     assert ann.job_logs(job, after=10**6, wait_s=30)["over"], "a job that is over prints nothing more"
 
     bundle = ann.provenance(job)
-    verified = verify_bundle(bundle, public_key=bundle["signature"]["public_key"])
+    known = operator.status()["public_key"]
+    assert square.home.read_market()["public_key"] == known
+    verified = verify_bundle(bundle, public_key=known)
     assert verified.ok, verified.checks
     assert bundle["body"]["totals"]["billed_nanos"] == billed
     books = operator.verify_books()

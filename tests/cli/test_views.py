@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import pty
 import re
@@ -273,3 +274,46 @@ def test_an_invite_round_trips(torg: Torg, market: FakeMarket) -> None:
     line = torg("invite", "provider", "--name", "far").out
     found = read_invite(line.split()[-1])
     assert (found.url, found.key, found.ray) == (market.url, "secret", "127.0.0.1:7001")
+
+
+def signed_bundle(folder: Path, text: bytes | None = None) -> Path:
+    """The bundle of the golden files, in a file of its own."""
+    found = folder / "bundle.json"
+    found.write_bytes(text if text is not None else (Path(__file__).parents[1] / "golden" / "bundle.json").read_bytes())
+    return found
+
+
+SIGNED_BY = "03a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc8664125531b8"
+
+
+def test_verify_says_whose_signature_it_is(torg: Torg, tmp_path: Path) -> None:
+    bundle = str(signed_bundle(tmp_path))
+    ran = torg("verify", bundle, "--json")
+    assert (ran.code, ran.document["signed_by"], ran.document["expected_key"]) == (0, SIGNED_BY, None)
+    assert f"signed by the key {SIGNED_BY}" in torg("verify", bundle).out
+    assert "the key that you named" in torg("verify", bundle, "--key", SIGNED_BY).out
+    assert "the key that you named" in torg("verify", bundle, "--public-key", SIGNED_BY.upper()).out
+
+
+def test_verify_refuses_the_signature_of_another_key(torg: Torg, home: Path, tmp_path: Path) -> None:
+    bundle = str(signed_bundle(tmp_path))
+    assert torg("verify", bundle, "--public-key", "0" * 64).code == 1
+    assert torg("verify", bundle, "--public-key", "0x12").code == 2
+    facts = json.loads((home / "market.json").read_text())
+    (home / "market.json").write_text(json.dumps(facts | {"public_key": "1" * 64}))
+    ran = torg("verify", bundle)
+    assert ran.code == 1
+    assert f"the market in {home}" in ran.out
+    assert torg("verify", bundle, "--public-key", SIGNED_BY).code == 0, "what is named counts more"
+    (home / "market.json").write_text(json.dumps(facts | {"public_key": SIGNED_BY}))
+    assert "signed by this home's market" in torg("verify", bundle).out
+    unsigned = json.loads(Path(bundle).read_bytes()) | {"signature": None}
+    assert torg("verify", str(signed_bundle(tmp_path, json.dumps(unsigned).encode()))).code == 1
+
+
+def test_verify_reads_no_bundle_that_two_readers_could_read_differently(torg: Torg, tmp_path: Path) -> None:
+    golden = signed_bundle(tmp_path).read_bytes()
+    twin = golden.replace(b'"body":', b'"body":{},"body":', 1)
+    ran = torg("verify", str(signed_bundle(tmp_path, twin)), "--json")
+    assert (ran.code, ran.document["error"]["code"]) == (1, "not_json")
+    assert "twice" in ran.document["error"]["message"]

@@ -41,6 +41,7 @@ async def status(services: Has, _: Someone) -> dict[str, Any]:
         "url": services.url,
         "version": services.version,
         "home": str(services.home.root),
+        "public_key": services.public_key,
         "ray_address": known_ray(services).get("address"),
         "exchange_pid": os.getpid(),
         "books_pid": services.home.read_pid("books"),
