@@ -36,7 +36,7 @@ from market.actors.host_config import (
 )
 from market.actors.measure import measure
 from market.actors.ray_node import NodeSettings, RayNode, enter_ray, join, write_token
-from market.actors.stable import Stable, WorkerEnded
+from market.actors.stable import HeadGone, Stable, WorkerEnded
 from market.client import Market, MarketUnreachable, Refused
 from trainers.actors.lifeline import watch
 
@@ -98,7 +98,7 @@ class Host:
         finally:
             if self._stable is not None:
                 self._stable.close()
-            node.stop()
+            node.abandon() if rejoin else node.stop()
             self._market.close()
         if rejoin:
             # Ray cannot forget a cluster within one process, so the process begins anew under the same pid.
@@ -179,6 +179,12 @@ class Host:
         """Until told to stop (False) or until this node's cluster is over (True)."""
         polling = threading.Thread(target=self._poll, name="poll", daemon=True)
         polling.start()
+        try:
+            return self._take_happenings(node)
+        except HeadGone:
+            return True
+
+    def _take_happenings(self, node: RayNode) -> bool:
         while True:
             kind, what = self._happenings.get()
             if kind == "stop":
@@ -204,11 +210,12 @@ class Host:
         while not self._stopping.is_set():
             try:
                 answer = self._market.leases(self._config.offer, wait_s=POLL_S, seen=seen)
-                seen, relisted = answer["version"], False
-                self._happen("leases", answer)
+                # Asked before the leases are acted on: with a head that is gone, Ray answers nothing for a minute.
                 if self._config.ray is None and self._market.ray()["address"] != self._ray_address:
                     self._happen("rejoin", None)
                     return
+                seen, relisted = answer["version"], False
+                self._happen("leases", answer)
             except MarketUnreachable as away:
                 self._happen("away", str(away))
                 self._stopping.wait(PAUSE_AWAY_S)

@@ -28,6 +28,9 @@ NAMESPACE = "torg"
 
 MEBIBYTE = 2**20
 
+_HEAD_AWAY = "RAY_gcs_rpc_server_reconnect_timeout_s"
+NODE_OUTLIVES_HEAD_S = 15
+
 # Variables that would silently redirect or re-authenticate us if a shell had set them.
 _FOREIGN_VARIABLES = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_NAMESPACE", "RAY_REDIS_ADDRESS", "RAY_RUNTIME_ENV_HOOK")
 
@@ -87,8 +90,8 @@ def ray_environment(token_path: Path, node_ip: str) -> dict[str, str]:
         "RAY_DEDUP_LOGS": "0",
         # A patch release apart is fine: nothing of ours is pickled with code but classes that both sides have installed.
         "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL": "minor",
-        # A node whose head is gone ends soon, and its host joins the next head.
-        "RAY_gcs_rpc_server_reconnect_timeout_s": "15",
+        # Ray ends a process whose head is away for longer. A host waits for its market for days, and joins the next head.
+        _HEAD_AWAY: str(30 * 86_400),
         # A copy on a node that has died is tried for this long before another is (10 s by default): a newcomer fetches
         # the job from wherever Ray knows of it.
         "RAY_object_manager_pull_timeout_ms": "1000",
@@ -145,6 +148,13 @@ class RayNode:
 
         if ray.is_initialized():
             ray.shutdown()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """End the node's processes and remove its folder without a word to its head, which may be gone.
+
+        The process stays a driver of a cluster that it can no longer use.
+        """
         self._node.kill_all_processes(check_alive=False, allow_graceful=True, wait=True)
         shutil.rmtree(self.temp_dir, ignore_errors=True)
 
@@ -192,11 +202,14 @@ def _start(settings: NodeSettings, gcs_address: str | None) -> RayNode:
                     _without_agents(command, self.get_session_dir_path(), self.node_id), *rest, **named
                 )
 
+            patience = os.environ[_HEAD_AWAY]
             services.start_ray_process = start_without_agents
+            os.environ[_HEAD_AWAY] = str(NODE_OUTLIVES_HEAD_S)  # the raylet and its actors inherit this
             try:
                 super().start_raylet(*arguments, **options)
             finally:
                 services.start_ray_process = start_process
+                os.environ[_HEAD_AWAY] = patience
 
     # Socket paths end at 107 bytes, so a node lives right under /tmp and not in somebody's deep home.
     temp_dir = Path(tempfile.mkdtemp(prefix="torg-", dir="/tmp"))

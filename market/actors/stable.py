@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,10 @@ MAX_FAILURES_IN_A_ROW = 5
 
 class WorkerEnded(Exception):
     """A worker could not be made or has died; the text says what is known."""
+
+
+class HeadGone(Exception):
+    """Ray does not take a new actor: its head is gone."""
 
 
 @dataclass(slots=True)
@@ -72,7 +77,7 @@ class Stable:
     _failures: int = 0
 
     def fill(self) -> None:
-        """Have one warm worker while a unit is free; returns at once, it warms up by itself."""
+        """Have one warm worker while a unit is free; returns at once, it warms up by itself. Raises HeadGone."""
         taken = sum(stall.lease["gpus"] for stall in self._stalls.values() if stall.lease is not None)
         waiting = any(stall.lease is None for stall in self._stalls.values())
         if not waiting and taken < self.hardware.units and self._failures < MAX_FAILURES_IN_A_ROW:
@@ -156,6 +161,8 @@ class Stable:
             self._discard(stall)
 
     def _make(self) -> _Stall:
+        import ray
+
         from trainers.sandbox import isolation_level
 
         self.isolation = isolation_level() if self.config.isolation == "auto" else self.config.isolation
@@ -173,7 +180,10 @@ class Stable:
             "isolation": self.isolation,
             "orphan_after_s": self.config.orphan_after_s,
         }
-        actor = start_worker(name=name, node_id=self.node.node_id, settings=settings)
+        try:
+            actor = start_worker(name=name, node_id=self.node.node_id, settings=settings)
+        except ray.exceptions.RayError as error:
+            raise HeadGone(str(error)) from error
         stall = _Stall(name, actor, scratch, actor.ready.remote())
         self._stalls[name] = stall
         return stall
@@ -209,15 +219,24 @@ class Stable:
         shutil.rmtree(stall.scratch, ignore_errors=True)
 
     def _kill(self, stall: _Stall) -> None:
-        import ray
+        """By signal, not by Ray: Ray asks the process to end, which a frozen one does not hear, and waits for a head
+        that is gone.
+        """
+        if stall.pidfd is None:
+            threading.Thread(target=_kill_unborn, args=(stall.actor,), daemon=True).start()
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(stall.pidfd, signal.SIGKILL)
+        os.close(stall.pidfd)
+        stall.pidfd = None
 
-        ray.kill(stall.actor, no_restart=True)
-        if stall.pidfd is not None:
-            # Ray asks the process to end, which one that is frozen does not hear.
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(stall.pidfd, signal.SIGKILL)
-            os.close(stall.pidfd)
-            stall.pidfd = None
+
+def _kill_unborn(actor: Any) -> None:
+    """End an actor whose process id is not known yet."""
+    import ray
+
+    with contextlib.suppress(ray.exceptions.RayError):
+        ray.kill(actor, no_restart=True)
 
 
 def _last_words(scratch: Path) -> dict[str, str]:
