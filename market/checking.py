@@ -21,6 +21,8 @@ MAX_WORKERS: Final = 1_024
 MAX_ROUNDS: Final = 1_000_000
 MAX_STEPS: Final = 1_000_000_000
 MAX_VRAM_GIB: Final = 4_096.0
+# A job's data travel to every worker as one object of Ray's.
+MAX_DATA_BYTES: Final = 2 * 1024**3
 
 _SPEC_FIELDS: Final = (
     "name", "workload", "options", "data", "strategy", "steps", "rounds", "workers", "limits", "checkpoint", "seed", "tags",
@@ -159,8 +161,11 @@ def _check_data(data: object) -> Refusal | None:
         return wrong
     if not is_digest(data["digest"]):
         return invalid("data.digest", data["digest"], "a SHA-256 in hex")
-    if not is_int(data["bytes"], 1, 2**50):
-        return invalid("data.bytes", data["bytes"], "a whole number of bytes")
+    if not is_int(data["bytes"], 1, MAX_INT):
+        return invalid("data.bytes", data["bytes"], f"a whole number of bytes from 1 to {MAX_DATA_BYTES}")
+    if data["bytes"] > MAX_DATA_BYTES:
+        message = f"the data have {data['bytes']} bytes, the limit is {MAX_DATA_BYTES} (2 GiB)"
+        return Refusal("too_large", message, field="data.bytes", remedy="less data, or a provider's share", status=413)
     return None if is_text(data["label"], 255) else invalid("data.label", data["label"], "a short text")
 
 

@@ -20,7 +20,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from market.checking import MAX_ROUNDS, MAX_STEPS, MAX_VRAM_GIB, MAX_WORKERS
+from market.checking import MAX_DATA_BYTES, MAX_ROUNDS, MAX_STEPS, MAX_VRAM_GIB, MAX_WORKERS
+from market.form_ranges import allowed
 from market.hardware import MAX_UNITS, UnknownGpu, canonical_name
 from market.packing import Packed, PackingError, pack, pack_stdlib
 from storage.units import MoneyError, parse_usd
@@ -65,7 +66,7 @@ def _nanos(most_usd: int, unit: str) -> Callable[[object], int]:
         try:
             nanos = parse_usd(value)
         except MoneyError as error:
-            raise _refuse(error.message, allowed) from None
+            raise _refuse(error.message.removeprefix(f"{value!r} "), allowed) from None
         if not 0 < nanos <= most_usd * 1_000_000_000:
             raise _refuse("is out of range", allowed)
         return nanos
@@ -250,9 +251,12 @@ def _form_error(form: type[BaseModel], detail: ErrorDetails) -> FormError:
         case "literal_error":
             return FormError(field, value, "is not known here", _near_literal(value, str(context["expected"])))
     message = detail["msg"][0].lower() + detail["msg"][1:]
+    words = allowed(form, names)
+    remedy = f"allowed: {words}" if words else None
     if isinstance(value, str) and _UNITS.match(value.strip()):
-        return FormError(field, value, "has a unit", f"write the bare number; {_unit_of(names[-1])}")
-    return FormError(field, value, f"is not allowed: {message}")
+        bare = f"write the bare number; {_unit_of(names[-1])}"
+        return FormError(field, value, "has a unit", "; ".join([bare, remedy] if remedy else [bare]))
+    return FormError(field, value, f"is not allowed: {message}", remedy)
 
 
 def _unit_of(name: str) -> str:
@@ -368,16 +372,27 @@ def _data(job: JobFile, upload: Upload, folder: Path, *, builtin: bool) -> dict[
         return {"kind": "share", "name": name}
     with tempfile.TemporaryDirectory(prefix="torg-pack-") as scratch:
         packed = _packed(data, folder, Path(scratch) / "data.tar")
+        _check_data_size(data, packed.bytes)
         digest = upload(packed.path)
     assert digest == packed.digest, "the market has other bytes than were packed"
     return {"kind": "blob", "digest": packed.digest, "bytes": packed.bytes, "label": packed.label}
+
+
+def _check_data_size(data: str, size: int) -> None:
+    if size > MAX_DATA_BYTES:
+        remedy = f"at most {MAX_DATA_BYTES} (2 GiB); a provider can name more as share:NAME"
+        raise FormError("data", data, f"has {size} bytes", remedy)
 
 
 def _packed(data: str, folder: Path, target: Path) -> Packed:
     try:
         if data == "stdlib":
             return pack_stdlib(target)
-        return pack((folder / Path(data).expanduser()).resolve(), target)
+        source = (folder / Path(data).expanduser()).resolve()
+        # Before gigabytes are copied for nothing; what cannot be packed at all, `pack` says.
+        parts = source.rglob("*") if source.is_dir() else [source]
+        _check_data_size(data, sum(part.lstat().st_size for part in parts if part.is_file()))
+        return pack(source, target)
     except PackingError as error:
         remedy = "a file, a folder, stdlib, none or share:NAME"
         raise FormError("data", data, f"cannot be packed: {error}", remedy) from None

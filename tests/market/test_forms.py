@@ -40,6 +40,25 @@ def spec_of(text: str, folder: Path) -> dict[str, Any]:
     return resolve(parse_job(text), digest_only, folder=folder)
 
 
+@pytest.mark.parametrize("place", ["huge.bin", "corpus/huge.bin"])
+def test_data_over_the_limit_are_refused_before_they_are_packed(folder: Path, place: str) -> None:
+    with (folder / place).open("wb") as file:
+        file.truncate(2 * 2**30 + 1)
+    data = place.partition("/")[0]
+    with pytest.raises(FormError, match="at most 2147483648") as refused:
+        spec_of(FILE.replace("data: corpus", f"data: {data}"), folder)
+    assert (refused.value.field, refused.value.value) == ("data", data)
+
+
+def test_the_exchange_takes_data_up_to_the_limit(folder: Path) -> None:
+    spec = spec_of(FILE, folder)
+    assert check_spec({**spec, "data": {**spec["data"], "bytes": 2 * 2**30}}, Settings()) is None
+    refusal = check_spec({**spec, "data": {**spec["data"], "bytes": 2 * 2**30 + 1}}, Settings())
+    assert refusal is not None
+    assert (refusal.code, refusal.field, refusal.status) == ("too_large", "data.bytes", 413)
+    assert "2147483648" in refusal.message
+
+
 def test_a_job_file_becomes_a_spec_that_the_exchange_takes(folder: Path) -> None:
     spec = spec_of(FILE, folder)
     assert check_spec(spec, Settings()) is None

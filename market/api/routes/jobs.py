@@ -140,10 +140,16 @@ async def provenance(services: Has, caller: Someone, job: str) -> dict[str, Any]
 
 
 def _check_blobs(services: Has, spec: dict[str, Any]) -> None:
-    """Code and data must be here before money is held for them."""
+    """Code and data must be here, and of the size that the spec says, before money is held for them."""
     for field in ("workload", "data"):
         part = spec.get(field)
         digest = part.get("digest") if isinstance(part, dict) else None
-        if isinstance(digest, str) and len(digest) == 64 and services.shelf.store.size(digest) is None:
+        if not (isinstance(part, dict) and isinstance(digest, str) and len(digest) == 64):
+            continue
+        size = services.shelf.store.size(digest)
+        if size is None:
             message = f"{field} names blob {digest}, which was not uploaded"
             raise Problem(422, "blob_missing", message, field=f"{field}.digest", remedy="upload it first")
+        if field == "data" and part.get("bytes") != size:
+            message = f"data.bytes is {part.get('bytes')!r}, and blob {digest} has {size} bytes"
+            raise Problem(422, "invalid_field", message, field="data.bytes", remedy=f"allowed: {size}")
