@@ -225,8 +225,11 @@ def report_checkpoint(turn: Turn, command: ReportCheckpoint) -> Answer | Refusal
         if not job.open or old:
             return report_answer(job, created=False)
         return Refusal("round_unknown", f"round {command.round} is not committed", field="round", status=409)
+    step = job.rounds[command.round]["step"]
+    if command.step != step:
+        return invalid("step", command.step, f"{step}, where round {command.round} ended")
     before = job.durable
-    fields = {"job": job.id, "round": command.round, "step": job.rounds[command.round]["step"]}
+    fields = {"job": job.id, "round": command.round, "step": step}
     sizes = {"bytes": command.bytes, "stall_ms": command.stall_ms, "removed": list(command.removed)}
     turn.emit("checkpoint_durable", fields | {"manifest": command.manifest} | sizes)
     first = len(turn.events)

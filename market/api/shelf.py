@@ -108,13 +108,21 @@ class Shelf:
                     log.error("a checkpoint of %s is damaged: %s", job, problem.message)
         self._manifests.clear()
 
-    def need_manifest(self, job: str, digest: str) -> None:
-        """A checkpoint and what its manifest names; raises Problem when its blobs are not here."""
+    def need_manifest(self, job: str, digest: str, *, place: tuple[int, int] | None = None) -> None:
+        """A checkpoint and what its manifest names. Raises Problem when its blobs are not here, or when it is another
+        job's or (with `place`: round, step) of another place in the job.
+        """
         try:
             manifest = Manifest.decode(self.store.read(digest))
         except (BlobMissing, BlobDamaged, ManifestError) as error:
             message = f"manifest {digest} cannot be used: {error}"
             raise Problem(422, "manifest_missing", message, field="manifest", remedy="upload it first") from error
+        if manifest.job != job:
+            message = f"manifest {digest} is of {manifest.job}, not of {job}"
+            raise Problem(422, "manifest_wrong", message, field="manifest")
+        if place is not None and (manifest.round, manifest.step) != place:
+            message = f"manifest {digest} is of round {manifest.round}, step {manifest.step}, not of {place}"
+            raise Problem(422, "manifest_wrong", message, field="manifest")
         if manifest.state not in self.store:
             raise Problem(
                 422, "blob_missing", f"the state {manifest.state} of the manifest is not here", field="manifest"

@@ -147,6 +147,9 @@ class FakeProvider:
                         )
             except MarketUnreachable:
                 continue
+            except Refused as refused:  # over since it was listed
+                assert refused.code == "lease_ended", refused
+                continue
             seen, self.live = view["version"], view["leases"]
 
     def close(self) -> None:

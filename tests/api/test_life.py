@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from storage.checkpoints import Manifest, TensorEntry
 from storage.provenance import verify_bundle
 from tests.api.square import USD, FakeProvider, FakeRun, Square, make_offer, make_spec, refusal
 
@@ -162,3 +163,37 @@ def test_a_job_whose_bytes_are_not_here_is_refused_before_money_moves(square: Sq
     refused = refusal(lambda: ann.submit_job(square.name("job"), make_spec("r", data=data)))
     assert (refused.code, refused.field) == ("blob_missing", "data.digest")
     assert ann.balance()["wallet_nanos"] == 6 * USD
+    digest = ann.upload(b"0123456789ab")
+    for size in (10, 3 * 2**30):
+        data = {"kind": "blob", "digest": digest, "bytes": size, "label": "text"}
+        refused = refusal(lambda data=data: ann.submit_job(square.name("job"), make_spec("r", data=data)))  # type: ignore[misc]
+        assert (refused.code, refused.field) == ("invalid_field", "data.bytes")
+    assert ann.balance()["wallet_nanos"] == 6 * USD
+
+
+def test_a_checkpoint_of_another_job_or_place_is_refused_and_charges_nothing(square: Square) -> None:
+    region, job = square.name("region"), square.name("job")
+    _, ann = square.newcomer("customer", 6 * USD)
+    _, owner = square.newcomer("provider")
+    plane = square.local("plane")
+    machines = [FakeProvider(owner, make_offer(square.name("offer"), region)) for _ in range(2)]
+    try:
+        ann.submit_job(job, make_spec(region))
+        run = FakeRun(plane, job)
+        run.report(run.workers(2))
+        state = ann.upload(b"a state")
+        right = {"job": job, "round": 1, "step": 30}
+        for wrong in ({"job": "job-other"}, {"round": 2}, {"step": 29}):
+            manifest = Manifest(
+                **(right | wrong), parent=None, tensors=(TensorEntry("w", (1,), "float32"),), state=state,  # type: ignore[arg-type]
+                state_bytes=7, parameters="a" * 64, strategy={}, code=None, data=None, created_at_ms=1,
+            )  # fmt: skip
+            body = right | {"manifest": plane.upload(manifest.encode()), "bytes": 7, "stall_ms": 1, "removed": []}
+            refused = refusal(lambda body=body: plane.report_checkpoint(body))  # type: ignore[misc]
+            assert (refused.status, refused.code) == (422, "manifest_wrong"), wrong
+        assert ann.job(job)["durable"] is None
+        run.checkpoint()
+    finally:
+        for machine in machines:
+            machine.close()
+        ann.cancel_job(job)

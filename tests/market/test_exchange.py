@@ -624,6 +624,15 @@ def test_a_drained_offer_is_listed_again_when_its_provider_places_it_again() -> 
     assert scene.refused(ChangeOffer("offer-1", "relist", "p1")).code == "offline"
 
 
+def test_a_checkpoint_of_another_step_than_its_round_is_refused() -> None:
+    scene = Scene()
+    scene.running()
+    trained(scene)
+    refusal = scene.refused(ReportCheckpoint("job-1", 2, 31, digest("m2"), 10, 1, (), "plane"))
+    assert (refusal.code, refusal.field) == ("invalid", "step")
+    assert scene.view()["round_durable"] == 1
+
+
 def test_done_is_not_said_before_the_last_round_is_durable() -> None:
     scene = Scene()
     scene.running()

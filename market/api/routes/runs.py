@@ -75,7 +75,7 @@ async def report_readings(services: Has, caller: Plane, body: ReadingsBody) -> d
 @router.post("/checkpoints")
 async def report_checkpoint(services: Has, caller: Plane, body: CheckpointBody) -> dict[str, Any]:
     """Everything up to a round is durable; work is charged now, older checkpoints go."""
-    services.shelf.need_manifest(body.job, body.manifest)
+    services.shelf.need_manifest(body.job, body.manifest, place=(body.round, body.step))
     command = ReportCheckpoint(
         job=body.job,
         round=body.round,
