@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -107,12 +108,6 @@ _BALANCED = "SELECT coalesce(sum(balance_nanos), 0) = 0 AND count(*) FILTER (bal
 
 
 def _need_duckdb() -> None:
-    try:
-        import duckdb  # noqa: F401
-    except ImportError as missing:
-        raise CliError(
-            "extra_missing",
-            f"the market is down, and reading its files needs {missing.name}",
-            None,
-            "pip install 'torg[node]'",
-        ) from missing
+    if find_spec("duckdb") is None:
+        message = "the market is down, and reading its files needs duckdb"
+        raise CliError("extra_missing", message, None, "pip install 'torg[node]'")
