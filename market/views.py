@@ -53,6 +53,7 @@ def lease_view(state: State, lease: Lease) -> Json:
         "epoch": lease.epoch,
         "slot": lease.slot,
         "offer": lease.offer,
+        "name": state.offers[lease.offer].name,
         "provider": lease.provider,
         "gpu": lease.gpu,
         "gpus": lease.gpus,
@@ -79,7 +80,7 @@ def lease_view(state: State, lease: Lease) -> Json:
 
 
 def job_view(state: State, volatile: Volatile, job: Job) -> Json:
-    """`workers` are the living leases, `leases` all that there ever were."""
+    """`workers` are the newest lease of each seat (see `_seats`), `leases` all that there ever were."""
     pending = job.state == "pending" and job.unmatched is not None
     losses = job.losses
     return {
@@ -97,7 +98,7 @@ def job_view(state: State, volatile: Volatile, job: Job) -> Json:
         "last_round_ms": job.last_round_ms,
         "loss_first": losses.get(1),
         "loss_last": losses[max(losses)] if losses else None,
-        "workers": [lease_view(state, lease) for lease in state.live_leases_of(job)],
+        "workers": [lease_view(state, lease) for lease in _seats(state, job)],
         "leases": [lease_view(state, lease) for lease in state.leases_of(job)],
         "run_pid": volatile.run_pid.get(job.id) if job.state == "running" else None,
         "run": job.attempt,
@@ -113,6 +114,21 @@ def job_view(state: State, volatile: Volatile, job: Job) -> Json:
         "submitted_ms": job.submitted_ms,
         "ended_ms": job.ended_ms,
     }
+
+
+def _seats(state: State, job: Job) -> list[Lease]:
+    """The gang as it is, or as it last was: the living leases, and of this run's ended ones the newest that nobody has
+    replaced, `workers.max` in all, by slot."""
+    leases = state.leases_of(job)
+    replaced = {lease.replaces for lease in leases}
+    seats = [lease for lease in leases if lease.live]
+    ended = [
+        lease
+        for lease in leases
+        if lease.ended_ms is not None and lease.ended_ms >= job.running_since_ms and lease.id not in replaced
+    ]
+    room = max(0, int(job.spec["workers"]["max"]) - len(seats))
+    return sorted([*seats, *ended[len(ended) - min(room, len(ended)) :]], key=lambda lease: lease.slot)
 
 
 def leases_view(state: State, offer: OfferRecord, volatile: Volatile) -> Json:

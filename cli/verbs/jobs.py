@@ -83,8 +83,9 @@ def show_job(settings: Settings, one: dict[str, Any]) -> None:
     for line in lines:
         screen.print(printable(line), markup=False)
     if one["workers"]:
-        columns = (Column("worker"), Column("provider"), Column("pid", right=True, gives_way=1), Column("state"))
-        rows = [[w["id"], w["provider"], str(w["pid"] or "–"), w["state"]] for w in one["workers"]]
+        columns = (Column("worker"), Column("provider"), Column("machine", gives_way=2),
+                   Column("pid", right=True, gives_way=1), Column("state"))  # fmt: skip
+        rows = [[w["id"], w["provider"], w.get("name") or "–", str(w["pid"] or "–"), w["state"]] for w in one["workers"]]
         print_table(settings, columns, rows)
 
 

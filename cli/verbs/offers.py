@@ -13,7 +13,7 @@ from cli.settings import Settings
 
 Offer = dict[str, Any]
 COLUMNS = (
-    Column("offer", gives_way=2), Column("provider"), Column("gpu"), Column("free", right=True),
+    Column("offer", gives_way=2), Column("provider"), Column("name", gives_way=1), Column("gpu"), Column("free", right=True),
     Column("$/GPU-h", right=True), Column("vram", right=True, gives_way=5), Column("region", gives_way=4),
     Column("reliable", right=True, gives_way=3), Column("isolation", gives_way=6), Column("kind", gives_way=7),
     Column("state"),
@@ -73,7 +73,7 @@ def show_offers(settings: Settings, found: list[dict[str, Any]]) -> None:
 def offer_row(one: dict[str, Any]) -> list[str | Styled]:
     """One offer as the cells of `COLUMNS`."""
     return [
-        one["id"], one["provider"], one["gpu"], f"{one['gpus_free']}/{one['gpus']}", usd(one["price_nanos_per_gpu_hour"]),
+        one["id"], one["provider"], one.get("name") or "–", one["gpu"], f"{one['gpus_free']}/{one['gpus']}", usd(one["price_nanos_per_gpu_hour"]),
         f"{one['vram_gib']:g} GiB" if one["vram_gib"] else "–", one["region"] or "–",
         "new" if one["reliability"] is None else f"{one['reliability']:.3f}", one["isolation"],
         "interruptible" if one["interruptible"] else "firm", Styled(one["state"], _STATES.get(one["state"], "")),

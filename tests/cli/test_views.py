@@ -317,3 +317,20 @@ def test_verify_reads_no_bundle_that_two_readers_could_read_differently(torg: To
     ran = torg("verify", str(signed_bundle(tmp_path, twin)), "--json")
     assert (ran.code, ran.document["error"]["code"]) == (1, "not_json")
     assert "twice" in ran.document["error"]["message"]
+
+
+def test_machines_of_one_provider_are_told_apart(
+    torg: Torg, market: FakeMarket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    market.routes["GET /v1/offers"] = (
+        200,
+        {"items": [offer("offer-a", name="attic"), offer("offer-b", name="cellar")]},
+    )
+    for words in (["offers"], ["provider", "ls"]):
+        out = torg(*words).out
+        assert "attic" in out
+        assert "cellar" in out
+    worker = {"id": "lease-000001", "provider": "aurora", "name": "attic", "pid": 4711, "state": "ended"}
+    market.routes["GET /v1/jobs/job-1f2e3d4c5b"] = (200, job(workers=[worker]))
+    assert re.search(r"lease-000001 +aurora +attic +4711 +ended", torg("job", "job-1f2e3d4c5b").out)

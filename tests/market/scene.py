@@ -211,6 +211,10 @@ class Scene:
         assert found is not None
         return found
 
+    def live(self, job: str = "job-1") -> list[dict[str, Any]]:
+        """The workers whose lease has not ended."""
+        return [one for one in self.view(job)["workers"] if one["state"] != "ended"]
+
     def state(self, job: str = "job-1") -> tuple[str, str]:
         view = self.view(job)
         return view["state"], view["reason"]

@@ -52,12 +52,12 @@ def trained(scene: Scene, rounds: int = 2) -> None:
 def test_a_job_lives_its_whole_life() -> None:
     scene = Scene()
     scene.running(offers=3)
-    assert [worker["offer"] for worker in scene.view()["workers"]] == ["offer-1", "offer-2"]
+    assert [worker["offer"] for worker in scene.live()] == ["offer-1", "offer-2"]
     trained(scene, rounds=2)
     scene.lose(0, "worker_killed")
     scene.clear()
     scene.start_all()
-    assert [(one["offer"], one["slot"], one["replaces"]) for one in scene.view()["workers"]] == [
+    assert [(one["offer"], one["slot"], one["replaces"]) for one in scene.live()] == [
         ("offer-2", 1, None),
         ("offer-3", 2, "lease-000001"),
     ]
@@ -68,7 +68,7 @@ def test_a_job_lives_its_whole_life() -> None:
     scene.checkpoint(3)
     assert scene.halt("done")["state"] == "done"
     view = scene.view()
-    assert (view["loss_first"], view["loss_last"], view["escrow_nanos"], view["workers"]) == (5.0, 4.0, 0, [])
+    assert (view["loss_first"], view["loss_last"], view["escrow_nanos"], scene.live()) == (5.0, 4.0, 0, [])
     assert charged_ms(scene) == [2_000, 3_500, 900]
     paid = (
         charge_nanos(USD // 2, 1, 2_000) + charge_nanos(6 * USD // 10, 1, 3_500) + charge_nanos(7 * USD // 10, 1, 900)
@@ -175,7 +175,7 @@ def test_the_escrow_runs_out_and_more_budget_resumes() -> None:
     assert 55_000 < meters < 65_000
     scene.halt("paused")
     view = scene.view()
-    assert (view["state"], view["reason"], view["workers"]) == ("paused", "escrow_exhausted", [])
+    assert (view["state"], view["reason"], scene.live()) == ("paused", "escrow_exhausted", [])
     assert 0 < view["escrow_nanos"] < USD // 500
     scene.do(AddBudget("more", "job-1", USD, "ann"))
     assert scene.say(AddBudget("more", "job-1", USD, "ann")).created is False
@@ -336,12 +336,12 @@ def test_a_budget_of_less_than_a_minute_and_an_empty_wallet() -> None:
 def test_a_gang_grows_to_its_maximum_when_machines_come() -> None:
     scene = Scene()
     scene.running(workers__min=1, workers__max=3)
-    assert len(scene.view()["workers"]) == 2
+    assert len(scene.live()) == 2
     scene.offer("offer-3", "p3", 0.6)
     scene.clear()
     scene.offer("offer-4", "p4", 0.6)
     scene.clear()
-    assert [worker["offer"] for worker in scene.view()["workers"]] == ["offer-1", "offer-2", "offer-3"]
+    assert [worker["offer"] for worker in scene.live()] == ["offer-1", "offer-2", "offer-3"]
 
 
 def test_an_offer_that_lost_a_worker_is_avoided_by_that_job_for_a_minute() -> None:
@@ -350,15 +350,15 @@ def test_an_offer_that_lost_a_worker_is_avoided_by_that_job_for_a_minute() -> No
     scene.wait(1_000)
     scene.lose(0, "worker_killed")
     scene.clear()
-    assert len(scene.view()["workers"]) == 1
+    assert len(scene.live()) == 1
     scene.wait(30_000)
     scene.clear()
-    assert len(scene.view()["workers"]) == 1
+    assert len(scene.live()) == 1
     assert not scene.exchange.dirty
     scene.wait(30_001)
     assert scene.exchange.dirty
     scene.clear()
-    assert [worker["offer"] for worker in scene.view()["workers"]] == ["offer-2", "offer-1"]
+    assert [worker["offer"] for worker in scene.live()] == ["offer-2", "offer-1"]
 
 
 def test_an_offer_that_lost_a_worker_is_suspect_until_it_is_heard() -> None:
@@ -375,7 +375,7 @@ def test_an_offer_that_lost_a_worker_is_suspect_until_it_is_heard() -> None:
     scene.do(Heard("offer-1", "p1"))
     assert scene.exchange.dirty
     scene.clear()
-    assert scene.view("job-2")["workers"][0]["offer"] == "offer-1"
+    assert scene.live("job-2")[0]["offer"] == "offer-1"
 
 
 def test_a_silent_offer_goes_offline_and_comes_back() -> None:
@@ -398,7 +398,7 @@ def test_timers_start_anew_after_a_restart() -> None:
     assert [offer["state"] for offer in scene.exchange.offers(scene.now_ms)] == ["open", "open"]
     scene.wait(10_001, silent=("offer-1", "offer-2"))
     assert [offer["state"] for offer in scene.exchange.offers(scene.now_ms)] == ["offline", "offline"]
-    assert len(scene.view()["workers"]) == 2
+    assert len(scene.live()) == 2
     scene.wait(30_000, silent=("offer-1", "offer-2"))
     assert [lease["reason"] for lease in scene.view()["leases"]] == ["network_cut", "network_cut"]
 
@@ -409,7 +409,7 @@ def test_a_lease_that_never_starts_ends() -> None:
     scene.submit()
     scene.clear()
     scene.wait(45_000)
-    assert len(scene.view()["workers"]) == 2
+    assert len(scene.live()) == 2
     scene.wait(1)
     assert [lease["reason"] for lease in scene.view()["leases"]] == ["start_timeout", "start_timeout"]
     refusal = scene.refused(StartLease("lease-000001", 1, "w", 1, "n", "p1"))
@@ -537,7 +537,7 @@ def test_another_worker_for_an_active_lease_ends_it_and_the_job_gets_a_replaceme
     assert scene.refused(started(lease, **change)).code == "lease_ended"
     assert scene.view()["leases"][0]["fault"] == "provider"
     scene.clear()
-    assert [one["offer"] for one in scene.view()["workers"] if one["state"] == "granted"] == ["offer-3"]
+    assert [one["offer"] for one in scene.live() if one["state"] == "granted"] == ["offer-3"]
 
 
 def test_a_provider_that_comes_back_on_another_node_has_lost_its_workers() -> None:
@@ -545,7 +545,7 @@ def test_a_provider_that_comes_back_on_another_node_has_lost_its_workers() -> No
     scene.running(offers=3)
     trained(scene)
     scene.do(scene.make_offer("offer-1", "p1", 0.5, 1, node="node"))
-    assert len(scene.view()["workers"]) == 2, "the node of the lease: nothing is lost"
+    assert len(scene.live()) == 2, "the node of the lease: nothing is lost"
     scene.do(scene.make_offer("offer-1", "p1", 0.5, 1, node="node-new"))
     lost = scene.view()["leases"][0]
     assert (lost["reason"], lost["fault"], lost["charged_ms"]) == ("worker_lost", "provider", 1_000)
@@ -559,7 +559,7 @@ def test_a_lease_that_was_not_started_may_be_started_on_another_node() -> None:
     scene.clear()
     scene.do(scene.make_offer("offer-1", "p1", 0.5, 2, node="node-new"))
     scene.start_all()
-    assert [one["state"] for one in scene.view()["workers"]] == ["active", "active"]
+    assert [one["state"] for one in scene.live()] == ["active", "active"]
 
 
 @pytest.mark.parametrize(("silent_ms", "fault"), [(14_999, "provider"), (15_000, "market")])
@@ -607,7 +607,7 @@ def test_a_lost_ray_ends_everything_at_the_markets_expense_until_the_providers_h
     for number in (1, 2, 3):
         scene.offer(f"offer-{number}", f"p{number}", 0.4 + 0.1 * number, node=f"node-new-{number}")
     scene.clear()
-    assert [one["offer"] for one in scene.view()["workers"]] == ["offer-1", "offer-2"]
+    assert [one["offer"] for one in scene.live()] == ["offer-1", "offer-2"]
     assert all(offer["reliability"] >= 0.99 for offer in scene.exchange.offers(scene.now_ms))
 
 
@@ -631,6 +631,41 @@ def test_a_checkpoint_of_another_step_than_its_round_is_refused() -> None:
     refusal = scene.refused(ReportCheckpoint("job-1", 2, 31, digest("m2"), 10, 1, (), "plane"))
     assert (refusal.code, refusal.field) == ("invalid", "step")
     assert scene.view()["round_durable"] == 1
+
+
+def seats(scene: Scene) -> list[tuple[int, str]]:
+    return [(worker["slot"], worker["state"]) for worker in scene.view()["workers"]]
+
+
+def test_the_workers_of_a_job_are_the_newest_lease_of_each_seat() -> None:
+    scene = Scene()
+    scene.running(offers=3)
+    assert seats(scene) == [(0, "active"), (1, "active")]
+    trained(scene)
+    scene.lose(0, "worker_killed")
+    assert seats(scene) == [(0, "ended"), (1, "active")]
+    scene.clear()
+    assert seats(scene) == [(1, "active"), (2, "granted")]
+    scene.start_all()
+    scene.wait(1_000)
+    scene.round(3, {1: 3_000, 2: 500})
+    scene.checkpoint(3)
+    scene.halt("done")
+    assert seats(scene) == [(1, "ended"), (2, "ended")]
+    assert {(one["name"], one["provider"]) for one in scene.view()["workers"]} == {("p2", "p2"), ("p3", "p3")}
+
+
+def test_a_job_that_goes_on_after_a_pause_has_a_new_gang() -> None:
+    scene = Scene()
+    scene.running(offers=3)
+    trained(scene)
+    scene.do(StopMarket("op"))
+    scene.halt("paused")
+    assert seats(scene) == [(0, "ended"), (1, "ended")]
+    scene.wait(1_000)
+    scene.do(ReopenMarket("op"))
+    scene.clear()
+    assert seats(scene) == [(2, "granted"), (3, "granted")]
 
 
 def test_done_is_not_said_before_the_last_round_is_durable() -> None:

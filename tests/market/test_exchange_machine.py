@@ -81,7 +81,7 @@ class ExchangeMachine(RuleBasedStateMachine):
     def start_everything(self) -> None:
         self.say(ApplyClearing(clear(self.scene.exchange.snapshot())))
         for job in self.scene.exchange.jobs(None):
-            for lease in job["workers"]:
+            for lease in self.scene.live(job["id"]):
                 self.say(StartLease(lease["id"], lease["epoch"], "w", 7, "node", lease["provider"]))
 
     @rule(
@@ -94,12 +94,13 @@ class ExchangeMachine(RuleBasedStateMachine):
     def train(self, job: str, rounds: int, late: int, durable: bool, end: bool) -> None:
         """A round as a good run does it, by all who live, then perhaps a checkpoint, then perhaps the end."""
         view = self.scene.exchange.job(job)
-        if view is None or not view["workers"]:
+        live = [] if view is None else self.scene.live(job)
+        if view is None or not live:
             return
         for number in range(view["rounds_committed"] + 1, view["rounds_committed"] + 1 + rounds):
             self.time_passes(2_000, True)
             now_ms = self.scene.now_ms
-            meters = {lease["slot"]: max(0, now_ms - lease["granted_ms"] - late) for lease in view["workers"]}
+            meters = {lease["slot"]: max(0, now_ms - lease["granted_ms"] - late) for lease in live}
             self.say(self.scene.make_round(number, meters, job))
             if durable:
                 self.say(ReportCheckpoint(job, number, 30 * number, digest(f"m{number}"), 10, 1, (), "plane"))
