@@ -13,8 +13,10 @@ from trainers.actors.wiring import DoorAway, DoorRefused
 Json = dict[str, Any]
 Answer = TypeVar("Answer")
 
-# Answers that say "not now" rather than "no".
-_PASSING_STATUSES = (408, 429, 500, 502, 503, 504)
+# Answers that say "not now" rather than "no". What a run reports is held back while the market's disk is full, and is
+# told when there is room again; an upload is not: a checkpoint that is refused is made anew from a newer round.
+_PASSING_STATUSES = (408, 429, 500, 502, 503, 504, 507)
+_UPLOADS_PASSING = tuple(status for status in _PASSING_STATUSES if status != 507)
 
 
 class HomeDoor:
@@ -41,7 +43,7 @@ class HomeDoor:
         return self._ask(lambda market: market.read_blob(digest))
 
     def upload(self, content: bytes) -> str:
-        return self._ask(lambda market: market.upload(content))
+        return self._ask(lambda market: market.upload(content), _UPLOADS_PASSING)
 
     def report_round(self, report: Mapping[str, Any]) -> Json:
         return self._ask(lambda market: market.report_round(report))
@@ -74,7 +76,7 @@ class HomeDoor:
             )
         )
 
-    def _ask(self, question: Callable[[Market], Answer]) -> Answer:
+    def _ask(self, question: Callable[[Market], Answer], passing: tuple[int, ...] = _PASSING_STATUSES) -> Answer:
         if self._market is None:
             key = Home(Path(self._home)).read_keys()["plane"]
             self._market = Market(self._url, key, patience_s=0)
@@ -83,6 +85,6 @@ class HomeDoor:
         except MarketUnreachable as away:
             raise DoorAway(str(away)) from away
         except Refused as refused:
-            if refused.status in _PASSING_STATUSES and refused.code != "disk_full":
+            if refused.status in passing:
                 raise DoorAway(str(refused)) from refused
             raise DoorRefused(refused.code, refused.message) from refused

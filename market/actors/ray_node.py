@@ -31,6 +31,10 @@ MEBIBYTE = 2**20
 _HEAD_AWAY = "RAY_gcs_rpc_server_reconnect_timeout_s"
 NODE_OUTLIVES_HEAD_S = 15
 
+_FOLDERS = "/tmp"  # noqa: S108 - mkdtemp makes it private
+_FOLDER_PREFIX = "torg-"
+_OWNER = "owner"
+
 # Variables that would silently redirect or re-authenticate us if a shell had set them.
 _FOREIGN_VARIABLES = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_NAMESPACE", "RAY_REDIS_ADDRESS", "RAY_RUNTIME_ENV_HOOK")
 
@@ -183,6 +187,36 @@ def attach(address: str, node_ip: str, temp_dir: Path | None = None) -> None:
     )
 
 
+def sweep_folders() -> list[Path]:
+    """Remove and return the folders of nodes whose process was killed before it could do so itself.
+
+    A folder counts only if it is ours and names a process of this process namespace that has ended.
+    """
+    swept = []
+    for mark in Path(_FOLDERS).glob(f"{_FOLDER_PREFIX}*/{_OWNER}"):
+        try:
+            told = mark.read_text(encoding="ascii")
+            pid, _, namespace = told.split()
+            ours = mark.stat().st_uid == os.getuid() and namespace == _mark_of(os.getpid()).split()[2]
+        except (OSError, ValueError):
+            continue
+        if ours and _mark_of(int(pid)) != told:
+            shutil.rmtree(mark.parent, ignore_errors=True)
+            swept.append(mark.parent)
+    return swept
+
+
+def _mark_of(pid: int) -> str:
+    """ "pid start-time process-namespace" of a process; empty if there is none. A reused pid has another start time."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        namespace = os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return ""
+    fields = stat.rpartition(")")[2].split()
+    return "" if fields[0] == "Z" else f"{pid} {fields[19]} {namespace}"
+
+
 def _start(settings: NodeSettings, gcs_address: str | None) -> RayNode:
     from ray._private import services
     from ray._private.node import Node
@@ -211,8 +245,10 @@ def _start(settings: NodeSettings, gcs_address: str | None) -> RayNode:
                 services.start_ray_process = start_process
                 os.environ[_HEAD_AWAY] = patience
 
+    sweep_folders()
     # Socket paths end at 107 bytes, so a node lives right under /tmp and not in somebody's deep home.
-    temp_dir = Path(tempfile.mkdtemp(prefix="torg-", dir="/tmp"))
+    temp_dir = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX, dir=_FOLDERS))
+    (temp_dir / _OWNER).write_text(_mark_of(os.getpid()), encoding="ascii")
     parameters = RayParams(
         num_cpus=settings.cpus,
         num_gpus=0,

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market.actors.host_config import ConfigRefused, canonical_gpu, read_config, version_mismatch
+from market.actors.ray_node import sweep_folders
 from market.actors.steward import REAP_AFTER_S, Steward
 from tests.cluster.plaza import environment, tar_of, until
 from trainers.actors.lifeline import watch
@@ -254,3 +255,24 @@ def test_the_end_of_a_process_is_noticed_but_not_its_rest() -> None:
     sleeper.kill()
     assert ended.wait(10)
     sleeper.wait()
+
+
+def test_the_folder_of_a_killed_node_is_swept_and_that_of_a_living_one_is_not() -> None:
+    code = (
+        "import os, tempfile, pathlib, time\n"
+        "from market.actors import ray_node\n"
+        "folder = pathlib.Path(tempfile.mkdtemp(prefix='torg-', dir='/tmp'))\n"
+        "(folder / 'owner').write_text(ray_node._mark_of(os.getpid()))\n"
+        "print(folder, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment())
+    assert owner.stdout is not None
+    with owner.stdout:
+        folder = Path(owner.stdout.readline().strip())
+        assert folder not in sweep_folders()
+        assert folder.exists()
+        owner.kill()
+        owner.wait()
+    assert folder in sweep_folders()
+    assert not folder.exists()
