@@ -95,6 +95,10 @@ class Market:
             "POST", "/v1/deposits", body={"id": id, "account": account, "amount_nanos": amount_nanos}
         )
 
+    def payout(self, id: str, account: str, amount_nanos: int) -> Json:
+        """{id, amount_nanos, balance_nanos}: a provider's earnings go out, `balance_nanos` is what is left (operator)."""
+        return self._wire.json("POST", "/v1/payouts", body={"id": id, "account": account, "amount_nanos": amount_nanos})
+
     def balance(self, account: str | None = None) -> Json:
         return self._wire.json("GET", "/v1/balance", params={"account": account})
 

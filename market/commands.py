@@ -54,6 +54,16 @@ class Deposit:
 
 
 @dataclass(frozen=True, slots=True)
+class Payout:
+    """Operators only: a provider's earnings go out to the world."""
+
+    id: str
+    account: str
+    amount_nanos: int
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class PlaceOffer:
     """List hardware. An offer that is offline or withdrawn may be placed again under its id with other terms."""
 
@@ -281,6 +291,7 @@ Command = (
     | AddMember
     | RevokeMember
     | Deposit
+    | Payout
     | PlaceOffer
     | ChangeOffer
     | Heard

@@ -1,14 +1,15 @@
-"""Who may come in: opening the market, members and their keys, deposits."""
+"""Who may come in: opening the market, members and their keys, and the world's money in and out."""
 
 from __future__ import annotations
 
 from market.checking import invalid, is_digest, is_int, is_name, is_text
-from market.commands import SYSTEM, AddMember, Deposit, OpenMarket, RevokeMember
+from market.commands import SYSTEM, AddMember, Deposit, OpenMarket, Payout, RevokeMember
 from market.granting import end_lease
 from market.outcomes import Answer, Json, Refusal, conflict, unknown
 from market.state import ROLES, MemberRecord
 from market.turn import Turn
-from storage.ledger import WORLD, Status, Transfer, wallet
+from storage.ledger import WORLD, Status, Transfer, earnings, wallet
+from storage.units import format_usd
 
 
 def open_market(turn: Turn, command: OpenMarket) -> Answer | Refusal:
@@ -76,17 +77,9 @@ def member_view(member: MemberRecord) -> Json:
 
 
 def deposit(turn: Turn, command: Deposit) -> Answer | Refusal:
-    refusal = turn.require(command.by, ("operator",))
-    if refusal is not None:
-        return refusal
-    if not is_name(command.id):
-        return invalid("id", command.id, "1 to 64 letters, digits, dots, dashes")
-    if not is_int(command.amount_nanos, 1, turn.settings.max_amount_nanos):
-        most = turn.settings.max_amount_nanos
-        return invalid("amount_nanos", command.amount_nanos, f"a whole number of nano-dollars from 1 to {most}")
-    member = turn.state.members.get(command.account)
-    if member is None:
-        return unknown("account", command.account)
+    member = _check_move(turn, command)
+    if isinstance(member, Refusal):
+        return member
     if member.role not in ("customer", "operator"):
         return Refusal(
             "no_wallet", f"{member.name!r} is a {member.role} and has no wallet to pay from", field="account"
@@ -95,20 +88,59 @@ def deposit(turn: Turn, command: Deposit) -> Answer | Refusal:
     transfer = Transfer(command.id, "deposit", WORLD, wallet(member.name), command.amount_nanos)
     status = ledger.check(transfer)
     if status is Status.EXISTS:
-        return Answer(_deposit_view(turn, command), created=False)
+        return Answer(_money_view(turn, command, transfer.credit), created=False)
     if status is not Status.CREATED:
         return conflict("deposit", command.id)
     if command.amount_nanos - ledger.balance(WORLD) > turn.settings.max_total_nanos:
         return Refusal("too_much_money", "the market's books hold no more than this in all", field="amount_nanos")
     turn.transfer(transfer)
-    return Answer(_deposit_view(turn, command))
+    return Answer(_money_view(turn, command, transfer.credit))
 
 
-def _deposit_view(turn: Turn, command: Deposit) -> Json:
-    balance = turn.state.balance(wallet(command.account))
+def payout(turn: Turn, command: Payout) -> Answer | Refusal:
+    """Earnings leave the market. With deposits this is all that the world sees: deposits less payouts are what
+    wallets, escrows, earnings and fees hold."""
+    member = _check_move(turn, command)
+    if isinstance(member, Refusal):
+        return member
+    if member.role != "provider":
+        return Refusal("no_earnings", f"{member.name!r} is a {member.role} and earns nothing", field="account")
+    transfer = Transfer(command.id, "payout", earnings(member.name), WORLD, command.amount_nanos)
+    status = turn.state.ledger.check(transfer)
+    if status is Status.EXISTS:
+        return Answer(_money_view(turn, command, transfer.debit), created=False)
+    if status is Status.WOULD_OVERDRAW:
+        earned = turn.state.balance(transfer.debit)
+        return Refusal(
+            "insufficient_funds",
+            f"{member.name} has {format_usd(earned)} USD of earnings",
+            field="amount_nanos",
+            remedy=f"at most {format_usd(earned)} USD",
+            status=402,
+        )
+    if status is not Status.CREATED:
+        return conflict("payout", command.id)
+    turn.transfer(transfer)
+    return Answer(_money_view(turn, command, transfer.debit))
+
+
+def _check_move(turn: Turn, command: Deposit | Payout) -> MemberRecord | Refusal:
+    """The member whose money an operator wants to move."""
+    refusal = turn.require(command.by, ("operator",))
+    if refusal is not None:
+        return refusal
+    if not is_name(command.id):
+        return invalid("id", command.id, "1 to 64 letters, digits, dots, dashes")
+    most = turn.settings.max_amount_nanos
+    if not is_int(command.amount_nanos, 1, most):
+        return invalid("amount_nanos", command.amount_nanos, f"a whole number of nano-dollars from 1 to {most}")
+    return turn.state.members.get(command.account) or unknown("account", command.account)
+
+
+def _money_view(turn: Turn, command: Deposit | Payout, account: str) -> Json:
     return {
         "id": command.id,
         "account": command.account,
         "amount_nanos": command.amount_nanos,
-        "balance_nanos": balance,
+        "balance_nanos": turn.state.balance(account),
     }

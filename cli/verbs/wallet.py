@@ -1,4 +1,4 @@
-"""`torg wallet`: deposit, balance, history."""
+"""`torg wallet`: deposit, payout, balance, history."""
 
 from typing import Annotated
 
@@ -16,8 +16,9 @@ Account = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    group = typer.Typer(name="wallet", help="Money: deposit, balance, history.", no_args_is_help=True)
+    group = typer.Typer(name="wallet", help="Money: deposit, payout, balance, history.", no_args_is_help=True)
     group.command("deposit")(deposit)
+    group.command("payout")(payout)
     group.command("balance")(balance)
     group.command("history")(history)
     app.add_typer(group)
@@ -39,6 +40,23 @@ def deposit(
         print(
             f"{usd(answer['amount_nanos'])} into {account}'s wallet ({answer['id']}); it holds {usd(answer['balance_nanos'])}."
         )
+
+
+def payout(
+    ctx: typer.Context,
+    amount: Annotated[str, typer.Argument(metavar="AMOUNT", help="dollars, such as 20 or 0.50")],
+    account: Annotated[str, typer.Option(metavar="PROVIDER", help="provider whose earnings go out")],
+    id: Annotated[str | None, typer.Option(help="name of this payout: the same id twice counts once")] = None,
+) -> None:
+    """Pay a provider's earnings out (operators only)."""
+    settings: Settings = ctx.obj
+    nanos = usd_nanos(amount, "AMOUNT")
+    answer = connect(settings, "operator").payout(id or new_id("payout"), account, nanos)
+    if settings.as_json:
+        document(answer)
+    else:
+        left = usd(answer["balance_nanos"])
+        print(f"{usd(answer['amount_nanos'])} paid out to {account} ({answer['id']}); earnings left {left}.")
 
 
 def balance(ctx: typer.Context, account: Account = None) -> None:

@@ -40,6 +40,10 @@ class DepositBody(Body):
     amount_nanos: Positive
 
 
+class PayoutBody(DepositBody):
+    """A provider's account."""
+
+
 class OfferBody(Body):
     id: Id | None = None
     name: Name

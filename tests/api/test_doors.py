@@ -31,6 +31,7 @@ DOORS = [
     ("POST", "/v1/members", {"member": "x", "role": "customer"}, "operator"),
     ("POST", "/v1/members/x/revoke", {}, "operator"),
     ("POST", "/v1/deposits", {"id": "d", "account": "customer", "amount_nanos": 1}, "operator"),
+    ("POST", "/v1/payouts", {"id": "p", "account": "provider", "amount_nanos": 1}, "operator"),
     ("POST", "/v1/offers", OFFER, "provider"),
     ("POST", "/v1/offers/offer-x/drain", {}, "provider operator"),
     ("POST", "/v1/offers/offer-x/withdraw", {}, "provider operator"),

@@ -77,6 +77,12 @@ def test_a_job_lives_loses_a_worker_and_is_billed_what_the_ledger_says(square: S
     fee = -sum(one["amount_nanos"] for one in escrow if one["kind"] == "fee")
     assert earned + fee == billed
 
+    first_name = first.balance()["account"]
+    take = first.balance()["earnings_nanos"]
+    assert operator.payout(f"pay-{job}", first_name, take)["balance_nanos"] == 0
+    assert operator.payout(f"pay-{job}", first_name, take)["balance_nanos"] == 0
+    assert refusal(lambda: operator.payout(f"pay-again-{job}", first_name, 1)).code == "insufficient_funds"
+
     lines = ann.billing(job=job)
     assert sum(line["charged_nanos"] for line in lines) == billed
     assert all(line["job"] == job for line in lines)

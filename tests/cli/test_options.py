@@ -72,6 +72,7 @@ ENDS = [
     (["wallet", "deposit", "0"],                       2, "out_of_range",       "AMOUNT"),
     (["wallet", "deposit", "--", "-5"],                2, "negative",           "-5"),
     (["wallet", "deposit", "0.0000000001"],            2, "too_many_decimals",  "0.0000000001"),
+    (["wallet", "payout", "0", "--account", "p"],      2, "out_of_range",       "AMOUNT"),
     (["wallet", "deposit", "1e30"],                    2, "not_a_number",       "1e30"),
     (["wallet", "history", "--limit", "0"],            2, "usage",              "--limit"),
     (["resume", "job-1", "--add-budget", "0"],         2, "out_of_range",       "--add-budget"),

@@ -334,3 +334,14 @@ def test_machines_of_one_provider_are_told_apart(
     worker = {"id": "lease-000001", "provider": "aurora", "name": "attic", "pid": 4711, "state": "ended"}
     market.routes["GET /v1/jobs/job-1f2e3d4c5b"] = (200, job(workers=[worker]))
     assert re.search(r"lease-000001 +aurora +attic +4711 +ended", torg("job", "job-1f2e3d4c5b").out)
+
+
+def test_a_payout_names_whom_and_what_is_left(torg: Torg, market: FakeMarket) -> None:
+    answer = {"id": "p1", "account": "aurora", "amount_nanos": 500_000_000, "balance_nanos": 250_000_000}
+    market.routes["POST /v1/payouts"] = (201, answer)
+    ran = torg("wallet", "payout", "0.5", "--account", "aurora", "--id", "p1")
+    assert ran.code == 0
+    assert "aurora" in ran.out
+    assert market.last("POST", "/v1/payouts").body == {"id": "p1", "account": "aurora", "amount_nanos": 500_000_000}
+    assert market.last("POST", "/v1/payouts").key == "key-of-operator"
+    assert torg("wallet", "payout", "0.5").code == 2

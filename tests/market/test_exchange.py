@@ -17,6 +17,7 @@ from market.commands import (
     HaltJob,
     Heard,
     LoseRay,
+    Payout,
     Reading,
     ReopenMarket,
     ReportCheckpoint,
@@ -747,6 +748,28 @@ def test_a_spec_is_never_trusted(change: dict[str, Any], field: str) -> None:
     answer = scene.say(SubmitJob("job-1", make_spec(**change), "ann")).answer
     assert isinstance(answer, Refusal)
     assert answer.field == field
+
+
+def test_earnings_are_paid_out_once_and_never_beyond() -> None:
+    scene = Scene()
+    scene.running()
+    trained(scene)
+    scene.do(CancelJob("job-1", "ann"))
+    earned = scene.balances()["earnings:p1"]
+    paid = scene.say(Payout("pay-1", "p1", earned - 5, "op"))
+    assert (paid.created, paid.answer["balance_nanos"]) == (True, 5)  # type: ignore[index]
+    assert scene.say(Payout("pay-1", "p1", earned - 5, "op")).created is False
+    over = scene.refused(Payout("pay-2", "p1", 6, "op"))
+    assert (over.code, over.status) == ("insufficient_funds", 402)
+    assert scene.refused(Payout("pay-1", "p1", 1, "op")).code == "conflict"
+    assert scene.refused(Payout("d1", "p1", 1, "op")).code == "conflict", "an id of a deposit"
+    assert scene.refused(Payout("pay-3", "ann", 1, "op")).code == "no_earnings"
+    assert scene.refused(Payout("pay-3", "nobody", 1, "op")).status == 404
+    assert scene.refused(Payout("pay-3", "p1", 1, "p1")).status == 403
+    assert scene.refused(Payout("pay-3", "p1", 0, "op")).field == "amount_nanos"
+    assert scene.exchange.transfers("p1")[0]["kind"] == "payout"
+    assert scene.balances()["world"] == earned - 5 - 100 * USD
+    assert scene.replayed().fingerprint() == scene.exchange.fingerprint()
 
 
 def test_history_pages_from_the_newest() -> None:

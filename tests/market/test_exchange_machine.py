@@ -23,6 +23,7 @@ from market.commands import (
     Heard,
     LoseRay,
     LostWorker,
+    Payout,
     Reading,
     ReopenMarket,
     ReportCheckpoint,
@@ -151,6 +152,10 @@ class ExchangeMachine(RuleBasedStateMachine):
     def deposit(self, id: str, by: str, account: str, amount: int) -> None:
         self.say(Deposit(id, account, amount, by))
 
+    @rule(id=st.sampled_from(["a", "b", "c"]), by=WHO, account=WHO, amount=AMOUNTS | st.integers(1, 2_000))
+    def payout(self, id: str, by: str, account: str, amount: int) -> None:
+        self.say(Payout(id, account, amount, by))
+
     @rule(id=st.sampled_from(["a", "b"]), job=JOBS, by=WHO, amount=AMOUNTS)
     def add_budget(self, id: str, job: str, by: str, amount: int) -> None:
         self.say(AddBudget(id, job, amount, by))
@@ -251,7 +256,7 @@ class ExchangeMachine(RuleBasedStateMachine):
             return
         command = data.draw(st.sampled_from(self.said))
         self.scene.say(command)
-        if isinstance(command, Deposit | SubmitJob | AddBudget | ReportCheckpoint | HaltJob | CancelJob):
+        if isinstance(command, Deposit | Payout | SubmitJob | AddBudget | ReportCheckpoint | HaltJob | CancelJob):
             before = self.scene.balances()
             again = self.scene.say(command)
             assert self.scene.balances() == before
@@ -270,6 +275,15 @@ class ExchangeMachine(RuleBasedStateMachine):
         balances = self.scene.balances()
         assert sum(balances.values()) == 0
         assert all(nanos >= 0 for account, nanos in balances.items() if account != "world")
+
+    @invariant()
+    def deposits_less_payouts_are_all_that_is_held(self) -> None:
+        moved = dict.fromkeys(("deposit", "payout"), 0)
+        for transfer in self.scene.of_type("transfer"):
+            if transfer["kind"] in moved:
+                moved[transfer["kind"]] += transfer["amount_nanos"]
+        held = sum(nanos for account, nanos in self.scene.balances().items() if account != "world")
+        assert moved["deposit"] - moved["payout"] == held
 
     @invariant()
     def nothing_is_sold_twice(self) -> None:

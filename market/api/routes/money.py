@@ -1,15 +1,15 @@
-"""Deposits, balances, transfers."""
+"""Deposits, payouts, balances, transfers."""
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
-from market.api.bodies import DepositBody
+from market.api.bodies import DepositBody, PayoutBody
 from market.api.limits import StrictRoute
 from market.api.problems import not_found
 from market.api.services import Caller, Has, IdempotencyKey, Operator, Services, Someone, id_of, settle
-from market.commands import Deposit
+from market.commands import Deposit, Payout
 from storage.ledger import account_class
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["money"])
@@ -22,6 +22,16 @@ async def deposit(
     """Money from outside into a wallet; the same id again is answered as before."""
     name = id_of(body.id, idempotency_key)
     command = Deposit(id=name, account=body.account, amount_nanos=body.amount_nanos, by=caller.name)
+    return settle(*await services.ask(command))
+
+
+@router.post("/payouts", status_code=201)
+async def payout(
+    services: Has, caller: Operator, body: PayoutBody, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """A provider's earnings out to the world; the same id again is answered as before."""
+    name = id_of(body.id, idempotency_key)
+    command = Payout(id=name, account=body.account, amount_nanos=body.amount_nanos, by=caller.name)
     return settle(*await services.ask(command))
 
 
