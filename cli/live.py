@@ -95,7 +95,10 @@ def _job_submitted(view: RunView, event: dict[str, Any], at_ms: int) -> list[str
 
 
 def _job_state(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:
-    view.state, view.reason = event["state"], event.get("detail") or event.get("reason") or ""
+    kind, detail = event.get("reason") or "", event.get("detail") or ""
+    view.state = event["state"]
+    view.reason = detail if kind in ("", view.state) else ": ".join(part for part in (kind, detail) if part)
+    view.reason = view.reason or kind
     return [f"{view.job} is {view.state}" + (f": {view.reason}" if view.reason else "")]
 
 
@@ -215,7 +218,11 @@ def render(view: RunView, width: int) -> "RenderableType":
           Styled(one.reason[: max(0, width - 44)], "yellow" if one.lost else "dim")] for one in view.rounds[-SHOWN_ROUNDS:]],
         width=width,
     )  # fmt: skip
-    told = Text("\n".join(printable(line) for line in view.happenings), no_wrap=True, overflow="ellipsis")
+    told = Text(
+        "\n".join(printable(line) for one in view.happenings for line in one.splitlines()),
+        no_wrap=True,
+        overflow="ellipsis",
+    )
     return Group(headline(view), workers, rounds, told)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
-from market.clearing import HARDWARE, Unmatched, explain, requirements_only
+from market.clearing import HARDWARE, Reason, Unmatched, explain, requirements_only
 from market.orders import Bid, Offer
 from storage.units import charge_nanos
+
+SHARES_SHOWN: Final = 8
 
 
 def never_fits(offers: Sequence[Offer], bid: Bid) -> Unmatched | None:
@@ -19,7 +22,14 @@ def never_fits(offers: Sequence[Offer], bid: Bid) -> Unmatched | None:
         return None
     idle = [replace(offer, gpus_free=offer.gpus, matchable=True) for offer in offers]
     found = explain(idle, requirements_only(bid))
-    return found if found.reason in HARDWARE else None
+    if found.reason not in HARDWARE:
+        return None
+    named = sorted({share for offer in offers for share in offer.shares})[:SHARES_SHOWN]
+    if found.reason is Reason.SHARE_MISSING and named:
+        return replace(
+            found, relaxations=(*found.relaxations, "data " + " or ".join(f"share:{name}" for name in named))
+        )
+    return found
 
 
 def cheapest_minute_nanos(offers: Sequence[Offer], bid: Bid) -> int | None:

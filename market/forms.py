@@ -21,7 +21,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from market.checking import MAX_DATA_BYTES, MAX_ROUNDS, MAX_STEPS, MAX_VRAM_GIB, MAX_WORKERS
-from market.form_ranges import allowed
+from market.form_ranges import allowed_range
 from market.hardware import MAX_UNITS, UnknownGpu, canonical_name
 from market.packing import Packed, PackingError, pack, pack_stdlib
 from storage.units import MoneyError, parse_usd
@@ -251,7 +251,7 @@ def _form_error(form: type[BaseModel], detail: ErrorDetails) -> FormError:
         case "literal_error":
             return FormError(field, value, "is not known here", _near_literal(value, str(context["expected"])))
     message = detail["msg"][0].lower() + detail["msg"][1:]
-    words = allowed(form, names)
+    words = allowed_range(form, names)
     remedy = f"allowed: {words}" if words else None
     if isinstance(value, str) and _UNITS.match(value.strip()):
         bare = f"write the bare number; {_unit_of(names[-1])}"

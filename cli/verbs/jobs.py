@@ -82,10 +82,15 @@ def show_job(settings: Settings, one: dict[str, Any]) -> None:
     )
     for line in lines:
         screen.print(printable(line), markup=False)
+    if one["state"] != "done":
+        for line in (one.get("detail") or "").splitlines():
+            screen.print(printable(f"         {line}"), markup=False, soft_wrap=True)
     if one["workers"]:
         columns = (Column("worker"), Column("provider"), Column("machine", gives_way=2),
                    Column("pid", right=True, gives_way=1), Column("state"))  # fmt: skip
-        rows = [[w["id"], w["provider"], w.get("name") or "–", str(w["pid"] or "–"), w["state"]] for w in one["workers"]]
+        rows = [
+            [w["id"], w["provider"], w.get("name") or "–", str(w["pid"] or "–"), w["state"]] for w in one["workers"]
+        ]
         print_table(settings, columns, rows)
 
 

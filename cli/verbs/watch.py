@@ -52,8 +52,9 @@ def follow(settings: Settings, job_id: str) -> dict[str, Any]:
             _live(settings, view, client)
         else:
             for record in client.job_events(job_id):
-                for line in view.fold(record):
-                    print(printable(line), flush=True)
+                for told in view.fold(record):
+                    for line in told.splitlines():  # a traceback has many
+                        print(printable(line), flush=True)
         last = client.job(job_id)
     if settings.as_json:
         document(last)
