@@ -1,4 +1,4 @@
-"""The one line that a machine elsewhere needs: URL, key and Ray address in a code that survives a chat window."""
+"""The one line that a machine elsewhere needs: URL and key in a code that survives a chat window."""
 
 import base64
 import binascii
@@ -12,16 +12,15 @@ PREFIX = "torg1_"
 
 @dataclass(frozen=True, slots=True)
 class Invite:
-    """Where the market is, who one is there, and where its Ray cluster is (None: ask the market)."""
+    """Where the market is and who one is there; where Ray is, the market says."""
 
     url: str
     key: str
-    ray: str | None
 
 
 def write_invite(invite: Invite) -> str:
     """`torg1_` and base64url of JSON, without padding."""
-    content = json.dumps({"url": invite.url, "key": invite.key, "ray": invite.ray}, separators=(",", ":"))
+    content = json.dumps({"url": invite.url, "key": invite.key}, separators=(",", ":"))
     return PREFIX + base64.urlsafe_b64encode(content.encode()).decode().rstrip("=")
 
 
@@ -39,6 +38,6 @@ def read_invite(code: str) -> Invite:
     body = bare.removeprefix(PREFIX)
     try:
         found = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
-        return Invite(str(found["url"]), str(found["key"]), None if found.get("ray") is None else str(found["ray"]))
+        return Invite(str(found["url"]), str(found["key"]))
     except (binascii.Error, ValueError, KeyError, TypeError, AttributeError):
         raise problem from None

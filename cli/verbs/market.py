@@ -89,12 +89,11 @@ def invite_provider(
 
 
 def make_invite(settings: Settings, member: str) -> dict[str, Any]:
-    """Make a provider's account and the code for it: {member, code, url, ray}."""
+    """Make a provider's account and the code for it: {member, code, url}."""
     from cli.invites import Invite, write_invite
     from market.wire import Refused
 
     client = connect(settings, "operator")
-    told = client.status()
     try:
         key = client.add_member(member, "provider")["key"]
     except Refused as error:
@@ -103,5 +102,5 @@ def make_invite(settings: Settings, member: str) -> dict[str, Any]:
                 error.code, error.message, field="--name", remedy=error.remedy or "choose another name"
             ) from error
         raise
-    url, ray = settings.market_url(), told.get("ray_address")
-    return {"member": member, "code": write_invite(Invite(url, key, ray)), "url": url, "ray": ray}
+    url = settings.market_url()
+    return {"member": member, "code": write_invite(Invite(url, key)), "url": url}

@@ -36,7 +36,7 @@ AT_MS = 1_795_000_000_000
 SIGNING_KEY = bytes(range(32))
 STRATEGY = {"name": "diloco", "inner_steps": 2, "outer_lr": 0.7, "outer_momentum": 0.9, "codec": "identity"}
 TENSOR = np.array([0.5, -0.25, 0.0, 1.0, -1.0, 0.125], dtype=np.float32)
-INVITE = Invite("http://10.0.0.1:8470", "torg_key", "10.0.0.1:6379")
+INVITE = Invite("http://10.0.0.1:8470", "torg_key")
 FRAME = ("load", {"spec": {"name": "tiny"}, "data": None}, b"print('hello')\n")
 
 

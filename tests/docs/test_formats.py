@@ -369,6 +369,8 @@ def test_a_tar_with_a_name_outside_is_refused(name: str, tmp_path: Path) -> None
 
 def test_the_golden_invitation_is_read() -> None:
     assert read_invite(f"  {SMALL['invite']}\n") == INVITE
+    with_ray = "torg1_eyJ1cmwiOiJodHRwOi8vMTAuMC4wLjE6ODQ3MCIsImtleSI6InRvcmdfa2V5IiwicmF5IjoiMTAuMC4wLjE6NjM3OSJ9"
+    assert read_invite(with_ray) == INVITE, "codes of before carry where Ray was"
 
 
 @pytest.mark.parametrize("code", ["", "torg2_e30", "torg1_e30", "torg1_!!", SMALL["invite"][:-9]])
