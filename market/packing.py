@@ -1,7 +1,6 @@
-"""A job's data as one deterministic tar, and back: the same files give the same bytes, so the same digest.
+"""A job's data as one deterministic tar: the same files give the same bytes, so the same digest.
 
-The tar holds regular files only, sorted by name, with zero times and owners and mode 0644. Reading one back writes
-nothing outside its folder: no links, no devices, no absolute names, no `..`, and no more bytes than allowed.
+The tar holds regular files only, sorted by name, with zero times and owners and mode 0644. `storage.archives` reads it.
 """
 
 from __future__ import annotations
@@ -14,20 +13,17 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO, Final
 
+from storage.archives import MAX_DATA_BYTES, MAX_FILES, PackingError, unpack
+
+__all__ = ["STDLIB_BYTES", "Packed", "PackingError", "pack", "pack_stdlib", "unpack"]
+
 STDLIB_BYTES: Final = 8 * 2**20
-MAX_DATA_BYTES: Final = 64 * 2**30
-MAX_FILES: Final = 1_000_000
-_CHUNK: Final = 2**20
 _STDLIB_SKIPS: Final = frozenset(
     {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"}
 )
-
-
-class PackingError(ValueError):
-    """Data that cannot be packed or unpacked; the text says which file and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,42 +78,6 @@ def pack_stdlib(target: Path, root: Path | None = None) -> Packed:
     with target.open("xb") as out, tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
         _add(archive, "stdlib.txt", size, text)
     return _measure(target, "stdlib", 1)
-
-
-def unpack(archive: BinaryIO, folder: Path, most_bytes: int = MAX_DATA_BYTES) -> int:
-    """Write the tar's files into the folder, which is made; the number of files. Raises PackingError at the first entry
-    that is not a plain file inside it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = size = 0
-    try:
-        with tarfile.open(fileobj=archive, mode="r:") as entries:
-            for entry in entries:
-                name = _safe_name(entry)
-                size += entry.size
-                files += 1
-                if size > most_bytes or files > MAX_FILES:
-                    raise PackingError(f"the data are larger than {most_bytes} bytes or {MAX_FILES} files")
-                content = entries.extractfile(entry)
-                assert content is not None
-                target = folder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("xb") as out:
-                    while chunk := content.read(_CHUNK):
-                        out.write(chunk)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        if isinstance(error, OSError) and not isinstance(error, FileExistsError | NotADirectoryError):
-            raise
-        raise PackingError(f"the data are not a tar as we make them: {error}") from error
-    return files
-
-
-def _safe_name(entry: tarfile.TarInfo) -> PurePosixPath:
-    name = PurePosixPath(entry.name)
-    if not entry.isreg() or entry.sparse is not None:
-        raise PackingError(f"{entry.name!r} is not a regular file")
-    if name.is_absolute() or not name.parts or ".." in name.parts or "\0" in entry.name or "\\" in entry.name:
-        raise PackingError(f"{entry.name!r} is not a name inside the folder")
-    return name
 
 
 def _sources(folder: Path) -> Iterator[Path]:

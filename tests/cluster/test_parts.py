@@ -1,13 +1,11 @@
-"""The plain classes below the actors, without Ray: meter, outbox, steward, configuration, data."""
+"""The plain classes below the actors, without Ray: meter, outbox, steward, configuration."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import sys
-import tarfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,11 +18,10 @@ from hypothesis import strategies as st
 from market.actors.host_config import ConfigRefused, canonical_gpu, read_config, version_mismatch
 from market.actors.ray_node import sweep_folders
 from market.actors.steward import REAP_AFTER_S, Steward
-from tests.cluster.plaza import environment, tar_of, until
+from tests.cluster.plaza import environment, until
 from trainers.actors.lifeline import watch
 from trainers.actors.meter import Meter
 from trainers.actors.outbox import Outbox
-from trainers.actors.packages import BadPackage, unpack_data
 from trainers.actors.wiring import DoorAway
 
 Json = dict[str, Any]
@@ -202,45 +199,6 @@ def test_a_configuration_that_others_may_read_is_refused_with_exit_3(tmp_path: P
 )
 def test_cards_have_the_markets_names(driver: str, market: str) -> None:
     assert canonical_gpu(driver) == market
-
-
-# data
-
-
-def test_data_are_unpacked_where_they_belong(tmp_path: Path) -> None:
-    unpack_data(tar_of({"text/a.txt": b"a", "b.txt": b"bb"}), tmp_path / "data")
-    assert (tmp_path / "data/text/a.txt").read_bytes() == b"a"
-    assert (tmp_path / "data/b.txt").read_bytes() == b"bb"
-
-
-def archive_with(entry: tarfile.TarInfo) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.addfile(entry, io.BytesIO(b"x" * entry.size))
-    return buffer.getvalue()
-
-
-def entry(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0, link: str = "") -> tarfile.TarInfo:
-    made = tarfile.TarInfo(name)
-    made.type, made.size, made.linkname = kind, size, link
-    return made
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        entry("../out.txt", size=1),
-        entry("/tmp/out.txt", size=1),
-        entry("link", tarfile.SYMTYPE, link="/etc/passwd"),
-        entry("hard", tarfile.LNKTYPE, link="b.txt"),
-        entry("pipe", tarfile.FIFOTYPE),
-    ],
-    ids=["above", "absolute", "symlink", "hard link", "fifo"],
-)
-def test_anything_but_a_file_inside_is_refused(tmp_path: Path, bad: tarfile.TarInfo) -> None:
-    with pytest.raises(BadPackage):
-        unpack_data(archive_with(bad), tmp_path / "data")
-    assert not (tmp_path / "out.txt").exists()
 
 
 # the lifeline

@@ -11,6 +11,7 @@ Calls that change the worker take turns; `reading` and `state` answer at any tim
 from __future__ import annotations
 
 import copy
+import io
 import itertools
 import json
 import os
@@ -22,9 +23,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from storage.archives import PackingError, unpack
 from trainers.actors.lifeline import exit_with
 from trainers.actors.meter import Meter
-from trainers.actors.packages import unpack_data
 
 Json = dict[str, Any]
 
@@ -69,6 +70,7 @@ class Worker:
         self._draining = False
         self._child: Any = None
         self._replica: Any = None
+        self._load_failure: Json | None = None
         self._contributed: tuple[int, Json, bytes] | None = None
         self._snapshots: dict[int, Any] = {}
         self._told: deque[tuple[int, str, Json]] = deque(maxlen=TOLD_KEPT)
@@ -129,7 +131,8 @@ class Worker:
     def load(self, spec: Json, source: bytes | None, data: bytes | None) -> Json:
         """Hand the job to the child; {ok, elements, digest, tensors} of the initial parameters. Starts the meter.
 
-        `source`: the customer's file; `data`: the job's tar, extracted into this worker's own folder.
+        `source`: the customer's file; `data`: the job's tar, extracted into this worker's own folder. Data that do not
+        unpack fail as code that does not import does: both are the customer's.
         """
         from trainers.child_process import ChildFailed, JobPackage
         from trainers.replica import Replica
@@ -139,16 +142,22 @@ class Worker:
             self._meter.start()
             if self._replica is not None:
                 return self._loaded_answer()
+            if self._load_failure is not None:
+                return self._load_failure
             self._phase = "loading"
             self._warmed.wait(WARM_TIMEOUT_S)
             if self._child is None:
                 return _failure("died", self._warm_error or "the child did not start", "")
-            folder = self._data_folder(spec, data)
             try:
-                loaded = self._child.load(JobPackage(spec, source, folder), LOAD_TIMEOUT_S)
+                loaded = self._child.load(JobPackage(spec, source, self._data_folder(spec, data)), LOAD_TIMEOUT_S)
+            except PackingError as error:
+                self._phase = "failed"
+                self._load_failure = _failure("import", f"the job's data cannot be unpacked: {error}", "")
+                return self._load_failure
             except ChildFailed as failed:
                 self._phase = "failed"
-                return self._failed(failed)
+                self._load_failure = self._failed(failed)
+                return self._load_failure
             self._tensors = [_tensor(spec_) for spec_ in loaded.tensors]
             self._replica = Replica(spec, loaded.initial)
             self._phase = "idle"
@@ -366,7 +375,7 @@ class Worker:
         if data is None:
             return None
         folder = self._scratch / "data"
-        unpack_data(data, folder)
+        unpack(io.BytesIO(data), folder)
         return str(folder)
 
     def _warm(self) -> None:
