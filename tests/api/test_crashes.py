@@ -256,8 +256,9 @@ def test_an_exchange_that_dies_while_the_market_goes_down_takes_no_new_work(spar
         _, ann = found.newcomer("customer", 6 * USD)
         found.local("operator").stop_market()
         found.back("exchange", found.kill("exchange"))
-        assert refusal(lambda: ann.submit_job(found.name("job"), make_spec("eu"))).code == "market_closing"
         assert found.local("operator").status()["stopped"] is True
+        with Market(info.url, Home(spare).read_keys()["customer"], patience_s=0) as hasty:
+            assert refusal(lambda: hasty.submit_job(found.name("job"), make_spec("eu"))).code == "market_closing"
         found.local("operator").reopen_market()
         assert ann.submit_job(found.name("job"), make_spec("eu"))["state"] == "pending"
     finally:
