@@ -11,7 +11,8 @@ from typing import Any
 
 from cli.errors import CliError, usage
 from market.client import Market
-from market.forms import FormError, digest_only, read_job, resolve
+from market.form_errors import FormError
+from market.forms import digest_only, read_job, resolve
 
 SMALL_BYTES = 4 * 1024 * 1024
 

@@ -18,10 +18,10 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
 from market.checking import MAX_DATA_BYTES, MAX_ROUNDS, MAX_STEPS, MAX_VRAM_GIB, MAX_WORKERS
-from market.form_ranges import allowed_range
+from market.form_errors import FormError, form_error
 from market.hardware import MAX_UNITS, UnknownGpu, canonical_name
 from market.packing import Packed, PackingError, pack, pack_stdlib
 from storage.units import MoneyError, parse_usd
@@ -39,19 +39,6 @@ Upload = Callable[[Path], str]
 """Sends a file to the market and answers its digest; `digest_only` for a dry run."""
 
 
-class FormError(ValueError):
-    """One thing that is wrong with a form; the text is one line with all of it."""
-
-    def __init__(self, field: str, value: object, message: str, remedy: str | None = None) -> None:
-        shown = repr(value)
-        self.field = field
-        self.value = value
-        self.message = message
-        self.remedy = remedy
-        parts = [f"{field}: {message}" if value is None else f"{field}: {shown[:80]} {message}"]
-        super().__init__("; ".join([*parts, remedy] if remedy else parts))
-
-
 def _refuse(message: str, remedy: str = "") -> PydanticCustomError:
     return PydanticCustomError("torg", "{text}", {"text": message, "remedy": remedy})
 
@@ -66,7 +53,8 @@ def _nanos(most_usd: int, unit: str) -> Callable[[object], int]:
         try:
             nanos = parse_usd(value)
         except MoneyError as error:
-            raise _refuse(error.message.removeprefix(f"{value!r} "), allowed) from None
+            words = "cannot be negative" if error.code == "negative" else error.message.removeprefix(f"{value!r} ")
+            raise _refuse(words, allowed) from None
         if not 0 < nanos <= most_usd * 1_000_000_000:
             raise _refuse("is out of range", allowed)
         return nanos
@@ -227,56 +215,7 @@ def make_form(form: type[Form], fields: object) -> Form:
     except ValidationError as error:
         # A misspelt field is the reason why the right one is missing: say that first.
         details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
-        raise _form_error(form, details[0]) from None
-
-
-_UNITS: Final = re.compile(r"^-?[\d.]+\s*([A-Za-z%$€]+[A-Za-z/-]*)$|^[$€]\s*[\d.]+$")
-
-
-def _form_error(form: type[BaseModel], detail: ErrorDetails) -> FormError:
-    names = [str(part) for part in detail["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
-    field, value = ".".join(names) or "job file", detail.get("input")
-    context = detail.get("ctx", {})
-    match detail["type"]:
-        case "torg":
-            shown = None if isinstance(value, Mapping | BaseModel) else value
-            return FormError(field, shown, str(context["text"]), str(context["remedy"]) or None)
-        case "extra_forbidden":
-            known = _fields_at(form, names[:-1])
-            near = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
-            remedy = f"did you mean {near[0]}?" if near else f"known fields: {', '.join(known)}"
-            return FormError(field, value, "is in a field that is not known", remedy)
-        case "missing":
-            return FormError(field, None, "is missing", "every job says it" if len(names) == 1 else None)
-        case "literal_error":
-            return FormError(field, value, "is not known here", _near_literal(value, str(context["expected"])))
-    message = detail["msg"][0].lower() + detail["msg"][1:]
-    words = allowed_range(form, names)
-    remedy = f"allowed: {words}" if words else None
-    if isinstance(value, str) and _UNITS.match(value.strip()):
-        bare = f"write the bare number; {_unit_of(names[-1])}"
-        return FormError(field, value, "has a unit", "; ".join([bare, remedy] if remedy else [bare]))
-    return FormError(field, value, f"is not allowed: {message}", remedy)
-
-
-def _unit_of(name: str) -> str:
-    units = {"hours": "hours", "gib": "GiB", "usd": "dollars", "hour": "dollars per GPU-hour"}
-    return next((f"the unit is {unit}" for end, unit in units.items() if name.endswith(end)), "it has no unit")
-
-
-def _near_literal(value: object, expected: str) -> str:
-    known = re.findall(r"'([^']*)'", expected)
-    near = difflib.get_close_matches(str(value), known, n=1)
-    return f"did you mean {near[0]}?" if near else f"allowed: {', '.join(known)}"
-
-
-def _fields_at(form: type[BaseModel], path: list[str]) -> list[str]:
-    for name in path:
-        inner = form.model_fields[name].annotation if name in form.model_fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        form = inner
-    return list(form.model_fields)
+        raise form_error(form, details[0]) from None
 
 
 def digest_only(path: Path) -> str:

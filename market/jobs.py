@@ -71,7 +71,7 @@ def _check_feasible(turn: Turn, name: str, spec: Json) -> Refusal | None:
         remedy = " or ".join(never.relaxations) or "other requirements"
         return Refusal(
             f"never_fits_{never.reason}",
-            never.detail,
+            never.detail.partition("; would match with")[0],
             field=_FIELD_OF[never.reason],
             remedy=f"{remedy}; or say `wait: true` to wait for such hardware",
         )

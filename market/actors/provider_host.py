@@ -257,6 +257,7 @@ class Host:
             worker, pid = self._stable.assign(lease)
         except WorkerEnded as ended:
             self._end_lease(lease["id"], lease["epoch"], "failed_to_start", str(ended))
+            say("lease", state="failed", lease=lease["id"], message=str(ended))
             return
         try:
             self._market.lease_started(lease["id"], epoch=lease["epoch"], worker=worker, pid=pid, node=node.node_id)

@@ -14,10 +14,11 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from market.actors.cards import Card, CardPool
 from market.actors.host_config import Hardware, HostConfig
 from market.actors.ray_node import RayNode
 from trainers.actors.lifeline import watch
@@ -46,6 +47,7 @@ class _Stall:
     actor: Any
     scratch: Path
     ready: Any
+    cards: tuple[Card, ...] = ()
     pid: int = 0
     pidfd: int | None = None
     lease: Json | None = None
@@ -75,6 +77,10 @@ class Stable:
     _stalls: dict[str, _Stall] = field(default_factory=dict)
     _made: int = 0
     _failures: int = 0
+    _pool: CardPool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._pool = CardPool([claim.card for claim in self.hardware.claims])
 
     def fill(self) -> None:
         """Have one warm worker while a unit is free; returns at once, it warms up by itself. Raises HeadGone."""
@@ -97,13 +103,17 @@ class Stable:
         """Tie the waiting worker to a lease; (actor name, process id). Raises WorkerEnded."""
         import ray
 
+        share = lease.get("share")
+        if share is not None and not (share in self.config.shares and self.config.shares[share].is_dir()):
+            raise WorkerEnded(f"the folder shared as {share} is not there")
         stall = self._serving(lease["epoch"])
         if stall is None:
             stall = next((stall for stall in self._stalls.values() if stall.lease is None), None) or self._make()
             stall.lease = lease
         self._await_ready(stall)
+        self._add_cards(stall, lease["gpus"])
         try:
-            ref = stall.actor.assign.remote(lease)
+            ref = stall.actor.assign.remote({**lease, "devices": _devices(stall.cards)})
             ray.get(ref, timeout=READY_TIMEOUT_S)
         except (ray.exceptions.RayError, OSError) as error:
             self._discard(stall)
@@ -136,6 +146,7 @@ class Stable:
         stall = self._stalls.pop(name, None)
         if stall is None or stall.ending:
             return None
+        self._pool.give_back(stall.cards)
         words = _last_words(stall.scratch)
         shutil.rmtree(stall.scratch, ignore_errors=True)
         self._kill(stall)
@@ -169,12 +180,14 @@ class Stable:
         self._made += 1
         # The node's id makes the name new after a restart of the host: Ray remembers the names of dead actors for a while.
         name = worker_name(self.config.offer, self._made) + f"-{self.node.node_id[:6]}"
+        cards = self._pool.take(1)
         scratch = Path(tempfile.mkdtemp(prefix="worker-", dir=self.node.temp_dir))
         settings: Json = {
             "name": name,
             "host_pid": os.getpid(),
             "scratch": str(scratch),
-            "threads": 1,
+            "threads_per_unit": self.hardware.threads_per_unit,
+            "devices": _devices(cards),
             "memory_limit_bytes": self.config.memory_limit_bytes,
             "shares": {share: str(folder) for share, folder in self.config.shares.items()},
             "isolation": self.isolation,
@@ -183,10 +196,20 @@ class Stable:
         try:
             actor = start_worker(name=name, node_id=self.node.node_id, settings=settings)
         except ray.exceptions.RayError as error:
+            self._pool.give_back(cards)
             raise HeadGone(str(error)) from error
-        stall = _Stall(name, actor, scratch, actor.ready.remote())
+        stall = _Stall(name, actor, scratch, actor.ready.remote(), cards)
         self._stalls[name] = stall
         return stall
+
+    def _add_cards(self, stall: _Stall, units: int) -> None:
+        """As many cards as units: the warm worker has the first."""
+        missing = units - len(stall.cards) if self.hardware.cuda else 0
+        more = self._pool.take(missing)
+        if len(more) < missing:
+            self._discard(stall)
+            raise WorkerEnded(f"{missing} more cards are wanted, {len(self._pool.free)} are free")
+        stall.cards += more
 
     def _await_ready(self, stall: _Stall) -> None:
         import ray
@@ -214,7 +237,8 @@ class Stable:
     def _discard(self, stall: _Stall) -> None:
         """End a worker; its child goes with it, because the child dies with its parent."""
         stall.ending = True
-        self._stalls.pop(stall.name, None)
+        if self._stalls.pop(stall.name, None) is not None:
+            self._pool.give_back(stall.cards)
         self._kill(stall)
         shutil.rmtree(stall.scratch, ignore_errors=True)
 
@@ -229,6 +253,10 @@ class Stable:
             signal.pidfd_send_signal(stall.pidfd, signal.SIGKILL)
         os.close(stall.pidfd)
         stall.pidfd = None
+
+
+def _devices(cards: tuple[Card, ...]) -> list[Json]:
+    return [asdict(card.device) for card in cards]
 
 
 def _kill_unborn(actor: Any) -> None:

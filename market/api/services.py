@@ -107,7 +107,7 @@ def allow(*roles: str) -> Callable[[Caller], Awaitable[Caller]]:
     async def check(caller: Someone) -> Caller:
         if caller.role not in roles:
             message = f"{caller.name} is a {caller.role}; this is for {' and '.join(roles)}"
-            raise Problem(403, "wrong_role", message, remedy=f"use the key of a {roles[0]}")
+            raise Problem(403, "wrong_role", message, remedy=f"{roles[0]} keys open it")
         return caller
 
     return check

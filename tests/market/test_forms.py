@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from market.checking import check_spec
-from market.forms import CODECS, STRATEGIES, FormError, OfferForm, digest_only, make_form, parse_job, read_job, resolve
+from market.form_errors import FormError
+from market.forms import CODECS, STRATEGIES, OfferForm, digest_only, make_form, parse_job, read_job, resolve
 from market.outcomes import Settings
 
 FILE = """
