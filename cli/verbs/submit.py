@@ -26,7 +26,7 @@ def submit(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="watch it until it is over")] = False,
     id: Annotated[str | None, typer.Option(help="name of this job: the same id twice is one job")] = None,
 ) -> None:
-    """Submit a job: plan, [y/N], budget into escrow."""
+    """Submit a job: plan, (y/N), budget into escrow."""
     from cli.jobfiles import prepare
 
     settings: Settings = ctx.obj
