@@ -92,11 +92,17 @@ class HostTeller:
                 Exit.REFUSED,
             )
         if code != Exit.DONE:
-            raise CliError("host_died", f"the provider's host process ended with {code}", None, f"see {log_file}")
+            message = f"the provider's host process ended with {code}: {_last_line(log_file)}"
+            raise CliError("host_died", message, None, f"see {log_file}")
         if self._settings.as_json:
             document({"offer": self._config["offer"], "state": "drained", "earned_nanos": self._earned_nanos})
         else:
             self._screen.print(f"drained; earned {usd(self._earned_nanos)}; nothing of it runs any more", markup=False)
+
+
+def _last_line(file: Path) -> str:
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "it said nothing")
 
 
 _STATES = ("waiting", "joined", "ready", "away", "draining", "drained")
