@@ -14,24 +14,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainers import rounds as machine
+from trainers.actors.calls import Calls
 from trainers.actors.keeper import Keeper
 from trainers.actors.outbox import Outbox
+from trainers.actors.reports import market_reason, round_report
 from trainers.actors.roster import Roster, Worker
 from trainers.actors.transport import Call, CallFailed, Gone, Parcel, Transport
 
 log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
-Key = tuple[str, int]
-"""A call in progress: which method, of which slot."""
 
 LOOK_S = 0.2
 BOUNDARY_S = 10.0
 EVALUATE_S = 300.0
 SAME_PLACE_DEATHS = 3
 CUSTOMER_FAILURES = frozenset({"exception", "nan", "shape", "memory", "import"})
-# The machine's words for a loss, as the market knows them.
-REASONS = {"deadline": "worker_slow", "digest": "stale"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +77,7 @@ class Course:
         self._clock = clock
         self._source = transport.parcel(source) if source is not None else None
         self._data = transport.parcel(data) if data is not None else None
-        self._calls: dict[Key, Call] = {}
-        self._again: dict[Key, Callable[[], None]] = {}
-        self._later: list[tuple[float, Key]] = []
-        self._payloads: dict[int, Parcel] = {}
+        self._calls = Calls(transport, clock)
         self._orders: dict[int, Json] = {}
         self._checkpoint: tuple[int, bytes] | None = None
         self._deaths: dict[int, set[int]] = defaultdict(set)
@@ -102,7 +97,7 @@ class Course:
     def welcome(self, worker: Worker) -> None:
         """A newcomer loads the job while the others go on, and joins at a boundary."""
         self._meet(worker)
-        self._ask("load", worker, self._spec, self._source, self._data)
+        self._calls.ask("load", worker, self._spec, self._source, self._data)
 
     def slots(self) -> list[int]:
         """Slots of everybody who is alive as far as is known."""
@@ -150,23 +145,17 @@ class Course:
     # answers of workers
 
     def _take_answers(self) -> None:
-        while self._later and self._later[0][0] <= self._clock():
-            _, again = self._later.pop(0)
-            if again in self._again and again not in self._calls:
-                self._again[again]()
+        self._calls.start_repeats()
         if not self._calls:
             self._roster.changed.wait(LOOK_S)
             return
-        for key, answer in self._transport.answers(self._calls, LOOK_S).items():
-            if self._calls.pop(key, None) is None:
-                continue
-            kind, slot = key
+        for kind, slot, answer in self._calls.take(LOOK_S):
             worker = self._roster.get(slot)
             if worker is None:
                 continue
             if isinstance(answer, Gone) and answer.reason == "network_cut":
                 # Perhaps the call arrived and perhaps not; calls may be repeated. The roster says when to give up.
-                self._later.append((self._clock() + LOOK_S, key))
+                self._calls.repeat(kind, slot)
             elif isinstance(answer, Gone):
                 self._lose(worker, answer.reason, answer.detail)
             elif isinstance(answer, CallFailed):
@@ -182,7 +171,7 @@ class Course:
             worker.phase, worker.at_round = "ready", answer["round"]
             self._join(worker)
         elif kind == "restore":
-            self._send_train(worker)
+            self._calls.train(worker, self._orders[slot])
         elif kind == "train":
             worker.info = answer
             self._do(self._rounds.contributed(slot, epoch, answer["round"], now_ms))
@@ -229,9 +218,7 @@ class Course:
         self._forget(worker, Gone(reason, detail))
 
     def _forget(self, worker: Worker, gone: Gone) -> None:
-        for key in [key for key in self._again if key[1] == worker.slot]:
-            self._calls.pop(key, None)
-            del self._again[key]
+        self._calls.forget(worker.slot)
         self._do(self._rounds.lost(worker.slot, worker.epoch, gone.reason, gone.detail, self._now_ms()))
 
     def _report_lost(self, worker: Worker, reason: str, detail: str) -> None:
@@ -247,7 +234,7 @@ class Course:
             if isinstance(decision, machine.StartRound):
                 self._start_round(decision)
             elif isinstance(decision, machine.PassContributions):
-                payloads = [self._payloads[slot] for slot in decision.contributions]
+                payloads = [self._calls.payloads[slot] for slot in decision.contributions]
                 self._ask_all("hold", decision.to, decision.round, list(decision.contributions), *payloads)
             elif isinstance(decision, machine.CommitRound):
                 self._ask_all("commit", decision.to, decision.round, list(decision.accepted))
@@ -256,17 +243,15 @@ class Course:
             elif isinstance(decision, machine.MemberLost):
                 worker = self._roster.remove(decision.lost.slot)
                 if worker is not None:  # the machine's own finding; others were reported when they were found
-                    reason = REASONS.get(decision.lost.reason, decision.lost.reason)
-                    self._report_lost(worker, reason, decision.lost.detail)
+                    self._report_lost(worker, market_reason(decision.lost.reason), decision.lost.detail)
             elif isinstance(decision, machine.VoidRound):
                 self._void_round = decision.round
-                self._calls = {key: call for key, call in self._calls.items() if key[0] == "load"}
-                self._again = {key: again for key, again in self._again.items() if key[0] == "load"}
+                self._calls.forget_round()
             elif isinstance(decision, machine.Finished | machine.Halted):
                 self._over = decision
 
     def _start_round(self, start: machine.StartRound) -> None:
-        self._payloads = {}
+        self._calls.payloads.clear()
         states = self._donated({entry.slot: entry.donor for entry in start.joining})
         for slot, deadline_ms in zip(start.slots, start.deadlines_ms, strict=True):
             worker = self._roster.get(slot)
@@ -282,21 +267,9 @@ class Course:
                 "fresh": start.round == self._void_round,
             }
             if slot in states:
-                self._ask("restore", worker, states[slot])
+                self._calls.ask("restore", worker, states[slot])
             else:
-                self._send_train(worker)
-
-    def _send_train(self, worker: Worker) -> None:
-        key = ("train", worker.slot)
-        info, payload = self._transport.train(worker.handle, self._orders[worker.slot])
-        self._payloads[worker.slot] = payload
-        self._calls[key] = info
-        self._again[key] = lambda: self._send_train(worker)
-
-    def _ask(self, method: str, worker: Worker, *arguments: Any) -> None:
-        key = (method, worker.slot)
-        self._calls[key] = self._transport.ask(worker.handle, method, *arguments)
-        self._again[key] = lambda: self._ask(method, worker, *arguments)
+                self._calls.train(worker, self._orders[slot])
 
     def _donated(self, donors: dict[int, int | None]) -> dict[int, Parcel]:
         """A state for every newcomer. Donors give theirs before they train on, so this waits for them, shortly."""
@@ -320,42 +293,13 @@ class Course:
         for slot in to:
             worker = self._roster.get(slot)
             if worker is not None:
-                self._ask(method, worker, *arguments)
+                self._calls.ask(method, worker, *arguments)
 
     def _committed(self, done: machine.RoundCommitted) -> None:
-        report = {
-            "job": self._job,
-            "round": done.round,
-            "step": done.step,
-            "digest": done.digest,
-            "reason": done.why,
-            "duration_ms": done.duration_ms,
-            "members": [self._member_row(self._met[slot]) for slot in done.contributors],
-            "lost": [
-                {"lease": self._met[one.slot].lease, "epoch": one.epoch, "reason": REASONS.get(one.reason, one.reason)}
-                for one in done.lost
-            ],
-        }
-        self._outbox.put("round", report)
+        self._outbox.put("round", round_report(self._job, done, self._met))
         every = int(self._spec["checkpoint"]["every_rounds"])
         if (done.round % every == 0 or done.round >= self._rounds.plan.rounds) and not self._keeper.busy:
             self._snapshot(done.holders)
-
-    def _member_row(self, worker: Worker) -> Json:
-        reading, info = worker.reading, worker.info
-        return {
-            "lease": worker.lease,
-            "epoch": worker.epoch,
-            "slot": worker.slot,
-            "provider": worker.provider,
-            "loss": info["loss"],
-            "steps": info["steps"],
-            "tokens": info["tokens"],
-            "leased_ms": max(info.get("leased_ms", 0), reading.get("leased_ms", 0)),
-            "trained_ms": max(info.get("total_trained_ms", 0), reading.get("trained_ms", 0)),
-            "bytes": info["bytes"],
-            "contribution": info["contribution"],
-        }
 
     # durability and the end
 

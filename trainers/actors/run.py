@@ -23,6 +23,7 @@ from trainers import rounds as machine
 from trainers.actors.course import Course, Halt
 from trainers.actors.keeper import Keeper
 from trainers.actors.outbox import Outbox
+from trainers.actors.reports import recovered_report
 from trainers.actors.roster import Roster, Worker
 from trainers.actors.transport import RayTransport, Transport
 from trainers.actors.wiring import Door, DoorAway, DoorRefused
@@ -200,25 +201,11 @@ class Run:
         self, outbox: Outbox, directive: Json, recent: Mapping[int, Mapping[int, Json]], newest: int
     ) -> None:
         for number in range(directive["rounds_committed"] + 1, newest + 1):
-            told = recent.get(number, {})
-            rows = [_recovered_row(slot, done) for slot, done in sorted(told.items()) if done["info"] is not None]
-            if not rows:
+            report = recovered_report(self._job, number, recent.get(number, {}))
+            if report is None:
                 log.error("nobody remembers round %s", number)
                 return
-            first = next(iter(told.values()))
-            outbox.put(
-                "round",
-                {
-                    "job": self._job,
-                    "round": number,
-                    "step": first["step"],
-                    "digest": first["digest"],
-                    "reason": f"Round {number} was committed by a run that died; told by {len(rows)} workers that live",
-                    "duration_ms": 0,
-                    "members": rows,
-                    "lost": [],
-                },
-            )
+            outbox.put("round", report)
 
     def _plan(self, spec: Json) -> machine.RoundPlan:
         return machine.RoundPlan(
@@ -294,19 +281,6 @@ def _worker(lease: Json, handle: Any) -> Worker:
         name=lease["worker"],
         handle=handle,
     )
-
-
-def _recovered_row(slot: int, done: Json) -> Json:
-    worker, info = done["worker"], done["info"]
-    return {
-        "lease": worker.lease,
-        "epoch": worker.epoch,
-        "slot": slot,
-        "provider": worker.provider,
-        **{name: info[name] for name in ("loss", "steps", "tokens", "bytes", "contribution")},
-        "leased_ms": done["leased_ms"],
-        "trained_ms": done["trained_ms"],
-    }
 
 
 def _log_to(path: Path) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import io
-import itertools
 import json
 import os
 import shutil
@@ -26,15 +25,15 @@ from typing import Any, Literal
 from storage.archives import PackingError, unpack
 from trainers.actors.lifeline import exit_with
 from trainers.actors.meter import Meter
+from trainers.actors.tidings import Tidings
+from trainers.actors.warm_child import WarmChild
 
 Json = dict[str, Any]
 
 LAST_WORDS = "last-words.json"
-WARM_TIMEOUT_S = 90.0
 LOAD_TIMEOUT_S = 120.0
 SNAPSHOTS_KEPT = 2
 RECENT_ROUNDS = 64
-TOLD_KEPT = 4000
 
 
 class Worker:
@@ -57,38 +56,33 @@ class Worker:
         exit_with(host_pid)
         self._scratch = Path(scratch)
         self._threads = threads
-        self._memory_limit_bytes = memory_limit_bytes
-        self._isolation = isolation
         self._shares = {share: Path(folder) for share, folder in shares.items()}
         self._orphan_after_s = orphan_after_s
         self._turn = threading.RLock()
-        self._telling = threading.RLock()
         self._meter = Meter(time.monotonic)
         self._called_at = time.monotonic()
         self._lease: Json | None = None
-        self._phase = "warming"
+        self._phase = "warm"
         self._draining = False
-        self._child: Any = None
         self._replica: Any = None
         self._load_failure: Json | None = None
         self._contributed: tuple[int, Json, bytes] | None = None
         self._snapshots: dict[int, Any] = {}
-        self._told: deque[tuple[int, str, Json]] = deque(maxlen=TOLD_KEPT)
-        self._numbers = itertools.count(1)
+        self._tidings = Tidings()
         self._recent: deque[Json] = deque(maxlen=RECENT_ROUNDS)
-        self._warm_error: str | None = None
-        self._warmed = threading.Event()
-        threading.Thread(target=self._warm, name="warm", daemon=True).start()
+        self._child = WarmChild(
+            scratch=self._scratch, threads=threads, memory_limit_bytes=memory_limit_bytes, isolation=isolation
+        )
         threading.Thread(target=self._watch_orphan, name="orphan", daemon=True).start()
 
     # the provider's host
 
     def ready(self) -> Json:
         """Wait until the child has imported torch; {pid, child_pid} or {"error"}."""
-        self._warmed.wait(WARM_TIMEOUT_S)
-        if self._child is None:
-            return {"pid": os.getpid(), "child_pid": None, "error": self._warm_error or "the child did not start"}
-        return {"pid": os.getpid(), "child_pid": self._child.pid, "error": None}
+        child = self._child.wait()
+        if child is None:
+            return {"pid": os.getpid(), "child_pid": None, "error": self._child.error}
+        return {"pid": os.getpid(), "child_pid": child.pid, "error": None}
 
     def assign(self, lease: Json) -> Json:
         """Tie this worker to one lease ({id, epoch, slot, job, share, gpus}) for good; {pid}.
@@ -104,7 +98,8 @@ class Worker:
             share = lease.get("share")
             if share is not None or lease["gpus"] != self._threads:
                 self._threads = lease["gpus"]
-                self._respawn({share: self._shares[share]} if share is not None else {})
+                shares = {share: self._shares[share]} if share is not None else {}
+                self._child.replace(threads=self._threads, shares=shares)
             self._phase = "assigned"
             return {"pid": os.getpid()}
 
@@ -122,8 +117,7 @@ class Worker:
         """End the child and clean up; the actor itself is ended by its host."""
         self._phase = "stopped"
         self._meter.stop()
-        if self._child is not None:
-            self._child.kill()
+        self._child.kill()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     # the run
@@ -145,11 +139,11 @@ class Worker:
             if self._load_failure is not None:
                 return self._load_failure
             self._phase = "loading"
-            self._warmed.wait(WARM_TIMEOUT_S)
-            if self._child is None:
-                return _failure("died", self._warm_error or "the child did not start", "")
+            child = self._child.wait()
+            if child is None:
+                return _failure("died", self._child.error, "")
             try:
-                loaded = self._child.load(JobPackage(spec, source, self._data_folder(spec, data)), LOAD_TIMEOUT_S)
+                loaded = child.load(JobPackage(spec, source, self._data_folder(spec, data)), LOAD_TIMEOUT_S)
             except PackingError as error:
                 self._phase = "failed"
                 self._load_failure = _failure("import", f"the job's data cannot be unpacked: {error}", "")
@@ -255,13 +249,13 @@ class Worker:
             self._called_at = time.monotonic()
             self._meter.training()
             try:
-                loss = self._child.evaluate(self._replica.parameters, timeout_s)
+                loss = self._child.now.evaluate(self._replica.parameters, timeout_s)
             except ChildFailed as failed:
                 self._phase = "failed"
                 return self._failed(failed)
             finally:
                 self._meter.trained()
-            self._tell("evaluated", {"round": self._replica.round, "loss": loss})
+            self._tidings.add("evaluated", [{"round": self._replica.round, "loss": loss}])
             return {"ok": True, "round": self._replica.round, "loss": loss}
 
     def state(self) -> Json:
@@ -306,23 +300,18 @@ class Worker:
         They are kept until they are seen, so that a run that is killed between asking and telling loses none.
         """
         self._called_at = time.monotonic()
-        with self._telling:
-            if self._child is not None:
-                at_ms = time.time_ns() // 1_000_000
-                for line in self._child.read_log():
-                    self._tell("logs", {"at_ms": at_ms, "source": self.name, "line": line})
-            while self._told and self._told[0][0] <= seen:
-                self._told.popleft()
-            told = list(self._told)
+        child = self._child.now
+        if child is not None:
+            at_ms = time.time_ns() // 1_000_000
+            lines = [{"at_ms": at_ms, "source": self.name, "line": line} for line in child.read_log()]
+            self._tidings.add("logs", lines)
         lease = self._lease or {"lease": None, "epoch": None}
         return {
             "lease": lease["lease"],
             "epoch": lease["epoch"],
             "phase": self._phase,
             **self._meter.reading(),
-            "evaluated": [what for _, kind, what in told if kind == "evaluated"],
-            "logs": [what for _, kind, what in told if kind == "logs"],
-            "seen": told[-1][0] if told else seen,
+            **self._tidings.above(seen),
         }
 
     # inside
@@ -332,10 +321,10 @@ class Worker:
         parameters = self._replica.parameters
         self._meter.training()
         if order["evaluate"]:
-            loss = self._child.evaluate(parameters, order["timeout_s"])
-            self._tell("evaluated", {"round": round - 1, "loss": loss})
+            loss = self._child.now.evaluate(parameters, order["timeout_s"])
+            self._tidings.add("evaluated", [{"round": round - 1, "loss": loss}])
         assert self._lease is not None
-        trained = self._child.train(
+        trained = self._child.now.train(
             parameters,
             round=round,
             first_step=order["first_step"],
@@ -358,10 +347,6 @@ class Worker:
         }
         return info, payload
 
-    def _tell(self, kind: str, what: Json) -> None:
-        with self._telling:
-            self._told.append((next(self._numbers), kind, what))
-
     def _where(self) -> Json:
         replica = self._replica
         return {"round": replica.round, "step": replica.step, "digest": replica.digest()}
@@ -378,37 +363,6 @@ class Worker:
         unpack(io.BytesIO(data), folder)
         return str(folder)
 
-    def _warm(self) -> None:
-        try:
-            self._spawn({})
-            if self._phase == "warming":
-                self._phase = "warm"
-        except Exception as error:  # noqa: BLE001 - told by `ready` and `load`; a thread has nobody to raise to
-            self._warm_error = f"{type(error).__name__}: {error}"
-        finally:
-            self._warmed.set()
-
-    def _spawn(self, shares: Mapping[str, Path]) -> None:
-        from trainers.child_process import TrainerChild
-
-        self._scratch.mkdir(parents=True, exist_ok=True)
-        child = TrainerChild.spawn(
-            threads=self._threads,
-            scratch=self._scratch,
-            memory_limit_bytes=self._memory_limit_bytes,
-            shares=shares,
-            isolation=self._isolation,
-        )
-        child.wait_ready(WARM_TIMEOUT_S)
-        self._child = child
-
-    def _respawn(self, shares: Mapping[str, Path]) -> None:
-        self._warmed.wait(WARM_TIMEOUT_S)
-        if self._child is not None:
-            self._child.kill()
-            self._child = None
-        self._spawn(shares)
-
     def _failed(self, failed: Any) -> Json:
         return _failure(failed.kind, failed.message, failed.traceback)
 
@@ -420,8 +374,7 @@ class Worker:
             if self._lease is not None and self._phase != "stopped" and silent_s > self._orphan_after_s:
                 words = {"reason": "head_lost", "detail": f"no word from the run for {silent_s:.0f} s"}
                 (self._scratch / LAST_WORDS).write_text(json.dumps(words), encoding="utf-8")
-                if self._child is not None:
-                    self._child.kill()
+                self._child.kill()
                 os._exit(0)
 
 

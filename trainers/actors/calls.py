@@ -1,0 +1,78 @@
+"""The calls that a run has in progress, and their repetition when a network was cut for a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from trainers.actors.roster import Worker
+from trainers.actors.transport import Call, Parcel, Transport
+
+Key = tuple[str, int]
+"""A call in progress: which method, of which slot."""
+
+AGAIN_AFTER_S = 0.2
+
+
+class Calls:
+    """At most one call per method and slot; a new one takes the place of the last. `clock`: monotonic seconds."""
+
+    def __init__(self, transport: Transport, clock: Callable[[], float]) -> None:
+        self._transport = transport
+        self._clock = clock
+        self._calls: dict[Key, Call] = {}
+        self._again: dict[Key, Callable[[], None]] = {}
+        self._later: list[tuple[float, Key]] = []
+        self.payloads: dict[int, Parcel] = {}
+        """The contribution of each slot's newest `train`."""
+
+    def __bool__(self) -> bool:
+        """Whether an answer is awaited."""
+        return bool(self._calls)
+
+    def ask(self, method: str, worker: Worker, *arguments: Any) -> None:
+        """Start a call of one answer."""
+        key = (method, worker.slot)
+        self._calls[key] = self._transport.ask(worker.handle, method, *arguments)
+        self._again[key] = lambda: self.ask(method, worker, *arguments)
+
+    def train(self, worker: Worker, order: dict[str, Any]) -> None:
+        """Start one worker's share of a round; its contribution is known by `payloads` at once."""
+        key = ("train", worker.slot)
+        info, payload = self._transport.train(worker.handle, order)
+        self.payloads[worker.slot] = payload
+        self._calls[key] = info
+        self._again[key] = lambda: self.train(worker, order)
+
+    def take(self, timeout_s: float) -> Iterator[tuple[str, int, Any]]:
+        """(method, slot, answer) of what is answered within that time. What becomes void while the others are dealt with
+        is left out.
+        """
+        asked = dict(self._calls)
+        for key, answer in self._transport.answers(asked, timeout_s).items():
+            if self._calls.get(key) is asked[key]:
+                del self._calls[key]
+                yield *key, answer
+
+    def repeat(self, method: str, slot: int) -> None:
+        """Ask the same again in a moment, unless it is forgotten until then."""
+        self._later.append((self._clock() + AGAIN_AFTER_S, (method, slot)))
+
+    def start_repeats(self) -> None:
+        """Start the repetitions that are due."""
+        while self._later and self._later[0][0] <= self._clock():
+            _, key = self._later.pop(0)
+            if key in self._again and key not in self._calls:
+                self._again[key]()
+
+    def forget(self, slot: int) -> None:
+        """A worker is gone: nothing of it is awaited or repeated."""
+        self._keep(lambda key: key[1] != slot)
+
+    def forget_round(self) -> None:
+        """A round is void: only newcomers that load are still awaited."""
+        self._keep(lambda key: key[0] == "load")
+
+    def _keep(self, wanted: Callable[[Key], bool]) -> None:
+        self._calls = {key: call for key, call in self._calls.items() if wanted(key)}
+        self._again = {key: again for key, again in self._again.items() if wanted(key)}

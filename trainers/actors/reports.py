@@ -1,0 +1,80 @@
+"""What a run tells the market of a committed round, from what its workers have answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trainers import rounds as machine
+from trainers.actors.roster import Worker
+
+Json = dict[str, Any]
+
+# The machine's words for a loss, as the market knows them.
+_REASONS = {"deadline": "worker_slow", "digest": "stale"}
+_FROM_INFO = ("loss", "steps", "tokens", "bytes", "contribution")
+
+
+def market_reason(reason: str) -> str:
+    """The market's word for why the round machine lost somebody."""
+    return _REASONS.get(reason, reason)
+
+
+def round_report(job: str, done: machine.RoundCommitted, met: Mapping[int, Worker]) -> Json:
+    """The body of POST /v1/rounds for a round that has just been committed."""
+    return {
+        "job": job,
+        "round": done.round,
+        "step": done.step,
+        "digest": done.digest,
+        "reason": done.why,
+        "duration_ms": done.duration_ms,
+        "members": [_member_row(met[slot]) for slot in done.contributors],
+        "lost": [
+            {"lease": met[one.slot].lease, "epoch": one.epoch, "reason": market_reason(one.reason)} for one in done.lost
+        ],
+    }
+
+
+def recovered_report(job: str, number: int, told: Mapping[int, Json]) -> Json | None:
+    """The same for a round that a dead predecessor committed, from what living workers remember of it by slot; None
+    when nobody contributed to it.
+    """
+    rows = [_recovered_row(slot, done) for slot, done in sorted(told.items()) if done["info"] is not None]
+    if not rows:
+        return None
+    first = next(iter(told.values()))
+    return {
+        "job": job,
+        "round": number,
+        "step": first["step"],
+        "digest": first["digest"],
+        "reason": f"Round {number} was committed by a run that died; told by {len(rows)} workers that live",
+        "duration_ms": 0,
+        "members": rows,
+        "lost": [],
+    }
+
+
+def _member_row(worker: Worker) -> Json:
+    reading, info = worker.reading, worker.info
+    return {
+        **_who(worker),
+        **{name: info[name] for name in _FROM_INFO},
+        "leased_ms": max(info.get("leased_ms", 0), reading.get("leased_ms", 0)),
+        "trained_ms": max(info.get("total_trained_ms", 0), reading.get("trained_ms", 0)),
+    }
+
+
+def _recovered_row(slot: int, done: Json) -> Json:
+    assert done["worker"].slot == slot
+    return {
+        **_who(done["worker"]),
+        **{name: done["info"][name] for name in _FROM_INFO},
+        "leased_ms": done["leased_ms"],
+        "trained_ms": done["trained_ms"],
+    }
+
+
+def _who(worker: Worker) -> Json:
+    return {"lease": worker.lease, "epoch": worker.epoch, "slot": worker.slot, "provider": worker.provider}

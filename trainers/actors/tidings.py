@@ -1,0 +1,39 @@
+"""What a worker has to tell its run beside the meter: numbered, and kept until it is known to be seen."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+KEPT = 4000
+
+
+class Tidings:
+    """Evaluations and log lines. A run that is killed between asking and telling loses none; the oldest go when more
+    than `KEPT` wait.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._waiting: deque[tuple[int, str, Any]] = deque(maxlen=KEPT)
+
+    def add(self, kind: str, news: Iterable[Any]) -> None:
+        """One or more of a kind: "evaluated" or "logs"."""
+        with self._lock:
+            self._waiting.extend((next(self._numbers), kind, one) for one in news)
+
+    def above(self, seen: int) -> dict[str, Any]:
+        """{evaluated, logs, seen}: what is numbered above `seen`, and the `seen` to ask with next. The rest is dropped."""
+        with self._lock:
+            while self._waiting and self._waiting[0][0] <= seen:
+                self._waiting.popleft()
+            told = list(self._waiting)
+        return {
+            "evaluated": [one for _, kind, one in told if kind == "evaluated"],
+            "logs": [one for _, kind, one in told if kind == "logs"],
+            "seen": told[-1][0] if told else seen,
+        }
