@@ -68,8 +68,8 @@ def _answer(call: Future[Any]) -> Any:
 def warm_worker(scratch: Path) -> Iterator[Worker]:
     """A worker as a provider makes it, with a child that has imported torch."""
     worker = Worker(
-        name="worker-x", host_pid=os.getpid(), scratch=str(scratch), threads=1, shares={}, isolation="process",
-        memory_limit_bytes=MEMORY_LIMIT_BYTES, orphan_after_s=1e9,
+        name="worker-x", host_pid=os.getpid(), scratch=str(scratch), threads_per_unit=1, devices=[], shares={},
+        isolation="process", memory_limit_bytes=MEMORY_LIMIT_BYTES, orphan_after_s=1e9,
     )  # fmt: skip
     try:
         assert worker.ready()["error"] is None
