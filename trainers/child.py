@@ -29,6 +29,7 @@ from trainers.workload import Workload, built_in
 
 MAX_TEXT = 16_000
 PROGRESS_EVERY_S = 0.2
+NO_MEMORY = "it asked for more memory than its limit"
 
 
 class ImportFailed(Exception):
@@ -43,29 +44,34 @@ def main() -> None:
     parser.add_argument("--memory-limit-bytes", type=int, required=True)
     parser.add_argument("--isolation", choices=("sandbox", "process"), required=True)
     parser.add_argument("--parent-pid", type=int, required=True)
+    parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
     arguments = parser.parse_args()
     sandboxed = arguments.isolation == "sandbox"  # bubblewrap has its own death signal, and the parent no pid in there
     sandbox.die_with_parent(None if sandboxed else arguments.parent_pid)
-    warm_up(arguments.threads)
-    sandbox.limit_self(arguments.memory_limit_bytes, arguments.isolation)
+    device = torch.device(arguments.device)
+    warm_up(arguments.threads, device)
+    sandbox.limit_self(arguments.memory_limit_bytes, arguments.isolation, cuda=device.type == "cuda")
     try:
         seccomp.install()
         filtered = True
     except seccomp.SeccompUnavailable as error:
         sys.stderr.write(f"torg: {error}\n")
         filtered = False
-    Server(socket.socket(fileno=arguments.fd), filtered).run()
+    Server(socket.socket(fileno=arguments.fd), filtered, device).run()
 
 
-def warm_up(threads: int) -> None:
-    """Pay for what the first step of a process costs, so that a lease starts training at once."""
+def warm_up(threads: int, device: torch.device) -> None:
+    """Pay for what the first step of a process costs, so that a lease starts training at once. Raises when torch cannot
+    use the device.
+    """
     postpone_compiler()
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
     torch.set_deterministic_debug_mode("warn")  # its other spelling imports the compiler
-    layer = torch.nn.Linear(8, 8)
+    layer = torch.nn.Linear(8, 8, device=device)
     optimizer = torch.optim.AdamW(layer.parameters())
-    loss = torch.nn.functional.cross_entropy(layer(torch.zeros(2, 8)), torch.zeros(2, dtype=torch.long))
+    inputs, targets = torch.zeros(2, 8, device=device), torch.zeros(2, dtype=torch.long, device=device)
+    loss = torch.nn.functional.cross_entropy(layer(inputs), targets)
     loss.backward()  # type: ignore[no-untyped-call]  # torch
     torch.nn.utils.clip_grad_norm_(layer.parameters(), 1.0)
     optimizer.step()
@@ -74,9 +80,10 @@ def warm_up(threads: int) -> None:
 class Server:
     """The child's side of the conversation."""
 
-    def __init__(self, connection: socket.socket, filtered: bool) -> None:
+    def __init__(self, connection: socket.socket, filtered: bool, device: torch.device) -> None:
         self.connection = connection
         self.filtered = filtered
+        self.device = device
         self.unpacker = Unpacker(max_header_bytes=1 << 20, max_raw_bytes=16 << 20)
         self.loop: InnerLoop | None = None
         self.shared = np.empty(0, dtype=np.float32)
@@ -106,7 +113,7 @@ class Server:
         seed = int(spec["seed"])
         torch.manual_seed(seed)
         workload = workload_class(dict(spec["options"]), Path(data) if data is not None else None, seed)
-        self.loop = InnerLoop(workload, seed, int(spec["steps"]))
+        self.loop = InnerLoop(workload, seed, int(spec["steps"]), self.device)
         self.send("loaded", {"tensors": [[name, list(shape)] for name, shape in self.loop.shapes]})
         _, descriptors, _, _ = socket.recv_fds(self.connection, 1, 1)
         self.shared = np.frombuffer(mmap.mmap(descriptors[0], 0), dtype=np.float32)
@@ -135,7 +142,7 @@ class Server:
         """Tell the parent what the customer's code did."""
         text = "".join(traceback.format_exception(failure))[-MAX_TEXT:]
         message = f"{type(failure).__name__}: {failure}" if kind in ("exception", "import") else str(failure)
-        self.send("failed", {"kind": kind, "message": message[:1000] or kind, "traceback": text})
+        self.send("failed", {"kind": kind, "message": message[:1000] or NO_MEMORY, "traceback": text})
 
     def send(self, type_: str, fields: dict[str, Any]) -> None:
         """One frame to the parent."""

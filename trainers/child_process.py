@@ -17,7 +17,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,7 @@ from trainers.child_messages import (
     checked_losses,
     checked_tensors,
 )
+from trainers.devices import Device, bubblewrap_arguments
 from trainers.frames import BadFrame, Frame, Unpacker, pack
 
 __all__ = ["ChildFailed", "JobPackage", "Loaded", "Progress", "TensorSpec", "Trained", "TrainerChild"]
@@ -77,7 +78,7 @@ class TrainerChild:
     @classmethod
     def spawn(
         cls, *, threads: int, scratch: Path, memory_limit_bytes: int, shares: Mapping[str, Path],
-        isolation: sandbox.Isolation,
+        isolation: sandbox.Isolation, devices: Sequence[Device] = (),
     ) -> "TrainerChild":  # fmt: skip
         """Start a child that warms up by itself; returns in milliseconds.
 
@@ -85,12 +86,13 @@ class TrainerChild:
             threads: CPU threads of torch. scratch: an existing folder, the only one that the child may write.
             memory_limit_bytes: what the job may use beyond the warm child's own memory.
             shares: folders that the job may read, by name. isolation: see `sandbox.isolation_level`.
+            devices: the cards that it may use; it trains on the first of them, and on the CPU without any.
 
         Raises ChildFailed("died") when it does not even start.
         """
         scratch = scratch.resolve(strict=True)
         shares = {name: folder.resolve(strict=True) for name, folder in shares.items()}
-        arguments = (threads, scratch, memory_limit_bytes, shares, isolation)
+        arguments = (threads, scratch, memory_limit_bytes, shares, isolation, devices)
         process, connection, info_fd = _spawner.submit(_start, *arguments).result()
         assert process.stdout is not None
         log = ChildLog(process.stdout)
@@ -335,23 +337,25 @@ def sealed_memory(size_bytes: int) -> int:
 
 
 def _start(
-    threads: int, scratch: Path, memory_limit_bytes: int, shares: Mapping[str, Path], isolation: sandbox.Isolation
+    threads: int, scratch: Path, memory_limit_bytes: int, shares: Mapping[str, Path], isolation: sandbox.Isolation,
+    devices: Sequence[Device],
 ) -> "tuple[subprocess.Popen[bytes], socket.socket, int | None]":
     """Runs on the spawning thread. Returns the process, our end, and bubblewrap's info pipe (None without)."""
     ours, theirs = socket.socketpair()
     info_read: int | None = None
     inherited = [theirs.fileno()]
     if isolation == "sandbox":
-        environment = sandbox.child_environment(threads, sandbox.SCRATCH, sandbox.CODE)
+        environment = sandbox.child_environment(threads, sandbox.SCRATCH, sandbox.CODE, devices)
         info_read, info_write = os.pipe()
         inherited.append(info_write)
-        command = sandbox.bubblewrap_command(scratch, shares, environment, info_write)
+        command = sandbox.bubblewrap_command(scratch, shares, environment, info_write, bubblewrap_arguments(devices))
     else:
-        environment = sandbox.child_environment(threads, str(scratch), str(sandbox.package_folder().parent))
+        code = str(sandbox.package_folder().parent)
+        environment = sandbox.child_environment(threads, str(scratch), code, devices)
         command = []
     command += [*sandbox.python_command(), "-m", "trainers.child", "--fd", str(theirs.fileno())]
     command += ["--threads", str(threads), "--memory-limit-bytes", str(memory_limit_bytes)]
-    command += ["--isolation", isolation, "--parent-pid", str(os.getpid())]
+    command += ["--isolation", isolation, "--parent-pid", str(os.getpid()), "--device", "cuda" if devices else "cpu"]
     try:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,

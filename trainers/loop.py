@@ -12,6 +12,8 @@ import torch
 
 from trainers.workload import Batch, Workload
 
+CPU = torch.device("cpu")
+
 
 class NotFinite(Exception):
     """A loss or gradient became NaN or infinite; the message says where."""
@@ -33,10 +35,10 @@ class InnerResult:
 class InnerLoop:
     """One worker's model and inner optimiser state, which stays here and is never reset between rounds."""
 
-    def __init__(self, workload: Workload, seed: int, total_steps: int) -> None:
+    def __init__(self, workload: Workload, seed: int, total_steps: int, device: torch.device = CPU) -> None:
         torch.manual_seed(seed)
-        self.workload, self.seed, self.total_steps = workload, seed, total_steps
-        self.model = workload.model()
+        self.workload, self.seed, self.total_steps, self.device = workload, seed, total_steps, device
+        self.model = workload.model().to(device)  # made on the CPU: the same initial bits whatever the device
         self.shapes = self._shapes()
         self.optimizer = workload.optimizer(self.model, total_steps)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
@@ -95,7 +97,7 @@ class InnerLoop:
             offset += parameter.numel()
 
     def _loss(self, batch: Batch, step: int | None) -> torch.Tensor:
-        loss = self.workload.loss(self.model, batch)
+        loss = self.workload.loss(self.model, on_device(batch, self.device))
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
             raise TypeError(f"loss() must return a scalar tensor, not {what}")
@@ -112,6 +114,20 @@ class InnerLoop:
             changed = sorted({name for name, _ in set(now) ^ set(self.shapes)})
             raise ShapeChanged(f"the model changed after it was loaded: {', '.join(changed[:5])}")
         assert elements == sum(parameter.numel() for parameter in self.model.parameters())
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with all its tensors on that device: those in tuples, lists and dicts too, and whatever has a `to`."""
+    if callable(getattr(batch, "to", None)):
+        return batch.to(device)
+    if isinstance(batch, tuple):
+        moved = [on_device(part, device) for part in batch]
+        return type(batch)(*moved) if hasattr(batch, "_fields") else tuple(moved)
+    if isinstance(batch, list):
+        return [on_device(part, device) for part in batch]
+    if isinstance(batch, dict):
+        return {name: on_device(part, device) for name, part in batch.items()}
+    return batch
 
 
 def hash_seed(seed: int, worker: int, step: int) -> int:

@@ -9,7 +9,9 @@ Not enforced, so that nobody relies on it: without bubblewrap ("process") the co
 account reads and sends data out through none of our doors but those it may write; CPU beyond the leased cores is bound
 by torch's thread count only (no cgroup), as are memory bandwidth and caches; the sum of the job folder's files is not
 bounded, only each file; address space is bounded, which on Linux is no exact bound on memory, so the parent watches
-RSS too; the kernel is shared: a kernel bug is a way out. Timing side channels are open.
+RSS too; the kernel is shared: a kernel bug is a way out. Timing side channels are open. With a card (`devices.py`; not
+run on a real one yet) address space is not bounded at all, the driver's device nodes are one more way into the kernel,
+and a card's memory is cleared between jobs only as far as its driver does so.
 """
 
 import ctypes
@@ -23,6 +25,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
+
+from trainers import devices
 
 Isolation = Literal["sandbox", "process"]
 
@@ -39,9 +43,12 @@ _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/e
 
 
 def bubblewrap_command(
-    scratch: Path, shares: Mapping[str, Path], environment: Mapping[str, str], info_fd: int | None
-) -> list[str]:
-    """`bwrap …` up to and including `--`. bubblewrap hands on the descriptors that it inherits."""
+    scratch: Path, shares: Mapping[str, Path], environment: Mapping[str, str], info_fd: int | None,
+    further: Sequence[str] = (),
+) -> list[str]:  # fmt: skip
+    """`bwrap …` up to and including `--`. bubblewrap hands on the descriptors that it inherits. `further`: options of
+    `devices.bubblewrap_arguments`.
+    """
     command = [str(shutil.which("bwrap")), "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534"]
     command += ["--cap-drop", "ALL", "--die-with-parent", "--as-pid-1", "--hostname", "torg", "--clearenv"]
     command += ["--size", str(TMP_BYTES), "--tmpfs", "/tmp", "--dev", "/dev", "--proc", "/proc"]  # noqa: S108  a new tmpfs
@@ -59,7 +66,7 @@ def bubblewrap_command(
     command += ["--ro-bind", str(package_folder()), f"{CODE}/trainers"]
     for name, share in shares.items():
         command += ["--ro-bind", str(share), f"{SHARES}/{name}"]
-    command += ["--bind", str(scratch), SCRATCH, "--chdir", SCRATCH]
+    command += [*further, "--bind", str(scratch), SCRATCH, "--chdir", SCRATCH]
     for name, value in environment.items():
         command += ["--setenv", name, value]
     if info_fd is not None:
@@ -67,7 +74,7 @@ def bubblewrap_command(
     return [*command, "--"]
 
 
-def child_environment(threads: int, home: str, code: str) -> dict[str, str]:
+def child_environment(threads: int, home: str, code: str, cards: Sequence[devices.Device] = ()) -> dict[str, str]:
     """The whole environment of a trainer child: nothing is inherited."""
     return {
         "PATH": "/usr/bin:/bin",
@@ -79,6 +86,7 @@ def child_environment(threads: int, home: str, code: str) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": str(threads),
+        **devices.environment(cards),
     }
 
 
@@ -113,13 +121,16 @@ def die_with_parent(parent_pid: int | None) -> None:
         os._exit(1)
 
 
-def limit_self(memory_limit_bytes: int, isolation: Isolation) -> None:
-    """Limits for the rest of this process's life; memory counts from what it has mapped already."""
+def limit_self(memory_limit_bytes: int, isolation: Isolation, cuda: bool) -> None:
+    """Limits for the rest of this process's life; memory counts from what it has mapped already.
+
+    Address space is not limited with `cuda`, which reserves as much of it as all memory of machine and cards together.
+    """
     with open("/proc/self/statm") as statm:
         mapped = int(statm.read().split()[0]) * resource.getpagesize()
     limits: Sequence[tuple[int, int]] = (
-        (resource.RLIMIT_AS, mapped + memory_limit_bytes),
-        (resource.RLIMIT_NOFILE, MAX_DESCRIPTORS),
+        *([] if cuda else [(resource.RLIMIT_AS, mapped + memory_limit_bytes)]),
+        (resource.RLIMIT_NOFILE, 4 * MAX_DESCRIPTORS if cuda else MAX_DESCRIPTORS),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, max(1 << 30, memory_limit_bytes)),
     )

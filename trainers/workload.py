@@ -24,6 +24,9 @@ class Workload(ABC):
     """One training job. Write `model`, `batch`, `held_out` and `loss`; the rest has defaults that work.
 
     Every worker makes the same model from the same seed: do not draw initial weights from any other source.
+
+    Make model and batches on the CPU. On a leased card the model lies on the first one (`cuda`), and `loss` gets its
+    batch there: tensors in tuples, lists and dicts are moved. A tensor that `loss` makes itself belongs on that device.
     """
 
     def __init__(self, options: dict[str, Any], data: Path | None, seed: int) -> None:
@@ -50,7 +53,7 @@ class Workload(ABC):
 
     @abstractmethod
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """A scalar tensor to minimise."""
+        """A scalar tensor to minimise. Model and batch are on one device."""
 
     def optimizer(self, model: torch.nn.Module, total_steps: int) -> torch.optim.Optimizer:
         """The inner optimiser; its state stays on its worker. The default is AdamW (option `lr`, 0.001).

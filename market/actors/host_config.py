@@ -5,15 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-GIBIBYTE = 2**30
+from market.actors.cards import GIBIBYTE, Card, Claim, claim, find_cards, torch_devices
 
 
 class RayAccess(BaseModel):
@@ -72,60 +71,58 @@ def read_config(path: Path) -> HostConfig:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What is offered: `units` cards, or cores when `gpu` is "cpu"; VRAM in GiB per card."""
+    """What is offered: `units` cards, or cores when `gpu` is "cpu"; VRAM in GiB per card.
+
+    `claims`: the cards, which no other provider of this machine offers while they are kept. `threads_per_unit`: CPU
+    threads for each unit that a worker is leased.
+    """
 
     gpu: str
     units: int
     vram_gib: float
+    claims: tuple[Claim, ...] = ()
+    threads_per_unit: int = 1
 
     @property
     def cuda(self) -> bool:
         return self.gpu != "cpu"
 
 
-def find_hardware(config: HostConfig) -> Hardware:
-    """The configured hardware; with gpu "auto" what the NVIDIA driver reports, else this machine's cores."""
-    if config.gpu != "auto":
-        return Hardware(config.gpu, config.units or 1, config.vram_gib or 0.0)
-    cards = _nvidia_cards()
-    if cards:
-        name, vram_gib = cards[0]
-        alike = sum(1 for card in cards if card[0] == name)
-        return Hardware(name, min(config.units or alike, alike), config.vram_gib or vram_gib)
-    cores = os.cpu_count() or 1
-    return Hardware("cpu", min(config.units or cores, cores), 0.0)
+def find_hardware(
+    config: HostConfig,
+    cards: Callable[[], Sequence[Card]] = find_cards,
+    usable: Callable[[Sequence[Card]], tuple[int, str]] = torch_devices,
+) -> Hardware:
+    """What this machine offers: the configured units, or with gpu "auto" its cards of one model, else its cores.
 
-
-def canonical_gpu(name: str) -> str:
-    """The driver's product name as the market writes it: "NVIDIA GeForce RTX 4090" → "RTX4090", "NVIDIA H100 80GB HBM3"
-    → "H100".
+    `cards` reports what is there, `usable` how many of given ones torch can use and torch's version. Raises ConfigRefused
+    when cards are asked for that are not there, are offered by another provider already, or would not train.
     """
-    text = re.sub(r"^(NVIDIA|Tesla|Quadro)\s+", "", name.strip())
-    text = re.sub(r"^(GeForce|Tesla)\s+", "", text)
-    text = re.sub(r"[\s-]+(\d+GB|PCIe|SXM\d?|HBM\d\w?|NVL|Laptop GPU).*$", "", text)
-    return text.replace(" ", "")
-
-
-def _nvidia_cards() -> list[tuple[str, float]]:
-    try:
-        import pynvml
-    except ImportError:
-        return []
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        return [
-            (
-                canonical_gpu(str(pynvml.nvmlDeviceGetName(handle))),
-                round(pynvml.nvmlDeviceGetMemoryInfo(handle).total / GIBIBYTE, 1),
-            )
-            for handle in handles
-        ]
-    finally:
-        pynvml.nvmlShutdown()
+    cores = os.cpu_count() or 1
+    if config.gpu == "cpu":
+        return Hardware("cpu", config.units or 1, 0.0)
+    there = cards()
+    if config.gpu == "auto" and not there:
+        return Hardware("cpu", min(config.units or cores, cores), 0.0)
+    model = there[0].model if config.gpu == "auto" else config.gpu
+    alike = [card for card in there if card.model == model]
+    wanted = config.units or len(alike)
+    if not alike or wanted > len(alike):
+        names = ", ".join(card.model for card in there) or "no card that the NVIDIA driver reports"
+        raise ConfigRefused(f"{max(1, wanted)} x {model} cannot be offered: this machine has {names}")
+    count, version = usable(alike)
+    if count < len(alike):
+        raise ConfigRefused(
+            f"{model} cannot be offered: torch {version} here can use {count} of {len(alike)} cards; install a torch "
+            "with CUDA that fits the driver, or offer cores with --gpus cpu:N"
+        )
+    claims = claim(alike, config.units)
+    if len(claims) < (config.units or 1):
+        for one in claims:
+            one.release()
+        raise ConfigRefused(f"{len(alike) - len(claims)} of {len(alike)} x {model} are offered by another provider here")
+    vram_gib = config.vram_gib or min(one.card.vram_gib for one in claims)
+    return Hardware(model, len(claims), vram_gib, claims, threads_per_unit=max(1, cores // len(there)))
 
 
 def own_versions() -> dict[str, str]:

@@ -86,6 +86,7 @@ class Stable:
         """Have one warm worker while a unit is free; returns at once, it warms up by itself. Raises HeadGone."""
         taken = sum(stall.lease["gpus"] for stall in self._stalls.values() if stall.lease is not None)
         waiting = any(stall.lease is None for stall in self._stalls.values())
+        # A unit that is free is a card that is free: every lease has its own, and nobody waits with one.
         if not waiting and taken < self.hardware.units and self._failures < MAX_FAILURES_IN_A_ROW:
             self._make()
 
@@ -180,7 +181,9 @@ class Stable:
         self._made += 1
         # The node's id makes the name new after a restart of the host: Ray remembers the names of dead actors for a while.
         name = worker_name(self.config.offer, self._made) + f"-{self.node.node_id[:6]}"
-        cards = self._pool.take(1)
+        cards = self._pool.take(1) if self.hardware.cuda else ()
+        if self.hardware.cuda and not cards:
+            raise WorkerEnded("no card is free")
         scratch = Path(tempfile.mkdtemp(prefix="worker-", dir=self.node.temp_dir))
         settings: Json = {
             "name": name,

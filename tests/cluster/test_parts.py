@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from market.actors.host_config import ConfigRefused, canonical_gpu, read_config, version_mismatch
+from market.actors.host_config import ConfigRefused, read_config, version_mismatch
 from market.actors.ray_node import sweep_folders
 from market.actors.steward import REAP_AFTER_S, Steward
 from tests.cluster.plaza import environment, until
@@ -185,20 +185,6 @@ def test_a_configuration_that_others_may_read_is_refused_with_exit_3(tmp_path: P
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
     assert done.returncode == 3
     assert json.loads(done.stdout)["event"] == "refused"
-
-
-@pytest.mark.parametrize(
-    ("driver", "market"),
-    [
-        ("NVIDIA GeForce RTX 4090", "RTX4090"),
-        ("NVIDIA H100 80GB HBM3", "H100"),
-        ("NVIDIA A100-SXM4-80GB", "A100"),
-        ("Tesla T4", "T4"),
-        ("NVIDIA RTX A6000", "RTXA6000"),
-    ],
-)
-def test_cards_have_the_markets_names(driver: str, market: str) -> None:
-    assert canonical_gpu(driver) == market
 
 
 # the lifeline

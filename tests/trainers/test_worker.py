@@ -22,7 +22,7 @@ TEXT = {"a.txt": b"the same line again and again\n" * 200}
 @pytest.fixture
 def worker(tmp_path):
     made = Worker(
-        name="worker-1", host_pid=os.getpid(), scratch=str(tmp_path / "scratch"), threads=1,
+        name="worker-1", host_pid=os.getpid(), scratch=str(tmp_path / "scratch"), threads_per_unit=1, devices=[],
         memory_limit_bytes=1 << 30, shares={}, isolation="process", orphan_after_s=600.0,
     )  # fmt: skip
     assert made.ready()["error"] is None

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
+
+from trainers.devices import Device
 
 WARM_TIMEOUT_S = 90.0
 
 
 class WarmChild:
-    """Begins to warm a child with `threads` threads and no share at once; `scratch` is made."""
+    """Begins to warm a child with these threads and devices and no share at once; `scratch` is made."""
 
     def __init__(
-        self, *, scratch: Path, threads: int, memory_limit_bytes: int, isolation: Literal["sandbox", "process"]
+        self,
+        *,
+        scratch: Path,
+        memory_limit_bytes: int,
+        isolation: Literal["sandbox", "process"],
+        threads: int,
+        devices: Sequence[Device],
     ) -> None:
         self._scratch = scratch
         self._memory_limit_bytes = memory_limit_bytes
@@ -22,7 +30,7 @@ class WarmChild:
         self._child: Any = None
         self._error = "the child did not start"
         self._warmed = threading.Event()
-        threading.Thread(target=self._warm, args=(threads,), name="warm", daemon=True).start()
+        threading.Thread(target=self._warm, args=(threads, devices), name="warm", daemon=True).start()
 
     @property
     def now(self) -> Any:
@@ -39,27 +47,27 @@ class WarmChild:
         """Why there is no child."""
         return self._error
 
-    def replace(self, *, threads: int, shares: Mapping[str, Path]) -> None:
+    def replace(self, *, threads: int, devices: Sequence[Device], shares: Mapping[str, Path]) -> None:
         """End the child and warm another one. Raises ChildFailed."""
         self._warmed.wait(WARM_TIMEOUT_S)
         self.kill()
         self._child = None
-        self._spawn(threads, shares)
+        self._spawn(threads, devices, shares)
 
     def kill(self) -> None:
         """End the child if there is one."""
         if self._child is not None:
             self._child.kill()
 
-    def _warm(self, threads: int) -> None:
+    def _warm(self, threads: int, devices: Sequence[Device]) -> None:
         try:
-            self._spawn(threads, {})
+            self._spawn(threads, devices, {})
         except Exception as error:  # noqa: BLE001 - told by `error`; a thread has nobody to raise to
             self._error = f"{type(error).__name__}: {error}"
         finally:
             self._warmed.set()
 
-    def _spawn(self, threads: int, shares: Mapping[str, Path]) -> None:
+    def _spawn(self, threads: int, devices: Sequence[Device], shares: Mapping[str, Path]) -> None:
         from trainers.child_process import TrainerChild
 
         self._scratch.mkdir(parents=True, exist_ok=True)
@@ -68,6 +76,7 @@ class WarmChild:
             scratch=self._scratch,
             memory_limit_bytes=self._memory_limit_bytes,
             shares=shares,
+            devices=devices,
             isolation=self._isolation,
         )
         child.wait_ready(WARM_TIMEOUT_S)

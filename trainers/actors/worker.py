@@ -27,6 +27,7 @@ from trainers.actors.lifeline import exit_with
 from trainers.actors.meter import Meter
 from trainers.actors.tidings import Tidings
 from trainers.actors.warm_child import WarmChild
+from trainers.devices import devices_of
 
 Json = dict[str, Any]
 
@@ -37,7 +38,10 @@ RECENT_ROUNDS = 64
 
 
 class Worker:
-    """See the module. `host_pid`: the provider's host process, with which the worker ends."""
+    """See the module. `host_pid`: the provider's host process, with which the worker ends.
+
+    The warm child has the threads of one unit and the first of the worker's `devices` (fields of `Device`).
+    """
 
     def __init__(
         self,
@@ -45,7 +49,8 @@ class Worker:
         name: str,
         host_pid: int,
         scratch: str,
-        threads: int,
+        threads_per_unit: int,
+        devices: Sequence[Json],
         memory_limit_bytes: int,
         shares: Mapping[str, str],
         isolation: Literal["sandbox", "process"],
@@ -55,7 +60,8 @@ class Worker:
         self._host_pid = host_pid
         exit_with(host_pid)
         self._scratch = Path(scratch)
-        self._threads = threads
+        self._threads_per_unit = threads_per_unit
+        self._has = (1, list(devices), None)
         self._shares = {share: Path(folder) for share, folder in shares.items()}
         self._orphan_after_s = orphan_after_s
         self._turn = threading.RLock()
@@ -71,8 +77,9 @@ class Worker:
         self._tidings = Tidings()
         self._recent: deque[Json] = deque(maxlen=RECENT_ROUNDS)
         self._child = WarmChild(
-            scratch=self._scratch, threads=threads, memory_limit_bytes=memory_limit_bytes, isolation=isolation
-        )
+            scratch=self._scratch, memory_limit_bytes=memory_limit_bytes, isolation=isolation,
+            threads=threads_per_unit, devices=devices_of(devices),
+        )  # fmt: skip
         threading.Thread(target=self._watch_orphan, name="orphan", daemon=True).start()
 
     # the provider's host
@@ -85,9 +92,9 @@ class Worker:
         return {"pid": os.getpid(), "child_pid": child.pid, "error": None}
 
     def assign(self, lease: Json) -> Json:
-        """Tie this worker to one lease ({id, epoch, slot, job, share, gpus}) for good; {pid}.
+        """Tie this worker to one lease ({id, epoch, slot, job, share, gpus, devices}) for good; {pid}.
 
-        A job with a share, or with more units than the warm child's, gets a fresh child with just that folder bound.
+        A job with a share, or with other units or cards than the warm child's, gets a fresh child with just these.
         """
         with self._turn:
             if self._lease is not None:
@@ -95,11 +102,14 @@ class Worker:
                 return {"pid": os.getpid()}
             self._lease = {"lease": lease["id"], **{name: lease[name] for name in ("epoch", "slot", "job")}}
             self._called_at = time.monotonic()
-            share = lease.get("share")
-            if share is not None or lease["gpus"] != self._threads:
-                self._threads = lease["gpus"]
-                shares = {share: self._shares[share]} if share is not None else {}
-                self._child.replace(threads=self._threads, shares=shares)
+            share, devices = lease.get("share"), list(lease.get("devices", []))
+            if (lease["gpus"], devices, share) != self._has:
+                self._has = (lease["gpus"], devices, share)
+                self._child.replace(
+                    threads=self._threads_per_unit * lease["gpus"],
+                    devices=devices_of(devices),
+                    shares={share: self._shares[share]} if share is not None else {},
+                )
             self._phase = "assigned"
             return {"pid": os.getpid()}
 
@@ -287,8 +297,7 @@ class Worker:
             self._snapshots[where["round"]] = copy.copy(self._replica)
             for old in sorted(self._snapshots)[:-SNAPSHOTS_KEPT]:
                 del self._snapshots[old]
-            stall_ms = round_ms(time.monotonic() - began)
-            return {**where, "stall_ms": stall_ms, "tensors": self._tensors}
+            return {**where, "stall_ms": int(1000 * (time.monotonic() - began)), "tensors": self._tensors}
 
     def staged(self, round: int) -> bytes:
         """The state that `snapshot` set aside at that round, as bytes."""
@@ -376,11 +385,6 @@ class Worker:
                 (self._scratch / LAST_WORDS).write_text(json.dumps(words), encoding="utf-8")
                 self._child.kill()
                 os._exit(0)
-
-
-def round_ms(seconds: float) -> int:
-    """Whole milliseconds."""
-    return int(seconds * 1000)
 
 
 def _failure(kind: str, message: str, traceback: str) -> Json:
