@@ -247,7 +247,10 @@ class ReportCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class HaltJob:
-    """The run has stopped. `state`: paused, done or failed; `reason` is a cause of market/faults.py when failed."""
+    """The run has stopped. `state`: paused, done or failed; `reason` is a cause of market/faults.py when failed.
+
+    `run` is the attempt that says so, as the directive numbers them; None is taken for the one of now.
+    """
 
     job: str
     state: str
@@ -255,6 +258,7 @@ class HaltJob:
     detail: str
     manifest: str | None
     by: str
+    run: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,7 +199,7 @@ def _resume_topped_up(turn: Turn, job: Job) -> bool:
 
 
 def halt_job(turn: Turn, command: HaltJob) -> Answer | Refusal:
-    """The run has stopped. A run of a job that is over, or that waits for another, is answered and changes nothing."""
+    """The run has stopped. An earlier attempt's word, or one on a job that is over, is answered and changes nothing."""
     refusal = turn.require(command.by, ("plane",))
     if refusal is not None:
         return refusal
@@ -210,7 +210,7 @@ def halt_job(turn: Turn, command: HaltJob) -> Answer | Refusal:
         return invalid("state", command.state, "paused, done or failed")
     if command.manifest is not None and not is_digest(command.manifest):
         return invalid("manifest", command.manifest, "a SHA-256 in hex")
-    if job.state != "running":
+    if job.state != "running" or command.run not in (None, job.attempt):
         return report_answer(job, created=False)
     if command.state == "paused":
         if job.wanted != "pause":

@@ -43,6 +43,7 @@ from trainers.actors.lifeline import watch
 FAILED, REFUSED = 1, 3
 POLL_S = 3.0
 PAUSE_AWAY_S = 0.5
+MARKETS_TROUBLE = 500  # this status and above (a full disk, books that start again) passes; a refusal does not
 
 Json = dict[str, Any]
 
@@ -220,7 +221,9 @@ class Host:
                 self._happen("away", str(away))
                 self._stopping.wait(PAUSE_AWAY_S)
             except Refused as refused:
-                if refused.code == "ray_starting":
+                if refused.status >= MARKETS_TROUBLE:
+                    if refused.code != "ray_starting":
+                        self._happen("away", str(refused))
                     self._stopping.wait(PAUSE_AWAY_S)
                 elif refused.status == 404 and not relisted:  # a market that lost its books; once, then it is our fault
                     relisted = True
@@ -261,12 +264,12 @@ class Host:
             return
         try:
             self._market.lease_started(lease["id"], epoch=lease["epoch"], worker=worker, pid=pid, node=node.node_id)
-        except MarketUnreachable as away:
-            # The next list says "granted" again, and telling it twice changes nothing.
-            self._stable.forget_started(lease["epoch"])
-            self._gone(str(away))
-            return
-        except Refused as refused:
+        except (MarketUnreachable, Refused) as refused:
+            if isinstance(refused, MarketUnreachable) or refused.status >= MARKETS_TROUBLE:
+                # The next list says "granted" again, and telling it twice changes nothing.
+                self._stable.forget_started(lease["epoch"])
+                self._gone(str(refused))
+                return
             # Nobody may train on a lease that the market does not know as this worker's.
             self._stable.release(lease["epoch"])
             if refused.code != "lease_ended":

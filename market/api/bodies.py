@@ -169,6 +169,7 @@ class HaltedBody(Body):
     detail: Annotated[str, Field(max_length=65_536)] = ""
     round: Count
     manifest: Digest | None = None
+    run: Count | None = None
 
 
 class RayBody(Body):

@@ -682,6 +682,24 @@ def test_done_is_not_said_before_the_last_round_is_durable() -> None:
     assert scene.state() == ("done", "done")
 
 
+def test_the_word_of_an_earlier_attempt_ends_nothing() -> None:
+    scene = Scene()
+    scene.running(offers=3)
+    trained(scene)
+    scene.do(StopMarket("op"))
+    scene.halt("paused")
+    scene.wait(1_000)
+    scene.do(ReopenMarket("op"))
+    scene.clear()
+    directive = scene.exchange.directive("job-1")
+    assert directive is not None
+    late = HaltJob("job-1", "failed", "nan", "", None, "plane", run=directive["run"] - 1)
+    assert scene.say(late).created is False
+    assert scene.state()[0] == "running"
+    scene.do(HaltJob("job-1", "failed", "nan", "", None, "plane", run=directive["run"]))
+    assert scene.state()[0] == "failed"
+
+
 def test_a_withdrawn_offer_ends_its_leases_and_may_be_listed_again_with_other_terms() -> None:
     scene = Scene()
     scene.running()

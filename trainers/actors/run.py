@@ -244,6 +244,7 @@ class Run:
                 "detail": halt.detail[-4000:],
                 "round": round,
                 "manifest": keeper.manifest,
+                "run": self._attempt,
             },
         )
         if not outbox.wait_empty(FLUSH_S):

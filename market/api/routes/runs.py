@@ -94,9 +94,7 @@ async def report_checkpoint(services: Has, caller: Plane, body: CheckpointBody) 
 @router.post("/jobs/{job}/halted")
 async def halted(services: Has, caller: Plane, job: str, body: HaltedBody) -> dict[str, Any]:
     """The run has stopped: paused, done or failed."""
-    command = HaltJob(
-        job=job, state=body.state, reason=body.reason, detail=body.detail, manifest=body.manifest, by=caller.name
-    )
+    command = HaltJob(job, body.state, body.reason, body.detail, body.manifest, by=caller.name, run=body.run)
     await services.ask(command)
     return {"version": _directive(services, job)["version"]}
 
