@@ -3,27 +3,34 @@
 Callers give the same order everywhere (by slot), so that every member gets the same bits.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
 
-from trainers.codecs.base import Vector
+from trainers.codecs.base import Vector, sum_of_squares
 
 Merge: TypeAlias = Callable[[Sequence[Vector]], Vector]
 
 CLIP_ITERATIONS = 3
+CHUNK = 1 << 16
 
 
 def mean(updates: Sequence[Vector]) -> Vector:
     """The average of one and more updates."""
     assert updates, "nothing to merge"
-    total = updates[0].astype(np.float64)
-    for update in updates[1:]:
-        total += update
-    total /= len(updates)
-    return total.astype(np.float32)
+    merged = np.empty(updates[0].shape, dtype=np.float32)
+    room = np.empty(min(CHUNK, merged.size), dtype=np.float64)
+    for start in range(0, merged.size, CHUNK):  # part by part: the float64 sums of all of it would be two vectors more
+        total = room[: min(CHUNK, merged.size - start)]
+        np.copyto(total, updates[0][start : start + CHUNK])
+        for update in updates[1:]:
+            total += update[start : start + CHUNK]
+        total /= len(updates)
+        merged[start : start + CHUNK] = total
+    return merged
 
 
 def trimmed_mean(updates: Sequence[Vector], trimmed: int | None = None) -> Vector:
@@ -49,7 +56,7 @@ def centered_clip(updates: Sequence[Vector], radius: float | None = None, center
     assert updates, "nothing to merge"
     at = (np.median(np.stack(updates), axis=0) if center is None else center).astype(np.float64)
     for _ in range(CLIP_ITERATIONS):
-        norms = [float(np.linalg.norm(update - at)) for update in updates]
+        norms = [math.sqrt(sum_of_squares(update - at)) for update in updates]
         allowed = float(np.median(norms)) if radius is None else radius
         step = np.zeros_like(at)
         for update, norm in zip(updates, norms, strict=True):

@@ -5,6 +5,7 @@ All vectors are flat float32 [n] in the model's parameter order.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import safetensors
 import safetensors.numpy
 
 from trainers.codecs import BadPayload, Vector, codec
+from trainers.codecs.base import sum_of_squares
 from trainers.strategies import State, strategy
 
 FORMAT = 1
@@ -79,7 +81,7 @@ class Replica:
         """This worker's contribution to round `round + 1`. Raises BadPayload when it is not finite."""
         update = self._strategy.contribute(self._state, trained_parameters)
         payload, self._residual = self._codec.encode(update, self._residual)
-        norm = float(np.linalg.norm(update.astype(np.float64)))
+        norm = math.sqrt(sum_of_squares(update))
         return payload, ContributionInfo(hashlib.sha256(payload).hexdigest(), len(payload), norm)
 
     def hold(self, round: int, payloads: Mapping[int, bytes]) -> Held:

@@ -48,5 +48,9 @@ class Diloco:
         """One outer step."""
         rate, momentum = np.float32(self.outer_lr), np.float32(self.outer_momentum)
         gradient = MERGES[self.merge_name](contributions)
-        velocity = momentum * state["momentum"] + gradient
-        return {"parameters": state["parameters"] - rate * (gradient + momentum * velocity), "momentum": velocity}
+        velocity = momentum * state["momentum"]
+        velocity += gradient
+        step = momentum * velocity
+        step += gradient
+        step *= rate
+        return {"parameters": np.subtract(state["parameters"], step, out=step), "momentum": velocity}
