@@ -1,0 +1,203 @@
+"""A run without Ray: the course, its keeper and roster, with two real workers and their trainer children in here."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.checkpoints import Manifest
+from tests.cluster.plaza import tar_of
+from trainers import rounds as machine
+from trainers.actors import roster as known
+from trainers.actors.course import Course, Halt
+from trainers.actors.keeper import Keeper
+from trainers.actors.outbox import Outbox
+from trainers.actors.transport import Gone
+from trainers.actors.worker import Worker
+from trainers.replica import Replica
+
+Json = dict[str, Any]
+PATIENCE_S = 100.0
+WANTED = 4.0
+SLOTS = (0, 1)
+SPEC: Json = {
+    "workload": {"kind": "builtin", "name": "byte_lm"}, "options": {"size": "10k", "context": 16, "batch": 8},
+    "data": {"kind": "blob"}, "steps": 4000, "rounds": 400, "seed": 1, "workers": {"min": 2},
+    "strategy": {"name": "diloco", "inner_steps": 10, "outer_lr": 0.7, "outer_momentum": 0.9, "codec": "int8"},
+    "checkpoint": {"every_rounds": 5, "keep": 2},
+}  # fmt: skip
+TEXT = tar_of({"a.txt": b"the same line again and again\n" * 400})
+
+
+class LocalTransport:
+    """Workers in this process; a call runs in a thread. `cut`: calls by method that get lost after they have run."""
+
+    def __init__(self) -> None:
+        self.threads = ThreadPoolExecutor(16)
+        self.cut: dict[str, int] = {}
+        self.lost: list[str] = []
+        self.closed = False
+
+    def find(self, name: str) -> None:
+        raise AssertionError(f"nobody is looked for here: {name}")
+
+    def has_met(self, node: str) -> bool:
+        return True
+
+    def ask(self, worker: Worker, method: str, *arguments: Any) -> Future[Any]:
+        opened = [one.result() if isinstance(one, Future) else one for one in arguments]
+        if self.closed:
+            return _gone()
+        return self.threads.submit(self._run, worker, method, opened)
+
+    def train(self, worker: Worker, order: Json) -> tuple[Future[Any], Future[Any]]:
+        both = self.threads.submit(worker.train, order)
+        return self.threads.submit(lambda: both.result()[0]), self.threads.submit(lambda: both.result()[1])
+
+    def answers(self, calls: Mapping[Any, Future[Any]], timeout_s: float) -> dict[Any, Any]:
+        wait(calls.values(), timeout_s, FIRST_COMPLETED)
+        return {key: call.result() for key, call in calls.items() if call.done()}
+
+    def parcel(self, content: bytes) -> bytes:
+        return content
+
+    def open(self, parcel: Future[bytes], timeout_s: float) -> bytes:
+        return parcel.result(timeout_s)
+
+    def _run(self, worker: Worker, method: str, arguments: list[Any]) -> Any:
+        answer = getattr(worker, method)(*arguments)
+        if self.cut.get(method, 0) > 0:
+            self.cut[method] -= 1
+            self.lost.append(method)
+            return Gone("network_cut", "the cable")
+        return answer
+
+
+def _gone() -> Future[Any]:
+    gone: Future[Any] = Future()
+    gone.set_result(Gone("worker_killed", "the test is over"))
+    return gone
+
+
+class MemoryDoor:
+    """The market of one run."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.rounds: list[Json] = []
+        self.checkpoints: list[Json] = []
+        self.evaluated: list[Json] = []
+        self.lost: list[Json] = []
+
+    def upload(self, content: bytes) -> str:
+        digest = hashlib.sha256(content).hexdigest()
+        self.blobs[digest] = content
+        return digest
+
+    def report_round(self, report: Mapping[str, Any]) -> Json:
+        self.rounds.append(dict(report))
+        return {}
+
+    def report_checkpoint(self, report: Mapping[str, Any]) -> Json:
+        self.checkpoints.append(dict(report))
+        return {}
+
+    def report_readings(self, job: str, *, evaluated: Any, lost: Any, **_: Any) -> Json:
+        self.evaluated += evaluated
+        self.lost += lost
+        return {}
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[list[Worker]]:
+    made = [
+        Worker(
+            name=f"worker-{slot}", host_pid=os.getpid(), scratch=str(tmp_path / f"scratch-{slot}"), threads_per_unit=1,
+            devices=[], memory_limit_bytes=1 << 30, shares={}, isolation="process", orphan_after_s=600.0,
+        )
+        for slot in SLOTS
+    ]  # fmt: skip
+    for slot, worker in zip(SLOTS, made, strict=True):
+        assert worker.ready()["error"] is None
+        worker.assign({"id": f"lease-{slot}", "epoch": slot + 1, "slot": slot, "job": "job-1", "share": None, "gpus": 1})
+    yield made
+    for worker in made:
+        worker.stop()
+
+
+class Job:
+    """One run over these workers, and what its market has heard."""
+
+    def __init__(self, workers: list[Worker], spec: Json, data: bytes = TEXT) -> None:
+        self.door, self.transport = MemoryDoor(), LocalTransport()
+        door: Any = self.door
+        self.outbox = Outbox("job-1", os.getpid(), door)
+        self.keeper = Keeper(
+            job="job-1", spec=spec, door=door, transport=self.transport, outbox=self.outbox, wall_ms=lambda: 1
+        )
+        plan = machine.RoundPlan(
+            rounds=spec["rounds"], inner_steps=10, total_steps=spec["steps"], min_members=2, first_deadline_ms=60_000,
+            grace_ms=60_000,
+        )  # fmt: skip
+        roster = known.Roster(self.transport, self.outbox, every_s=0.05, lost_after_s=60.0)
+        self.course = Course(
+            job="job-1", spec=spec, source=None, data=data, transport=self.transport, outbox=self.outbox, roster=roster,
+            keeper=self.keeper, rounds=machine.Rounds(plan, round=0, durable_round=0),
+        )  # fmt: skip
+        self._workers = workers
+
+    def run(self) -> Halt:
+        self.course.resume([])
+        for slot, worker in zip(SLOTS, self._workers, strict=True):
+            self.course.welcome(known.Worker(f"lease-{slot}", slot + 1, slot, f"p{slot}", f"worker-{slot}", worker))
+        give_up_at = time.monotonic() + PATIENCE_S
+        try:
+            while (halt := self.course.advance()) is None:
+                assert time.monotonic() < give_up_at, "the run has not halted"
+            assert self.outbox.wait_empty(PATIENCE_S)
+        finally:
+            self.transport.closed = True  # the roster's thread loses everybody and asks nobody any more
+        return halt
+
+
+def test_a_job_with_a_wanted_loss_is_done_once_it_is_reached_and_its_model_is_durable(workers: list[Worker]) -> None:
+    job = Job(workers, {**SPEC, "until_loss": WANTED})
+    halt = job.run()
+
+    assert (halt.state, halt.reason) == ("done", "done")
+    assert f"{WANTED} was wanted" in halt.detail
+    last = len(job.door.rounds)
+    assert 1 < last < SPEC["rounds"]
+    assert [one["round"] for one in job.door.rounds] == list(range(1, last + 1))
+    assert job.door.lost == []
+    losses = [one["loss"] for one in sorted(job.door.evaluated, key=lambda one: one["round"])]
+    assert losses[0] > WANTED >= min(losses)
+    assert job.keeper.durable_round == last
+    assert job.keeper.manifest is not None
+    manifest = Manifest.decode(job.door.blobs[job.keeper.manifest])
+    assert Replica.restore(job.door.blobs[manifest.state]).digest() == job.door.rounds[-1]["digest"]
+
+
+def test_calls_that_a_cut_network_swallowed_are_repeated_and_nobody_is_lost(workers: list[Worker]) -> None:
+    job = Job(workers, {**SPEC, "rounds": 3, "steps": 30})
+    job.transport.cut = {"load": 1, "hold": 2, "commit": 1}
+    halt = job.run()
+
+    assert (halt.state, halt.reason) == ("done", "done")
+    assert sorted(job.transport.lost) == ["commit", "hold", "hold", "load"]
+    assert job.door.lost == []
+    assert [one["round"] for one in job.door.rounds] == [1, 2, 3]
+    assert all(len(one["members"]) == 2 for one in job.door.rounds)
+
+
+def test_data_that_do_not_unpack_end_the_job_at_the_customers_expense(workers: list[Worker]) -> None:
+    halt = Job(workers, SPEC, data=tar_of({"../out.txt": b"x"})).run()
+    assert (halt.state, halt.reason) == ("failed", "import")
+    assert "the job's data cannot be unpacked: '../out.txt' is not a name inside the folder" in halt.detail
