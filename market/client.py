@@ -243,9 +243,10 @@ class Market:
         return self._wire.json("POST", "/v1/checkpoints", body=dict(report))
 
     def report_halted(
-        self, job: str, *, state: str, reason: str, detail: str = "", round: int, manifest: str | None = None
-    ) -> Json:
-        body = {"state": state, "reason": reason, "detail": detail, "round": round, "manifest": manifest}
+        self, job: str, *, state: str, reason: str, detail: str = "", round: int, manifest: str | None = None,
+        run: int | None = None,
+    ) -> Json:  # fmt: skip
+        body = {"state": state, "reason": reason, "detail": detail, "round": round, "manifest": manifest, "run": run}
         return self._wire.json("POST", f"/v1/jobs/{_part(job)}/halted", body=body)
 
     # the books

@@ -68,11 +68,11 @@ class HomeDoor:
         return self._ask(lambda market: market.report_checkpoint(report))
 
     def report_halted(
-        self, job: str, *, state: str, reason: str, detail: str, round: int, manifest: str | None
+        self, job: str, *, state: str, reason: str, detail: str, round: int, manifest: str | None, run: int
     ) -> Json:
         return self._ask(
             lambda market: market.report_halted(
-                job, state=state, reason=reason, detail=detail, round=round, manifest=manifest
+                job, state=state, reason=reason, detail=detail, round=round, manifest=manifest, run=run
             )
         )
 

@@ -57,6 +57,7 @@ class Run:
         grace_ms: int = 5_000,
     ) -> None:
         _log_to(Path(log_folder) / f"run-{job}.log")
+        threading.excepthook = _crash
         self._job = job
         self._attempt = attempt
         self._door = door
@@ -75,14 +76,9 @@ class Run:
         return os.getpid()
 
     def _work(self) -> None:
-        try:
-            log.info("run of %s begins in process %s", self._job, os.getpid())
-            self._run()
-            log.info("run of %s is over", self._job)
-        except BaseException:
-            log.exception("the run crashed; it is restarted")
-            time.sleep(CRASH_PAUSE_S)
-            os._exit(1)
+        log.info("run of %s begins in process %s", self._job, os.getpid())
+        self._run()
+        log.info("run of %s is over", self._job)
 
     def _run(self) -> None:
         directive = self._patiently(lambda: self._door.directive(self._job, wait_s=0, seen=None))
@@ -291,3 +287,10 @@ def _log_to(path: Path) -> None:
     root = logging.getLogger("trainers")
     root.handlers = [handler]
     root.setLevel(logging.INFO)
+
+
+def _crash(ended: threading.ExceptHookArgs) -> None:
+    """A thread that ends by a bug ends the process, so that Ray starts the run again instead of leaving it deaf."""
+    log.critical("the run crashed; it is restarted", exc_info=ended.exc_value)
+    time.sleep(CRASH_PAUSE_S)
+    os._exit(1)

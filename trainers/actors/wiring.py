@@ -72,7 +72,7 @@ class Door(Protocol):
     def report_checkpoint(self, report: Mapping[str, Any]) -> Json: ...
 
     def report_halted(
-        self, job: str, *, state: str, reason: str, detail: str, round: int, manifest: str | None
+        self, job: str, *, state: str, reason: str, detail: str, round: int, manifest: str | None, run: int
     ) -> Json: ...
 
 
