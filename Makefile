@@ -41,7 +41,7 @@ bench-deps: $(STAMP)
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
 
 bench: $(STAMP)
-	@for name in command_line one_worker faults; do $(BIN)/python -m benchmarks.$$name --json; done
+	@for name in command_line codecs one_worker faults; do $(BIN)/python -m benchmarks.$$name --json; done
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

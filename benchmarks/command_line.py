@@ -1,6 +1,6 @@
 """How long `torg offers` takes, against a Python that imports typer and rich, in turn in the same run.
 
-    python -m benchmarks.command_line --json
+python -m benchmarks.command_line --json
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def main() -> int:
             subprocess.run([sys.executable, "-m", "cli", "offers"], env=environment, check=True, capture_output=True)
 
         def bare() -> None:
-            subprocess.run([sys.executable, "-c", "import typer, rich"], env=environment, check=True, capture_output=True)
+            subprocess.run(
+                [sys.executable, "-c", "import typer, rich"], env=environment, check=True, capture_output=True
+            )
 
         try:
             ratio, ours, theirs = paired_ratio(chosen.pairs, offers, bare)

@@ -31,7 +31,10 @@ def main() -> int:
         if outcome.failures:
             say(False, f"run {number + 1} failed: {'; '.join(outcome.failures)}")
             return 1
-        say(chosen.json, f"run {number + 1}: recovery {outcome.recovery_seconds} s, replacement {outcome.replacement_seconds} s")
+        say(
+            chosen.json,
+            f"run {number + 1}: recovery {outcome.recovery_seconds} s, replacement {outcome.replacement_seconds} s",
+        )
         outcomes.append(outcome)
 
     def median(pick) -> float:

@@ -59,7 +59,13 @@ def main() -> int:
     arguments.add_argument("--size", default="1M")
     chosen = arguments.parse_args()
     total = (chosen.rounds + 1) * chosen.inner_steps
-    strategy = {"name": "diloco", "inner_steps": chosen.inner_steps, "outer_lr": 0.7, "outer_momentum": 0.9, "codec": "int8"}
+    strategy = {
+        "name": "diloco",
+        "inner_steps": chosen.inner_steps,
+        "outer_lr": 0.7,
+        "outer_momentum": 0.9,
+        "codec": "int8",
+    }
     spec = {"workload": {"kind": "builtin", "name": "byte_lm"}, "options": {"size": chosen.size}, "data": {"kind": "none"},
             "strategy": strategy, "steps": total, "rounds": chosen.rounds + 1, "seed": SEED}  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="torg-bench-") as folder:
@@ -100,7 +106,10 @@ def main() -> int:
                 ours.append(our_rate)
                 theirs.append(tokens / seconds)
                 ratios.append(ours[-1] / theirs[-1])
-                say(chosen.json, f"round {number}: {ours[-1]:.0f} tokens/s, bare {theirs[-1]:.0f}, loss {trained.loss:.3f}")
+                say(
+                    chosen.json,
+                    f"round {number}: {ours[-1]:.0f} tokens/s, bare {theirs[-1]:.0f}, loss {trained.loss:.3f}",
+                )
     figures = {
         "tokens_per_s": statistics.median(ours),
         "bare_tokens_per_s": statistics.median(theirs),

@@ -38,7 +38,9 @@ def median_seconds(runs: int, action: Callable[[], object]) -> float:
     return statistics.median(taken)
 
 
-def paired_ratio(pairs: int, action: Callable[[], object], baseline: Callable[[], object]) -> tuple[float, float, float]:
+def paired_ratio(
+    pairs: int, action: Callable[[], object], baseline: Callable[[], object]
+) -> tuple[float, float, float]:
     """(median of action/baseline pair by pair, median seconds of action, of baseline): in turn, so that drift cancels."""
     action()
     baseline()
@@ -71,7 +73,11 @@ def finish(figures: Mapping[str, float], targets: Mapping[str, Target], quiet: b
         width = max(len(name) for name in figures)
         for name, value in figures.items():
             target = targets.get(name)
-            mark = "" if target is None else f"   {'ok' if target.ok else 'MISSED'} ({'≤' if target.at_most else '≥'} {target.bound:g})"
+            mark = (
+                ""
+                if target is None
+                else f"   {'ok' if target.ok else 'MISSED'} ({'≤' if target.at_most else '≥'} {target.bound:g})"
+            )
             print(f"{name:<{width}}  {value:>12.4g}{mark}", file=sys.stderr)
     told = {name: {"value": t.value, "target": t.bound, "ok": t.ok} for name, t in targets.items()}
     print(json.dumps({"figures": dict(figures), "targets": told}))

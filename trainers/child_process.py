@@ -337,7 +337,11 @@ def sealed_memory(size_bytes: int) -> int:
 
 
 def _start(
-    threads: int, scratch: Path, memory_limit_bytes: int, shares: Mapping[str, Path], isolation: sandbox.Isolation,
+    threads: int,
+    scratch: Path,
+    memory_limit_bytes: int,
+    shares: Mapping[str, Path],
+    isolation: sandbox.Isolation,
     devices: Sequence[Device],
 ) -> "tuple[subprocess.Popen[bytes], socket.socket, int | None]":
     """Runs on the spawning thread. Returns the process, our end, and bubblewrap's info pipe (None without)."""

@@ -120,7 +120,9 @@ def find_hardware(
     if len(claims) < (config.units or 1):
         for one in claims:
             one.release()
-        raise ConfigRefused(f"{len(alike) - len(claims)} of {len(alike)} x {model} are offered by another provider here")
+        raise ConfigRefused(
+            f"{len(alike) - len(claims)} of {len(alike)} x {model} are offered by another provider here"
+        )
     vram_gib = config.vram_gib or min(one.card.vram_gib for one in claims)
     return Hardware(model, len(claims), vram_gib, claims, threads_per_unit=max(1, cores // len(there)))
 

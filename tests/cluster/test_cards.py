@@ -26,7 +26,13 @@ def card(minor: int, model: str = "RTX4090", vram_gib: float = 24.0) -> Card:
 
 def config(tmp_path: Path, **given: Any) -> HostConfig:
     return HostConfig(
-        url="http://127.0.0.1:1", key="k", offer="offer-1", name="ada", home=tmp_path, price_nanos_per_gpu_hour=1, **given
+        url="http://127.0.0.1:1",
+        key="k",
+        offer="offer-1",
+        name="ada",
+        home=tmp_path,
+        price_nanos_per_gpu_hour=1,
+        **given,
     )
 
 
@@ -93,7 +99,9 @@ def test_cards_that_would_not_train_are_not_offered(tmp_path: Path) -> None:
     assert len(claim(cards, None)) == 2, "a refused provider claims nothing"
 
 
-@pytest.mark.parametrize(("given", "words"), [({"gpu": "H100"}, "1 x H100"), ({"gpu": "RTX4090", "units": 3}, "3 x RTX4090")])
+@pytest.mark.parametrize(
+    ("given", "words"), [({"gpu": "H100"}, "1 x H100"), ({"gpu": "RTX4090", "units": 3}, "3 x RTX4090")]
+)
 def test_cards_that_are_not_there_are_not_offered(tmp_path: Path, given: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigRefused, match=f"{words} cannot be offered: this machine has RTX4090, RTX4090"):
         find_hardware(config(tmp_path, **given), lambda: [card(0), card(1)], all_usable)

@@ -20,7 +20,9 @@ pytestmark = [
     pytest.mark.network,
     pytest.mark.cluster,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="needs root and iproute2 to make network namespaces"),
+    pytest.mark.skipif(
+        os.geteuid() != 0 or shutil.which("ip") is None, reason="needs root and iproute2 to make network namespaces"
+    ),
 ]
 
 JOB = """
@@ -52,14 +54,27 @@ class Machine:
 
     def torg(self, *arguments: str, timeout_s: float = 120) -> dict | list:
         done = subprocess.run(
-            self.command("--json", *arguments), cwd=self.home, env=self.environment(), capture_output=True, text=True, timeout=timeout_s, check=False
+            self.command("--json", *arguments),
+            cwd=self.home,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
         )
         assert done.returncode == 0, f"torg {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return json.loads(done.stdout)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         with (self.home / "provide.out").open("w") as log:
-            return subprocess.Popen(self.command(*arguments), cwd=self.home, env=self.environment(), stdout=log, stderr=subprocess.STDOUT, text=True)
+            return subprocess.Popen(
+                self.command(*arguments),
+                cwd=self.home,
+                env=self.environment(),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
 
 
 def ip(*arguments: str) -> None:
@@ -79,7 +94,20 @@ def machines(tmp_path: Path) -> Iterator[tuple[Machine, Machine]]:
             home = tmp_path / letter
             home.mkdir()
             made.append(Machine(namespace, address, home))
-        ip("link", "add", f"tga{tag}", "netns", made[0].namespace, "type", "veth", "peer", "name", f"tgb{tag}", "netns", made[1].namespace)
+        ip(
+            "link",
+            "add",
+            f"tga{tag}",
+            "netns",
+            made[0].namespace,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            f"tgb{tag}",
+            "netns",
+            made[1].namespace,
+        )
         for (letter, address), machine in zip(ends, made, strict=True):
             ip("-n", machine.namespace, "addr", "add", f"{address}/24", "dev", f"tg{letter}{tag}")
             ip("-n", machine.namespace, "link", "set", f"tg{letter}{tag}", "up")
@@ -110,9 +138,16 @@ def test_a_stranger_joins_over_the_network_and_both_train(machines: tuple[Machin
         invitation = market.torg("invite", "provider")
         assert "code" in invitation
         providers.append(market.start("provide", "--gpus", "cpu:1", "--price", "0.10", "--name", "home"))
-        providers.append(stranger.start("provide", "--invite", invitation["code"], "--gpus", "cpu:1", "--price", "0.20", "--name", "stranger"))
+        providers.append(
+            stranger.start(
+                "provide", "--invite", invitation["code"], "--gpus", "cpu:1", "--price", "0.20", "--name", "stranger"
+            )
+        )
         offers = until(
-            lambda: [o for o in market.torg("offers") if o["state"] == "open"] if len(market.torg("offers")) == 2 else None, "two offers"
+            lambda: (
+                [o for o in market.torg("offers") if o["state"] == "open"] if len(market.torg("offers")) == 2 else None
+            ),
+            "two offers",
         )
         assert {o["provider"] for o in offers} != {"provider"}, "the invited member has a name of its own"
 
@@ -140,4 +175,11 @@ def test_a_stranger_joins_over_the_network_and_both_train(machines: tuple[Machin
             process.send_signal(signal.SIGTERM)
         for process in providers:
             process.wait(timeout=60)
-        subprocess.run(market.command("down"), cwd=market.home, env=market.environment(), timeout=90, check=False, capture_output=True)
+        subprocess.run(
+            market.command("down"),
+            cwd=market.home,
+            env=market.environment(),
+            timeout=90,
+            check=False,
+            capture_output=True,
+        )

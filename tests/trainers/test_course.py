@@ -126,7 +126,9 @@ def workers(tmp_path: Path) -> Iterator[list[Worker]]:
     ]  # fmt: skip
     for slot, worker in zip(SLOTS, made, strict=True):
         assert worker.ready()["error"] is None
-        worker.assign({"id": f"lease-{slot}", "epoch": slot + 1, "slot": slot, "job": "job-1", "share": None, "gpus": 1})
+        worker.assign(
+            {"id": f"lease-{slot}", "epoch": slot + 1, "slot": slot, "job": "job-1", "share": None, "gpus": 1}
+        )
     yield made
     for worker in made:
         worker.stop()
