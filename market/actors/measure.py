@@ -21,10 +21,16 @@ MATRIX = 384  # a millisecond or two: short enough to find a gap between a busy 
 COPY_BYTES = 48 * 2**20
 
 
-def measure(units: int, cuda: bool, timeout_s: float = 120.0) -> dict[str, int]:
-    """Measure in a fresh process with one thread and return the figures; raises on failure or timeout."""
+def measure(units: int, card: str | None, timeout_s: float = 120.0) -> dict[str, int]:
+    """Measure in a fresh process with one thread and return the figures; raises on failure or timeout.
+
+    `card`: the UUID of the card to measure, which may not be the machine's first; None for cores.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "market.actors.measure", "--units", str(units), *(["--cuda"] if cuda else [])]
+    command = [sys.executable, "-m", "market.actors.measure", "--units", str(units)]
+    if card is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = card
+        command.append("--cuda")
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout_s, check=True)
     found = json.loads(done.stdout)
     return {name: int(value) for name, value in found.items()}

@@ -151,10 +151,12 @@ class Host:
         return node
 
     def _offer(self, node: RayNode) -> None:
-        began = time.monotonic()
+        began, claims = time.monotonic(), self._hardware.claims
         self._stable = Stable(self._config, self._hardware, node, lambda name: self._happen("died", name))
         with ThreadPoolExecutor(1) as beside:
-            measured: Future[dict[str, int]] = beside.submit(measure, self._hardware.units, self._hardware.cuda)
+            measured: Future[dict[str, int]] = beside.submit(
+                measure, self._hardware.units, claims[0].card.device.uuid if claims else None
+            )
             self._stable.fill()
             isolation = self._stable.wait_warm()
             figures = measured.result()
