@@ -68,6 +68,8 @@ def warm_up(threads: int, device: torch.device) -> None:
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
     torch.set_deterministic_debug_mode("warn")  # its other spelling imports the compiler
+    # It would fill every new tensor with NaN, which costs memory bandwidth in each step and changes no result.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of the module
     layer = torch.nn.Linear(8, 8, device=device)
     optimizer = torch.optim.AdamW(layer.parameters())
     inputs, targets = torch.zeros(2, 8, device=device), torch.zeros(2, dtype=torch.long, device=device)
