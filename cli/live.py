@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cli.arguments import usd
+from market.faults import BY_REASON
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -143,7 +144,8 @@ def _lease_ended(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:
     if event.get("fault") == "provider":
         member.state = "lost"
         detail = str(event.get("detail") or "")
-        why = detail if 0 < len(detail) <= LONGEST_DETAIL else event["reason"]
+        cause = BY_REASON.get(event["reason"])
+        why = detail if 0 < len(detail) <= LONGEST_DETAIL else cause.event if cause else event["reason"]
         return [f"{member.provider} is lost ({why}): its meter stopped, the work it did not deliver is not charged"]
     return []
 
@@ -166,7 +168,8 @@ def _round_committed(view: RunView, event: dict[str, Any], at_ms: int) -> list[s
     speed = "" if made.tokens_per_s is None else f"  {made.tokens_per_s:,.0f} tokens/s"
     without = f"  without {made.lost} lost" if lost else ""
     of = f"/{view.planned}" if view.planned else ""
-    return [f"round {made.round}{of}{loss}{speed}  {made.members} workers  {usd(view.spent_nanos)}{without}"]
+    plural = "" if made.members == 1 else "s"
+    return [f"round {made.round}{of}{loss}{speed}  {made.members} worker{plural}  {usd(view.spent_nanos)}{without}"]
 
 
 def _round_evaluated(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:
