@@ -82,7 +82,8 @@ def run_job(square: Square, job: str, worker: Worker, between: Callable[[int], N
     """Drive the job's only worker until it halts, and tell the market how. `between` is called after each round."""
     door, transport = HomeDoor(square.url, str(square.home.root)), LocalTransport()
     [lease] = FakeRun(square.local("plane"), job).workers(1)
-    spec = door.directive(job, wait_s=0, seen=None)["spec"]
+    directive = door.directive(job, wait_s=0, seen=None)
+    spec = directive["spec"]
     outbox = Outbox(job, os.getpid(), door)
     keeper = Keeper(job=job, spec=spec, door=door, transport=transport, outbox=outbox, wall_ms=lambda: 1)
     rounds = machine.Rounds(
@@ -108,7 +109,7 @@ def run_job(square: Square, job: str, worker: Worker, between: Callable[[int], N
     members.last_readings()
     members.remove(lease["slot"])
     end = {"state": halt.state, "reason": halt.reason, "detail": halt.detail[-4000:], "round": keeper.durable_round,
-           "manifest": keeper.manifest}  # fmt: skip
+           "manifest": keeper.manifest, "run": directive["run"]}  # fmt: skip
     outbox.put("halted", end)
     assert outbox.wait_empty(60)
     transport.pool.shutdown(wait=False)
