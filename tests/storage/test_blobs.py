@@ -3,6 +3,8 @@
 import hashlib
 import os
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,13 +31,15 @@ def store(tmp_path: Path) -> BlobStore:
     return BlobStore(tmp_path / "blobs")
 
 
-@pytest.fixture
-def small_disk():
-    """The file size limit of the process stands for a full disk."""
+@contextmanager
+def small_disk() -> Iterator[None]:
+    """The file size limit of the process stands for a full disk; never while pytest prints, perhaps into a file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_what_was_put_is_read(store: BlobStore, tmp_path: Path) -> None:
@@ -119,13 +123,13 @@ def test_size_limits(tmp_path: Path) -> None:
         store.upload("0" * 64, 5, 10, b"x" * 6)
 
 
-def test_a_full_disk_leaves_nothing_that_looks_whole(store: BlobStore, small_disk) -> None:
+def test_a_full_disk_leaves_nothing_that_looks_whole(store: BlobStore) -> None:
     data = os.urandom(3000)
-    with pytest.raises(BlobStoreFull):
+    with small_disk(), pytest.raises(BlobStoreFull):
         store.put(data)
     assert list(store.digests()) == []
     assert not list((store.folder / "temporary").iterdir())
-    with pytest.raises(BlobStoreFull):
+    with small_disk(), pytest.raises(BlobStoreFull):
         store.upload(digest(data), 0, 3000, data)
     assert 0 <= store.partial(digest(data)) <= 1000
     assert digest(data) not in store
@@ -133,13 +137,8 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(store: BlobStore, small_dis
 
 def test_an_upload_goes_on_after_the_disk_has_room_again(store: BlobStore) -> None:
     data = os.urandom(3000)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    try:
-        with pytest.raises(BlobStoreFull):
-            store.upload(digest(data), 0, 3000, data)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with small_disk(), pytest.raises(BlobStoreFull):
+        store.upload(digest(data), 0, 3000, data)
     stands = store.partial(digest(data))
     assert store.upload(digest(data), stands, 3000, data[stands:]).whole
     assert store.read(digest(data)) == data
