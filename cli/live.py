@@ -64,7 +64,6 @@ class RunView:
     spent_nanos: int = 0
     durable_round: int = 0
     first_at_ms: int | None = None
-    last_at_ms: int | None = None
     last_number: int = 0
     rounds: list[Round] = field(default_factory=list)
     members: dict[str, Member] = field(default_factory=dict)
@@ -80,7 +79,7 @@ class RunView:
         event, at_ms = record["event"], int(record.get("at_ms") or 0)
         self.last_number = max(self.last_number, int(record.get("number") or 0))
         if at_ms:
-            self.first_at_ms, self.last_at_ms = self.first_at_ms or at_ms, at_ms
+            self.first_at_ms = self.first_at_ms or at_ms
         teller = _TELLERS.get(event["type"])
         lines = teller(self, event, at_ms) if teller else []
         if event["type"] not in ("round_committed", "round_evaluated"):

@@ -19,7 +19,6 @@ class HostTeller:
         self._screen = console(settings, stderr=settings.as_json)
         self._live: Any = None
         self._refusal: dict[str, Any] | None = None
-        self._ready: dict[str, Any] = {}
         self._leases: dict[str, str] = {}
         self._earned_nanos = 0
         self._state = "starting"
@@ -59,7 +58,6 @@ class HostTeller:
         if event in _STATES:
             self._state = event
         if event == "ready":
-            self._ready = told
             price = usd(self._config["price_nanos_per_gpu_hour"])
             return f"offered: {told['id']}  {told['gpus']} × {told['gpu']} at {price}/h, isolation {told['isolation']}"
         message = f": {told['message']}" if told.get("message") else ""

@@ -40,11 +40,6 @@ class Cause:
     def charged(self) -> Charged:
         return Charged.LAST_READING if self.fault in _CUSTOMERS_DOING else Charged.DURABLE_ROUNDS
 
-    @property
-    def makes_suspect(self) -> bool:
-        """Whether the offer must be heard of again before it is matched, and this job avoids it for a while."""
-        return self.fault is Fault.PROVIDER
-
 
 _CUSTOMERS_DOING: Final = frozenset({Fault.CUSTOMER, Fault.NONE})
 

@@ -57,7 +57,6 @@ class Worker:
         orphan_after_s: float,
     ) -> None:
         self.name = name
-        self._host_pid = host_pid
         exit_with(host_pid)
         self._scratch = Path(scratch)
         self._threads_per_unit = threads_per_unit
