@@ -9,6 +9,8 @@ from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
 
+from trainers.layout import TensorSpec
+
 FailureKind = Literal["exception", "nan", "shape", "memory", "hang", "died", "import"]
 MAX_TENSORS = 100_000
 MAX_COUNT = 1 << 53
@@ -26,17 +28,6 @@ class ChildFailed(Exception):
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}"
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """One parameter and where it lies in the flat vector (`offset` and `size` in elements, `dtype` as it travels)."""
-
-    name: str
-    shape: tuple[int, ...]
-    offset: int
-    size: int
-    dtype: str = "float32"
 
 
 @dataclass(frozen=True, slots=True)
