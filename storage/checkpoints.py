@@ -1,20 +1,30 @@
 """What a checkpoint is: a small manifest that names everything needed to go on training, by digest.
 
-The state itself is one blob (safetensors with the parameters θ and the outer momentum, flat float32). The
+A *base* is one blob with the whole outer state (safetensors, flat float32 vectors). A *delta* adds what the rounds
+since a base merged, one opaque blob a round: replaying them in order on the base's state gives the same bits as
+training did (`Member.replay`). A delta's manifest repeats the whole chain, so that it needs no other manifest. The
 manifest is canonical JSON, kept in the blob store too, so that its digest names the checkpoint.
 """
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 from storage.blobs import DIGEST
 from storage.canonical import NotCanonical, canonical_bytes, digest_of, parse_json
 
-FORMAT = "torg-checkpoint-1"
+FORMAT = "torg-checkpoint-"
+VERSION = 2
+MAX_DELTAS = 10_000
+
+Kind = Literal["base", "delta"]
+
+_FIRST_FIELDS = (
+    "job", "round", "step", "parent", "tensors", "state", "state_bytes", "parameters", "strategy", "code", "data",
+    "created_at_ms",
+)  # fmt: skip
+_FURTHER_FIELDS = ("kind", "base", "deltas", "inner", "inner_bytes", "tied")
 
 
 class ManifestError(ValueError):
@@ -36,12 +46,26 @@ class TensorEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Delta:
+    """What one round merged: the blob, its length, and the digest of θ after it, at `step` inner steps per worker."""
+
+    round: int
+    step: int
+    blob: str
+    bytes: int
+    parameters: str
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """One durable state of a job: after `round` rounds and `step` inner steps per worker.
 
-    `state` is the digest of the safetensors blob (θ and momentum), `state_bytes` its length, `parent` the digest
-    of the manifest before, `parameters` the digest of θ that the members agreed on, `strategy` the job's strategy
-    with its hyper-parameters, `code` and `data` the digests of what trained and on what (None for built-in or none).
+    `state` is the digest of the base's safetensors blob, `state_bytes` its length, `deltas` what to replay on it (none
+    for a base), `base` the digest of the base's manifest (None for a base). `parent` is the digest of the manifest
+    before, `parameters` the digest of θ that the members agreed on, `strategy` the job's strategy with its
+    hyper-parameters, `code` and `data` the digests of what trained and on what (None for built-in or none). `inner` is
+    the inner optimiser's state as it was at the base, None when it is not kept. `tied`: further names of tensors, by
+    the name under which the flat vector holds them once. `version` 1 knows bases only.
     """
 
     job: str
@@ -56,11 +80,39 @@ class Manifest:
     code: str | None
     data: str | None
     created_at_ms: int
+    kind: Kind = "base"
+    base: str | None = None
+    deltas: tuple[Delta, ...] = ()
+    inner: str | None = None
+    inner_bytes: int = 0
+    tied: Mapping[str, str] = field(default_factory=dict)
+    version: int = VERSION
+
+    @property
+    def base_round(self) -> int:
+        """The round of the base's state."""
+        return self.round - len(self.deltas)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all blobs that it names."""
+        return self.state_bytes + self.inner_bytes + sum(delta.bytes for delta in self.deltas)
+
+    @property
+    def blobs(self) -> tuple[str, ...]:
+        """Digests of all blobs that it names, which restoring needs."""
+        inner = () if self.inner is None else (self.inner,)
+        return tuple(dict.fromkeys((self.state, *inner, *(delta.blob for delta in self.deltas))))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON with the format's name."""
-        tensors = [{"name": t.name, "shape": list(t.shape), "dtype": t.dtype} for t in self.tensors]
-        return {"format": FORMAT, **asdict(self), "strategy": dict(self.strategy), "tensors": tensors}
+        value: dict[str, Any] = {name: getattr(self, name) for name in _fields(self.version)}
+        value["strategy"] = dict(self.strategy)
+        value["tensors"] = [{"name": t.name, "shape": list(t.shape), "dtype": t.dtype} for t in self.tensors]
+        if self.version > 1:
+            value["tied"] = dict(self.tied)
+            value["deltas"] = [{name: getattr(delta, name) for name in _DELTA_FIELDS} for delta in self.deltas]
+        return {"format": f"{FORMAT}{self.version}", **value}
 
     def encode(self) -> bytes:
         """The canonical bytes; their SHA-256 is `digest`."""
@@ -73,99 +125,138 @@ class Manifest:
 
     @classmethod
     def from_json(cls, value: object) -> "Manifest":
-        """Read what `to_json` made; raises ManifestError that names the field."""
-        if not isinstance(value, dict) or value.get("format") != FORMAT:
-            raise ManifestError(f"not a manifest of format {FORMAT}")
-        expected = {"format", *cls.__dataclass_fields__}
+        """Read what `to_json` made, of this version or an older one; raises ManifestError that names the field."""
+        version = _version(value)
+        assert isinstance(value, dict)
+        expected = {"format", *_fields(version)}
         if set(value) != expected:
             odd = sorted(set(value) ^ expected)
             raise ManifestError(f"fields missing or unknown: {', '.join(odd)}")
         fields = {name: item for name, item in value.items() if name != "format"}
-        for name in ("round", "step", "state_bytes", "created_at_ms"):
-            if type(fields[name]) is not int or fields[name] < 0:
-                raise ManifestError(f"{name} is not a count: {fields[name]!r}")
-        for name in ("state", "parameters", "parent", "code", "data"):
-            text = fields[name]
-            if not (text is None and name in {"parent", "code", "data"}) and not (
-                isinstance(text, str) and DIGEST.fullmatch(text)
-            ):
-                raise ManifestError(f"{name} is not a digest: {text!r}")
+        for name in ("round", "step", "state_bytes", "created_at_ms", "inner_bytes"):
+            _count(name, fields.get(name, 0))
+        for name in ("state", "parameters"):
+            _digest(name, fields[name])
+        for name in ("parent", "code", "data", "base", "inner"):
+            if fields.get(name) is not None:
+                _digest(name, fields[name])
         if not isinstance(fields["job"], str) or not isinstance(fields["strategy"], dict):
             raise ManifestError("job is not a text or strategy is not an object")
-        fields["tensors"] = tuple(_tensor(item) for item in _list(fields["tensors"]))
-        return cls(**fields)
+        fields["tensors"] = tuple(_tensor(item) for item in _list("tensors", fields["tensors"]))
+        if version > 1:
+            fields["deltas"] = tuple(_delta(item) for item in _list("deltas", fields["deltas"]))
+        made = cls(**fields, version=version)
+        _check_chain(made)
+        _check_tied(made)
+        return made
 
     @classmethod
-    def decode(cls, data: bytes) -> "Manifest":
+    def decode(cls, data: bytes | memoryview) -> "Manifest":
         """Read what `encode` made; raises ManifestError."""
         try:
-            return cls.from_json(parse_json(data))
+            return cls.from_json(parse_json(bytes(data)))
         except NotCanonical as error:
             raise ManifestError(str(error)) from error
 
 
+@dataclass(frozen=True, slots=True)
+class RestorePlan:
+    """How to get the state after `round` rounds: fetch `state`, replay `deltas` in order, compare with `parameters`.
+
+    `manifest` is the checkpoint that names all of it; `inner` the inner optimiser's state at the base, or None.
+    """
+
+    round: int
+    step: int
+    parameters: str
+    state: str
+    state_bytes: int
+    deltas: tuple[Delta, ...]
+    inner: str | None
+    manifest: Manifest
+
+    @property
+    def blobs(self) -> tuple[str, ...]:
+        """Digests of what has to be fetched; the inner state is not among them: training goes on without it."""
+        return (self.state, *(delta.blob for delta in self.deltas))
+
+
+def restore_plans(manifests: Iterable[Manifest]) -> tuple[RestorePlan, ...]:
+    """Every way to a state that these checkpoints of one job describe, the newest round first.
+
+    A delta's chain also leads to the rounds before it. Of several ways to one round the newest checkpoint's comes
+    first, and then the one with the fewest deltas.
+    """
+    found: list[tuple[tuple[int, int, int], RestorePlan]] = []
+    for manifest in manifests:
+        for length in range(len(manifest.deltas) + 1):
+            plan = _plan(manifest, length)
+            if plan is not None:
+                found.append(((-plan.round, -manifest.created_at_ms, length), plan))
+    return tuple(plan for _, plan in sorted(found, key=lambda each: each[0]))
+
+
+def restore_plan(
+    manifests: Iterable[Manifest], *, round: int | None = None, without: Collection[str] = frozenset()
+) -> RestorePlan | None:
+    """The way to `round`, or to the newest round that needs none of the blobs `without` (missing, damaged).
+
+    None when there is none.
+    """
+    for plan in restore_plans(manifests):
+        if round in (None, plan.round) and not any(blob in without for blob in plan.blobs):
+            return plan
+    return None
+
+
+def _plan(manifest: Manifest, length: int) -> RestorePlan | None:
+    deltas = manifest.deltas[:length]
+    if length == 0 and manifest.deltas:
+        return None  # the base's own manifest knows its step and digest; this one does not
+    last = deltas[-1] if deltas else manifest
+    return RestorePlan(
+        round=last.round, step=last.step, parameters=last.parameters, state=manifest.state,
+        state_bytes=manifest.state_bytes, deltas=deltas, inner=manifest.inner, manifest=manifest,
+    )  # fmt: skip
+
+
+def next_kind(
+    newest: Manifest | None, deltas: Sequence[Delta], round: int, *, last: bool, base_every_rounds: int
+) -> Kind:
+    """What the checkpoint of `round` should be, after `newest` and further `deltas` that are not in a manifest yet.
+
+    A base when there is none to build on, for the last round, when a round is missing between, when the chain has
+    reached `base_every_rounds`, or when what has to be replayed outweighs the state itself.
+    """
+    if newest is None or newest.version == 1 or last:
+        return "base"
+    chain = (*newest.deltas, *deltas)
+    tip = deltas[-1].round if deltas else newest.round
+    heavy = sum(delta.bytes for delta in chain) >= newest.state_bytes
+    return "base" if round != tip + 1 or len(chain) + 1 >= base_every_rounds or heavy else "delta"
+
+
 def removable(manifests: Sequence[Manifest], keep: int) -> tuple[Manifest, ...]:
-    """Which checkpoints of one job may go, oldest first: all but the newest `keep`, and never the newest.
+    """Which checkpoints of one job may go, oldest first: all but the newest `keep` and their bases, never the newest.
 
     Newest is by (round, created_at_ms). Only what this returns may be deleted, and only after the newest one's
     record is in the journal.
     """
     assert len({manifest.job for manifest in manifests}) <= 1, "checkpoints of one job only"
     ordered = sorted(manifests, key=lambda manifest: (manifest.round, manifest.created_at_ms, manifest.digest))
-    return tuple(ordered[: max(0, len(ordered) - max(1, keep))])
+    old = ordered[: max(0, len(ordered) - max(1, keep))]
+    bases = {manifest.base for manifest in ordered[len(old) :]}
+    return tuple(manifest for manifest in old if manifest.digest not in bases)
 
 
 def removable_blobs(manifests: Sequence[Manifest], keep: int) -> tuple[str, ...]:
-    """Digests of state blobs and manifests that may go, without those that a kept checkpoint still names."""
+    """Digests of blobs and manifests that may go, without those that a kept checkpoint still names."""
     gone = removable(manifests, keep)
-    kept = [manifest for manifest in manifests if manifest not in gone]
-    needed = {manifest.state for manifest in kept} | {manifest.digest for manifest in kept}
-    names = dict.fromkeys(name for manifest in gone for name in (manifest.digest, manifest.state))
-    return tuple(name for name in names if name not in needed)
-
-
-def model_file(manifest: Manifest, state: bytes) -> bytes:
-    """The model as a safetensors file of named float32 tensors, cut out of the state blob; standard library only.
-
-    Safetensors is a length (u64 little-endian), a JSON header of names, shapes and offsets, and the bytes. The state
-    holds all parameters as one flat tensor in the order of `manifest.tensors`, so only the header has to be written
-    anew. Raises ManifestError when the bytes are not that state or their digest is not `manifest.parameters`.
-    """
-    theta = _flat_parameters(state)
-    found = hashlib.sha256(theta).hexdigest()
-    if found != manifest.parameters:
-        raise ManifestError(f"the parameters have the digest {found}, the manifest says {manifest.parameters}")
-    metadata = {"format": "pt", "job": manifest.job, "round": str(manifest.round), "manifest": manifest.digest}
-    header: dict[str, Any] = {"__metadata__": metadata}
-    offset = 0
-    for tensor in manifest.tensors:
-        end = offset + 4 * tensor.elements
-        header[tensor.name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [offset, end]}
-        offset = end
-    if offset != len(theta):
-        raise ManifestError(f"the tensors have {offset} bytes, the parameters {len(theta)}")
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + theta
-
-
-def _flat_parameters(state: bytes) -> memoryview:
-    try:
-        size = int.from_bytes(state[:8], "little")
-        entry = json.loads(state[8 : 8 + size])["parameters"]
-        begin, end = entry["data_offsets"]
-        whole = entry["dtype"] == "F32" and 0 <= begin <= end <= len(state) - 8 - size
-    except (ValueError, KeyError, TypeError) as error:
-        raise ManifestError(f"the state is not a safetensors file with parameters: {error!r}") from error
-    if not whole:
-        raise ManifestError("the state's parameters are not float32 inside the file")
-    return memoryview(state)[8 + size + begin : 8 + size + end]
-
-
-def _list(value: object) -> list[Any]:
-    if not isinstance(value, list):
-        raise ManifestError(f"tensors is not a list: {value!r}")
-    return value
+    names = {manifest.digest for manifest in gone}
+    kept = [manifest for manifest in manifests if manifest.digest not in names]
+    needed = {name for manifest in kept for name in (manifest.digest, *manifest.blobs)}
+    found = dict.fromkeys(name for manifest in gone for name in (manifest.digest, *manifest.blobs))
+    return tuple(name for name in found if name not in needed)
 
 
 def _tensor(value: Any) -> TensorEntry:
@@ -177,3 +268,74 @@ def _tensor(value: Any) -> TensorEntry:
     if not isinstance(name, str) or not isinstance(dtype, str) or not whole:
         raise ManifestError(f"a tensor needs name, shape and dtype: {value!r}")
     return TensorEntry(name, tuple(shape), dtype)
+
+
+_DELTA_FIELDS = ("round", "step", "blob", "bytes", "parameters")
+
+
+def _fields(version: int) -> tuple[str, ...]:
+    return _FIRST_FIELDS if version == 1 else (*_FIRST_FIELDS, *_FURTHER_FIELDS)
+
+
+def _version(value: object) -> int:
+    format = value.get("format") if isinstance(value, dict) else None
+    if not isinstance(format, str) or not format.startswith(FORMAT):
+        raise ManifestError(f"not a manifest of format {FORMAT}{VERSION}")
+    number = format.removeprefix(FORMAT)
+    if number not in {str(known) for known in range(1, VERSION + 1)}:
+        raise ManifestError(f"format {format} is not known here; this reads up to {FORMAT}{VERSION}")
+    return int(number)
+
+
+def _count(name: str, value: object) -> None:
+    if type(value) is not int or value < 0:
+        raise ManifestError(f"{name} is not a count: {value!r}")
+
+
+def _digest(name: str, value: object) -> None:
+    if not isinstance(value, str) or DIGEST.fullmatch(value) is None:
+        raise ManifestError(f"{name} is not a digest: {value!r}")
+
+
+def _list(name: str, value: object) -> list[Any]:
+    if not isinstance(value, list) or (name == "deltas" and len(value) > MAX_DELTAS):
+        raise ManifestError(f"{name} is not a list of a sensible length")
+    return value
+
+
+def _check_chain(manifest: Manifest) -> None:
+    if manifest.kind not in ("base", "delta"):
+        raise ManifestError(f"kind is neither base nor delta: {manifest.kind!r}")
+    if (manifest.kind == "delta") != bool(manifest.deltas):
+        raise ManifestError(f"deltas do not fit the kind {manifest.kind}")
+    if (manifest.kind == "delta") != (manifest.base is not None):
+        raise ManifestError(f"base does not fit the kind {manifest.kind}")
+    if manifest.inner is None and manifest.inner_bytes:
+        raise ManifestError("inner_bytes without inner")
+    if not manifest.deltas:
+        return
+    rounds = [delta.round for delta in manifest.deltas]
+    if rounds != list(range(manifest.base_round + 1, manifest.round + 1)):
+        raise ManifestError(f"deltas are of rounds {rounds}, not of every round up to {manifest.round}")
+    last = manifest.deltas[-1]
+    if (last.step, last.parameters) != (manifest.step, manifest.parameters):
+        raise ManifestError("deltas end at another step or other parameters than the checkpoint")
+
+
+def _check_tied(manifest: Manifest) -> None:
+    names = {tensor.name for tensor in manifest.tensors}
+    tied = manifest.tied
+    if not isinstance(tied, dict) or not all(
+        isinstance(name, str) and name not in names and twin in names for name, twin in tied.items()
+    ):
+        raise ManifestError("tied does not give further names of tensors that are there")
+
+
+def _delta(value: Any) -> Delta:
+    if not isinstance(value, dict) or set(value) != set(_DELTA_FIELDS):
+        raise ManifestError(f"one of deltas needs {', '.join(_DELTA_FIELDS)}: {value!r}")
+    for name in ("round", "step", "bytes"):
+        _count(f"{name} in deltas", value[name])
+    for name in ("blob", "parameters"):
+        _digest(f"{name} in deltas", value[name])
+    return Delta(**value)

@@ -10,7 +10,8 @@ from cli.errors import CliError, refused
 from cli.output import document, log
 from cli.session import connect_pooled
 from cli.settings import Settings
-from storage.checkpoints import Manifest, model_file
+from storage.checkpoints import Manifest
+from storage.model_files import model_file
 
 
 def register(app: typer.Typer) -> None:

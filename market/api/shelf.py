@@ -123,11 +123,10 @@ class Shelf:
         if place is not None and (manifest.round, manifest.step) != place:
             message = f"manifest {digest} is of round {manifest.round}, step {manifest.step}, not of {place}"
             raise Problem(422, "manifest_wrong", message, field="manifest")
-        if manifest.state not in self.store:
-            raise Problem(
-                422, "blob_missing", f"the state {manifest.state} of the manifest is not here", field="manifest"
-            )
-        self.need(job, [digest, manifest.state])
+        missing = [blob for blob in manifest.blobs if blob not in self.store]
+        if missing:
+            raise Problem(422, "blob_missing", f"blob {missing[0]} of the manifest is not here", field="manifest")
+        self.need(job, [digest, *manifest.blobs])
 
     async def _receive_whole(self, member: str, digest: str, pieces: AsyncIterator[bytes]) -> Upload:
         """A request without Content-Range: the body is the blob, limited by the size of a request body."""

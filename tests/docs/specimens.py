@@ -5,6 +5,7 @@ the version of its format.
 """
 
 import json
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from cli.invites import Invite, write_invite
 from market.packing import pack
 from storage.canonical import canonical_bytes
-from storage.checkpoints import Manifest, TensorEntry
+from storage.checkpoints import Delta, Manifest, TensorEntry
 from storage.journal import Journal
 from storage.ledger import Transfer
 from storage.provenance import (
@@ -85,14 +86,24 @@ def make_replica() -> Replica:
     return replica
 
 
-def make_manifest() -> Manifest:
-    """The checkpoint of `make_replica`."""
+def make_manifest(version: int = 1) -> Manifest:
+    """The checkpoint of `make_replica`, a base."""
     replica = make_replica()
     state = replica.export()
     return Manifest(
         job="job-1", round=1, step=2, parent=None, tensors=(TensorEntry("w", (2, 3), "float32"),),
         state=sha256(state).hexdigest(), state_bytes=len(state), parameters=replica.digest(), strategy=STRATEGY,
-        code=None, data=digest("data"), created_at_ms=AT_MS,
+        code=None, data=digest("data"), created_at_ms=AT_MS, version=version,
+    )  # fmt: skip
+
+
+def make_delta_manifest() -> Manifest:
+    """The checkpoint a round after `make_manifest`: one delta, the inner optimiser's state, a tensor of two names."""
+    base = replace(make_manifest(version=2), inner=digest("inner"), inner_bytes=72, tied={"head": "w"})
+    delta = Delta(round=2, step=4, blob=digest("bundle"), bytes=61, parameters=digest("parameters"))
+    return replace(
+        base, round=2, step=4, parent=base.digest, kind="delta", base=base.digest, deltas=(delta,),
+        parameters=delta.parameters, created_at_ms=AT_MS + 1_000,
     )  # fmt: skip
 
 
@@ -147,6 +158,7 @@ def make_all(folder: Path) -> dict[str, bytes]:
         "contribution.int8": codec("int8").encode(TENSOR, None)[0],
         "state.safetensors": make_replica().export(),
         "manifest.json": make_manifest().encode(),
+        "manifest-2.json": make_delta_manifest().encode(),
         "bundle.json": bundle_bytes(make_proof()),
         "data.tar": write_tar(folder),
         "small.json": make_small(),

@@ -26,7 +26,18 @@ from storage.canonical import NotCanonical, parse_json
 from storage.checkpoints import Manifest, ManifestError
 from storage.journal import Journal, read_journal, segments, verify_journal
 from storage.provenance import load_bundle, public_key_of, statement_digest, verify_bundle
-from tests.docs.specimens import APPENDS, FRAME, GOLDEN, INVITE, REOPENED, SIGNING_KEY, TENSOR, make_all, make_manifest
+from tests.docs.specimens import (
+    APPENDS,
+    FRAME,
+    GOLDEN,
+    INVITE,
+    REOPENED,
+    SIGNING_KEY,
+    TENSOR,
+    make_all,
+    make_delta_manifest,
+    make_manifest,
+)
 from trainers.codecs import BadPayload, codec
 from trainers.frames import BadFrame, Frame, Unpacker
 from trainers.replica import Replica, ReplicaError
@@ -295,18 +306,45 @@ def test_the_golden_manifest_names_itself_and_the_state() -> None:
     assert manifest.digest == hashlib.sha256(data).hexdigest()
     assert manifest.state == hashlib.sha256(golden("state.safetensors")).hexdigest()
     assert manifest.parameters == Replica.restore(golden("state.safetensors")).digest()
-    fields = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", section("Checkpoint manifest"), re.M))))
+    assert manifest.encode() == data, "a manifest of version 1 keeps its name"
+
+
+def test_the_golden_delta_names_its_base_and_every_round_since() -> None:
+    data = golden("manifest-2.json")
+    manifest = Manifest.decode(data)
+    assert manifest == make_delta_manifest()
+    assert manifest.digest == hashlib.sha256(data).hexdigest()
+    assert (manifest.base_round, [delta.round for delta in manifest.deltas]) == (1, [2])
+    page = section("Checkpoint manifest").partition("Version 1")
+    fields, further = (
+        set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", part, re.M)))) for part in (page[0], page[2])
+    )
     assert fields == set(json.loads(data))
+    assert further == set(json.loads(data)["deltas"][0])
+    older = set(re.findall(r"`(\w+)`", page[2].split("\n\n")[0]))
+    assert set(json.loads(data)) - older == set(json.loads(golden("manifest.json")))
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"format": "torg-checkpoint-2"}, {"further": 1}, {"round": -1}, {"step": 1.0}, {"state": "A" * 64}],
+    [{"format": "torg-checkpoint-3"}, {"further": 1}, {"round": -1}, {"step": 1.0}, {"state": "A" * 64}],
     ids=["format", "further", "negative", "float", "digest"],
 )
-def test_a_manifest_that_breaks_a_rule_is_refused(change: dict[str, object]) -> None:
+@pytest.mark.parametrize("name", ["manifest.json", "manifest-2.json"])
+def test_a_manifest_that_breaks_a_rule_is_refused(name: str, change: dict[str, object]) -> None:
     with pytest.raises(ManifestError):
-        Manifest.decode(json.dumps(json.loads(golden("manifest.json")) | change).encode())
+        Manifest.decode(json.dumps(json.loads(golden(name)) | change).encode())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"kind": "base"}, {"base": None}, {"deltas": []}, {"round": 3}, {"step": 5}, {"parameters": "0" * 64},
+     {"inner": None}, {"tied": {"w": "w"}}, {"tied": {"head": "v"}}, {"format": "torg-checkpoint-1"}],
+    ids=str,
+)  # fmt: skip
+def test_a_delta_that_does_not_fit_its_chain_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ManifestError):
+        Manifest.decode(json.dumps(json.loads(golden("manifest-2.json")) | change).encode())
 
 
 def test_twin_keys_are_refused() -> None:

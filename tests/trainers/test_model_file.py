@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from storage.checkpoints import Manifest, ManifestError, TensorEntry, model_file
+from storage.checkpoints import Manifest, ManifestError, TensorEntry
+from storage.model_files import model_file
 from trainers.replica import Replica
 
 INITIAL = np.linspace(-1, 1, 1000, dtype=np.float32)
