@@ -1,4 +1,4 @@
-"""What a customer brings: a model, data by (seed, step, worker), and a loss.
+"""What a customer brings: a model, data by (seed, step, worker) or by a batch's number in the job, and a loss.
 
 A file with one subclass of `Workload` is a whole job. It runs inside the trainer child (no network, no fork, torch on
 the CPU threads it was leased), so it may import only torch, numpy and the standard library.
@@ -21,7 +21,7 @@ Batch = Any  # whatever `batch` returns and `loss` understands; usually a tensor
 
 
 class Workload(ABC):
-    """One training job. Write `model`, `batch`, `held_out` and `loss`; the rest has defaults that work.
+    """One training job. Write `model`, `batch` or `stream_batch`, `held_out`, `loss`; the rest has defaults that work.
 
     Every worker makes the same model from the same seed: do not draw initial weights from any other source.
 
@@ -39,13 +39,31 @@ class Workload(ABC):
     def model(self) -> torch.nn.Module:
         """A new model. Called once, after `torch.manual_seed(seed)`. Its parameters must never change shape."""
 
-    @abstractmethod
     def batch(self, seed: int, step: int, worker: int) -> Batch:
         """The batch of one inner step of one worker; the same arguments give the same batch on every machine.
 
         `step` is the global step (0, 1, …), `worker` the ordinal of the lease. Both are needed: workers that draw the
         same batch learn nothing from each other.
         """
+        raise TypeError(f"{type(self).__name__} defines neither batch nor stream_batch")
+
+    def stream_batch(self, seed: int, index: int) -> Batch:
+        """The batch of that number, which the whole job draws once: for data that are to be read once an epoch.
+
+        The run hands every worker a range of numbers of its own in every round, whoever comes or goes; no number is
+        trained on twice, and a number of a round that did not count may be left out. The same arguments give the same
+        batch on every machine. `trainers.workloads.streams` turns numbers into samples.
+        """
+        raise TypeError(f"{type(self).__name__} defines no stream_batch")
+
+    @property
+    def streams(self) -> bool:
+        """Whether batches are drawn by `stream_batch`: by default when a workload defines it."""
+        return type(self).stream_batch is not Workload.stream_batch
+
+    def next_batch(self, seed: int, step: int, worker: int, index: int) -> Batch:
+        """What the inner loop calls: `stream_batch` of this index, or `batch` of this step and worker."""
+        return self.stream_batch(seed, index) if self.streams else self.batch(seed, step, worker)
 
     @abstractmethod
     def held_out(self) -> Sequence[Batch]:
@@ -54,6 +72,13 @@ class Workload(ABC):
     @abstractmethod
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """A scalar tensor to minimise. Model and batch are on one device."""
+
+    def metrics(self, model: torch.nn.Module, batch: Batch) -> Mapping[str, float]:
+        """Further figures of a held-out batch, such as {"accuracy": 0.97}; their means go beside the held-out loss.
+
+        Called without gradients, on the model's device, with the model in evaluation mode. The same names each time.
+        """
+        return {}
 
     def optimizer(self, model: torch.nn.Module, total_steps: int) -> torch.optim.Optimizer:
         """The inner optimiser; its state stays on its worker. The default is AdamW (option `lr`, 0.001).
@@ -100,3 +125,30 @@ def checked_options(options: Mapping[str, Any], known: Mapping[str, Any]) -> dic
         if name not in known:
             raise ValueError(f"unknown option {name!r}; {nearest_name(name, known)}")
     return {**known, **options}
+
+
+def whole(name: str, value: Any, low: int, high: int) -> int:
+    """`value` as an int in [low, high], or ValueError naming the option."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
+    return value
+
+
+def chosen(name: str, value: Any, choices: Sequence[str]) -> str:
+    """`value` when it is one of `choices`, or ValueError naming the option and all of them."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+    return str(value)
+
+
+def mean_metrics(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means of what `metrics` gave for each held-out batch; ValueError for other names or a figure that is no number."""
+    if not found:
+        return {}
+    for figures in found:
+        if set(figures) != set(found[0]):
+            raise ValueError(f"metrics() gave {sorted(figures)} for one batch and {sorted(found[0])} for another")
+        for name, value in figures.items():
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"metrics() gave {name!r} = {value!r}, which is no finite number")
+    return {name: math.fsum(figures[name] for figures in found) / len(found) for name in sorted(found[0])}

@@ -43,13 +43,13 @@ def example(**options):
 
 
 @pytest.mark.parametrize(
-    ("size", "layers", "width"), [("100k", 2, 64), ("1M", 4, 144), ("10M", 7, 352), ("100M", 13, 800)]
+    ("size", "layers", "width"), [("100k", 2, 64), ("1M", 4, 144), ("10M", 7, 352), ("100M", 14, 768), ("1G", 23, 1920)]
 )
 def test_one_dial_gives_a_model_of_about_that_size(size, layers, width):
     shape = Shape.of(size)
     assert (shape.layers, shape.width) == (layers, width)
     assert shape.width % shape.heads == 0
-    wanted = float(size[:-1]) * {"k": 1e3, "M": 1e6}[size[-1]]
+    wanted = float(size[:-1]) * {"k": 1e3, "M": 1e6, "G": 1e9}[size[-1]]
     assert 12 * layers * width**2 == pytest.approx(wanted, rel=0.07)
 
 

@@ -5,6 +5,7 @@ Shapes: B sequences, T = context bytes, D = width, H = heads, V = 256.
 
 import mmap
 import re
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +17,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from trainers.workload import Workload, checked_options
+from trainers.workload import Workload, checked_options, chosen, whole
+from trainers.workloads.streams import Draws, SampleStream, epoch_offset, own_seed
 
 VOCABULARY = 256
 HELD_OUT_FRACTION = 0.05
 HELD_OUT_SEQUENCES = 48
-OPTIONS = {"size": "1M", "context": 128, "batch": 6, "lr": None}
+HELD_OUT_FOLDER = "held_out"
+READINGS = ("random", "stream", "own")
+OPTIONS = {"size": "1M", "context": 128, "batch": 6, "lr": None, "reading": "random"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +39,10 @@ class Shape:
 
     @classmethod
     def of(cls, size: str) -> "Shape":
-        """From a parameter count such as "100k", "1M" or "10M": deeper and wider together, heads of 32 and more.
+        """From a parameter count such as "100k", "1M" or "10M": deeper and wider together.
 
         A block has 12 D² parameters. Depth grows with the fourth root of the size; the best rate falls with width.
+        Heads have 32 elements and more; from width 512 on exactly 64, the width that attention kernels are made for.
         """
         match = re.fullmatch(r"(\d+(?:\.\d+)?)([kMG])", str(size))
         if match is None:
@@ -48,6 +53,9 @@ class Shape:
         layers = max(2, round(4 * (wanted / 1e6) ** 0.25))
         width = max(16, 16 * round((wanted / (12 * layers)) ** 0.5 / 16))
         heads = max((heads for heads in range(1, width // 32 + 1) if width % heads == 0), default=1)
+        if width >= 512:
+            width = 64 * round(width / 64)
+            layers, heads = round(wanted / (12 * width**2)), width // 64
         return cls(layers, width, heads, learning_rate=4e-3 * (144 / width) ** 0.5)
 
 
@@ -98,35 +106,48 @@ class ByteGPT(nn.Module):
 
 
 class ByteLM(Workload):
-    """Options: `size` (1M), `context` bytes (128), `batch` sequences (6), `lr` (from the size when not given)."""
+    """Options: `size` (1M), `context` bytes (128), `batch` sequences (6), `lr` (from the size when not given), `reading`.
+
+    Readings: `random` windows by (seed, step, worker); `stream`, every byte once an epoch by all workers together;
+    `own`, every byte once an epoch by each worker for itself, for workers that have different data.
+    """
 
     def __init__(self, options: dict[str, Any], data: Path | None, seed: int) -> None:
-        chosen = checked_options(options, OPTIONS)
-        self.shape = Shape.of(chosen["size"])
-        super().__init__({**chosen, "lr": chosen["lr"] or self.shape.learning_rate}, data, seed)
-        self.context = whole("context", chosen["context"], 8, 8192)
-        self.batch_size = whole("batch", chosen["batch"], 1, 4096)
+        known = checked_options(options, OPTIONS)
+        self.shape = Shape.of(known["size"])
+        super().__init__({**known, "lr": known["lr"] or self.shape.learning_rate}, data, seed)
+        self.context = whole("context", known["context"], 8, 8192)
+        self.batch_size = whole("batch", known["batch"], 1, 4096)
+        self.reading = chosen("reading", known["reading"], READINGS)
         if data is None:
             raise ValueError("byte_lm needs data: a file or a folder of files")
-        corpus = corpus_of(data)
-        split = corpus.size - int(corpus.size * HELD_OUT_FRACTION)
-        self.train_bytes, self.held_out_bytes = corpus[:split], corpus[split:]
-        if self.held_out_bytes.size <= self.context:
-            needed = int((self.context + 1) / HELD_OUT_FRACTION) + 1
-            raise ValueError(f"data has {corpus.size} bytes; context {self.context} needs {needed} and more")
+        self.train_bytes, self.held_out_bytes = split_corpus(data, self.context)
+        windows = (self.train_bytes.size - self.context) // self.context  # whatever the offset, as many fit
+        self.stream = SampleStream(windows, self.batch_size)
 
     def model(self) -> nn.Module:
         """A `ByteGPT` of the chosen size."""
         return ByteGPT(self.shape, self.context)
 
+    @property
+    def streams(self) -> bool:
+        """With `reading: stream`."""
+        return self.reading == "stream"
+
     def batch(self, seed: int, step: int, worker: int) -> torch.Tensor:
-        """[B, T+1] int64: random windows of the training part."""
+        """[B, T+1] int64: windows of the training part, random ones or the next of this worker's own stream."""
+        if self.reading == "own":
+            return self._drawn(self.stream.draws(own_seed(seed, worker), step), own_seed(seed, worker))
         random = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, step, worker])))
         starts = random.integers(0, self.train_bytes.size - self.context, size=self.batch_size)
         return self._windows(self.train_bytes, starts)
 
+    def stream_batch(self, seed: int, index: int) -> torch.Tensor:
+        """[B, T+1] int64: windows side by side, each once an epoch; every epoch cuts the text at other places."""
+        return self._drawn(self.stream.draws(seed, index), seed)
+
     def held_out(self) -> Sequence[torch.Tensor]:
-        """Batches [≤16, T+1] of evenly spaced windows of the last 5 %."""
+        """Batches [≤16, T+1] of evenly spaced windows of the held-out part."""
         room = self.held_out_bytes.size - self.context
         starts = np.linspace(0, room - 1, num=min(HELD_OUT_SEQUENCES, room), dtype=np.int64)
         return [self._windows(self.held_out_bytes, starts[i : i + 16]) for i in range(0, len(starts), 16)]
@@ -140,28 +161,51 @@ class ByteLM(Workload):
         """Bytes predicted."""
         return batch.shape[0] * (batch.shape[1] - 1)
 
+    def metrics(self, model: nn.Module, batch: torch.Tensor) -> dict[str, float]:
+        """The share of bytes whose most likely guess is right."""
+        guessed = model(batch[:, :-1]).argmax(dim=-1)
+        return {"accuracy": float((guessed == batch[:, 1:]).float().mean())}
+
+    def _drawn(self, draws: Draws, seed: int) -> torch.Tensor:
+        offsets = [epoch_offset(seed, int(epoch), self.context) for epoch in draws.epochs]
+        return self._windows(self.train_bytes, np.array(offsets) + draws.samples * self.context)
+
     def _windows(self, source: np.ndarray, starts: np.ndarray) -> torch.Tensor:
         windows = source[starts[:, None] + np.arange(self.context + 1)]
         return torch.from_numpy(windows.astype(np.int64))
 
 
-def whole(name: str, value: Any, low: int, high: int) -> int:
-    """`value` as an int in [low, high], or ValueError naming the option."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
-    return value
+def split_corpus(data: Path, context: int) -> tuple[np.ndarray, np.ndarray]:
+    """Training and held-out bytes: the folder `held_out` in the data when there is one, else the last 5 %."""
+    apart = data / HELD_OUT_FOLDER
+    if apart.is_dir():
+        train, held_out = corpus_of(data, without=apart), corpus_of(apart)
+    else:
+        corpus = corpus_of(data)
+        split = corpus.size - int(corpus.size * HELD_OUT_FRACTION)
+        train, held_out = corpus[:split], corpus[split:]
+    if train.size < 2 * context or held_out.size <= context:
+        sizes = f"{train.size} bytes to train on and {held_out.size} to hold out"
+        raise ValueError(f"the data have {sizes}; context {context} needs {2 * context} and {context + 1}")
+    return train, held_out
 
 
-def corpus_of(data: Path) -> np.ndarray:
+def corpus_of(data: Path, without: Path | None = None) -> np.ndarray:
     """All files under `data` as one memory-mapped uint8 array, in the order of their relative paths.
 
-    Joined into one unlinked file in the working folder: a mapping per file would need as many descriptors as files.
+    Joined into one unlinked file in the working folder: a mapping per file would need as many descriptors as files. A
+    file that is alone is mapped where it lies.
     """
-    files = [data] if data.is_file() else [path for path in data.rglob("*") if path.is_file()]
+    found = [data] if data.is_file() else [path for path in data.rglob("*") if path.is_file()]
+    files = [path for path in found if without is None or not path.is_relative_to(without)]
+    if sum(path.stat().st_size for path in files) == 0:
+        raise ValueError(f"the data folder holds no bytes{' beside ' + without.name if without else ''}")
+    if len(files) == 1:
+        with files[0].open("rb") as alone:
+            return np.frombuffer(mmap.mmap(alone.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
     with tempfile.TemporaryFile(dir=".") as joined:
         for path in sorted(files, key=lambda path: path.relative_to(data).as_posix()):
-            joined.write(path.read_bytes())
+            with path.open("rb") as part:
+                shutil.copyfileobj(part, joined, 1 << 20)
         joined.flush()
-        if joined.tell() == 0:
-            raise ValueError("the data folder holds no bytes")
         return np.frombuffer(mmap.mmap(joined.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
