@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from market.outcomes import Refusal, Settings
 from storage.canonical import NotCanonical, canonical_bytes
+from trainers.options import OptionError, strategy_options
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -21,13 +23,34 @@ MAX_WORKERS: Final = 1_024
 MAX_ROUNDS: Final = 1_000_000
 MAX_STEPS: Final = 1_000_000_000
 MAX_VRAM_GIB: Final = 4_096.0
+MAX_EVERY_ROUNDS: Final = 10_000
+MAX_ACCUMULATE: Final = 65_536
+MAX_PROCESSES: Final = 64
+MAX_CLIP: Final = 1e6
+PRECISIONS: Final = ("fp32", "bf16", "fp16")
+SHARDINGS: Final = ("ddp", "fsdp2")
+TRAIN_DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "precision": "fp32",
+        "accumulate": 1,
+        "compile": False,
+        "activation_checkpointing": False,
+        "processes": 1,
+        "sharding": "ddp",
+        "clip": 1.0,
+    }
+)
+CHECKPOINT_DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType(
+    {"every_rounds": 1, "keep": 3, "base_every_rounds": 10, "inner_state": False}
+)
+EVALUATE_DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType({"every_rounds": 1})
 # A job's data travel to every worker as one object of Ray's.
 MAX_DATA_BYTES: Final = 2 * 1024**3
 
 _SPEC_FIELDS: Final = (
     "name", "workload", "options", "data", "strategy", "steps", "rounds", "workers", "limits", "checkpoint", "seed", "tags",
 )  # fmt: skip
-_SPEC_OPTIONAL: Final = ("wait", "until_loss")
+_SPEC_OPTIONAL: Final = ("wait", "until_loss", "train", "evaluate")
 _WORKER_FIELDS: Final = ("min", "max", "gpus", "gpu", "vram_gib", "region", "reliability", "isolation")
 _LIMIT_FIELDS: Final = ("max_price_nanos_per_gpu_hour", "budget_nanos", "deadline_ms")
 
@@ -83,9 +106,11 @@ def check_spec(spec: Mapping[str, Any], settings: Settings) -> Refusal | None:
         or _check_workload(spec["workload"])
         or _check_data(spec["data"])
         or _check_strategy(spec["strategy"])
+        or _check_train(spec.get("train", {}), spec["workers"])
         or _check_workers(spec["workers"], settings)
         or _check_limits(spec["limits"], settings)
         or _check_checkpoint(spec["checkpoint"])
+        or _check_every("evaluate", spec.get("evaluate", {}), ("every_rounds",))
         or check_tags(spec["tags"])
     )
 
@@ -169,21 +194,44 @@ def _check_data(data: object) -> Refusal | None:
     return None if is_text(data["label"], 255) else invalid("data.label", data["label"], "a short text")
 
 
+def option_refusal(error: OptionError) -> Refusal:
+    """What trainers/options.py says is wrong with an option, as a refusal."""
+    shown = repr(error.value)
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    return Refusal("invalid", f"{error.field}: {shown} {error.message}", field=error.field, remedy=error.remedy or None)
+
+
 def _check_strategy(strategy: object) -> Refusal | None:
-    names = ("name", "inner_steps", "outer_lr", "outer_momentum", "codec")
-    wrong = _check_fields("strategy.", strategy, names)
+    if not isinstance(strategy, Mapping):
+        return invalid("strategy", strategy, "a mapping")
+    try:
+        strategy_options(strategy)
+    except OptionError as error:
+        return option_refusal(error)
+    return None
+
+
+def _check_train(train: object, workers: object) -> Refusal | None:
+    """Every option may be missing and has its default then."""
+    wrong = _check_fields("train.", train, (), tuple(TRAIN_DEFAULTS))
     if wrong is not None:
         return wrong
-    assert isinstance(strategy, Mapping)
-    for name in ("name", "codec"):
-        if not is_name(strategy[name]):
-            return invalid(f"strategy.{name}", strategy[name], "a name")
-    if not is_int(strategy["inner_steps"], 1, 1_000_000):
-        return invalid("strategy.inner_steps", strategy["inner_steps"], "a whole number from 1 to 1000000")
-    if not is_number(strategy["outer_lr"], 1e-9, 100):
-        return invalid("strategy.outer_lr", strategy["outer_lr"], "a number above 0")
-    if not (is_number(strategy["outer_momentum"], 0, 1) and strategy["outer_momentum"] < 1):
-        return invalid("strategy.outer_momentum", strategy["outer_momentum"], "a number from 0 to below 1")
+    assert isinstance(train, Mapping)
+    options = {**TRAIN_DEFAULTS, **train}
+    for name, choices in (("precision", PRECISIONS), ("sharding", SHARDINGS)):
+        if options[name] not in choices:
+            return invalid(f"train.{name}", options[name], f"{', '.join(choices[:-1])} or {choices[-1]}")
+    for name in ("compile", "activation_checkpointing"):
+        if not isinstance(options[name], bool):
+            return invalid(f"train.{name}", options[name], "true or false")
+    for name, most in (("accumulate", MAX_ACCUMULATE), ("processes", MAX_PROCESSES)):
+        if not is_int(options[name], 1, most):
+            return invalid(f"train.{name}", options[name], f"a whole number from 1 to {most}")
+    if not is_number(options["clip"], 0, MAX_CLIP):
+        return invalid("train.clip", options["clip"], f"a number from 0 (none) to {MAX_CLIP:g}")
+    units = workers.get("gpus") if isinstance(workers, Mapping) else None
+    if is_int(units, 1, MAX_INT) and options["processes"] > units:
+        return invalid("train.processes", options["processes"], f"a whole number from 1 to workers.gpus, {units}")
     return None
 
 
@@ -230,13 +278,25 @@ def _check_limits(limits: object, settings: Settings) -> Refusal | None:
 
 
 def _check_checkpoint(checkpoint: object) -> Refusal | None:
-    wrong = _check_fields("checkpoint.", checkpoint, ("every_rounds", "keep"))
+    wrong = _check_fields("checkpoint.", checkpoint, ("every_rounds", "keep"), tuple(CHECKPOINT_DEFAULTS))
     if wrong is not None:
         return wrong
     assert isinstance(checkpoint, Mapping)
-    for name in ("every_rounds", "keep"):
-        if not is_int(checkpoint[name], 1, 10_000):
-            return invalid(f"checkpoint.{name}", checkpoint[name], "a whole number from 1 to 10000")
+    if not isinstance(checkpoint.get("inner_state", False), bool):
+        return invalid("checkpoint.inner_state", checkpoint["inner_state"], "true or false")
+    counts = {name: value for name, value in checkpoint.items() if name != "inner_state"}
+    return _check_every("checkpoint", counts, tuple(counts))
+
+
+def _check_every(section: str, options: object, names: tuple[str, ...]) -> Refusal | None:
+    """A section of counts of rounds, each of which may be missing."""
+    wrong = _check_fields(f"{section}.", options, (), names)
+    if wrong is not None:
+        return wrong
+    assert isinstance(options, Mapping)
+    for name, value in options.items():
+        if not is_int(value, 1, MAX_EVERY_ROUNDS):
+            return invalid(f"{section}.{name}", value, f"a whole number from 1 to {MAX_EVERY_ROUNDS}")
     return None
 
 

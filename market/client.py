@@ -158,6 +158,13 @@ class Market:
     def add_budget(self, job: str, *, id: str, add_nanos: int) -> Json:
         return self._wire.json("POST", f"/v1/jobs/{_part(job)}/budget", body={"id": id, "add_nanos": add_nanos})
 
+    def retune_job(
+        self, job: str, *, id: str, strategy: str | None = None, options: Mapping[str, Any] | None = None
+    ) -> Json:
+        """Another strategy, or other options of it, from the next round boundary on; answers the job."""
+        body = {"id": id, "strategy": strategy, "options": dict(options or {})}
+        return self._wire.json("POST", f"/v1/jobs/{_part(job)}/retune", body=body)
+
     def explain(self, job: str) -> Json:
         return self._wire.json("GET", f"/v1/jobs/{_part(job)}/explain")
 
@@ -222,7 +229,8 @@ class Market:
         return self._wire.json("GET", f"/v1/jobs/{_part(job)}/run", params=params, wait_s=wait_s)
 
     def report_round(self, report: Mapping[str, Any]) -> Json:
-        """{job, round, step, digest, reason, duration_ms, members, lost} → {version}."""
+        """{job, round, step, digest, reason, duration_ms, members, lost} → {version}. May also say strategy, tuning,
+        attempts, late, warned, and of members sent_bytes, received_bytes, stall_ms."""
         return self._wire.json("POST", "/v1/rounds", body=dict(report))
 
     def report_readings(

@@ -135,6 +135,18 @@ class AddBudget:
 
 
 @dataclass(frozen=True, slots=True)
+class RetuneJob:
+    """Another strategy, or other options of it, from a round boundary on. `strategy` None keeps the one in force;
+    `options` go on top of what market/tuning.py says is kept."""
+
+    id: str
+    job: str
+    strategy: str | None
+    options: Mapping[str, Any]
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class StartLease:
     """The provider's word that a worker holds the lease."""
 
@@ -201,7 +213,8 @@ class ReportReadings:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What one worker gave to a round. `loss` may be None; `contribution` is a digest."""
+    """What one worker gave to a round. `loss` may be None; `contribution` is a digest. `sent_bytes` and
+    `received_bytes` were counted on its sockets, `stall_ms` is how long its training stood still for the round."""
 
     lease: str
     epoch: int
@@ -213,12 +226,27 @@ class Member:
     trained_ms: int
     bytes: int
     contribution: str
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    stall_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """A worker whose contribution to a round was left out, and why; the next time it is dropped."""
+
+    slot: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class ReportRound:
     """Round `round` (from 1) is committed by `members`. Told again: answered. A round after the durable one may be
-    replaced by another run of it, when every machine was lost."""
+    replaced by another run of it, when every machine was lost.
+
+    `tuning` numbers the tuning of the job that the round was made with, as the directive does; None is the newest one
+    that fits `strategy`. `attempts` counts the tries of the merge, `late` are slots whose work came after the deadline.
+    """
 
     job: str
     round: int
@@ -229,6 +257,11 @@ class ReportRound:
     members: tuple[Member, ...]
     lost: tuple[LostWorker, ...]
     by: str
+    strategy: str = ""
+    tuning: int | None = None
+    attempts: int = 1
+    late: tuple[int, ...] = ()
+    warned: tuple[Warned, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +336,7 @@ Command = (
     | SubmitJob
     | CancelJob
     | AddBudget
+    | RetuneJob
     | StartLease
     | EndLease
     | ReportReadings

@@ -39,6 +39,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "job_state": ("job", "state", "reason", "detail"),
     "job_wanted": ("job", "wanted", "reason"),
     "job_budget": ("job", "added_nanos", "budget_nanos"),
+    "job_retuned": ("job", "tuning", "id", "strategy", "request_digest", "after_round"),
     "lease_granted": (
         "lease",
         "epoch",
@@ -56,13 +57,31 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "lease_metered": ("lease", "epoch", "job", "leased_ms", "trained_ms", "rounds", "tokens", "bytes"),
     "lease_charged": ("lease", "epoch", "job", "from_ms", "to_ms", "amount_nanos", "fee_nanos", "round"),
     "lease_ended": ("lease", "epoch", "job", "reason", "fault", "metered_ms", "charged_ms", "detail"),
-    "round_committed": ("job", "round", "step", "digest", "reason", "duration_ms", "members", "lost"),
+    "round_committed": (
+        "job",
+        "round",
+        "step",
+        "digest",
+        "reason",
+        "duration_ms",
+        "members",
+        "lost",
+        "strategy",
+        "tuning",
+        "attempts",
+        "late",
+        "warned",
+    ),
     "round_evaluated": ("job", "round", "loss"),
     "checkpoint_durable": ("job", "round", "step", "manifest", "bytes", "stall_ms", "removed"),
     "provenance": ("job", "segment", "statement", "digest"),
     "job_result": ("job", "manifest"),
     "clearing": ("matched", "unmatched"),
 }
+
+# What a journal from before these fields does not say.
+ROUND_BEFORE: Final[Mapping[str, Any]] = {"strategy": "", "tuning": 0, "attempts": 1, "late": [], "warned": []}
+MEMBER_BEFORE: Final[Mapping[str, int]] = {"sent_bytes": 0, "received_bytes": 0, "stall_ms": 0}
 
 
 def make_event(kind: str, fields: Mapping[str, Any]) -> Event:

@@ -14,21 +14,29 @@ import tempfile
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from market.checking import MAX_DATA_BYTES, MAX_ROUNDS, MAX_STEPS, MAX_VRAM_GIB, MAX_WORKERS
 from market.form_errors import FormError, form_error
+from market.form_sections import (
+    CheckpointForm,
+    EvaluateForm,
+    Form,
+    StrategyOptions,
+    StrictForm,
+    TrainForm,
+    option_refusal,
+)
 from market.hardware import MAX_UNITS, UnknownGpu, canonical_name
 from market.packing import Packed, PackingError, pack, pack_stdlib
 from storage.units import MoneyError, parse_usd
+from trainers.options import OptionError, round_steps, strategy_options
 from trainers.workloads import BUILT_IN
 
-STRATEGIES: Final = ("diloco",)
-CODECS: Final = ("identity", "int8")
 MAX_FILE_BYTES: Final = 256 * 1024
 MAX_SOURCE_BYTES: Final = 1024 * 1024
 MAX_PRICE_USD: Final = 1_000
@@ -88,30 +96,13 @@ GpuName = Annotated[str, BeforeValidator(_gpu)]
 ShortName = Annotated[str, Field(pattern=NAME)]
 
 
-class _Form(BaseModel):
-    """Unknown fields are refused, NaN and infinities are no numbers, texts are not read as numbers."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
-
-
-Form = TypeVar("Form", bound=_Form)
-
-
-class StrategyForm(_Form):
-    name: Literal["diloco"] = "diloco"
-    inner_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 30
-    outer_lr: Annotated[float, Field(gt=0, le=100)] = 0.7
-    outer_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    codec: Literal["identity", "int8"] = "int8"
-
-
-class WorkersForm(_Form):
+class WorkersForm(StrictForm):
     min: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
     max: Annotated[int, Field(ge=1, le=MAX_WORKERS)] | None = None
     gpus: Annotated[int, Field(ge=1, le=MAX_UNITS)] = 1
-    gpu: Annotated[list[GpuName], BeforeValidator(_listed), Field(max_length=64)] = []
+    gpu: Annotated[list[GpuName], BeforeValidator(_listed), Field(max_length=64)] = Field(default_factory=list)
     vram_gib: Annotated[float, Field(ge=0, le=MAX_VRAM_GIB)] = 0
-    region: Annotated[list[ShortName], BeforeValidator(_listed), Field(max_length=64)] = []
+    region: Annotated[list[ShortName], BeforeValidator(_listed), Field(max_length=64)] = Field(default_factory=list)
     reliability: Annotated[float, Field(ge=0, le=1)] = 0
     isolation: Literal["process", "sandbox"] = "process"
 
@@ -122,35 +113,32 @@ class WorkersForm(_Form):
         return self
 
 
-class LimitsForm(_Form):
+class LimitsForm(StrictForm):
     max_usd_per_gpu_hour: Price
     budget_usd: Budget
     deadline_hours: Annotated[float, Field(gt=0, le=87_600)] | None = None
 
 
-class CheckpointForm(_Form):
-    every_rounds: Annotated[int, Field(ge=1, le=10_000)] = 1
-    keep: Annotated[int, Field(ge=1, le=10_000)] = 3
-
-
-class JobFile(_Form):
+class JobFile(StrictForm):
     """A job as people write it (YAML); docs/FORMATS.md and examples/ show every field."""
 
     name: ShortName
     workload: Annotated[str, Field(min_length=1, max_length=1_000)]
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     data: Annotated[str, Field(min_length=1, max_length=4_096)] | None = None
-    strategy: StrategyForm = StrategyForm()
+    strategy: StrategyOptions = Field(default_factory=lambda: strategy_options({}))
+    train: TrainForm = TrainForm()
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
     tokens: Annotated[int, Field(ge=1, le=10**15)] | None = None
     until_loss: Annotated[float, Field(gt=0, le=1e9)] | None = None
     workers: WorkersForm = WorkersForm()
     limits: LimitsForm
     checkpoint: CheckpointForm = CheckpointForm()
+    evaluate: EvaluateForm = EvaluateForm()
     seed: Annotated[int, Field(ge=0, le=2**53)] = 1
     tags: Annotated[
         dict[ShortName, Annotated[str, BeforeValidator(_tag), Field(max_length=128)]], Field(max_length=32)
-    ] = {}
+    ] = Field(default_factory=dict)
     wait: bool = False
 
     @model_validator(mode="after")
@@ -161,8 +149,16 @@ class JobFile(_Form):
             raise _refuse("says steps and tokens", "say one of them")
         return self
 
+    @model_validator(mode="after")
+    def _has_room_for_processes(self) -> JobFile:
+        if self.train.processes > self.workers.gpus:
+            remedy = f"each has a card or core of its own: at most workers.gpus, which is {self.workers.gpus}"
+            error = OptionError("train.processes", self.train.processes, "are more than a worker has", remedy)
+            raise option_refusal(error)
+        return self
 
-class OfferForm(_Form):
+
+class OfferForm(StrictForm):
     """An offer as people write it; what the machine has and does is measured beside it."""
 
     name: ShortName
@@ -173,7 +169,7 @@ class OfferForm(_Form):
     region: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")] = ""
     vram_gib: Annotated[float, Field(ge=0, le=MAX_VRAM_GIB)] = 0
     isolation: Literal["process", "sandbox"] = "process"
-    shares: Annotated[list[ShortName], Field(max_length=64)] = []
+    shares: Annotated[list[ShortName], Field(max_length=64)] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _in_order(self) -> OfferForm:
@@ -238,9 +234,10 @@ def resolve(job: JobFile, upload: Upload, *, folder: Path = Path()) -> dict[str,
         "workload": workload,
         "options": dict(job.options),
         "data": _data(job, upload, folder, builtin=workload["kind"] == "builtin"),
-        "strategy": job.strategy.model_dump(),
+        "strategy": dict(job.strategy),
+        "train": job.train.model_dump(),
         "steps": steps,
-        "rounds": min(MAX_ROUNDS, -(-steps // job.strategy.inner_steps)),
+        "rounds": min(MAX_ROUNDS, -(-steps // round_steps(job.strategy))),
         "until_loss": job.until_loss,
         "workers": {
             "min": workers.min,
@@ -258,6 +255,7 @@ def resolve(job: JobFile, upload: Upload, *, folder: Path = Path()) -> dict[str,
             "deadline_ms": None if deadline_hours is None else max(1, round(deadline_hours * 3_600_000)),
         },
         "checkpoint": job.checkpoint.model_dump(),
+        "evaluate": job.evaluate.model_dump(),
         "seed": job.seed,
         "tags": dict(job.tags),
         "wait": job.wait,

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import Final
 
-from market.checking import check_size, check_spec, invalid, is_digest, is_int, is_name
-from market.commands import AddBudget, CancelJob, HaltJob, ReopenMarket, StopMarket, SubmitJob
+from market.checking import check_size, check_spec, invalid, is_digest, is_int, is_name, option_refusal
+from market.commands import AddBudget, CancelJob, HaltJob, ReopenMarket, RetuneJob, StopMarket, SubmitJob
 from market.faults import cause_of_halt
 from market.feasibility import cheapest_minute_nanos, never_fits
 from market.granting import bid_of_spec, end_lease, offer_order
 from market.metering import report_answer
 from market.offering import closing
-from market.outcomes import Answer, Json, Refusal, conflict
+from market.outcomes import Answer, Json, Refusal, conflict, forbidden
 from market.state import Job
+from market.tuning import MAX_TUNINGS, retuned
 from market.turn import Turn
 from market.views import job_view
 from storage.canonical import digest_of
 from storage.ledger import Status, Transfer, escrow, wallet
 from storage.units import format_usd
+from trainers.options import OptionError, strategy_options
 
 CUSTOMERS: Final = ("customer", "operator")
 
@@ -144,6 +146,41 @@ def add_budget(turn: Turn, command: AddBudget) -> Answer | Refusal:
     # A run that has been asked to pause knows only how to pause: the job goes on when it has halted (see `pause`).
     if job.state == "paused":
         _resume_topped_up(turn, job)
+    return Answer(job_view(turn.state, turn.volatile, job))
+
+
+def retune_job(turn: Turn, command: RetuneJob) -> Answer | Refusal:
+    """Change the strategy from the next round boundary on. What is in force already is answered and changes nothing."""
+    job = turn.require(command.by, CUSTOMERS) or turn.find_job(command.job, command.by)
+    if isinstance(job, Refusal):
+        return job
+    if not is_name(command.id):
+        return invalid("id", command.id, "1 to 64 letters, digits, dots, dashes")
+    options = dict(command.options)
+    refusal = check_size("options", options, turn.settings.max_spec_bytes)
+    if refusal is not None:
+        return refusal
+    digest = digest_of({"strategy": command.strategy, "options": options})
+    known = next((one for one in job.tunings if one["id"] == command.id), None)
+    if known is not None:
+        if known["request_digest"] == digest:
+            return Answer(job_view(turn.state, turn.volatile, job), created=False)
+        return conflict("tuning", command.id)
+    if job.customer != command.by:
+        return forbidden(f"{job.id} is steered by {job.customer}, whose job it is")
+    if not job.open:
+        return Refusal("job_over", f"{job.id} is {job.state}", field="job", status=409)
+    if len(job.tunings) >= MAX_TUNINGS:
+        return Refusal("too_many_tunings", f"{job.id} was retuned {MAX_TUNINGS} times", field="job", status=429)
+    before = strategy_options(job.strategy)
+    try:
+        strategy = retuned(before, command.strategy, options)
+    except OptionError as error:
+        return option_refusal(error)
+    if strategy == before:
+        return Answer(job_view(turn.state, turn.volatile, job), created=False)
+    fields = {"job": job.id, "tuning": len(job.tunings) + 1, "id": command.id, "strategy": strategy}
+    turn.emit("job_retuned", fields | {"request_digest": digest, "after_round": job.rounds_committed})
     return Answer(job_view(turn.state, turn.volatile, job))
 
 

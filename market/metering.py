@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
-from market.checking import MAX_INT, MAX_ROUNDS, MAX_STEPS, invalid, is_digest, is_int, is_text
+from market.checking import MAX_INT, MAX_ROUNDS, MAX_STEPS, MAX_WORKERS, invalid, is_digest, is_int, is_name, is_text
 from market.commands import Evaluated, LostWorker, Member, Reading, ReportCheckpoint, ReportReadings, ReportRound
 from market.faults import cause_of_loss
 from market.granting import charge, end_lease
@@ -19,6 +19,7 @@ from market.outcomes import Answer, Refusal
 from market.pricing import must_pause
 from market.proving import make_segment
 from market.state import Job
+from market.tuning import tuning_of_round
 from market.turn import Turn
 
 
@@ -115,7 +116,7 @@ def report_round(turn: Turn, command: ReportRound) -> Answer | Refusal:
     job = _job_of_run(turn, command.job, command.by)
     if isinstance(job, Refusal):
         return job
-    refusal = _check_round(command)
+    refusal = _check_round(command) or _check_manner(command, job)
     if refusal is not None:
         return refusal
     if _is_known_round(job, command):
@@ -143,6 +144,11 @@ def report_round(turn: Turn, command: ReportRound) -> Answer | Refusal:
     return report_answer(job, stale=len(members) - len(present))
 
 
+_COUNTS: Final = (
+    "steps", "tokens", "leased_ms", "trained_ms", "bytes", "sent_bytes", "received_bytes", "stall_ms"
+)  # fmt: skip
+
+
 def _check_round(command: ReportRound) -> Refusal | None:
     if not is_int(command.round, 1, MAX_ROUNDS):
         return invalid("round", command.round, "a round from 1")
@@ -153,11 +159,29 @@ def _check_round(command: ReportRound) -> Refusal | None:
     if not is_int(command.duration_ms, 0, MAX_INT):
         return invalid("duration_ms", command.duration_ms, "milliseconds")
     for member in command.members:
-        for name in ("steps", "tokens", "leased_ms", "trained_ms", "bytes"):
+        for name in _COUNTS:
             if not is_int(getattr(member, name), 0, MAX_INT):
                 return invalid(f"members.{name}", getattr(member, name), "a count")
         if not is_text(member.contribution, 128):
             return invalid("members.contribution", member.contribution, "a digest")
+    return None
+
+
+def _check_manner(command: ReportRound, job: Job) -> Refusal | None:
+    """How the round was made, as far as that is told."""
+    if command.strategy and not is_name(command.strategy):
+        return invalid("strategy", command.strategy, "a strategy's name, or empty")
+    if command.tuning is not None and not is_int(command.tuning, 0, len(job.tunings)):
+        return invalid("tuning", command.tuning, f"a tuning of the job: 0 to {len(job.tunings)}")
+    if not is_int(command.attempts, 1, MAX_INT):
+        return invalid("attempts", command.attempts, "a count from 1")
+    if len(command.late) > MAX_WORKERS or not all(is_int(slot, 0, MAX_INT) for slot in command.late):
+        return invalid("late", command.late, f"a list of at most {MAX_WORKERS} slots")
+    if len(command.warned) > MAX_WORKERS:
+        return invalid("warned", len(command.warned), f"a list of at most {MAX_WORKERS} entries")
+    for one in command.warned:
+        if not is_int(one.slot, 0, MAX_INT):
+            return invalid("warned.slot", one.slot, "a slot")
     return None
 
 
@@ -192,9 +216,22 @@ def _commit(turn: Turn, job: Job, command: ReportRound, present: Sequence[tuple[
                 "trained_ms": min(member.trained_ms, lease.trained_ms),
                 "bytes": member.bytes,
                 "contribution": member.contribution,
+                "sent_bytes": member.sent_bytes,
+                "received_bytes": member.received_bytes,
+                "stall_ms": member.stall_ms,
             }
         )
     lost = [{"lease": one.lease, "epoch": one.epoch, "reason": turn.cut(one.reason)} for one in command.lost]
+    tuning = command.tuning
+    if tuning is None:
+        tuning = tuning_of_round(job.tunings, command.round, command.strategy)
+    manner = {
+        "strategy": command.strategy,
+        "tuning": tuning,
+        "attempts": command.attempts,
+        "late": sorted(set(command.late)),
+        "warned": [{"slot": one.slot, "reason": turn.cut(one.reason)} for one in command.warned],
+    }
     fields = {
         "job": job.id,
         "round": command.round,
@@ -205,7 +242,7 @@ def _commit(turn: Turn, job: Job, command: ReportRound, present: Sequence[tuple[
         "members": sorted(rows, key=lambda row: int(row["slot"])),
         "lost": lost,
     }
-    turn.emit("round_committed", fields)
+    turn.emit("round_committed", fields | manner)
 
 
 def report_checkpoint(turn: Turn, command: ReportCheckpoint) -> Answer | Refusal:

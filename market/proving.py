@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from market.events import Event
 from market.outcomes import Json
 from market.state import Job
+from market.tuning import planned_rounds, strategy_in_force
 from storage.provenance import Charge, Segment, SegmentOutputs, Work, make_statement, statement_digest
 
 
@@ -33,7 +35,7 @@ def make_segment(job: Job, before: Mapping[str, Any] | None, charges: Sequence[E
         data=data[0],
         data_label=data[1],
         order_seed=job.spec["seed"],
-        hyperparameters={name: job.spec[name] for name in ("options", "strategy", "steps", "rounds", "seed")},
+        hyperparameters=_hyperparameters(job, first, last),
         work=_work(job, first, last),
         outputs=SegmentOutputs(str(job.durable["manifest"]), None, job.rounds[last]["digest"]),
         charges=tuple(
@@ -48,6 +50,21 @@ def make_segment(job: Job, before: Mapping[str, Any] | None, charges: Sequence[E
         "statement": statement,
         "digest": statement_digest(statement),
     }
+
+
+def _hyperparameters(job: Job, first: int, last: int) -> Json:
+    """What the segment's rounds were made with: `strategy` at its first one, `switches` where it changed within."""
+    found: Json = {name: job.spec[name] for name in ("options", "strategy", "steps", "rounds", "seed")}
+    if not job.tunings:
+        return found
+    tunings = [(number, job.rounds[number]["tuning"]) for number in range(first, last + 1)]
+    switches = [
+        {"round": number, "strategy": strategy_in_force(job, tuning)}
+        for (_, before), (number, tuning) in pairwise(tunings)
+        if tuning != before
+    ]
+    found |= {"strategy": strategy_in_force(job, tunings[0][1]), "rounds": planned_rounds(job)}
+    return found | ({"switches": switches} if switches else {})
 
 
 def _work(job: Job, first: int, last: int) -> tuple[Work, ...]:

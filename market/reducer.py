@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from market.events import Event
+from market.events import MEMBER_BEFORE, ROUND_BEFORE, Event
 from market.leases import Lease, LeaseState
 from market.state import FINAL_STATES, Job, MemberRecord, OfferRecord, ProviderRecord, State
 from storage.ledger import Status, Transfer
@@ -137,6 +137,14 @@ def _job_budget(state: State, event: Event, at_ms: int) -> None:
     job.version += 1
 
 
+def _job_retuned(state: State, event: Event, at_ms: int) -> None:
+    job = state.jobs[event["job"]]
+    assert event["tuning"] == len(job.tunings) + 1
+    names = ("tuning", "id", "strategy", "request_digest", "after_round")
+    job.tunings.append({name: event[name] for name in names} | {"asked_ms": at_ms})
+    job.version += 1
+
+
 def _lease_granted(state: State, event: Event, at_ms: int) -> None:
     lease = Lease(
         id=event["lease"],
@@ -234,7 +242,9 @@ def _round_committed(state: State, event: Event, at_ms: int) -> None:
         lease = state.leases[member["lease"]]
         lease.committed.append((number, member["leased_ms"]))
         lease.took_part.add(number)
-    job.rounds[number] = {name: value for name, value in event.items() if name != "type"} | {"at_ms": at_ms}
+    said = {name: value for name, value in event.items() if name not in ("type", "members")}
+    members = [{**MEMBER_BEFORE, **member} for member in event["members"]]
+    job.rounds[number] = {**ROUND_BEFORE, **said, "members": members, "at_ms": at_ms}
     job.rounds_committed, job.step = number, event["step"]
     job.last_round_ms, job.last_round_at_ms = event["duration_ms"], at_ms
 
@@ -290,6 +300,7 @@ _HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     "job_state": _job_state,
     "job_wanted": _job_wanted,
     "job_budget": _job_budget,
+    "job_retuned": _job_retuned,
     "lease_granted": _lease_granted,
     "lease_started": _lease_started,
     "lease_metered": _lease_metered,

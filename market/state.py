@@ -72,7 +72,7 @@ class ProviderRecord:
 @dataclass(slots=True)
 class Job:
     """`wanted` is what its run is asked to do; `attempt` numbers the stretches of running; `topped_up` says that budget
-    was added while a pause was wanted."""
+    was added while a pause was wanted; `tunings` are the changes of its strategy (market/tuning.py)."""
 
     id: str
     customer: str
@@ -104,6 +104,7 @@ class Job:
     avoid_ms: dict[str, int] = field(default_factory=dict)
     unmatched: dict[str, Any] | None = None
     segments: list[dict[str, Any]] = field(default_factory=list)
+    tunings: list[dict[str, Any]] = field(default_factory=list)
     proved_ms: dict[str, tuple[int, int]] = field(default_factory=dict)
     result: str | None = None
     billed_nanos: int = 0
@@ -118,6 +119,12 @@ class Job:
     @property
     def durable_round(self) -> int:
         return 0 if self.durable is None else int(self.durable["round"])
+
+    @property
+    def strategy(self) -> dict[str, Any]:
+        """The newest strategy; a run may still be at the one before."""
+        found: dict[str, Any] = self.tunings[-1]["strategy"] if self.tunings else self.spec["strategy"]
+        return found
 
 
 @dataclass(slots=True)

@@ -7,10 +7,12 @@ from itertools import islice
 from typing import Any
 
 from market.clearing import clear, explain
+from market.events import MEMBER_BEFORE
 from market.granting import bid_of, is_suspect, take_snapshot
 from market.leases import Lease, LeaseState
 from market.outcomes import Json, Settings
 from market.state import Job, OfferRecord, State, Volatile
+from market.tuning import planned_rounds, spec_in_force, tunings_view
 from storage.ledger import Entry, account_class, earnings, escrow, wallet
 from storage.units import NANOS_PER_USD, format_instant
 
@@ -92,7 +94,7 @@ def job_view(state: State, volatile: Volatile, job: Job) -> Json:
         "detail": job.unmatched["detail"] if pending and job.unmatched else job.detail,
         "wanted": job.wanted,
         "rounds_committed": job.rounds_committed,
-        "rounds_planned": job.spec["rounds"],
+        "rounds_planned": planned_rounds(job),
         "round_durable": job.durable_round,
         "step": job.step,
         "last_round_ms": job.last_round_ms,
@@ -109,10 +111,34 @@ def job_view(state: State, volatile: Volatile, job: Job) -> Json:
         "manifest": job.result,
         "durable": job.durable,
         "tags": dict(job.tags),
+        "strategy": job.strategy,
+        "tunings": tunings_view(job),
+        "training": training_view(state, job),
         "spec": job.spec,
         "spec_digest": job.spec_digest,
         "submitted_ms": job.submitted_ms,
         "ended_ms": job.ended_ms,
+    }
+
+
+def training_view(state: State, job: Job) -> Json:
+    """What the committed rounds came to. `goodput` is trained ÷ leased worker-milliseconds of all leases, the lost ones
+    too; `tokens_per_s` counts the time of the rounds. None where there is nothing to divide by."""
+    members = [member for record in job.rounds.values() for member in record["members"]]
+    sums = {name: sum(member[name] for member in members) for name in ("tokens", *MEMBER_BEFORE)}
+    in_rounds: dict[str, int] = {}
+    for member in members:
+        in_rounds[member["lease"]] = max(in_rounds.get(member["lease"], 0), member["trained_ms"])
+    leased_ms, trained_ms = sum(lease.metered_ms for lease in state.leases_of(job)), sum(in_rounds.values())
+    round_ms = sum(record["duration_ms"] for record in job.rounds.values())
+    return {
+        **sums,
+        "leased_ms": leased_ms,
+        "trained_ms": trained_ms,
+        "goodput": round(trained_ms / leased_ms, 4) if leased_ms else None,
+        "tokens_per_s": round(sums["tokens"] * 1_000 / round_ms, 1) if round_ms else None,
+        "retries": sum(record["attempts"] - 1 for record in job.rounds.values()),
+        "late": sum(len(record["late"]) for record in job.rounds.values()),
     }
 
 
@@ -170,7 +196,8 @@ def directive_view(state: State, job: Job) -> Json:
         "run": job.attempt,
         "wanted": job.wanted,
         "reason": job.wanted_reason,
-        "spec": job.spec,
+        "spec": spec_in_force(job),
+        "tuning": len(job.tunings),
         "rounds_committed": job.rounds_committed,
         "step": job.step,
         "durable": None if durable is None else {name: durable[name] for name in ("round", "step", "manifest")},

@@ -85,11 +85,17 @@ TABLES = {
             "lease_ends",
             "lease, epoch BIGINT, job, reason, fault, metered_ms BIGINT, charged_ms BIGINT, detail",
         ),
-        _table("rounds", "job, round BIGINT, step BIGINT, digest, reason, duration_ms BIGINT"),
+        _table("tunings", "job, tuning BIGINT, id, strategy_json, after_round BIGINT"),
+        _table(
+            "rounds",
+            "job, round BIGINT, step BIGINT, digest, reason, duration_ms BIGINT, strategy, tuning BIGINT,"
+            "attempts BIGINT, late_json, warned_json",
+        ),
         _table(
             "round_members",
             "job, round BIGINT, step BIGINT, lease, epoch BIGINT, slot BIGINT, provider, loss DOUBLE, steps BIGINT,"
-            "tokens BIGINT, leased_ms BIGINT, trained_ms BIGINT, bytes BIGINT, contribution",
+            "tokens BIGINT, leased_ms BIGINT, trained_ms BIGINT, bytes BIGINT, contribution, sent_bytes BIGINT,"
+            "received_bytes BIGINT, stall_ms BIGINT",
         ),
         _table("round_losses", "job, round BIGINT, lease, epoch BIGINT, reason"),
         _table("evaluations", "job, round BIGINT, loss DOUBLE"),
@@ -103,7 +109,7 @@ TABLES = {
 # event types that are one row of one table
 _PLAIN = {
     "transfer": "transfers", "offer_placed": "offers", "offer_changed": "offer_changes", "job_submitted": "jobs",
-    "job_state": "job_states", "job_budget": "job_budgets", "job_result": "job_results", "lease_granted": "leases",
+    "job_state": "job_states", "job_budget": "job_budgets", "job_retuned": "tunings", "job_result": "job_results", "lease_granted": "leases",
     "lease_started": "lease_starts", "lease_metered": "lease_meters", "lease_charged": "lease_charges",
     "lease_ended": "lease_ends", "round_evaluated": "evaluations", "checkpoint_durable": "checkpoints",
     "provenance": "statements",

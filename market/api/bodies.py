@@ -78,6 +78,12 @@ class BudgetBody(Body):
     add_nanos: Positive
 
 
+class RetuneBody(Body):
+    id: Id | None = None
+    strategy: Annotated[str, Field(max_length=64)] | None = None
+    options: Annotated[dict[Name, str | int | float | bool | None], Field(max_length=64)] = {}
+
+
 class LeaseStartedBody(Body):
     epoch: Count
     worker: Name
@@ -140,6 +146,14 @@ class RoundMemberBody(Body):
     trained_ms: Count
     bytes: Count
     contribution: Digest
+    sent_bytes: Count = 0
+    received_bytes: Count = 0
+    stall_ms: Count = 0
+
+
+class WarnedBody(Body):
+    slot: Count
+    reason: Text
 
 
 class RoundBody(Body):
@@ -151,6 +165,11 @@ class RoundBody(Body):
     duration_ms: Count
     members: Annotated[list[RoundMemberBody], Field(min_length=1, max_length=1024)]
     lost: Annotated[list[LostBody], Field(max_length=1024)] = []
+    strategy: Annotated[str, Field(max_length=64)] = ""
+    tuning: Count | None = None
+    attempts: Positive = 1
+    late: Annotated[list[Count], Field(max_length=1024)] = []
+    warned: Annotated[list[WarnedBody], Field(max_length=1024)] = []
 
 
 class CheckpointBody(Body):

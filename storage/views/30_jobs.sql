@@ -25,7 +25,9 @@ LEFT JOIN (
 -- round_lines: who did what in every committed round.
 CREATE OR REPLACE VIEW round_lines AS
 SELECT m.job, m.round, m.step, m.at_ms, r.duration_ms, r.reason, m.lease, l.customer, m.provider, m.slot, m.loss,
-  m.steps, m.tokens, m.leased_ms, m.trained_ms, m.bytes, m.contribution, e.loss AS held_out_loss
+  m.steps, m.tokens, m.leased_ms, m.trained_ms, m.bytes, m.contribution, e.loss AS held_out_loss,
+  coalesce(r.strategy, '') AS strategy, coalesce(m.sent_bytes, 0)::BIGINT AS sent_bytes,
+  coalesce(m.received_bytes, 0)::BIGINT AS received_bytes, coalesce(m.stall_ms, 0)::BIGINT AS stall_ms
 FROM round_members m
 JOIN rounds r ON r.record = m.record AND r.ordinal = m.ordinal
 LEFT JOIN leases l USING (lease)

@@ -12,7 +12,7 @@ FROM lease_lines ORDER BY epoch;
 
 CREATE OR REPLACE VIEW tenant_rounds AS
 SELECT job, round, step, make_timestamp(at_ms * 1000) AS at, duration_ms, lease, customer, provider, slot, loss, steps,
-  tokens, leased_ms, trained_ms, bytes, held_out_loss
+  tokens, leased_ms, trained_ms, bytes, held_out_loss, strategy, sent_bytes, received_bytes, stall_ms
 FROM round_lines ORDER BY at_ms, job, slot;
 
 CREATE OR REPLACE VIEW tenant_billing AS

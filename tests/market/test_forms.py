@@ -9,7 +9,7 @@ import pytest
 
 from market.checking import check_spec
 from market.form_errors import FormError
-from market.forms import CODECS, STRATEGIES, OfferForm, digest_only, make_form, parse_job, read_job, resolve
+from market.forms import OfferForm, digest_only, make_form, parse_job, read_job, resolve
 from market.outcomes import Settings
 
 FILE = """
@@ -144,11 +144,3 @@ def test_an_offer_form() -> None:
     assert (form.gpu, form.price_usd_per_gpu_hour) == ("RTX4090", 450_000_000)
     with pytest.raises(FormError, match="floor"):
         make_form(OfferForm, {**form.model_dump(), "price_usd_per_gpu_hour": 1, "floor_usd_per_gpu_hour": 2})
-
-
-def test_the_names_are_those_that_the_trainers_know() -> None:
-    from trainers.codecs import CODECS as known_codecs
-    from trainers.strategies import STRATEGIES as known_strategies
-
-    assert set(CODECS) == set(known_codecs)
-    assert set(STRATEGIES) == set(known_strategies)

@@ -90,17 +90,18 @@ class Story:
             "fault": fault, "metered_ms": metered_ms, "charged_ms": charged_ms, "detail": "",
         })  # fmt: skip
 
-    def round(self, at_ms: int, job: str, number: int, leases: Sequence[str]) -> None:
+    def round(self, at_ms: int, job: str, number: int, leases: Sequence[str], manner: Event = {}, **more: int) -> None:  # noqa: B006 - only read
+        """`manner` and `more` are what journals of before do not say of a round and of its members."""
         members = [
             {"lease": lease, "epoch": 1, "slot": slot, "provider": self.leases[lease][1], "loss": 4.0 / number,
-             "steps": 30, "tokens": 1000, "leased_ms": number * 1000, "trained_ms": 900, "bytes": 10,
-             "contribution": "2" * 64}
+             "steps": 30, "tokens": 1000, "leased_ms": number * 1000, "trained_ms": number * 900, "bytes": 10,
+             "contribution": "2" * 64} | more
             for slot, lease in enumerate(leases)
         ]  # fmt: skip
         self.add(
             at_ms,
             {"type": "round_committed", "job": job, "round": number, "step": 30 * number, "digest": "3" * 64,
-             "reason": "everybody is there", "duration_ms": 1000, "members": members, "lost": []},
+             "reason": "everybody is there", "duration_ms": 1000, "members": members, "lost": []} | manner,
             {"type": "round_evaluated", "job": job, "round": number, "loss": 4.1 / number},
         )  # fmt: skip
 

@@ -259,3 +259,35 @@ def test_an_event_nobody_knows_is_kept_whole(tmp_path: Path) -> None:
     with Projection.in_memory(tmp_path / "journal") as books, books.cursor() as cursor:
         assert cursor.execute("SELECT type, body FROM other_events").fetchall() == [("comet_seen", '{"where":"north"}')]
         assert cursor.execute("SELECT account FROM balances ORDER BY 1").fetchall() == [("wallet:a",), ("world",)]
+
+
+def test_the_training_views_add_up_and_read_older_journals(tmp_path: Path) -> None:
+    story = Story()
+    story.submit(0, "job-a", "ann", 1, {})
+    one, two = (story.grant(10, "job-a", "ann", name, PRICE) for name in ("p1", "p2"))
+    manner = {"strategy": "noloco", "tuning": 1, "attempts": 3, "late": [1], "warned": [{"slot": 1, "reason": "nan"}]}
+    story.round(1_000, "job-a", 1, [one, two])  # as a journal of before says it
+    story.round(2_000, "job-a", 2, [one, two], manner, sent_bytes=100, received_bytes=90, stall_ms=7)
+    story.round(3_000, "job-a", 3, [one, two])
+    story.round(4_000, "job-a", 3, [one], manner, sent_bytes=10)  # every machine was lost: round 3 is made again
+    for lease in (one, two):
+        story.meter(4_500, lease, 4_000, 3)
+    write(tmp_path / "journal", story.records)
+    with Projection.in_memory(tmp_path / "journal") as books, books.cursor() as cursor:
+        rounds = cursor.execute(
+            "SELECT round, members, strategy, tuning, attempts, late, warned, sent_bytes, stall_ms, leased_ms, trained_ms,"
+            " goodput, tokens_per_s, held_out_loss FROM round_totals ORDER BY round"
+        ).fetchall()
+        workers = cursor.execute(
+            "SELECT lease, rounds, sent_bytes, received_bytes FROM worker_totals ORDER BY lease"
+        ).fetchall()
+        [job] = cursor.execute(
+            "SELECT rounds, tokens, sent_bytes, retries, late, leased_ms, trained_ms, goodput FROM training_lines"
+        ).fetchall()
+    assert rounds == [
+        (1, 2, "", 0, 1, 0, 0, 0, 0, 2_000, 1_800, 0.9, 2_000.0, 4.1),
+        (2, 2, "noloco", 1, 3, 1, 1, 200, 14, 2_000, 1_800, 0.9, 2_000.0, 4.1 / 2),
+        (3, 1, "noloco", 1, 3, 1, 1, 10, 0, 0, 0, None, 1_000.0, 4.1 / 3),
+    ]  # fmt: skip
+    assert workers == [(one, 3, 110, 90), (two, 2, 100, 90)]
+    assert job == (3, 5_000, 210, 4, 2, 8_000, 3_600, 0.45)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
-from market.api.bodies import BudgetBody, JobBody, Nothing, QuoteBody
+from market.api.bodies import BudgetBody, JobBody, Nothing, QuoteBody, RetuneBody
 from market.api.limits import StrictRoute
 from market.api.problems import Problem
 from market.api.routes.offers import Wait
@@ -22,7 +22,7 @@ from market.api.services import (
     problem_of,
     settle,
 )
-from market.commands import AddBudget, CancelJob, SubmitJob
+from market.commands import AddBudget, CancelJob, RetuneJob, SubmitJob
 from market.outcomes import Refusal
 from market.state import FINAL_STATES
 from storage.blobs import BlobDamaged, BlobMissing
@@ -76,6 +76,17 @@ async def add_budget(
     """More escrow; a job that paused because it ran out goes on."""
     job_for(services, caller, job)
     command = AddBudget(id=id_of(body.id, idempotency_key), job=job, add_nanos=body.add_nanos, by=caller.name)
+    return settle(*await services.ask(command))
+
+
+@router.post("/jobs/{job}/retune")
+async def retune(
+    services: Has, caller: Customer, job: str, body: RetuneBody, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """Another strategy, or other options of it, from the next round boundary on."""
+    job_for(services, caller, job)
+    name = id_of(body.id, idempotency_key)
+    command = RetuneJob(id=name, job=job, strategy=body.strategy, options=body.options, by=caller.name)
     return settle(*await services.ask(command))
 
 

@@ -20,6 +20,7 @@ from market.commands import (
     ReportCheckpoint,
     ReportReadings,
     ReportRound,
+    Warned,
 )
 
 log = logging.getLogger("torg.runs")
@@ -51,6 +52,11 @@ async def report_round(services: Has, caller: Plane, body: RoundBody) -> dict[st
         members=tuple(Member(**member.model_dump(exclude={"provider"})) for member in body.members),
         lost=_lost(body.lost),
         by=caller.name,
+        strategy=body.strategy,
+        tuning=body.tuning,
+        attempts=body.attempts,
+        late=tuple(body.late),
+        warned=tuple(Warned(one.slot, one.reason) for one in body.warned),
     )
     await services.ask(command)
     return {"version": _directive(services, body.job)["version"]}
