@@ -119,28 +119,6 @@ def built_in(name: str) -> type[Workload]:
     return found
 
 
-def checked_options(options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """`known` (names with defaults) updated by `options`. Raises ValueError naming an unknown option's nearest one."""
-    for name in options:
-        if name not in known:
-            raise ValueError(f"unknown option {name!r}; {nearest_name(name, known)}")
-    return {**known, **options}
-
-
-def whole(name: str, value: Any, low: int, high: int) -> int:
-    """`value` as an int in [low, high], or ValueError naming the option."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
-    return value
-
-
-def chosen(name: str, value: Any, choices: Sequence[str]) -> str:
-    """`value` when it is one of `choices`, or ValueError naming the option and all of them."""
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
-    return str(value)
-
-
 def mean_metrics(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Means of what `metrics` gave for each held-out batch; ValueError for other names or a figure that is no number."""
     if not found:

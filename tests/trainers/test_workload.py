@@ -71,7 +71,7 @@ def test_files_are_joined_by_name_and_held_out_bytes_are_the_last_and_never_trai
 BAD_OPTIONS = {
     "unknown": ({"contxt": 3}, "did you mean 'context'"),
     "size": ({"size": "huge"}, "100k, 1M or 10M"),
-    "no size": ({"size": "1G", "context": 0}, "context is 0"),
+    "no size": ({"size": "1G", "context": 0}, "from 8 to 8192"),
     "batch": ({"batch": True}, "whole number"),
     "long": ({"context": 4096}, "needs"),
 }

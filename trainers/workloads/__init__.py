@@ -4,7 +4,14 @@ import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 
-BUILT_IN: Mapping[str, str] = MappingProxyType({"byte_lm": "trainers.workloads.byte_lm:ByteLM"})
+BUILT_IN: Mapping[str, str] = MappingProxyType(
+    {
+        "byte_lm": "trainers.workloads.byte_lm:ByteLM",
+        "token_lm": "trainers.workloads.token_lm:TokenLM",
+        "digits": "trainers.workloads.digits:Digits",
+        "tabular": "trainers.workloads.tabular:Tabular",
+    }
+)
 
 
 def nearest_name(name: str, known: Mapping[str, object]) -> str:

@@ -4,7 +4,6 @@ Shapes: B sequences, T = context bytes, D = width, H = heads, V = 256.
 """
 
 import mmap
-import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -17,15 +16,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from trainers.workload import Workload, checked_options, chosen, whole
+from trainers.workload import Workload
+from trainers.workloads.options import size_of, workload_options
 from trainers.workloads.streams import Draws, SampleStream, epoch_offset, own_seed
 
 VOCABULARY = 256
 HELD_OUT_FRACTION = 0.05
 HELD_OUT_SEQUENCES = 48
 HELD_OUT_FOLDER = "held_out"
-READINGS = ("random", "stream", "own")
-OPTIONS = {"size": "1M", "context": 128, "batch": 6, "lr": None, "reading": "random"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +42,9 @@ class Shape:
         A block has 12 D² parameters. Depth grows with the fourth root of the size; the best rate falls with width.
         Heads have 32 elements and more; from width 512 on exactly 64, the width that attention kernels are made for.
         """
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([kMG])", str(size))
-        if match is None:
-            raise ValueError(f"size {size!r} is not a parameter count such as 100k, 1M or 10M")
-        wanted = float(match[1]) * {"k": 1e3, "M": 1e6, "G": 1e9}[match[2]]
-        if not 1e4 <= wanted <= 1e10:
-            raise ValueError(f"size {size!r} is not between 10k and 10G")
+        wanted = size_of(size)
+        if wanted is None or not 1e4 <= wanted <= 1e10:
+            raise ValueError(f"size {size!r} is not a parameter count from 10k to 10G, such as 100k, 1M or 10M")
         layers = max(2, round(4 * (wanted / 1e6) ** 0.25))
         width = max(16, 16 * round((wanted / (12 * layers)) ** 0.5 / 16))
         heads = max((heads for heads in range(1, width // 32 + 1) if width % heads == 0), default=1)
@@ -83,12 +78,12 @@ class Block(nn.Module):
         return x + fed
 
 
-class ByteGPT(nn.Module):
-    """Bytes in, logits of the next byte out; the output layer is the embedding. [B, T] int64 -> [B, T, V]."""
+class GPT(nn.Module):
+    """Tokens in, logits of the next token out; the output layer is the embedding. [B, T] int64 -> [B, T, V]."""
 
-    def __init__(self, shape: Shape, context: int) -> None:
+    def __init__(self, shape: Shape, context: int, vocabulary: int = VOCABULARY) -> None:
         super().__init__()
-        self.bytes = nn.Embedding(VOCABULARY, shape.width)
+        self.embedding = nn.Embedding(vocabulary, shape.width)
         self.positions = nn.Embedding(context, shape.width)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.norm = nn.LayerNorm(shape.width, bias=False)
@@ -99,10 +94,10 @@ class ByteGPT(nn.Module):
 
     def forward(self, index: torch.Tensor) -> torch.Tensor:
         """[B, T] -> [B, T, V]."""
-        x = self.bytes(index) + self.positions.weight[: index.shape[1]]
+        x = self.embedding(index) + self.positions.weight[: index.shape[1]]
         for block in self.blocks:
             x = block(x)
-        return F.linear(self.norm(x), self.bytes.weight)
+        return F.linear(self.norm(x), self.embedding.weight)
 
 
 class ByteLM(Workload):
@@ -113,12 +108,10 @@ class ByteLM(Workload):
     """
 
     def __init__(self, options: dict[str, Any], data: Path | None, seed: int) -> None:
-        known = checked_options(options, OPTIONS)
+        known = workload_options("byte_lm", options)
         self.shape = Shape.of(known["size"])
         super().__init__({**known, "lr": known["lr"] or self.shape.learning_rate}, data, seed)
-        self.context = whole("context", known["context"], 8, 8192)
-        self.batch_size = whole("batch", known["batch"], 1, 4096)
-        self.reading = chosen("reading", known["reading"], READINGS)
+        self.context, self.batch_size, self.reading = known["context"], known["batch"], known["reading"]
         if data is None:
             raise ValueError("byte_lm needs data: a file or a folder of files")
         self.train_bytes, self.held_out_bytes = split_corpus(data, self.context)
@@ -126,13 +119,13 @@ class ByteLM(Workload):
         self.stream = SampleStream(windows, self.batch_size)
 
     def model(self) -> nn.Module:
-        """A `ByteGPT` of the chosen size."""
-        return ByteGPT(self.shape, self.context)
+        """A `GPT` of the chosen size."""
+        return GPT(self.shape, self.context)
 
     @property
     def streams(self) -> bool:
         """With `reading: stream`."""
-        return self.reading == "stream"
+        return bool(self.reading == "stream")
 
     def batch(self, seed: int, step: int, worker: int) -> torch.Tensor:
         """[B, T+1] int64: windows of the training part, random ones or the next of this worker's own stream."""
