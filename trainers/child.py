@@ -16,7 +16,7 @@ import traceback
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -89,11 +89,12 @@ class Server:
         self.unpacker = Unpacker(max_header_bytes=1 << 20, max_raw_bytes=16 << 20)
         self.loop: InnerLoop | None = None
         self.shared = np.empty(0, dtype=np.float32)
+        self.own: np.ndarray | None = None
 
     def run(self) -> None:
         """Answer frames until the connection ends."""
         self.send("ready", {"seccomp": self.filtered})
-        serve: dict[str, Callable[[Frame], None]] = {"load": self.load, "train": self.train, "evaluate": self.evaluate}
+        serve = {"load": self.load, "train": self.train, "evaluate": self.evaluate, "mix": self.mix}
         while (frame := self.receive()) is not None:
             try:
                 serve[frame.type](frame)
@@ -116,7 +117,7 @@ class Server:
         torch.manual_seed(seed)
         workload = workload_class(dict(spec["options"]), Path(data) if data is not None else None, seed)
         self.loop = InnerLoop(workload, seed, int(spec["steps"]), self.device)
-        self.send("loaded", {"tensors": [[name, list(shape)] for name, shape in self.loop.shapes]})
+        self.send("loaded", {"tensors": [[name, list(shape)] for name, shape in self.loop.flat.shapes]})
         _, descriptors, _, _ = socket.recv_fds(self.connection, 1, 1)
         self.shared = np.frombuffer(mmap.mmap(descriptors[0], 0), dtype=np.float32)
         os.close(descriptors[0])
@@ -124,21 +125,41 @@ class Server:
         self.send("initial", {})
 
     def train(self, frame: Frame) -> None:
-        """Inner steps from the shared parameters; their result replaces them."""
+        """Inner steps from the shared parameters, or from the child's own; their result is shared."""
         assert self.loop is not None, "train before load"
         fields = frame.fields
-        self.loop.read_parameters(self.shared)
+        if fields["fresh"]:
+            self.loop.read_parameters(self.shared)
         held_out_loss = self.loop.evaluate() if fields["evaluate"] else None
-        result = self.loop.train(fields["first_step"], fields["steps"], fields["worker"], Progress(self.send))
+        exchange = ParentExchange(self, fields["applies"]) if fields["applies"] is not None else None
+        try:
+            result = self.loop.train(
+                fields["first_step"], fields["steps"], fields["worker"], Progress(self.send),
+                position=fields["position"], exchange=exchange,
+            )  # fmt: skip
+        except Abandoned:
+            self.send("abandoned", {})
+            return
         self.loop.write_parameters(self.shared)
         answer = {"losses": result.losses, "tokens": result.tokens, "trained_ms": result.trained_ms}
         self.send("trained", {**answer, "held_out_loss": held_out_loss})
 
+    def mix(self, frame: Frame) -> None:
+        """Draw some of the parameters towards the shared ones."""
+        assert self.loop is not None, "mix before load"
+        self.loop.flat.mix(self.shared, frame.fields["ranges"], frame.fields["keep"])
+        self.send("mixed", {})
+
     def evaluate(self, frame: Frame) -> None:
-        """Held-out loss of the shared parameters."""
+        """Held-out loss of the shared parameters; the child's own are what they were afterwards."""
         assert self.loop is not None, "evaluate before load"
+        if self.own is None:
+            self.own = np.empty_like(self.shared)
+        self.loop.write_parameters(self.own)
         self.loop.read_parameters(self.shared)
-        self.send("evaluated", {"loss": self.loop.evaluate()})
+        loss = self.loop.evaluate()
+        self.loop.read_parameters(self.own)
+        self.send("evaluated", {"loss": loss})
 
     def fail(self, kind: str, failure: BaseException) -> None:
         """Tell the parent what the customer's code did."""
@@ -158,6 +179,28 @@ class Server:
                 return None
             self.unpacker.feed(data)
         return frame
+
+
+class Abandoned(Exception):
+    """The parent ends a call in the middle: the step in progress changes nothing."""
+
+
+class ParentExchange:
+    """Hands every step's gradient to the parent and waits for what it makes of it."""
+
+    def __init__(self, server: Server, applies: Literal["parameters", "gradient"]) -> None:
+        self.server, self.applies = server, applies
+        self.flat = server.shared
+
+    def __call__(self, step: int, rate: float) -> None:
+        """Raises Abandoned."""
+        self.server.send("gradient", {"step": step, "rate": rate})
+        frame = self.server.receive()
+        if frame is None:
+            raise SystemExit
+        if frame.type == "abandon":
+            raise Abandoned
+        assert frame.type == "apply", frame.type
 
 
 class Progress:

@@ -5,11 +5,7 @@ are looked at, times are bounded by our own clock, and any failure ends the chil
 """
 
 import contextlib
-import fcntl
-import json
 import math
-import mmap
-import os
 import resource
 import select
 import signal
@@ -17,24 +13,22 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, TypeAlias
 
 import numpy as np
 
 from trainers import sandbox
-from trainers.child_log import ChildLog
+from trainers.child_memory import SharedVector
 from trainers.child_messages import (
     ChildFailed,
     FailureKind,
     JobPackage,
     Loaded,
     Progress,
-    TensorSpec,
     Trained,
     broke_protocol,
     checked_count,
@@ -43,36 +37,38 @@ from trainers.child_messages import (
     checked_losses,
     checked_tensors,
 )
-from trainers.devices import Device, bubblewrap_arguments
+from trainers.child_start import Started, start
+from trainers.devices import Device
 from trainers.frames import BadFrame, Frame, Unpacker, pack
+from trainers.layout import TensorSpec, elements_of
 
 __all__ = ["ChildFailed", "JobPackage", "Loaded", "Progress", "TensorSpec", "Trained", "TrainerChild"]
 
 MAX_HEADER_BYTES = 4 << 20
 CHECK_EVERY_S = 0.2
 
-# the kernel's death signal fires when the *thread* that forked ends, so one thread that never ends does all spawning
-_spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawn-trainer-child")
+Applies: TypeAlias = Literal["parameters", "gradient"]
+Synchronise: TypeAlias = Callable[[int, float, np.ndarray], np.ndarray]
 
 
 class TrainerChild:
     """One trainer child. One thread talks (load, train, evaluate); any thread may read or `kill`."""
 
     def __init__(
-        self, *, process: "subprocess.Popen[bytes]", connection: socket.socket, pid: int, log: ChildLog, scratch: Path,
-        shares: Mapping[str, Path], isolation: sandbox.Isolation, memory_limit_bytes: int,
+        self, started: Started, scratch: Path, shares: Mapping[str, Path], isolation: sandbox.Isolation,
+        memory_limit_bytes: int,
     ) -> None:  # fmt: skip
-        self.pid = pid
+        """A child that has just begun; see `spawn`."""
+        self.pid = started.pid
         self.isolation = isolation
         self.seccomp = False
         self.progress = Progress()
-        self._process, self._connection, self._log = process, connection, log
+        self._process, self._connection, self._log = started.process, started.connection, started.log
         self._scratch, self._shares, self._memory_limit_bytes = scratch, dict(shares), memory_limit_bytes
         self._unpacker = Unpacker(MAX_HEADER_BYTES, max_raw_bytes=0)
         self._talking = threading.Lock()
         self._baseline_bytes = 0
-        self._memory: mmap.mmap | None = None
-        self._elements = 0
+        self._memory: SharedVector | None = None
         self._killed = False
 
     @classmethod
@@ -92,26 +88,16 @@ class TrainerChild:
         """
         scratch = scratch.resolve(strict=True)
         shares = {name: folder.resolve(strict=True) for name, folder in shares.items()}
-        arguments = (threads, scratch, memory_limit_bytes, shares, isolation, devices)
-        process, connection, info_fd = _spawner.submit(_start, *arguments).result()
-        assert process.stdout is not None
-        log = ChildLog(process.stdout)
-        try:
-            pid = process.pid if info_fd is None else _sandboxed_pid(info_fd)
-        except OSError as error:
-            process.kill()
-            process.wait()
-            connection.close()
-            raise ChildFailed("died", f"bubblewrap did not start: {error}", log.tail()) from None
-        return cls(
-            process=process, connection=connection, pid=pid, log=log, scratch=scratch, shares=shares,
-            isolation=isolation, memory_limit_bytes=memory_limit_bytes,
+        started = start(
+            threads=threads, scratch=scratch, memory_limit_bytes=memory_limit_bytes, shares=shares,
+            isolation=isolation, devices=devices,
         )  # fmt: skip
+        return cls(started, scratch, shares, isolation, memory_limit_bytes)
 
     def wait_ready(self, timeout_s: float) -> None:
         """Until torch is imported and the limits are on."""
         with self._conversation(timeout_s, "warming up") as deadline:
-            self.seccomp = self._expect("ready", deadline).fields.get("seccomp") is True
+            self.seccomp = self._expect(deadline, "ready").fields.get("seccomp") is True
             self._baseline_bytes = self._private_bytes()
 
     def load(self, package: JobPackage, timeout_s: float) -> Loaded:
@@ -120,43 +106,90 @@ class TrainerChild:
         data = None if package.data_folder is None else self._visible(package.data_folder)
         with self._conversation(timeout_s, "loading the workload") as deadline:
             self._send("load", {"spec": package.spec, "data": data}, package.source or b"", deadline)
-            tensors = checked_tensors(self._expect("loaded", deadline).fields.get("tensors"), self._memory_limit_bytes)
-            self._elements = sum(tensor.size for tensor in tensors)
-            descriptor = sealed_memory(4 * self._elements)
+            tensors = checked_tensors(self._expect(deadline, "loaded").fields.get("tensors"), self._memory_limit_bytes)
+            self._memory = SharedVector(elements_of(tensors))
             try:
-                socket.send_fds(self._connection, [b"m"], [descriptor])
-                self._memory = mmap.mmap(descriptor, 4 * self._elements)
+                socket.send_fds(self._connection, [b"m"], [self._memory.descriptor])
             finally:
-                os.close(descriptor)
-            self._expect("initial", deadline)
-            return Loaded(tensors, self._parameters("the initial parameters"))
+                self._memory.lent()
+            self._expect(deadline, "initial")
+            return Loaded(tensors, self._memory.take("the initial parameters"))
 
     def train(
-        self, parameters: np.ndarray, *, round: int, first_step: int, steps: int, worker: int, evaluate: bool,
-        timeout_s: float,
+        self, parameters: np.ndarray | None, *, round: int, first_step: int, steps: int, worker: int, evaluate: bool,
+        timeout_s: float, position: int = 0, synchronise: Synchronise | None = None, applies: Applies = "parameters",
     ) -> Trained:  # fmt: skip
-        """Inner steps first_step … first_step+steps−1 from `parameters`, float32 [n]; `evaluate` them first if asked."""
+        """Inner steps first_step … first_step+steps−1 from `parameters`, float32 [n]; `evaluate` them first if asked.
+
+        Args:
+            parameters: None goes on from the child's own. position: number of the first batch in the job's stream.
+            synchronise: gets (step, rate, gradient) of every step before anything is done with the gradient, and gives
+                what `applies` says: parameters that take the place of the model's, or the gradient for its optimiser.
+            timeout_s: of the child's own time; what `synchronise` takes is not counted.
+
+        What `synchronise` raises passes through; its step changed nothing, and the child can go on from there.
+        """
+        failure: Exception | None = None
         with self._conversation(timeout_s, f"training round {round}") as deadline:
             self.progress = Progress()
             began = time.monotonic()
-            self._put(parameters)
-            order = {"round": round, "first_step": first_step, "steps": steps, "worker": worker, "evaluate": evaluate}
+            if parameters is not None:
+                self._shared().put(parameters)
+            order = {"round": round, "first_step": first_step, "steps": steps, "worker": worker, "evaluate": evaluate,
+                     "position": position, "fresh": parameters is not None,
+                     "applies": None if synchronise is None else applies}  # fmt: skip
             self._send("train", order, b"", deadline)
-            fields = self._expect("trained", deadline).fields
-            elapsed_ms = math.ceil((time.monotonic() - began) * 1000)
-            losses = checked_losses(fields.get("losses"), steps)
-            held_out_loss = checked_loss(fields.get("held_out_loss")) if evaluate else None
-            tokens, told_ms = checked_count(fields.get("tokens")), checked_count(fields.get("trained_ms"))
-            trained = self._parameters(f"the parameters after step {first_step + steps - 1}")
-            self.progress = Progress()
-            return Trained(trained, math.fsum(losses) / steps, losses, tokens, min(told_ms, elapsed_ms), held_out_loss)
+            if synchronise is not None:
+                failure = self._synchronised(synchronise, range(first_step, first_step + steps), deadline)
+            if failure is None:
+                fields = self._expect(deadline, "trained").fields
+                elapsed_ms = math.ceil((time.monotonic() - began) * 1000)
+                losses = checked_losses(fields.get("losses"), steps)
+                held_out_loss = checked_loss(fields.get("held_out_loss")) if evaluate else None
+                tokens, told_ms = checked_count(fields.get("tokens")), checked_count(fields.get("trained_ms"))
+                trained = self._shared().take(f"the parameters after step {first_step + steps - 1}")
+                self.progress = Progress()
+                ms = min(told_ms, elapsed_ms)
+                return Trained(trained, math.fsum(losses) / steps, losses, tokens, ms, held_out_loss)
+        raise failure
+
+    def _synchronised(self, synchronise: Synchronise, steps: range, deadline: "Deadline") -> Exception | None:
+        """Exchange the gradient of each of `steps`. What `synchronise` raised, once the child has let its step go."""
+        for step in steps:
+            fields = self._expect(deadline, "gradient").fields
+            rate = checked_loss(fields.get("rate"))
+            if checked_count(fields.get("step")) != step:
+                broke_protocol(f"the gradient of another step than {step}", self._log.tail())
+            gradient = self._shared().take(f"the gradients of step {step}")
+            began = time.monotonic()
+            try:
+                answer = synchronise(step, rate, gradient)
+            except Exception as failure:  # noqa: BLE001  raised again by `train`
+                deadline.ends += time.monotonic() - began
+                self._send("abandon", {}, b"", deadline)
+                self._expect(deadline, "abandoned")
+                return failure
+            deadline.ends += time.monotonic() - began
+            self._shared().put(answer)
+            self._send("apply", {}, b"", deadline)
+        return None
+
+    def mix(self, values: np.ndarray, ranges: Sequence[tuple[int, int]], keep: float, timeout_s: float = 60.0) -> None:
+        """In the child: θ[i] ← keep · θ[i] + (1 − keep) · values[i] for every i in `ranges`, each (offset, size).
+
+        `values`, float32 [n], is a whole vector, of which only the ranges travel.
+        """
+        with self._conversation(timeout_s, "mixing parameters") as deadline:
+            self._shared().put(values, ranges)
+            self._send("mix", {"ranges": [list(part) for part in ranges], "keep": keep}, b"", deadline)
+            self._expect(deadline, "mixed")
 
     def evaluate(self, parameters: np.ndarray, timeout_s: float = 600.0) -> float:
-        """Held-out loss of `parameters`, float32 [n]."""
+        """Held-out loss of `parameters`, float32 [n]; the child's own stay what they are."""
         with self._conversation(timeout_s, "evaluating") as deadline:
-            self._put(parameters)
+            self._shared().put(parameters)
             self._send("evaluate", {}, b"", deadline)
-            return checked_loss(self._expect("evaluated", deadline).fields.get("loss"))
+            return checked_loss(self._expect(deadline, "evaluated").fields.get("loss"))
 
     def read_log(self) -> list[str]:
         """What the child wrote to stdout and stderr since the last call, as lines."""
@@ -174,8 +207,9 @@ class TrainerChild:
         self._process.wait(timeout=10)
         self._log.close()
         self._killed = True
-        with self._talking:
+        if self._talking.acquire(blocking=False):  # else the call in progress closes it when it ends
             self._connection.close()
+            self._talking.release()
 
     def __enter__(self) -> "TrainerChild":
         return self
@@ -186,7 +220,7 @@ class TrainerChild:
     def _conversation(self, timeout_s: float, doing: str) -> "_Conversation":
         return _Conversation(self, time.monotonic() + timeout_s, doing)
 
-    def _expect(self, type_: str, deadline: "Deadline") -> Frame:
+    def _expect(self, deadline: "Deadline", type_: str) -> Frame:
         """The next frame that is no progress. Raises ChildFailed for any other, and for silence."""
         while True:
             self._check(deadline)
@@ -250,18 +284,9 @@ class TrainerChild:
         steps, tokens = checked_count(fields.get("steps")), checked_count(fields.get("tokens"))
         self.progress = Progress(steps, checked_loss(fields.get("loss")), tokens, deadline.elapsed_ms())
 
-    def _put(self, parameters: np.ndarray) -> None:
+    def _shared(self) -> SharedVector:
         assert self._memory is not None, "train before load"
-        assert parameters.dtype == np.float32, "parameters travel as float32"
-        assert parameters.shape == (self._elements,), "not this model's parameters"
-        self._memory[:] = np.ascontiguousarray(parameters).data.cast("B")
-
-    def _parameters(self, what: str) -> np.ndarray:
-        assert self._memory is not None
-        copied = np.frombuffer(bytes(self._memory), dtype=np.float32)  # the child can still write to the original
-        if not np.isfinite(copied).all():
-            raise ChildFailed("nan", f"{what} are not all finite")
-        return copied
+        return self._memory
 
     def _visible(self, folder: str) -> str:
         """Where the child sees a folder that we name."""
@@ -284,7 +309,7 @@ class TrainerChild:
         return int(fields[1]) * resource.getpagesize(), int(fields[2]) * resource.getpagesize()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Deadline:
     """When a call must be over, on the monotonic clock, and what it is doing."""
 
@@ -320,69 +345,5 @@ class _Conversation:
                 self.child._died(self.deadline.doing)
         finally:
             self.child._talking.release()
-            if error is not None:
+            if error is not None or self.child._killed:
                 self.child.kill()
-
-
-def sealed_memory(size_bytes: int) -> int:
-    """A memory file of that size whose size nobody can change, so that no reader of a mapping can be hurt (SIGBUS)."""
-    descriptor = os.memfd_create("parameters", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        os.posix_fallocate(descriptor, 0, size_bytes)
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _start(
-    threads: int,
-    scratch: Path,
-    memory_limit_bytes: int,
-    shares: Mapping[str, Path],
-    isolation: sandbox.Isolation,
-    devices: Sequence[Device],
-) -> "tuple[subprocess.Popen[bytes], socket.socket, int | None]":
-    """Runs on the spawning thread. Returns the process, our end, and bubblewrap's info pipe (None without)."""
-    ours, theirs = socket.socketpair()
-    info_read: int | None = None
-    inherited = [theirs.fileno()]
-    if isolation == "sandbox":
-        environment = sandbox.child_environment(threads, sandbox.SCRATCH, sandbox.CODE, devices)
-        info_read, info_write = os.pipe()
-        inherited.append(info_write)
-        command = sandbox.bubblewrap_command(scratch, shares, environment, info_write, bubblewrap_arguments(devices))
-    else:
-        code = str(sandbox.package_folder().parent)
-        environment = sandbox.child_environment(threads, str(scratch), code, devices)
-        command = []
-    command += [*sandbox.python_command(), "-m", "trainers.child", "--fd", str(theirs.fileno())]
-    command += ["--threads", str(threads), "--memory-limit-bytes", str(memory_limit_bytes)]
-    command += ["--isolation", isolation, "--parent-pid", str(os.getpid()), "--device", "cuda" if devices else "cpu"]
-    try:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
-            cwd=scratch, pass_fds=inherited, start_new_session=True, bufsize=0,
-        )  # fmt: skip
-    except BaseException:
-        ours.close()
-        if info_read is not None:
-            os.close(info_read)
-        raise
-    finally:
-        theirs.close()
-        if isolation == "sandbox":
-            os.close(inherited[1])
-    return process, ours, info_read
-
-
-def _sandboxed_pid(info_fd: int) -> int:
-    """The pid, in our namespace, of the program in the sandbox. Raises OSError when bubblewrap does not tell."""
-    told = b""
-    with open(info_fd, "rb", buffering=0) as info:
-        while select.select([info], [], [], 20.0)[0] and (part := info.read(4096)):
-            told += part
-            with contextlib.suppress(ValueError):
-                return int(json.loads(told)["child-pid"])
-    raise OSError("it reported no process")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from trainers import seccomp
-from trainers.child_process import ChildFailed, TrainerChild, sealed_memory
+from trainers.child_memory import sealed_memory
+from trainers.child_process import ChildFailed, TrainerChild
 from trainers.sandbox import bubblewrap_command, child_environment, isolation_level
 
 ROOT = Path(__file__).parents[2]
