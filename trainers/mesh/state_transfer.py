@@ -1,0 +1,279 @@
+"""A joiner gets the state of a round from several donors at once: chunks of 1 MiB, each checked against its digest.
+
+1. Every donor describes what it has: size and digests. A description that more than half of the donors still there agree
+   on is taken at once; when some stay silent, the most frequent one after a while (ties: the lowest slot's).
+2. Donors that described just that give chunks, a few requests ahead. A donor that dies, stalls or lies is out; what it
+   owed goes to the others, and at the end idle donors are asked for what slow ones still owe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import IntEnum
+
+from trainers.mesh.sockets import Wire
+from trainers.mesh.views import MeshTimeout, Peer, TransferFailed
+from trainers.mesh.wire import (
+    CHUNK_BYTES,
+    DIGEST_BYTES,
+    HEADER_BYTES,
+    BadWire,
+    Description,
+    Frame,
+    Header,
+    Kind,
+    chunks,
+    read_description,
+    read_header,
+)
+
+OFFERS_KEPT = 2
+AHEAD = 4
+DONOR_WAITS_S = 1.0
+IDLE_S = 60.0
+CHUNK_TIMEOUT_S = 10.0
+LONGEST_ASKING_S = 5.0
+
+
+class Store(IntEnum):
+    """What is asked for."""
+
+    STATE = 0
+    BUNDLE = 1
+
+
+class Offer:
+    """Content that is made, and described, when somebody asks for it first."""
+
+    def __init__(self, content: Callable[[], bytes]) -> None:
+        self._content = content
+        self._lock = threading.Lock()
+        self._made: tuple[Description, Sequence[memoryview]] | None = None
+
+    def open(self) -> tuple[Description, Sequence[memoryview]]:
+        """The description and the chunks."""
+        with self._lock:
+            if self._made is None:
+                content = self._content()
+                self._made = Description.of(content), tuple(chunks(content))
+            return self._made
+
+
+class Offers:
+    """What this member gives to joiners: of each store the latest two rounds."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._held: dict[Store, dict[int, Offer]] = {store: {} for store in Store}
+        self._open = True
+
+    def put(self, store: Store, round_: int, content: Callable[[], bytes]) -> None:
+        with self._changed:
+            held = self._held[store] | {round_: Offer(content)}
+            self._held[store] = {one: held[one] for one in sorted(held)[-OFFERS_KEPT:]}
+            self._changed.notify_all()
+
+    def get(self, store: Store, round_: int, wait_s: float = 0.0) -> Offer | None:
+        """The offer, after waiting up to `wait_s` for it when it is of a round to come."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._open or max(self._held[store], default=-1) >= round_, wait_s)
+            return self._held[store].get(round_)
+
+    def close(self) -> None:
+        with self._changed:
+            self._open = False
+            self._changed.notify_all()
+
+    def serve(self, line: Wire) -> None:
+        """Answer one joiner until it leaves. Raises OSError, BadWire."""
+        while self._open:
+            line.limit(time.monotonic() + IDLE_S)
+            asked = read_header(line.receive(HEADER_BYTES))
+            if asked.length or asked.attempt not in Store._value2member_map_:
+                raise BadWire("no question")
+            line.limit(time.monotonic() + IDLE_S)
+            line.send(self._answer(asked))
+
+    def _answer(self, asked: Header) -> tuple[bytes | memoryview, ...]:
+        describing = asked.kind is Kind.ASK_DESCRIPTION
+        offer = self.get(Store(asked.attempt), asked.round, DONOR_WAITS_S if describing else 0.0)
+        if offer is not None:
+            description, pieces = offer.open()
+            if describing:
+                return Frame(Kind.DESCRIPTION, asked.round, asked.attempt, 0, (description.pack(),)).buffers
+            if asked.kind is Kind.ASK_CHUNK and asked.step < len(pieces):
+                piece = pieces[asked.step]
+                return Frame(Kind.CHUNK, asked.round, asked.attempt, asked.step, (piece,)).buffers
+        return Frame(Kind.NONE, asked.round, asked.attempt, asked.step).buffers
+
+
+def choose_description(described: Mapping[int, Description], silent: int, waited_enough: bool) -> Description | None:
+    """The description to believe, from those by slot, or None while that is open.
+
+    Args:
+        silent: donors that are there and have not described anything yet.
+    """
+    votes = Counter(described.values())
+    if not votes:
+        return None
+    best = max(votes.values())
+    chosen = next(described[slot] for slot in sorted(described) if votes[described[slot]] == best)
+    return chosen if waited_enough or silent == 0 or 2 * best > len(described) + silent else None
+
+
+class Fetch:
+    """One transfer: a thread for each donor, shared chunks."""
+
+    def __init__(
+        self, store: Store, round_: int, donors: Sequence[Peer], deadline: float, max_bytes: int,
+        connect: Callable[[Peer, list[Wire]], Wire],
+    ) -> None:  # fmt: skip
+        self._store, self._round = store, round_
+        self._donors = donors
+        self._deadline = deadline
+        self._asking_until = min(deadline, time.monotonic() + LONGEST_ASKING_S)
+        self._max_bytes = max_bytes
+        self._connect = connect
+        self._changed = threading.Condition()
+        self._lines: dict[int, list[Wire]] = {peer.slot: [] for peer in donors}
+        self._described: dict[int, Description] = {}
+        self._reasons: dict[int, str] = {}
+        self._chosen: Description | None = None
+        self._todo: deque[int] = deque()
+        self._owed: dict[int, list[int]] = {peer.slot: [] for peer in donors}
+        self._got: dict[int, bytes] = {}
+        self._over = False
+
+    def run(self) -> bytes:
+        """The whole content. Raises TransferFailed when no donor is left, MeshTimeout at the deadline."""
+        for peer in self._donors:
+            threading.Thread(target=self._ask, args=(peer,), name=f"mesh-fetch-{peer.slot}", daemon=True).start()
+        try:
+            with self._changed:
+                self._choose()
+                while not self._complete():
+                    self._wait_until(self._deadline)
+            assert self._chosen is not None
+            return b"".join(self._got[index] for index in range(len(self._chosen.digests)))
+        finally:
+            with self._changed:
+                self._over = True
+                self._changed.notify_all()
+                lines = [line for lines in self._lines.values() for line in lines]
+            for line in lines:
+                line.close()
+
+    # the joiner's own thread, under the lock
+
+    def _choose(self) -> None:
+        while self._chosen is None:
+            silent = len(self._donors) - len(set(self._described) | set(self._reasons))
+            there = {slot: one for slot, one in self._described.items() if slot not in self._reasons}
+            enough = time.monotonic() >= self._asking_until
+            self._chosen = choose_description(there, silent, enough)
+            if self._chosen is None:
+                self._wait_until(self._deadline if enough else self._asking_until)
+        self._todo.extend(range(len(self._chosen.digests)))
+        self._changed.notify_all()
+
+    def _complete(self) -> bool:
+        return self._chosen is not None and len(self._got) == len(self._chosen.digests)
+
+    def _wait_until(self, until: float) -> None:
+        if len(self._reasons) == len(self._donors):
+            raise TransferFailed(dict(self._reasons))
+        now = time.monotonic()
+        if now >= self._deadline:
+            slots = {peer.slot for peer in self._donors}
+            raise MeshTimeout(f"{self._store.name.lower()} of round {self._round}", slots - set(self._reasons))
+        self._changed.wait(max(0.0, until - now))
+
+    # a donor's thread
+
+    def _ask(self, peer: Peer) -> None:
+        reason = "no longer needed"
+        try:
+            line = self._connect(peer, self._lines[peer.slot])
+            reason = self._get_from(peer.slot, line)
+        except BadWire as error:
+            reason = str(error)
+        except OSError as error:
+            reason = f"{type(error).__name__}: {error}"
+        finally:
+            with self._changed:
+                self._reasons.setdefault(peer.slot, reason)
+                self._todo.extendleft(reversed(self._owed.pop(peer.slot)))
+                self._changed.notify_all()
+            for line in self._lines[peer.slot]:
+                line.close()
+
+    def _get_from(self, slot: int, line: Wire) -> str:
+        described = self._describe(line)
+        with self._changed:
+            self._described[slot] = described
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._over or self._chosen is not None)
+            if self._over or described != self._chosen:
+                return "describes another state than most"
+        while True:
+            for index in self._take(slot):
+                line.limit(time.monotonic() + CHUNK_TIMEOUT_S)
+                line.send(Frame(Kind.ASK_CHUNK, self._round, self._store, index).buffers)
+            with self._changed:
+                owed = self._owed[slot]
+                if not owed:
+                    self._changed.wait_for(lambda: self._over or self._complete() or self._takeable(slot))
+                    if self._over or self._complete():
+                        return "no longer needed"
+                    continue
+                index = owed[0]
+            piece = self._receive(line, Kind.CHUNK, index, described.chunk_size(index))
+            if hashlib.sha256(piece).digest() != described.digests[index]:
+                raise BadWire(f"chunk {index} is not what was described")
+            with self._changed:
+                owed.remove(index)
+                self._got.setdefault(index, piece)
+                self._changed.notify_all()
+
+    def _describe(self, line: Wire) -> Description:
+        most = 8 + DIGEST_BYTES * -(-self._max_bytes // CHUNK_BYTES)
+        while True:
+            line.limit(self._deadline)
+            line.send(Frame(Kind.ASK_DESCRIPTION, self._round, self._store, 0).buffers)
+            head = read_header(line.receive(HEADER_BYTES))
+            if head.kind is Kind.DESCRIPTION and head.length <= most:
+                return read_description(line.receive(head.length), self._max_bytes)
+            if head.kind is not Kind.NONE or head.length:
+                raise BadWire("no description")
+            if time.monotonic() >= self._asking_until:
+                raise BadWire(f"has no {self._store.name.lower()} of round {self._round}")
+
+    def _receive(self, line: Wire, kind: Kind, index: int, size: int) -> bytes:
+        line.limit(min(self._deadline, time.monotonic() + CHUNK_TIMEOUT_S))
+        head = read_header(line.receive(HEADER_BYTES))
+        if (head.kind, head.step, head.length) != (kind, index, size):
+            raise BadWire(f"another answer than chunk {index}")
+        return line.receive(size)
+
+    def _takeable(self, slot: int) -> Iterable[int]:
+        if self._todo:
+            return [self._todo[0]]
+        return [one for slow, owed in self._owed.items() if slow != slot for one in owed if one not in self._got][:1]
+
+    def _take(self, slot: int) -> list[int]:
+        """Chunks to ask this donor for now: up to AHEAD that nobody was asked for, else one that a slow donor owes."""
+        with self._changed:
+            owed = self._owed[slot]
+            taken: list[int] = []
+            while self._todo and len(owed) + len(taken) < AHEAD:
+                index = self._todo.popleft()
+                if index not in self._got:
+                    taken.append(index)
+            if not taken and not owed:
+                taken = list(self._takeable(slot))
+            owed.extend(taken)
+            return taken
