@@ -1,10 +1,10 @@
 """The codecs against a plain copy of the same float32 vector, in turn in one run, in one thread.
 
     python -m benchmarks.codecs --json
+    python -m benchmarks.codecs --codec dct:64+top_k:8/4096+fp16 --codec fp4
 
-GB/s count the bytes of the float32 vector, whatever the codec makes of them. `contribute` is what a worker does between
-its last inner step and handing on its contribution: difference, encoding, digest, norm. No targets: what a codec costs
-matters beside the inner steps, which `benchmarks.one_worker` measures.
+GB/s count the bytes of the float32 vector, whatever the codec makes of them; `both` is encode and decode together, one
+after the other on one core. Target: int8 both at 1 GB/s and more.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.report import finish, paired_ratio, parser
-from trainers.codecs import CODECS
-from trainers.replica import Replica
+from trainers.codecs import VALUES, codec
+from trainers.layout import layout_of
+
+STAGED = ("top_k:64/4096+int2", "prune:0.9+fp16", "dct:64+identity", "dct:64+top_k:8/4096+fp16")
 
 
 def cpu_seconds(runs: int, action: Callable[[], object]) -> float:
@@ -32,7 +34,8 @@ def cpu_seconds(runs: int, action: Callable[[], object]) -> float:
 
 def main() -> int:
     arguments = parser(__doc__)
-    arguments.add_argument("--elements", type=int, default=1 << 20)
+    arguments.add_argument("--elements", type=int, default=1 << 20, help="a multiple of 1024")
+    arguments.add_argument("--codec", action="append", help="only this one; may be given again")
     arguments.add_argument("--runs", type=int, default=15)
     chosen = arguments.parse_args()
     random = np.random.default_rng(1)
@@ -43,26 +46,25 @@ def main() -> int:
     def copy() -> None:
         np.copyto(target, vector)
 
-    for name, codec in sorted(CODECS.items()):
-        payload, _ = codec.encode(vector, None)
-        error = codec.decode(payload, vector.size) - vector
+    layout = layout_of([("matrix", (chosen.elements // 1024, 1024))])
+    for name in chosen.codec or (*VALUES, *STAGED):
+        made = codec(name, layout)
+        payload = made.encode(vector)
+        error = made.decode(payload, vector.size) - vector
         actions: dict[str, Callable[[], object]] = {
-            "encode": lambda codec=codec: codec.encode(vector, None),
-            "decode": lambda codec=codec, payload=payload: codec.decode(payload, vector.size),
+            "encode": lambda made=made: made.encode(vector),
+            "decode": lambda made=made, payload=payload: made.decode(payload, vector.size),
         }
+        both = 0.0
         for verb, action in actions.items():
             ratio, seconds, _ = paired_ratio(chosen.runs, action, copy)
+            both += seconds
             figures[f"{name}_{verb}_gb_per_s"] = gigabytes / seconds
             figures[f"{name}_{verb}_ratio_to_copy"] = ratio
             figures[f"{name}_{verb}_cpu_ms"] = 1000 * cpu_seconds(chosen.runs, action)
+        figures[f"{name}_both_gb_per_s"] = gigabytes / both
         figures[f"{name}_bytes_per_element"] = len(payload) / vector.size
         figures[f"{name}_relative_error"] = math.sqrt(float(np.square(error).sum() / np.square(vector).sum()))
-    strategy = {"name": "diloco", "inner_steps": 30, "outer_lr": 0.7, "outer_momentum": 0.9, "codec": "int8"}
-    replica = Replica({"strategy": strategy, "steps": 30}, vector)
-    trained = vector - vector[::-1]
-    _, seconds, _ = paired_ratio(chosen.runs, lambda: replica.contribute(trained), copy)
-    figures["contribute_ms"] = 1000 * seconds
-    figures["contribute_cpu_ms"] = 1000 * cpu_seconds(chosen.runs, lambda: replica.contribute(trained))
     return finish(figures, {}, chosen.json)
 
 

@@ -50,7 +50,6 @@ class Replica:
         self._spec: dict[str, Any] = {"strategy": dict(spec["strategy"]), "steps": int(spec["steps"])}
         self._strategy, self._codec = strategy(spec["strategy"]), codec(spec["strategy"].get("codec", "identity"))
         self._state: State = self._strategy.init(np.array(initial, dtype=np.float32))
-        self._residual: Vector | None = None
         self._held: dict[int, bytes] = {}
         self._held_round = 0
         self._accepted: tuple[int, ...] = ()
@@ -80,7 +79,7 @@ class Replica:
     def contribute(self, trained_parameters: Vector) -> tuple[bytes, ContributionInfo]:
         """This worker's contribution to round `round + 1`. Raises BadPayload when it is not finite."""
         update = self._strategy.contribute(self._state, trained_parameters)
-        payload, self._residual = self._codec.encode(update, self._residual)
+        payload = self._codec.encode(update)
         norm = math.sqrt(sum_of_squares(update))
         return payload, ContributionInfo(hashlib.sha256(payload).hexdigest(), len(payload), norm)
 
@@ -124,8 +123,8 @@ class Replica:
         return self.digest()
 
     def drop_round(self) -> None:
-        """Forget what is held for a round that became void, and the error feedback made for it."""
-        self._held, self._residual = {}, None
+        """Forget what is held for a round that became void."""
+        self._held = {}
 
     def digest(self) -> str:
         """SHA-256 of θ as little-endian float32."""

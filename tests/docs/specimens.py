@@ -78,7 +78,7 @@ def make_replica() -> Replica:
     replica = Replica({"strategy": STRATEGY, "steps": 4}, TENSOR)
     identity = codec("identity")
     payloads = {
-        slot: identity.encode(np.full(TENSOR.size, share, dtype=np.float32), None)[0]
+        slot: identity.encode(np.full(TENSOR.size, share, dtype=np.float32))
         for slot, share in ((0, 0.5), (1, 0.25))
     }
     replica.hold(1, payloads)
@@ -144,7 +144,7 @@ def make_small() -> bytes:
     """Formats of a few bytes together: frame and identity codec in hex, the invitation as it is printed."""
     small = {
         "frame": pack_frame(*FRAME).hex(),
-        "identity": codec("identity").encode(TENSOR, None)[0].hex(),
+        "identity": codec("identity").encode(TENSOR).hex(),
         "invite": write_invite(INVITE),
     }
     return json.dumps(small, indent=2).encode() + b"\n"
@@ -155,7 +155,7 @@ def make_all(folder: Path) -> dict[str, bytes]:
     write_journal(folder / "journal")
     made = {f"journal/{path.name}": path.read_bytes() for path in sorted((folder / "journal").glob("*.journal"))}
     return made | {
-        "contribution.int8": codec("int8").encode(TENSOR, None)[0],
+        "contribution.int8": codec("int8").encode(TENSOR),
         "state.safetensors": make_replica().export(),
         "manifest.json": make_manifest().encode(),
         "manifest-2.json": make_delta_manifest().encode(),

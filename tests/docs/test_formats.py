@@ -239,7 +239,7 @@ def test_both_readers_decode_the_golden_contributions() -> None:
 @given(elements=st.sampled_from([0, 1, 2, 300, 65_535, 65_536, 65_537, 140_000]), seed=st.integers(0, 2**16))
 def test_a_reader_made_from_the_page_decodes_any_int8_contribution(elements: int, seed: int) -> None:
     tensor = np.random.default_rng(seed).normal(size=elements).astype(np.float32)
-    payload, _ = codec("int8").encode(tensor, None)
+    payload = codec("int8").encode(tensor)
     assert int8_by_the_page(payload, elements) == codec("int8").decode(payload, elements).tolist()
 
 

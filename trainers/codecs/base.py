@@ -1,13 +1,21 @@
-"""What a codec is: a flat float32 vector to bytes and back, without any knowledge of networks or models."""
+"""What a codec is: a flat float32 vector to bytes and back, without any knowledge of networks or models.
+
+What a payload decodes to is made by single multiplications and additions, table look-ups and conversions only, each
+rounded as IEEE 754 says: every receiver, on whatever machine, gets the same bits. What an encoder sends may depend on
+its machine in the last place of a scale; nobody else computes that again.
+"""
 
 import struct
-from typing import Protocol, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 Vector: TypeAlias = NDArray[np.float32]
 Encoded: TypeAlias = bytes
+Payload: TypeAlias = bytes | bytearray | memoryview
+Buffers: TypeAlias = Sequence[NDArray[Any]]  # contiguous, little-endian
 
 HEADER = struct.Struct("<4sQ")
 
@@ -21,33 +29,37 @@ class Codec(Protocol):
 
     @property
     def name(self) -> str:
-        """As job files call it."""
+        """The canonical text, as job files call it."""
+
+    @property
+    def dense(self) -> bool:
+        """Every element travels as itself: a slice of a vector can be encoded alone, by the same codec."""
 
     def promised_bytes(self, elements: int) -> int:
         """Length of the encoding of that many elements, whatever they are."""
 
-    def encode(self, tensor: Vector, residual: Vector | None) -> tuple[Encoded, Vector | None]:
-        """The bytes of float32 [n], and the residual (error feedback) to hand in next time, None without one.
+    def encode(self, vector: Vector) -> Encoded:
+        """The bytes of float32 [n]. Raises BadPayload when an element is NaN or infinite."""
 
-        Raises BadPayload when an element is NaN or infinite.
-        """
-
-    def decode(self, payload: Encoded, elements: int) -> Vector:
+    def decode(self, payload: Payload, elements: int) -> Vector:
         """Float32 [elements]. Raises BadPayload for anything but a whole encoding of finite elements."""
 
 
-def header(magic: bytes, elements: int) -> bytes:
-    """Magic and element count: the first 12 bytes of every payload."""
-    return HEADER.pack(magic, elements)
+class Values(Protocol):
+    """The last stage of a codec: how float32 values become bytes. Bodies only; `staged.Staged` adds the header."""
 
+    @property
+    def magic(self) -> bytes:
+        """The first three bytes of a payload."""
 
-def checked_body(payload: Encoded, magic: bytes, elements: int, promised: int) -> memoryview:
-    """What follows the header of a payload that is as long as promised. Raises BadPayload."""
-    if len(payload) != promised:
-        raise BadPayload(f"{len(payload)} bytes; {elements} elements are {promised}")
-    if payload[: HEADER.size] != header(magic, elements):
-        raise BadPayload("not the header of this codec and length")
-    return memoryview(payload)[HEADER.size :]
+    def body_bytes(self, count: int) -> int:
+        """Length of the body of that many values."""
+
+    def encode(self, values: Vector) -> Buffers:
+        """What, joined, is the body of float32 [n], n > 0. Raises BadPayload when a value is NaN or infinite."""
+
+    def decode(self, body: memoryview, count: int) -> Vector:
+        """Float32 [count] from a body of the right length, count > 0. Raises BadPayload when one is not finite."""
 
 
 def sum_of_squares(tensor: Vector | NDArray[np.float64], chunk: int = 1 << 16) -> float:
@@ -68,3 +80,11 @@ def refuse_not_finite(tensor: Vector) -> None:
     """Raises BadPayload when an element is NaN or infinite."""
     if not np.isfinite(tensor).all():
         raise BadPayload("not all elements are finite")
+
+
+def in_rows(values: NDArray[Any], width: int) -> NDArray[Any]:
+    """[n] as rows of `width`, the last one filled up with zeros; a view where nothing is to be filled up."""
+    missing = -values.size % width
+    if missing:
+        values = np.concatenate([values, np.zeros(missing, dtype=values.dtype)])
+    return values.reshape(-1, width)

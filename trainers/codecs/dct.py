@@ -1,0 +1,168 @@
+"""Orthonormal DCT-II of the blocks of each tensor, as DeMo transforms (arXiv 2411.19870), and its inverse.
+
+A block's edge in each dimension is the largest divisor of that dimension up to the codec's EDGE. Coefficients lie
+tensor after tensor, block after block, row-major in a block.
+
+The transform is Lee's recursion (IEEE Trans. ASSP 32, 1984, 1243–1245): halves of even lengths, a sum in ascending order
+for odd ones, over whole arrays of blocks. It uses single additions and multiplications only, no matrix product, whose
+order of additions is the machine's: every receiver gets the same bits.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainers.codecs.base import Vector
+from trainers.layout import Layout
+
+Blocks: TypeAlias = NDArray[np.float32]
+
+BATCH = 1 << 16  # elements transformed at a time, so that what lies between passes stays in the cache
+
+
+class Dct:
+    """The transform of vectors of one layout."""
+
+    def __init__(self, layout: Layout, edge: int) -> None:
+        self._tensors = [_Tiling(one.offset, one.shape, edge) for one in layout if one.size]
+
+    def forward(self, vector: Vector) -> Vector:
+        """Float32 [n] -> its coefficients [n]; not finite where they overflow."""
+        coefficients = np.empty(vector.size, dtype=np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for tiling in self._tensors:
+                for elements, blocks in tiling.batches(vector, coefficients):
+                    np.copyto(blocks, tiling.transformed(elements, _forward))
+        return coefficients
+
+    def inverse(self, coefficients: Vector) -> Vector:
+        """Float32 [n] -> the vector [n]; not finite where it overflows."""
+        vector = np.empty(coefficients.size, dtype=np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for tiling in self._tensors:
+                for elements, blocks in tiling.batches(vector, coefficients):
+                    np.copyto(elements, tiling.transformed(blocks, _inverse))
+        return vector
+
+
+class _Tiling:
+    """One tensor cut into blocks. Views of its elements and of its coefficients have the axes of a block first."""
+
+    def __init__(self, offset: int, shape: Sequence[int], edge: int) -> None:
+        self._edges = tuple(largest_divisor(one, edge) for one in shape)
+        self._counts = tuple(one // block for one, block in zip(shape, self._edges, strict=True))
+        self._offset = offset
+
+    def batches(self, vector: Vector, coefficients: Vector) -> list[tuple[Blocks, Blocks]]:
+        """Views [*edges, *counts] of the same blocks in both flat vectors, some blocks at a time."""
+        size, dimensions = math.prod(self._edges) * math.prod(self._counts), len(self._edges)
+        inside = slice(self._offset, self._offset + size)
+        woven = [one for pair in zip(self._counts, self._edges, strict=True) for one in pair]
+        axes = [*range(1, 2 * dimensions, 2), *range(0, 2 * dimensions, 2)]
+        elements = vector[inside].reshape(woven).transpose(axes)
+        axes = [*range(dimensions, 2 * dimensions), *range(dimensions)]
+        blocks = coefficients[inside].reshape((*self._counts, *self._edges)).transpose(axes)
+        if not dimensions:
+            return [(elements, blocks)]
+        rows = max(1, BATCH * self._counts[0] // size)
+        parts = [
+            (slice(None),) * dimensions + (slice(first, first + rows),) for first in range(0, self._counts[0], rows)
+        ]
+        return [(elements[part], blocks[part]) for part in parts]
+
+    def transformed(self, values: Blocks, transform: Callable[[Blocks], Blocks]) -> Blocks:
+        """Float32 [*edges, *counts], each axis of the blocks transformed in ascending order."""
+        done = np.ascontiguousarray(values)
+        for axis, edge in enumerate(self._edges):
+            if edge > 1:
+                done = np.moveaxis(transform(np.moveaxis(done, axis, 0)), 0, axis)
+        return done
+
+
+def largest_divisor(size: int, most: int) -> int:
+    """The largest divisor of `size` that is at most `most`."""
+    return next(divisor for divisor in range(min(size, most), 0, -1) if size % divisor == 0)
+
+
+def _forward(values: Blocks) -> Blocks:
+    """Orthonormal DCT-II along axis 0."""
+    transformed = _cosines(values)
+    transformed *= _norms(len(values), values.ndim)
+    return transformed
+
+
+def _inverse(values: Blocks) -> Blocks:
+    """Its inverse, the orthonormal DCT-III, along axis 0."""
+    return _sum_of_cosines(values * _norms(len(values), values.ndim))
+
+
+def _cosines(values: Blocks) -> Blocks:
+    """y_k = Σ_n x_n cos(π (2n + 1) k / 2N) along axis 0."""
+    size = len(values)
+    if size == 1:
+        return values.copy()
+    if size % 2:
+        return _product(_table(size), values)
+    first, last = values[: size // 2], values[: size // 2 - 1 : -1]
+    sums, differences = _cosines(first + last), first - last
+    differences *= _secants(size, values.ndim)
+    odd = _cosines(differences)
+    odd[:-1] += odd[1:]
+    return _interleaved(sums, odd)
+
+
+def _sum_of_cosines(values: Blocks) -> Blocks:
+    """x_n = Σ_k y_k cos(π (2n + 1) k / 2N) along axis 0."""
+    size = len(values)
+    if size == 1:
+        return values.copy()
+    if size % 2:
+        return _product(_table(size).T, values)
+    odd = values[1::2].copy()
+    odd[1:] += values[1:-1:2]
+    even, odd = _sum_of_cosines(values[::2]), _sum_of_cosines(odd)
+    odd *= _secants(size, values.ndim)
+    whole = np.empty_like(values)
+    np.add(even, odd, out=whole[: size // 2])
+    np.subtract(even, odd, out=whole[: size // 2 - 1 : -1])
+    return whole
+
+
+def _product(matrix: Blocks, values: Blocks) -> Blocks:
+    """Matrix [m, n] times values [n, ...], added up in ascending order of n."""
+    columns = matrix.reshape(*matrix.shape, *[1] * (values.ndim - 1))
+    total: Blocks = columns[:, 0] * values[0]
+    for place in range(1, len(values)):
+        total += columns[:, place] * values[place]
+    return total
+
+
+def _interleaved(even: Blocks, odd: Blocks) -> Blocks:
+    whole = np.empty((2 * len(even), *even.shape[1:]), dtype=np.float32)
+    whole[::2], whole[1::2] = even, odd
+    return whole
+
+
+@cache
+def _table(size: int) -> Blocks:
+    """cos(π (2n + 1) k / 2N) as [k, n]."""
+    rows = [[math.cos(math.pi * ((2 * n + 1) * k % (4 * size)) / (2 * size)) for n in range(size)] for k in range(size)]
+    return np.array(rows, dtype=np.float32)
+
+
+@cache
+def _secants(size: int, dimensions: int) -> Blocks:
+    """1 / (2 cos(π (2n + 1) / 2N)) for the first half of n, to be broadcast."""
+    half = [0.5 / math.cos(math.pi * (2 * n + 1) / (2 * size)) for n in range(size // 2)]
+    return np.array(half, dtype=np.float32).reshape(-1, *[1] * (dimensions - 1))
+
+
+@cache
+def _norms(size: int, dimensions: int) -> Blocks:
+    """√(2/N), and √(1/N) for the first, to be broadcast."""
+    norms = [math.sqrt((1 if k == 0 else 2) / size) for k in range(size)]
+    return np.array(norms, dtype=np.float32).reshape(-1, *[1] * (dimensions - 1))

@@ -1,0 +1,92 @@
+"""Values as shorter floats: float32 itself, IEEE half precision, bfloat16. Little-endian, one after the other.
+
+Rounding is to the nearest, ties to even; what is beyond the largest finite value becomes that value.
+"""
+
+import numpy as np
+
+from trainers.codecs.base import Buffers, Vector, refuse_not_finite
+
+LARGEST_FP16 = np.float32(65504.0)
+LARGEST_BF16 = np.array([0x7F7F0000], dtype=np.uint32).view(np.float32)[0]
+BLOCK = 1 << 16  # values worked on at a time, so that what lies between passes stays in the cache
+
+
+class Identity:
+    """Four bytes a value, nothing lost."""
+
+    magic = b"TF4"
+
+    def body_bytes(self, count: int) -> int:
+        """See `Values`."""
+        return 4 * count
+
+    def encode(self, values: Vector) -> Buffers:
+        """See `Values`."""
+        refuse_not_finite(values)
+        return [values.astype("<f4", copy=False)]
+
+    def decode(self, body: memoryview, count: int) -> Vector:
+        """See `Values`."""
+        values = np.frombuffer(body, dtype="<f4").astype(np.float32)
+        refuse_not_finite(values)
+        return values
+
+
+class Fp16:
+    """Two bytes a value: 11 significant bits, steps of 6e-8 below 6e-5."""
+
+    magic = b"TF2"
+
+    def body_bytes(self, count: int) -> int:
+        """See `Values`."""
+        return 2 * count
+
+    def encode(self, values: Vector) -> Buffers:
+        """See `Values`."""
+        refuse_not_finite(values)
+        halves, room = np.empty(values.size, dtype="<f2"), np.empty(min(BLOCK, values.size), dtype=np.float32)
+        for start in range(0, values.size, BLOCK):
+            part = values[start : start + BLOCK]
+            halves[start : start + BLOCK] = np.clip(part, -LARGEST_FP16, LARGEST_FP16, out=room[: part.size])
+        return [halves]
+
+    def decode(self, body: memoryview, count: int) -> Vector:
+        """See `Values`."""
+        values = np.frombuffer(body, dtype="<f2").astype(np.float32)
+        refuse_not_finite(values)
+        return values
+
+
+class Bf16:
+    """Two bytes a value: float32's exponent, 8 significant bits."""
+
+    magic = b"TB2"
+
+    def body_bytes(self, count: int) -> int:
+        """See `Values`."""
+        return 2 * count
+
+    def encode(self, values: Vector) -> Buffers:
+        """See `Values`."""
+        refuse_not_finite(values)
+        shorts, size = np.empty(values.size, dtype="<u2"), min(BLOCK, values.size)
+        clipped, odd = np.empty(size, dtype=np.float32), np.empty(size, dtype=np.uint32)
+        for start in range(0, values.size, BLOCK):
+            part = values[start : start + BLOCK]
+            bits = np.clip(part, -LARGEST_BF16, LARGEST_BF16, out=clipped[: part.size]).view(np.uint32)
+            ties = np.right_shift(bits, 16, out=odd[: part.size])
+            ties &= 1
+            bits += ties
+            bits += 0x7FFF
+            bits >>= 16
+            shorts[start : start + BLOCK] = bits
+        return [shorts]
+
+    def decode(self, body: memoryview, count: int) -> Vector:
+        """See `Values`."""
+        bits = np.frombuffer(body, dtype="<u2").astype(np.uint32)
+        bits <<= 16
+        values = bits.view(np.float32)
+        refuse_not_finite(values)
+        return values
