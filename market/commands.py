@@ -266,7 +266,8 @@ class ReportRound:
 
 @dataclass(frozen=True, slots=True)
 class ReportCheckpoint:
-    """Everything up to `round` is on disk under the digest `manifest`; this is when work is charged."""
+    """Everything up to `round` is on disk under the digest `manifest`; this is when work is charged. `kind`: base or
+    delta, `base_round` the round of its base (None: this one)."""
 
     job: str
     round: int
@@ -276,6 +277,8 @@ class ReportCheckpoint:
     stall_ms: int
     removed: tuple[str, ...]
     by: str
+    kind: str = "base"
+    base_round: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

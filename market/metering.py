@@ -257,6 +257,11 @@ def report_checkpoint(turn: Turn, command: ReportCheckpoint) -> Answer | Refusal
             return invalid(name, getattr(command, name), "a count")
     if len(command.removed) > 10_000 or not all(is_digest(one) for one in command.removed):
         return invalid("removed", command.removed, "a list of SHA-256 in hex")
+    base_round = command.round if command.base_round is None else command.base_round
+    if command.kind not in ("base", "delta"):
+        return invalid("kind", command.kind, "base or delta")
+    if not is_int(base_round, 0, MAX_ROUNDS) or (command.kind == "base") != (base_round == command.round):
+        return invalid("base_round", command.base_round, "the round itself for a base, one before it for a delta")
     if not job.open or not is_int(command.round, 1, job.rounds_committed) or command.round <= job.durable_round:
         old = job.durable is not None and is_int(command.round, 1, job.durable_round)
         if not job.open or old:
@@ -268,7 +273,8 @@ def report_checkpoint(turn: Turn, command: ReportCheckpoint) -> Answer | Refusal
     before = job.durable
     fields = {"job": job.id, "round": command.round, "step": step}
     sizes = {"bytes": command.bytes, "stall_ms": command.stall_ms, "removed": list(command.removed)}
-    turn.emit("checkpoint_durable", fields | {"manifest": command.manifest} | sizes)
+    chain = {"kind": command.kind, "base_round": base_round}
+    turn.emit("checkpoint_durable", fields | {"manifest": command.manifest} | sizes | chain)
     first = len(turn.events)
     for lease in turn.state.leases_of(job):
         charge(turn, lease, lease.owed_ms(command.round), command.round)

@@ -220,20 +220,41 @@ def _plan(manifest: Manifest, length: int) -> RestorePlan | None:
     )  # fmt: skip
 
 
-def next_kind(
-    newest: Manifest | None, deltas: Sequence[Delta], round: int, *, last: bool, base_every_rounds: int
-) -> Kind:
-    """What the checkpoint of `round` should be, after `newest` and further `deltas` that are not in a manifest yet.
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """What a further delta would build on: the round that the chain has reached, its deltas, and what they weigh.
 
-    A base when there is none to build on, for the last round, when a round is missing between, when the chain has
-    reached `base_every_rounds`, or when what has to be replayed outweighs the state itself.
+    `base_bytes` is None as long as the base's length is not known.
     """
-    if newest is None or newest.version == 1 or last:
+
+    round: int
+    length: int
+    delta_bytes: int
+    base_bytes: int | None
+
+    @classmethod
+    def of(cls, manifest: Manifest | None) -> "Chain | None":
+        """The chain that ends at this checkpoint; None when a delta cannot build on it."""
+        if manifest is None or manifest.version == 1:
+            return None
+        weight = sum(delta.bytes for delta in manifest.deltas)
+        return cls(manifest.round, len(manifest.deltas), weight, manifest.state_bytes)
+
+    def with_delta(self, size_bytes: int) -> "Chain":
+        """The chain a round later."""
+        return Chain(self.round + 1, self.length + 1, self.delta_bytes + size_bytes, self.base_bytes)
+
+
+def next_kind(chain: Chain | None, round: int, *, last: bool, base_every_rounds: int) -> Kind:
+    """What the checkpoint of `round` should be.
+
+    A base when there is nothing to build on, for the last round, when a round is missing between, when a base is due
+    again after `base_every_rounds`, or when what has to be replayed outweighs the state itself.
+    """
+    if chain is None or last or round != chain.round + 1:
         return "base"
-    chain = (*newest.deltas, *deltas)
-    tip = deltas[-1].round if deltas else newest.round
-    heavy = sum(delta.bytes for delta in chain) >= newest.state_bytes
-    return "base" if round != tip + 1 or len(chain) + 1 >= base_every_rounds or heavy else "delta"
+    heavy = chain.base_bytes is not None and chain.delta_bytes >= chain.base_bytes
+    return "base" if heavy or chain.length + 1 >= base_every_rounds else "delta"
 
 
 def removable(manifests: Sequence[Manifest], keep: int) -> tuple[Manifest, ...]:

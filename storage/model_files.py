@@ -32,6 +32,11 @@ def model_file(manifest: Manifest, state: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + theta
 
 
+def parameters_digest(state: bytes) -> str:
+    """SHA-256 of θ in an exported state, as little-endian float32. Raises ManifestError for what is no state."""
+    return hashlib.sha256(_flat_parameters(state)).hexdigest()
+
+
 def _flat_parameters(state: bytes) -> memoryview:
     try:
         size = int.from_bytes(state[:8], "little")

@@ -99,7 +99,11 @@ TABLES = {
         ),
         _table("round_losses", "job, round BIGINT, lease, epoch BIGINT, reason"),
         _table("evaluations", "job, round BIGINT, loss DOUBLE"),
-        _table("checkpoints", "job, round BIGINT, step BIGINT, manifest, bytes BIGINT, stall_ms BIGINT, removed_json"),
+        _table(
+            "checkpoints",
+            "job, round BIGINT, step BIGINT, manifest, bytes BIGINT, stall_ms BIGINT, removed_json, kind,"
+            "base_round BIGINT",
+        ),
         _table("statements", "job, segment BIGINT, digest, statement_json"),
         _table("unmatched", "job, reason, detail"),
         _table("other_events", "type, body"),

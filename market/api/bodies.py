@@ -180,6 +180,8 @@ class CheckpointBody(Body):
     bytes: Count
     stall_ms: Count
     removed: Annotated[list[Digest], Field(max_length=4096)] = []
+    kind: Literal["base", "delta"] = "base"
+    base_round: Count | None = None
 
 
 class HaltedBody(Body):

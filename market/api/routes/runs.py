@@ -91,6 +91,8 @@ async def report_checkpoint(services: Has, caller: Plane, body: CheckpointBody) 
         stall_ms=body.stall_ms,
         removed=tuple(body.removed),
         by=caller.name,
+        kind=body.kind,
+        base_round=body.base_round,
     )
     await services.ask(command)
     await services.shelf.remove(body.job, body.removed)
