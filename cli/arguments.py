@@ -85,6 +85,15 @@ def exact_usd(nanos: int) -> str:
     return f"{sign}${size // NANOS_PER_USD:,}.{size % NANOS_PER_USD:09d}"
 
 
+def megabytes(size: int) -> str:
+    """`1.84 MB`; three digits that matter."""
+    if size < 1000:
+        return f"{size} B"
+    unit, factor = next((one for one in (("kB", 1e3), ("MB", 1e6)) if size < one[1] * 999.5), ("GB", 1e9))
+    value = size / factor
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
+
+
 def pair(text: str, field: str) -> tuple[str, str]:
     """`NAME=VALUE`, both sides present."""
     name, equals, value = text.partition("=")

@@ -1,4 +1,4 @@
-"""A job as its events tell it: a pure fold, and the live view of it.
+"""A job as its events tell it: a pure fold (cli/picture.py draws it).
 
 `RunView.fold` takes the records of `GET /v1/jobs/{id}/events` in order and returns the lines worth telling;
 nothing here reads a clock or the network.
@@ -6,32 +6,15 @@ nothing here reads a clock or the network.
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cli.arguments import usd
+from cli.arguments import megabytes, usd
+from cli.round_lines import RoundLine, RoundLines
 from market.faults import BY_REASON
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 FINAL = frozenset({"done", "failed", "cancelled"})
 SHOWN_HAPPENINGS = 6
-SHOWN_ROUNDS = 8
 LONGEST_DETAIL = 60
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """One committed round. `tokens_per_s` counts all members; `loss` is their mean training loss."""
-
-    round: int
-    step: int
-    members: int
-    loss: float | None
-    tokens_per_s: float | None
-    lost: int
-    reason: str
-    at_ms: int
 
 
 @dataclass(slots=True)
@@ -65,9 +48,12 @@ class RunView:
     durable_round: int = 0
     first_at_ms: int | None = None
     last_number: int = 0
-    rounds: list[Round] = field(default_factory=list)
+    steps: int = 0
+    tuned: dict[str, Any] | None = None
+    rounds: list[RoundLine] = field(default_factory=list)
     members: dict[str, Member] = field(default_factory=dict)
     happenings: deque[str] = field(default_factory=lambda: deque(maxlen=SHOWN_HAPPENINGS))
+    lines: RoundLines = field(default_factory=RoundLines)
 
     @property
     def final(self) -> bool:
@@ -89,7 +75,8 @@ class RunView:
 
 def _job_submitted(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:
     view.name = event.get("name") or view.name
-    view.planned = (event.get("spec") or {}).get("rounds") or view.planned
+    spec = event.get("spec") or {}
+    view.planned, view.steps = spec.get("rounds") or view.planned, spec.get("steps") or 0
     view.budget_nanos = event.get("budget_nanos")
     return []
 
@@ -105,6 +92,22 @@ def _job_state(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:
 def _job_budget(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:
     view.budget_nanos = event["budget_nanos"]
     return [f"budget raised to {usd(view.budget_nanos)}"]
+
+
+def _job_retuned(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:
+    view.tuned = event["strategy"]
+    _plan_again(view)
+    return [f"retuned ({event['tuning']}): {event['strategy']['name']} from a round after {event['after_round']} on"]
+
+
+def _plan_again(view: RunView) -> None:
+    """After a change of strategy a round may be longer or shorter than the one that the job was planned with."""
+    if view.tuned is None or not view.steps:
+        return
+    from trainers.options import round_steps
+
+    done, step = (view.rounds[-1].round, view.rounds[-1].step) if view.rounds else (0, 0)
+    view.planned = done + -(-max(0, view.steps - step) // round_steps(view.tuned))
 
 
 def _lease_granted(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:
@@ -150,31 +153,39 @@ def _lease_ended(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:
 
 
 def _round_committed(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:
-    members, lost = event["members"], event.get("lost") or []
-    losses = [member["loss"] for member in members if member.get("loss") is not None]
-    tokens = sum(member.get("tokens") or 0 for member in members)
-    for member in members:
+    for member in event["members"]:
         if known := view.members.get(member["lease"]):
             known.rounds += 0 if known.rounds >= event["round"] else 1
             known.state = "active" if known.state == "granted" else known.state
-    made = Round(
-        event["round"], event["step"], len(members), sum(losses) / len(losses) if losses else None,
-        tokens * 1000 / event["duration_ms"] if tokens and event.get("duration_ms") else None,
-        len(lost), event.get("reason") or "", at_ms,
-    )  # fmt: skip
+    made = view.lines.line(event, at_ms)
+    while view.rounds and view.rounds[-1].round >= made.round:  # lost with every machine, and made again
+        view.rounds.pop()
     view.rounds.append(made)
+    _plan_again(view)
     loss = "" if made.loss is None else f"  loss {made.loss:.3f}"
     speed = "" if made.tokens_per_s is None else f"  {made.tokens_per_s:,.0f} tokens/s"
-    without = f"  without {made.lost} lost" if lost else ""
+    without = f"  without {len(made.lost)} lost" if made.lost else ""
+    sent = f"  {megabytes(made.sent_bytes_per_worker)} sent each" if made.sent_bytes else ""
+    late = f"  late: slot {', '.join(str(slot) for slot in made.late)}" if made.late else ""
+    again = f"  merged at attempt {made.attempts}" if made.attempts > 1 else ""
     of = f"/{view.planned}" if view.planned else ""
     plural = "" if made.members == 1 else "s"
-    return [f"round {made.round}{of}{loss}{speed}  {made.members} worker{plural}  {usd(view.spent_nanos)}{without}"]
+    told = f"round {made.round}{of}{loss}{speed}  {made.members} worker{plural}  {usd(view.spent_nanos)}"
+    warnings = [f"slot {one['slot']} is warned: {one['reason']}" for one in made.warned]
+    if made.strategy and view.rounds[:-1] and view.rounds[-2].strategy not in ("", made.strategy):
+        warnings.append(f"round {made.round} is the first with {made.strategy}")
+    view.happenings.extend(warnings)
+    return [told + sent + late + again + without, *warnings]
 
 
 def _round_evaluated(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:
     view.loss_last = event["loss"]
     if view.loss_first is None:
         view.loss_first = event["loss"]
+    for made in reversed(view.rounds):
+        if made.round == event["round"]:
+            made.held_out_loss = event["loss"]
+            break
     return [f"round {event['round']}  held-out loss {event['loss']:.4f}"]
 
 
@@ -187,6 +198,7 @@ _TELLERS = {
     "job_submitted": _job_submitted,
     "job_state": _job_state,
     "job_budget": _job_budget,
+    "job_retuned": _job_retuned,
     "lease_granted": _lease_granted,
     "lease_started": _lease_started,
     "lease_metered": _lease_metered,
@@ -196,50 +208,3 @@ _TELLERS = {
     "round_evaluated": _round_evaluated,
     "checkpoint_durable": _checkpoint_durable,
 }
-
-
-def render(view: RunView, width: int) -> "RenderableType":
-    """The live picture: headline, workers, the newest rounds, what happened."""
-    from rich.console import Group
-    from rich.text import Text
-
-    from cli.output import Column, Styled, printable, table
-
-    workers = table(
-        [Column("provider"), Column("gpu", gives_way=3), Column("price/h", right=True, gives_way=2), Column("state"),
-         Column("rounds", right=True), Column("trained", right=True, gives_way=4), Column("lease", gives_way=5)],
-        [[one.provider, one.gpu, usd(one.price_nanos), Styled(one.state, _STYLES.get(one.state, "")), str(one.rounds),
-          f"{one.trained_ms / 1000:.1f} s", one.lease] for one in view.members.values()],
-        width=width,
-    )  # fmt: skip
-    rounds = table(
-        [Column("round", right=True), Column("loss", right=True), Column("tokens/s", right=True, gives_way=2),
-         Column("workers", right=True), Column("decision", gives_way=1)],
-        [[str(one.round), "–" if one.loss is None else f"{one.loss:.4f}",
-          "–" if one.tokens_per_s is None else f"{one.tokens_per_s:,.0f}", str(one.members),
-          Styled(one.reason[: max(0, width - 44)], "yellow" if one.lost else "dim")] for one in view.rounds[-SHOWN_ROUNDS:]],
-        width=width,
-    )  # fmt: skip
-    told = Text(
-        "\n".join(printable(line) for one in view.happenings for line in one.splitlines()),
-        no_wrap=True,
-        overflow="ellipsis",
-    )
-    return Group(headline(view), workers, rounds, told)
-
-
-_STYLES = {"active": "green", "lost": "bold red", "ended": "dim", "granted": "yellow"}
-
-
-def headline(view: RunView) -> "RenderableType":
-    """One line: which job, how far, how good, how dear."""
-    from rich.text import Text
-
-    from cli.output import printable
-
-    done = view.rounds[-1].round if view.rounds else 0
-    held_out = "" if view.loss_last is None else f"  held-out loss {view.loss_first:.3f} → {view.loss_last:.3f}"
-    of = f"/{view.planned}" if view.planned else ""
-    budget = f" of {usd(view.budget_nanos)}" if view.budget_nanos else ""
-    text = f"{view.job} {view.name}  {view.state}  round {done}{of}{held_out}  {usd(view.spent_nanos)}{budget}"
-    return Text(printable(text), style="bold", no_wrap=True, overflow="ellipsis")

@@ -26,7 +26,7 @@ VERBS = {
     "offers": "offers",
     "submit": "submit",
     "jobs": "jobs", "job": "jobs", "cancel": "jobs", "resume": "jobs", "explain": "jobs", "logs": "jobs",
-    "watch": "watch", "result": "result",
+    "watch": "watch", "metrics": "metrics", "retune": "retune", "result": "result",
     "wallet": "wallet",
     "billing": "billing", "invoice": "billing", "sql": "billing",
     "provenance": "proof", "verify": "proof",

@@ -64,7 +64,7 @@ def spec_in_force(job: Job) -> Json:
 def tuning_of_round(tunings: Sequence[Mapping[str, Any]], number: int, strategy: str) -> int:
     """The newest tuning that round `number` can have been made with, by the name that its report says."""
     for one in reversed(tunings):
-        if one["after_round"] < number and strategy in ("", one["strategy"]["name"]):
+        if one["after_round"] < number and strategy == one["strategy"]["name"]:
             return int(one["tuning"])
     return 0
 

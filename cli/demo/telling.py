@@ -5,11 +5,10 @@ from typing import Any
 
 from cli.arguments import exact_usd, usd
 from cli.demo.outcome import Outcome
-from cli.live import RunView, render
+from cli.live import RunView
 from cli.output import console, print_table, printable
+from cli.picture import loss_curve, render
 from cli.settings import Settings
-
-PLOT_ROWS = 14
 
 
 class Teller:
@@ -87,7 +86,7 @@ class Teller:
     def losses(self, rounds: list[dict[str, Any]]) -> None:
         """A plot of the loss."""
         if not self._quiet:
-            print(plot(rounds, width=min(self._screen.width, 78)))
+            print(loss_curve([(one["round"], one["loss"]) for one in rounds], width=min(self._screen.width, 78)))
 
     def verdicts(self, outcome: Outcome, books: dict[str, Any], bundle: dict[str, Any]) -> None:
         """The sums and the checks."""
@@ -113,29 +112,3 @@ class Teller:
             f"{outcome.seconds:.0f} s in all.",
             style="bold green",
         )  # fmt: skip
-
-
-def plot(rounds: list[dict[str, Any]], *, width: int) -> str:
-    """Held-out loss by round, as terminal text of `width` columns, without colours."""
-    import plotext
-
-    points = [(one["round"], one["loss"]) for one in rounds if one.get("loss") is not None]
-    if len(points) < 2:
-        return ""
-    figure = plotext.figure
-    figure.clear()
-    figure.plot_size(width, PLOT_ROWS)
-    figure.title("held-out loss by round")
-    figure.draw(figure.signal(*_curve(points, 2 * width)))
-    return str(plotext.uncolorize(str(figure.build())))
-
-
-def _curve(points: list[tuple[int, float]], steps: int) -> tuple[list[float], list[float]]:
-    """`steps` points along the straight lines between `points`: a signal is drawn as dots."""
-    places = [step * (len(points) - 1) / (steps - 1) for step in range(steps)]
-    mixed = []
-    for place in places:
-        left = min(int(place), len(points) - 2)
-        (x0, y0), (x1, y1) = points[left], points[left + 1]
-        mixed.append((x0 + (x1 - x0) * (place - left), y0 + (y1 - y0) * (place - left)))
-    return [x for x, _ in mixed], [y for _, y in mixed]

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.arguments import usd, usd_nanos
+from cli.arguments import megabytes, usd, usd_nanos
 from cli.errors import usage
 from cli.output import Column, Styled, console, document, print_table, printable
 from cli.session import connect, new_id
@@ -77,6 +77,7 @@ def show_job(settings: Settings, one: dict[str, Any]) -> None:
              f"rounds   {one['rounds_committed']} of {one['rounds_planned']}"]  # fmt: skip
     if one["loss_last"] is not None:
         lines.append(f"loss     {one['loss_first']:.4f} → {one['loss_last']:.4f} (held out)")
+    lines += _training(one)
     lines.append(
         f"money    billed {usd(one['billed_nanos'])}, escrow {usd(one['escrow_nanos'])}, budget {usd(one['budget_nanos'])}"
     )
@@ -92,6 +93,20 @@ def show_job(settings: Settings, one: dict[str, Any]) -> None:
             [w["id"], w["provider"], w.get("name") or "–", str(w["pid"] or "–"), w["state"]] for w in one["workers"]
         ]
         print_table(settings, columns, rows)
+
+
+def _training(one: dict[str, Any]) -> Iterator[str]:
+    """How it trains: the strategy, its history, speed and bytes."""
+    strategy, sums = one.get("strategy") or {}, one.get("training") or {}
+    if strategy:
+        yield f"strategy {strategy['name']} {strategy.get('codec', '')}, {strategy.get('inner_steps')} steps".rstrip()
+    for tuning in one.get("tunings") or ():
+        since = f"from round {tuning['first_round']}" if tuning["first_round"] else "from the next boundary"
+        yield f"         {tuning['strategy']['name']} {since} (asked after round {tuning['after_round']})"
+    if sums.get("tokens_per_s") is not None:
+        sent = f", {megabytes(sums['sent_bytes'])} sent" if sums.get("sent_bytes") else ""
+        goodput = f", goodput {sums['goodput']:.0%}" if sums.get("goodput") is not None else ""
+        yield f"training {sums['tokens_per_s']:,.0f} tokens/s{goodput}{sent}"
 
 
 def cancel(ctx: typer.Context, job_id: JobId) -> None:

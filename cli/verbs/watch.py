@@ -1,13 +1,15 @@
 """`torg watch` and `--follow`: a job while it lives."""
 
+import json
 import sys
 from typing import Annotated, Any
 
 import typer
 
 from cli.errors import Exit
-from cli.live import FINAL, RunView, render
+from cli.live import FINAL, RunView
 from cli.output import console, document, printable
+from cli.round_lines import RoundLine
 from cli.session import connect, connect_pooled
 from cli.settings import Settings
 
@@ -26,18 +28,46 @@ def watch(
         str | None, typer.Argument(metavar="[JOB]", help="default: the newest job that is not over")
     ] = None,
 ) -> None:
-    """Live rounds, loss, tokens/s, dollars, workers, deaths and recoveries."""
+    """Live rounds, loss, tokens/s, goodput, bytes, dollars, workers, deaths; with --json a line for each round."""
     settings: Settings = ctx.obj
     if job_id is None:
         found = [one for one in connect(settings, "customer").jobs() if one["state"] not in FINAL]
         if not found:
-            if settings.as_json:
-                document(None)
-            else:
+            if not settings.as_json:
                 print("No job is alive.")
             return
         job_id = str(max(found, key=lambda one: (one.get("submitted_ms") or 0, one["id"]))["id"])
-    end_as(follow(settings, job_id))
+    end_as(stream(settings, job_id) if settings.as_json else follow(settings, job_id))
+
+
+def stream(settings: Settings, job_id: str) -> dict[str, Any]:
+    """One JSON line for each committed round, and one of `type` end; answers the job.
+
+    A round's line is printed when its held-out loss is known, or with the next round where it is not measured.
+    """
+    with connect_pooled(settings, "customer", patience_s=PATIENCE_S) as client:
+        client.job(job_id)  # refused at once where there is none
+        view = RunView(job_id)
+        waiting: RoundLine | None = None
+        for record in client.job_events(job_id):
+            view.fold(record)
+            kind = record["event"]["type"]
+            if kind == "round_committed":
+                _print_line(waiting)
+                waiting = view.rounds[-1]
+            elif kind == "round_evaluated" and waiting is not None and waiting.held_out_loss is not None:
+                _print_line(waiting)
+                waiting = None
+        _print_line(waiting)
+        last = client.job(job_id)
+    end = {name: last[name] for name in ("state", "reason", "rounds_committed", "loss_last", "billed_nanos")}
+    print(json.dumps({"type": "end", "job": job_id, **end}), flush=True)
+    return last
+
+
+def _print_line(line: RoundLine | None) -> None:
+    if line is not None:
+        print(json.dumps(line.document(), ensure_ascii=False), flush=True)
 
 
 def follow(settings: Settings, job_id: str) -> dict[str, Any]:
@@ -70,8 +100,10 @@ def end_as(job: dict[str, Any]) -> None:
 def _live(settings: Settings, view: RunView, client: Any) -> None:
     from rich.live import Live
 
+    from cli.picture import render
+
     screen = console(settings)
-    with Live(render(view, screen.width), console=screen, refresh_per_second=4, transient=False) as live:
+    with Live(render(view, screen.width, screen.height), console=screen, refresh_per_second=4, transient=False) as live:
         for record in client.job_events(view.job):
             view.fold(record)
-            live.update(render(view, screen.width))
+            live.update(render(view, screen.width, screen.height))

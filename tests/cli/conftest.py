@@ -1,6 +1,10 @@
 """A home with keys for a fake market, and one way to run a command in this process."""
 
 import json
+import os
+import pty
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,3 +61,23 @@ def torg(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
         return Ran(code, captured.out, captured.err)
 
     return call
+
+
+def on_a_terminal(argv: list[str], environment: dict[str, str]) -> str:
+    """What a command writes to a terminal."""
+    outer, inner = pty.openpty()
+    base = {name: value for name, value in os.environ.items() if not name.startswith("TORG_") and name != "NO_COLOR"}
+    process = subprocess.Popen([sys.executable, "-m", "cli", *argv], stdout=inner, stderr=inner, env=base | environment)
+    os.close(inner)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(outer, 65536)
+        except OSError:  # Linux says EIO when the last writer has closed
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(outer)
+    assert process.wait() == 0, shown
+    return shown.decode()

@@ -36,12 +36,19 @@ def granted(lease: str, provider: str, price_nanos: int = 300_000_000, replaces:
             "price_nanos_per_gpu_hour": price_nanos, "replaces": replaces}  # fmt: skip
 
 
-def committed(round: int, *leases: str, lost: tuple[str, ...] = (), loss: float = 3.0) -> dict[str, Any]:
+def committed(
+    round: int,
+    *leases: str,
+    lost: tuple[str, ...] = (),
+    loss: float = 3.0,
+    manner: dict[str, Any] | None = None,
+    **more: int,
+) -> dict[str, Any]:
     members = [{"lease": lease, "epoch": 1, "slot": 0, "provider": "p", "loss": loss, "steps": 20, "tokens": 1000,
-                "leased_ms": 1000, "trained_ms": 900, "bytes": 10, "contribution": "0" * 64} for lease in leases]  # fmt: skip
+                "leased_ms": 1000, "trained_ms": 900, "bytes": 10, "contribution": "0" * 64} | more for lease in leases]  # fmt: skip
     return {"type": "round_committed", "job": "job-1f2e3d4c5b", "round": round, "step": round * 20, "digest": "0" * 64,
             "reason": "all members", "duration_ms": 2000, "members": members,
-            "lost": [{"lease": lease, "epoch": 1, "reason": "gone"} for lease in lost]}  # fmt: skip
+            "lost": [{"lease": lease, "epoch": 1, "reason": "gone"} for lease in lost]} | (manner or {})  # fmt: skip
 
 
 def ended(lease: str, fault: str) -> dict[str, Any]:

@@ -3,19 +3,15 @@
 import csv
 import io
 import json
-import os
-import pty
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from pyarrow import parquet
 
-from tests.cli.conftest import Torg
-from tests.cli.fake_market import FakeMarket, stream
-from tests.cli.samples import bill, committed, ended, granted, job, offer, state
+from tests.cli.conftest import Torg, on_a_terminal
+from tests.cli.fake_market import FakeMarket
+from tests.cli.samples import bill, job, offer
 
 ESCAPE = "\x1b["
 
@@ -89,26 +85,6 @@ def test_colours_on_a_terminal_unless_unwanted(
     assert (re.search(r"\x1b\[[0-9;]*m", shown) is not None) is colours
 
 
-def on_a_terminal(argv: list[str], environment: dict[str, str]) -> str:
-    """What a command writes to a terminal."""
-    outer, inner = pty.openpty()
-    base = {name: value for name, value in os.environ.items() if not name.startswith("TORG_") and name != "NO_COLOR"}
-    process = subprocess.Popen([sys.executable, "-m", "cli", *argv], stdout=inner, stderr=inner, env=base | environment)
-    os.close(inner)
-    shown = b""
-    while True:
-        try:
-            piece = os.read(outer, 65536)
-        except OSError:  # Linux says EIO when the last writer has closed
-            break
-        if not piece:
-            break
-        shown += piece
-    os.close(outer)
-    assert process.wait() == 0, shown
-    return shown.decode()
-
-
 def test_piped_output_is_plain(torg: Torg, offers: FakeMarket) -> None:
     assert ESCAPE not in torg("offers").out
 
@@ -162,41 +138,6 @@ def test_logs_follow_until_the_job_is_over(torg: Torg, market: FakeMarket) -> No
 
     market.routes["GET /v1/jobs/job-1/logs"] = answer
     assert torg("logs", "job-1", "-f").out == "a\nb\n"
-
-
-LIFE = (
-    granted("lease-000001", "aurora"),
-    granted("lease-000002", "borealis", 450_000_000),
-    committed(1, "lease-000001", "lease-000002"),
-    {"type": "round_evaluated", "job": "job-1f2e3d4c5b", "round": 1, "loss": 4.0},
-    ended("lease-000002", "provider"),
-    committed(2, "lease-000001", lost=("lease-000002",)),
-    granted("lease-000003", "cumulus", 600_000_000, replaces="lease-000002"),
-    committed(3, "lease-000001", "lease-000003"),
-    {"type": "round_evaluated", "job": "job-1f2e3d4c5b", "round": 3, "loss": 3.0},
-)
-
-
-@pytest.mark.parametrize(("last", "code"), [("done", 0), ("failed", 1), ("cancelled", 1)])
-def test_watch_tells_the_life_and_ends_as_the_job_did(torg: Torg, market: FakeMarket, last: str, code: int) -> None:
-    market.routes["GET /v1/jobs/job-1f2e3d4c5b"] = (200, job(state=last))
-    market.routes["GET /v1/jobs/job-1f2e3d4c5b/events"] = stream(*LIFE, state(last, "because"))
-    ran = torg("watch", "job-1f2e3d4c5b")
-    assert ran.code == code
-    for part in ("borealis is lost (no reading for 3 s)", "without 1 lost", "cumulus replaces lease-000002",
-                 "held-out loss 3.0000", "1,000 tokens/s", f"is {last}: because"):  # fmt: skip
-        assert part in ran.out
-    assert torg("watch", "job-1f2e3d4c5b", "--json").document["state"] == last
-
-
-def test_watch_draws_a_live_picture_on_a_terminal(market: FakeMarket, home: Path) -> None:
-    market.routes["GET /v1/jobs/job-1f2e3d4c5b"] = (200, job(state="done"))
-    market.routes["GET /v1/jobs/job-1f2e3d4c5b/events"] = stream(*LIFE, state("done"))
-    shown = on_a_terminal(
-        ["watch", "job-1f2e3d4c5b"], {"TORG_HOME": str(home), "TERM": "xterm", "COLUMNS": "90", "LINES": "50"}
-    )
-    for part in ("lost", "cumulus", "held-out loss 4.000 → 3.000", "round 3/14"):
-        assert part in shown
 
 
 def test_billing_asks_for_moments_and_groups(torg: Torg, market: FakeMarket) -> None:
