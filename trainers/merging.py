@@ -6,9 +6,10 @@ Callers give the same order everywhere (by slot), so that every member gets the 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainers.codecs.base import Vector, sum_of_squares
 
@@ -20,16 +21,59 @@ CHUNK = 1 << 16
 
 def mean(updates: Sequence[Vector]) -> Vector:
     """The average of one and more updates."""
+    return weighted_mean(updates, [1.0] * len(updates))
+
+
+def weighted_mean(updates: Sequence[Vector], weights: Sequence[float]) -> Vector:
+    """Σ w_i x_i / Σ w_i, the weights above zero."""
     assert updates, "nothing to merge"
+    assert len(weights) == len(updates), "one weight for each"
+    assert min(weights) > 0.0, "a weight that is none"
+    return _by_parts(updates, weights, lambda _: math.fsum(weights))
+
+
+def mean_over_senders(updates: Sequence[Vector], weights: Sequence[float]) -> Vector:
+    """Σ w_i x_i / Σ w_i over those whose element is not zero; zero where nobody sent one."""
+    assert updates, "nothing to merge"
+    assert len(weights) == len(updates), "one weight for each"
+
+    def behind(part: slice) -> NDArray[np.float64]:
+        sent = np.zeros(updates[0][part].size, dtype=np.float64)
+        for update, weight in zip(updates, weights, strict=True):
+            sent += weight * (update[part] != 0.0)
+        sent[sent == 0.0] = 1.0
+        return sent
+
+    return _by_parts(updates, weights, behind)
+
+
+def clip_to_median(updates: Sequence[Vector]) -> list[Vector]:
+    """Each update scaled by min(1, median_j ‖x_j‖ / ‖x_i‖), so that none outweighs the others."""
+    norms = [math.sqrt(sum_of_squares(update)) for update in updates]
+    median = float(np.median(norms))
+    return [
+        update if norm <= median else update * np.float32(median / norm)
+        for update, norm in zip(updates, norms, strict=True)
+    ]
+
+
+def _by_parts(
+    updates: Sequence[Vector],
+    weights: Sequence[float],
+    behind: Callable[[slice], float | NDArray[np.float64]],
+) -> Vector:
+    """Σ w_i x_i / `behind`, part by part: the float64 sums of all of it would be two vectors more."""
     merged = np.empty(updates[0].shape, dtype=np.float32)
-    room = np.empty(min(CHUNK, merged.size), dtype=np.float64)
-    for start in range(0, merged.size, CHUNK):  # part by part: the float64 sums of all of it would be two vectors more
-        total = room[: min(CHUNK, merged.size - start)]
-        np.copyto(total, updates[0][start : start + CHUNK])
-        for update in updates[1:]:
-            total += update[start : start + CHUNK]
-        total /= len(updates)
-        merged[start : start + CHUNK] = total
+    total, scaled = (np.empty(min(CHUNK, merged.size), dtype=np.float64) for _ in range(2))
+    for start in range(0, merged.size, CHUNK):
+        part = slice(start, min(start + CHUNK, merged.size))
+        size = part.stop - part.start
+        np.multiply(updates[0][part], weights[0], out=total[:size], dtype=np.float64)
+        for update, weight in zip(updates[1:], weights[1:], strict=True):
+            np.multiply(update[part], weight, out=scaled[:size], dtype=np.float64)
+            total[:size] += scaled[:size]
+        total[:size] /= behind(part)
+        merged[part] = total[:size]
     return merged
 
 
@@ -47,14 +91,16 @@ def trimmed_mean(updates: Sequence[Vector], trimmed: int | None = None) -> Vecto
     return mean(list(ordered[trimmed : count - trimmed]))
 
 
-def centered_clip(updates: Sequence[Vector], radius: float | None = None, center: Vector | None = None) -> Vector:
+def centered_clip(updates: Sequence[Vector], radius: float | None = None, center: NDArray[Any] | None = None) -> Vector:
     """v ← v + mean_i (x_i − v)·min(1, τ/‖x_i − v‖), a few times (Karimireddy et al., arXiv 2012.10333, eq. 3).
 
     Default: v starts at the median of each element and τ = median_i ‖x_i − v‖, so that neither is kept from round to
-    round: a stored centre can be walked away, or to infinity, by one finite update.
+    round: a stored centre can be walked away, or to infinity, by one finite update. One that is not finite is not used.
     """
     assert updates, "nothing to merge"
-    at = (np.median(np.stack(updates), axis=0) if center is None else center).astype(np.float64)
+    if center is None or not np.isfinite(center).all():
+        center = np.median(np.stack(updates).astype(np.float64), axis=0)
+    at = center.astype(np.float64)
     for _ in range(CLIP_ITERATIONS):
         norms = [math.sqrt(sum_of_squares(update - at)) for update in updates]
         allowed = float(np.median(norms)) if radius is None else radius

@@ -11,22 +11,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
 
-try:
-    from trainers.codec_text import CodecSpec, CodecTextError
-    from trainers.codec_text import parse_codec as parse_codec_text
-except ModuleNotFoundError:  # until the codecs' own parser is there
-
-    class CodecTextError(ValueError):  # type: ignore[no-redef]
-        message, remedy = "", ""
-
-    @dataclass(frozen=True)
-    class CodecSpec:  # type: ignore[no-redef]
-        text: str
-        dense: bool
-
-    def parse_codec_text(text: str) -> CodecSpec:
-        return CodecSpec(text, not any(stage in text for stage in ("top_k", "prune", "dct")))
-
+from trainers.codec_text import CodecSpec, CodecTextError
+from trainers.codec_text import parse_codec as parse_codec_text
 
 Value: TypeAlias = str | int | float | bool | None
 Kind: TypeAlias = Literal["int", "float", "bool", "text", "codec"]
@@ -174,7 +160,7 @@ def strategy_options(given: Mapping[str, Any]) -> dict[str, Any]:
             raise OptionError(f"strategy.{option}", given[option], f"is in a field that {name} does not have", remedy)
     chosen = {key: _checked(f"strategy.{key}", given.get(key, option.default), option) for key, option in table.items()}
     if chosen["error_feedback"] is None:
-        chosen["error_feedback"] = not parse_codec(str(chosen["codec"])).dense
+        chosen["error_feedback"] = parse_codec(str(chosen["codec"])).selection is not None
     options = {"name": name, **chosen}
     _refuse_contradictions(options)
     return options

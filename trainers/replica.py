@@ -16,7 +16,8 @@ import safetensors.numpy
 
 from trainers.codecs import BadPayload, Vector, codec
 from trainers.codecs.base import sum_of_squares
-from trainers.strategies import State, strategy
+from trainers.layout import flat_layout
+from trainers.strategies import Moment, State, Update, strategy
 
 FORMAT = 1
 
@@ -48,7 +49,8 @@ class Replica:
     def __init__(self, spec: Mapping[str, Any], initial: Vector) -> None:
         """A job's outer state before its first round, from a normalised spec (or what `export` kept of one)."""
         self._spec: dict[str, Any] = {"strategy": dict(spec["strategy"]), "steps": int(spec["steps"])}
-        self._strategy, self._codec = strategy(spec["strategy"]), codec(spec["strategy"].get("codec", "identity"))
+        self._strategy = strategy(spec["strategy"], flat_layout(np.size(initial)))
+        self._codec = codec(spec["strategy"].get("codec", "identity"))
         self._state: State = self._strategy.init(np.array(initial, dtype=np.float32))
         self._held: dict[int, bytes] = {}
         self._held_round = 0
@@ -78,7 +80,7 @@ class Replica:
 
     def contribute(self, trained_parameters: Vector) -> tuple[bytes, ContributionInfo]:
         """This worker's contribution to round `round + 1`. Raises BadPayload when it is not finite."""
-        update = self._strategy.contribute(self._state, trained_parameters)
+        (update,), _ = self._strategy.contribute(self._state, trained_parameters, self._moment(()))
         payload = self._codec.encode(update)
         norm = math.sqrt(sum_of_squares(update))
         return payload, ContributionInfo(hashlib.sha256(payload).hexdigest(), len(payload), norm)
@@ -114,8 +116,8 @@ class Replica:
         missing = [slot for slot in slots if self._held_round != round or slot not in self._held]
         if missing or not slots:
             raise ReplicaError(f"round {round} without contributions of slots {missing}" if slots else "no slots")
-        contributions = [self._codec.decode(self._held[slot], self.parameters.size) for slot in slots]
-        merged = self._strategy.merge(self._state, contributions)
+        updates = [Update(slot, 1.0, (self._codec.decode(self._held[slot], self.parameters.size),)) for slot in slots]
+        merged = self._strategy.merge(self._state, updates, self._moment(slots))
         if not np.isfinite(merged["parameters"]).all():
             raise ReplicaError(f"round {round} would make parameters that are not finite")
         self._state, self._accepted, self.round = merged, slots, round
@@ -131,6 +133,9 @@ class Replica:
         if self._digest is None:
             self._digest = hashlib.sha256(self.parameters.astype("<f4", copy=False).data).hexdigest()
         return self._digest
+
+    def _moment(self, slots: tuple[int, ...]) -> Moment:
+        return Moment(self.round + 1, self.step, slots[0] if slots else 0, slots)
 
     def export(self) -> bytes:
         """Everything a newcomer or a checkpoint needs, as safetensors; the same state gives the same bytes."""
