@@ -1,0 +1,146 @@
+"""States set aside in RAM: what training waits for at a checkpoint, and what a restarted run restores from first.
+
+The outer state is functional: committing makes new vectors and never writes into old ones. So setting it aside is a
+shallow copy, without a byte copied, and serialising waits until somebody asks. Tensors that are changed in place (the
+inner optimiser's) have to be copied; `StagingBuffers` does that into memory that is used again, because touching fresh
+memory costs more than the copy itself.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.checkpoints import Kind
+
+Array = NDArray[np.generic]
+
+LIMIT_BYTES = 8 * 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A member's state after `round` rounds, or what that round merged. `size_bytes`: what it keeps from being freed."""
+
+    kind: Kind
+    round: int
+    digest: str
+    size_bytes: int
+    content: Callable[[], bytes]
+    inner: bytes | None = None
+
+
+class Snapshots:
+    """The newest snapshots of one member: at most `bases` states with the deltas after them, within `limit_bytes`.
+
+    The newest base and what follows it stay whatever they weigh. Thread-safe.
+    """
+
+    def __init__(self, *, bases: int = 2, limit_bytes: int = LIMIT_BYTES) -> None:
+        assert bases >= 1
+        self._bases, self._limit_bytes = bases, limit_bytes
+        self._kept: dict[tuple[int, Kind], Snapshot] = {}
+        self._turn = threading.Lock()
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Keep one more; another of the same round and kind is replaced, later ones (undone rounds) go."""
+        with self._turn:
+            self._kept = {place: kept for place, kept in self._kept.items() if place[0] <= snapshot.round}
+            self._kept[snapshot.round, snapshot.kind] = snapshot
+            self._trim()
+
+    def staged(self, round: int, kind: Kind | None = None) -> bytes:
+        """The bytes of the snapshot of that round (a base before a delta). Raises KeyError when it is gone."""
+        return self._find(round, kind).content()
+
+    def inner(self, round: int) -> bytes | None:
+        """The inner optimiser's state that was set aside with the base of that round, if one was."""
+        return self._find(round, "base").inner
+
+    def rounds(self) -> dict[int, str]:
+        """Every round whose state can be had from here, with its digest."""
+        with self._turn:
+            found = {round: kept.digest for (round, kind), kept in self._kept.items() if kind == "base"}
+            for (round, kind), kept in sorted(self._kept.items()):
+                if kind == "delta" and round - 1 in found:
+                    found.setdefault(round, kept.digest)
+            return found
+
+    def state(self, round: int, replay: Callable[[bytes, Sequence[bytes]], bytes]) -> bytes | None:
+        """The state after that round, from a base and its deltas, by `Member.replay`; None when it is not here."""
+        if round not in self.rounds():
+            return None
+        with self._turn:
+            deltas: list[Snapshot] = []
+            at = round
+            while (at, "base") not in self._kept:
+                deltas.insert(0, self._kept[at, "delta"])
+                at -= 1
+            base = self._kept[at, "base"]
+        content = base.content()
+        return replay(content, [delta.content() for delta in deltas]) if deltas else content
+
+    @property
+    def size_bytes(self) -> int:
+        """What all of them keep from being freed."""
+        with self._turn:
+            return self._size()
+
+    def _find(self, round: int, kind: Kind | None) -> Snapshot:
+        with self._turn:
+            kinds: tuple[Kind, ...] = ("base", "delta") if kind is None else (kind,)
+            for each in kinds:
+                if (round, each) in self._kept:
+                    return self._kept[round, each]
+        raise KeyError(f"nothing is staged for round {round}")
+
+    def _trim(self) -> None:
+        while True:
+            bases = sorted(round for round, kind in self._kept if kind == "base")
+            if len(bases) < 2 or (len(bases) <= self._bases and self._size() <= self._limit_bytes):
+                break
+            oldest = bases[1]
+            self._kept = {place: kept for place, kept in self._kept.items() if place[0] >= oldest}
+            self._kept.pop((oldest, "delta"), None)
+        first = bases[0] if bases else 0
+        self._kept = {place: kept for place, kept in self._kept.items() if place[0] >= first}
+
+    def _size(self) -> int:
+        return sum(kept.size_bytes for kept in self._kept.values())
+
+
+class StagingBuffers:
+    """Memory for `sets` copies of the same tensors, used again and again.
+
+    A copy stays as it is until it is released; there is none to be had while all are lent (`take` gives None), so that a
+    slow writer makes checkpoints rarer and not the process larger.
+    """
+
+    def __init__(self, sets: int = 2) -> None:
+        self._free: list[dict[str, Array]] = [{} for _ in range(sets)]
+        self._turn = threading.Lock()
+
+    def take(self, tensors: Mapping[str, Array]) -> dict[str, Array] | None:
+        """A copy of these tensors, in reused memory where shapes and kinds are those of before; None when all are lent."""
+        with self._turn:
+            if not self._free:
+                return None
+            # The one released last: its pages are the likeliest to be there.
+            buffers = self._free.pop()
+        for name in set(buffers) - set(tensors):
+            del buffers[name]
+        for name, tensor in tensors.items():
+            buffer = buffers.get(name)
+            if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+                buffer = buffers[name] = np.empty(tensor.shape, tensor.dtype)
+            np.copyto(buffer, tensor)
+        return {name: buffers[name] for name in tensors}
+
+    def release(self, copy: dict[str, Array]) -> None:
+        """Give a copy back; its tensors must not be used any more."""
+        with self._turn:
+            self._free.append(copy)
