@@ -19,7 +19,7 @@ Indices = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 
 ROUNDS = 8
-LEAST_HALF_BITS = 4
+LEAST_HALF_BITS = 3
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
