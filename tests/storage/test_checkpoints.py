@@ -1,5 +1,6 @@
 """A manifest names everything by digest, reads back as written, and the newest one is never let go."""
 
+import hashlib
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.canonical import canonical_bytes
-from storage.checkpoints import Manifest, ManifestError, TensorEntry, removable, removable_blobs
+from storage.checkpoints import (
+    Chain,
+    Delta,
+    Manifest,
+    ManifestError,
+    TensorEntry,
+    next_kind,
+    removable,
+    removable_blobs,
+    restore_plan,
+    restore_plans,
+)
 
 MANIFEST = Manifest(
     job="job-1", round=2, step=60, parent="a" * 64, tensors=(TensorEntry("wte", (256, 8), "float32"),), state="b" * 64,
@@ -56,3 +68,95 @@ def test_a_state_that_a_kept_checkpoint_shares_stays() -> None:
     assert removable_blobs([old, new], keep=1) == (old.digest,)
     other = replace(MANIFEST, round=1, state="e" * 64)
     assert removable_blobs([other, new], keep=1) == (other.digest, "e" * 64)
+
+
+BASE = replace(MANIFEST, round=10, step=300, created_at_ms=10)
+
+
+def name(text: str) -> str:
+    """A digest to name something by."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def delta_manifest(round: int, base: Manifest = BASE) -> Manifest:
+    deltas = tuple(
+        Delta(one, 30 * one, name(f"delta {one}"), 7, name(f"parameters {one}"))
+        for one in range(base.round + 1, round + 1)
+    )
+    return replace(
+        base, kind="delta", round=round, step=30 * round, parent=base.digest, base=base.digest, deltas=deltas,
+        parameters=deltas[-1].parameters, created_at_ms=round,
+    )  # fmt: skip
+
+
+def test_a_delta_reads_back_and_knows_what_it_needs() -> None:
+    delta = replace(delta_manifest(12), inner="f" * 64, inner_bytes=5, tied={"head": "wte"})
+    assert Manifest.decode(delta.encode()) == delta
+    assert (delta.base_round, delta.total_bytes) == (10, 99 + 5 + 14)
+    assert delta.blobs == (BASE.state, "f" * 64, name("delta 11"), name("delta 12"))
+
+
+def test_a_manifest_of_version_1_keeps_its_bytes_and_a_newer_one_is_refused() -> None:
+    first = replace(MANIFEST, version=1)
+    assert set(MANIFEST.to_json()) - set(first.to_json()) == {"kind", "base", "deltas", "inner", "inner_bytes", "tied"}
+    assert Manifest.decode(first.encode()) == first
+    assert first.digest != MANIFEST.digest
+    with pytest.raises(ManifestError, match="torg-checkpoint-3 is not known here"):
+        Manifest.from_json({**MANIFEST.to_json(), "format": "torg-checkpoint-3"})
+
+
+def test_a_chain_leads_to_every_round_on_it_and_around_what_is_missing() -> None:
+    manifests = [BASE, delta_manifest(13)]
+    assert [plan.round for plan in restore_plans(manifests)] == [13, 12, 11, 10]
+    newest = restore_plan(manifests)
+    assert newest is not None
+    assert (newest.round, newest.step, newest.parameters) == (13, 390, name("parameters 13"))
+    assert newest.blobs == (BASE.state, *(name(f"delta {one}") for one in (11, 12, 13)))
+    earlier = restore_plan(manifests, without={name("delta 12")})
+    assert earlier is not None
+    assert (earlier.round, earlier.parameters, len(earlier.deltas)) == (11, name("parameters 11"), 1)
+    asked = restore_plan(manifests, round=10)
+    assert asked is not None
+    assert (asked.manifest, asked.deltas) == (BASE, ())
+    assert restore_plan(manifests, round=12, without={name("delta 11")}) is None
+    assert restore_plan(manifests, without={BASE.state}) is None
+    assert restore_plan([manifests[1]], without={name("delta 11")}) is None, "the base's own manifest knows its digest"
+
+
+@pytest.mark.parametrize(
+    ("chain", "round", "last", "kind"),
+    [
+        (None, 1, False, "base"),
+        (Chain(4, 2, 20, 100), 5, False, "delta"),
+        (Chain(4, 2, 20, None), 5, False, "delta"),
+        (Chain(4, 2, 20, 100), 5, True, "base"),
+        (Chain(4, 2, 20, 100), 6, False, "base"),
+        (Chain(4, 2, 20, 100), 4, False, "base"),
+        (Chain(4, 8, 20, 100), 5, False, "delta"),
+        (Chain(4, 9, 20, 100), 5, False, "base"),
+        (Chain(4, 2, 100, 100), 5, False, "base"),
+    ],
+)
+def test_when_a_base_is_due(chain: Chain | None, round: int, last: bool, kind: str) -> None:
+    assert next_kind(chain, round, last=last, base_every_rounds=10) == kind
+
+
+def test_a_delta_cannot_build_on_version_1() -> None:
+    assert Chain.of(replace(MANIFEST, version=1)) is None
+    assert Chain.of(delta_manifest(12)) == Chain(12, 2, 14, 99)
+
+
+@given(lengths=st.lists(st.integers(1, 5), min_size=1, max_size=5), keep=st.integers(1, 8))
+def test_what_may_go_is_needed_by_nothing_that_stays(lengths: list[int], keep: int) -> None:
+    manifests: list[Manifest] = []
+    for length in lengths:
+        round = manifests[-1].round + 1 if manifests else 1
+        base = replace(MANIFEST, round=round, state=name(f"state {round}"), created_at_ms=round)
+        manifests += [base, *(delta_manifest(round + more, base) for more in range(1, length))]
+    gone, blobs = removable(manifests, keep), set(removable_blobs(manifests, keep))
+    kept = [manifest for manifest in manifests if manifest not in gone]
+    assert manifests[-keep:] == kept[-keep:]
+    assert len(kept) <= keep + 1 + sum(1 for one in manifests[-keep:] if one.kind == "base")
+    for manifest in kept:
+        assert not blobs & {manifest.digest, *manifest.blobs, *({manifest.base} - {None})}
+    assert blobs >= {manifest.digest for manifest in gone}

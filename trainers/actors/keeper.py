@@ -97,6 +97,11 @@ class Keeper:
         self.manifest: str | None = None
 
     @property
+    def durable_step(self) -> int:
+        """Global inner steps behind the newest durable round."""
+        return self._history[-1].step if self._history else 0
+
+    @property
     def busy(self) -> bool:
         """Whether a checkpoint is being made durable now."""
         return self._busy
@@ -311,7 +316,7 @@ class Keeper:
         gone = {manifest.digest for manifest in removable(history, self._keep)}
         kept = [manifest for manifest in history if manifest.digest not in gone]
         needed = {name for manifest in kept for name in (manifest.digest, *manifest.blobs)}
-        in_vain = (self._in_vain | set(removable_blobs(history, self._keep))) - needed
+        in_vain = self._in_vain - needed | set(removable_blobs(history, self._keep))
         # A report of a round that the market has had durable is not recorded there: nothing may go by it.
         removed = sorted(in_vain)[:MAX_REMOVED] if made.round > self._told_round else []
         self._in_vain = in_vain - set(removed)
