@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +15,8 @@ from benchmarks.cables import INTERFACE, Cables
 ROOT = Path(__file__).resolve().parents[2]
 BENCH_PYTHON = ROOT / ".bench-venv" / "bin" / "python"
 FOREIGN = frozenset({"torchft_local_update", "hivemind_local_update"})
-PR_SET_PDEATHSIG = 1
+# A comparator is killed when its maker ends, however that ends.
+ENDING_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
 
 Json = dict[str, Any]
 
@@ -64,11 +63,6 @@ def compare(
                 process.wait()
 
 
-def ending_with_us() -> None:
-    """Run in a new process before its program: it is killed when its maker ends."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
 def environment() -> dict[str, str]:
     """A small and fixed one: one thread, our modules, nothing of a proxy or another run."""
     return {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(ROOT),
@@ -77,9 +71,7 @@ def environment() -> dict[str, str]:
 
 def _start(command: Sequence[str], own: Path) -> tuple[subprocess.Popen[bytes], Path]:
     with (own / "out").open("wb") as out, (own / "err").open("wb") as err:
-        process = subprocess.Popen(
-            command, cwd=own, stdout=out, stderr=err, env=environment(), preexec_fn=ending_with_us
-        )
+        process = subprocess.Popen([*ENDING_WITH_US, *command], cwd=own, stdout=out, stderr=err, env=environment())
     return process, own
 
 
