@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -113,3 +114,11 @@ def crew_of(count: int, real: bool, **options: Any) -> Crew:
 
 def results(futures: dict[int, "Future[Any]"]) -> dict[int, Any]:
     return {slot: future.result(SOON_S) for slot, future in futures.items()}
+
+
+def eventually(check: Callable[[], Any]) -> None:
+    """Wait until something holds that no event tells of."""
+    deadline, pause = time.monotonic() + SOON_S, threading.Event()
+    while not check():
+        assert time.monotonic() < deadline, "it did not come to hold"
+        pause.wait(0.002)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from tests.trainers.mesh_network import SOON_S, Crew, crew_of, results
+from tests.trainers.mesh_network import SOON_S, Crew, crew_of, eventually, results
 from trainers.mesh import MeshTimeout, Superseded
 
 
@@ -168,3 +168,25 @@ def test_a_round_that_went_on_is_superseded_for_who_names_the_old_one(real: bool
         with pytest.raises(Superseded):
             crew.members[0].gather(1, b"", SOON_S, round=1)
         assert crew.members[0].gather(1, b"x", SOON_S, round=2) == {0: b"x"}
+
+
+def test_collectives_of_two_steps_may_run_side_by_side(real: bool) -> None:
+    with crew_of(3, real) as crew:
+        crew.set_view(1, 0, [0, 1, 2])
+        later = crew.gather([0, 1, 2], 2, lambda slot: b"later" + text(slot))
+        sooner = crew.gather([2, 1, 0], 1, text)
+        assert results(sooner)[1] == {slot: text(slot) for slot in range(3)}
+        assert results(later)[1] == {slot: b"later" + text(slot) for slot in range(3)}
+
+
+def test_connections_that_break_between_the_living_are_made_again() -> None:
+    with crew_of(3, real=True) as crew:
+        crew.set_view(1, 0, [0, 1, 2])
+        results(crew.gather([0, 1, 2], 1, text))
+        for step in (2, 3, 4):
+            waiting = crew.gather([0, 1], step, text)
+            for line in list(crew.members[step % 3]._links._guests):
+                line.close()
+            found = results(waiting | crew.gather([2], step, text))
+            assert found[0] == found[1] == found[2] == {slot: text(slot) for slot in range(3)}
+        eventually(lambda: all(mesh.lost() == frozenset() for mesh in crew.members.values()))

@@ -233,8 +233,8 @@ class Collectives:
         elif frame.kind in PAYLOADS:
             order = (frame.round, frame.attempt)
             waiting = self._waiting.setdefault(sender, {})
-            for place in [one for one in waiting if self._future(one[0]) and one[0] < order]:
-                del waiting[place]  # the sender went on to a newer view: this one's is worth nothing to it any more
+            for place in self._outdated(waiting, order):
+                del waiting[place]
             waiting[order, frame.step, frame.kind] = frame.payload
         else:
             self._take_answer(sender, frame)
@@ -249,11 +249,16 @@ class Collectives:
             return "twin"
         if self._future(order) and any(order < other for other, _, _ in waiting):
             return "old"
-        if len(waiting) >= WAITING_FRAMES:
+        kept = [one for place, one in waiting.items() if place not in self._outdated(waiting, order)]
+        if len(kept) >= WAITING_FRAMES:
             return "many"
-        if header.length + sum(map(len, waiting.values())) > 2 * self.max_frame_bytes:
+        if header.length + sum(map(len, kept)) > 2 * self.max_frame_bytes:
             return "memory"
         return None
+
+    def _outdated(self, waiting: Mapping[Place, bytes], order: tuple[int, int]) -> list[Place]:
+        """What waits for views to come that its sender has left behind: it is in `order` now."""
+        return [place for place in waiting if self._future(place[0]) and place[0] < order]
 
     def _future(self, order: tuple[int, int]) -> bool:
         return self.view is None or order > self.view.order

@@ -10,7 +10,7 @@ import contextlib
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from trainers.mesh.sockets import Counter, Wire, answer, call
@@ -19,6 +19,7 @@ from trainers.mesh.wire import HEADER_BYTES, BadWire, Frame, Header, Hello, Purp
 
 FRAMES_QUEUED = 64
 STEPS_RESENT = 2
+SMALL_BYTES = 1 << 14
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
 LOOK_EVERY_S = 1.0
 STRANGERS = 32
@@ -52,14 +53,28 @@ class Link:
         self._ready = threading.Condition()
         self._queue: deque[Frame] = deque()
         self._sent: list[Frame] = []
+        self._line: Wire | None = None
+        self._busy = False
+        self._rest: list[memoryview] = []
         self._open = True
         self._lines: list[Wire] = []
         self._thread = threading.Thread(target=self._run, name=f"mesh-to-{peer.slot}", daemon=True)
         self._thread.start()
 
     def put(self, frame: Frame) -> None:
-        """Send a frame some time; never blocks. A queue that grew too long gives up its oldest frames."""
+        """Send a frame some time; never blocks. A queue that grew too long gives up its oldest frames.
+
+        A small frame on an idle connection goes out at once: the link's thread need not wake up for it.
+        """
         with self._ready:
+            if self._line is not None and not (self._busy or self._queue or self._rest) and _small(frame):
+                rest = self._line.send_now(frame.buffers)
+                if rest is not None:
+                    self._rest = rest
+                    self._remember(frame)
+                    if rest:
+                        self._ready.notify()
+                    return
             self._queue.append(frame)
             while len(self._queue) > FRAMES_QUEUED:
                 self._queue.popleft()
@@ -109,23 +124,35 @@ class Link:
         self.down = False
 
     def _send_on(self, line: Wire) -> None:
-        while True:
+        with self._ready:
+            self._line = line
+        try:
+            while self._open:
+                with self._ready:
+                    self._busy = False
+                    self._ready.wait_for(lambda: self._queue or self._rest or not self._open, LOOK_EVERY_S)
+                    buffers: Sequence[bytes | memoryview] = self._rest
+                    if not buffers and self._queue:
+                        frame = self._queue.popleft()
+                        self._remember(frame)
+                        buffers = frame.buffers
+                    self._rest = []
+                    self._busy = bool(buffers)
+                if line.gone():
+                    raise ConnectionResetError("the peer closed the connection")
+                line.send(buffers)
+        finally:
             with self._ready:
-                self._ready.wait_for(lambda: self._queue or not self._open, LOOK_EVERY_S)
-                if not self._open:
-                    return
-                frame = self._queue.popleft() if self._queue else None
-                if frame is not None:
-                    self._remember(frame)
-            if line.gone():
-                raise ConnectionResetError("the peer closed the connection")
-            if frame is not None:
-                line.send(frame.buffers)
+                self._line, self._busy, self._rest = None, False, []
 
     def _remember(self, frame: Frame) -> None:
         self._sent.append(frame)
         steps = sorted({(one.round, one.attempt, one.step) for one in self._sent})[-STEPS_RESENT:]
         self._sent = [one for one in self._sent if (one.round, one.attempt, one.step) in steps]
+
+
+def _small(frame: Frame) -> bool:
+    return frame.header.length <= SMALL_BYTES
 
 
 class Links:

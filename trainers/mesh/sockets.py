@@ -54,11 +54,19 @@ class Wire:
         while buffers:
             sent = self._socket.sendmsg(buffers[:BUFFERS_AT_ONCE])
             self._counter.add(sent=sent)
-            while sent:
-                if sent < len(buffers[0]):
-                    buffers[0] = buffers[0][sent:]
-                    break
-                sent -= len(buffers.pop(0))
+            buffers = _after(buffers, sent)
+
+    def send_now(self, parts: Sequence[bytes | memoryview]) -> list[memoryview] | None:
+        """What is left after sending as much as fits without waiting; None when nothing was sent."""
+        if self.gone():
+            return None
+        buffers = [memoryview(part).cast("B") for part in parts if len(part)]
+        try:
+            sent = self._socket.sendmsg(buffers, [], socket.MSG_DONTWAIT)
+        except OSError:
+            return None
+        self._counter.add(sent=sent)
+        return _after(buffers, sent)
 
     def receive(self, size: int) -> bytes:
         """Exactly `size` bytes. The kernel fills one object of this size: no copy where nothing interrupts it."""
@@ -123,6 +131,15 @@ class Wire:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+
+
+def _after(buffers: list[memoryview], sent: int) -> list[memoryview]:
+    """What is left of the buffers after the first `sent` bytes."""
+    for at, buffer in enumerate(buffers):
+        if sent < len(buffer):
+            return [buffer[sent:], *buffers[at + 1 :]]
+        sent -= len(buffer)
+    return []
 
 
 def split(address: str) -> tuple[str, int]:

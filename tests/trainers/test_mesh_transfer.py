@@ -1,0 +1,122 @@
+"""State for joiners: from several donors, verified; donors that die, stall or lie cost nothing but time."""
+
+import random
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.trainers.mesh_network import SOON_S, crew_of, results
+from trainers.mesh import MeshTimeout, TransferFailed
+from trainers.mesh.state_transfer import Offers, Store, choose_description
+from trainers.mesh.wire import CHUNK_BYTES, Description, Header, Kind
+
+STATE = random.Random(3).randbytes(5 * CHUNK_BYTES + 777)
+
+
+@pytest.mark.parametrize("content", [b"", b"x", STATE[:CHUNK_BYTES], STATE], ids=["empty", "byte", "chunk", "more"])
+def test_several_joiners_get_the_state_from_several_donors(content: bytes) -> None:
+    with crew_of(6, real=True) as crew:
+        made = []
+        for slot in range(3):
+            crew.members[slot].offer_state(4, lambda slot=slot: made.append(slot) or content)
+        donors = [crew.members[slot].peer for slot in range(3)]
+        fetched = results({s: crew.start(crew.members[s].fetch_state, 4, donors, SOON_S) for s in range(3, 6)})
+        assert all(one == content for one in fetched.values())
+        assert len(made) == len(set(made)), "each donor made its content once"
+
+
+def test_an_offer_may_come_later_than_the_joiner() -> None:
+    with crew_of(2, real=True) as crew:
+        waiting = crew.start(crew.members[1].fetch_state, 4, [crew.members[0].peer], SOON_S)
+        crew.members[0].offer_state(4, lambda: STATE)
+        assert waiting.result(SOON_S) == STATE
+
+
+def test_a_bundle_is_kept_and_fetched() -> None:
+    with crew_of(2, real=True) as crew:
+        for round_ in (1, 2, 3):
+            crew.members[0].offer_bundle(round_, b"merged in %d" % round_)
+        assert [crew.members[0].bundle(round_) for round_ in (1, 2, 3)] == [None, b"merged in 2", b"merged in 3"]
+        assert crew.members[1].fetch_bundle(3, [crew.members[0].peer], SOON_S) == b"merged in 3"
+
+
+def test_the_majority_says_what_the_state_is() -> None:
+    with crew_of(4, real=True) as crew:
+        for slot, content in enumerate([STATE[::-1], STATE, STATE]):
+            crew.members[slot].offer_state(4, lambda content=content: content)
+        donors = [crew.members[slot].peer for slot in range(3)]
+        assert crew.members[3].fetch_state(4, donors, SOON_S) == STATE
+
+
+@pytest.mark.parametrize("manner", ["lies", "stalls", "leaves"])
+def test_a_donor_that_misbehaves_is_done_without(manner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer, asked, end = Offers._answer, threading.Event(), threading.Event()
+    with crew_of(3, real=True) as crew:
+        bad = crew.members[0]._offers
+
+        def misbehave(offers: Offers, question: Header) -> Any:
+            if question.kind is not Kind.ASK_CHUNK:
+                return answer(offers, question)
+            if offers is not bad:
+                assert asked.wait(SOON_S), "the bad donor is asked, too"
+                return answer(offers, question)
+            asked.set()
+            if manner == "lies":
+                head, chunk = answer(offers, question)
+                return head, bytes(len(chunk))
+            if manner == "leaves":
+                raise ConnectionAbortedError
+            end.wait(SOON_S)
+            return answer(offers, question)
+
+        monkeypatch.setattr(Offers, "_answer", misbehave)
+        for slot in (0, 1):
+            crew.members[slot].offer_state(4, lambda: STATE)
+        donors = [crew.members[slot].peer for slot in (0, 1)]
+        assert crew.members[2].fetch_state(4, donors, SOON_S) == STATE
+        assert asked.is_set()
+        end.set()
+
+
+def test_without_any_donor_left_the_transfer_fails_and_says_why() -> None:
+    with crew_of(3, real=True) as crew:
+        donors = [crew.members[slot].peer for slot in (0, 1)]
+        crew.members[0].close()
+        crew.members[1].close()
+        with pytest.raises(TransferFailed) as failed:
+            crew.members[2].fetch_state(4, donors, SOON_S)
+        assert set(failed.value.reasons) == {0, 1}
+        with pytest.raises(TransferFailed, match="no donors"):
+            crew.members[2].fetch_state(4, [], SOON_S)
+
+
+def test_a_deadline_ends_a_transfer() -> None:
+    never = threading.Event()
+    with crew_of(2, real=True) as crew:
+        crew.members[0].offer_state(4, lambda: b"late" * never.wait(SOON_S))
+        with pytest.raises(MeshTimeout) as missed:
+            crew.members[1].fetch_state(4, [crew.members[0].peer], 0.2)
+        assert missed.value.missing == {0}
+        never.set()
+
+
+@given(votes=st.lists(st.sampled_from("abc"), max_size=7), silent=st.integers(0, 3), enough=st.booleans())
+def test_a_description_is_chosen_as_soon_as_no_other_can_win(votes: list[str], silent: int, enough: bool) -> None:
+    described = {slot: Description.of(vote.encode()) for slot, vote in enumerate(votes)}
+    chosen = choose_description(described, silent, enough)
+    counts = {one: list(described.values()).count(one) for one in described.values()}
+    if chosen is None:
+        assert not votes or (silent and not enough and 2 * max(counts.values()) <= len(votes) + silent)
+    else:
+        assert counts[chosen] == max(counts.values())
+
+
+def test_the_latest_two_rounds_are_offered() -> None:
+    offers = Offers()
+    for round_ in (5, 3, 4):
+        offers.put(Store.STATE, round_, lambda: b"")
+    assert [offers.get(Store.STATE, round_) is not None for round_ in (3, 4, 5)] == [False, True, True]
+    assert offers.get(Store.BUNDLE, 5) is None
