@@ -14,6 +14,7 @@ from typing import Any, Final
 from market.outcomes import Refusal, Settings
 from storage.canonical import NotCanonical, canonical_bytes
 from trainers.options import OptionError, strategy_options
+from trainers.workloads.options import WORKLOADS, workload_options
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -103,7 +104,7 @@ def check_spec(spec: Mapping[str, Any], settings: Settings) -> Refusal | None:
         return wrong
     return (
         _check_scalars(spec)
-        or _check_workload(spec["workload"])
+        or _check_workload(spec["workload"], spec["options"])
         or _check_data(spec["data"])
         or _check_strategy(spec["strategy"])
         or _check_train(spec.get("train", {}), spec["workers"])
@@ -146,13 +147,20 @@ def _check_scalars(spec: Mapping[str, Any]) -> Refusal | None:
     return None
 
 
-def _check_workload(workload: object) -> Refusal | None:
+def _check_workload(workload: object, options: Mapping[str, Any]) -> Refusal | None:
     kind = workload.get("kind") if isinstance(workload, Mapping) else None
     if kind == "builtin":
         wrong = _check_fields("workload.", workload, ("kind", "name"))
-        if wrong is None and not is_name(workload["name"]):  # type: ignore[index]
-            wrong = invalid("workload.name", workload["name"], "a name")  # type: ignore[index]
-        return wrong
+        if wrong is not None:
+            return wrong
+        assert isinstance(workload, Mapping)
+        if workload["name"] not in WORKLOADS:
+            return invalid("workload.name", workload["name"], f"built in: {', '.join(WORKLOADS)}")
+        try:
+            workload_options(workload["name"], options)
+        except OptionError as error:
+            return option_refusal(error)
+        return None
     if kind != "file":
         return invalid("workload.kind", kind, "builtin or file")
     wrong = _check_fields("workload.", workload, ("kind", "digest", "class_name", "filename"))

@@ -36,7 +36,10 @@ from market.packing import Packed, PackingError, pack, pack_stdlib
 from storage.units import MoneyError, parse_usd
 from trainers.options import OptionError, round_steps, strategy_options
 from trainers.workloads import BUILT_IN
+from trainers.workloads.options import WORKLOADS, workload_options
 
+DEFAULT_DATA: Final = {"byte_lm": "stdlib"}
+"""What is packed for a built-in workload whose job names no data."""
 MAX_FILE_BYTES: Final = 256 * 1024
 MAX_SOURCE_BYTES: Final = 1024 * 1024
 MAX_PRICE_USD: Final = 1_000
@@ -226,14 +229,15 @@ def resolve(job: JobFile, upload: Upload, *, folder: Path = Path()) -> dict[str,
     Paths in the job file are relative to `folder`, where the file lies. Raises FormError.
     """
     workload = _workload(job, upload, folder)
-    steps = job.steps if job.steps is not None else _steps_of_tokens(job)
+    options = _options(job, builtin=workload["kind"] == "builtin")
+    steps = job.steps if job.steps is not None else _steps_of_tokens(job, options)
     workers = job.workers
     deadline_hours = job.limits.deadline_hours
     return {
         "name": job.name,
         "workload": workload,
-        "options": dict(job.options),
-        "data": _data(job, upload, folder, builtin=workload["kind"] == "builtin"),
+        "options": options,
+        "data": _data(job, upload, folder),
         "strategy": dict(job.strategy),
         "train": job.train.model_dump(),
         "steps": steps,
@@ -260,6 +264,16 @@ def resolve(job: JobFile, upload: Upload, *, folder: Path = Path()) -> dict[str,
         "tags": dict(job.tags),
         "wait": job.wait,
     }
+
+
+def _options(job: JobFile, *, builtin: bool) -> dict[str, Any]:
+    """Of a built-in workload with its defaults; a customer's own file knows its own."""
+    if not builtin:
+        return dict(job.options)
+    try:
+        return workload_options(job.workload, job.options)
+    except OptionError as error:
+        raise FormError(error.field, error.value, error.message, error.remedy or None) from None
 
 
 def _workload(job: JobFile, upload: Upload, folder: Path) -> dict[str, Any]:
@@ -298,8 +312,8 @@ def _check_source(path: Path, class_name: str, shown: str) -> None:
         raise FormError("workload", shown, f"has no class {class_name}", remedy)
 
 
-def _data(job: JobFile, upload: Upload, folder: Path, *, builtin: bool) -> dict[str, Any]:
-    data = job.data if job.data is not None else ("stdlib" if builtin else "none")
+def _data(job: JobFile, upload: Upload, folder: Path) -> dict[str, Any]:
+    data = job.data if job.data is not None else DEFAULT_DATA.get(job.workload, "none")
     if data == "none":
         return {"kind": "none"}
     if data.startswith("share:"):
@@ -335,10 +349,12 @@ def _packed(data: str, folder: Path, target: Path) -> Packed:
         raise FormError("data", data, f"cannot be packed: {error}", remedy) from None
 
 
-def _steps_of_tokens(job: JobFile) -> int:
-    """Inner steps per worker that see about so many tokens with the smallest gang; for byte_lm only."""
-    context, batch = job.options.get("context", 128), job.options.get("batch", 6)
-    if job.workload != "byte_lm" or not (isinstance(context, int) and isinstance(batch, int) and context > 0 < batch):
-        raise FormError("tokens", job.tokens, "is known for byte_lm only", "say steps instead")
+def _steps_of_tokens(job: JobFile, options: Mapping[str, Any]) -> int:
+    """Inner steps per worker that see about so many tokens with the smallest gang; for language models only."""
+    known = [name for name, table in WORKLOADS.items() if "context" in table]
+    if job.workload not in known:
+        raise FormError("tokens", job.tokens, f"is known for {' and '.join(known)} only", "say steps instead")
     assert job.tokens is not None
-    return max(1, math.ceil(job.tokens / (context * batch * job.workers.min)))
+    batches = job.train.accumulate * job.train.processes * job.workers.min
+    step = int(options["context"]) * int(options["batch"]) * batches
+    return max(1, math.ceil(job.tokens / step))

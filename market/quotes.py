@@ -7,7 +7,6 @@ before their first round, and the plan says so with None.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -15,7 +14,10 @@ from market.clearing import clear, explain
 from market.feasibility import cheapest_minute_nanos, never_fits
 from market.orders import Bid, BookSnapshot, Offer
 from market.outcomes import Json
-from storage.units import charge_nanos
+from market.traffic import sent_bytes_of_round
+from storage.units import MS_PER_HOUR, charge_nanos
+from trainers.options import DEFAULT_STRATEGY
+from trainers.workloads.options import WORKLOADS, size_of
 
 UTILISATION: Final = 0.5
 """Share of a measured matrix product's speed that training reaches: 0.51 for byte_lm 1M on one core, measured."""
@@ -37,6 +39,7 @@ def make_plan(
     expected_ms = expected_job_ms(spec, seats, measured)
     cost = None if expected_ms is None else charge_nanos(rate, 1, expected_ms)
     budget = spec["limits"]["budget_nanos"]
+    sent = expected_sent_bytes(spec, len(seats))
     return {
         "feasible": reason is None,
         "reason": reason,
@@ -49,6 +52,11 @@ def make_plan(
         "price_nanos_per_gpu_hour": max(prices, default=None),
         "expected_s": None if expected_ms is None else expected_ms / 1_000,
         "expected_cost_nanos": None if cost is None else min(cost, budget),
+        "strategy": spec["strategy"].get("name", DEFAULT_STRATEGY),
+        "sent_bytes_per_worker_round": sent,
+        "sent_bytes_per_worker_hour": None
+        if sent is None or expected_ms is None
+        else round(sent * spec["rounds"] * MS_PER_HOUR / expected_ms),
         "budget_lasts_s": budget * 3_600 // rate if rate else None,
         "budget_covers": None if cost is None else cost <= budget,
         "max_cost_nanos": budget,
@@ -102,21 +110,33 @@ def expected_job_ms(spec: Json, seats: Sequence[Offer], measured: Mapping[str, M
 
 
 def flops_per_step(spec: Json) -> float | None:
-    """Floating-point operations of one inner step of one worker, or None for a workload that is not ours."""
-    if spec["workload"] != {"kind": "builtin", "name": "byte_lm"}:
+    """Floating-point operations of one inner step of one worker, or None for a workload that is no language model."""
+    parameters = parameters_of(spec)
+    if parameters is None:
         return None
-    options: Mapping[str, Any] = spec["options"]
-    parameters = parameters_of(options.get("size", "1M"))
-    context, batch = options.get("context", 128), options.get("batch", 6)
-    if parameters is None or not (isinstance(context, int) and isinstance(batch, int) and context > 0 < batch):
-        return None
-    return 6.0 * parameters * context * batch
+    sizes = {name: int(_option(spec, name)) for name in ("context", "batch")}
+    train = spec.get("train", {})
+    batches = int(train.get("accumulate", 1)) * int(train.get("processes", 1))
+    return 6.0 * parameters * sizes["context"] * sizes["batch"] * batches
 
 
-def parameters_of(size: object) -> float | None:
-    """The count that a size dial such as "1M" or "100k" names, or None."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kMG])", str(size))
-    return None if match is None else float(match[1]) * {"k": 1e3, "M": 1e6, "G": 1e9}[match[2]]
+def parameters_of(spec: Json) -> float | None:
+    """How many parameters the model has, as far as its size dial says so: of our language models."""
+    workload = spec["workload"]
+    if workload["kind"] != "builtin" or "size" not in WORKLOADS.get(workload["name"], {}):
+        return None
+    return size_of(_option(spec, "size"))
+
+
+def _option(spec: Json, name: str) -> Any:
+    """An option of a built-in workload, which may be left to its default."""
+    return spec["options"].get(name, WORKLOADS[spec["workload"]["name"]][name].default)
+
+
+def expected_sent_bytes(spec: Json, workers: int) -> int | None:
+    """What each worker sends in a round, or None where the model's size is not known."""
+    parameters = parameters_of(spec)
+    return None if parameters is None else sent_bytes_of_round(spec["strategy"], parameters, workers)
 
 
 def flops_per_second(measured: Mapping[str, float], gpus: int) -> float | None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.arguments import duration, usd
+from cli.arguments import duration, megabytes, usd
 from cli.errors import Exit, refused, usage
 from cli.output import Column, console, document, log, print_table, printable
 from cli.session import connect_pooled, new_id
@@ -106,12 +106,23 @@ def _facts(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
     expected = (
         duration(plan["expected_s"]) if plan.get("expected_s") is not None else "not known before the first round"
     )
+    traffic = _traffic(plan)
+    if traffic:
+        facts.append(("network", traffic))
     cost = f", about {usd(plan['expected_cost_nanos'])}" if plan.get("expected_cost_nanos") is not None else ""
     facts.append(("expected", expected + cost))
     if not plan["feasible"]:
         facts.append(("no match", str(plan.get("detail") or plan.get("reason") or "")))
         facts += [("would help", str(one)) for one in plan.get("relaxations") or []]
     return facts
+
+
+def _traffic(plan: dict[str, Any]) -> str:
+    each, hour = plan.get("sent_bytes_per_worker_round"), plan.get("sent_bytes_per_worker_hour")
+    if each is None:
+        return ""
+    rate = "" if hour is None else f", about {megabytes(hour)} an hour"
+    return f"{plan['strategy']}: each worker sends about {megabytes(each)} a round{rate}"
 
 
 def _data(data: dict[str, Any]) -> str:

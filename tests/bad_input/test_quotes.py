@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from market.outcomes import Refusal
-from market.quotes import expected_job_ms, flops_per_second, flops_per_step, parameters_of
+from market.quotes import expected_job_ms, expected_sent_bytes, flops_per_second, flops_per_step, parameters_of
 from storage.units import charge_nanos
 from tests.market.scene import USD, Scene, digest, make_spec
 
@@ -108,8 +108,7 @@ UNKNOWN = {"kind": "file", "digest": digest("code"), "class_name": "Mine", "file
     ("changes", "measured"),
     [
         ({"workload": UNKNOWN, "options": {}}, SPEED),
-        ({"options": {"size": "huge"}}, SPEED),
-        ({"options": {"context": "long"}}, SPEED),
+        ({"workload": {"kind": "builtin", "name": "digits"}, "options": {}}, SPEED),
         ({}, {}),
     ],
 )
@@ -131,11 +130,46 @@ def test_a_job_that_is_expected_to_cost_more_than_its_budget_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "parameters"),
-    [("100k", 1e5), ("1M", 1e6), ("1.5M", 1.5e6), ("2G", 2e9), ("1m", None), ("", None), (7, None), (None, None)],
+    ("changes", "parameters"),
+    [
+        ({"options": {"size": "100k"}}, 1e5),
+        ({"options": {}}, 1e6),
+        ({"workload": {"kind": "builtin", "name": "token_lm"}, "options": {"size": "1.5G"}}, 1.5e9),
+        ({"workload": {"kind": "builtin", "name": "digits"}, "options": {}}, None),
+        ({"workload": UNKNOWN, "options": {"size": "1M"}}, None),
+    ],
 )
-def test_the_size_dial(size: object, parameters: float | None) -> None:
-    assert parameters_of(size) == parameters
+def test_the_size_dial_says_how_large_a_model_is(changes: dict[str, Any], parameters: float | None) -> None:
+    assert parameters_of(make_spec(**changes)) == parameters
+
+
+MILLION = 1_000_000
+TRAFFIC = [
+    # strategy                                                     workers  bytes sent by each in a round of 30 steps
+    ({"name": "ddp"},                                              2,       30 * 4 * MILLION),
+    ({"name": "diloco", "codec": "int8"},                          2,       MILLION),
+    ({"name": "diloco", "codec": "int8"},                          4,       1_500_000),
+    ({"name": "diloco", "codec": "int8", "topology": "gather"},    4,       3 * MILLION),
+    ({"name": "diloco", "codec": "int8"},                          1,       0),
+    ({"name": "streaming_diloco", "codec": "fp4", "fragments": 5}, 2,       100_000),
+    ({"name": "noloco", "codec": "int8", "slow_codec": "fp16"},    8,       3 * MILLION),
+    ({"name": "sparseloco"},                                       3,       round(2 * MILLION * 14 * 64 / 4096 / 8)),
+    ({"name": "demo", "top_k": 32},                                2,       30 * round(MILLION * 28 * 32 / 4096 / 8)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("strategy", "workers", "sent"), TRAFFIC)
+def test_a_plan_says_what_each_worker_sends(strategy: dict[str, Any], workers: int, sent: int) -> None:
+    assert expected_sent_bytes(make_spec(strategy=strategy), workers) == pytest.approx(sent, rel=1e-4)
+
+
+def test_a_plan_names_the_strategy_and_its_bytes_an_hour() -> None:
+    found = plan(square())
+    assert (found["strategy"], found["sent_bytes_per_worker_round"]) == ("diloco", MILLION)
+    hourly = MILLION * 20 * 3600 / found["expected_s"]
+    assert found["sent_bytes_per_worker_hour"] == pytest.approx(hourly, rel=1e-3)
+    unknown = plan(square(), workload=UNKNOWN, options={})
+    assert (unknown["sent_bytes_per_worker_round"], unknown["sent_bytes_per_worker_hour"]) == (None, None)
 
 
 def test_speed_is_what_was_measured_of_one_unit() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from market.checking import check_spec
+from market.checking import CHECKPOINT_DEFAULTS, EVALUATE_DEFAULTS, TRAIN_DEFAULTS, check_spec
 from market.form_errors import FormError
-from market.forms import OfferForm, digest_only, make_form, parse_job, read_job, resolve
+from market.forms import JobFile, OfferForm, digest_only, make_form, parse_job, read_job, resolve
 from market.outcomes import Settings
+from trainers.inner_options import InnerOptions
+from trainers.options import STRATEGIES
 
 FILE = """
 name: tiny-gpt
@@ -111,6 +114,24 @@ def test_tokens_become_steps_of_the_smallest_gang(folder: Path) -> None:
         ("[cpu]", "[RTX409]", "workers.gpu.0", "RTX4090"),
         ("codec: int8", "codec: int9", "strategy.codec", "did you mean int8?"),
         ("isolation: sandbox", "isolation: vm", "workers.isolation", "allowed: process, sandbox"),
+        ("name: diloco", "name: dilocco", "strategy.name", "did you mean diloco?"),
+        ("name: diloco", "name: noloco", "strategy.outer_lr", "noloco does not have"),
+        ("outer_lr: 0.7", "outer_lr: .inf", "strategy.outer_lr", "above 0 to 100"),
+        ("outer_lr: 0.7", "outer_lr: fast", "strategy.outer_lr", "is no number"),
+        ("inner_steps: 30", "inner_steps: 0", "strategy.inner_steps", "allowed: 1 to"),
+        ("codec: int8", "codec: 'top_k:9/4+int2'", "strategy.codec", "keeps more than a chunk has"),
+        ("codec: int8", "codec: 'top_k:64/4096'", "strategy.codec", "add +fp16"),
+        ("codec: int8", "codec: int8, topology: ring", "strategy.topology", "known: auto, butterfly, gather, star"),
+        ("{name: diloco, inner_steps: 30, outer_lr: 0.7, codec: int8}", "diloco", "strategy", "not a mapping"),
+        ("seed: 1", "train: {precision: fp8}", "train.precision", "allowed: fp32, bf16, fp16"),
+        ("seed: 1", "train: {acumulate: 2}", "train.acumulate", "did you mean accumulate?"),
+        ("seed: 1", "train: {clip: -1}", "train.clip", "a number from 0 to"),
+        ("seed: 1", "train: {compile: 1}", "train.compile", "true or false"),
+        ("seed: 1", "train: {processes: 2}", "train.processes", "at most workers.gpus, which is 1"),
+        ("seed: 1", "evaluate: {every_rounds: 0}", "evaluate.every_rounds", "from 1 to 10000"),
+        ("keep: 3", "base_every_rounds: 0", "checkpoint.base_every_rounds", "from 1 to 10000"),
+        ("size: 1M", "size: huge", "options.size", "10k to 10G"),
+        ("size: 1M", "sise: 1M", "options.sise", "did you mean 'size'?"),
         ("workload: byte_lm", "workload: bytelm", "workload", "did you mean byte_lm?"),
         ("workload: byte_lm", "workload: ./model.py:Yours", "workload", "did you mean Mine?"),
         ("workload: byte_lm", "workload: ./broken.py:Mine", "workload", "is not Python"),
@@ -130,6 +151,68 @@ def test_what_is_wrong_is_said_in_one_line(folder: Path, old: str, new: str, fie
     assert caught.value.field == field
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_every_strategy_is_a_job_with_all_its_defaults(folder: Path, name: str) -> None:
+    text = FILE.replace(
+        "{name: diloco, inner_steps: 30, outer_lr: 0.7, codec: int8}", f"{{name: {name}, inner_steps: 40}}"
+    )
+    spec = spec_of(text, folder)
+    assert check_spec(spec, Settings()) is None
+    assert set(spec["strategy"]) == {"name", *STRATEGIES[name]}
+    assert spec["rounds"] == -(-601 // (10 if name == "streaming_diloco" else 40))
+
+
+def test_sections_that_are_not_written_have_the_defaults_of_those_who_read_them(folder: Path) -> None:
+    spec = spec_of(FILE.replace("checkpoint: {every_rounds: 1, keep: 3}\n", ""), folder)
+    assert spec["train"] == dict(TRAIN_DEFAULTS) == asdict(InnerOptions())
+    assert (spec["checkpoint"], spec["evaluate"]) == (dict(CHECKPOINT_DEFAULTS), dict(EVALUATE_DEFAULTS))
+    assert spec["options"] == {"size": "1M", "context": 128, "batch": 6, "lr": None, "reading": "random"}
+
+
+RAW = [
+    # change of a good spec                               the refusal's field
+    ({"strategy": {"name": "nope"}},                      "strategy.name"),
+    ({"strategy": []},                                    "strategy"),
+    ({"strategy": {"name": "ddp", "codec": "zip"}},       "strategy.codec"),
+    ({"train": {"precision": "fp8"}},                     "train.precision"),
+    ({"train": {"sharding": 1}},                          "train.sharding"),
+    ({"train": {"processes": 2}},                         "train.processes"),
+    ({"train": {"accumulate": 0}},                        "train.accumulate"),
+    ({"train": {"accumulate": True}},                     "train.accumulate"),
+    ({"train": {"compile": "yes"}},                       "train.compile"),
+    ({"train": {"clip": float("1e7")}},                   "train.clip"),
+    ({"train": {"nope": 1}},                              "train.nope"),
+    ({"train": None},                                     "train."),
+    ({"evaluate": {"every_rounds": 0}},                   "evaluate.every_rounds"),
+    ({"checkpoint": {"every_rounds": 1}},                 "checkpoint.keep"),
+    ({"checkpoint": {"every_rounds": 1, "keep": 1, "base_every_rounds": 0}}, "checkpoint.base_every_rounds"),
+    ({"checkpoint": {"every_rounds": 1, "keep": 1, "inner_state": 1}}, "checkpoint.inner_state"),
+    ({"workload": {"kind": "builtin", "name": "nope"}},   "workload.name"),
+    ({"options": {"batch": 0}},                           "options.batch"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "field"), RAW, ids=[str(row[0]) for row in RAW])
+def test_the_exchange_checks_the_same_of_whoever_needs_no_form(
+    folder: Path, change: dict[str, Any], field: str
+) -> None:
+    refusal = check_spec({**spec_of(FILE, folder), **change}, Settings())
+    assert refusal is not None
+    assert (refusal.code, refusal.field) == ("invalid", field)
+
+
+def test_a_spec_of_before_these_options_is_taken(folder: Path) -> None:
+    spec = {name: value for name, value in spec_of(FILE, folder).items() if name not in ("train", "evaluate")}
+    spec |= {"strategy": {"name": "diloco", "inner_steps": 30, "outer_lr": 0.7, "outer_momentum": 0.9, "codec": "int8"}}
+    assert check_spec(spec | {"checkpoint": {"every_rounds": 1, "keep": 3}}, Settings()) is None
+
+
+def test_the_json_schema_shows_every_strategy_and_option() -> None:
+    schema = JobFile.model_json_schema()["properties"]["strategy"]["oneOf"]
+    shown = {one["properties"]["name"]["const"]: set(one["properties"]) for one in schema}
+    assert shown == {name: {"name", *options} for name, options in STRATEGIES.items()}
 
 
 def test_a_job_file_that_is_not_there_or_no_mapping(tmp_path: Path) -> None:
