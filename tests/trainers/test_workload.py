@@ -151,3 +151,53 @@ def test_a_model_that_changed_is_named():
     loop.model.add_module("late", torch.nn.Linear(2, 2))
     with pytest.raises(ShapeChanged, match=r"late\.bias"):
         loop.write_parameters(flat)
+
+
+def drawn_bytes(batches):
+    return np.concatenate([batch[:, 1:].reshape(-1).numpy() for batch in batches])
+
+
+def test_a_stream_reads_every_byte_once_an_epoch_and_cuts_the_next_epoch_elsewhere(text):
+    (text / "held_out").mkdir()
+    (text / "held_out" / "last.txt").write_bytes(b"0123456789" * 10)
+    workload = ByteLM({**SMALL, "reading": "stream", "batch": 5}, text, 1)
+    assert workload.streams
+    assert bytes(workload.held_out_bytes) == b"0123456789" * 10
+    assert workload.train_bytes.size == 3000 + 3000 + 256 * 20
+    count = workload.stream.count
+    epochs = [drawn_bytes(workload.next_batch(1, 0, 0, number) for number in range(e * count // 5, (e + 1) * count // 5))
+              for e in (0, 1)]  # fmt: skip
+    whole = np.bincount(workload.train_bytes, minlength=256)
+    for seen in epochs:  # whole batches, so a window more or less at either end of an epoch
+        missing = whole - np.bincount(seen, minlength=256)
+        assert -5 * 32 <= missing.sum() <= 7 * 32
+        assert (missing >= -5 * 32).all()
+    assert not np.array_equal(*(seen[:160] for seen in epochs))
+
+
+def test_a_worker_with_data_of_its_own_reads_them_by_its_own_steps(text):
+    workload = ByteLM({**SMALL, "reading": "own"}, text, 1)
+    assert not workload.streams
+    first = [workload.next_batch(1, step, 0, 999).numpy().tobytes() for step in range(4)]
+    assert first == [workload.next_batch(1, step, 0, 5).numpy().tobytes() for step in range(4)]
+    assert len({*first, workload.next_batch(1, 0, 1, 0).numpy().tobytes()}) == 5
+
+
+def test_tokenised_shards_train_as_a_stream(tmp_path):
+    for number in range(3):
+        np.tile(np.arange(1000, 1020, dtype="<u2"), 200).tofile(tmp_path / f"{number}.bin")
+    options = {"size": "10k", "context": 16, "batch": 8, "vocabulary": 1024}
+    workload = built_in("token_lm")(options, tmp_path, 1)
+    held = {int(sample) for sample in range(*np.cumsum(workload.held_range))}
+    assert held
+    assert min(held) > workload.stream.count, "the last training window moves by less than the one left out"
+    loop = InnerLoop(workload, 1, 40)
+    before = loop.evaluate()
+    result = loop.train(0, 40, 0)
+    assert before == pytest.approx(np.log(1024), abs=0.3)
+    assert loop.evaluate() < before - 1
+    assert result.tokens == 40 * 8 * 16
+    with pytest.raises(ValueError, match="a token 1019; vocabulary is 1019"):
+        built_in("token_lm")({**options, "vocabulary": 1019}, tmp_path, 1).held_out()
+    with pytest.raises(ValueError, match=r"0 \.bin and \.npy files with 0 tokens"):
+        built_in("token_lm")(options, tmp_path / "nowhere", 1)
