@@ -1,12 +1,15 @@
 """Global options anywhere on the line, and the small values that people type: money, times, pairs."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
-from cli.errors import CliError, usage
+from cli.errors import usage
 from storage.units import MAX_USD, NANOS_PER_USD, MoneyError, parse_usd
+
+if TYPE_CHECKING:
+    from market.hardware import GpuRequest
 
 HIGHEST_PRICE_USD = 1_000
 _VALUED = ("--url", "--key", "--home")
@@ -102,38 +105,13 @@ def pair(text: str, field: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-@dataclass(frozen=True, slots=True)
-class Cards:
-    """What `--gpus` asks for: `auto`, a count of whatever is there, or a model with a count."""
+def gpu_request(text: str, field: str = "--gpus") -> "GpuRequest":
+    """`auto`, `2`, `cpu:2` or `RTX4090:2`; a model alone is one of it."""
+    from market.hardware import BadRequest, UnknownGpu, parse_request
 
-    gpu: str | None
-    gpus: int | None
-
-
-def cards(text: str, field: str = "--gpus") -> Cards:
-    """Parse `auto`, `2`, `cpu:2` or `RTX4090:2`."""
-    word = text.strip()
-    model, colon, count = word.rpartition(":") if ":" in word else (word, "", "1")
-    if word.lower() == "auto":
-        return Cards(None, None)
-    if word.isdigit():
-        model, colon, count = "", "", word
-    if not count.isdigit() or not 1 <= int(count) <= 1024 or (colon and not model):
-        raise _bad_cards(text, field)
-    return Cards(model or None, int(count))
-
-
-def _bad_cards(text: str, field: str) -> CliError:
-    return usage(f"{field} {text!r} is not understood", field=field, remedy="auto, cpu:2 or RTX4090:2; 1 to 1024 units")
-
-
-def duration(seconds: float | None) -> str:
-    """`42 s`, `3 min 05 s`, `2 h 10 min`."""
-    if seconds is None or not math.isfinite(seconds):
-        return "–"
-    whole = round(seconds)
-    if whole < 100:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 5400:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    try:
+        return parse_request(text)
+    except UnknownGpu as error:
+        raise usage(f"{field} {text!r}: {error}", field=field, code="unknown_gpu") from None
+    except BadRequest as error:
+        raise usage(f"{field} {error}", field=field, remedy=error.remedy) from None

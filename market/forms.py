@@ -271,9 +271,10 @@ def _options(job: JobFile, *, builtin: bool) -> dict[str, Any]:
     if not builtin:
         return dict(job.options)
     try:
-        return workload_options(job.workload, job.options)
+        known = workload_options(job.workload, job.options)
     except OptionError as error:
         raise FormError(error.field, error.value, error.message, error.remedy or None) from None
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in known.items()}
 
 
 def _workload(job: JobFile, upload: Upload, folder: Path) -> dict[str, Any]:

@@ -84,7 +84,9 @@ class UnknownGpu(ValueError):
 
 
 class BadRequest(ValueError):
-    """A text such as `RTX4090:2` that cannot be read; the text says how it is written."""
+    """A text such as `RTX4090:2` that cannot be read; `remedy` says how it is written."""
+
+    remedy = f"auto, cpu:2 or RTX4090:2; 1 to {MAX_UNITS} units"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +135,13 @@ def name_of_product(product: str, vram_gib: float) -> str:
 
 
 def parse_request(text: str) -> GpuRequest:
-    """Read `auto`, `2`, `cpu`, `cpu:2` or `RTX4090:2`; raises BadRequest or UnknownGpu."""
+    """Read `auto`, `2`, `cpu:2` or `RTX4090:2`; a model alone is one of it. Raises BadRequest or UnknownGpu."""
     word = text.strip()
     if word.lower() == "auto":
         return GpuRequest(None, None)
-    name, colon, count = word.rpartition(":") if ":" in word else (word, "", "")
+    name, _, count = word.rpartition(":") if ":" in word else (word, "", "1")
     if word.isdecimal():
-        name, colon, count = "", ":", word
-    if colon and not (count.isdecimal() and 1 <= int(count) <= MAX_UNITS):
-        raise BadRequest(f"{text!r}: after the colon comes a count from 1 to {MAX_UNITS}, such as cpu:2")
-    if not name and not word.isdecimal():
-        raise BadRequest(f"{text!r} is not understood; write auto, cpu:2 or RTX4090:2")
-    return GpuRequest(canonical_name(name) if name else None, int(count) if colon else None)
+        name, _, count = "", "", word
+    if not (count.isdecimal() and 1 <= int(count) <= MAX_UNITS) or not (name or word.isdecimal()):
+        raise BadRequest(f"{text!r} is not understood")
+    return GpuRequest(canonical_name(name) if name else None, int(count))

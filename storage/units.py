@@ -104,16 +104,18 @@ def parse_duration_ms(text: str) -> int:
 
 
 def format_duration(ms: int) -> str:
-    """The two largest units that matter: `1h 30m`, `12.3s`, `450ms`."""
+    """For people, in the two largest units that matter: `450 ms`, `9.3 s`, `42 s`, `3 min 05 s`, `2 h 10 min`, `3 d 4 h`."""
     assert ms >= 0, ms
     if ms < MS_PER_SECOND:
-        return f"{ms}ms"
-    if ms < MS_PER_MINUTE:
-        return f"{ms // 100 / 10:.1f}s"
-    for size, name, below, small in ((MS_PER_DAY, "d", MS_PER_HOUR, "h"), (MS_PER_HOUR, "h", MS_PER_MINUTE, "m")):
-        if ms >= size:
-            return f"{ms // size}{name} {ms % size // below}{small}"
-    return f"{ms // MS_PER_MINUTE}m {ms % MS_PER_MINUTE // MS_PER_SECOND}s"
+        return f"{ms} ms"
+    seconds = (ms + MS_PER_SECOND // 2) // MS_PER_SECOND
+    if seconds < 100:
+        return f"{ms / MS_PER_SECOND:.1f} s" if ms < 9_950 else f"{seconds} s"
+    if seconds < 5_400:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    if seconds < 2 * 86_400:
+        return f"{seconds // 3_600} h {seconds % 3_600 // 60:02d} min"
+    return f"{seconds // 86_400} d {seconds % 86_400 // 3_600} h"
 
 
 def parse_instant_ms(text: str, *, now_ms: int) -> int:

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.arguments import duration
 from cli.errors import refused
 from cli.output import document, log
 from cli.session import connect, new_id
 from cli.settings import Settings
+from storage.units import format_duration
 
 
 def register(app: typer.Typer) -> None:
@@ -68,7 +68,7 @@ def status(ctx: typer.Context) -> None:
         document(told)
         return
     ray = told["ray_address"] or "not ready"
-    print(f"{told['url']}  up {duration(told['uptime_s'])}")
+    print(f"{told['url']}  up {format_duration(round(1_000 * told['uptime_s']))}")
     print(
         f"offers {told['offers']}, jobs running {told['jobs_running']}, journal {told['journal_records']} records, Ray {ray}"
     )

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.arguments import Cards, cards, price_nanos, usd
+from cli.arguments import gpu_request, price_nanos, usd
 from cli.errors import usage
 from cli.output import Column, Styled, document, print_table
 from cli.session import connect
@@ -42,8 +42,8 @@ def offers(
 ) -> None:
     """What is for rent now."""
     settings: Settings = ctx.obj
-    wanted = cards(gpu, "--gpu") if gpu else Cards(None, None)
-    model = None if wanted.gpu is None else _canonical(wanted.gpu)
+    wanted = gpu_request(gpu or "auto", "--gpu")
+    model = None if wanted.gpu is None else wanted.gpu.lower()
     limit = price_nanos(max_price, "--max-price") if max_price else None
     keep, arrange = _filter(" ".join(filters or [])), _order(order)
     regions = {name.strip().lower() for given in region or [] for name in given.split(",")}
@@ -103,12 +103,3 @@ def _order(text: str) -> Callable[[list[Offer]], list[Offer]]:
     except FilterError as error:
         raise usage(f"--order {text!r}: {error}", field="--order", code="bad_order") from None
     return lambda found: [dict(one) for one in order_offers(found, spelled)]
-
-
-def _canonical(model: str) -> str:
-    from market.hardware import UnknownGpu, canonical_name
-
-    try:
-        return canonical_name(model).lower()
-    except UnknownGpu as error:
-        raise usage(f"--gpu {model!r}: {error}", field="--gpu", code="unknown_gpu") from None

@@ -6,13 +6,16 @@ import platform
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.arguments import Cards, cards, pair, price_nanos
+from cli.arguments import gpu_request, pair, price_nanos
 from cli.errors import refused, usage
 from cli.settings import Settings
+
+if TYPE_CHECKING:
+    from market.hardware import GpuRequest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -43,7 +46,7 @@ def provide(
 ) -> None:
     """Offer this machine for rent, in the foreground; Ctrl-C drains, a second one ends at once."""
     settings: Settings = ctx.obj
-    asked = cards(gpus)
+    asked = gpu_request(gpus)
     nanos = price_nanos(price, "--price")
     floor_nanos = price_nanos(floor, "--floor") if floor else None
     if floor_nanos is not None and floor_nanos > nanos:
@@ -92,7 +95,7 @@ def _market(settings: Settings, invite: str | None, invite_file: Path | None) ->
     return found.url, found.key
 
 
-def _units(asked: Cards) -> int | None:
+def _units(asked: "GpuRequest") -> int | None:
     """How many; None lets the host count its cards. Cores that other hosts on this machine offer are taken."""
     if asked.gpu is not None or asked.gpus is not None or _has_cards():
         return asked.gpus

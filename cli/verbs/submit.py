@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.arguments import duration, megabytes, usd
+from cli.arguments import megabytes, usd
 from cli.errors import Exit, refused, usage
 from cli.output import Column, console, document, log, print_table, printable
 from cli.session import connect_pooled, new_id
 from cli.settings import Settings
+from storage.units import format_duration
 
 
 def register(app: typer.Typer) -> None:
@@ -104,7 +105,9 @@ def _facts(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
         ("budget", f"{budget} into escrow; what is left comes back"),
     ]
     expected = (
-        duration(plan["expected_s"]) if plan.get("expected_s") is not None else "not known before the first round"
+        format_duration(round(1_000 * plan["expected_s"]))
+        if plan.get("expected_s") is not None
+        else "not known before the first round"
     )
     traffic = _traffic(plan)
     if traffic:

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from market.hardware import MAX_UNITS
+
 ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 DIGEST = r"^[0-9a-f]{64}$"
 INT64_MAX = 2**63 - 1
@@ -48,7 +50,7 @@ class OfferBody(Body):
     id: Id | None = None
     name: Name
     gpu: Name
-    gpus: Annotated[int, Field(ge=1, le=1024)]
+    gpus: Annotated[int, Field(ge=1, le=MAX_UNITS)]
     vram_gib: Annotated[float, Field(ge=0, le=1_000_000)]
     region: Annotated[str, Field(max_length=64)]
     price_nanos_per_gpu_hour: int

@@ -123,7 +123,7 @@ def test_what_drivers_say(product: str, vram_gib: float, name: str) -> None:
     [
         ("auto", GpuRequest(None, None)),
         ("2", GpuRequest(None, 2)),
-        ("cpu", GpuRequest("cpu", None)),
+        ("cpu", GpuRequest("cpu", 1)),
         ("cpu:2", GpuRequest("cpu", 2)),
         ("rtx-4090:2", GpuRequest("RTX4090", 2)),
     ],
