@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from trainers.codecs import VALUES, BadPayload, codec
+from trainers.codecs import VALUES, BadPayload, codec, kernels
 from trainers.codecs.int8 import BINS, CHUNK
 from trainers.layout import layout_of
 
@@ -36,7 +36,7 @@ def vectors(draw, elements=FINITE, least=0):
 
 
 every_codec = pytest.mark.parametrize("name", EVERY)
-few = settings(max_examples=12, deadline=None)
+few = settings(max_examples=8, deadline=None)
 
 
 @every_codec
@@ -124,6 +124,7 @@ RELATIVE = {"int8": 0.02, "fp4": 0.2, "int2": 0.41, "sign1": 0.61}
 
 
 @pytest.mark.parametrize("name", EXACT)
+@few
 @given(vector=vectors())
 def test_short_floats_round_each_value_to_the_nearest(name, vector):
     made = codec(name)
@@ -158,6 +159,20 @@ def test_int8_means_are_those_of_its_bins(vector, scale):
     for place in set(places.tolist()):
         mean = vector[places == place].astype(np.float64).mean()
         assert abs(codebook[place] - mean) <= 2.0**-22 * max(sigma, abs(mean)) + 1e-45
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-38, 1e-20, 1.0, 1e30])
+def test_compiled_int8_gives_the_bits_of_numpy(monkeypatch, scale):
+    pytest.importorskip("numba")
+    monkeypatch.setattr(kernels, "_ready", [])
+    tails = np.random.default_rng(2).standard_t(1.2, size=CHUNK + 9).astype(np.float32)
+    vectors = [NORMAL, tails, np.round(NORMAL * 4e3) / np.float32(4.0), np.full(999, 0.1, dtype=np.float32)]
+    made, scaled = codec("int8"), [vector * np.float32(scale) for vector in vectors]
+    plain = [made.encode(vector) for vector in scaled]
+    decoded = [made.decode(payload, vector.size).tobytes() for payload, vector in zip(plain, scaled, strict=True)]
+    assert kernels.warm_up()
+    assert [made.encode(vector) for vector in scaled] == plain
+    assert [made.decode(one, vector.size).tobytes() for one, vector in zip(plain, scaled, strict=True)] == decoded
 
 
 def test_int8_keeps_chunks_of_very_different_scale_apart():

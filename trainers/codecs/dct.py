@@ -21,7 +21,7 @@ from trainers.layout import Layout
 
 Blocks: TypeAlias = NDArray[np.float32]
 
-BATCH = 1 << 16  # elements transformed at a time, so that what lies between passes stays in the cache
+BATCH = 1 << 15  # elements transformed at a time, so that what lies between passes stays in the cache
 
 
 class Dct:
@@ -76,11 +76,12 @@ class _Tiling:
 
     def transformed(self, values: Blocks, transform: Callable[[Blocks], Blocks]) -> Blocks:
         """Float32 [*edges, *counts], each axis of the blocks transformed in ascending order."""
-        done = np.ascontiguousarray(values)
         for axis, edge in enumerate(self._edges):
             if edge > 1:
-                done = np.moveaxis(transform(np.moveaxis(done, axis, 0)), 0, axis)
-        return done
+                first = np.moveaxis(values, axis, 0)
+                done = transform(np.ascontiguousarray(first).reshape(edge, -1))
+                values = np.moveaxis(done.reshape(first.shape), 0, axis)
+        return values
 
 
 def largest_divisor(size: int, most: int) -> int:
@@ -89,62 +90,61 @@ def largest_divisor(size: int, most: int) -> int:
 
 
 def _forward(values: Blocks) -> Blocks:
-    """Orthonormal DCT-II along axis 0."""
-    transformed = _cosines(values)
-    transformed *= _norms(len(values), values.ndim)
-    return transformed
+    """Orthonormal DCT-II along axis 0 of [N, m]: y_k = norm_k Σ_n x_n cos(π (2n + 1) k / 2N).
+
+    All parts of a level are worked on at once, as [parts, length, m]: halved until lengths are odd, then interleaved.
+    """
+    parts = values[None]
+    while parts.shape[1] % 2 == 0:
+        count, size, width = parts.shape
+        halves = np.empty((count, 2, size // 2, width), dtype=np.float32)
+        first, last = parts[:, : size // 2], parts[:, : size // 2 - 1 : -1]
+        np.add(first, last, out=halves[:, 0])
+        np.subtract(first, last, out=halves[:, 1])
+        halves[:, 1] *= _secants(size)
+        parts = halves.reshape(2 * count, size // 2, width)
+    if parts.shape[1] > 1:
+        parts = _product(_table(parts.shape[1]), parts)
+    while len(parts) > 1:
+        count, size, width = len(parts) // 2, 2 * parts.shape[1], parts.shape[2]
+        halves, parts = parts.reshape(count, 2, size // 2, width), np.empty((count, size, width), dtype=np.float32)
+        parts[:, ::2] = halves[:, 0]
+        np.add(halves[:, 1, :-1], halves[:, 1, 1:], out=parts[:, 1:-1:2])
+        parts[:, -1] = halves[:, 1, -1]
+    whole: Blocks = parts[0]
+    whole *= _norms(len(whole))
+    return whole
 
 
 def _inverse(values: Blocks) -> Blocks:
-    """Its inverse, the orthonormal DCT-III, along axis 0."""
-    return _sum_of_cosines(values * _norms(len(values), values.ndim))
-
-
-def _cosines(values: Blocks) -> Blocks:
-    """y_k = Σ_n x_n cos(π (2n + 1) k / 2N) along axis 0."""
-    size = len(values)
-    if size == 1:
-        return values.copy()
-    if size % 2:
-        return _product(_table(size), values)
-    first, last = values[: size // 2], values[: size // 2 - 1 : -1]
-    sums, differences = _cosines(first + last), first - last
-    differences *= _secants(size, values.ndim)
-    odd = _cosines(differences)
-    odd[:-1] += odd[1:]
-    return _interleaved(sums, odd)
-
-
-def _sum_of_cosines(values: Blocks) -> Blocks:
-    """x_n = Σ_k y_k cos(π (2n + 1) k / 2N) along axis 0."""
-    size = len(values)
-    if size == 1:
-        return values.copy()
-    if size % 2:
-        return _product(_table(size).T, values)
-    odd = values[1::2].copy()
-    odd[1:] += values[1:-1:2]
-    even, odd = _sum_of_cosines(values[::2]), _sum_of_cosines(odd)
-    odd *= _secants(size, values.ndim)
-    whole = np.empty_like(values)
-    np.add(even, odd, out=whole[: size // 2])
-    np.subtract(even, odd, out=whole[: size // 2 - 1 : -1])
+    """Its inverse, the orthonormal DCT-III: x_n = Σ_k norm_k y_k cos(π (2n + 1) k / 2N)."""
+    parts = (values * _norms(len(values)))[None]
+    while parts.shape[1] % 2 == 0:
+        count, size, width = parts.shape
+        halves = np.empty((count, 2, size // 2, width), dtype=np.float32)
+        halves[:, 0] = parts[:, ::2]
+        halves[:, 1, 0] = parts[:, 1]
+        np.add(parts[:, 1:-1:2], parts[:, 3::2], out=halves[:, 1, 1:])
+        parts = halves.reshape(2 * count, size // 2, width)
+    if parts.shape[1] > 1:
+        parts = _product(_table(parts.shape[1]).T, parts)
+    while len(parts) > 1:
+        count, size, width = len(parts) // 2, 2 * parts.shape[1], parts.shape[2]
+        halves, parts = parts.reshape(count, 2, size // 2, width), np.empty((count, size, width), dtype=np.float32)
+        halves[:, 1] *= _secants(size)
+        np.add(halves[:, 0], halves[:, 1], out=parts[:, : size // 2])
+        np.subtract(halves[:, 0], halves[:, 1], out=parts[:, : size // 2 - 1 : -1])
+    whole: Blocks = parts[0]
     return whole
 
 
-def _product(matrix: Blocks, values: Blocks) -> Blocks:
-    """Matrix [m, n] times values [n, ...], added up in ascending order of n."""
-    columns = matrix.reshape(*matrix.shape, *[1] * (values.ndim - 1))
-    total: Blocks = columns[:, 0] * values[0]
-    for place in range(1, len(values)):
-        total += columns[:, place] * values[place]
+def _product(matrix: Blocks, parts: Blocks) -> Blocks:
+    """Matrix [k, n] times each of [parts, n, m], added up in ascending order of n."""
+    columns = matrix.T[:, None, :, None]
+    total: Blocks = columns[0] * parts[:, :1]
+    for place in range(1, len(columns)):
+        total += columns[place] * parts[:, place : place + 1]
     return total
-
-
-def _interleaved(even: Blocks, odd: Blocks) -> Blocks:
-    whole = np.empty((2 * len(even), *even.shape[1:]), dtype=np.float32)
-    whole[::2], whole[1::2] = even, odd
-    return whole
 
 
 @cache
@@ -155,14 +155,12 @@ def _table(size: int) -> Blocks:
 
 
 @cache
-def _secants(size: int, dimensions: int) -> Blocks:
-    """1 / (2 cos(π (2n + 1) / 2N)) for the first half of n, to be broadcast."""
-    half = [0.5 / math.cos(math.pi * (2 * n + 1) / (2 * size)) for n in range(size // 2)]
-    return np.array(half, dtype=np.float32).reshape(-1, *[1] * (dimensions - 1))
+def _secants(size: int) -> Blocks:
+    """1 / (2 cos(π (2n + 1) / 2N)) for the first half of n, as [n, 1]."""
+    return np.array([[0.5 / math.cos(math.pi * (2 * n + 1) / (2 * size))] for n in range(size // 2)], dtype=np.float32)
 
 
 @cache
-def _norms(size: int, dimensions: int) -> Blocks:
-    """√(2/N), and √(1/N) for the first, to be broadcast."""
-    norms = [math.sqrt((1 if k == 0 else 2) / size) for k in range(size)]
-    return np.array(norms, dtype=np.float32).reshape(-1, *[1] * (dimensions - 1))
+def _norms(size: int) -> Blocks:
+    """√(2/N), and √(1/N) for the first, as [k, 1]."""
+    return np.array([[math.sqrt((1 if k == 0 else 2) / size)] for k in range(size)], dtype=np.float32)
