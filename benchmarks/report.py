@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +68,12 @@ def say(quiet: bool, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def finish(figures: Mapping[str, float], targets: Mapping[str, Target], quiet: bool) -> int:
-    """Print the result; exit status 0 when every target is met, else 1."""
+def finish(
+    figures: Mapping[str, float], targets: Mapping[str, Target], quiet: bool, also: Mapping[str, Any] | None = None
+) -> int:
+    """Print the result, `also` within the JSON line; exit status 0 when every target is met, else 1."""
     if not quiet:
-        width = max(len(name) for name in figures)
+        width = max(map(len, figures), default=0)
         for name, value in figures.items():
             target = targets.get(name)
             mark = (
@@ -80,5 +83,5 @@ def finish(figures: Mapping[str, float], targets: Mapping[str, Target], quiet: b
             )
             print(f"{name:<{width}}  {value:>12.4g}{mark}", file=sys.stderr)
     told = {name: {"value": t.value, "target": t.bound, "ok": t.ok} for name, t in targets.items()}
-    print(json.dumps({"figures": dict(figures), "targets": told}))
+    print(json.dumps({"figures": dict(figures), "targets": told, **(also or {})}))
     return 0 if all(t.ok for t in targets.values()) else 1

@@ -108,15 +108,14 @@ class Loop:
 
     def _tell(self, done: int, also: Mapping[str, int]) -> None:
         evaluates = self.chosen.rank == 0 and not self.chosen.no_evaluation
-        seconds = time.monotonic() - self._began_s
-        wire = self._wire()
+        seconds, evaluated_s, wire = time.monotonic() - self._began_s, self._evaluate_s, self._wire()
         line = {
             "round": -(-done // self.chosen.every),
             "step": done,
             "loss": self._round.loss / self._round.steps,
             "held_out": self.held_out() if evaluates else None,
             "seconds": seconds,
-            "evaluate_s": self._evaluate_s,
+            "evaluate_s": evaluated_s,
             "tokens": self._tokens,
             "sent_bytes": None if wire is None else wire[0] - self._sent,
             "received_bytes": None if wire is None else wire[1] - self._received,

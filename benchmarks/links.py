@@ -1,0 +1,122 @@
+"""What slow links cost: the same job without synchronising, by torch DDP, by others and by torg, over cables of each speed.
+
+Every worker is a machine of its own (a network namespace) on a switch; `tc tbf` limits both directions of its cable.
+`ring_ratio` is DDP's time a step over what a perfect ring all-reduce needs: the time of a step without synchronising, or
+2(N−1)/N × 4 bytes × parameters at the cable's speed where that is longer. Needs root.
+
+    sudo python -m benchmarks.links --system torch_ddp torchft_diloco hivemind diloco streaming_diloco --link 20mbit 2mbit
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from benchmarks.cables import bits_per_second, why_no_cables
+from benchmarks.report import Target, finish, parser, say
+from benchmarks.trials import COMPARATORS, Job, Place, Trial, comparator_trial, torg_trial
+from trainers.options import STRATEGIES, round_steps, strategy_options
+
+ROUNDS = 5
+LEAST_SPEED = {"20mbit": 0.90, "2mbit": 0.85}
+OURS_TO_HOLD = "streaming_diloco"
+SLOW_STEPS = 6
+
+
+def ring_seconds(parameters: int, workers: int, link: str) -> float:
+    """One all-reduce of float32 by a ring that never waits."""
+    speed = bits_per_second(link)
+    return 0.0 if speed is None else 2 * (workers - 1) / workers * 4 * parameters * 8 / speed
+
+
+def job_for(system: str, link: str, chosen) -> Job:
+    """The same job for all, as long as it takes to see its speed: `ROUNDS` rounds, few steps where each one is slow."""
+    inner = chosen.inner_steps
+    job = Job(size=chosen.size, steps=ROUNDS * inner, inner_steps=inner, workers=chosen.workers, link=link)
+    if system in ("torch_ddp", "ddp") and link != "none":
+        return Job(
+            size=chosen.size, steps=ROUNDS * SLOW_STEPS, inner_steps=SLOW_STEPS, workers=chosen.workers, link=link
+        )
+    if system in STRATEGIES:
+        steps = round_steps(strategy_options({"name": system, "inner_steps": inner}))
+        return Job(size=chosen.size, steps=max(job.steps, ROUNDS * steps), inner_steps=inner, workers=chosen.workers,
+                   link=link)  # fmt: skip
+    return job
+
+
+def parameters_of(place: Place, size: str) -> int:
+    """How many the model of that size has."""
+    from trainers.workloads.byte_lm import ByteLM
+
+    model = ByteLM({"size": size}, place.folder / "data", 1).model()
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def main() -> int:
+    arguments = parser(__doc__)
+    arguments.add_argument("--link", nargs="+", default=["none", "20mbit", "2mbit"])
+    arguments.add_argument("--system", nargs="+", default=["torch_ddp"])
+    arguments.add_argument("--workers", type=int, default=2)
+    arguments.add_argument("--size", default="1M")
+    arguments.add_argument("--inner-steps", type=int, default=30)
+    arguments.add_argument("--timeout", type=float, default=1800.0)
+    chosen = arguments.parse_args()
+    reason = why_no_cables()
+    if reason is not None:
+        sys.exit(reason)
+    unknown = sorted(set(chosen.system) - set(STRATEGIES) - set(COMPARATORS))
+    if unknown:
+        sys.exit(f"no strategy or comparator {', '.join(unknown)}; there are {', '.join([*STRATEGIES, *COMPARATORS])}")
+    figures: dict[str, float] = {}
+    trials: list[Trial] = []
+    with Place() as place:
+        figures["parameters"] = float(parameters_of(place, chosen.size))
+        for link in chosen.link:  # the bare loop again before each, so that a machine's moods do not count
+            bare = comparator_trial(place, job_for("bare", "none", chosen), "bare", chosen.timeout)
+            figures[f"bare.{link}.step_s"] = bare.step_s or 0.0
+            for system in chosen.system:
+                job = job_for(system, link, chosen)
+                made = (
+                    comparator_trial(place, job, system, chosen.timeout)
+                    if system in COMPARATORS
+                    else torg_trial(place, job, system, {}, chosen.timeout)
+                )
+                trials.append(made)
+                figures |= seen(made, bare, figures)
+                say(chosen.json, f"{system} over {link}: {made.step_s:.3f} s a step, bare {bare.step_s:.3f}")
+    return finish(figures, targets(figures), chosen.json, {"trials": [one.told() for one in trials]})
+
+
+def seen(trial: Trial, bare: Trial, figures: Mapping[str, float]) -> dict[str, float]:
+    """The figures of one trial; with evaluations on both clocks, but for DDP, which has its own rhythm on slow cables."""
+    assert trial.step_s is not None
+    assert bare.step_s is not None
+    assert bare.pure_step_s is not None
+    link, named = trial.job.link, {"step_s": trial.step_s, "speed_ratio_to_bare": bare.step_s / trial.step_s}
+    if trial.system == "torch_ddp":
+        assert trial.pure_step_s is not None
+        bound = max(bare.pure_step_s, ring_seconds(int(figures["parameters"]), trial.job.workers, link))
+        named["speed_ratio_to_bare"] = bare.pure_step_s / trial.pure_step_s
+        named |= {"slowdown": trial.pure_step_s / bare.pure_step_s, "ring_ratio": trial.pure_step_s / bound}
+    if trial.sent_bytes_per_step is not None:
+        named["sent_bytes_per_step"] = trial.sent_bytes_per_step
+    return {f"{trial.system}.{link}.{name}": value for name, value in named.items()}
+
+
+def targets(figures: Mapping[str, float]) -> dict[str, Target]:
+    """The least speed of ours over each link, and ahead of the others' local-update methods."""
+    found = {}
+    for link, least in LEAST_SPEED.items():
+        name = f"{OURS_TO_HOLD}.{link}.speed_ratio_to_bare"
+        if name in figures:
+            others = [
+                value
+                for other, value in figures.items()
+                if other.endswith(f".{link}.speed_ratio_to_bare") and other.split(".")[0] in COMPARATORS
+            ]
+            found[name] = Target(figures[name], max([least, *others]), at_most=False)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""Protocols side by side: losses at equal tokens, bytes on the wire, speed, and time and dollars to a loss.
+
+    python -m benchmarks.training --strategy ddp diloco noloco --workers 2 --link none 20mbit --steps 300 --seeds 3
+    python -m benchmarks.training --strategy diloco torch_ddp hivemind --link 20mbit      comparators by their names
+    python -m benchmarks.training --simulate --strategy ddp diloco sparseloco --workers 4   learning only, one process
+
+Each of `--strategy` is a strategy of torg or one of bare, torch_ddp, torchft_diloco, torchft_local_sgd,
+torchft_streaming, hivemind, hivemind_delayed. `--steps` are each worker's, `--tokens` all workers' together. `--set
+diloco.outer_lr=0.5` sets an option of one strategy, `--set codec=fp4` of all of torg's.
+
+One machine alone (the bare loop, as many tokens as all workers of a job together) is the unit: `hours_ratio` and
+`dollars_ratio` are a job's time and price until it first has the loss that the lone machine ends with, divided by the
+lone machine's. A worker costs the same by the hour everywhere, so dollars are hours times workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from itertools import product
+from multiprocessing import get_context
+from typing import Any
+
+from benchmarks.report import finish, parser, say
+from benchmarks.trials import COMPARATORS, Job, Place, Trial, comparator_trial, mean, seconds_to, torg_trial
+from trainers.options import STRATEGIES, strategy_options
+
+Json = dict[str, Any]
+ALONE = "bare"
+
+
+def arguments() -> argparse.ArgumentParser:
+    """What can be asked for."""
+    made = parser(__doc__)
+    made.formatter_class = argparse.RawDescriptionHelpFormatter
+    made.add_argument("--strategy", nargs="+", default=["ddp", "diloco"])
+    made.add_argument("--workers", nargs="+", type=int, default=[2])
+    made.add_argument("--link", nargs="+", default=["loopback"], help="loopback, none, 20mbit, 2mbit, …")
+    length = made.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, default=300)
+    length.add_argument("--tokens", type=int, default=None)
+    made.add_argument("--seeds", type=int, default=1)
+    made.add_argument("--size", default="1M")
+    made.add_argument("--context", type=int, default=128)
+    made.add_argument("--batch", type=int, default=6)
+    made.add_argument("--lr", type=float, default=None)
+    made.add_argument("--inner-steps", type=int, default=30)
+    made.add_argument("--set", action="append", default=[], metavar="[STRATEGY.]OPTION=VALUE")
+    made.add_argument("--loss", type=float, default=None, help="instead of the lone machine's last held-out loss")
+    made.add_argument("--no-alone", action="store_true", help="do not train the lone machine")
+    made.add_argument("--usd-per-hour", type=float, default=0.10, help="price of one worker")
+    made.add_argument("--timeout", type=float, default=3600.0, help="seconds for one job")
+    made.add_argument("--simulate", action="store_true")
+    made.add_argument("--processes", type=int, default=1, help="simulations at a time")
+    return made
+
+
+def options_for(strategy: str, given: Sequence[str]) -> Json:
+    """This strategy's part of `--set`. Raises ValueError for what cannot be read."""
+    found: Json = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals:
+            raise ValueError(f"--set {one}: give OPTION=VALUE or STRATEGY.OPTION=VALUE")
+        of, dot, option = name.rpartition(".")
+        if not dot or of == strategy:
+            found[option] = _value(value)
+    return found
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def jobs(chosen: argparse.Namespace) -> list[Job]:
+    """Every combination of seed, workers and link."""
+    found = []
+    for seed, workers, link in product(range(1, chosen.seeds + 1), chosen.workers, chosen.link):
+        job = Job(
+            size=chosen.size, context=chosen.context, batch=chosen.batch, lr=chosen.lr, steps=chosen.steps,
+            inner_steps=chosen.inner_steps, workers=workers, seed=seed, link=link,
+        )  # fmt: skip
+        if chosen.tokens is not None:
+            job = replace(job, steps=max(1, chosen.tokens // (job.tokens_per_step * workers)))
+        found.append(job)
+    return found
+
+
+def train(place: Place, chosen: argparse.Namespace, job: Job, system: str) -> Trial:
+    """One trial."""
+    if system in COMPARATORS:
+        return comparator_trial(place, job, system, chosen.timeout)
+    return torg_trial(place, job, system, options_for(system, chosen.set), chosen.timeout)
+
+
+def simulate(place: Place, chosen: argparse.Namespace) -> list[Trial]:
+    """All of them, some at a time."""
+    from benchmarks.simulated import simulated_trial
+
+    with ProcessPoolExecutor(chosen.processes, mp_context=get_context("spawn")) as pool:
+        started = [
+            pool.submit(simulated_trial, place.folder / "data", job, system, options_for(system, chosen.set))
+            for job in jobs(chosen)
+            for system in chosen.strategy
+        ]
+        for done in as_completed(started):
+            tell(chosen.json, done.result())
+        return [one.result() for one in started]
+
+
+def measure(place: Place, chosen: argparse.Namespace) -> tuple[list[Trial], dict[tuple[int, int], Trial]]:
+    """All of them one after the other, and the lone machine's by (seed, workers it stands for)."""
+    trials: list[Trial] = []
+    alone: dict[tuple[int, int], Trial] = {}
+    for job in jobs(chosen):
+        at = (job.seed, job.workers)
+        if not chosen.no_alone and at not in alone:
+            lone = replace(job, workers=1, steps=job.steps * job.workers, link="loopback")
+            alone[at] = comparator_trial(place, lone, ALONE, chosen.timeout)
+            tell(chosen.json, alone[at])
+        for system in chosen.strategy:
+            trials.append(train(place, chosen, job, system))
+            tell(chosen.json, trials[-1])
+    return trials, alone
+
+
+def figures(trials: Sequence[Trial], alone: Mapping[tuple[int, int], Trial], chosen: argparse.Namespace) -> Json:
+    """Means over the seeds, by `system.workers.link.name`."""
+    found: Json = {}
+    groups: dict[tuple[str, int, str], list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault((trial.system, trial.job.workers, trial.job.link), []).append(trial)
+    for (system, workers, link), group in groups.items():
+        reference = [
+            _one(groups.get((name, workers, link), ()), trial.job.seed) for trial in group for name in ("ddp",)
+        ]
+        ratios = [trial.held_out / ddp.held_out for trial, ddp in zip(group, reference, strict=True) if ddp is not None]
+        hours = [_hours_ratio(trial, alone, chosen.loss) for trial in group]
+        named = {
+            "held_out": mean([trial.held_out for trial in group]),
+            "ratio_to_ddp": mean(ratios),
+            "tokens_per_s": mean([trial.tokens_per_s for trial in group]),
+            "step_s": mean([trial.step_s for trial in group]),
+            "sent_bytes_per_step": mean([trial.sent_bytes_per_step for trial in group]),
+            "received_bytes_per_step": mean([trial.received_bytes_per_step for trial in group]),
+            "peak_round_bytes": mean([trial.peak_round_bytes for trial in group]),
+            "stall_ms": mean([trial.stall_ms for trial in group]),
+            "checkpoint_stall_ms": mean([trial.checkpoint_stall_ms for trial in group]),
+            "hours_ratio": mean(hours) if None not in hours else None,
+            "dollars_ratio": workers * mean(hours) if hours and None not in hours else None,
+            "usd": mean([_usd(trial, chosen.usd_per_hour) for trial in group]),
+        }
+        found |= {f"{system}.{workers}.{link}.{name}": value for name, value in named.items() if value is not None}
+    return found
+
+
+def _one(group: Sequence[Trial], seed: int) -> Trial | None:
+    return next((trial for trial in group if trial.job.seed == seed), None)
+
+
+def _usd(trial: Trial, usd_per_hour: float) -> float | None:
+    return None if trial.seconds is None else trial.seconds / 3600 * trial.job.workers * usd_per_hour
+
+
+def _hours_ratio(trial: Trial, alone: Mapping[tuple[int, int], Trial], loss: float | None) -> float | None:
+    lone = alone.get((trial.job.seed, trial.job.workers))
+    if lone is None or trial.seconds is None:
+        return None
+    wanted = lone.held_out if loss is None else loss
+    ours, theirs = seconds_to(trial.curve, wanted), seconds_to(lone.curve, wanted)
+    return None if ours is None or theirs is None else ours / theirs
+
+
+def main() -> int:
+    chosen = arguments().parse_args()
+    unknown = sorted(set(chosen.strategy) - set(STRATEGIES) - set(COMPARATORS))
+    if unknown:
+        sys.exit(f"no strategy or comparator {', '.join(unknown)}; there are {', '.join([*STRATEGIES, *COMPARATORS])}")
+    if chosen.simulate and set(chosen.strategy) - set(STRATEGIES):
+        sys.exit("only torg's own strategies can be simulated")
+    for system in set(chosen.strategy) & set(STRATEGIES):
+        strategy_options({"name": system, "inner_steps": chosen.inner_steps, **options_for(system, chosen.set)})
+    with Place() as place:
+        trials, alone = (simulate(place, chosen), {}) if chosen.simulate else measure(place, chosen)
+    found = figures(trials, alone, chosen)
+    return finish(found, {}, chosen.json, {"trials": [one.told() for one in [*alone.values(), *trials]]})
+
+
+def tell(quiet: bool, trial: Trial) -> None:
+    """One line about a trial that is done."""
+    job = trial.job
+    sent = "" if trial.sent_bytes_per_step is None else f", {trial.sent_bytes_per_step:.0f} bytes sent a step"
+    speed = "" if trial.tokens_per_s is None else f", {trial.tokens_per_s:.0f} tokens/s"
+    say(
+        quiet,
+        f"{trial.system} × {job.workers} over {job.link}, seed {job.seed}: held-out {trial.held_out:.4f} after "
+        f"{trial.curve[-1][0]} steps{speed}{sent}",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
