@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from trainers.workload import Workload
 from trainers.workloads.options import size_of, workload_options
-from trainers.workloads.streams import Draws, SampleStream, epoch_offset, own_seed
+from trainers.workloads.streams import Draws, SampleStream, epoch_offsets, own_seed
 
 VOCABULARY = 256
 HELD_OUT_FRACTION = 0.05
@@ -160,8 +160,8 @@ class ByteLM(Workload):
         return {"accuracy": float((guessed == batch[:, 1:]).float().mean())}
 
     def _drawn(self, draws: Draws, seed: int) -> torch.Tensor:
-        offsets = [epoch_offset(seed, int(epoch), self.context) for epoch in draws.epochs]
-        return self._windows(self.train_bytes, np.array(offsets) + draws.samples * self.context)
+        offsets = epoch_offsets(seed, draws.epochs, self.context)
+        return self._windows(self.train_bytes, offsets + draws.samples * self.context)
 
     def _windows(self, source: np.ndarray, starts: np.ndarray) -> torch.Tensor:
         windows = source[starts[:, None] + np.arange(self.context + 1)]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from trainers.workloads.streams import Draws, epoch_offset
+from trainers.workloads.streams import Draws, epoch_offsets
 
 __all__ = ["TokenShards", "shard_files"]
 
@@ -44,7 +44,7 @@ class TokenShards:
 
     def drawn(self, draws: Draws, seed: int) -> npt.NDArray[np.int64]:
         """The windows of a batch of a `SampleStream`, cut at other places in each epoch: int64 [B, context + 1]."""
-        return self.windows(draws.samples, (epoch_offset(seed, int(epoch), self.context) for epoch in draws.epochs))
+        return self.windows(draws.samples, epoch_offsets(seed, draws.epochs, self.context))
 
     def file_of(self, sample: int) -> Path:
         """Where a window lies."""

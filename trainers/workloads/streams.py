@@ -4,7 +4,7 @@ The run gives each worker ranges of batch numbers that nobody else has (`Workloa
 a batch stands for the draws i·B … i·B+B−1; draw d is sample π_e(d mod N) of epoch e = ⌊d / N⌋, and π_e permutes 0 … N−1.
 So every sample comes once in every N draws, by arithmetic alone: nothing is stored, sent or agreed on but the seed.
 
-π_e is a Feistel network over pairs of k-bit halves (Luby and Rackoff 1988), walked until it lands below N (Black and
+π_e is a Feistel network (Luby and Rackoff 1988) over the bits that N needs, walked until it lands below N (Black and
 Rogaway, «Ciphers with Arbitrary Finite Domains», 2002, section 3): a bijection for any N, no matter how good its rounds.
 Few samples are sorted by a hash instead, which is as cheap and leaves no small network to be weak.
 """
@@ -14,14 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Draws", "SampleStream", "epoch_offset", "own_seed", "permuted"]
+__all__ = ["Draws", "SampleStream", "epoch_offset", "epoch_offsets", "own_seed", "permuted"]
 
 Indices = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 
 ROUNDS = 8
 FEW = 512
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+GOLDEN, FIRST, SECOND = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+HALF_WORD = np.uint64(32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,12 @@ def epoch_offset(seed: int, epoch: int, below: int) -> int:
     return int(np.random.SeedSequence([seed, epoch, 1]).generate_state(1, np.uint64)[0] % np.uint64(below))
 
 
+def epoch_offsets(seed: int, epochs: Indices, below: int) -> Indices:
+    """`epoch_offset` of each, int64 [B]; a batch has few epochs."""
+    named, which = np.unique(epochs, return_inverse=True)
+    return np.array([epoch_offset(seed, int(epoch), below) for epoch in named], dtype=np.int64)[which]
+
+
 def own_seed(seed: int, worker: int) -> int:
     """The seed of one worker's own stream, for data that only this worker has: then its steps are the batch numbers."""
     return int(np.random.SeedSequence([seed, worker, 2]).generate_state(1, np.uint64)[0] >> np.uint64(1))
@@ -76,26 +83,34 @@ def permuted(places: Indices, count: int, seed: int, epoch: int) -> Indices:
     if count <= FEW:
         hashes = _mixed(_mixed(np.arange(count, dtype=np.uint64) ^ keys[0]) ^ keys[1])
         return np.argsort(hashes)[places].astype(np.int64)
-    half_bits = -(-(count - 1).bit_length() // 2)
-    walked = places.astype(np.uint64)
-    outside = np.ones(walked.shape, dtype=bool)
-    while outside.any():
-        walked[outside] = _feistel(walked[outside], keys, np.uint64(half_bits))
-        outside = walked >= count
+    bits = (count - 1).bit_length()
+    walked = _feistel(places.astype(np.uint64), keys, bits)
+    while (outside := walked >= count).any():
+        walked[outside] = _feistel(walked[outside], keys, bits)
     return walked.astype(np.int64)
 
 
-def _feistel(words: Words, keys: Words, half_bits: np.uint64) -> Words:
-    mask = np.uint64((1 << int(half_bits)) - 1)
-    left, right = words >> half_bits, words & mask
-    for key in keys:
-        left, right = right, left ^ (_mixed(right ^ key) & mask)
-    return (left << half_bits) | right
+def _feistel(words: Words, keys: Words, bits: int) -> Words:
+    """A permutation of all words of so many bits: each part is changed in turn by a hash of the other one and a key.
+
+    The hash is the top of two multiplications, whose high bits depend on every low one.
+    """
+    low_bits = bits // 2
+    low, high = words & np.uint64((1 << low_bits) - 1), words >> np.uint64(low_bits)
+    of_low, of_high = np.uint64(64 - low_bits), np.uint64(64 - (bits - low_bits))
+    for turn, key in enumerate(keys):
+        hashed = ((high if turn % 2 else low) ^ key) * FIRST
+        hashed = (hashed ^ (hashed >> HALF_WORD)) * SECOND
+        if turn % 2:
+            low = low ^ (hashed >> of_low)
+        else:
+            high = high ^ (hashed >> of_high)
+    return (high << np.uint64(low_bits)) | low
 
 
 def _mixed(words: Words) -> Words:
     """The finaliser of splitmix64 (Steele, Lea and Flood 2014): every bit of the input changes half of the output."""
     words = words + GOLDEN
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    words = (words ^ (words >> np.uint64(30))) * FIRST
+    words = (words ^ (words >> np.uint64(27))) * SECOND
     return words ^ (words >> np.uint64(31))
