@@ -11,7 +11,7 @@ one that is not, making a member (it shows its key once), is tried once.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -171,9 +171,14 @@ class Market:
     def rounds(self, job: str) -> list[Json]:
         return _items(self._wire.json("GET", f"/v1/jobs/{_part(job)}/rounds"))
 
-    def result(self, job: str) -> Json:
-        """{digest, manifest}: the checkpoint that the job ended with."""
-        return self._wire.json("GET", f"/v1/jobs/{_part(job)}/result")
+    def checkpoints(self, job: str) -> Json:
+        """{items, rounds}: the checkpoints that are kept, and every round that they lead to."""
+        return self._wire.json("GET", f"/v1/jobs/{_part(job)}/checkpoints")
+
+    def result(self, job: str, *, round: int | None = None) -> Json:
+        """{digest, manifest}: the checkpoint that the job ended with, or one that leads to `round`."""
+        params = {} if round is None else {"round": round}
+        return self._wire.json("GET", f"/v1/jobs/{_part(job)}/result", params=params)
 
     def provenance(self, job: str) -> Json:
         """The signed bundle that `torg verify` checks offline."""
@@ -247,7 +252,8 @@ class Market:
         return self._wire.json("POST", "/v1/readings", body={**body, "lost": list(lost), "logs": list(logs)})
 
     def report_checkpoint(self, report: Mapping[str, Any]) -> Json:
-        """{job, round, step, manifest, bytes, stall_ms, removed} → {version}."""
+        """{job, round, step, manifest, bytes, stall_ms, removed} → {version}. May also say kind (base, delta) and
+        base_round."""
         return self._wire.json("POST", "/v1/checkpoints", body=dict(report))
 
     def report_halted(
@@ -285,9 +291,11 @@ class Market:
         """Bring a file or bytes to the market and answer the digest; what is already there is not sent again."""
         return self.blobs.upload(source)
 
-    def download(self, digest: str, target: Path) -> None:
-        """Fetch a blob into a file; a cut transfer goes on where it was, and the digest is checked."""
-        self.blobs.download(digest, target)
+    def download(self, digest: str, target: Path, progress: Callable[[int], None] = lambda _: None) -> None:
+        """Fetch a blob into a file; a cut transfer goes on where it was, and the digest is checked. `progress` gets the
+        bytes that are there.
+        """
+        self.blobs.download(digest, target, progress)
 
     def read_blob(self, digest: str) -> bytes:
         return self.blobs.read(digest)

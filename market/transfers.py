@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 from market.wire import MarketUnreachable, Refused, Wire
@@ -36,14 +37,14 @@ class Transfers:
         _check(hashlib.sha256(found).hexdigest(), digest)
         return found
 
-    def download(self, digest: str, target: Path) -> None:
-        """Fetch into `target` through a file beside it, which a later call continues."""
+    def download(self, digest: str, target: Path, progress: Callable[[int], None] = lambda _: None) -> None:
+        """Fetch into `target` through a file beside it, which a later call continues. `progress` gets the bytes there."""
         partial = target.with_name(f".{target.name}.{digest[:12]}.part")
         stuck = 0
         while True:
             offset = partial.stat().st_size if partial.exists() else 0
             try:
-                self._fetch(digest, partial, offset)
+                self._fetch(digest, partial, offset, progress)
                 break
             except MarketUnreachable:
                 moved = partial.exists() and partial.stat().st_size > offset
@@ -58,14 +59,17 @@ class Transfers:
         _check(found, digest)
         partial.replace(target)
 
-    def _fetch(self, digest: str, partial: Path, offset: int) -> None:
+    def _fetch(self, digest: str, partial: Path, offset: int, progress: Callable[[int], None]) -> None:
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         try:
             with self._wire.stream(f"/v1/blobs/{digest}", headers=headers) as answer:
                 resumed = answer.status_code == 206
                 with partial.open("ab" if resumed else "wb") as file:
+                    there = offset if resumed else 0
                     for piece in answer.iter_bytes():
                         file.write(piece)
+                        there += len(piece)
+                        progress(there)
         except Refused as refused:
             if refused.code != "range_past_end":  # the partial file is already whole
                 raise

@@ -1,17 +1,25 @@
 """`torg result`: fetch the trained model."""
 
 import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.errors import CliError, refused
-from cli.output import document, log
+from cli.output import console, document
 from cli.session import connect_pooled
 from cli.settings import Settings
-from storage.checkpoints import Manifest
-from storage.model_files import model_file
+from storage.checkpoints import Manifest, ManifestError
+from storage.model_files import model_config, model_file
+from trainers.restoring import NothingRestorable, Restored, restore_newest
+
+if TYPE_CHECKING:
+    from market.client import Market
+
+Fetch = Callable[[str, int], bytes]
 
 
 def register(app: typer.Typer) -> None:
@@ -23,38 +31,102 @@ def result(
     ctx: typer.Context,
     job_id: Annotated[str, typer.Argument(metavar="JOB")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="folder for model.safetensors and manifest.json")
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="folder for model.safetensors, config.json and manifest.json"
+        ),
     ],
+    round: Annotated[
+        int | None, typer.Option("--round", min=0, metavar="N", help="as it was after this round, if that is kept")
+    ] = None,
 ) -> None:
-    """Fetch the model that a job ended with; its digest is checked."""
+    """Fetch the model that a job ended with, or has after a round; its digest is checked."""
     settings: Settings = ctx.obj
     if output.exists() and not output.is_dir():
         raise refused("not_a_folder", f"{output} is a file", field="-o", remedy="name a folder")
     with connect_pooled(settings, "customer") as client:
-        answer = client.result(job_id)
+        answer = client.result(job_id, round=round)
         output.mkdir(parents=True, exist_ok=True)
-        target = output / "model.safetensors"
-        state = output / "state.part"
         try:
             manifest = Manifest.from_json(answer["manifest"])
-            if not settings.as_json:
-                log(f"fetching round {manifest.round} ({manifest.state_bytes:,} bytes)…")
-            client.download(manifest.state, state)
-            model = model_file(manifest, state.read_bytes())
-        except ValueError as error:
+            with _fetching(settings, client, output, manifest) as fetch:
+                found = _restored(manifest, fetch, round)
+            parts = model_file(found.plan, found.state)
+        except (ManifestError, NothingRestorable) as error:
             remedy = "try again; if it stays, run `torg books verify`"
             raise CliError("digest_wrong", str(error), None, remedy) from error
-        finally:
-            state.unlink(missing_ok=True)
-    part = output / "model.safetensors.part"
-    part.write_bytes(model)
-    part.replace(target)
-    described = manifest.to_json()
-    (output / "manifest.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    told = {"id": job_id, "model": str(target), "manifest": str(output / "manifest.json"), "round": manifest.round,
-            "digest": manifest.parameters, "manifest_digest": answer["digest"], "bytes": len(model),
-            "tensors": len(manifest.tensors)}  # fmt: skip
+        config = model_config(found.plan, client.job(job_id), _loss(client, job_id, found.plan.round))
+    size = _write(output / "model.safetensors", parts)
+    _write(output / "config.json", [_pretty(config)])
+    _write(output / "manifest.json", [_pretty(manifest.to_json())])
+    told = {"id": job_id, "model": str(output / "model.safetensors"), "config": str(output / "config.json"),
+            "manifest": str(output / "manifest.json"), "round": found.plan.round, "digest": found.plan.parameters,
+            "manifest_digest": answer["digest"], "bytes": size, "tensors": len(manifest.tensors)}  # fmt: skip
     if settings.as_json:
         document(told)
     else:
-        print(f"{target}  {told['bytes']:,} bytes, {told['tensors']} tensors, digest {manifest.parameters}")
+        print(f"{told['model']}  {size:,} bytes, {told['tensors']} tensors, digest {told['digest']}")
+
+
+def _restored(manifest: Manifest, fetch: Fetch, round: int | None) -> Restored:
+    """The state after the checkpoint's round, or an earlier one on its chain."""
+    wanted = manifest.round if round is None else round
+    sizes = {delta.blob: delta.bytes for delta in manifest.deltas} | {manifest.state: manifest.state_bytes}
+    return restore_newest([manifest], lambda digest: fetch(digest, sizes[digest]), _replay, round=wanted)
+
+
+def _replay(base: bytes, deltas: Sequence[bytes]) -> bytes:
+    try:
+        from trainers.restoring import replay_members
+
+        return replay_members(base, deltas)
+    except ImportError as error:
+        raise refused(
+            "needs_numpy", f"rounds between two bases are replayed, which needs {error.name}", field="--round",
+            remedy="pip install 'torg[node]', or name a round whose checkpoint is a base",
+        ) from error  # fmt: skip
+
+
+@contextmanager
+def _fetching(settings: Settings, client: "Market", folder: Path, manifest: Manifest) -> Iterator[Fetch]:
+    """Downloads through a file that a later call continues, with a bar for people who wait at a terminal."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    screen = console(settings, stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=screen, transient=True, disable=settings.as_json or not screen.is_terminal) as bar:
+        task = bar.add_task(
+            f"round {manifest.round}", total=manifest.state_bytes + sum(d.bytes for d in manifest.deltas)
+        )
+        before = 0
+
+        def fetch(digest: str, size: int) -> bytes:
+            nonlocal before
+            target = folder / f"{digest[:12]}.part"
+            try:
+                client.download(digest, target, lambda there: bar.update(task, completed=before + there))
+                before += size
+                return target.read_bytes()
+            finally:
+                target.unlink(missing_ok=True)
+
+        yield fetch
+
+
+def _loss(client: "Market", job: str, round: int) -> float | None:
+    losses = {one["round"]: one.get("loss") for one in client.rounds(job)}
+    found = losses.get(round)
+    return None if found is None else float(found)
+
+
+def _write(target: Path, parts: Sequence[bytes | memoryview]) -> int:
+    """The file is whole or as it was before; bytes written."""
+    beside = target.with_name(f"{target.name}.part")
+    with beside.open("wb") as file:
+        size = sum(file.write(part) for part in parts)
+    beside.replace(target)
+    return size
+
+
+def _pretty(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()

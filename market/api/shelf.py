@@ -42,6 +42,7 @@ class Shelf:
         self._used: dict[str, dict[str, int]] = {}
         self._needed_by: dict[str, set[str]] = {}
         self._manifests: dict[str, set[str]] = {}
+        self._checkpoints: dict[str, dict[str, Manifest]] = {}
         self._note_known()
 
     def used_bytes(self, member: str) -> int:
@@ -73,6 +74,7 @@ class Shelf:
     async def remove(self, job: str, digests: Iterable[str]) -> None:
         """Remove blobs that `job` needs no more, without those that another job still names."""
         for digest in digests:
+            self._checkpoints.get(job, {}).pop(digest, None)
             needed = self._needed_by.get(digest, set())
             needed.discard(job)
             if needed:
@@ -84,6 +86,11 @@ class Shelf:
                 log.exception("blob %s stays on the disk", digest)
             for held in self._used.values():
                 held.pop(digest, None)
+
+    def checkpoints(self, job: str) -> list[Manifest]:
+        """The checkpoints of a job that are kept, oldest first."""
+        found = self._checkpoints.get(job, {}).values()
+        return sorted(found, key=lambda manifest: (manifest.round, manifest.created_at_ms))
 
     def need(self, job: str, digests: Iterable[str]) -> None:
         """These blobs stay as long as `job` names them."""
@@ -127,6 +134,7 @@ class Shelf:
         if missing:
             raise Problem(422, "blob_missing", f"blob {missing[0]} of the manifest is not here", field="manifest")
         self.need(job, [digest, *manifest.blobs])
+        self._checkpoints.setdefault(job, {})[digest] = manifest
 
     async def _receive_whole(self, member: str, digest: str, pieces: AsyncIterator[bytes]) -> Upload:
         """A request without Content-Range: the body is the blob, limited by the size of a request body."""

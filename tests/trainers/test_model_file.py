@@ -1,31 +1,90 @@
-"""From a replica's exported state to a model file of named tensors, and every way in which that can be wrong."""
+"""From a member's exported state to a model file that torch loads strictly, and every way in which that can be wrong."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
+import torch
 
-from storage.checkpoints import Manifest, ManifestError, TensorEntry
-from storage.model_files import model_file
-from trainers.replica import Replica
+from storage.checkpoints import Manifest, ManifestError, RestorePlan, TensorEntry, restore_plans
+from storage.model_files import model_config, model_file, parameters_digest
+from trainers.layout import layout_of
+from trainers.member import Member
+from trainers.naming import NotInTheVector, tied_names
 
 INITIAL = np.linspace(-1, 1, 1000, dtype=np.float32)
-SPEC = {"strategy": {"name": "diloco", "inner_steps": 5, "codec": "int8"}, "steps": 10}
-REPLICA = Replica(SPEC, INITIAL)
-STATE = REPLICA.export()
+SPEC = {"strategy": {"name": "diloco", "inner_steps": 5, "codec": "int8"}, "steps": 10, "seed": 1}
+MEMBER = Member(SPEC, layout_of([("a", (10, 20)), ("b", (800,))]), INITIAL)
+STATE = MEMBER.export()
 MANIFEST = Manifest(
     job="job-1", round=1, step=5, parent=None, tensors=(TensorEntry("a", (10, 20), "float32"), TensorEntry("b", (800,), "float32")),
-    state="0" * 64, state_bytes=len(STATE), parameters=REPLICA.digest(), strategy={}, code=None, data=None, created_at_ms=1,
+    state="0" * 64, state_bytes=len(STATE), parameters=MEMBER.digest(), strategy={}, code=None, data=None, created_at_ms=1,
 )  # fmt: skip
 
 
+def plan_of(manifest: Manifest) -> RestorePlan:
+    return restore_plans([manifest])[0]
+
+
+def written(manifest: Manifest, state: bytes) -> bytes:
+    return b"".join(model_file(plan_of(manifest), state))
+
+
+class Tied(torch.nn.Module):
+    """An embedding that is the head too, and a mask that is not kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(7, 3)
+        self.middle = torch.nn.Linear(3, 3)
+        self.head = torch.nn.Linear(3, 7, bias=False)
+        self.head.weight = self.embedding.weight
+        self.register_buffer("mask", torch.ones(3), persistent=False)
+
+
 def test_the_tensors_have_their_names_and_shapes_and_the_library_reads_them() -> None:
-    tensors = safetensors.numpy.load(model_file(MANIFEST, STATE))
+    tensors = safetensors.numpy.load(written(MANIFEST, STATE))
     assert set(tensors) == {"a", "b"}
     assert tensors["a"].shape == (10, 20)
     assert np.array_equal(tensors["a"].reshape(-1), INITIAL[:200])
     assert np.array_equal(tensors["b"], INITIAL[200:])
+
+
+def test_torch_loads_it_strictly_into_a_model_with_tied_weights(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    model, other = Tied(), Tied()
+    shapes = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
+    flat = np.concatenate([parameter.detach().numpy().reshape(-1) for parameter in model.parameters()])
+    state = Member(SPEC, layout_of(shapes), flat).export()
+    manifest = dataclasses.replace(
+        MANIFEST, tensors=tuple(TensorEntry(name, shape, "float32") for name, shape in shapes),
+        parameters=parameters_digest(state), tied=tied_names(model),
+    )  # fmt: skip
+    assert Manifest.decode(manifest.encode()).tied == {"head.weight": "embedding.weight"}
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(written(manifest, state))
+    other.load_state_dict(safetensors.torch.load_file(path), strict=True)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name
+    with safetensors.safe_open(path, "pt") as opened:
+        assert opened.metadata()["format"] == "pt"
+
+
+@pytest.mark.parametrize("layer", [torch.nn.BatchNorm1d(3)], ids=["running statistics"])
+def test_a_model_that_keeps_more_than_parameters_is_refused(layer: torch.nn.Module) -> None:
+    with pytest.raises(NotInTheVector, match="running_mean, 1"):
+        tied_names(torch.nn.Sequential(torch.nn.Linear(3, 3), layer))
+
+
+def test_a_config_says_how_to_build_the_model() -> None:
+    workload = {"kind": "customer", "class_name": "Mine", "filename": "m.py", "digest": "0" * 64}
+    spec = {"workload": workload, "options": {"size": "1M"}, "seed": 4}
+    config = model_config(plan_of(MANIFEST), {"spec": spec}, 2.5)
+    assert (config["model_type"], config["options"], config["held_out_loss"]) == ("Mine", {"size": "1M"}, 2.5)
+    assert (config["parameters"], config["tensors"]["a"]) == (1000, [10, 20])
 
 
 @pytest.mark.parametrize("at", [0, 12, len(STATE) // 2, len(STATE) - 1])
@@ -33,19 +92,19 @@ def test_one_changed_byte_of_the_parameters_or_header_is_found_or_harmless(at: i
     changed = bytearray(STATE)
     changed[at] ^= 0x40
     try:
-        made = model_file(MANIFEST, bytes(changed))
+        made = written(MANIFEST, bytes(changed))
     except ManifestError:
         return
-    assert made == model_file(MANIFEST, STATE), "a change outside the parameters must not reach the model"
+    assert made == written(MANIFEST, STATE), "a change outside the parameters must not reach the model"
 
 
 @pytest.mark.parametrize("state", [b"", STATE[:100], STATE[:-4], b"\xff" * 64])
 def test_bytes_that_are_no_state_are_refused(state: bytes) -> None:
     with pytest.raises(ManifestError):
-        model_file(MANIFEST, state)
+        written(MANIFEST, state)
 
 
 def test_tensors_that_do_not_fill_the_parameters_are_refused() -> None:
     short = dataclasses.replace(MANIFEST, tensors=MANIFEST.tensors[:1])
     with pytest.raises(ManifestError, match="800 bytes, the parameters 4000"):
-        model_file(short, STATE)
+        written(short, STATE)

@@ -26,6 +26,7 @@ from market.commands import AddBudget, CancelJob, RetuneJob, SubmitJob
 from market.outcomes import Refusal
 from market.state import FINAL_STATES
 from storage.blobs import BlobDamaged, BlobMissing
+from storage.checkpoints import restore_plan, restore_plans
 from storage.provenance import make_bundle
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["jobs"])
@@ -119,14 +120,38 @@ async def logs(
         await services.feed.touched(f"job:{job}", until - clock())
 
 
+@router.get("/jobs/{job}/checkpoints")
+async def checkpoints(services: Has, caller: Someone, job: str) -> dict[str, Any]:
+    """The checkpoints that are kept, and every round that they lead to."""
+    job_for(services, caller, job)
+    kept = services.shelf.checkpoints(job)
+    items = [
+        {"digest": one.digest, "round": one.round, "step": one.step, "kind": one.kind, "base_round": one.base_round,
+         "bytes": one.total_bytes, "created_at_ms": one.created_at_ms}
+        for one in kept
+    ]  # fmt: skip
+    return {"items": items, "rounds": sorted({plan.round for plan in restore_plans(kept)})}
+
+
 @router.get("/jobs/{job}/result")
-async def result(services: Has, caller: Someone, job: str) -> dict[str, Any]:
-    """The checkpoint that the job ended with: its manifest names the blobs."""
+async def result(
+    services: Has, caller: Someone, job: str, round: Annotated[int | None, Query(ge=0)] = None
+) -> dict[str, Any]:
+    """The checkpoint that the job ended with, or one that leads to `round`: its manifest names the blobs."""
     found = job_for(services, caller, job)
+    if round is not None:
+        kept = services.shelf.checkpoints(job)
+        plan = restore_plan(kept, round=round)
+        if plan is None:
+            rounds = sorted({one.round for one in restore_plans(kept)})
+            remedy = f"one of {', '.join(map(str, rounds))}" if rounds else "wait until a checkpoint is durable"
+            message = f"no checkpoint of {job} leads to round {round}"
+            raise Problem(404, "no_checkpoint", message, field="round", remedy=remedy)
+        return {"digest": plan.manifest.digest, "manifest": plan.manifest.to_json()}
     digest = found["manifest"]
     if digest is None:
         message = f"{job} is {found['state']} and has no result"
-        raise Problem(409, "no_result", message, remedy="wait until it is done")
+        raise Problem(409, "no_result", message, remedy="wait until it is done, or name a durable round")
     try:
         manifest = json.loads(services.shelf.store.read(digest))
     except (BlobMissing, BlobDamaged) as error:
