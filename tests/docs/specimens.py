@@ -30,6 +30,7 @@ from storage.provenance import (
 )
 from trainers.codecs import codec
 from trainers.frames import pack as pack_frame
+from trainers.layout import layout_of
 from trainers.replica import Replica
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -150,12 +151,26 @@ def make_small() -> bytes:
     return json.dumps(small, indent=2).encode() + b"\n"
 
 
+CODECS = (
+    "fp16", "bf16", "fp4", "int2", "sign1", "top_k:1/2+identity", "top_k:2/5+fp16", "top_k:1/300+sign1",
+    "prune:0.5+bf16", "dct:64+identity", "dct:2+top_k:1/4096+fp16",
+)  # fmt: skip
+
+
+def make_contributions() -> bytes:
+    """The tensor by several codecs, as a matrix of two rows, in hex."""
+    layout = layout_of([("w", (2, 3))])
+    made = {text: codec(text, layout).encode(TENSOR).hex() for text in CODECS}
+    return json.dumps(made, indent=2).encode() + b"\n"
+
+
 def make_all(folder: Path) -> dict[str, bytes]:
     """Every golden file by its name below tests/golden/, made anew; `folder` is empty scratch."""
     write_journal(folder / "journal")
     made = {f"journal/{path.name}": path.read_bytes() for path in sorted((folder / "journal").glob("*.journal"))}
     return made | {
         "contribution.int8": codec("int8").encode(TENSOR),
+        "contribution.json": make_contributions(),
         "state.safetensors": make_replica().export(),
         "manifest.json": make_manifest().encode(),
         "manifest-2.json": make_delta_manifest().encode(),
