@@ -1,19 +1,18 @@
 """The trainer child: `python -m trainers.child --fd N …`, the only process in which customer code runs.
 
-Warms up (torch, one AdamW step), limits itself, says `ready`, then serves frames: load, train, evaluate. Parameters
-travel in a sealed memory file that the parent makes and passes after `loaded`. It exits when the parent is gone.
+Warms up (torch, one AdamW step), limits itself, says `ready`, then serves frames: load, train, evaluate, mix, export and
+import of the inner state. Parameters travel in a sealed memory file that the parent makes and passes after `loaded`. It
+exits when the parent is gone. With several ranks all serve the same frames (`trainers/ranks.py`); rank 0 alone answers.
 """
 
 import argparse
-import linecache
 import mmap
 import os
-import re
 import socket
 import sys
+import threading
 import time
 import traceback
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -23,17 +22,21 @@ import torch
 
 from trainers import sandbox, seccomp
 from trainers.frames import Frame, Unpacker, pack
+from trainers.inner_options import inner_options
+from trainers.inner_state import InnerStateError
+from trainers.job_code import ImportFailed, find_workload
 from trainers.light_torch import postpone_compiler
 from trainers.loop import InnerLoop, NotFinite, ShapeChanged
-from trainers.workload import Workload, built_in
+from trainers.preparing import CannotPrepare
+from trainers.ranks import Ranks, fork_ranks
 
 MAX_TEXT = 16_000
 PROGRESS_EVERY_S = 0.2
 NO_MEMORY = "it asked for more memory than its limit"
 
 
-class ImportFailed(Exception):
-    """The customer's file does not import or holds no Workload."""
+class Refused(Exception):
+    """What the parent asks cannot be done; the message says why, and the child serves on."""
 
 
 def main() -> None:
@@ -41,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--processes", type=int, required=True)
     parser.add_argument("--memory-limit-bytes", type=int, required=True)
     parser.add_argument("--isolation", choices=("sandbox", "process"), required=True)
     parser.add_argument("--parent-pid", type=int, required=True)
@@ -48,8 +52,16 @@ def main() -> None:
     arguments = parser.parse_args()
     sandboxed = arguments.isolation == "sandbox"  # bubblewrap has its own death signal, and the parent no pid in there
     sandbox.die_with_parent(None if sandboxed else arguments.parent_pid)
-    device = torch.device(arguments.device)
-    warm_up(arguments.threads, device)
+    postpone_compiler()
+    ranks = fork_ranks(arguments.processes)
+    device = torch.device("cuda", ranks.rank) if arguments.device == "cuda" else torch.device("cpu")
+    warm_up(max(1, arguments.threads // ranks.count), device)
+    connection = ranks.first or socket.socket(fileno=arguments.fd)
+    if ranks.first is not None:
+        os.close(arguments.fd)
+    server = Server(connection, device, ranks)
+    ranks.watch(lambda frame: server.send(frame.type, frame.fields))
+    ranks.join(device)
     sandbox.limit_self(arguments.memory_limit_bytes, arguments.isolation, cuda=device.type == "cuda")
     try:
         seccomp.install()
@@ -57,14 +69,13 @@ def main() -> None:
     except seccomp.SeccompUnavailable as error:
         sys.stderr.write(f"torg: {error}\n")
         filtered = False
-    Server(socket.socket(fileno=arguments.fd), filtered, device).run()
+    server.run(filtered)
 
 
 def warm_up(threads: int, device: torch.device) -> None:
     """Pay for what the first step of a process costs, so that a lease starts training at once. Raises when torch cannot
     use the device.
     """
-    postpone_compiler()
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
     torch.set_deterministic_debug_mode("warn")  # its other spelling imports the compiler
@@ -82,22 +93,32 @@ def warm_up(threads: int, device: torch.device) -> None:
 class Server:
     """The child's side of the conversation."""
 
-    def __init__(self, connection: socket.socket, filtered: bool, device: torch.device) -> None:
+    def __init__(self, connection: socket.socket, device: torch.device, ranks: Ranks) -> None:
         self.connection = connection
-        self.filtered = filtered
         self.device = device
+        self.ranks = ranks
         self.unpacker = Unpacker(max_header_bytes=1 << 20, max_raw_bytes=16 << 20)
+        self.sending = threading.Lock()
         self.loop: InnerLoop | None = None
         self.shared = np.empty(0, dtype=np.float32)
-        self.own: np.ndarray | None = None
 
-    def run(self) -> None:
-        """Answer frames until the connection ends."""
-        self.send("ready", {"seccomp": self.filtered})
-        serve = {"load": self.load, "train": self.train, "evaluate": self.evaluate, "mix": self.mix}
+    def run(self, filtered: bool) -> None:
+        """Answer frames until the connection ends. `filtered`: whether system calls are."""
+        self.ranks.wait_ready()
+        self.send("ready", {"seccomp": filtered})
+        serve: dict[str, Callable[[Frame], None]] = {
+            "load": self.load,
+            "train": self.train,
+            "evaluate": self.evaluate,
+            "mix": self.mix,
+            "export_inner": self.export_inner,
+            "import_inner": self.import_inner,
+        }
         while (frame := self.receive()) is not None:
             try:
                 serve[frame.type](frame)
+            except Refused as refusal:
+                self.answer("refused", {"message": str(refusal)[:1000]})
             except ImportFailed as failure:
                 self.fail("import", failure.__cause__ or failure)
             except NotFinite as failure:
@@ -112,73 +133,116 @@ class Server:
     def load(self, frame: Frame) -> None:
         """Make the workload and the model; show the parent its tensors; put the initial parameters where it says."""
         spec, data = frame.fields["spec"], frame.fields["data"]
+        options = inner_options(spec)
+        if options.processes != self.ranks.count:
+            raise CannotPrepare(f"train.processes is {options.processes}; this child was begun with {self.ranks.count}")
         workload_class = find_workload(spec["workload"], frame.raw)
         seed = int(spec["seed"])
         torch.manual_seed(seed)
         workload = workload_class(dict(spec["options"]), Path(data) if data is not None else None, seed)
-        self.loop = InnerLoop(workload, seed, int(spec["steps"]), self.device)
-        self.send("loaded", {"tensors": [[name, list(shape)] for name, shape in self.loop.flat.shapes]})
-        _, descriptors, _, _ = socket.recv_fds(self.connection, 1, 1)
-        self.shared = np.frombuffer(mmap.mmap(descriptors[0], 0), dtype=np.float32)
-        os.close(descriptors[0])
+        self.loop = InnerLoop(workload, seed, int(spec["steps"]), self.device, options, self.ranks)
+        self.answer("loaded", {"tensors": [[name, list(shape)] for name, shape in self.loop.flat.shapes]})
+        self.shared = np.frombuffer(self.receive_memory(), dtype=np.float32)
         self.loop.write_parameters(self.shared)
-        self.send("initial", {})
+        self.answer("initial", {})
 
     def train(self, frame: Frame) -> None:
         """Inner steps from the shared parameters, or from the child's own; their result is shared."""
-        assert self.loop is not None, "train before load"
-        fields = frame.fields
+        loop, fields = self.loaded(), frame.fields
         if fields["fresh"]:
-            self.loop.read_parameters(self.shared)
-        held_out_loss = self.loop.evaluate() if fields["evaluate"] else None
+            loop.read_parameters(self.shared)
+        held_out_loss = loop.evaluate() if fields["evaluate"] else None
         exchange = ParentExchange(self, fields["applies"]) if fields["applies"] is not None else None
         try:
-            result = self.loop.train(
+            result = loop.train(
                 fields["first_step"], fields["steps"], fields["worker"], Progress(self.send),
                 position=fields["position"], exchange=exchange,
             )  # fmt: skip
         except Abandoned:
-            self.send("abandoned", {})
+            self.answer("abandoned", {})
             return
-        self.loop.write_parameters(self.shared)
+        loop.write_parameters(self.shared)
         answer = {"losses": result.losses, "tokens": result.tokens, "trained_ms": result.trained_ms}
-        self.send("trained", {**answer, "held_out_loss": held_out_loss})
+        self.answer("trained", {**answer, "held_out_loss": held_out_loss})
 
     def mix(self, frame: Frame) -> None:
         """Draw some of the parameters towards the shared ones."""
-        assert self.loop is not None, "mix before load"
-        self.loop.flat.mix(self.shared, frame.fields["ranges"], frame.fields["keep"])
-        self.send("mixed", {})
+        self.loaded().flat.mix(self.shared, frame.fields["ranges"], frame.fields["keep"])
+        self.answer("mixed", {})
 
     def evaluate(self, frame: Frame) -> None:
         """Held-out loss of the shared parameters; the child's own are what they were afterwards."""
-        assert self.loop is not None, "evaluate before load"
-        if self.own is None:
-            self.own = np.empty_like(self.shared)
-        self.loop.write_parameters(self.own)
-        self.loop.read_parameters(self.shared)
-        loss = self.loop.evaluate()
-        self.loop.read_parameters(self.own)
-        self.send("evaluated", {"loss": loss})
+        loop = self.loaded()
+        kept = loop.flat.copy()
+        loop.read_parameters(self.shared)
+        loss = loop.evaluate()
+        loop.flat.restore(kept)
+        self.answer("evaluated", {"loss": loss})
+
+    def export_inner(self, frame: Frame) -> None:
+        """The inner optimiser's state into a memory file of the parent's."""
+        try:
+            exported = self.loaded().export_inner()
+        except InnerStateError as error:
+            raise Refused(str(error)) from None
+        self.answer("inner_size", {"bytes": len(exported)})
+        memory = self.receive_memory()
+        if self.ranks.rank == 0:
+            memory[:] = exported
+        self.answer("exported", {})
+
+    def import_inner(self, frame: Frame) -> None:
+        """Another worker's inner state from a memory file of the parent's."""
+        self.answer("import_from", {})
+        memory = self.receive_memory()
+        try:
+            self.loaded().import_inner(memory[:])
+        except InnerStateError as error:
+            raise Refused(str(error)) from None
+        self.answer("imported", {})
+
+    def loaded(self) -> InnerLoop:
+        """The job's loop."""
+        assert self.loop is not None, "nothing is loaded"
+        return self.loop
 
     def fail(self, kind: str, failure: BaseException) -> None:
         """Tell the parent what the customer's code did."""
+        if self.ranks.another_failed():
+            return
         text = "".join(traceback.format_exception(failure))[-MAX_TEXT:]
         message = f"{type(failure).__name__}: {failure}" if kind in ("exception", "import") else str(failure)
         self.send("failed", {"kind": kind, "message": message[:1000] or NO_MEMORY, "traceback": text})
 
+    def answer(self, type_: str, fields: dict[str, Any]) -> None:
+        """The end of a call, when all ranks are there: the parent may write to the shared memory after it."""
+        self.ranks.meet()
+        self.send(type_, fields)
+
     def send(self, type_: str, fields: dict[str, Any]) -> None:
-        """One frame to the parent."""
-        self.connection.sendall(pack(type_, fields))
+        """One frame to the parent, of rank 0; the others only tell rank 0 that they are ready or failed."""
+        if self.ranks.rank == 0 or type_ in ("ready", "failed"):
+            with self.sending:
+                self.connection.sendall(pack(type_, fields))
 
     def receive(self) -> Frame | None:
-        """The parent's next frame, or None when it is gone."""
+        """The parent's next frame, or None when it is gone. Rank 0 hands it on."""
         while (frame := self.unpacker.next()) is None:
             data = self.connection.recv(1 << 16)
             if not data:
                 return None
             self.unpacker.feed(data)
+        if self.ranks.others:
+            self.ranks.tell(pack(frame.type, frame.fields, frame.raw))
         return frame
+
+    def receive_memory(self) -> mmap.mmap:
+        """The memory file that the parent passes now."""
+        _, descriptors, _, _ = socket.recv_fds(self.connection, 1, 1)
+        self.ranks.tell(b"m", descriptors)
+        memory = mmap.mmap(descriptors[0], 0)
+        os.close(descriptors[0])
+        return memory
 
 
 class Abandoned(Exception):
@@ -216,39 +280,6 @@ class Progress:
         if now >= self.next_at:
             self.next_at = now + PROGRESS_EVERY_S
             self.send("progress", {"steps": steps, "loss": loss, "tokens": tokens})
-
-
-def find_workload(described: dict[str, Any], source: bytes) -> type[Workload]:
-    """The class that the spec names, built in or from the customer's source. Raises ImportFailed."""
-    if described["kind"] == "builtin":
-        return built_in(described["name"])
-    filename = Path(described.get("filename") or "workload.py").name
-    module = types.ModuleType("job_" + re.sub(r"\W", "_", Path(filename).stem))
-    module.__file__ = filename
-    try:
-        text = source.decode()
-        linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
-        sys.modules[module.__name__] = module
-        exec(compile(text, filename, "exec"), module.__dict__)  # noqa: S102  what this process is for
-    except (Exception, SystemExit) as failure:
-        raise ImportFailed(str(failure)) from failure
-    return workload_in(module, described.get("class_name"), filename)
-
-
-def workload_in(module: types.ModuleType, class_name: str | None, filename: str) -> type[Workload]:
-    """The named subclass of Workload, or the only one that the module defines. Raises ImportFailed."""
-    own = {
-        name: value
-        for name, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, Workload) and value.__module__ == module.__name__
-    }
-    if class_name and class_name in own:
-        return own[class_name]
-    if class_name or len(own) != 1:
-        found = ", ".join(sorted(own)) or "none"
-        wanted = f"no Workload named {class_name}" if class_name else "not exactly one Workload"
-        raise ImportFailed(f"{filename} defines {wanted}; it defines {found}")
-    return next(iter(own.values()))
 
 
 if __name__ == "__main__":

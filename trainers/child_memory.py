@@ -1,6 +1,7 @@
-"""The flat vector that a trainer child and its parent both see, and the parent's private copies of it. No torch.
+"""Memory that a trainer child and its parent both see: the flat vector, and bytes for one occasion. No torch.
 
-The child may write to it at any moment, so nothing is looked at before it was copied.
+The child may write to it at any moment, so nothing is looked at before it was copied. Each `descriptor` is to be handed
+to the child and then closed.
 """
 
 import fcntl
@@ -17,17 +18,13 @@ KEPT_BUFFERS = 3
 
 
 class SharedVector:
-    """float32 [n] in a sealed memory file; `descriptor` is to be handed to the child, then closed by `lent`."""
+    """float32 [n] in a sealed memory file, for the child's whole life."""
 
     def __init__(self, elements: int) -> None:
         self.elements = elements
         self.descriptor = sealed_memory(4 * elements)
         self._shared = np.frombuffer(mmap.mmap(self.descriptor, 4 * elements), dtype=np.float32)
         self._buffers: list[np.ndarray] = []
-
-    def lent(self) -> None:
-        """The child has the descriptor, or never will."""
-        os.close(self.descriptor)
 
     def put(self, values: np.ndarray, ranges: Sequence[tuple[int, int]] | None = None) -> None:
         """Show the child `values`, float32 [n]: all of them or those in `ranges`, each (offset, size)."""
@@ -56,6 +53,29 @@ class SharedVector:
         buffer = np.empty(self.elements, dtype=np.float32)
         self._buffers = [*self._buffers[1 - KEPT_BUFFERS :], buffer]
         return buffer
+
+
+class SharedBytes:
+    """A sealed memory file of that size for one state that goes over; unmapped when the block ends."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.descriptor = sealed_memory(max(1, size_bytes))
+        self._memory = mmap.mmap(self.descriptor, max(1, size_bytes))
+
+    def write(self, content: bytes) -> None:
+        """Show the child all of it."""
+        self._memory[: self.size_bytes] = content
+
+    def read(self) -> bytes:
+        """A private copy."""
+        return self._memory[: self.size_bytes]
+
+    def __enter__(self) -> "SharedBytes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._memory.close()
 
 
 def sealed_memory(size_bytes: int) -> int:

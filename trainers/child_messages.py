@@ -3,6 +3,7 @@
 A child may be owned by its customer's code, so each check ends in a clean value or in `ChildFailed`.
 """
 
+import json
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, get_args
@@ -15,6 +16,7 @@ FailureKind = Literal["exception", "nan", "shape", "memory", "hang", "died", "im
 MAX_TENSORS = 100_000
 MAX_COUNT = 1 << 53
 MAX_DIMENSIONS = 16
+MAX_SAFETENSORS_HEADER = 100_000_000  # as the format itself allows
 
 
 class ChildFailed(Exception):
@@ -28,6 +30,13 @@ class ChildFailed(Exception):
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}"
+
+
+class InnerStateRefused(ChildFailed):
+    """An inner optimiser's state that cannot be exported or imported. Only the call failed: the child serves on."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("exception", message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +90,37 @@ def broke_protocol(what: str, traceback: str = "") -> NoReturn:
     raise ChildFailed("exception", f"the child broke the protocol: {what}", traceback)
 
 
-def checked_failure(fields: dict[str, Any]) -> ChildFailed:
-    """The failure that a child reports about itself; hanging and dying are for its parent to see."""
+def checked_failure(fields: dict[str, Any], log: str = "") -> ChildFailed:
+    """The failure that a child reports about itself; that it hangs is for its parent to see. `log`: its last lines,
+    for a report without a traceback (of a rank that died).
+    """
     kind, message, trace = fields.get("kind"), fields.get("message"), fields.get("traceback")
-    if not isinstance(kind, str) or kind not in get_args(FailureKind) or kind in ("hang", "died"):
+    if not isinstance(kind, str) or kind not in get_args(FailureKind) or kind == "hang":
         broke_protocol("a failure of no kind")
     if not isinstance(message, str) or not isinstance(trace, str):
         broke_protocol("a failure that says nothing")
-    return ChildFailed(kind, message[:1000], trace[:16_000])  # type: ignore[arg-type]  # looked up above
+    return ChildFailed(kind, message[:1000], trace[:16_000] or log)  # type: ignore[arg-type]  # looked up above
+
+
+def checked_refusal(fields: dict[str, Any]) -> InnerStateRefused:
+    """What a child says when it cannot export or import."""
+    message = fields.get("message")
+    return InnerStateRefused(message[:1000] if isinstance(message, str) else "refused without a word")
+
+
+def checked_safetensors(content: bytes) -> bytes:
+    """`content` when it has the frame of a safetensors file: its header is JSON and describes all bytes that follow."""
+    size = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or size > min(len(content) - 8, MAX_SAFETENSORS_HEADER):
+        broke_protocol("a state that is no safetensors file")
+    try:
+        described = json.loads(content[8 : 8 + size])
+        ends = [one["data_offsets"][1] for name, one in described.items() if name != "__metadata__"]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        broke_protocol("a state that is no safetensors file")
+    if max(ends, default=0) != len(content) - 8 - size:
+        broke_protocol("a state whose header describes other bytes")
+    return content
 
 
 def checked_count(value: Any, most: int = MAX_COUNT) -> int:

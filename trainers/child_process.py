@@ -6,7 +6,7 @@ are looked at, times are bounded by our own clock, and any failure ends the chil
 
 import contextlib
 import math
-import resource
+import os
 import select
 import signal
 import socket
@@ -22,10 +22,11 @@ from typing import Any, Literal, NoReturn, TypeAlias
 import numpy as np
 
 from trainers import sandbox
-from trainers.child_memory import SharedVector
+from trainers.child_memory import SharedBytes, SharedVector
 from trainers.child_messages import (
     ChildFailed,
     FailureKind,
+    InnerStateRefused,
     JobPackage,
     Loaded,
     Progress,
@@ -35,14 +36,26 @@ from trainers.child_messages import (
     checked_failure,
     checked_loss,
     checked_losses,
+    checked_refusal,
+    checked_safetensors,
     checked_tensors,
 )
 from trainers.child_start import Started, start
+from trainers.child_usage import private_bytes, resident_bytes
 from trainers.devices import Device
 from trainers.frames import BadFrame, Frame, Unpacker, pack
 from trainers.layout import TensorSpec, elements_of
 
-__all__ = ["ChildFailed", "JobPackage", "Loaded", "Progress", "TensorSpec", "Trained", "TrainerChild"]
+__all__ = [
+    "ChildFailed",
+    "InnerStateRefused",
+    "JobPackage",
+    "Loaded",
+    "Progress",
+    "TensorSpec",
+    "Trained",
+    "TrainerChild",
+]
 
 MAX_HEADER_BYTES = 4 << 20
 CHECK_EVERY_S = 0.2
@@ -74,7 +87,7 @@ class TrainerChild:
     @classmethod
     def spawn(
         cls, *, threads: int, scratch: Path, memory_limit_bytes: int, shares: Mapping[str, Path],
-        isolation: sandbox.Isolation, devices: Sequence[Device] = (),
+        isolation: sandbox.Isolation, devices: Sequence[Device] = (), processes: int = 1,
     ) -> "TrainerChild":  # fmt: skip
         """Start a child that warms up by itself; returns in milliseconds.
 
@@ -83,6 +96,8 @@ class TrainerChild:
             memory_limit_bytes: what the job may use beyond the warm child's own memory.
             shares: folders that the job may read, by name. isolation: see `sandbox.isolation_level`.
             devices: the cards that it may use; it trains on the first of them, and on the CPU without any.
+            processes: ranks that share the threads and the memory limit, each with a card of its own if there are any;
+                a child loads only jobs that ask for just as many.
 
         Raises ChildFailed("died") when it does not even start.
         """
@@ -90,7 +105,7 @@ class TrainerChild:
         shares = {name: folder.resolve(strict=True) for name, folder in shares.items()}
         started = start(
             threads=threads, scratch=scratch, memory_limit_bytes=memory_limit_bytes, shares=shares,
-            isolation=isolation, devices=devices,
+            isolation=isolation, devices=devices, processes=processes,
         )  # fmt: skip
         return cls(started, scratch, shares, isolation, memory_limit_bytes)
 
@@ -98,7 +113,7 @@ class TrainerChild:
         """Until torch is imported and the limits are on."""
         with self._conversation(timeout_s, "warming up") as deadline:
             self.seccomp = self._expect(deadline, "ready").fields.get("seccomp") is True
-            self._baseline_bytes = self._private_bytes()
+            self._baseline_bytes = private_bytes(self.pid)
 
     def load(self, package: JobPackage, timeout_s: float) -> Loaded:
         """Import the workload and make its model. Once in a child's life."""
@@ -108,10 +123,7 @@ class TrainerChild:
             self._send("load", {"spec": package.spec, "data": data}, package.source or b"", deadline)
             tensors = checked_tensors(self._expect(deadline, "loaded").fields.get("tensors"), self._memory_limit_bytes)
             self._memory = SharedVector(elements_of(tensors))
-            try:
-                socket.send_fds(self._connection, [b"m"], [self._memory.descriptor])
-            finally:
-                self._memory.lent()
+            self._lend(self._memory.descriptor)
             self._expect(deadline, "initial")
             return Loaded(tensors, self._memory.take("the initial parameters"))
 
@@ -191,13 +203,41 @@ class TrainerChild:
             self._send("evaluate", {}, b"", deadline)
             return checked_loss(self._expect(deadline, "evaluated").fields.get("loss"))
 
+    def export_inner(self, timeout_s: float = 120.0) -> bytes:
+        """The inner optimiser's state as safetensors, for `import_inner` of another worker's child: believe nothing.
+
+        Raises InnerStateRefused when it has what cannot be handed over.
+        """
+        with self._conversation(timeout_s, "exporting the inner state") as deadline:
+            self._send("export_inner", {}, b"", deadline)
+            size = checked_count(self._expect(deadline, "inner_size").fields.get("bytes"), self._memory_limit_bytes)
+            with SharedBytes(size) as memory:
+                self._lend(memory.descriptor)
+                self._expect(deadline, "exported")
+                return checked_safetensors(memory.read())
+
+    def import_inner(self, exported: bytes, timeout_s: float = 120.0) -> None:
+        """Put another worker's inner state in the place of the child's own.
+
+        Raises InnerStateRefused when it is not one, or another optimiser's or model's; nothing is changed then.
+        """
+        with (
+            self._conversation(timeout_s, "importing an inner state") as deadline,
+            SharedBytes(len(exported)) as memory,
+        ):
+            memory.write(exported)
+            self._send("import_inner", {}, b"", deadline)
+            self._expect(deadline, "import_from")  # a descriptor must not arrive together with a frame
+            self._lend(memory.descriptor)
+            self._expect(deadline, "imported")
+
     def read_log(self) -> list[str]:
         """What the child wrote to stdout and stderr since the last call, as lines."""
         return self._log.take()
 
     def rss_bytes(self) -> int:
         """Resident memory now; 0 when the child is gone."""
-        return self._resident_and_shared()[0]
+        return resident_bytes(self.pid)
 
     def kill(self) -> None:
         """End the child; harmless when it is gone. A call in progress raises ChildFailed("died")."""
@@ -233,11 +273,20 @@ class TrainerChild:
             elif frame.type == "progress":
                 self._progressed(frame.fields, deadline)
             elif frame.type == "failed":
-                raise checked_failure(frame.fields)
+                raise checked_failure(frame.fields, self._log.tail())
+            elif frame.type == "refused":
+                raise checked_refusal(frame.fields)
             elif frame.type == type_:
                 return frame
             else:
                 broke_protocol(f"{frame.type[:40]!r} instead of {type_!r}", self._log.tail())
+
+    def _lend(self, descriptor: int) -> None:
+        """Hand a memory file to the child; it is closed here in any case."""
+        try:
+            socket.send_fds(self._connection, [b"m"], [descriptor])
+        finally:
+            os.close(descriptor)
 
     def _read(self, deadline: "Deadline") -> None:
         readable, _, _ = select.select([self._connection], [], [], min(CHECK_EVERY_S, deadline.left_s()))
@@ -259,7 +308,7 @@ class TrainerChild:
     def _check(self, deadline: "Deadline") -> None:
         if deadline.left_s() <= 0:
             raise ChildFailed("hang", f"no end of {deadline.doing} in time", self._log.tail())
-        used = self._private_bytes() - self._baseline_bytes
+        used = private_bytes(self.pid) - self._baseline_bytes
         if self._baseline_bytes and used > self._memory_limit_bytes:
             message = f"{used >> 20} MiB used while {deadline.doing}; {self._memory_limit_bytes >> 20} MiB are allowed"
             raise ChildFailed("memory", message, self._log.tail())
@@ -296,17 +345,6 @@ class TrainerChild:
             return f"{sandbox.SHARES}/{name}" if sandboxed else str(self._shares[name])
         relative = Path(folder).resolve().relative_to(self._scratch)
         return str(Path(sandbox.SCRATCH) / relative) if sandboxed else str(self._scratch / relative)
-
-    def _private_bytes(self) -> int:
-        resident, shared = self._resident_and_shared()
-        return resident - shared
-
-    def _resident_and_shared(self) -> tuple[int, int]:
-        try:
-            fields = Path(f"/proc/{self.pid}/statm").read_text().split()
-        except (FileNotFoundError, ProcessLookupError):
-            return 0, 0
-        return int(fields[1]) * resource.getpagesize(), int(fields[2]) * resource.getpagesize()
 
 
 @dataclass(slots=True)
@@ -345,5 +383,5 @@ class _Conversation:
                 self.child._died(self.deadline.doing)
         finally:
             self.child._talking.release()
-            if error is not None or self.child._killed:
+            if self.child._killed or not isinstance(error, InnerStateRefused | None):
                 self.child.kill()

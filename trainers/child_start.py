@@ -32,10 +32,10 @@ class Started:
 
 def start(
     *, threads: int, scratch: Path, memory_limit_bytes: int, shares: Mapping[str, Path], isolation: sandbox.Isolation,
-    devices: Sequence[Device],
+    devices: Sequence[Device], processes: int,
 ) -> Started:  # fmt: skip
     """Start a child that warms up by itself. Raises ChildFailed("died") when it does not even start."""
-    arguments = (threads, scratch, memory_limit_bytes, shares, isolation, devices)
+    arguments = (threads, scratch, memory_limit_bytes, shares, isolation, devices, processes)
     process, connection, info_fd = _spawner.submit(_popen, *arguments).result()
     assert process.stdout is not None
     log = ChildLog(process.stdout)
@@ -56,23 +56,25 @@ def _popen(
     shares: Mapping[str, Path],
     isolation: sandbox.Isolation,
     devices: Sequence[Device],
+    processes: int,
 ) -> "tuple[subprocess.Popen[bytes], socket.socket, int | None]":
     """Runs on the spawning thread. Returns the process, our end, and bubblewrap's info pipe (None without)."""
     ours, theirs = socket.socketpair()
     info_read: int | None = None
     inherited = [theirs.fileno()]
     if isolation == "sandbox":
-        environment = sandbox.child_environment(threads, sandbox.SCRATCH, sandbox.CODE, devices)
+        environment = sandbox.child_environment(threads, sandbox.SCRATCH, sandbox.CODE, devices, processes)
         info_read, info_write = os.pipe()
         inherited.append(info_write)
         command = sandbox.bubblewrap_command(scratch, shares, environment, info_write, bubblewrap_arguments(devices))
     else:
         code = str(sandbox.package_folder().parent)
-        environment = sandbox.child_environment(threads, str(scratch), code, devices)
+        environment = sandbox.child_environment(threads, str(scratch), code, devices, processes)
         command = []
     command += [*sandbox.python_command(), "-m", "trainers.child", "--fd", str(theirs.fileno())]
     command += ["--threads", str(threads), "--memory-limit-bytes", str(memory_limit_bytes)]
     command += ["--isolation", isolation, "--parent-pid", str(os.getpid()), "--device", "cuda" if devices else "cpu"]
+    command += ["--processes", str(processes)]
     try:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,

@@ -3,6 +3,7 @@
 Flat vectors are float32, parameters in the order of `model.named_parameters()`.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,11 +13,18 @@ import numpy as np
 import torch
 
 from trainers.flat import FlatModel, ShapeChanged
+from trainers.inner_options import InnerOptions
+from trainers.inner_state import export_state, import_state
+from trainers.precision import LossScale, forward_in, norm_of
+from trainers.preparing import compiled, recompute_activations, shard
+from trainers.ranks import Ranks
+from trainers.sharding import gather_no_longer, whole
 from trainers.workload import Batch, Workload
 
 __all__ = ["InnerLoop", "InnerResult", "NotFinite", "ShapeChanged"]
 
 CPU = torch.device("cpu")
+DEFAULTS = InnerOptions()
 
 
 class NotFinite(Exception):
@@ -47,11 +55,26 @@ class Exchange(Protocol):
 class InnerLoop:
     """One worker's model and inner optimiser state, which stays here and is never reset between rounds."""
 
-    def __init__(self, workload: Workload, seed: int, total_steps: int, device: torch.device = CPU) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        seed: int,
+        total_steps: int,
+        device: torch.device = CPU,
+        options: InnerOptions = DEFAULTS,
+        ranks: Ranks | None = None,
+    ) -> None:
         torch.manual_seed(seed)
         self.workload, self.seed, self.total_steps, self.device = workload, seed, total_steps, device
+        self.options, self.ranks = options, ranks or Ranks()
         self.model = workload.model().to(device)  # made on the CPU: the same initial bits whatever the device
-        self.flat = FlatModel(self.model)
+        if options.activation_checkpointing:
+            recompute_activations(workload.checkpointed(self.model))
+        if self.ranks.count > 1 and options.sharding == "fsdp2":
+            shard(self.model)
+        self.flat = FlatModel(self.model, writes=self.ranks.rank == 0)
+        self.called = compiled(self.model, device) if options.compile else self.model
+        self.scale = LossScale() if options.precision == "fp16" else None
         self.optimizer = workload.optimizer(self.model, total_steps)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.held_out: Sequence[Batch] | None = None
@@ -69,25 +92,27 @@ class InnerLoop:
         """Steps first_step … first_step+steps−1 on this worker's data. `progress` gets (steps done, loss, tokens).
 
         `position`: number of the first batch for a workload that streams. With `exchange` every step's gradient goes
-        through it; what it raises ends the call before that step changed anything.
+        through it; what it raises ends the call before that step changed anything. Losses are means and tokens sums
+        over micro-batches and ranks; `progress` is told of this rank's.
         """
-        torch.manual_seed(hash_seed(self.seed, worker, first_step))  # dropout too can be replayed from the schedule
+        seeds = [self.seed, worker, first_step] + ([self.ranks.rank] if self.ranks.rank else [])
+        torch.manual_seed(hash_seed(*seeds))  # dropout too can be replayed from the schedule
         self.model.train()
+        per_step = self.options.batches_per_step
         losses, tokens, began, waited = [], 0, time.monotonic(), 0.0
         for step in range(first_step, first_step + steps):
             rate = self._schedule(step)
-            batch = self.workload.next_batch(self.seed, step, worker, position + step - first_step)
-            loss = self._loss(batch, step)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch
+            loss, seen = self._gradient(step, worker, position + (step - first_step) * per_step)
             if exchange is None:
                 self._optimise(step)
             else:
                 waited += self._exchange(exchange, step, rate)
-            losses.append(loss.item())
-            tokens += int(self.workload.tokens(batch))
-            progress(len(losses), losses[-1], tokens)
-        return InnerResult(losses, tokens, round((time.monotonic() - began - waited) * 1000))
+            losses.append(loss)
+            tokens += seen
+            progress(len(losses), loss, tokens)
+        trained_ms = round((time.monotonic() - began - waited) * 1000)
+        *sums, all_tokens = self.ranks.totals([*losses, tokens])
+        return InnerResult([total / self.ranks.count for total in sums], round(all_tokens), trained_ms)
 
     @torch.no_grad()
     def evaluate(self) -> float:
@@ -97,7 +122,9 @@ class InnerLoop:
             if not self.held_out:
                 raise ValueError("held_out() returned no batches")
         self.model.eval()
-        return float(np.mean([self._loss(batch, None).item() for batch in self.held_out]))
+        mean = float(np.mean([self._finite(self._loss(batch), "on held-out data") for batch in self.held_out]))
+        gather_no_longer(self.model)
+        return mean
 
     def write_parameters(self, flat: np.ndarray) -> None:
         """Copy the model into `flat`, float32 [n]."""
@@ -107,6 +134,17 @@ class InnerLoop:
         """Copy `flat`, float32 [n], into the model; the optimiser state is left as it is."""
         self.flat.read_parameters(flat)
 
+    def export_inner(self) -> bytes:
+        """The inner optimiser's state as safetensors. Raises InnerStateError."""
+        scale = None if self.scale is None else self.scale.value
+        return export_state(self.optimizer, self.flat.named(), scale)
+
+    def import_inner(self, exported: bytes) -> None:
+        """Another worker's state of the same optimiser takes the place of this one's. Raises InnerStateError."""
+        scale = import_state(exported, self.optimizer, self.flat.named())
+        if self.scale is not None and scale is not None:
+            self.scale.value = scale
+
     def _schedule(self, step: int) -> float:
         """Set the learning rates of a global step; the first group's, which a strategy may need."""
         factor = self.workload.schedule(step, self.total_steps)
@@ -114,11 +152,49 @@ class InnerLoop:
             group["lr"] = rate * factor
         return self.rates[0] * factor
 
+    def _gradient(self, step: int, worker: int, index: int) -> tuple[float, int]:
+        """The gradient of one step, mean over its micro-batches and ranks; this rank's mean loss and tokens.
+
+        `index`: number of the step's first batch in the job's stream.
+        """
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            loss, tokens = self._backward(step, worker, index)
+            if self.ranks.count > 1:
+                self.ranks.average(self._gradients(fill=True))
+            if self.scale is None or self.scale.take_off(self._gradients()):
+                return loss, tokens
+
+    def _backward(self, step: int, worker: int, index: int) -> tuple[float, int]:
+        """Add up the gradients of this rank's micro-batches, each divided by their number."""
+        parts, rank = self.options.accumulate, self.ranks.rank
+        losses, tokens = [], 0
+        for micro in range(parts):
+            own = micro * self.ranks.count + rank
+            of_step = step * self.options.batches_per_step + own  # of all that this worker's ranks will ever draw
+            batch = self.workload.next_batch(self.seed, of_step, worker, index + own)
+            loss = self._loss(batch)
+            scaled = loss / parts if parts > 1 else loss
+            (scaled * self.scale.value if self.scale is not None else scaled).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+            tokens += int(self.workload.tokens(batch))
+        return math.fsum(self._finite(loss, f"at step {step}") for loss in losses) / parts, tokens
+
+    def _gradients(self, fill: bool = False) -> list[torch.Tensor]:
+        """Those that are there; with `fill` zeros take the place of those that are not, as other ranks may have them."""
+        if fill:
+            for parameter in self.flat.parameters:
+                if parameter.requires_grad and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+        return [parameter.grad for parameter in self.flat.parameters if parameter.grad is not None]
+
     def _optimise(self, step: int) -> None:
         """One step of the inner optimiser with the gradient that is there."""
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        if not torch.isfinite(norm):
-            raise NotFinite(f"the gradient is {norm.item()} at step {step}")
+        if self.options.clip > 0:
+            norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip))
+        else:
+            norm = norm_of(self._gradients())
+        self._finite(norm, f"at step {step}", "gradient")
         self.optimizer.step()
 
     def _exchange(self, exchange: Exchange, step: int, rate: float) -> float:
@@ -134,14 +210,21 @@ class InnerLoop:
             self._optimise(step)
         return waited
 
-    def _loss(self, batch: Batch, step: int | None) -> torch.Tensor:
-        loss = self.workload.loss(self.model, on_device(batch, self.device))
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        """One forward pass. Raises TypeError for what is no scalar."""
+        with forward_in(self.options.precision, self.device):
+            loss = self.workload.loss(self.called, on_device(batch, self.device))
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
             raise TypeError(f"loss() must return a scalar tensor, not {what}")
-        if not torch.isfinite(loss):
-            raise NotFinite(f"the loss is {loss.item()} " + ("on held-out data" if step is None else f"at step {step}"))
         return loss
+
+    def _finite(self, number: torch.Tensor, where: str, what: str = "loss") -> float:
+        """A scalar's value, for which the device is waited for. Raises NotFinite."""
+        value = float(number.item())
+        if not math.isfinite(value):
+            raise NotFinite(f"the {what} is {value} {where}")
+        return value
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
@@ -158,6 +241,6 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
     return batch
 
 
-def hash_seed(seed: int, worker: int, step: int) -> int:
-    """One 63-bit seed from three numbers, the same on every machine."""
-    return int(np.random.SeedSequence([seed, worker, step]).generate_state(1, np.uint64)[0] >> 1)
+def hash_seed(*numbers: int) -> int:
+    """One 63-bit seed from several numbers, the same on every machine."""
+    return int(np.random.SeedSequence(list(numbers)).generate_state(1, np.uint64)[0] >> 1)

@@ -74,8 +74,12 @@ def bubblewrap_command(
     return [*command, "--"]
 
 
-def child_environment(threads: int, home: str, code: str, cards: Sequence[devices.Device] = ()) -> dict[str, str]:
-    """The whole environment of a trainer child: nothing is inherited."""
+def child_environment(
+    threads: int, home: str, code: str, cards: Sequence[devices.Device] = (), processes: int = 1
+) -> dict[str, str]:
+    """The whole environment of a trainer child: nothing is inherited. `processes`: its ranks, which share the threads."""
+    threads = max(1, threads // processes)
+    loopback = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if processes > 1 else {}
     return {
         "PATH": "/usr/bin:/bin",
         "HOME": home,
@@ -86,6 +90,7 @@ def child_environment(threads: int, home: str, code: str, cards: Sequence[device
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": str(threads),
+        **loopback,
         **devices.environment(cards),
     }
 

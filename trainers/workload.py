@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from trainers.preparing import blocks_of
 from trainers.workloads import BUILT_IN, nearest_name
 
 __all__ = ["BUILT_IN", "Workload", "built_in"]
@@ -90,6 +91,13 @@ class Workload(ABC):
         groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
         groups = [group for group in groups if group["params"]]
         return torch.optim.AdamW(groups, lr=float(self.options.get("lr", 1e-3)), betas=(0.9, 0.99))
+
+    def checkpointed(self, model: torch.nn.Module) -> Sequence[torch.nn.Module]:
+        """Modules that compute their activations again in the backward pass when the job asks for it, to save memory.
+
+        By default the members of every nn.ModuleList, as deep models keep their blocks.
+        """
+        return blocks_of(model)
 
     def schedule(self, step: int, total_steps: int) -> float:
         """Factor on the optimiser's learning rate at a global step: linear warm-up, then cosine down to 5 %.
