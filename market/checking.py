@@ -206,7 +206,8 @@ def option_refusal(error: OptionError) -> Refusal:
     """What trainers/options.py says is wrong with an option, as a refusal."""
     shown = repr(error.value)
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    return Refusal("invalid", f"{error.field}: {shown} {error.message}", field=error.field, remedy=error.remedy or None)
+    said = error.message if shown in error.message else f"{shown} {error.message}"
+    return Refusal("invalid", f"{error.field}: {said}", field=error.field, remedy=error.remedy or None)
 
 
 def _check_strategy(strategy: object) -> Refusal | None:

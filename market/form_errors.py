@@ -40,7 +40,8 @@ def form_error(form: type[BaseModel], detail: ErrorDetails) -> FormError:
             return FormError(field, shown, str(context["text"]), str(context["remedy"]) or None)
         case "torg_option":
             remedy = str(context["remedy"]) or None
-            return FormError(str(context["field"]), context["value"], str(context["text"]), remedy)
+            text, found = str(context["text"]), context["value"]
+            return FormError(str(context["field"]), None if repr(found) in text else found, text, remedy)
         case "extra_forbidden":
             known = _fields_at(form, names[:-1])
             near = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)

@@ -66,14 +66,15 @@ def read_options(texts: list[str]) -> dict[str, Any]:
 
 def _planned(before: dict[str, Any], name: str | None, options: dict[str, Any]) -> dict[str, Any]:
     """The strategy after the change, as the market will decide it; a mistake is a usage error."""
+    from market.checking import option_refusal
     from market.tuning import retuned
     from trainers.options import OptionError, strategy_options
 
     try:
         return retuned(strategy_options(before), name, options)
     except OptionError as error:
-        shown = f"{error.field}: {error.value!r:.80} {error.message}"
-        raise usage(shown, field=error.field, remedy=error.remedy or None, code="bad_option") from None
+        found = option_refusal(error)
+        raise usage(found.message, field=found.field, remedy=found.remedy, code="bad_option") from None
 
 
 def _show_plan(settings: Settings, job_id: str, after: dict[str, Any], changes: dict[str, list[Any]]) -> None:
