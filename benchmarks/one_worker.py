@@ -19,7 +19,8 @@ import torch
 from benchmarks.report import Target, finish, parser, say
 from market.packing import pack_stdlib, unpack
 from trainers.child_process import JobPackage, TrainerChild
-from trainers.replica import Replica
+from trainers.member import Member, RoundOrder
+from trainers.options import strategy_options
 from trainers.sandbox import isolation_level
 from trainers.workloads.byte_lm import ByteLM
 
@@ -59,13 +60,7 @@ def main() -> int:
     arguments.add_argument("--size", default="1M")
     chosen = arguments.parse_args()
     total = (chosen.rounds + 1) * chosen.inner_steps
-    strategy = {
-        "name": "diloco",
-        "inner_steps": chosen.inner_steps,
-        "outer_lr": 0.7,
-        "outer_momentum": 0.9,
-        "codec": "int8",
-    }
+    strategy = strategy_options({"name": "diloco", "inner_steps": chosen.inner_steps})
     spec = {"workload": {"kind": "builtin", "name": "byte_lm"}, "options": {"size": chosen.size}, "data": {"kind": "none"},
             "strategy": strategy, "steps": total, "rounds": chosen.rounds + 1, "seed": SEED}  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="torg-bench-") as folder:
@@ -83,8 +78,8 @@ def main() -> int:
             idle_bytes = child.rss_bytes()
             begun = time.perf_counter()
             loaded = child.load(JobPackage(spec, None, str(scratch / "data")), 120)
-            replica = Replica(spec, loaded.initial)
-            child.train(replica.parameters, round=0, first_step=0, steps=1, worker=0, evaluate=False, timeout_s=120)
+            member = Member(spec, loaded.tensors, loaded.initial)
+            child.train(member.parameters, round=0, first_step=0, steps=1, worker=0, evaluate=False, timeout_s=120)
             first_step_s = time.perf_counter() - begun
             bare = bare_loop(scratch / "data", chosen.size, total)
             next(bare)
@@ -93,13 +88,15 @@ def main() -> int:
             for number in range(1, chosen.rounds + 1):
                 begun = time.perf_counter()
                 trained = child.train(
-                    replica.parameters, round=number, first_step=(number - 1) * chosen.inner_steps,
+                    member.parameters, round=number, first_step=(number - 1) * chosen.inner_steps,
                     steps=chosen.inner_steps, worker=0, evaluate=False, timeout_s=600,
                 )  # fmt: skip
                 merging = time.perf_counter()
-                payload, _ = replica.contribute(trained.parameters)
-                replica.hold(number, {0: payload})
-                replica.commit(number, (0,))
+                first = (number - 1) * chosen.inner_steps
+                last = number * chosen.inner_steps
+                member.contribute(trained.parameters, RoundOrder(number, first, last, last, (0,)))
+                member.merge({0: member.payload()})
+                member.commit()
                 outer_s.append(time.perf_counter() - merging)
                 our_rate = trained.tokens / (time.perf_counter() - begun)
                 seconds, tokens = bare.send(chosen.inner_steps)

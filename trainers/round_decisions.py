@@ -1,6 +1,7 @@
 """What the round machine is told about, and what it decides: values, each decision with a sentence why.
 
-Times are milliseconds on the caller's monotonic clock. A member is called by its slot.
+Times are milliseconds on the caller's monotonic clock. A member is called by its slot. Steps are global inner steps, the
+ones that learning-rate schedules follow; positions count batches of the whole job, so that each is given out once.
 """
 
 from dataclasses import dataclass
@@ -9,46 +10,90 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class RoundPlan:
-    """How long a run is and how patient.
+    """How long a run is, how its work is shared out and how patient it is.
 
     Args:
-        rounds, inner_steps, total_steps: round r trains steps (r−1)·inner_steps … of total_steps.
+        total_steps, inner_steps: the run ends after total_steps; a round takes it inner_steps further.
+        nominal_members: with this, a round is inner_steps · nominal_members batches in all, shared out by speed to
+            whoever is there; None: every member trains inner_steps, however many there are.
+        overlap_steps: steps of the next round that a member trains while this round is being merged.
+        every_step: members exchange in every inner step, so that nobody can be ahead of a slow one.
+        agrees: members end a round with equal parameters, so that digests are compared.
         min_members: members that the first round waits for; later ones go on with whoever is there.
         first_deadline_ms: for the inner steps of a member whose speed is not known yet.
-        slack, grace_ms: a known member may take slack times what it took on average, and grace_ms more.
-        exchange_deadline_ms: to hold all contributions, and again to commit them.
+        tolerance, grace_ms: a known member may take (median + tolerance · MAD) of what members took, measured against
+            their own averages, and grace_ms more.
+        exchange_deadline_ms: to merge, once everybody has contributed.
         joining_grace_ms: more for a member that must fetch its state first.
+        max_late: a member that is late this often in a row is lost.
         max_void_rounds: this many void rounds or rewinds without a committed round between them end the run.
     """
 
-    rounds: int
-    inner_steps: int
     total_steps: int
+    inner_steps: int
+    nominal_members: int | None = None
+    overlap_steps: int = 0
+    every_step: bool = False
+    agrees: bool = True
     min_members: int = 1
     first_deadline_ms: int = 120_000
-    slack: float = 3.0
+    tolerance: float = 6.0
     grace_ms: int = 2_000
     exchange_deadline_ms: int = 20_000
     joining_grace_ms: int = 20_000
+    max_late: int = 3
     max_void_rounds: int = 3
+
+    def rounds_from(self, step: int) -> int:
+        """How many rounds there are after that step."""
+        return -(-max(0, self.total_steps - step) // self.inner_steps)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Standing:
+    """How far somebody is: committed rounds, the steps and batches behind them."""
+
+    round: int
+    step: int
+    position: int
+
+
+START = Standing(0, 0, 0)
+NOWHERE = Standing(-1, 0, 0)
+"""Of a member whose state is no longer the job's: it takes one over before it trains on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A worker that has loaded the job. `at_round`: the committed round whose state it holds (0 after a plain load)."""
+    """A worker that has loaded the job. `at`: where its state stands (START after a plain load)."""
 
     slot: int
     epoch: int
     name: str
-    at_round: int
+    at: Standing
 
 
 @dataclass(frozen=True, slots=True)
-class Joining:
-    """A member that takes over the state before its first inner step: a living donor's, or the durable checkpoint's."""
+class Share:
+    """One member's part of a round.
+
+    Args:
+        first_step, steps: what it trains now. position: of its first batch; the following ones are its own.
+        ahead: steps that it goes on to train while the round is being merged, with the batches that follow.
+        donors: members that hold the state before the round, from which it takes that state over first; empty: from the
+            durable checkpoint; None: it holds it.
+        deadline_ms: absolute. limit_ms: how long it may work before it must give up; a member that others can go on
+            without may be late, as long again.
+    """
 
     slot: int
-    donor: int | None
+    first_step: int
+    steps: int
+    position: int
+    ahead: int
+    donors: tuple[int, ...] | None
+    deadline_ms: int
+    limit_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,51 +108,70 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class StartRound:
-    """Train: `joining` members restore first. `evaluator` tells the held-out loss of what the round begins with."""
+    """Train, then merge among all of these members (the exchange's attempt 0).
+
+    `evaluator` tells the held-out loss of what the round begins with.
+    """
 
     round: int
-    first_step: int
-    steps: int
-    slots: tuple[int, ...]
-    joining: tuple[Joining, ...]
+    step_before: int
+    step_after: int
+    position_after: int
+    shares: tuple[Share, ...]
     evaluator: int | None
-    deadlines_ms: tuple[int, ...]  # one a slot, absolute
+    why: str
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """The round's members."""
+        return tuple(share.slot for share in self.shares)
+
+
+@dataclass(frozen=True, slots=True)
+class MergeAgain:
+    """The exchange of this round goes on among these members only; whatever one of them has merged stands for all."""
+
+    round: int
+    attempt: int
+    slots: tuple[int, ...]
     why: str
 
 
 @dataclass(frozen=True, slots=True)
-class PassContributions:
-    """Hand the contributions of these slots to these members to hold. A later one for the same round replaces it."""
+class LeftOut:
+    """This member is late: the round goes on without it, it takes the state over afterwards and keeps what it made."""
 
+    slot: int
     round: int
-    contributions: tuple[int, ...]
-    to: tuple[int, ...]
-    deadline_ms: int
     why: str
 
 
 @dataclass(frozen=True, slots=True)
-class CommitRound:
-    """Tell these members to merge exactly the accepted slots, in this order."""
+class Warned:
+    """This member did something that the next time costs it its place."""
 
-    round: int
-    accepted: tuple[int, ...]
-    to: tuple[int, ...]
-    deadline_ms: int
+    slot: int
+    reason: str
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class RoundCommitted:
-    """The round is done: its members agree on the digest. `contributors` were merged, `lost` went during the round."""
+    """The round is done: its members agree on the digest. `contributors` were merged, `lost` went during the round,
+    `late` were left out, `warned` did something wrong; the exchange took `attempts`.
+    """
 
     round: int
     step: int
+    position: int
     digest: str
     duration_ms: int
     contributors: tuple[int, ...]
     holders: tuple[int, ...]
     lost: tuple[Lost, ...]
+    late: tuple[int, ...]
+    warned: tuple[Warned, ...]
+    attempts: int
     why: str
 
 
@@ -121,7 +185,7 @@ class MemberLost:
 
 @dataclass(frozen=True, slots=True)
 class VoidRound:
-    """The round leads to nothing; replicas drop what they hold of it. It is tried again with whoever is there."""
+    """The round leads to nothing; members drop what they made for it. It is tried again with whoever is there."""
 
     round: int
     why: str
@@ -148,7 +212,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """All rounds are committed."""
+    """All steps are trained and committed."""
 
     round: int
     why: str
@@ -165,8 +229,9 @@ class Halted:
 
 Decision: TypeAlias = (
     StartRound
-    | PassContributions
-    | CommitRound
+    | MergeAgain
+    | LeftOut
+    | Warned
     | RoundCommitted
     | MemberLost
     | VoidRound

@@ -1,34 +1,43 @@
 """A run as a pure state machine: members come and go, rounds commit with whoever is there, every decision says why.
 
-waiting → training → holding → committing → training …  Time and news come in as arguments, decisions go out as values.
-Nobody commits before every living member holds all that will be merged, so a death leaves no two different states.
+waiting → training → training …  In a round every member trains its share, then merges with the others directly; it tells
+us when it has contributed and, with the digest of the state that came out, when it has merged. Time and news come in as
+arguments, decisions go out as values. A member adopts a merged state only when the next decision builds on it, and all
+who merge a round merge the same (`trainers.mesh` promises that), so a death leaves no two different states.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
 
+from trainers.patience import Patience
 from trainers.round_decisions import (
-    CommitRound,
+    NOWHERE,
+    START,
     Decision,
     Finished,
     Halted,
-    Joining,
+    LeftOut,
     Lost,
     Member,
     MemberLost,
-    PassContributions,
+    MergeAgain,
     Rewind,
     RoundCommitted,
     RoundPlan,
+    Share,
+    Standing,
     StartRound,
     VoidRound,
     Wait,
+    Warned,
 )
+from trainers.shares import share_out
 
 __all__ = [
-    "CommitRound", "Decision", "Finished", "Halted", "Joining", "Lost", "Member", "MemberLost", "PassContributions",
-    "Phase", "Rewind", "RoundCommitted", "RoundPlan", "Rounds", "StartRound", "VoidRound", "Wait",
+    "NOWHERE", "START", "Decision", "Finished", "Halted", "LeftOut", "Lost", "Member", "MemberLost", "MergeAgain",
+    "Phase", "Rewind", "RoundCommitted", "RoundPlan", "Rounds", "Share", "Standing", "StartRound", "VoidRound", "Wait",
+    "Warned",
 ]  # fmt: skip
 
 Decisions = tuple[Decision, ...]
@@ -39,8 +48,6 @@ class Phase(Enum):
 
     WAITING = "waiting"
     TRAINING = "training"
-    HOLDING = "holding"
-    COMMITTING = "committing"
     OVER = "over"
 
 
@@ -51,43 +58,56 @@ class Rounds:
     counted in `stale` and changes nothing. Repeated reports change nothing.
     """
 
-    def __init__(self, plan: RoundPlan, *, round: int = 0, durable_round: int = 0) -> None:
-        """`round`: the newest one that living members hold (or the durable one); `durable_round`: the checkpoint's."""
-        assert 0 <= durable_round <= round, "the newest round is at least the durable one"
+    def __init__(self, plan: RoundPlan, *, at: Standing = START, durable: Standing = START) -> None:
+        """`at`: the newest state that living members hold (or the durable one); `durable`: the checkpoint's."""
+        assert durable <= at, "the newest state is at least the durable one"
         self.plan = plan
-        self.round = round
-        self.durable_round = durable_round
+        self.at = at
+        self.durable_at = durable
         self.phase = Phase.WAITING
         self.stale = 0
-        self._resumed = round > 0
+        self._resumed = at.round > 0
         self._members: dict[int, Member] = {}  # of the round in progress, or waiting for one
         self._arrivals: dict[int, Member] = {}  # wait for the next boundary
+        self._late: dict[int, tuple[Member, int, int]] = {}  # (member, round, until when): left out, still training
         self._deadlines: dict[int, int] = {}  # whose answer is awaited
         self._began_ms = 0
-        self._contributed: tuple[int, ...] = ()
-        self._accepted: tuple[int, ...] = ()
-        self._held: dict[int, frozenset[int]] = {}
-        self._digests: dict[int, str] = {}
+        self._started: StartRound | None = None
+        self._attempt = 0
+        self._extended = False
+        self._contributed: frozenset[int] = frozenset()
+        self._merged: dict[int, tuple[str, tuple[int, ...]]] = {}  # digest and accepted slots
+        self._complaints: dict[int, frozenset[int]] = {}  # whom a member cannot reach
         self._lost: list[Lost] = []
-        self._speed_ms: dict[int, float] = {}  # a member's average time for inner_steps
+        self._left_out: set[int] = set()
+        self._warned: dict[int, Warned] = {}
+        self._times_late: Counter[int] = Counter()
+        self._times_warned: Counter[tuple[int, str]] = Counter()
+        self._patience = Patience()
+        self._ahead: frozenset[int] = frozenset()
         self._void = 0
         self._stop: str | None = None
 
     @property
+    def round(self) -> int:
+        """Committed rounds."""
+        return self.at.round
+
+    @property
     def members(self) -> tuple[int, ...]:
-        """Slots of all living members, waiting ones too."""
-        return tuple(sorted({**self._members, **self._arrivals}))
+        """Slots of all living members, waiting and late ones too."""
+        return tuple(sorted({*self._members, *self._arrivals, *self._late}))
 
     @property
     def next_deadline_ms(self) -> int | None:
         """When `tick` will decide something, if nothing else happens."""
-        return min(self._deadlines.values(), default=None)
+        return min([*self._deadlines.values(), *(until for _, _, until in self._late.values())], default=None)
 
     def join(self, member: Member, now_ms: int) -> Decisions:
         """A worker has loaded the job; it takes part from the next boundary on, or at once when the run waits."""
-        if self.phase is Phase.OVER or member.slot in self._members or member.slot in self._arrivals:
+        if self.phase is Phase.OVER or member.slot in self.members:
             return ()
-        assert member.at_round <= self.round, "a run resumes from the newest round that a member holds"
+        assert member.at <= self.at, "a run resumes from the newest state that a member holds"
         self._arrivals[member.slot] = member
         return self._start(now_ms, f"{member.name} joined") if self.phase is Phase.WAITING else ()
 
@@ -96,50 +116,92 @@ class Rounds:
         assert self.phase is Phase.WAITING
         assert not self._members
         self._arrivals = {member.slot: member for member in members}
-        assert all(member.at_round <= self.round for member in self._arrivals.values())
+        assert all(member.at <= self.at for member in self._arrivals.values())
         return self._start(now_ms, f"the run resumes at round {self.round}")
 
     def contributed(self, slot: int, epoch: int, round: int, now_ms: int) -> Decisions:
-        """A member finished its inner steps."""
-        if self._is_stale(Phase.TRAINING, slot, epoch, round) or slot in self._contributed:
+        """A member has done its share of the round; it merges on its own."""
+        if slot in self._late and self._late[slot][0].epoch == epoch and self._late[slot][1] == round:
+            member, _, _ = self._late.pop(slot)
+            return self._arrive(member, f"{member.name} has caught up", now_ms)
+        if self._is_stale(slot, epoch, round) or slot in self._contributed:
             return ()
-        self._contributed = tuple(sorted((*self._contributed, slot)))
+        self._contributed |= {slot}
         self._deadlines.pop(slot, None)
-        took, before = float(now_ms - self._began_ms), self._speed_ms.get(slot)
-        self._speed_ms[slot] = took if before is None else 0.5 * (before + took)
+        self._measure(slot, now_ms)
         return self._advance(now_ms)
 
-    def held(self, slot: int, epoch: int, round: int, slots: Iterable[int], now_ms: int) -> Decisions:
-        """A member holds the contributions of these slots, whole and checked."""
-        if self._is_stale(Phase.HOLDING, slot, epoch, round) or slot in self._held:
+    def merged(
+        self, slot: int, epoch: int, round: int, digest: str, accepted: Iterable[int],
+        refused: Mapping[int, str], now_ms: int,
+    ) -> Decisions:  # fmt: skip
+        """A member has merged these contributions into a state of this digest, and refused others."""
+        if self._is_stale(slot, epoch, round) or slot in self._merged:
             return ()
-        self._held[slot] = frozenset(slots)
+        out: list[Decision] = []
+        if slot not in self._contributed:  # the two answers of a member may overtake each other
+            self._contributed |= {slot}
+            self._measure(slot, now_ms)
+        self._merged[slot] = (digest, tuple(sorted(accepted)))
         self._deadlines.pop(slot, None)
-        return self._advance(now_ms)
+        self._complaints.pop(slot, None)
+        for other, why in sorted(refused.items()):
+            if other in self._members and other not in self._warned:
+                out += self._warn(other, "nan" if "finite" in why else "payload", f"its contribution is refused: {why}")
+        return (*out, *self._advance(now_ms))
 
-    def committed(self, slot: int, epoch: int, round: int, digest: str, now_ms: int) -> Decisions:
-        """A member merged the accepted contributions and got parameters of this digest."""
-        if self._is_stale(Phase.COMMITTING, slot, epoch, round) or slot in self._digests:
+    def progressed(self, slot: int, now_ms: int) -> None:
+        """Bytes move at a member that exchanges: a slow line is no reason to give it up."""
+        if slot in self._deadlines and (self.plan.every_step or slot in self._contributed):
+            least_ms = self.plan.first_deadline_ms if self.plan.every_step else self.plan.exchange_deadline_ms
+            self._deadlines[slot] = max(self._deadlines[slot], now_ms + least_ms)
+
+    def skipped(self, slot: int, epoch: int, round: int, why: str, now_ms: int) -> Decisions:
+        """A member cannot take part in this round (its donors died, for example); it comes again at the boundary."""
+        if self._is_stale(slot, epoch, round):
             return ()
-        self._digests[slot] = digest
-        self._deadlines.pop(slot, None)
-        return self._advance(now_ms)
+        member = self._members[slot]
+        if self._times_late[slot] + 1 >= self.plan.max_late:
+            return self.lost(slot, epoch, "stale", why, now_ms)
+        self._times_late[slot] += 1
+        self._left_out.add(slot)
+        self._arrivals[slot] = _at(member, NOWHERE)
+        left = LeftOut(slot, round, f"Going on without slot {slot} ({member.name}) in round {round}: {why}")
+        return (left, *self._without([slot], now_ms))
+
+    def cannot_reach(self, slot: int, epoch: int, round: int, missing: Collection[int], now_ms: int) -> Decisions:
+        """A member has waited in vain for these others in the exchange; whom most complain about is lost.
+
+        Whoever still trains its share is not missing yet.
+        """
+        awaited = frozenset(self._members) if self.plan.every_step else self._contributed & frozenset(self._members)
+        if self._is_stale(slot, epoch, round) or slot in self._merged or not awaited & frozenset(missing):
+            return ()
+        self._complaints[slot] = awaited & frozenset(missing)
+        silent = set(self._members) - set(self._merged) - set(self._complaints)
+        blamed = frozenset[int]().union(*self._complaints.values())
+        return self._drop_unreachable(now_ms) if silent <= blamed else ()
 
     def lost(self, slot: int, epoch: int, reason: str, detail: str, now_ms: int) -> Decisions:
         """A member is gone: died, silent, drained, its lease over."""
-        member = self._members.get(slot) or self._arrivals.get(slot)
+        waiting = self._arrivals.get(slot) or (self._late[slot][0] if slot in self._late else None)
+        member = self._members.get(slot) or waiting
         if member is None or member.epoch != epoch or self.phase is Phase.OVER:
             self.stale += 1
             return ()
         out = [self._drop(member, reason, detail)]
-        if slot in self._arrivals:
-            del self._arrivals[slot]
-            return tuple(out)
-        return (*out, *self._without([slot], now_ms))
+        self._arrivals.pop(slot, None)
+        self._late.pop(slot, None)
+        return (*out, *self._without([slot], now_ms)) if slot in self._members else tuple(out)
 
-    def durable(self, round: int) -> None:
+    def durable(self, at: Standing) -> None:
         """The checkpoint of this round is in the store."""
-        self.durable_round = max(self.durable_round, round)
+        self.durable_at = max(self.durable_at, at)
+
+    def change(self, plan: RoundPlan) -> None:
+        """Another plan from the next round on."""
+        self.plan = plan
+        self._ahead = frozenset()
 
     def stop(self, why: str, now_ms: int) -> Decisions:
         """Start no further round: the one in progress is finished first."""
@@ -147,122 +209,144 @@ class Rounds:
         return self._start(now_ms, why) if self.phase is Phase.WAITING else ()
 
     def tick(self, now_ms: int) -> Decisions:
-        """Whoever missed a deadline is lost."""
-        late = [slot for slot, deadline in sorted(self._deadlines.items()) if deadline <= now_ms]
-        if not late:
-            return ()
-        doing = {Phase.TRAINING: "training", Phase.HOLDING: "fetching contributions", Phase.COMMITTING: "committing"}
-        detail = f"no answer within {now_ms - self._began_ms} ms of the round's start while {doing[self.phase]}"
-        out = [self._drop(self._members[slot], "deadline", detail) for slot in late]
-        return (*out, *self._without(late, now_ms))
+        """Whoever missed a deadline is left out, or lost when nobody can go on without it."""
+        out: list[Decision] = []
+        for slot, (member, _, until_ms) in sorted(self._late.items()):
+            if until_ms <= now_ms:
+                del self._late[slot]
+                out.append(self._drop(member, "deadline", "its late work did not come either"))
+        overdue = [slot for slot, deadline_ms in sorted(self._deadlines.items()) if deadline_ms <= now_ms]
+        if not overdue:
+            return tuple(out)
+        training = [slot for slot in overdue if slot not in self._contributed]
+        if not training:
+            return (*out, *self._drop_unreachable(now_ms))
+        if self.plan.every_step or len(training) == len(self._members):
+            if len(training) > 1 and not self._extended:  # nobody is ahead, so all are as late as the work is
+                self._extended = True
+                self._deadlines = dict.fromkeys(self._deadlines, 2 * now_ms - self._began_ms)
+                return tuple(out)
+            return (*out, *self._drop_overdue(training, "while training", now_ms))
+        return (*out, *self._leave_out(training, now_ms))
 
     # decisions
 
     def _start(self, now_ms: int, why: str) -> Decisions:
         """At a boundary: the next round with everybody who is there, or why there is none."""
-        members = {**self._members, **self._arrivals}
-        self._members, self._arrivals, self._deadlines = members, {}, {}
-        if self.round >= self.plan.rounds or self._stop is not None:
+        self._members = {**self._members, **self._arrivals}
+        self._arrivals, self._deadlines = {}, {}
+        if self.at.step >= self.plan.total_steps or self._stop is not None:
             self.phase = Phase.OVER
-            if self.round >= self.plan.rounds:
-                return (Finished(self.round, f"all {self.plan.rounds} rounds are committed"),)
+            if self.at.step >= self.plan.total_steps:
+                return (Finished(self.round, f"all {self.plan.total_steps} steps are trained and committed"),)
             return (Halted(self.round, False, f"stopping after round {self.round}: {self._stop}"),)
         needed = 1 if self._resumed else self.plan.min_members
-        if len(members) < needed:
+        if len(self._members) < needed:
             self.phase = Phase.WAITING
-            return (Wait(f"waiting: {len(members)} of {needed} members are there for round {self.round + 1}; {why}"),)
-        holders = [slot for slot, member in sorted(members.items()) if member.at_round == self.round]
-        if not holders and self.round > self.durable_round:
-            newest = max(self.durable_round, *(member.at_round for member in members.values()))
+            there = len(self._members)
+            return (Wait(f"waiting: {there} of {needed} members are there for round {self.round + 1}; {why}"),)
+        holders = tuple(slot for slot, member in sorted(self._members.items()) if member.at == self.at)
+        if not holders and self.at > self.durable_at:
+            newest = max(self.durable_at, *(member.at for member in self._members.values()))
             return (self._rewind(newest, "no living member holds it"), *self._start(now_ms, why))
-        joining = tuple(
-            Joining(slot, holders[index % len(holders)] if holders else None)
-            for index, slot in enumerate(sorted(set(members) - set(holders)))
-        )
-        return (self._begin(now_ms, why, joining, holders),)
+        return (self._begin(now_ms, why, holders),)
 
-    def _begin(self, now_ms: int, why: str, joining: tuple[Joining, ...], holders: list[int]) -> StartRound:
-        number, slots = self.round + 1, tuple(sorted(self._members))
-        first_step = self.round * self.plan.inner_steps
-        steps = min(self.plan.inner_steps, self.plan.total_steps - first_step)
-        assert steps > 0, "a plan has rounds = ceil(total_steps / inner_steps)"
+    def _begin(self, now_ms: int, why: str, holders: tuple[int, ...]) -> StartRound:
+        plan, number, slots = self.plan, self.round + 1, tuple(sorted(self._members))
+        step_after = min(self.at.step + plan.inner_steps, plan.total_steps)
+        ahead = min(plan.overlap_steps, max(0, plan.total_steps - step_after))
+        self._ahead &= frozenset(holders)
+        self._attempt, self._extended = 0, False
+        self._contributed, self._merged, self._complaints = frozenset(), {}, {}
+        self._left_out, self._warned = set(), {}
         self.phase, self._began_ms = Phase.TRAINING, now_ms
-        self._contributed, self._accepted, self._held, self._digests = (), (), {}, {}
-        fetching = {entry.slot for entry in joining}
-        self._deadlines = {slot: now_ms + self._patience_ms(slot, slot in fetching) for slot in slots}
+        shares, position = [], self.at.position
+        budgets = share_out(step_after - self.at.step, slots, plan.nominal_members, self._patience.ms_per_step)
+        for slot in slots:
+            done = min(plan.overlap_steps if slot in self._ahead else 0, budgets[slot] - 1)
+            steps, donors = budgets[slot] - done, None if slot in holders else holders
+            until_ms = now_ms + self._patience.allowed_ms(plan, slot, steps, fetching=donors is not None)
+            self._deadlines[slot] = until_ms
+            limit_ms = (until_ms - now_ms) * (2 if len(slots) > 1 else 1)
+            shares.append(Share(slot, self.at.step + done, steps, position, ahead, donors, until_ms, limit_ms))
+            position += steps + ahead
         sentence = f"Starting round {number} with slots {_list(slots)}: {why}"
-        if joining:
-            sentence += "".join(f"; slot {e.slot} joins from {_donor(e, self.round)}" for e in joining)
-        evaluator = (holders or list(slots))[0] if self.round > 0 else None
-        deadlines = tuple(self._deadlines[slot] for slot in slots)
-        return StartRound(number, first_step, steps, slots, joining, evaluator, deadlines, sentence)
+        joining = [share for share in shares if share.donors is not None]
+        sentence += "".join(f"; slot {share.slot} joins from {_donors(share, self.round)}" for share in joining)
+        evaluator = (holders or slots)[0] if self.round > 0 else None
+        self._started = StartRound(number, self.at.step, step_after, position, tuple(shares), evaluator, sentence)
+        return self._started
 
     def _advance(self, now_ms: int) -> Decisions:
-        """Go to the next phase when nobody is awaited any more."""
-        if self._deadlines:
-            return ()
-        if self.phase is Phase.TRAINING:
-            return self._pass_contributions(now_ms)
-        if self.phase is Phase.HOLDING:
-            return self._commit(now_ms)
-        return self._compare(now_ms)
-
-    def _pass_contributions(self, now_ms: int) -> Decisions:
-        self.phase = Phase.HOLDING
-        to = self._await(now_ms)
-        why = f"Exchanging round {self.round + 1} among slots {_list(to)}{self._without_whom()}"
-        return (PassContributions(self.round + 1, self._contributed, to, self._exchange_ends(now_ms), why),)
-
-    def _commit(self, now_ms: int) -> Decisions:
-        everybody_holds = frozenset.intersection(*(self._held[slot] for slot in self._members))
-        self._accepted = tuple(slot for slot in self._contributed if slot in everybody_holds)
-        if not self._accepted:
-            return self._void_round(now_ms, "no contribution is held by every living member")
-        self.phase = Phase.COMMITTING
-        to = self._await(now_ms)
-        why = f"Committing round {self.round + 1} with the contributions of slots {_list(self._accepted)}"
-        if left_out := sorted(set(self._contributed) - set(self._accepted)):
-            why += f"; not every member could hold slots {_list(left_out)}"
-        return (CommitRound(self.round + 1, self._accepted, to, self._exchange_ends(now_ms), why),)
+        """What follows when somebody has contributed or merged, or is no longer awaited."""
+        if not self._members:
+            return self._void_round(now_ms, "no member is left")
+        if len(self._merged) == len(self._members):
+            return self._compare(now_ms)
+        if self._contributed >= set(self._members) and not self._deadlines:
+            self._deadlines = {
+                slot: now_ms + self.plan.exchange_deadline_ms for slot in self._members if slot not in self._merged
+            }
+        return ()
 
     def _compare(self, now_ms: int) -> Decisions:
         """Digests are in: the majority is right and the odd ones are named; without one, nobody is."""
-        ranked = Counter(self._digests.values()).most_common()
+        ranked = Counter(digest for digest, _ in self._merged.values()).most_common()
+        if not self.plan.agrees:
+            ranked = [(self._merged[min(self._merged)][0], len(self._merged))]
         if len(ranked) > 1 and ranked[0][1] == ranked[1][1]:
-            disagreeing = ", ".join(f"slot {slot} has {digest[:12]}" for slot, digest in sorted(self._digests.items()))
-            return self._disputed(now_ms, disagreeing)
+            told = ", ".join(f"slot {slot} has {digest[:12]}" for slot, (digest, _) in sorted(self._merged.items()))
+            return self._disputed(now_ms, told)
         digest = ranked[0][0]
-        odd = [slot for slot, other in sorted(self._digests.items()) if other != digest]
-        detail = f"its parameters after round {self.round + 1} differ from those of {ranked[0][1]} others"
-        out = [self._drop(self._members[slot], "digest", detail) for slot in odd]
-        for slot in odd:
-            del self._members[slot]
-        self.round += 1
+        started = self._started
+        assert started is not None
+        self.at = Standing(started.round, started.step_after, started.position_after)
+        out: list[Decision] = []
+        for slot, (other, _) in sorted(self._merged.items()):
+            if self.plan.agrees and other != digest:
+                self._members[slot] = _at(self._members[slot], NOWHERE)
+                why = f"its parameters after round {self.round} differ from those of {ranked[0][1]} others"
+                out += self._warn(slot, "digest", why)
+            else:
+                self._members[slot] = _at(self._members[slot], self.at)
+        return (*out, *self._committed(started, digest, now_ms))
+
+    def _committed(self, started: StartRound, digest: str, now_ms: int) -> Decisions:
         self._void, self._resumed = 0, True
-        self._members = {slot: _at(member, self.round) for slot, member in self._members.items()}
-        holders = tuple(sorted(self._members))
-        step = min(self.round * self.plan.inner_steps, self.plan.total_steps)
-        why = f"Round {self.round} committed: {len(self._accepted)} contributions, {len(holders)} members agree"
-        why += self._without_whom()
+        holders = tuple(slot for slot, member in sorted(self._members.items()) if member.at == self.at)
+        accepted: set[int] = set()
+        for slot in holders:
+            accepted |= set(self._merged[slot][1])
+            self._times_late.pop(slot, None)
+        overlaps = any(share.ahead for share in started.shares)
+        self._ahead = frozenset(holders) if overlaps else frozenset()
+        why = f"Round {self.round} committed: {len(accepted)} contributions, {len(holders)} members"
+        why += (" agree" if self.plan.agrees else " have merged") + self._without_whom()
         took, lost, self._lost = now_ms - self._began_ms, tuple(self._lost), []
-        done = RoundCommitted(self.round, step, digest, took, self._accepted, holders, lost, why)
-        return (*out, done, *self._start(now_ms, f"round {self.round} is committed"))
+        done = RoundCommitted(
+            self.round, self.at.step, self.at.position, digest, took, tuple(sorted(accepted)), holders, lost,
+            tuple(sorted(self._left_out)), tuple(self._warned[slot] for slot in sorted(self._warned)),
+            self._attempt + 1, why,
+        )  # fmt: skip
+        return (done, *self._start(now_ms, f"round {self.round} is committed"))
 
     def _disputed(self, now_ms: int, disagreeing: str) -> Decisions:
         round, why = self.round + 1, f"after round {self.round + 1} no majority agrees: {disagreeing}"
         out: list[Decision] = [VoidRound(round, f"Round {round} is void: {why}")]
         self._void += 1
+        self._ahead = frozenset()
         if self._void >= self.plan.max_void_rounds:
             return (*out, self._give_up(why))
-        if self.durable_round == 0:  # only a plain load gives the initial state, so these members cannot go on
+        if self.durable_at.round == 0:  # only a plain load gives the initial state, so these members cannot go on
             out += [self._drop(member, "digest", why) for _, member in sorted(self._members.items())]
             self._members = {}
-        self._members = {slot: _at(member, -1) for slot, member in self._members.items()}
-        out.append(self._rewind(self.durable_round, "its members do not agree"))
+        self._members = {slot: _at(member, NOWHERE) for slot, member in self._members.items()}
+        out.append(self._rewind(self.durable_at, "its members do not agree"))
         return (*out, *self._start(now_ms, why))
 
     def _void_round(self, now_ms: int, why: str) -> Decisions:
         self._void += 1
+        self._ahead = frozenset()
         void = VoidRound(self.round + 1, f"Round {self.round + 1} is void: {why}{self._without_whom()}")
         if self._void >= self.plan.max_void_rounds:
             return (void, self._give_up(why))
@@ -272,72 +356,115 @@ class Rounds:
         self.phase, self._deadlines = Phase.OVER, {}
         return Halted(self.round, True, f"giving up after {self._void} void rounds in a row: {why}")
 
-    def _rewind(self, to_round: int, why: str) -> Rewind:
-        back = Rewind(self.round, to_round, f"Rewinding from round {self.round} to {to_round}: {why}")
-        self.round = to_round
+    def _rewind(self, to: Standing, why: str) -> Rewind:
+        back = Rewind(self.round, to.round, f"Rewinding from round {self.round} to {to.round}: {why}")
+        self.at = to
         return back
+
+    def _leave_out(self, slots: list[int], now_ms: int) -> Decisions:
+        """The round goes on without members that take much longer than usual; their work is not lost."""
+        out: list[Decision] = []
+        for slot in slots:
+            member, took = self._members[slot], now_ms - self._began_ms
+            self._times_late[slot] += 1
+            if self._times_late[slot] >= self.plan.max_late:
+                out.append(self._drop(member, "deadline", f"late {self._times_late[slot]} times in a row"))
+                continue
+            self._left_out.add(slot)
+            self._late[slot] = (_at(member, NOWHERE), self.round + 1, now_ms + took + self.plan.grace_ms)
+            why = f"no contribution within {took} ms; it comes back when it has one"
+            out.append(LeftOut(slot, self.round + 1, f"Leaving slot {slot} ({member.name}) out: {why}"))
+        return (*out, *self._without(slots, now_ms))
+
+    def _drop_overdue(self, slots: list[int], doing: str, now_ms: int) -> Decisions:
+        detail = f"no answer within {now_ms - self._began_ms} ms of the round's start {doing}"
+        out = [self._drop(self._members[slot], "deadline", detail) for slot in slots]
+        return (*out, *self._without(slots, now_ms))
+
+    def _drop_unreachable(self, now_ms: int) -> Decisions:
+        """The exchange is stuck: whom most cannot reach is lost; without complaints, whoever has not merged."""
+        votes = Counter(slot for missing in self._complaints.values() for slot in missing)
+        waiting = [slot for slot in sorted(self._members) if slot not in self._merged]
+        if not votes:
+            return self._drop_overdue(waiting, "while merging", now_ms)
+        worst = max(votes, key=lambda slot: (votes[slot], slot))
+        self._complaints = {}
+        detail = f"{votes[worst]} others could not reach it in the exchange"
+        return (self._drop(self._members[worst], "network_cut", detail), *self._without([worst], now_ms))
 
     def _without(self, slots: Iterable[int], now_ms: int) -> Decisions:
         """The same round goes on without these members."""
         for slot in slots:
-            del self._members[slot]
+            self._members.pop(slot, None)
             self._deadlines.pop(slot, None)
-        if self.phase is Phase.WAITING:
+            self._merged.pop(slot, None)
+        if self.phase is not Phase.TRAINING:
             return ()
         if not self._members:
             return self._void_round(now_ms, "no member is left")
-        if self.phase is Phase.HOLDING and self._deadlines:
-            return self._pass_again(frozenset(slots))
-        return self._advance(now_ms)
+        if len(self._merged) == len(self._members):
+            return self._compare(now_ms)
+        self._attempt += 1
+        self._complaints = {}
+        living = tuple(sorted(self._members))
+        if self._contributed >= set(living):
+            ends = now_ms + self.plan.exchange_deadline_ms
+            self._deadlines = {slot: ends for slot in living if slot not in self._merged}
+        why = f"Merging round {self.round + 1} among slots {_list(living)}{self._without_whom()}"
+        return (MergeAgain(self.round + 1, self._attempt, living, why),)
 
-    def _pass_again(self, gone: frozenset[int]) -> Decisions:
-        """Contributions may have gone with their makers: those who hold not yet wait only for the others'."""
-        self._contributed = tuple(slot for slot in self._contributed if slot not in gone)
-        to, ends = tuple(sorted(self._deadlines)), max(self._deadlines.values())
-        why = f"Exchanging round {self.round + 1} again{self._without_whom()}"
-        return (PassContributions(self.round + 1, self._contributed, to, ends, why),)
+    def _arrive(self, member: Member, why: str, now_ms: int) -> Decisions:
+        self._arrivals[member.slot] = member
+        return self._start(now_ms, why) if self.phase is Phase.WAITING else ()
 
     # bookkeeping
+
+    def _warn(self, slot: int, reason: str, why: str) -> Decisions:
+        """Once is a warning, twice is the end. At a boundary only (the member still belongs to the round's exchange)."""
+        self._times_warned[slot, reason] += 1
+        member = self._members[slot]
+        self._warned[slot] = Warned(slot, reason, f"Warning slot {slot} ({member.name}): {why}")
+        if self._times_warned[slot, reason] == 1:
+            return (self._warned[slot],)
+        dropped = self._drop(member, reason, f"{why}, for the second time")
+        self._members.pop(slot)
+        self._merged.pop(slot, None)
+        self._deadlines.pop(slot, None)
+        return (dropped,)
 
     def _drop(self, member: Member, reason: str, detail: str) -> MemberLost:
         lost = Lost(member.slot, member.epoch, reason, detail)
         self._lost.append(lost)
-        self._speed_ms.pop(member.slot, None)
+        self._patience.forget(member.slot)
+        self._ahead -= {member.slot}
         return MemberLost(lost, f"Going on without slot {member.slot} ({member.name}): {reason}, {detail}")
 
-    def _await(self, now_ms: int) -> tuple[int, ...]:
-        to = tuple(sorted(self._members))
-        self._deadlines = {slot: self._exchange_ends(now_ms) for slot in to}
-        return to
+    def _measure(self, slot: int, now_ms: int) -> None:
+        assert self._started is not None
+        steps = next(share.steps for share in self._started.shares if share.slot == slot)
+        self._patience.measured(slot, steps, now_ms - self._began_ms)
 
-    def _exchange_ends(self, now_ms: int) -> int:
-        return now_ms + self.plan.exchange_deadline_ms
-
-    def _patience_ms(self, slot: int, fetching: bool) -> int:
-        known = self._speed_ms.get(slot)
-        patience = self.plan.first_deadline_ms if known is None else round(known * self.plan.slack) + self.plan.grace_ms
-        return patience + (self.plan.joining_grace_ms if fetching else 0)
-
-    def _is_stale(self, phase: Phase, slot: int, epoch: int, round: int) -> bool:
+    def _is_stale(self, slot: int, epoch: int, round: int) -> bool:
         member = self._members.get(slot)
-        in_time = self.phase is phase and round == self.round + 1
+        in_time = self.phase is Phase.TRAINING and round == self.round + 1
         if in_time and member is not None and member.epoch == epoch:
             return False
         self.stale += 1
         return True
 
     def _without_whom(self) -> str:
-        gone = "; ".join(f"slot {lost.slot} {lost.reason}: {lost.detail}" for lost in self._lost)
-        return f" without {gone}" if gone else ""
+        gone = [f"slot {lost.slot} {lost.reason}: {lost.detail}" for lost in self._lost]
+        gone += [f"slot {slot}, which is late" for slot in sorted(self._left_out)]
+        return f" without {'; '.join(gone)}" if gone else ""
 
 
 def _list(slots: Iterable[int]) -> str:
     return ", ".join(map(str, slots))
 
 
-def _donor(entry: Joining, round: int) -> str:
-    return f"the checkpoint of round {round}" if entry.donor is None else f"slot {entry.donor}"
+def _donors(share: Share, round: int) -> str:
+    return f"slots {_list(share.donors)}" if share.donors else f"the checkpoint of round {round}"
 
 
-def _at(member: Member, round: int) -> Member:
-    return Member(member.slot, member.epoch, member.name, round)
+def _at(member: Member, at: Standing) -> Member:
+    return Member(member.slot, member.epoch, member.name, at)

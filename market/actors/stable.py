@@ -195,6 +195,7 @@ class Stable:
             "shares": {share: str(folder) for share, folder in self.config.shares.items()},
             "isolation": self.isolation,
             "orphan_after_s": self.config.orphan_after_s,
+            "host": self.node.node_ip,
         }
         try:
             actor = start_worker(name=name, node_id=self.node.node_id, settings=settings)

@@ -16,6 +16,7 @@ from trainers.actors import roster
 from trainers.actors.course import Course, Halt
 from trainers.actors.keeper import Keeper
 from trainers.actors.outbox import Outbox
+from trainers.actors.plans import plan_of
 from trainers.actors.transport import CallFailed, Gone
 from trainers.actors.worker import Worker
 
@@ -37,10 +38,6 @@ class LocalTransport:
 
     def ask(self, worker: Any, method: str, *arguments: Any) -> Future[Any]:
         return self.pool.submit(lambda: getattr(worker, method)(*map(_opened, arguments)))
-
-    def train(self, worker: Any, *arguments: Any) -> tuple[Future[Any], Future[Any]]:
-        both = self.ask(worker, "train", *arguments)
-        return self.pool.submit(lambda: both.result()[0]), self.pool.submit(lambda: both.result()[1])
 
     def answers(self, calls: Mapping[Any, Future[Any]], timeout_s: float) -> dict[Any, Any]:
         done = wait(calls.values(), max(0.0, timeout_s), "FIRST_COMPLETED").done
@@ -86,25 +83,23 @@ def run_job(square: Square, job: str, worker: Worker, between: Callable[[int], N
     spec = directive["spec"]
     outbox = Outbox(job, os.getpid(), door)
     keeper = Keeper(job=job, spec=spec, door=door, transport=transport, outbox=outbox, wall_ms=lambda: 1)
-    rounds = machine.Rounds(
-        machine.RoundPlan(
-            rounds=spec["rounds"], inner_steps=spec["strategy"]["inner_steps"], total_steps=spec["steps"],
-            min_members=1, first_deadline_ms=3_000, grace_ms=1_000,
-        )
-    )  # fmt: skip
+
+    def plan(asked: Json) -> machine.RoundPlan:
+        return plan_of(asked, first_deadline_ms=3_000, grace_ms=1_000)
+
     members = roster.Roster(transport, outbox, every_s=0.1, lost_after_s=60)
     digest = spec["workload"].get("digest")
     source = None if digest is None else door.read_blob(digest)
     course = Course(job=job, spec=spec, source=source, data=None, transport=transport, outbox=outbox, roster=members,
-                    keeper=keeper, rounds=rounds)  # fmt: skip
+                    keeper=keeper, rounds=machine.Rounds(plan(spec)), plan=plan, secret=bytes(32))  # fmt: skip
     worker.assign({**lease, "job": job, "share": None})
     names = {name: lease[name] for name in ("epoch", "slot", "provider")}
     course.resume([])
     course.welcome(roster.Worker(lease=lease["id"], name=worker.name, handle=worker, **names))
     done = 0
     while (halt := course.advance()) is None:
-        if rounds.round > done:
-            done = rounds.round
+        if course.round > done:
+            done = course.round
             between(done)
     members.last_readings()
     members.remove(lease["slot"])

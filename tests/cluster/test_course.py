@@ -9,7 +9,7 @@ import pytest
 
 from storage.checkpoints import Manifest
 from tests.cluster.plaza import USD, Plaza, until
-from trainers.replica import Replica
+from trainers.member import Member
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
@@ -48,9 +48,9 @@ def test_a_job_trains_to_done_and_the_loss_falls(plaza: Plaza) -> None:
 
     result = plaza.local("customer").result(job)
     manifest = Manifest.from_json(result["manifest"])
-    replica = Replica.restore(plaza.local("customer").read_blob(manifest.state))
-    assert (replica.round, replica.step) == (12, 120)
-    assert replica.digest() == manifest.parameters == rounds[-1]["digest"], "the model is the one that all agreed on"
+    member = Member.restore(plaza.local("customer").read_blob(manifest.state))
+    assert (member.round, member.step) == (12, 120)
+    assert member.digest() == manifest.parameters == rounds[-1]["digest"], "the model is the one that all agreed on"
 
 
 def test_a_job_pauses_when_its_escrow_runs_out_and_goes_on_with_more(plaza: Plaza) -> None:

@@ -31,7 +31,8 @@ from storage.provenance import (
 from trainers.codecs import codec
 from trainers.frames import pack as pack_frame
 from trainers.layout import layout_of
-from trainers.replica import Replica
+from trainers.member import Member, RoundOrder
+from trainers.options import strategy_options
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 AT_MS = 1_795_000_000_000
@@ -74,26 +75,33 @@ def write_journal(folder: Path) -> None:
                 journal.append(payloads)
 
 
-def make_replica() -> Replica:
+def make_member() -> Member:
     """Six parameters after one round of two workers."""
-    replica = Replica({"strategy": STRATEGY, "steps": 4}, TENSOR)
-    identity = codec("identity")
-    payloads = {
-        slot: identity.encode(np.full(TENSOR.size, share, dtype=np.float32))
-        for slot, share in ((0, 0.5), (1, 0.25))
-    }
-    replica.hold(1, payloads)
-    replica.commit(1, (0, 1))
-    return replica
+    spec = {"strategy": strategy_options(STRATEGY), "steps": 4, "seed": 1}
+    layout = layout_of([("w", (2, 3))])
+    group = [Member(spec, layout, TENSOR, slot=slot, epoch=7 + slot) for slot in (0, 1)]
+    order = RoundOrder(1, 0, 2, 4, (0, 1))
+    for one, share in zip(group, (0.5, 0.25), strict=True):
+        one.contribute(TENSOR - np.float32(share), order)
+    group[0].merge({one.slot: one.payload() for one in group})
+    group[0].commit()
+    return group[0]
+
+
+def _bundle() -> bytes:
+    """What the round of `make_member` merged."""
+    bundle = make_member().bundle
+    assert bundle is not None
+    return bundle.pack()
 
 
 def make_manifest(version: int = 1) -> Manifest:
-    """The checkpoint of `make_replica`, a base."""
-    replica = make_replica()
-    state = replica.export()
+    """The checkpoint of `make_member`, a base."""
+    member_ = make_member()
+    state = member_.export()
     return Manifest(
         job="job-1", round=1, step=2, parent=None, tensors=(TensorEntry("w", (2, 3), "float32"),),
-        state=sha256(state).hexdigest(), state_bytes=len(state), parameters=replica.digest(), strategy=STRATEGY,
+        state=sha256(state).hexdigest(), state_bytes=len(state), parameters=member_.digest(), strategy=STRATEGY,
         code=None, data=digest("data"), created_at_ms=AT_MS, version=version,
     )  # fmt: skip
 
@@ -171,7 +179,8 @@ def make_all(folder: Path) -> dict[str, bytes]:
     return made | {
         "contribution.int8": codec("int8").encode(TENSOR),
         "contribution.json": make_contributions(),
-        "state.safetensors": make_replica().export(),
+        "state.safetensors": make_member().export(),
+        "round.bundle": _bundle(),
         "manifest.json": make_manifest().encode(),
         "manifest-2.json": make_delta_manifest().encode(),
         "bundle.json": bundle_bytes(make_proof()),

@@ -40,7 +40,7 @@ from tests.docs.specimens import (
 )
 from trainers.codecs import BadPayload, codec
 from trainers.frames import BadFrame, Frame, Unpacker
-from trainers.replica import Replica, ReplicaError
+from trainers.member import Member, MemberError
 
 PAGE = (Path(__file__).parents[2] / "docs" / "FORMATS.md").read_text(encoding="utf-8")
 NAMES = sorted(path.relative_to(GOLDEN).as_posix() for path in GOLDEN.rglob("*") if path.is_file())
@@ -272,16 +272,16 @@ def test_the_golden_state_is_restored() -> None:
     (length,) = struct.unpack_from("<Q", data)
     header = json.loads(data[8 : 8 + length])
     described = json.loads(header.pop("__metadata__")["torg"])
-    assert (described["v"], described["round"], described["step"], described["accepted"]) == (1, 1, 2, [0, 1])
+    assert (described["v"], described["round"], described["step"], described["accepted"]) == (2, 1, 2, [0, 1])
     assert {name: (one["dtype"], one["shape"]) for name, one in header.items()} == {
         "parameters": ("F32", [6]), "momentum": ("F32", [6])
     }  # fmt: skip
     start, end = header["parameters"]["data_offsets"]
     parameters = data[8 + length + start : 8 + length + end]
-    replica = Replica.restore(data)
-    assert (replica.round, replica.step, replica.accepted) == (1, 2, (0, 1))
-    assert replica.digest() == hashlib.sha256(parameters).hexdigest()
-    assert replica.export() == data
+    member = Member.restore(data)
+    assert (member.round, member.step, member.accepted) == (1, 2, (0, 1))
+    assert member.digest() == hashlib.sha256(parameters).hexdigest()
+    assert member.export() == data
 
 
 @pytest.mark.parametrize("change", ["version", "tensor", "finite"])
@@ -289,14 +289,14 @@ def test_a_state_of_another_kind_is_refused(change: str) -> None:
     data = golden("state.safetensors")
     tensors = safetensors.numpy.load(data)
     if change == "version":
-        bad = data.replace(rb"\"v\":1", rb"\"v\":2")
+        bad = data.replace(rb"\"v\":2", rb"\"v\":3")
     else:
         described = json.loads(data[8 : 8 + struct.unpack_from("<Q", data)[0]])["__metadata__"]
         extra = {"other": TENSOR} if change == "tensor" else {"parameters": tensors["parameters"] * np.float32("inf")}
         bad = safetensors.numpy.save({**tensors, **extra}, described)
     assert bad != data
-    with pytest.raises(ReplicaError):
-        Replica.restore(bad)
+    with pytest.raises(MemberError):
+        Member.restore(bad)
 
 
 def test_the_golden_manifest_names_itself_and_the_state() -> None:
@@ -305,7 +305,7 @@ def test_the_golden_manifest_names_itself_and_the_state() -> None:
     assert manifest == make_manifest()
     assert manifest.digest == hashlib.sha256(data).hexdigest()
     assert manifest.state == hashlib.sha256(golden("state.safetensors")).hexdigest()
-    assert manifest.parameters == Replica.restore(golden("state.safetensors")).digest()
+    assert manifest.parameters == Member.restore(golden("state.safetensors")).digest()
     assert manifest.encode() == data, "a manifest of version 1 keeps its name"
 
 

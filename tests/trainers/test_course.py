@@ -19,9 +19,11 @@ from trainers.actors import roster as known
 from trainers.actors.course import Course, Halt
 from trainers.actors.keeper import Keeper
 from trainers.actors.outbox import Outbox
+from trainers.actors.plans import plan_of
 from trainers.actors.transport import Gone
 from trainers.actors.worker import Worker
-from trainers.replica import Replica
+from trainers.member import Member
+from trainers.options import strategy_options
 
 Json = dict[str, Any]
 PATIENCE_S = 100.0
@@ -30,7 +32,7 @@ SLOTS = (0, 1)
 SPEC: Json = {
     "workload": {"kind": "builtin", "name": "byte_lm"}, "options": {"size": "10k", "context": 16, "batch": 8},
     "data": {"kind": "blob"}, "steps": 4000, "rounds": 400, "seed": 1, "workers": {"min": 2},
-    "strategy": {"name": "diloco", "inner_steps": 10, "outer_lr": 0.7, "outer_momentum": 0.9, "codec": "int8"},
+    "strategy": strategy_options({"name": "diloco", "inner_steps": 10}),
     "checkpoint": {"every_rounds": 5, "keep": 2},
 }  # fmt: skip
 TEXT = tar_of({"a.txt": b"the same line again and again\n" * 400})
@@ -57,10 +59,6 @@ class LocalTransport:
             return _gone()
         return self.threads.submit(self._run, worker, method, opened)
 
-    def train(self, worker: Worker, order: Json) -> tuple[Future[Any], Future[Any]]:
-        both = self.threads.submit(worker.train, order)
-        return self.threads.submit(lambda: both.result()[0]), self.threads.submit(lambda: both.result()[1])
-
     def answers(self, calls: Mapping[Any, Future[Any]], timeout_s: float) -> dict[Any, Any]:
         wait(calls.values(), timeout_s, FIRST_COMPLETED)
         return {key: call.result() for key, call in calls.items() if call.done()}
@@ -68,8 +66,8 @@ class LocalTransport:
     def parcel(self, content: bytes) -> bytes:
         return content
 
-    def open(self, parcel: Future[bytes], timeout_s: float) -> bytes:
-        return parcel.result(timeout_s)
+    def open(self, parcel: Any, timeout_s: float) -> bytes:
+        return parcel.result(timeout_s) if isinstance(parcel, Future) else parcel
 
     def _run(self, worker: Worker, method: str, arguments: list[Any]) -> Any:
         answer = getattr(worker, method)(*arguments)
@@ -144,14 +142,14 @@ class Job:
         self.keeper = Keeper(
             job="job-1", spec=spec, door=door, transport=self.transport, outbox=self.outbox, wall_ms=lambda: 1
         )
-        plan = machine.RoundPlan(
-            rounds=spec["rounds"], inner_steps=10, total_steps=spec["steps"], min_members=2, first_deadline_ms=60_000,
-            grace_ms=60_000,
-        )  # fmt: skip
+
+        def plan(asked: Json) -> machine.RoundPlan:
+            return plan_of(asked, first_deadline_ms=60_000, grace_ms=60_000)
+
         roster = known.Roster(self.transport, self.outbox, every_s=0.05, lost_after_s=60.0)
         self.course = Course(
             job="job-1", spec=spec, source=None, data=data, transport=self.transport, outbox=self.outbox, roster=roster,
-            keeper=self.keeper, rounds=machine.Rounds(plan, round=0, durable_round=0),
+            keeper=self.keeper, rounds=machine.Rounds(plan(spec)), plan=plan, secret=bytes(32),
         )  # fmt: skip
         self._workers = workers
 
@@ -184,16 +182,16 @@ def test_a_job_with_a_wanted_loss_is_done_once_it_is_reached_and_its_model_is_du
     assert job.keeper.durable_round == last
     assert job.keeper.manifest is not None
     manifest = Manifest.decode(job.door.blobs[job.keeper.manifest])
-    assert Replica.restore(job.door.blobs[manifest.state]).digest() == job.door.rounds[-1]["digest"]
+    assert Member.restore(job.door.blobs[manifest.state]).digest() == job.door.rounds[-1]["digest"]
 
 
 def test_calls_that_a_cut_network_swallowed_are_repeated_and_nobody_is_lost(workers: list[Worker]) -> None:
     job = Job(workers, {**SPEC, "rounds": 3, "steps": 30})
-    job.transport.cut = {"load": 1, "hold": 2, "commit": 1}
+    job.transport.cut = {"load": 1, "connect": 1, "train": 2, "merge": 1}
     halt = job.run()
 
     assert (halt.state, halt.reason) == ("done", "done")
-    assert sorted(job.transport.lost) == ["commit", "hold", "hold", "load"]
+    assert sorted(job.transport.lost) == ["connect", "load", "merge", "train", "train"]
     assert job.door.lost == []
     assert [one["round"] for one in job.door.rounds] == [1, 2, 3]
     assert all(len(one["members"]) == 2 for one in job.door.rounds)

@@ -1,35 +1,40 @@
 """Runs as scripts: what happened on the left, what the machine decided on the right; then random runs."""
 
 import dataclasses
+import itertools
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from trainers.rounds import (
-    CommitRound,
+    START,
     Finished,
     Halted,
-    Joining,
+    LeftOut,
     Member,
     MemberLost,
-    PassContributions,
+    MergeAgain,
     Phase,
     Rewind,
     RoundCommitted,
     RoundPlan,
     Rounds,
+    Standing,
     StartRound,
     VoidRound,
     Wait,
+    Warned,
 )
+from trainers.shares import share_out
 
-PLAN = RoundPlan(rounds=4, inner_steps=30, total_steps=110, min_members=2, first_deadline_ms=60_000, grace_ms=1_000)
+PLAN = RoundPlan(inner_steps=30, total_steps=110, min_members=2, first_deadline_ms=60_000, grace_ms=1_000)
+LONG = dataclasses.replace(PLAN, total_steps=600)
 
 
-def member(slot: int, at_round: int = 0) -> Member:
-    return Member(slot, epoch=100 + slot, name=f"p{slot}", at_round=at_round)
+def member(slot: int, at: Standing = START) -> Member:
+    return Member(slot, epoch=100 + slot, name=f"p{slot}", at=at)
 
 
 def kinds(decisions: tuple) -> list[type]:
@@ -42,8 +47,11 @@ class Script:
     def __init__(self, slots=(0, 1), plan=PLAN, **at) -> None:
         plan = dataclasses.replace(plan, min_members=max(2, len(slots)))
         self.rounds, self.now, self.last = Rounds(plan, **at), 0, ()
+        if at:
+            self.last = self.rounds.resume([member(slot, at["at"]) for slot in slots], self.now)
+            return
         for slot in slots:
-            self.last = self.rounds.join(member(slot, at.get("round", 0)), self.now)
+            self.last = self.rounds.join(member(slot), self.now)
 
     def after(self, ms):
         self.now += ms
@@ -54,25 +62,25 @@ class Script:
             self.last = self.rounds.contributed(slot, 100 + slot, self.rounds.round + 1, self.now)
         return self
 
-    def hold(self, *slots, what=None):
-        what = self.last[-1].contributions if what is None else what
-        for slot in slots:
-            self.last = self.rounds.held(slot, 100 + slot, self.rounds.round + 1, what, self.now)
-        return self
-
-    def commit(self, **digests):
+    def merge(self, *slots, digest=None, accepted=None, refused=None):
         number = self.rounds.round + 1
-        for slot, digest in digests.items():
-            self.last = self.rounds.committed(int(slot[1:]), 100 + int(slot[1:]), number, digest, self.now)
+        for slot in slots:
+            self.last = self.rounds.merged(
+                slot, 100 + slot, number, digest or f"d{number}", slots if accepted is None else accepted,
+                refused or {}, self.now,
+            )  # fmt: skip
         return self
 
     def lose(self, slot, reason="died"):
         self.last = self.rounds.lost(slot, 100 + slot, reason, "its process is gone", self.now)
         return self
 
-    def whole_round(self, *slots):
-        self.after(1000).contribute(*slots)
-        return self.hold(*slots).commit(**{f"s{slot}": f"d{self.rounds.round + 1}" for slot in slots})
+    def tick(self):
+        self.last = self.rounds.tick(self.now)
+        return self
+
+    def whole_round(self, *slots, ms=1000):
+        return self.after(ms).contribute(*slots).merge(*slots)
 
     def of(self, kind):
         found = [decision for decision in self.last if isinstance(decision, kind)]
@@ -80,29 +88,33 @@ class Script:
         return found[0]
 
 
+def share(started: StartRound, slot: int):
+    return next(share for share in started.shares if share.slot == slot)
+
+
 def test_the_first_round_waits_for_the_gang():
     script = Script(slots=(0,))
     assert "1 of 2 members" in script.of(Wait).why
     script.last = script.rounds.join(member(1), 5)
     started = script.of(StartRound)
-    assert (started.round, started.first_step, started.steps, started.slots) == (1, 0, 30, (0, 1))
+    assert (started.round, started.step_before, started.step_after, started.slots) == (1, 0, 30, (0, 1))
+    assert [(one.steps, one.position, one.donors) for one in started.shares] == [(30, 0, None), (30, 30, None)]
     assert started.evaluator is None
-    assert started.joining == ()
 
 
-def test_a_round_goes_train_hold_commit_and_the_last_one_is_short():
+def test_a_round_goes_train_merge_and_the_last_one_is_short():
     script = Script()
-    assert kinds(script.contribute(0).last) == []
-    passed = script.contribute(1).of(PassContributions)
-    assert (passed.contributions, passed.to) == ((0, 1), (0, 1))
-    assert script.hold(0, what=(0, 1)).last == ()
-    assert script.hold(1, what=(0, 1)).of(CommitRound).accepted == (0, 1)
-    done = script.after(2000).commit(s0="d", s1="d").of(RoundCommitted)
-    assert (done.round, done.step, done.digest, done.contributors, done.lost) == (1, 30, "d", (0, 1), ())
+    assert script.contribute(0).last == ()
+    assert script.contribute(1).last == ()
+    assert script.merge(0, accepted=(0, 1)).last == ()
+    done = script.after(2000).merge(1, accepted=(0, 1)).of(RoundCommitted)
+    assert (done.round, done.step, done.position, done.digest) == (1, 30, 60, "d1")
+    assert (done.contributors, done.holders, done.lost, done.attempts) == ((0, 1), (0, 1), (), 1)
     assert done.duration_ms == 2000
     assert script.of(StartRound).evaluator == 0
     last = script.whole_round(0, 1).whole_round(0, 1).of(StartRound)
-    assert (last.round, last.first_step, last.steps) == (4, 90, 20)
+    assert (last.round, last.step_before, last.step_after) == (4, 90, 110)
+    assert share(last, 1).steps == 20
     script.whole_round(0, 1)
     assert script.of(RoundCommitted).step == 110
     assert script.of(Finished).round == 4
@@ -112,127 +124,268 @@ def test_a_round_goes_train_hold_commit_and_the_last_one_is_short():
 def test_a_death_in_training_costs_only_its_own_share_and_says_why():
     script = Script().contribute(0).lose(1)
     assert script.of(MemberLost).lost.reason == "died"
-    assert script.of(PassContributions).contributions == (0,)
-    done = script.hold(0).commit(s0="d").of(RoundCommitted)
+    assert script.of(MergeAgain).slots == (0,)
+    done = script.merge(0).of(RoundCommitted)
     assert [lost.slot for lost in done.lost] == [1]
+    assert done.attempts == 2
     assert done.why == "Round 1 committed: 1 contributions, 1 members agree without slot 1 died: its process is gone"
     assert script.of(StartRound).slots == (0,)
 
 
-def test_a_frozen_member_misses_a_deadline_made_of_its_measured_speed():
-    script = Script()
-    first = script.of(StartRound).deadlines_ms
-    assert first == (60_000, 60_000)
-    second = script.whole_round(0, 1).of(StartRound).deadlines_ms
-    assert second == (script.now + 3 * 1000 + 1000,) * 2
-    script.after(1000).contribute(0)
-    assert script.rounds.tick(second[1] - 1) == ()
-    script.last = script.rounds.tick(second[1])
-    assert script.of(MemberLost).lost.reason == "deadline"
-    assert "while training" in script.of(MemberLost).why
-    assert script.of(PassContributions).contributions == (0,)
-
-
-def test_the_work_of_a_member_that_died_after_everybody_held_it_counts():
-    script = Script(slots=(0, 1, 2)).contribute(0, 1, 2)
-    script.hold(0, 1, what=(0, 1, 2)).hold(2, what=(0, 1, 2)).lose(2)
-    done = script.commit(s0="d", s1="d").of(RoundCommitted)
+def test_the_work_of_a_member_that_died_after_somebody_had_merged_it_counts():
+    script = Script(slots=(0, 1, 2)).contribute(0, 1, 2).merge(0, accepted=(0, 1, 2)).lose(2)
+    assert script.of(MergeAgain).slots == (0, 1)
+    done = script.merge(1, accepted=(0, 1, 2)).of(RoundCommitted)
     assert done.contributors == (0, 1, 2)
     assert done.holders == (0, 1)
 
 
-def test_a_contribution_that_went_with_its_maker_is_left_out_by_everybody():
-    script = Script(slots=(0, 1, 2)).contribute(0, 1, 2).hold(0, what=(0, 1, 2)).lose(2)
-    again = script.of(PassContributions)
-    assert (again.contributions, again.to) == ((0, 1), (1,))
-    assert script.hold(1, what=(0, 1)).of(CommitRound).accepted == (0, 1)
+def test_a_late_member_is_left_out_and_comes_back_with_its_work():
+    script = Script(slots=(0, 1, 2), plan=LONG).whole_round(0, 1, 2).whole_round(0, 1, 2)
+    deadline = share(script.of(StartRound), 2).deadline_ms
+    script.after(1000).contribute(0, 1)
+    assert script.rounds.tick(deadline - 1) == ()
+    script.now = deadline
+    script.tick()
+    assert script.of(LeftOut).slot == 2
+    assert script.of(MergeAgain).slots == (0, 1)
+    done = script.merge(0, 1).of(RoundCommitted)
+    assert (done.late, done.lost, done.contributors) == ((2,), (), (0, 1))
+    assert script.rounds.members == (0, 1, 2)
+    assert script.of(StartRound).slots == (0, 1)
+    script.after(500)
+    assert script.rounds.contributed(2, 102, 3, script.now) == (), "its own round; it waits for the boundary"
+    again = script.contribute(0, 1).merge(0, 1).of(StartRound)
+    assert share(again, 2).donors == (0, 1)
 
 
-def test_what_one_living_member_could_not_hold_is_not_merged():
-    script = Script(slots=(0, 1, 2)).contribute(0, 1, 2).hold(0, 1, what=(0, 1, 2)).hold(2, what=(0, 2))
-    assert script.of(CommitRound).accepted == (0, 2)
-    assert "not every member could hold slots 1" in script.of(CommitRound).why
+def test_a_member_that_is_late_again_and_again_is_lost():
+    script = Script(slots=(0, 1), plan=LONG).whole_round(0, 1).whole_round(0, 1)
+    for _ in range(2):
+        number = script.rounds.round + 1
+        script.contribute(0).after(100_000).tick()
+        script.of(LeftOut)
+        script.merge(0)
+        script.rounds.contributed(1, 101, number, script.now)
+        script.contribute(0).merge(0)
+    script.contribute(0).after(100_000).tick()
+    assert script.of(MemberLost).lost.reason == "deadline"
+    assert "3 times in a row" in script.of(MemberLost).lost.detail
 
 
-def test_newcomers_join_at_the_boundary_from_living_donors_spread_evenly():
+def test_late_work_that_never_comes_costs_the_place():
+    script = (
+        Script(slots=(0, 1), plan=LONG).whole_round(0, 1).whole_round(0, 1).contribute(0).after(100_000).tick().merge(0)
+    )
+    script.after(110_000).tick()
+    assert 1 in [one.lost.slot for one in script.last if isinstance(one, MemberLost)]
+    assert 1 not in script.rounds.members
+
+
+def test_an_only_member_that_misses_its_deadline_is_lost():
+    script = Script(plan=LONG).lose(1).whole_round(0).whole_round(0).after(100_000).tick()
+    assert script.of(MemberLost).lost.reason == "deadline"
+    assert "while training" in script.of(MemberLost).why
+
+
+def test_deadlines_follow_what_members_took():
+    script = Script(plan=LONG)
+    assert [one.deadline_ms for one in script.of(StartRound).shares] == [60_000, 60_000]
+    started = script.whole_round(0, 1).whole_round(0, 1).of(StartRound)
+    assert {one.deadline_ms for one in started.shares} == {script.now + 1300 + 1000}, "median 1, deviation at least 5 %"
+
+
+def test_when_every_step_is_an_exchange_nobody_is_left_out():
+    script = Script(plan=dataclasses.replace(LONG, every_step=True)).whole_round(0, 1).whole_round(0, 1)
+    script.after(1000).contribute(0).after(3000).tick()
+    assert script.last == (), "four times the patience"
+    script.after(100_000).tick()
+    assert script.of(MemberLost).lost.reason == "deadline"
+
+
+def test_when_all_are_late_they_get_as_long_again_before_they_are_lost():
+    script = Script(plan=LONG).whole_round(0, 1).whole_round(0, 1)
+    started = script.of(StartRound)
+    assert share(started, 0).limit_ms == 2 * (share(started, 0).deadline_ms - script.now)
+    assert script.after(2300).tick().last == ()
+    assert script.after(2299).tick().last == ()
+    lost = [type(one) for one in script.after(1).tick().last]
+    assert lost.count(MemberLost) == 2
+
+
+def test_newcomers_join_at_the_boundary_from_all_living_donors():
     script = Script().contribute(0)
     for slot in (5, 6, 7):
         assert script.rounds.join(member(slot), script.now) == ()
-    script.contribute(1).hold(0, 1, what=(0, 1)).commit(s0="d", s1="d")
+    script.contribute(1).merge(0, 1)
     started = script.of(StartRound)
     assert started.slots == (0, 1, 5, 6, 7)
-    assert started.joining == (Joining(5, 0), Joining(6, 1), Joining(7, 0))
-    assert started.deadlines_ms[2] > started.deadlines_ms[0]
-    assert "slot 5 joins from slot 0" in started.why
+    assert [share(started, slot).donors for slot in (0, 5, 7)] == [None, (0, 1), (0, 1)]
+    assert share(started, 5).deadline_ms > share(started, 0).deadline_ms
+    assert "slot 5 joins from slots 0, 1" in started.why
 
 
-def test_the_odd_digest_is_named_and_the_majority_goes_on():
-    script = Script(slots=(0, 1, 2)).contribute(0, 1, 2).hold(0, 1, 2, what=(0, 1, 2)).commit(s0="d", s1="x", s2="d")
+def test_a_newcomer_whose_donors_died_is_left_out_and_comes_again():
+    script = Script().contribute(0)
+    script.rounds.join(member(5), script.now)
+    script.contribute(1).merge(0, 1)
+    script.last = script.rounds.skipped(5, 105, 2, "no donor answered", script.now)
+    assert kinds(script.last) == [LeftOut, MergeAgain]
+    assert share(script.whole_round(0, 1).of(StartRound), 5).donors == (0, 1)
+
+
+def test_the_odd_digest_is_named_and_resynchronised_once_then_dropped():
+    script = Script(slots=(0, 1, 2)).contribute(0, 1, 2).merge(0, 2).merge(1, digest="x")
+    assert script.of(Warned).slot == 1
+    assert script.of(RoundCommitted).digest == "d1"
+    assert script.of(RoundCommitted).holders == (0, 2)
+    assert share(script.of(StartRound), 1).donors == (0, 2)
+    script.contribute(0, 1, 2).merge(0, 2).merge(1, digest="y")
     assert (script.of(MemberLost).lost.slot, script.of(MemberLost).lost.reason) == (1, "digest")
-    assert script.of(RoundCommitted).digest == "d"
     assert script.of(StartRound).slots == (0, 2)
 
 
+def test_members_that_need_not_agree_are_not_compared():
+    script = Script(plan=dataclasses.replace(PLAN, agrees=False)).contribute(0, 1)
+    done = script.merge(0, digest="a").merge(1, digest="b").of(RoundCommitted)
+    assert (done.digest, done.holders) == ("a", (0, 1))
+
+
+def test_a_refused_contribution_is_warned_of_once_then_costs_the_place():
+    script = Script(slots=(0, 1, 2)).contribute(0, 1, 2)
+    script.merge(0, accepted=(0, 2), refused={1: "not all elements are finite"})
+    assert (script.of(Warned).slot, script.of(Warned).reason) == (1, "nan")
+    done = script.merge(1, 2, accepted=(0, 2), refused={1: "not all elements are finite"}).of(RoundCommitted)
+    assert (done.contributors, [one.slot for one in done.warned], done.holders) == ((0, 2), [1], (0, 1, 2))
+    script.contribute(0, 1, 2).merge(0, accepted=(0, 2), refused={1: "not all elements are finite"})
+    assert script.of(MemberLost).lost.reason == "nan"
+    assert script.merge(2, accepted=(0, 2)).of(StartRound).slots == (0, 2)
+
+
+def test_whom_most_members_cannot_reach_is_lost():
+    script = Script(slots=(0, 1, 2)).contribute(0, 1, 2)
+    assert script.rounds.cannot_reach(0, 100, 1, {2}, script.now) == ()
+    script.last = script.rounds.cannot_reach(1, 101, 1, {2}, script.now)
+    assert (script.of(MemberLost).lost.slot, script.of(MemberLost).lost.reason) == (2, "network_cut")
+    assert script.of(MergeAgain).slots == (0, 1)
+
+
+def test_an_exchange_that_nobody_ends_costs_whoever_has_not_merged():
+    script = Script(slots=(0, 1)).contribute(0, 1).merge(0, accepted=(0, 1)).after(20_000).tick()
+    assert script.of(MemberLost).lost.slot == 1
+    assert script.of(RoundCommitted).contributors == (0, 1)
+
+
 def test_without_a_majority_the_run_goes_back_to_the_checkpoint_and_everybody_restores():
-    script = Script(round=5, durable_round=5, plan=RoundPlan(rounds=20, inner_steps=30, total_steps=600))
-    script.rounds.lost(0, 100, "died", "", 0)
-    script.rounds.join(member(2, 5), 0)
-    script.whole_round(1).contribute(1, 2).hold(1, 2, what=(1, 2)).commit(s1="a", s2="b")
+    there = Standing(5, 150, 300)
+    script = Script(at=there, durable=there, plan=LONG)
+    script.contribute(0, 1).merge(0, digest="a").merge(1, digest="b")
     assert kinds(script.last) == [VoidRound, Rewind, StartRound]
-    assert "slot 1 has a, slot 2 has b" in script.of(VoidRound).why
+    assert "slot 0 has a, slot 1 has b" in script.of(VoidRound).why
     assert script.of(Rewind).to_round == 5
-    assert script.of(StartRound).joining == (Joining(1, None), Joining(2, None))
+    assert [one.donors for one in script.of(StartRound).shares] == [(), ()]
     assert script.of(StartRound).round == 6
 
 
 def test_a_dispute_before_any_checkpoint_ends_the_members_not_the_run():
-    script = Script().contribute(0, 1).hold(0, 1, what=(0, 1)).commit(s0="a", s1="b")
+    script = Script().contribute(0, 1).merge(0, digest="a").merge(1, digest="b")
     assert kinds(script.last) == [VoidRound, MemberLost, MemberLost, Rewind, Wait]
     assert script.rounds.members == ()
 
 
 def test_when_nobody_is_left_the_round_is_void_and_newcomers_restart_from_the_checkpoint():
     script = Script().whole_round(0, 1).whole_round(0, 1)
-    script.rounds.durable(1)
+    script.rounds.durable(Standing(1, 30, 60))
     script.lose(0).lose(1)
     assert kinds(script.last) == [MemberLost, VoidRound, Wait]
     assert "no member is left" in script.of(VoidRound).why
     script.last = script.rounds.join(member(2), script.now)
     assert kinds(script.last) == [Rewind, StartRound]
-    assert script.of(StartRound).joining == (Joining(2, None),)
-    assert script.of(StartRound).first_step == 30
+    assert share(script.of(StartRound), 2).donors == ()
+    assert script.of(StartRound).step_before == 30
+    assert share(script.of(StartRound), 2).position == 60
 
 
-def test_a_restarted_run_goes_on_from_the_newest_round_that_a_living_member_holds():
-    (started,) = Rounds(PLAN, round=3, durable_round=1).resume([member(0, 2), member(1, 3), member(2, 0)], 0)
+def test_a_restarted_run_goes_on_from_the_newest_state_that_a_living_member_holds():
+    second, third, durable = Standing(2, 60, 120), Standing(3, 90, 180), Standing(1, 30, 60)
+    (started,) = Rounds(PLAN, at=third, durable=durable).resume([member(0, second), member(1, third), member(2)], 0)
     assert started.round == 4
-    assert started.joining == (Joining(0, 1), Joining(2, 1))
-    rewound, started = Rounds(PLAN, round=3, durable_round=1).resume([member(0, 2), member(2, 0)], 0)
-    assert (rewound.to_round, started.round, started.joining) == (2, 3, (Joining(2, 0),))
+    assert [one.donors for one in started.shares] == [(1,), None, (1,)]
+    rewound, started = Rounds(PLAN, at=third, durable=durable).resume([member(0, second), member(2)], 0)
+    assert (rewound.to_round, started.round, started.step_before) == (2, 3, 60)
+    assert share(started, 2).donors == (0,)
 
 
 def test_stop_finishes_the_round_in_progress_first():
     script = Script().contribute(0)
     assert script.rounds.stop("the escrow is used up", script.now) == ()
-    script.contribute(1).hold(0, 1, what=(0, 1)).commit(s0="d", s1="d")
+    script.contribute(1).merge(0, 1)
     assert kinds(script.last) == [RoundCommitted, Halted]
     assert script.of(Halted).why == "stopping after round 1: the escrow is used up"
     assert not script.of(Halted).failed
 
 
 def test_rounds_that_stay_void_end_the_run():
-    script = Script()
+    there = Standing(5, 150, 300)
+    script = Script(at=there, durable=there, plan=LONG)
     for _ in range(3):
-        script.contribute(0, 1).hold(0, what=()).hold(1, what=(0, 1))
+        script.contribute(0, 1).merge(0, digest="a").merge(1, digest="b")
     assert script.of(Halted).failed
     assert "giving up after 3 void rounds" in script.of(Halted).why
+
+
+def test_another_plan_counts_from_the_next_round_on():
+    script = Script().contribute(0)
+    script.rounds.change(dataclasses.replace(PLAN, inner_steps=10))
+    script.contribute(1).merge(0, 1)
+    assert script.of(RoundCommitted).step == 30
+    assert (script.of(StartRound).step_before, script.of(StartRound).step_after) == (30, 40)
+
+
+def test_steps_trained_ahead_are_not_asked_for_again_and_their_batches_are_nobody_elses():
+    script = Script(plan=dataclasses.replace(PLAN, overlap_steps=4))
+    first = script.of(StartRound)
+    assert [(one.steps, one.position, one.ahead) for one in first.shares] == [(30, 0, 4), (30, 34, 4)]
+    script.rounds.join(member(2), script.now)
+    second = script.whole_round(0, 1).of(StartRound)
+    assert [(one.first_step, one.steps, one.position) for one in second.shares] == [
+        (34, 26, 68),
+        (34, 26, 98),
+        (30, 30, 128),
+    ]
+    last = script.whole_round(0, 1, 2).whole_round(0, 1, 2).of(StartRound)
+    assert [(one.steps, one.ahead) for one in last.shares] == [(16, 0)] * 3
+
+
+@given(
+    steps=st.integers(1, 500),
+    slots=st.lists(st.integers(0, 40), min_size=1, max_size=12, unique=True),
+    nominal=st.integers(1, 12),
+    data=st.data(),
+)
+def test_shares_add_up_and_the_faster_gets_no_less(steps, slots, nominal, data):
+    known = data.draw(st.dictionaries(st.sampled_from(slots), st.floats(0.1, 1000)))
+    shares = share_out(steps, slots, nominal, known)
+    assert sum(shares.values()) == max(steps * nominal, len(slots))
+    assert min(shares.values()) >= 1
+    ranked = sorted(known, key=lambda slot: known[slot])
+    assert all(shares[fast] >= shares[slow] - 1 for fast, slow in itertools.pairwise(ranked))
+
+
+def test_adaptive_rounds_keep_their_size_when_members_come():
+    script = Script(plan=dataclasses.replace(PLAN, nominal_members=2))
+    script.rounds.join(member(2), 0)
+    script.rounds.join(member(3), 0)
+    started = script.whole_round(0, 1).of(StartRound)
+    assert sum(one.steps for one in started.shares) == 60
+    assert (started.step_after, started.position_after) == (60, 120)
 
 
 STALE = {
     "another round": lambda run: run.contributed(0, 100, 2, 0),
     "another epoch": lambda run: run.contributed(0, 99, 1, 0),
     "a stranger": lambda run: run.contributed(9, 109, 1, 0),
-    "another phase": lambda run: run.committed(0, 100, 1, "d", 0),
+    "another round's merge": lambda run: run.merged(0, 100, 2, "d", (0,), {}, 0),
     "a loss of another epoch": lambda run: run.lost(0, 99, "died", "", 0),
 }
 
@@ -246,19 +399,16 @@ def test_stale_reports_are_counted_and_change_nothing(stale):
 
 
 class RandomRuns(RuleBasedStateMachine):
-    """Members that train, die, lie, hang and restore in any order; what they hold is tracked beside the machine."""
+    """Members that train, die, lie, hang and come back in any order; what they hold is tracked beside the machine."""
 
-    plan = RoundPlan(rounds=6, inner_steps=10, total_steps=60, max_void_rounds=1000)
+    plan = RoundPlan(inner_steps=10, total_steps=60, max_void_rounds=1000, overlap_steps=2)
 
     def __init__(self) -> None:
         super().__init__()
         self.rounds, self.now, self.next_slot = Rounds(self.plan), 0, 0
         self.started: StartRound | None = None
-        self.passed: PassContributions | None = None
-        self.order: CommitRound | None = None
-        self.holding: dict[int, set[int]] = {}
-        self.committed: dict[int, str] = {}
-        self.newest = 0
+        self.newest = START
+        self.given: dict[int, int] = {}
         self.over = False
 
     def obey(self, decisions):
@@ -266,25 +416,28 @@ class RandomRuns(RuleBasedStateMachine):
             assert decision.why
             assert not self.over, "nothing is decided after the end"
             if isinstance(decision, StartRound):
-                self.started, self.passed, self.order, self.holding = decision, None, None, {}
-                assert decision.round == self.newest + 1
-                assert set(decision.slots) == set(self.rounds.members)
-                assert all(j.donor is None or j.donor in decision.slots for j in decision.joining)
-            elif isinstance(decision, PassContributions):
-                self.passed = decision
-            elif isinstance(decision, CommitRound):
-                assert decision.accepted
-                assert all(set(decision.accepted) <= self.holding[slot] for slot in decision.to)
-                self.order = decision
+                self.started = decision
+                assert decision.round == self.newest.round + 1
+                assert decision.step_before == self.newest.step
+                for share in decision.shares:
+                    assert set(share.donors or ()) <= set(decision.slots)
+                    assert share.first_step + share.steps == decision.step_after
+                taken = [range(one.position, one.position + one.steps + one.ahead) for one in decision.shares]
+                assert all(a.stop <= b.start for a, b in itertools.pairwise(taken))
+                assert taken[0].start == self.newest.position
+                assert taken[-1].stop == decision.position_after
+            elif isinstance(decision, MergeAgain):
+                assert set(decision.slots) <= set(self.started.slots)
             elif isinstance(decision, RoundCommitted):
-                assert decision.round == self.newest + 1
-                self.newest, self.started = decision.round, None
-                self.committed[decision.round] = decision.digest
+                assert decision.round == self.newest.round + 1
+                assert decision.contributors
+                self.newest = Standing(decision.round, decision.step, decision.position)
+                self.given[decision.round] = self.newest
             elif isinstance(decision, Rewind):
-                assert decision.to_round <= decision.from_round == self.newest
-                self.newest = decision.to_round
+                assert decision.to_round <= decision.from_round == self.newest.round
+                self.newest = self.given.get(decision.to_round, START)
             elif isinstance(decision, Finished):
-                assert self.newest == self.plan.rounds
+                assert self.newest.step == self.plan.total_steps
                 self.over = True
 
     def some_member(self, data):
@@ -306,37 +459,43 @@ class RandomRuns(RuleBasedStateMachine):
         slot = self.some_member(data)
         self.obey(self.rounds.lost(slot, 100 + slot, "died", "gone", self.now))
 
-    @precondition(lambda self: self.rounds.members and self.rounds.phase is Phase.TRAINING)
+    @precondition(lambda self: self.rounds.members)
+    @rule(data=st.data(), back=st.integers(0, 1))
+    def somebody_contributes(self, data, back):
+        slot = self.some_member(data)
+        self.obey(self.rounds.contributed(slot, 100 + slot, self.newest.round + 1 - back, self.now))
+
+    @precondition(lambda self: self.rounds.members)
+    @rule(data=st.data(), lies=st.integers(0, 9), bad=st.integers(0, 9))
+    def somebody_merges(self, data, lies, bad):
+        slot = self.some_member(data)
+        number = self.newest.round + 1
+        digest = f"lie-{slot}" if lies == 0 else f"d{number}"
+        refused = {self.some_member(data): "not all elements are finite"} if bad == 0 else {}
+        self.obey(self.rounds.merged(slot, 100 + slot, number, digest, (slot,), refused, self.now))
+
+    @precondition(lambda self: self.rounds.members)
     @rule(data=st.data())
-    def somebody_contributes(self, data):
+    def somebody_cannot_reach_another(self, data):
+        slot, other = self.some_member(data), self.some_member(data)
+        self.obey(self.rounds.cannot_reach(slot, 100 + slot, self.newest.round + 1, {other}, self.now))
+
+    @precondition(lambda self: self.rounds.members)
+    @rule(data=st.data())
+    def somebody_skips(self, data):
         slot = self.some_member(data)
-        self.obey(self.rounds.contributed(slot, 100 + slot, self.newest + 1, self.now))
+        self.obey(self.rounds.skipped(slot, 100 + slot, self.newest.round + 1, "no donor", self.now))
 
-    @precondition(lambda self: self.rounds.members and self.rounds.phase is Phase.HOLDING)
-    @rule(data=st.data(), all_of_them=st.booleans())
-    def somebody_holds(self, data, all_of_them):
-        slot, offered = self.some_member(data), self.passed.contributions
-        held = offered if all_of_them else data.draw(st.sets(st.sampled_from(offered)))
-        self.holding.setdefault(slot, set(held))
-        self.obey(self.rounds.held(slot, 100 + slot, self.newest + 1, held, self.now))
-
-    @precondition(lambda self: self.rounds.members and self.rounds.phase is Phase.COMMITTING)
-    @rule(data=st.data(), lies=st.integers(0, 9))
-    def somebody_commits(self, data, lies):
-        slot = self.some_member(data)
-        digest = f"lie-{slot}" if lies == 0 else f"d{self.newest + 1}-{self.order.accepted}"
-        self.obey(self.rounds.committed(slot, 100 + slot, self.newest + 1, digest, self.now))
-
-    @precondition(lambda self: self.newest > 0)
+    @precondition(lambda self: self.newest.round > 0)
     @rule(data=st.data())
     def a_checkpoint_is_durable(self, data):
-        self.rounds.durable(data.draw(st.integers(0, self.newest)))
+        self.rounds.durable(self.given[data.draw(st.integers(1, self.newest.round))])
 
     @invariant()
     def a_run_with_members_always_awaits_something(self):
         if not self.over and self.rounds.phase is not Phase.WAITING:
             assert self.rounds.next_deadline_ms is not None
-        assert self.rounds.round == self.newest
+        assert self.rounds.at == self.newest
 
     def teardown(self):
         """Whatever happened, two healthy members bring the run to its end."""
@@ -344,19 +503,16 @@ class RandomRuns(RuleBasedStateMachine):
         for _ in range(200):
             if self.over:
                 return
-            phase, number, slots = self.rounds.phase, self.newest + 1, self.rounds.members
+            number, slots = self.newest.round + 1, self.rounds.members
             self.now += 10
-            if phase is Phase.WAITING:
+            if self.rounds.phase is Phase.WAITING:
                 self.somebody_joins()
             for slot in slots:
-                if phase is Phase.TRAINING:
-                    self.obey(self.rounds.contributed(slot, 100 + slot, number, self.now))
-                elif phase is Phase.HOLDING:
-                    self.holding.setdefault(slot, set(self.passed.contributions))
-                    self.obey(self.rounds.held(slot, 100 + slot, number, self.passed.contributions, self.now))
-                elif phase is Phase.COMMITTING:
-                    self.obey(self.rounds.committed(slot, 100 + slot, number, "agreed", self.now))
-            self.now = max(self.now, (self.rounds.next_deadline_ms or 0) - 500_000)
+                self.obey(self.rounds.contributed(slot, 100 + slot, number, self.now))
+            for slot in slots:
+                self.obey(self.rounds.merged(slot, 100 + slot, number, "agreed", slots, {}, self.now))
+            self.obey(self.rounds.tick(self.now))
+            self.now += 1000
         raise AssertionError(f"the run did not end: {self.rounds.phase}")
 
 

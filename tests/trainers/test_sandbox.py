@@ -52,7 +52,7 @@ def test_a_child_is_limited_and_dies_with_its_parent_even_by_sigkill(tmp_path, i
 
 
 def test_the_modules_of_workers_and_runs_import_neither_torch_nor_ray():
-    names = "child_process, replica, rounds, merging, codecs, strategies, sandbox, workloads"
+    names = "child_process, member, rounds, merging, codecs, strategies, sandbox, workloads"
     code = f"import sys; from trainers import {names}; print(sorted({{'torch', 'ray', 'duckdb'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

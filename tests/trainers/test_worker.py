@@ -2,20 +2,23 @@
 
 import os
 
-import numpy as np
 import pytest
 
 from tests.cluster.plaza import tar_of
 from trainers.actors.course import CUSTOMER_FAILURES
 from trainers.actors.worker import Worker
-from trainers.codecs import codec
+from trainers.options import strategy_options
 
-STRATEGY = {"name": "diloco", "inner_steps": 2, "outer_lr": 0.7, "outer_momentum": 0.9, "codec": "int8"}
+STRATEGY = strategy_options({"name": "diloco", "inner_steps": 2})
 SPEC = {
     "workload": {"kind": "builtin", "name": "byte_lm"}, "options": {"size": "10k", "context": 16, "batch": 2},
     "data": {"kind": "blob"}, "strategy": STRATEGY, "steps": 4, "rounds": 2, "seed": 1,
 }  # fmt: skip
-ORDER = {"round": 1, "first_step": 0, "steps": 2, "evaluate": True, "timeout_s": 60.0, "fresh": False}
+ORDER = {
+    "round": 1, "step_before": 0, "step_after": 2, "position_after": 2, "slots": [0], "base": {"round": 0, "digest": None},
+    "strategy": STRATEGY, "first_step": 0, "steps": 2, "position": 0, "ahead": 0, "donors": None, "evaluate": True,
+    "timeout_s": 60.0, "fresh": False,
+}  # fmt: skip
 TEXT = {"a.txt": b"the same line again and again\n" * 200}
 
 
@@ -31,26 +34,39 @@ def worker(tmp_path):
     made.stop()
 
 
-def test_a_round_from_load_to_commit_and_every_call_may_be_repeated(worker):
+def test_a_round_from_load_to_merge_and_every_call_may_be_repeated(worker):
     loaded = worker.load(SPEC, None, tar_of(TEXT))
     assert loaded["ok"]
     assert worker.load(SPEC, None, tar_of(TEXT)) == loaded
-    info, payload = worker.train(ORDER)
+    members = [[0, 1, worker.connect(bytes(32))["address"]]]
+    order = {**ORDER, "members": members}
+    info = worker.train(order)
     assert info["ok"]
-    assert (info["steps"], info["bytes"]) == (2, len(payload))
-    assert worker.train(ORDER) == (info, payload)
-    assert np.isfinite(codec("int8").decode(payload, loaded["elements"])).all()
-    assert worker.hold(1, [0, 1], payload, b"noise")["slots"] == [0]
-    committed = worker.commit(1, [0])
-    assert committed["round"] == 1
-    assert committed["digest"] != loaded["digest"]
-    assert worker.commit(1, [0])["digest"] == committed["digest"]
+    assert info["steps"] == 2
+    assert worker.train(order) == info
+    merge = {"round": 1, "attempt": 0, "members": members, "timeout_s": 60.0}
+    merged = worker.merge(merge)
+    assert (merged["round"], merged["accepted"], merged["refused"]) == (1, [0], {})
+    assert merged["digest"] != loaded["digest"]
+    assert worker.merge(merge)["digest"] == merged["digest"]
+    state = worker.state()
+    assert (state["round"], state["step"], state["digest"]) == (1, 2, merged["digest"]), "merged counts, adopted or not"
     told = worker.reading(0)
     assert [one["round"] for one in told["evaluated"]] == [0]
     assert told["trained_ms"] <= told["leased_ms"]
     assert worker.reading(told["seen"])["evaluated"] == []
-    kept = worker.snapshot()
-    assert worker.restore(worker.staged(kept["round"]))["digest"] == committed["digest"]
+    base = {"round": 1, "digest": merged["digest"]}
+    assert not worker.snapshot({**base, "digest": "0" * 64}, "base", False)["ok"]
+    kept = worker.snapshot(base, "base", False)
+    assert kept["kind"] == "base"
+    assert worker.restore(worker.staged(kept["round"], "base"), None)["digest"] == merged["digest"]
+
+
+def test_an_order_that_builds_on_a_state_that_is_not_here_is_stale(worker):
+    worker.load(SPEC, None, tar_of(TEXT))
+    order = {**ORDER, "members": [[0, 1, worker.connect(bytes(32))["address"]]]}
+    answer = worker.train({**order, "round": 5, "base": {"round": 4, "digest": "0" * 64}})
+    assert (answer["ok"], answer["kind"]) == (False, "stale")
 
 
 @pytest.mark.parametrize("data", [tar_of({"../out.txt": b"x"}), b"no tar at all"], ids=["above", "no tar"])

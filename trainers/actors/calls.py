@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from trainers.actors.roster import Worker
-from trainers.actors.transport import Call, Parcel, Transport
+from trainers.actors.transport import Call, Transport
 
 Key = tuple[str, int]
 """A call in progress: which method, of which slot."""
@@ -23,8 +23,6 @@ class Calls:
         self._calls: dict[Key, Call] = {}
         self._again: dict[Key, Callable[[], None]] = {}
         self._later: list[tuple[float, Key]] = []
-        self.payloads: dict[int, Parcel] = {}
-        """The contribution of each slot's newest `train`."""
 
     def __bool__(self) -> bool:
         """Whether an answer is awaited."""
@@ -35,14 +33,6 @@ class Calls:
         key = (method, worker.slot)
         self._calls[key] = self._transport.ask(worker.handle, method, *arguments)
         self._again[key] = lambda: self.ask(method, worker, *arguments)
-
-    def train(self, worker: Worker, order: dict[str, Any]) -> None:
-        """Start one worker's share of a round; its contribution is known by `payloads` at once."""
-        key = ("train", worker.slot)
-        info, payload = self._transport.train(worker.handle, order)
-        self.payloads[worker.slot] = payload
-        self._calls[key] = info
-        self._again[key] = lambda: self.train(worker, order)
 
     def take(self, timeout_s: float) -> Iterator[tuple[str, int, Any]]:
         """(method, slot, answer) of what is answered within that time. What becomes void while the others are dealt with
@@ -71,7 +61,7 @@ class Calls:
 
     def forget_round(self) -> None:
         """A round is void: only newcomers that load are still awaited."""
-        self._keep(lambda key: key[0] == "load")
+        self._keep(lambda key: key[0] in {"load", "connect"})
 
     def _keep(self, wanted: Callable[[Key], bool]) -> None:
         self._calls = {key: call for key, call in self._calls.items() if wanted(key)}

@@ -1,7 +1,7 @@
 """Drives one run: asks the pure machine in `trainers.rounds` what to do, does it, and tells it what came of it.
 
 One thread. Everything that may take long is a call in progress; nothing here waits for one worker while others could go
-on, but for two short things at a boundary: setting a snapshot aside and taking a donor's state.
+on, but for one short thing at a boundary: setting a snapshot aside. Contributions do not pass through here.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any
 
 from trainers import rounds as machine
 from trainers.actors.calls import Calls
+from trainers.actors.durability import Durability
 from trainers.actors.keeper import Keeper
 from trainers.actors.outbox import Outbox
 from trainers.actors.reports import market_reason, round_report
 from trainers.actors.roster import Roster, Worker
-from trainers.actors.transport import Call, CallFailed, Gone, Parcel, Transport
+from trainers.actors.transport import CallFailed, Gone, Transport
 
 log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
 LOOK_S = 0.2
-BOUNDARY_S = 10.0
-EVALUATE_S = 300.0
+MERGE_TIMEOUT_S = 24 * 3600.0
 SAME_PLACE_DEATHS = 3
 CUSTOMER_FAILURES = frozenset({"exception", "nan", "shape", "memory", "import"})
 
@@ -51,53 +51,81 @@ class CustomerFailed(Exception):
 
 
 class Course:
-    """One attempt at a job, from the state that it found until it halts. `clock`: monotonic seconds."""
+    """One attempt at a job, from the state that it found until it halts.
+
+    Args:
+        tuning: which of the job's strategies `spec` has. secret: 32 bytes by which this run's workers know each other.
+        plan: makes a round plan of a spec. clock: monotonic seconds.
+    """
 
     def __init__(
         self,
         *,
         job: str,
         spec: Json,
+        tuning: int = 0,
         source: bytes | None,
         data: bytes | None,
+        secret: bytes,
         transport: Transport,
         outbox: Outbox,
         roster: Roster,
         keeper: Keeper,
         rounds: machine.Rounds,
+        plan: Callable[[Json], machine.RoundPlan],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._job = job
         self._spec = spec
+        self._tuning = tuning
+        self._secret = secret
+        self._plan = plan
         self._transport = transport
         self._outbox = outbox
         self._roster = roster
-        self._keeper = keeper
         self._rounds = rounds
         self._clock = clock
         self._source = transport.parcel(source) if source is not None else None
         self._data = transport.parcel(data) if data is not None else None
         self._calls = Calls(transport, clock)
+        self._durability = Durability(spec, transport, roster, keeper)
         self._orders: dict[int, Json] = {}
-        self._checkpoint: tuple[int, bytes] | None = None
+        self._resuming: set[int] = set()
+        self._digest: str | None = None
+        self._members: list[list[Any]] = []
+        self._moved: dict[int, int] = {}
         self._deaths: dict[int, set[int]] = defaultdict(set)
         self._void_round = 0
+        self._evaluated_round = -1
         self._over: machine.Finished | machine.Halted | None = None
         self._met: dict[int, Worker] = {}
         self._reached = False
 
     def resume(self, workers: Iterable[Worker]) -> None:
-        """Take over workers that have loaded the job already (a predecessor's)."""
+        """Take over workers that have loaded the job already (a predecessor's): they join this run's mesh, then all
+        begin together.
+        """
         for worker in workers:
-            worker.phase = "ready"
-            self._meet(worker)
-        members = [machine.Member(one.slot, one.epoch, one.name, one.at_round) for one in self._roster.all()]
-        self._do(self._rounds.resume(members, self._now_ms()))
+            self._met[worker.slot] = worker
+            self._roster.add(worker)
+            self._resuming.add(worker.slot)
+            self._calls.ask("connect", worker, self._secret)
+        if not self._resuming:
+            self._do(self._rounds.resume([], self._now_ms()))
 
     def welcome(self, worker: Worker) -> None:
         """A newcomer loads the job while the others go on, and joins at a boundary."""
-        self._meet(worker)
+        self._met[worker.slot] = worker
+        self._roster.add(worker)
         self._calls.ask("load", worker, self._spec, self._source, self._data)
+
+    def retune(self, spec: Json, tuning: int) -> None:
+        """Another strategy from the next round on."""
+        if tuning == self._tuning:
+            return
+        log.info("Deciding to go on with %s since the job was retuned", spec["strategy"])
+        self._spec, self._tuning = spec, tuning
+        self._rounds.change(self._plan(spec))
 
     def slots(self) -> list[int]:
         """Slots of everybody who is alive as far as is known."""
@@ -122,6 +150,11 @@ class Course:
         """Finish the round in progress, make it durable, halt."""
         self._do(self._rounds.stop(why, self._now_ms()))
 
+    @property
+    def round(self) -> int:
+        """Committed rounds."""
+        return self._rounds.round
+
     def advance(self) -> Halt | None:
         """Do what is due, waiting a little when nothing is; the end of the run once it is there."""
         try:
@@ -129,8 +162,9 @@ class Course:
                 self._report_lost(worker, gone.reason, gone.detail)
                 self._forget(worker, gone)
             self._take_answers()
-            self._rounds.durable(self._keeper.durable_round)
+            self._durability.tell(self._rounds)
             self._look_at_loss()
+            self._look_at_exchange()
             self._do(self._rounds.tick(self._now_ms()))
             return self._conclude() if self._over is not None else None
         except CustomerFailed as failed:
@@ -141,6 +175,17 @@ class Course:
         if wanted is not None and reached is not None and reached <= wanted and not self._reached:
             self._reached = True
             self.pause(f"the held-out loss is {reached:.4f}, and {wanted} was wanted")
+
+    def _look_at_exchange(self) -> None:
+        """Whose bytes move has time; whom nobody reaches is found by those who wait for it."""
+        now_ms, number = self._now_ms(), self._rounds.round + 1
+        for worker in self._roster.all():
+            if worker.moved_bytes != self._moved.get(worker.slot, 0):
+                self._moved[worker.slot] = worker.moved_bytes
+                self._rounds.progressed(worker.slot, now_ms)
+            elif worker.unreachable:
+                missing, worker.unreachable = worker.unreachable, ()
+                self._do(self._rounds.cannot_reach(worker.slot, worker.epoch, number, missing, now_ms))
 
     # answers of workers
 
@@ -159,42 +204,42 @@ class Course:
             elif isinstance(answer, Gone):
                 self._lose(worker, answer.reason, answer.detail)
             elif isinstance(answer, CallFailed):
-                self._call_failed(kind, worker, answer)
+                log.error("%s of %s failed: %s", kind, worker.name, answer)
+                self._lose(worker, "worker_lost", str(answer)[-300:])
             elif not answer["ok"]:
                 self._failed(worker, answer)
             else:
                 self._answered(kind, worker, answer)
 
     def _answered(self, kind: str, worker: Worker, answer: Json) -> None:
-        now_ms, slot, epoch, number = self._now_ms(), worker.slot, worker.epoch, self._rounds.round + 1
+        now_ms, slot, epoch = self._now_ms(), worker.slot, worker.epoch
         if kind == "load":
-            worker.phase, worker.at_round = "ready", answer["round"]
+            worker.at, worker.digest = machine.Standing(answer["round"], answer["step"], answer["position"]), None
+            self._calls.ask("connect", worker, self._secret)
+        elif kind == "connect":
+            worker.phase, worker.address = "ready", answer["address"]
             self._join(worker)
         elif kind == "restore":
-            self._calls.train(worker, self._orders[slot])
+            self._ask_for_round(worker)
         elif kind == "train":
-            worker.info = answer
+            worker.info, worker.merged = answer, {}
             self._do(self._rounds.contributed(slot, epoch, answer["round"], now_ms))
-        elif kind == "hold":
-            self._do(self._rounds.held(slot, epoch, number, answer["slots"], now_ms))
-        else:
-            assert kind == "commit"
-            worker.info = {**worker.info, "leased_ms": answer["leased_ms"], "total_trained_ms": answer["trained_ms"]}
-            self._do(self._rounds.committed(slot, epoch, answer["round"], answer["digest"], now_ms))
-
-    def _call_failed(self, kind: str, worker: Worker, failure: CallFailed) -> None:
-        if kind == "hold":
-            # A contribution went with its maker's node: the machine is about to hear of that and will pass the rest.
-            log.info("%s could not hold everything: %s", worker.name, failure)
-            return
-        log.error("%s of %s failed: %s", kind, worker.name, failure)
-        self._lose(worker, "worker_lost", str(failure)[-300:])
+        elif not answer.get("left"):
+            assert kind == "merge"
+            worker.merged = answer
+            refused = {int(other): why for other, why in answer["refused"].items()}
+            self._do(
+                self._rounds.merged(slot, epoch, answer["round"], answer["digest"], answer["accepted"], refused, now_ms)
+            )
 
     def _failed(self, worker: Worker, answer: Json) -> None:
         kind, place = answer["kind"], self._rounds.round + 1
         detail = f"{answer['message']}\n{answer['traceback']}".strip()
         if kind in CUSTOMER_FAILURES:
             raise CustomerFailed(kind, f"slot {worker.slot}, round {place}: {detail}")
+        if kind == "no_donor":
+            self._do(self._rounds.skipped(worker.slot, worker.epoch, place, detail, self._now_ms()))
+            return
         if kind in {"died", "hang"}:
             self._deaths[place].add(worker.epoch)
             alone = len(self._rounds.members) <= 1 and kind == "hang"
@@ -204,13 +249,31 @@ class Course:
         reasons = {"died": "worker_killed", "hang": "worker_slow", "drained": "drained", "stale": "stale"}
         self._lose(worker, reasons[kind], detail)
 
-    def _meet(self, worker: Worker) -> None:
-        self._met[worker.slot] = worker
-        self._roster.add(worker)
-
     def _join(self, worker: Worker) -> None:
-        member = machine.Member(worker.slot, worker.epoch, worker.name, worker.at_round)
+        if worker.slot in self._resuming:
+            self._arrive(worker.slot)
+            return
+        member = machine.Member(worker.slot, worker.epoch, worker.name, worker.at)
         self._do(self._rounds.join(member, self._now_ms()))
+
+    def _arrive(self, slot: int) -> None:
+        """One less to wait for before a predecessor's workers go on, ready or gone."""
+        self._resuming -= {slot}
+        if self._resuming:
+            return
+        ready = [worker for worker in self._roster.all() if worker.phase == "ready"]
+        newest = [worker for worker in ready if worker.at == self._rounds.at]
+        self._digest = self._agreed_digest(newest)
+        members = [machine.Member(one.slot, one.epoch, one.name, self._place(one)) for one in ready]
+        self._do(self._rounds.resume(members, self._now_ms()))
+
+    def _agreed_digest(self, newest: list[Worker]) -> str | None:
+        digests = [worker.digest for worker in newest if worker.digest is not None]
+        return max(sorted(set(digests)), key=digests.count) if digests and self._rounds.plan.agrees else None
+
+    def _place(self, worker: Worker) -> machine.Standing:
+        odd = self._digest is not None and worker.at == self._rounds.at and worker.digest != self._digest
+        return machine.NOWHERE if odd else worker.at
 
     def _lose(self, worker: Worker, reason: str, detail: str) -> None:
         self._roster.remove(worker.slot)
@@ -219,6 +282,9 @@ class Course:
 
     def _forget(self, worker: Worker, gone: Gone) -> None:
         self._calls.forget(worker.slot)
+        if worker.slot in self._resuming:
+            self._arrive(worker.slot)
+            return
         self._do(self._rounds.lost(worker.slot, worker.epoch, gone.reason, gone.detail, self._now_ms()))
 
     def _report_lost(self, worker: Worker, reason: str, detail: str) -> None:
@@ -233,88 +299,95 @@ class Course:
             log.info("%s", decision.why)
             if isinstance(decision, machine.StartRound):
                 self._start_round(decision)
-            elif isinstance(decision, machine.PassContributions):
-                payloads = [self._calls.payloads[slot] for slot in decision.contributions]
-                self._ask_all("hold", decision.to, decision.round, list(decision.contributions), *payloads)
-            elif isinstance(decision, machine.CommitRound):
-                self._ask_all("commit", decision.to, decision.round, list(decision.accepted))
+            elif isinstance(decision, machine.MergeAgain):
+                members = [one for one in self._members if one[0] in decision.slots]
+                self._ask_to_merge(decision.round, decision.attempt, members)
             elif isinstance(decision, machine.RoundCommitted):
                 self._committed(decision)
             elif isinstance(decision, machine.MemberLost):
                 worker = self._roster.remove(decision.lost.slot)
                 if worker is not None:  # the machine's own finding; others were reported when they were found
+                    self._calls.forget(worker.slot)
                     self._report_lost(worker, market_reason(decision.lost.reason), decision.lost.detail)
             elif isinstance(decision, machine.VoidRound):
                 self._void_round = decision.round
                 self._calls.forget_round()
+            elif isinstance(decision, machine.Rewind):
+                self._digest = None
+                self._durability.rebase()
             elif isinstance(decision, machine.Finished | machine.Halted):
                 self._over = decision
 
     def _start_round(self, start: machine.StartRound) -> None:
-        self._calls.payloads.clear()
-        states = self._donated({entry.slot: entry.donor for entry in start.joining})
-        for slot, deadline_ms in zip(start.slots, start.deadlines_ms, strict=True):
-            worker = self._roster.get(slot)
-            if worker is None:
-                continue
-            timeout_s = max(1.0, (deadline_ms - self._now_ms()) / 1000 - 0.5)
-            self._orders[slot] = {
-                "round": start.round,
-                "first_step": start.first_step,
-                "steps": start.steps,
-                "evaluate": slot == start.evaluator,
-                "timeout_s": timeout_s,
-                "fresh": start.round == self._void_round,
-            }
-            if slot in states:
-                self._calls.ask("restore", worker, states[slot])
+        restored = None
+        if any(share.donors == () for share in start.shares):
+            restored = self._durability.restore()
+            if restored is None or restored.at != self._rounds.at:
+                self._start_over(restored.at if restored is not None else machine.START)
+                return
+            self._digest = None
+        workers = [worker for worker in map(self._roster.get, start.slots) if worker is not None]
+        self._members = [[worker.slot, worker.epoch, worker.address] for worker in workers]
+        for worker in workers:
+            share = next(share for share in start.shares if share.slot == worker.slot)
+            self._orders[worker.slot] = self._order(start, share)
+            if share.donors == () and restored is not None:
+                self._calls.ask("restore", worker, *restored.parcels(self._transport))
             else:
-                self._calls.train(worker, self._orders[slot])
+                self._ask_for_round(worker)
 
-    def _donated(self, donors: dict[int, int | None]) -> dict[int, Parcel]:
-        """A state for every newcomer. Donors give theirs before they train on, so this waits for them, shortly."""
-        exports: dict[int, Call] = {}
-        for donor in {donor for donor in donors.values() if donor is not None}:
-            worker = self._roster.get(donor)
-            if worker is not None:
-                exports[donor] = self._transport.ask(worker.handle, "export")
-        waiting, until = dict(exports), self._clock() + BOUNDARY_S
-        while waiting and self._clock() < until:
-            for donor in self._transport.answers(waiting, until - self._clock()):
-                del waiting[donor]
-        return {slot: exports[donor] if donor in exports else self._durable_state() for slot, donor in donors.items()}
+    def _order(self, start: machine.StartRound, share: machine.Share) -> Json:
+        every = int(self._spec.get("evaluate", {}).get("every_rounds", 1))
+        evaluate = share.slot == start.evaluator and (start.round - 1) % every == 0
+        return {
+            "round": start.round, "step_before": start.step_before, "step_after": start.step_after,
+            "position_after": start.position_after, "slots": list(start.slots), "members": self._members,
+            "base": {"round": start.round - 1, "digest": self._digest}, "strategy": self._spec["strategy"],
+            "first_step": share.first_step, "steps": share.steps, "position": share.position, "ahead": share.ahead,
+            "donors": None if share.donors is None else list(share.donors), "evaluate": evaluate,
+            "timeout_s": max(1.0, share.limit_ms / 1000 - 0.5),
+            "fresh": start.round == self._void_round,
+        }  # fmt: skip
 
-    def _durable_state(self) -> Parcel:
-        if self._checkpoint is None or self._checkpoint[0] != self._keeper.durable_round:
-            self._checkpoint = (self._keeper.durable_round, self._keeper.state())
-        return self._transport.parcel(self._checkpoint[1])
+    def _ask_for_round(self, worker: Worker) -> None:
+        order = self._orders[worker.slot]
+        self._calls.ask("train", worker, order)
+        self._calls.ask("merge", worker, self._merge_order(order["round"], 0, self._members))
 
-    def _ask_all(self, method: str, to: tuple[int, ...], *arguments: Any) -> None:
-        for slot in to:
+    def _ask_to_merge(self, number: int, attempt: int, members: list[list[Any]]) -> None:
+        for slot, _, _ in members:
             worker = self._roster.get(slot)
             if worker is not None:
-                self._calls.ask(method, worker, *arguments)
+                self._calls.ask("merge", worker, self._merge_order(number, attempt, members))
+
+    def _merge_order(self, number: int, attempt: int, members: list[list[Any]]) -> Json:
+        return {"round": number, "attempt": attempt, "members": members, "timeout_s": MERGE_TIMEOUT_S}
+
+    def _start_over(self, at: machine.Standing) -> None:
+        """From what can be restored, when that is not what was thought; without anything, by newcomers alone."""
+        log.info("Deciding to start over at round %s since that is what can be restored", at.round)
+        self._calls.forget_round()
+        self._rounds = machine.Rounds(self._rounds.plan, at=at, durable=at)
+        ready = [worker for worker in self._roster.all() if worker.phase == "ready"]
+        if at == machine.START:
+            for worker in ready:
+                self._lose(worker, "stale", "no checkpoint can be restored, and its state is not the initial one")
+            ready = []
+        members = [machine.Member(one.slot, one.epoch, one.name, machine.NOWHERE) for one in ready]
+        self._do(self._rounds.resume(members, self._now_ms()))
 
     def _committed(self, done: machine.RoundCommitted) -> None:
-        self._outbox.put("round", round_report(self._job, done, self._met))
-        every = int(self._spec["checkpoint"]["every_rounds"])
-        if (done.round % every == 0 or done.round >= self._rounds.plan.rounds) and not self._keeper.busy:
-            self._snapshot(done.holders)
+        self._digest = done.digest if self._rounds.plan.agrees else None
+        contributors = [slot for slot in done.contributors if slot in self._met and self._met[slot].info]
+        told = self._spec["strategy"]["name"], self._tuning
+        self._outbox.put("round", round_report(self._job, done, contributors, self._met, *told))
+        last = done.step >= self._rounds.plan.total_steps
+        self._durability.committed(done, self._base(done.round), last=last)
 
-    # durability and the end
+    def _base(self, number: int) -> Json:
+        return {"round": number, "digest": self._digest}
 
-    def _snapshot(self, holders: Iterable[int]) -> bool:
-        """Set the state aside at the first holder that answers, and begin to make it durable."""
-        for slot in holders:
-            worker = self._roster.get(slot)
-            if worker is None:
-                continue
-            found = self._transport.answers({0: self._transport.ask(worker.handle, "snapshot")}, BOUNDARY_S).get(0)
-            if isinstance(found, dict):
-                staged = self._transport.ask(worker.handle, "staged", found["round"])
-                self._keeper.keep(found, staged)
-                return True
-        return False
+    # the end
 
     def _conclude(self) -> Halt | None:
         """Everything that must be true before the run says that it has halted."""
@@ -322,44 +395,22 @@ class Course:
         assert over is not None
         if isinstance(over, machine.Halted) and over.failed:
             return Halt("failed", "diverged", over.why)
-        if isinstance(over, machine.Finished):
-            self._evaluate_last()
-        if not self._make_durable(over.round):
+        base = self._base(over.round)
+        if isinstance(over, machine.Finished) and self._evaluated_round < over.round:
+            self._durability.evaluate(base)
+            self._evaluated_round = over.round
+        durable = self._durability.make_durable(base, isinstance(over, machine.Halted))
+        if durable is None:
+            # Everybody went with the last rounds before these were durable: what is missing is trained again.
+            restored = self._durability.restore()
+            at = restored.at if restored is not None else machine.START
+            self._over, self._rounds = None, machine.Rounds(self._rounds.plan, at=at, durable=at)
+            return None
+        if not durable:
             return None
         if isinstance(over, machine.Finished) or self._reached:
             return Halt("done", "done", over.why)
         return Halt("paused", "paused", over.why)
-
-    def _make_durable(self, round: int) -> bool:
-        """Whether the last round is durable, or as far as it can be with nobody left; False to try again."""
-        self._keeper.wait(EVALUATE_S)
-        if self._keeper.durable_round >= round:
-            return True
-        slots = [worker.slot for worker in self._roster.all() if worker.phase == "ready"]
-        if not slots and isinstance(self._over, machine.Halted):
-            return True
-        if not slots:
-            # Everybody went with the last rounds before these were durable: what is missing is trained again.
-            durable = self._keeper.durable_round
-            self._rounds = machine.Rounds(self._rounds.plan, round=durable, durable_round=durable)
-            self._over = None
-            return False
-        if self._snapshot(slots):
-            self._keeper.wait(EVALUATE_S)
-        if self._keeper.durable_round >= round:
-            return True
-        time.sleep(LOOK_S)
-        return False
-
-    def _evaluate_last(self) -> None:
-        """The held-out loss of the final parameters; whoever answers first in slot order."""
-        for worker in self._roster.all():
-            if worker.phase != "ready":
-                continue
-            call = self._transport.ask(worker.handle, "evaluate", EVALUATE_S)
-            found = self._transport.answers({0: call}, EVALUATE_S).get(0)
-            if isinstance(found, dict) and found["ok"]:
-                return
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)

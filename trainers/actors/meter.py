@@ -48,12 +48,14 @@ class Meter:
             self._tokens += tokens
             self._bytes += payload_bytes
 
-    def committed(self, round: int) -> None:
-        """A round is committed; the same round again changes nothing."""
+    def committed(self, round: int) -> bool:
+        """A round is committed; the same round again changes nothing, and False is the answer."""
         with self._lock:
-            if round != self._last_round:
-                self._rounds += 1
-                self._last_round = round
+            if round == self._last_round:
+                return False
+            self._rounds += 1
+            self._last_round = round
+            return True
 
     def stop(self) -> None:
         """The lease has ended; readings stay as they are from here on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainers import rounds as machine
@@ -12,7 +12,8 @@ Json = dict[str, Any]
 
 # The machine's words for a loss, as the market knows them.
 _REASONS = {"deadline": "worker_slow", "digest": "stale"}
-_FROM_INFO = ("loss", "steps", "tokens", "bytes", "contribution")
+_FROM_INFO = ("loss", "steps", "tokens", "contribution")
+_FROM_MERGE = ("sent_bytes", "received_bytes", "stall_ms")
 
 
 def market_reason(reason: str) -> str:
@@ -20,16 +21,24 @@ def market_reason(reason: str) -> str:
     return _REASONS.get(reason, reason)
 
 
-def round_report(job: str, done: machine.RoundCommitted, met: Mapping[int, Worker]) -> Json:
-    """The body of POST /v1/rounds for a round that has just been committed."""
+def round_report(
+    job: str, done: machine.RoundCommitted, contributors: Sequence[int], met: Mapping[int, Worker], strategy: str,
+    tuning: int,
+) -> Json:  # fmt: skip
+    """The body of POST /v1/rounds for a round that has just been committed, made with that tuning of the strategy."""
     return {
         "job": job,
+        "strategy": strategy,
+        "tuning": tuning,
+        "attempts": done.attempts,
+        "late": list(done.late),
+        "warned": [{"slot": one.slot, "reason": one.why[:2000]} for one in done.warned],
         "round": done.round,
         "step": done.step,
         "digest": done.digest,
         "reason": done.why,
         "duration_ms": done.duration_ms,
-        "members": [_member_row(met[slot]) for slot in done.contributors],
+        "members": [_member_row(met[slot]) for slot in contributors],
         "lost": [
             {"lease": met[one.slot].lease, "epoch": one.epoch, "reason": market_reason(one.reason)} for one in done.lost
         ],
@@ -57,12 +66,12 @@ def recovered_report(job: str, number: int, told: Mapping[int, Json]) -> Json | 
 
 
 def _member_row(worker: Worker) -> Json:
-    reading, info = worker.reading, worker.info
+    reading = worker.reading
     return {
         **_who(worker),
-        **{name: info[name] for name in _FROM_INFO},
-        "leased_ms": max(info.get("leased_ms", 0), reading.get("leased_ms", 0)),
-        "trained_ms": max(info.get("total_trained_ms", 0), reading.get("trained_ms", 0)),
+        **_work(worker.info, worker.merged),
+        "leased_ms": max(worker.merged.get("leased_ms", 0), reading.get("leased_ms", 0)),
+        "trained_ms": max(worker.merged.get("trained_ms", 0), reading.get("trained_ms", 0)),
     }
 
 
@@ -70,10 +79,17 @@ def _recovered_row(slot: int, done: Json) -> Json:
     assert done["worker"].slot == slot
     return {
         **_who(done["worker"]),
-        **{name: done["info"][name] for name in _FROM_INFO},
+        **_work(done["info"], done),
         "leased_ms": done["leased_ms"],
         "trained_ms": done["trained_ms"],
     }
+
+
+def _work(info: Json, merged: Json) -> Json:
+    """What a member did. One that died before it could say what it sent has the digest of what it trained."""
+    row = {name: info[name] for name in _FROM_INFO} | {name: merged.get(name, 0) for name in _FROM_MERGE}
+    row["contribution"] = merged.get("contribution") or info["contribution"]
+    return {**row, "bytes": row["sent_bytes"]}
 
 
 def _who(worker: Worker) -> Json:

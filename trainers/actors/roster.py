@@ -11,6 +11,7 @@ from typing import Any
 
 from trainers.actors.outbox import Outbox
 from trainers.actors.transport import Call, CallFailed, Gone, Transport
+from trainers.round_decisions import START, Standing
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,10 @@ READING_FIELDS = ("leased_ms", "trained_ms", "rounds", "tokens", "bytes")
 
 @dataclass(slots=True)
 class Worker:
-    """One lease's worker. `phase`: loading, ready (the round machine knows it) or lost."""
+    """One lease's worker. `phase`: loading, ready (the round machine knows it) or lost. `address`: its end of the mesh;
+    `at`, `digest`: where it stands; `info`, `merged`: its last answers to train and merge; `unreachable`: whom it waits
+    for in vain; `moved_bytes`: of its mesh, cumulative.
+    """
 
     lease: str
     epoch: int
@@ -30,7 +34,12 @@ class Worker:
     name: str
     handle: Any
     phase: str = "loading"
-    at_round: int = 0
+    address: str = ""
+    at: Standing = START
+    digest: str | None = None
+    merged: Json = field(default_factory=dict)
+    unreachable: tuple[int, ...] = ()
+    moved_bytes: int = 0
     seen: int = 0
     reading: Json = field(default_factory=dict)
     info: Json = field(default_factory=dict)
@@ -142,6 +151,7 @@ class Roster:
 
     def _note(self, worker: Worker, answer: Mapping[str, Any]) -> None:
         worker.seen, worker.cut_at = answer["seen"], None
+        worker.unreachable, worker.moved_bytes = tuple(answer["unreachable"]), answer["moved_bytes"]
         reading = {"lease": worker.lease, "epoch": worker.epoch, **{name: answer[name] for name in READING_FIELDS}}
         for one in answer["evaluated"]:
             self.lowest_loss = min(one["loss"], self.lowest_loss if self.lowest_loss is not None else one["loss"])

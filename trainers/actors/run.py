@@ -1,8 +1,8 @@
 """What a RunActor does: finds out where its job stands, then drives it until it halts. A plain class.
 
 1. Read the directive; fetch code and data from the market once.
-2. Ask the living workers where they stand. The newest round that one of them holds is where the run goes on; the others
-   take it over. With nobody left it goes on from the durable checkpoint.
+2. Ask the living workers where they stand (a merged round counts, adopted or not). The newest round that one of them
+   holds is where the run goes on; the others take it over. With nobody left it goes on from the durable checkpoint.
 3. Tell the market of rounds that a predecessor committed and could not report.
 4. Rounds, until done, paused, stopped or failed; then make the last round durable and say how it ended.
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,12 +22,15 @@ from typing import Any, TypeVar
 
 from trainers import rounds as machine
 from trainers.actors.course import Course, Halt
+from trainers.actors.durability import restored_from
 from trainers.actors.keeper import Keeper
 from trainers.actors.outbox import Outbox
+from trainers.actors.plans import plan_of
 from trainers.actors.reports import recovered_report
 from trainers.actors.roster import Roster, Worker
 from trainers.actors.transport import RayTransport, Transport
 from trainers.actors.wiring import Door, DoorAway, DoorRefused
+from trainers.mesh.wire import SECRET_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -91,14 +95,14 @@ class Run:
         )
         if durable is not None:
             keeper.resume(durable)
-        if keeper.durable_round >= spec["rounds"]:
-            self._tell_end(outbox, keeper, Halt("done", "done", "all rounds are durable"), spec["rounds"])
+        if durable is not None and keeper.durable_step >= spec["steps"]:
+            self._tell_end(outbox, keeper, Halt("done", "done", "all rounds are durable"), keeper.durable_round)
             return
         living, recent = self._find_living(directive)
-        newest = max([keeper.durable_round, *(worker.at_round for worker in living)])
-        self._tell_missed(outbox, directive, recent, newest)
+        at, durable_at = self._find_place(keeper, living)
+        self._tell_missed(outbox, directive, recent, at.round)
         log.info(
-            "Deciding to go on from round %s since %s living workers hold it or it is durable", newest, len(living)
+            "Deciding to go on from round %s since %s living workers hold it or it is durable", at.round, len(living)
         )
         roster = Roster(self._transport, outbox, every_s=self._reading_every_s, lost_after_s=self._lost_after_s)
         course = Course(
@@ -110,7 +114,10 @@ class Run:
             outbox=outbox,
             roster=roster,
             keeper=keeper,
-            rounds=machine.Rounds(self._plan(spec), round=newest, durable_round=keeper.durable_round),
+            rounds=machine.Rounds(self._plan(spec), at=at, durable=durable_at),
+            tuning=directive.get("tuning", 0),
+            secret=secrets.token_bytes(SECRET_BYTES),
+            plan=self._plan,
         )
         course.resume(living)
         self._set_directive(directive)
@@ -147,6 +154,7 @@ class Run:
                 course.welcome(_worker(lease, handle))
             elif not self._miss(course, lease):
                 threading.Timer(PAUSE_AWAY_S, self._directive_changed.set).start()
+        course.retune(directive["spec"], directive.get("tuning", 0))
         if directive["wanted"] == "pause":
             course.pause(directive["reason"])
 
@@ -187,7 +195,8 @@ class Run:
         for slot, state in states.items():
             worker = workers[slot]
             if state["epoch"] == worker.epoch and state["round"] is not None and state["phase"] != "failed":
-                worker.at_round = state["round"]
+                worker.at = machine.Standing(state["round"], state["step"], state["position"])
+                worker.digest = state["digest"]
                 living.append(worker)
                 for done in state["recent"]:
                     recent.setdefault(done["round"], {})[slot] = {**done, "worker": worker}
@@ -203,15 +212,22 @@ class Run:
                 return
             outbox.put("round", report)
 
+    def _find_place(self, keeper: Keeper, living: list[Worker]) -> tuple[machine.Standing, machine.Standing]:
+        """(newest, durable) states. The durable one is opened only when nobody living is further."""
+        if keeper.durable_round == 0:
+            return max([machine.START, *(worker.at for worker in living)]), machine.START
+        said = machine.Standing(keeper.durable_round, keeper.durable_step, 0)
+        newest = max([said, *(worker.at for worker in living)])
+        if newest.round > said.round:
+            return newest, said
+        found = restored_from(keeper)
+        at = found.at if found is not None else machine.START
+        for worker in living:
+            worker.at = min(worker.at, at)
+        return at, at
+
     def _plan(self, spec: Json) -> machine.RoundPlan:
-        return machine.RoundPlan(
-            rounds=spec["rounds"],
-            inner_steps=spec["strategy"]["inner_steps"],
-            total_steps=spec["steps"],
-            min_members=spec["workers"]["min"],
-            first_deadline_ms=self._first_deadline_ms,
-            grace_ms=self._grace_ms,
-        )
+        return plan_of(spec, first_deadline_ms=self._first_deadline_ms, grace_ms=self._grace_ms)
 
     # the market
 

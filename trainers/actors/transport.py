@@ -1,7 +1,7 @@
-"""How a run reaches its workers: calls with deadlines, and contributions that go from node to node.
+"""How a run reaches its workers: calls with deadlines, and parcels (code, data, states) that go to and from them.
 
-`Transport` is the seam: `RayTransport` uses Ray's actors and object store; another one may go through the market's blob
-store. A contribution is an opaque parcel to the run, which never opens it.
+`Transport` is the seam: `RayTransport` uses Ray's actors and object store. Contributions do not come this way: workers
+exchange them directly (`trainers.mesh`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Key = TypeVar("Key")
 Call = Any
 """A call in progress."""
 Parcel = Any
-"""A contribution, or a state, wherever its bytes are."""
+"""Bytes, wherever they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,6 @@ class Transport(Protocol):
 
     def ask(self, worker: Any, method: str, *arguments: Any) -> Call:
         """Start a call."""
-
-    def train(self, worker: Any, *arguments: Any) -> tuple[Call, Parcel]:
-        """Start one worker's share of a round: (call for its info, its contribution)."""
 
     def answers(self, calls: Mapping[Key, Call], timeout_s: float) -> dict[Key, Any]:
         """The answers that are there after at most `timeout_s`: a value, Gone, or a CallFailed."""
@@ -78,11 +75,6 @@ class RayTransport:
     def ask(self, worker: Any, method: str, *arguments: Any) -> Call:
         """See Transport. A parcel among the arguments arrives as its bytes."""
         return getattr(worker, method).remote(*arguments)
-
-    def train(self, worker: Any, *arguments: Any) -> tuple[Call, Parcel]:
-        """See Transport. Two return values, so that the contribution stays on its node until somebody holds it."""
-        info, payload = worker.train.options(num_returns=2).remote(*arguments)
-        return info, payload
 
     def answers(self, calls: Mapping[Key, Call], timeout_s: float) -> dict[Key, Any]:
         """See Transport."""

@@ -1,16 +1,16 @@
-"""What a WorkerActor does: one warm trainer child, one replica of the outer state, one meter. A plain class.
+"""What a WorkerActor does: one warm trainer child, one member of the outer state, one meter. A plain class.
 
 Life of a worker: made warm by its provider's host; `assign` ties it to one lease for good; `load` hands it the job
-(its meter starts here and runs until the lease ends); then rounds of `train`, `hold`, `commit`. Failures of the child
-are answers (`{"ok": False, "kind": …}`), not exceptions: they are the run's business.
+(its meter starts here and runs until the lease ends) and `connect` opens its end of the run's mesh; then rounds of
+`train` and `merge`, the exchange itself going from worker to worker. Failures of the child are answers (`{"ok": False,
+"kind": …}`), not exceptions: they are the run's business.
 
-Calls that change the worker take turns; `reading` and `state` answer at any time. All of them may be repeated: a second
-`train` of the same round gives the first one's answer, and a second `commit` the same digest.
+Calls that change the worker take turns; `merge` of the round that is being trained, `reading` and `state` answer at any
+time. All of them may be repeated: a second `train` or `merge` of the same round gives the first one's answer.
 """
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import os
@@ -20,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from storage.archives import PackingError, unpack
 from trainers.actors.lifeline import exit_with
@@ -29,18 +29,21 @@ from trainers.actors.tidings import Tidings
 from trainers.actors.warm_child import WarmChild
 from trainers.devices import devices_of
 
+if TYPE_CHECKING:
+    from trainers.actors.training import Training
+
 Json = dict[str, Any]
 
 LAST_WORDS = "last-words.json"
 LOAD_TIMEOUT_S = 120.0
-SNAPSHOTS_KEPT = 2
 RECENT_ROUNDS = 64
 
 
 class Worker:
     """See the module. `host_pid`: the provider's host process, with which the worker ends.
 
-    The warm child has the threads of one unit and the first of the worker's `devices` (fields of `Device`).
+    The warm child has the threads of one unit and the first of the worker's `devices` (fields of `Device`). `host`: the
+    address at which other workers reach this one.
     """
 
     def __init__(
@@ -55,8 +58,10 @@ class Worker:
         shares: Mapping[str, str],
         isolation: Literal["sandbox", "process"],
         orphan_after_s: float,
+        host: str = "127.0.0.1",
     ) -> None:
         self.name = name
+        self._host = host
         exit_with(host_pid)
         self._scratch = Path(scratch)
         self._threads_per_unit = threads_per_unit
@@ -69,10 +74,8 @@ class Worker:
         self._lease: Json | None = None
         self._phase = "warm"
         self._draining = False
-        self._replica: Any = None
+        self._training: Training | None = None
         self._load_failure: Json | None = None
-        self._contributed: tuple[int, Json, bytes] | None = None
-        self._snapshots: dict[int, Any] = {}
         self._tidings = Tidings()
         self._recent: deque[Json] = deque(maxlen=RECENT_ROUNDS)
         self._child = WarmChild(
@@ -126,25 +129,27 @@ class Worker:
         """End the child and clean up; the actor itself is ended by its host."""
         self._phase = "stopped"
         self._meter.stop()
+        if self._training is not None:
+            self._training.close()
         self._child.kill()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     # the run
 
     def load(self, spec: Json, source: bytes | None, data: bytes | None) -> Json:
-        """Hand the job to the child; {ok, elements, digest, tensors} of the initial parameters. Starts the meter.
+        """Hand the job to the child; {ok, elements, tensors, round, digest, …} of the initial state. Starts the meter.
 
         `source`: the customer's file; `data`: the job's tar, extracted into this worker's own folder. Data that do not
         unpack fail as code that does not import does: both are the customer's.
         """
+        from trainers.actors.training import Training
         from trainers.child_process import ChildFailed, JobPackage
-        from trainers.replica import Replica
 
         with self._turn:
             self._called_at = time.monotonic()
             self._meter.start()
-            if self._replica is not None:
-                return self._loaded_answer()
+            if self._training is not None:
+                return self._loaded_answer(self._training)
             if self._load_failure is not None:
                 return self._load_failure
             self._phase = "loading"
@@ -161,146 +166,162 @@ class Worker:
                 self._phase = "failed"
                 self._load_failure = self._failed(failed)
                 return self._load_failure
+            assert self._lease is not None
+            slot, epoch = int(self._lease["slot"]), int(self._lease["epoch"])
             self._tensors = [_tensor(spec_) for spec_ in loaded.tensors]
-            self._replica = Replica(spec, loaded.initial)
+            self._training = Training(spec, loaded, child, slot=slot, epoch=epoch, host=self._host)
             self._phase = "idle"
-            return self._loaded_answer()
+            return self._loaded_answer(self._training)
 
-    def restore(self, state: bytes) -> Json:
-        """Take over the outer state of a peer or a checkpoint; {ok, round, step, digest}."""
-        from trainers.replica import Replica, ReplicaError
-
+    def connect(self, secret: bytes) -> Json:
+        """Open this worker's end of the run's mesh; {ok, address} that the others are to be told. After `load`."""
         with self._turn:
             self._called_at = time.monotonic()
-            try:
-                self._replica = Replica.restore(state)
-            except ReplicaError as error:
-                return _failure("stale", str(error), "")
-            self._contributed = None
-            return {"ok": True, **self._where()}
+            if self._training is None:
+                return _failure("stale", "nothing is loaded here", "")
+            return {"ok": True, "address": self._training.connect(secret)}
 
-    def train(self, order: Json) -> tuple[Json, bytes]:
-        """One worker's share of a round: (info, contribution), returned separately (num_returns=2).
-
-        `order`: {round, first_step, steps, evaluate, timeout_s, fresh}; `fresh` after a void try of the same round, whose
-        contribution does not count.
-        """
+    def restore(self, state: bytes, inner: bytes | None) -> Json:
+        """Take over a checkpoint's state; {ok, round, step, position, digest}."""
         from trainers.child_process import ChildFailed
+        from trainers.member import MemberError
 
         with self._turn:
             self._called_at = time.monotonic()
-            round = order["round"]
-            if order["fresh"] and self._replica is not None:
-                self._replica.drop_round()
-                self._contributed = None
-            if self._contributed is not None and self._contributed[0] == round:
-                return self._contributed[1], self._contributed[2]
-            if self._draining:
-                return _failure("drained", "the provider takes its machine back", ""), b""
-            if self._replica is None:
-                return _failure("stale", "nothing is loaded here", ""), b""
-            if self._replica.round != round - 1:
-                return _failure("stale", f"this worker stands at round {self._replica.round}", ""), b""
-            self._phase = "training"
+            if self._training is None:
+                return _failure("stale", "nothing is loaded here", "")
             try:
-                info, payload = self._train(order)
+                self._training.restore(state, inner)
+            except MemberError as error:
+                return _failure("stale", str(error), "")
             except ChildFailed as failed:
                 self._phase = "failed"
-                return self._failed(failed), b""
-            finally:
-                self._meter.trained()
-            self._contributed = (round, info, payload)
-            self._phase = "contributed"
-            return info, payload
+                return self._failed(failed)
+            return {"ok": True, **self._training.standing()}
 
-    def hold(self, round: int, slots: Sequence[int], *payloads: bytes) -> Json:
-        """Keep everybody's contributions of a round, ready to commit; {ok, slots held, refused {slot: why}}."""
-        from trainers.replica import ReplicaError
+    def train(self, order: Json) -> Json:
+        """One worker's share of a round; {ok, round, loss, steps, tokens, trained_ms, norm}.
 
-        with self._turn:
-            self._called_at = time.monotonic()
-            try:
-                held = self._replica.hold(round, dict(zip(slots, payloads, strict=True)))
-            except ReplicaError as error:
-                return _failure("stale", str(error), "")
-            return {
-                "ok": True,
-                "slots": list(held.slots),
-                "refused": {str(slot): why for slot, why in held.refused.items()},
-            }
-
-    def commit(self, round: int, accepted: Sequence[int]) -> Json:
-        """Merge the accepted slots; {ok, round, step, digest, leased_ms, …} of the new parameters and the meter."""
-        from trainers.replica import ReplicaError
-
-        with self._turn:
-            self._called_at = time.monotonic()
-            if self._replica.round == round:
-                return {"ok": True, **self._where(), **self._meter.reading()}
-            try:
-                self._replica.commit(round, tuple(accepted))
-            except ReplicaError as error:
-                finite = "finite" not in str(error)
-                return _failure("stale" if finite else "nan", str(error), "")
-            info = self._contributed[1] if self._contributed is not None and self._contributed[0] == round else None
-            self._contributed = None
-            self._phase = "idle"
-            self._meter.committed(round)
-            done = {**self._where(), **self._meter.reading()}
-            self._recent.append({**done, "accepted": sorted(accepted), "info": info})
-            return {"ok": True, **done}
-
-    def evaluate(self, timeout_s: float) -> Json:
-        """Held-out loss of the parameters of the last committed round; {ok, round, loss}. Told by `reading` too."""
+        `order`: {round, step_before, step_after, position_after, slots, members: [[slot, epoch, address]], base: {round,
+        digest}, strategy, first_step, steps, position, ahead, donors, joining, evaluate, timeout_s, fresh}; see
+        `rounds.Share`. `fresh` after a void try of the same round, whose contribution does not count.
+        """
+        from trainers.actors.training import NoDonor, Stale
         from trainers.child_process import ChildFailed
+        from trainers.codecs import BadPayload
 
         with self._turn:
             self._called_at = time.monotonic()
+            if self._draining:
+                return _failure("drained", "the provider takes its machine back", "")
+            if self._training is None:
+                return _failure("stale", "nothing is loaded here", "")
+            self._phase = "training"
             self._meter.training()
             try:
-                loss = self._child.now.evaluate(self._replica.parameters, timeout_s)
+                before = self._training.done(order)
+                if order["evaluate"] and not before:
+                    self._tell_loss(self._training.settled_loss(order["base"], order["timeout_s"]), order["round"] - 1)
+                info = self._training.train(order)
+            except (Stale, NoDonor) as reason:
+                self._phase = "idle"
+                return _failure("stale" if isinstance(reason, Stale) else "no_donor", str(reason), "")
+            except BadPayload as error:
+                self._phase = "failed"
+                return _failure("nan", str(error), "")
             except ChildFailed as failed:
                 self._phase = "failed"
                 return self._failed(failed)
             finally:
                 self._meter.trained()
-            self._tidings.add("evaluated", [{"round": self._replica.round, "loss": loss}])
-            return {"ok": True, "round": self._replica.round, "loss": loss}
+            if not before:
+                self._meter.contributed(info["tokens"], 0)
+            self._phase = "contributed"
+            return info
+
+    def merge(self, order: Json) -> Json:
+        """Exchange and merge the round's contributions; {ok, round, digest, accepted, refused, contribution, sent_bytes,
+        received_bytes, stall_ms, leased_ms, trained_ms}, or {ok, left}. `order`: {round, attempt, members, timeout_s}.
+        """
+        self._called_at = time.monotonic()
+        training = self._training
+        if training is None:
+            return _failure("stale", "nothing is loaded here", "")
+        answer = training.merge(order)
+        if not answer.get("left"):
+            self._phase = "idle"
+            if self._meter.committed(order["round"]):
+                self._meter.contributed(0, answer["sent_bytes"])
+                self._recent.append({**answer, "info": training.info, **training.standing(), **self._meter.reading()})
+        return {**answer, **self._meter.reading()}
+
+    def evaluate(self, base: Json, timeout_s: float) -> Json:
+        """Held-out loss of the parameters after round `base` ({round, digest}); {ok, round, loss}. Told by `reading` too."""
+        from trainers.actors.training import Stale
+        from trainers.child_process import ChildFailed
+
+        with self._turn:
+            self._called_at = time.monotonic()
+            assert self._training is not None, "evaluate after load"
+            self._meter.training()
+            try:
+                loss = self._training.settled_loss(base, timeout_s)
+            except Stale as reason:
+                return _failure("stale", str(reason), "")
+            except ChildFailed as failed:
+                self._phase = "failed"
+                return self._failed(failed)
+            finally:
+                self._meter.trained()
+            self._tell_loss(loss, base["round"])
+            return {"ok": True, "round": base["round"], "loss": loss}
 
     def state(self) -> Json:
-        """Who this worker works for and where it stands: {lease, epoch, job, slot, phase, round, step, digest, recent}.
+        """Who this worker works for and where it stands: {lease, epoch, job, slot, phase, round, step, position, digest,
+        recent}.
 
         `recent`: its last rounds, from which a run that was restarted tells the market what its predecessor could not.
         """
         self._called_at = time.monotonic()
         lease = self._lease or {"lease": None, "epoch": None, "job": None, "slot": None}
-        where = self._where() if self._replica is not None else {"round": None, "step": None, "digest": None}
+        nowhere = {"round": None, "step": None, "position": None, "digest": None}
+        where = self._training.standing() if self._training is not None else nowhere
         return {**lease, "phase": self._phase, "pid": os.getpid(), **where, "recent": list(self._recent)}
 
-    def export(self) -> bytes:
-        """The outer state, for a newcomer (safetensors)."""
-        with self._turn:
-            self._called_at = time.monotonic()
-            return bytes(self._replica.export())
+    def snapshot(self, base: Json, wanted: str, inner: bool) -> Json:
+        """Set the state after round `base` aside, which is all that training waits for; {ok, round, step, digest, kind,
+        bytes, strategy, inner, stall_ms, tensors}. `wanted`: base or delta.
 
-    def snapshot(self) -> Json:
-        """Set the outer state aside, which is all that training waits for; {round, step, digest, stall_ms, tensors}.
-
-        `staged` serialises and hands it out while training goes on.
+        `staged` (and `staged_inner`) serialise and hand it out while training goes on.
         """
+        from trainers.actors.training import Stale
+        from trainers.child_process import ChildFailed
+
         with self._turn:
             began = time.monotonic()
             self._called_at = began
-            where = self._where()
-            # Committing makes new arrays and never writes into old ones, so a shallow copy is the whole staging.
-            self._snapshots[where["round"]] = copy.copy(self._replica)
-            for old in sorted(self._snapshots)[:-SNAPSHOTS_KEPT]:
-                del self._snapshots[old]
-            return {**where, "stall_ms": int(1000 * (time.monotonic() - began)), "tensors": self._tensors}
+            assert self._training is not None, "snapshot after load"
+            try:
+                self._training.settle(base)
+                made = self._training.snapshot(wanted, inner=inner)
+            except Stale as reason:
+                return _failure("stale", str(reason), "")
+            except ChildFailed as failed:
+                self._phase = "failed"
+                return self._failed(failed)
+            where = self._training.standing()
+            stall_ms = int(1000 * (time.monotonic() - began))
+            return {"ok": True, **where, **made, "stall_ms": stall_ms, "tensors": self._tensors}
 
-    def staged(self, round: int) -> bytes:
-        """The state that `snapshot` set aside at that round, as bytes."""
-        return bytes(self._snapshots[round].export())
+    def staged(self, round: int, kind: str) -> bytes:
+        """What `snapshot` set aside at that round, as bytes."""
+        assert self._training is not None
+        return self._training.staged(round, kind)
+
+    def staged_inner(self, round: int) -> bytes:
+        """The inner optimiser's state that `snapshot` set aside with a base."""
+        assert self._training is not None
+        return self._training.staged_inner(round)
 
     def reading(self, seen: int) -> Json:
         """The meter, and evaluations and log lines numbered above `seen`; answers also while training.
@@ -318,49 +339,20 @@ class Worker:
             "lease": lease["lease"],
             "epoch": lease["epoch"],
             "phase": self._phase,
+            "unreachable": self._training.unreachable if self._training is not None else [],
+            "moved_bytes": self._training.moved_bytes if self._training is not None else 0,
             **self._meter.reading(),
             **self._tidings.above(seen),
         }
 
     # inside
 
-    def _train(self, order: Json) -> tuple[Json, bytes]:
-        round, steps = order["round"], order["steps"]
-        parameters = self._replica.parameters
-        self._meter.training()
-        if order["evaluate"]:
-            loss = self._child.now.evaluate(parameters, order["timeout_s"])
-            self._tidings.add("evaluated", [{"round": round - 1, "loss": loss}])
-        assert self._lease is not None
-        trained = self._child.now.train(
-            parameters,
-            round=round,
-            first_step=order["first_step"],
-            steps=steps,
-            worker=self._lease["slot"],
-            evaluate=False,
-            timeout_s=order["timeout_s"],
-        )
-        payload, made = self._replica.contribute(trained.parameters)
-        self._meter.contributed(trained.tokens, len(payload))
-        info = {
-            "ok": True,
-            "round": round,
-            "loss": trained.loss,
-            "steps": steps,
-            "tokens": trained.tokens,
-            "bytes": len(payload),
-            "trained_ms": trained.trained_ms,
-            "contribution": made.digest,
-        }
-        return info, payload
+    def _tell_loss(self, loss: float, round: int) -> None:
+        self._tidings.add("evaluated", [{"round": round, "loss": loss}])
 
-    def _where(self) -> Json:
-        replica = self._replica
-        return {"round": replica.round, "step": replica.step, "digest": replica.digest()}
-
-    def _loaded_answer(self) -> Json:
-        return {"ok": True, "elements": int(self._replica.parameters.size), "tensors": self._tensors, **self._where()}
+    def _loaded_answer(self, training: Training) -> Json:
+        elements = int(training.member.parameters.size)
+        return {"ok": True, "elements": elements, "tensors": self._tensors, **training.standing()}
 
     def _data_folder(self, spec: Json, data: bytes | None) -> str | None:
         if spec["data"]["kind"] == "share":

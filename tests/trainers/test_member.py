@@ -1,0 +1,269 @@
+"""One member's outer state: agrees with its peers to the bit, refuses other rounds, survives a move and a replay."""
+
+import contextlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainers.codecs import BadPayload
+from trainers.contributions import Bundle, unpack_bundle, unpack_contribution, unpack_reduced
+from trainers.layout import layout_of
+from trainers.member import Member, MemberError, RoundOrder
+from trainers.options import strategy_options
+
+LAYOUT = layout_of([("weight", (100, 90)), ("bias", (1000,))])
+INITIAL = np.random.default_rng(0).normal(size=10_000).astype(np.float32)
+
+
+def spec(name: str = "diloco", **options) -> dict:
+    return {"strategy": strategy_options({"name": name, **options}), "steps": 100, "seed": 3}
+
+
+def order(round: int = 1, slots=(0, 1, 4), steps: int = 10) -> RoundOrder:
+    return RoundOrder(round, steps * (round - 1), steps * round, steps * round * len(slots), tuple(slots))
+
+
+def trained(slot: int, member: Member) -> np.ndarray:
+    noise = np.random.default_rng([slot, member.round]).normal(size=INITIAL.size).astype(np.float32)
+    return member.parameters + noise * np.float32(0.01)
+
+
+def members(slots=(0, 1, 4), given=None) -> list[Member]:
+    return [Member(given or spec(), LAYOUT, INITIAL, slot=slot, epoch=10 + slot) for slot in slots]
+
+
+def contributed(group: list[Member]) -> list[Member]:
+    here = order(group[0].round + 1, [member.slot for member in group])
+    for member in group:
+        member.contribute(trained(member.slot, member), here)
+    return group
+
+
+def gather(group: list[Member]) -> dict[int, bytes]:
+    return {member.slot: member.payload() for member in group}
+
+
+def butterfly(group: list[Member], owners) -> dict[int, bytes]:
+    cut = {member.slot: member.cut(owners) for member in group}
+    at = {member.slot: member for member in group}
+    return {owner: at[owner].combine({slot: cut[slot][owner] for slot in cut}, owners) for owner in owners}
+
+
+def whole_round(group: list[Member]) -> None:
+    results = gather(contributed(group))
+    for member in group:
+        member.merge(results)
+        member.commit()
+
+
+@pytest.mark.parametrize("name", ["diloco", "local_sgd", "fedavg", "sparseloco", "streaming_diloco"])
+def test_members_agree_to_the_bit_round_after_round(name):
+    group = members(given=spec(name, inner_steps=20))
+    for number in range(1, 4):
+        whole_round(group)
+        assert {member.digest() for member in group} == {group[0].digest()}
+        assert [(member.round, member.step) for member in group] == [(number, 10 * number)] * 3
+    assert not np.array_equal(group[0].parameters, INITIAL)
+
+
+@pytest.mark.parametrize("owners", [(0, 1, 4), (1,), (0, 4)], ids=["butterfly", "star", "two owners"])
+@pytest.mark.parametrize("codec", ["identity", "int8"])
+def test_slices_merged_by_their_owners_are_the_mean_that_everybody_would_have_made(owners, codec):
+    alone, together = members(given=spec(codec=codec)), members(given=spec(codec=codec))
+    whole_round(alone)
+    results = butterfly(contributed(together), owners)
+    for member in together:
+        merged = member.merge(results)
+        assert merged.accepted == (0, 1, 4)
+        member.commit()
+    assert {member.digest() for member in together} == {together[0].digest()}
+    if codec == "identity":
+        np.testing.assert_allclose(together[0].parameters, alone[0].parameters, rtol=1e-6, atol=1e-7)
+
+
+def test_what_was_not_accepted_changes_nothing_and_is_named():
+    some, only = members(), members()
+    results = gather(contributed(some))
+    here = order()
+    only[0].contribute(trained(0, only[0]), here)
+    merged = some[0].merge({**results, 1: results[1][:-1], 4: b"noise"})
+    assert merged.accepted == (0,)
+    assert set(merged.refused) == {1, 4}
+    assert merged.digest == only[0].merge({0: only[0].payload()}).digest
+
+
+def test_a_contribution_of_another_round_slot_or_shape_is_refused_by_name():
+    group = contributed(members())
+    payload = group[1].payload()
+    for round_, slot, words in ((2, 1, "made for round 1"), (1, 0, "slot 1's")):
+        with pytest.raises(BadPayload, match=words):
+            unpack_contribution(payload, round=round_, step=0, slot=slot)
+    other = Member(spec(), layout_of([("x", (7,))]), INITIAL[:7], slot=1)
+    other.contribute(INITIAL[:7] * np.float32(0.5), order())
+    assert 1 in group[0].merge({0: group[0].payload(), 1: other.payload()}).refused
+
+
+def test_not_finite_work_is_refused_where_it_is_made():
+    member = members()[0]
+    with pytest.raises(BadPayload):
+        member.contribute(np.full_like(INITIAL, np.nan), order())
+    with pytest.raises(MemberError):
+        member.payload()
+
+
+def test_a_round_that_is_not_next_is_refused_and_changes_nothing():
+    member = members()[0]
+    before = member.export()
+    for number in (0, 2):
+        with pytest.raises(MemberError):
+            member.contribute(INITIAL, order(number))
+    with pytest.raises(MemberError):
+        member.commit()
+    assert member.export() == before
+
+
+def test_a_tentative_state_is_adopted_only_under_the_digest_that_was_agreed_on():
+    group = contributed(members())
+    merged = group[0].merge(gather(group))
+    with pytest.raises(MemberError):
+        group[0].commit("0" * 64)
+    assert group[0].round == 0
+    assert group[0].commit(merged.digest) == merged.digest
+    group[1].abandon()
+    with pytest.raises(MemberError):
+        group[1].commit()
+
+
+@pytest.mark.parametrize("name", ["diloco", "fedavg", "sparseloco", "streaming_diloco"])
+def test_a_newcomer_stands_where_its_donor_stood_and_agrees_from_then_on(name):
+    group = members(given=spec(name, inner_steps=20))
+    whole_round(group)
+    exported = {member.export() for member in group}
+    assert len(exported) == 1, "donors give equal bytes"
+    newcomer = Member(spec(name, inner_steps=20), LAYOUT, INITIAL, slot=7)
+    newcomer.take_over(exported.pop())
+    assert (newcomer.round, newcomer.step, newcomer.position) == (1, 10, 30)
+    group = [group[0], newcomer]
+    whole_round(group)
+    assert group[0].digest() == newcomer.digest()
+
+
+def test_late_work_is_sent_with_the_next_contribution():
+    group = members(given=spec(codec="identity", outer_momentum=0.0, outer_lr=1.0))
+    late = trained(4, group[2])
+    group[2].contribute(late, order())
+    for member in group[:2]:
+        member.contribute(member.parameters, order(1))  # the others trained nothing
+    results = gather(group[:2])
+    for member in group[:2]:
+        member.merge(results)
+        member.commit()
+    group[2].defer(late, order())
+    group[2].take_over(group[0].export())
+    for member in group:
+        member.contribute(member.parameters, order(2))
+    results = gather(group)
+    for member in group:
+        member.merge(results)
+        member.commit()
+    expected = INITIAL + (late - INITIAL) / np.float32(3)
+    np.testing.assert_allclose(group[0].parameters, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [("diloco", "gather"), ("diloco", "butterfly"), ("sparseloco", "gather"), ("streaming_diloco", "gather")],
+)
+def test_a_base_and_the_bundles_since_make_the_same_state(name, way):
+    group = members(given=spec(name, inner_steps=20))
+    whole_round(group)
+    base, bundles = group[0].export(own=True), []
+    for _ in range(3):
+        results = gather(contributed(group)) if way == "gather" else butterfly(contributed(group), (0, 1, 4))
+        for member in group:
+            member.merge(results)
+            member.commit()
+        bundles.append(group[1].bundle.pack())
+    assert Member.replay(base, bundles) == group[0].export()
+    with pytest.raises(MemberError):
+        Member.replay(base, bundles[1:])
+
+
+def test_steps_that_are_merged_one_by_one_end_a_round():
+    group = members(given=spec("demo"))
+    here = order(1, steps=2)
+    for step in range(2):
+        for member in group:
+            gradient = np.random.default_rng([member.slot, step]).normal(size=INITIAL.size).astype(np.float32)
+            member.contribute(gradient, here, step=step, rate=0.01)
+        results = gather(group)
+        after = []
+        for member in group:
+            member.merge(results)
+            after.append(member.step_result())
+        assert all(np.array_equal(one, after[0]) for one in after)
+    digests = {member.finish(member.parameters, here).digest for member in group}
+    assert len(digests) == 1
+    group[0].commit(digests.pop())
+    assert (group[0].round, group[0].step) == (1, 2)
+
+
+def test_a_mean_gradient_is_handed_on_and_the_round_ends_where_the_optimiser_stepped():
+    group = members(given=spec("ddp"))
+    here = order(1, steps=1)
+    for member in group:
+        member.contribute(np.full(INITIAL.size, member.slot, dtype=np.float32), here, step=0, rate=0.01)
+    results = gather(group)
+    for member in group:
+        member.merge(results)
+        assert np.allclose(member.step_result(), 5 / 3)
+    stepped = INITIAL - np.float32(0.1)
+    assert group[0].finish(stepped, here).digest == group[1].finish(stepped, here).digest
+    assert set(group[0].state) == {"parameters"} | ({"gradient"} & set(group[0].state))
+
+
+@pytest.mark.parametrize("after", ["ddp", "local_sgd", "noloco", "demo", "sparseloco", "streaming_diloco"])
+def test_a_switch_keeps_parameters_and_place(after):
+    group = members()
+    whole_round(group)
+    digest = group[0].digest()
+    for member in group:
+        member.switch(strategy_options({"name": after, "inner_steps": 20}))
+    assert {member.digest() for member in group} == {digest}
+    assert group[0].round == 1
+    assert group[0].bundle is None, "no delta continues a base of another strategy"
+
+
+@given(cut=st.integers(0, 400), flip=st.integers(0, 400), value=st.integers(1, 255))
+@settings(max_examples=150, deadline=None)
+def test_damaged_bundles_and_slices_are_refused_or_say_the_same(cut, flip, value):
+    bundle = Bundle(3, 20, 30, "gather", (0, 4), 90, {0: b"abc" * 30, 4: b"defg" * 10})
+    content = bytearray(bundle.pack())
+    assert unpack_bundle(content) == bundle
+    content[flip % len(content)] ^= value
+    for read in (
+        lambda data: unpack_bundle(data),
+        lambda data: unpack_reduced(data, round=1, step=0),
+        lambda data: unpack_contribution(data, round=1, step=0, slot=0),
+        lambda data: Member.restore(bytes(data)),
+    ):
+        for damaged in (bytes(content), bytes(content[:cut])):
+            with contextlib.suppress(BadPayload, MemberError):
+                read(damaged)
+
+
+@pytest.mark.parametrize("change", ["truncated", "another length", "not finite", "no json"])
+def test_an_export_that_is_none_is_refused(change):
+    member = members()[0]
+    exported = member.export()
+    bad = {
+        "truncated": exported[:-4],
+        "another length": exported + b"\0\0\0\0",
+        "not finite": exported[:-4] + np.float32(np.nan).tobytes(),
+        "no json": b"\x08" + bytes(7) + b"{broken}" + exported,
+    }[change]
+    with pytest.raises(MemberError):
+        member.take_over(bad)
+    assert member.export() == exported

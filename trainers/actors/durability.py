@@ -1,0 +1,130 @@
+"""The durable side of a course: which worker sets a round aside, what can be restored, whether the end is in the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainers.actors.keeper import Keeper
+from trainers.actors.roster import Roster
+from trainers.actors.transport import Parcel, Transport
+from trainers.member import read_description
+from trainers.restoring import NothingRestorable
+from trainers.rounds import RoundCommitted, Rounds, Standing
+
+Json = dict[str, Any]
+
+LOOK_S = 0.2
+BOUNDARY_S = 30.0
+EVALUATE_S = 300.0
+
+
+@dataclass(slots=True)
+class FromCheckpoint:
+    """A state out of the store, and where it stands."""
+
+    at: Standing
+    state: bytes
+    inner: bytes | None
+    _parcels: tuple[Parcel, Parcel] | None = field(default=None)
+
+    def parcels(self, transport: Transport) -> tuple[Parcel, Parcel]:
+        """(state, inner or None), put where workers get them; once, however many do."""
+        if self._parcels is None:
+            inner = None if self.inner is None else transport.parcel(self.inner)
+            self._parcels = transport.parcel(self.state), inner
+        return self._parcels
+
+
+def restored_from(keeper: Keeper) -> FromCheckpoint | None:
+    """The newest state that can be restored; None when there is none."""
+    try:
+        found = keeper.restore()
+    except NothingRestorable:
+        return None
+    described = read_description(found.state)
+    at = Standing(int(described["round"]), int(described["step"]), int(described.get("position", 0)))
+    inner = keeper.inner(found.plan.inner) if found.plan.inner is not None else None
+    return FromCheckpoint(at, found.state, inner)
+
+
+class Durability:
+    """See the module."""
+
+    def __init__(self, spec: Json, transport: Transport, roster: Roster, keeper: Keeper) -> None:
+        self._inner = bool(spec["checkpoint"].get("inner_state"))
+        self._transport = transport
+        self._roster = roster
+        self._keeper = keeper
+        self._standings: dict[int, Standing] = {}
+        self._restored: FromCheckpoint | None = None
+
+    def tell(self, rounds: Rounds) -> None:
+        """Let the machine know what is durable."""
+        at = self._standings.get(self._keeper.durable_round)
+        if at is not None:
+            rounds.durable(at)
+
+    def committed(self, done: RoundCommitted, base: Json, *, last: bool) -> None:
+        """A round is committed: set it aside at a holder when it is due."""
+        self._standings[done.round] = Standing(done.round, done.step, done.position)
+        for old in [number for number in self._standings if number < self._keeper.durable_round]:
+            del self._standings[old]
+        wanted = self._keeper.wants(done.round, last=last)
+        if wanted is not None:
+            self._snapshot(done.holders, base, wanted)
+
+    def rebase(self) -> None:
+        """Rounds were undone: what was set aside of them is of no use."""
+        self._keeper.rebase()
+
+    def restore(self) -> FromCheckpoint | None:
+        """The newest state that can be restored."""
+        if self._restored is None or self._restored.at.round != self._keeper.durable_round:
+            self._restored = restored_from(self._keeper) if self._keeper.durable_round > 0 else None
+        return self._restored
+
+    def evaluate(self, base: Json) -> None:
+        """The held-out loss of the final parameters; whoever answers first in slot order."""
+        for worker in self._roster.all():
+            if worker.phase != "ready":
+                continue
+            call = self._transport.ask(worker.handle, "evaluate", base, EVALUATE_S)
+            found = self._transport.answers({0: call}, EVALUATE_S).get(0)
+            if isinstance(found, dict) and found["ok"]:
+                return
+
+    def make_durable(self, base: Json, halted: bool) -> bool | None:
+        """Whether the last round is durable, or (`halted`) as far as it can be; False to try again, None when everybody
+        who held it is gone.
+        """
+        self._keeper.wait(EVALUATE_S)
+        if self._keeper.durable_round >= base["round"]:
+            return True
+        slots = [worker.slot for worker in self._roster.all() if worker.phase == "ready"]
+        if not slots:
+            return True if halted else None
+        wanted = self._keeper.wants(base["round"], last=True)
+        if wanted is not None and self._snapshot(slots, base, wanted):
+            self._keeper.wait(EVALUATE_S)
+        if self._keeper.durable_round >= base["round"]:
+            return True
+        time.sleep(LOOK_S)
+        return False
+
+    def _snapshot(self, holders: Iterable[int], base: Json, wanted: str) -> bool:
+        """Set the state aside at the first holder that answers, and begin to make it durable."""
+        for slot in holders:
+            worker = self._roster.get(slot)
+            if worker is None:
+                continue
+            call = self._transport.ask(worker.handle, "snapshot", base, wanted, self._inner)
+            found = self._transport.answers({0: call}, BOUNDARY_S).get(0)
+            if isinstance(found, dict) and found["ok"]:
+                staged = self._transport.ask(worker.handle, "staged", found["round"], found["kind"])
+                inner = self._transport.ask(worker.handle, "staged_inner", found["round"]) if found["inner"] else None
+                self._keeper.keep(found, staged, inner)
+                return True
+        return False

@@ -1,0 +1,448 @@
+"""One job on one worker: its trainer child, its member of the outer state and its end of the mesh, round after round.
+
+`train` does a share of a round and contributes; `merge` exchanges with the others, in another thread; the next `train`,
+or whatever else builds on the merged state, adopts it. So nobody waits for the run between a round and the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainers.child_process import ChildFailed, Loaded, TrainerChild
+from trainers.codecs import BadPayload, Vector
+from trainers.exchanging import LeftBehind, Way, merge, way_of
+from trainers.member import Member, MemberError, Merged, RoundOrder, staged
+from trainers.mesh.mesh import Mesh
+from trainers.mesh.views import MeshClosed, MeshTimeout, Peer, TransferFailed, View, WireCount
+
+Json = dict[str, Any]
+
+COMPLAIN_AFTER_S = 2.0
+JOIN_TIMEOUT_S = 60.0
+INNER_TIMEOUT_S = 60.0
+FETCH_TRIES = 5
+SNAPSHOTS_KEPT = 2
+LENGTH = struct.Struct("<Q")
+
+
+class Stale(Exception):
+    """This worker does not hold the state that it is asked to build on."""
+
+
+class NoDonor(Exception):
+    """Nobody could give the state to start from."""
+
+
+@dataclass(slots=True)
+class _Round:
+    """The round in progress. `ready`: its contribution can be exchanged; `over`: merged, left behind or failed."""
+
+    order: RoundOrder
+    way: Way | None = None
+    info: Json | None = None
+    local: Vector | None = None
+    merged: Merged | None = None
+    sent: str = ""
+    failure: str = ""
+    exchanging: bool = False
+    left: bool = False
+    wire: WireCount | None = None
+
+
+class Training:
+    """See the module. Calls that build on the state take turns under `turn`; `merge` and `unreachable` do not wait for it."""
+
+    def __init__(
+        self, spec: Mapping[str, Any], loaded: Loaded, child: TrainerChild, *, slot: int, epoch: int, host: str
+    ) -> None:
+        self._spec = dict(spec)
+        self._child = child
+        self._host = host
+        self.member = Member(spec, loaded.tensors, loaded.initial, slot=slot, epoch=epoch)
+        self._changed = threading.Condition()
+        self._mesh: Mesh | None = None
+        self._round: _Round | None = None
+        self._local = False  # the child's own parameters are where this worker's training stands
+        self._ahead: threading.Thread | None = None
+        self._ahead_tokens = 0
+        self._ahead_failure: ChildFailed | None = None
+        self._mix_at: RoundOrder | None = None
+        self._unreachable: frozenset[int] = frozenset()
+        self._snapshots: dict[int, tuple[Member, bytes | None]] = {}
+
+    # the mesh
+
+    def connect(self, secret: bytes) -> str:
+        """Open this worker's end of the run's mesh; its address. A new secret (a new run) closes the old one."""
+        with self._changed:
+            old, member = self._mesh, self.member
+            self._mesh = Mesh(secret=secret, slot=member.slot, epoch=member.epoch, host=self._host)
+            self._round = None
+            self._changed.notify_all()
+        if old is not None:
+            old.close()
+        return self._mesh.address
+
+    def close(self) -> None:
+        """Leave the mesh."""
+        if self._mesh is not None:
+            self._mesh.close()
+
+    @property
+    def unreachable(self) -> list[int]:
+        """Whom the exchange in progress has waited for in vain."""
+        return sorted(self._unreachable)
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes on this worker's end of the mesh so far, both ways."""
+        wire = self._mesh.wire() if self._mesh is not None else WireCount(0, 0, 0)
+        return wire.sent_bytes + wire.received_bytes
+
+    # a round
+
+    def train(self, order: Json) -> Json:
+        """This worker's share of a round; what is worth saying of it. See `Worker.train` for the order.
+
+        Raises Stale, NoDonor, ChildFailed, BadPayload.
+        """
+        now = self._round
+        if self.done(order):
+            assert now is not None
+            assert now.info is not None
+            return now.info
+        self._finish_ahead()
+        took_over = self._take_place(order)
+        member, mesh = self.member, self._mesh
+        assert mesh is not None, "connect before train"
+        if took_over:
+            self._local, self._mix_at = False, None
+        if dict(order["strategy"]) != member.spec["strategy"]:
+            member.switch(order["strategy"])
+            self._local = self._local and member.strategy.cadence == "step"
+            self._mix_at = None
+        here = RoundOrder(
+            order["round"], order["step_before"], order["step_after"], order["position_after"], tuple(order["slots"])
+        )
+        with self._changed:
+            self._round = now = _Round(here, wire=mesh.wire())
+            self._changed.notify_all()
+        mesh.set_view(View(here.round, 0, _peers(order["members"])))
+        try:
+            trained = self._train(now, order)
+        except BaseException:
+            with self._changed:
+                now.failure = "training failed"
+                self._changed.notify_all()
+            raise
+        return trained
+
+    def merge(self, order: Json) -> Json:
+        """Exchange the round's contributions and merge them, or wait for that; {round, digest, accepted, …}.
+
+        `order`: {round, attempt, members, timeout_s}. Attempt 0 does the exchange; a later one only tells it who is
+        left. {"left": True} when the run goes on without this worker, or the round came to nothing here.
+        """
+        until, mesh = time.monotonic() + order["timeout_s"], self._mesh
+        assert mesh is not None, "connect before merge"
+        with self._changed:
+            number = order["round"]
+            self._changed.wait_for(lambda: self._began(number), max(0.0, until - time.monotonic()))
+            now = self._round
+            if now is None or now.order.round != number:
+                return {"ok": True, "left": True}
+        if order["attempt"] > 0:
+            mesh.set_view(View(number, order["attempt"], _peers(order["members"])))
+        with self._changed:
+            self._changed.wait_for(lambda: self._can_merge(now), max(0.0, until - time.monotonic()))
+            mine = not now.exchanging and now.way is not None and not now.failure
+            now.exchanging = now.exchanging or mine
+        if mine:
+            self._exchange(now, mesh, until)
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_over(now), max(0.0, until - time.monotonic()))
+        return self._merge_answer(now, mesh)
+
+    def settle(self, base: Mapping[str, Any]) -> None:
+        """Adopt the merged state when `base` ({round, digest or None}) is that one. Raises Stale when neither is here."""
+        member = self.member
+        if member.round == base["round"] and base["digest"] in (None, member.digest()):
+            return
+        now, digest = member.tentative, base["digest"]
+        if now is None or now.order.round != base["round"] or digest not in (None, now.digest):
+            raise Stale(f"this worker stands at round {member.round}, not at {base['round']}")
+        member.commit(digest)
+        if self._mesh is not None:
+            self._offer(self._mesh)
+
+    # where it stands
+
+    def done(self, order: Json) -> bool:
+        """Whether this worker's share of that order is trained already."""
+        now = self._round
+        return now is not None and now.order.round == order["round"] and now.info is not None and not order["fresh"]
+
+    @property
+    def info(self) -> Json | None:
+        """What was said of this worker's share of the round in progress."""
+        return self._round.info if self._round is not None else None
+
+    def standing(self) -> Json:
+        """{round, step, position, digest} of the newest state here, merged and not adopted yet included."""
+        member = self.member
+        if member.tentative is not None:
+            order = member.tentative.order
+            return {"round": order.round, "step": order.step_after, "position": order.position_after,
+                    "digest": member.tentative.digest}  # fmt: skip
+        return {"round": member.round, "step": member.step, "position": member.position, "digest": member.digest()}
+
+    def restore(self, state: bytes, inner: bytes | None) -> None:
+        """Take over a checkpoint's state, and the inner optimiser's. Raises MemberError, ChildFailed."""
+        self._finish_ahead()
+        self.member.take_over(state)
+        self._local, self._mix_at = False, None
+        if inner:
+            self._child.import_inner(inner)
+
+    def settled_loss(self, base: Mapping[str, Any], timeout_s: float) -> float:
+        """Held-out loss of the parameters after round `base`. Raises Stale, ChildFailed."""
+        self._finish_ahead()
+        self.settle(base)
+        return self._child.evaluate(self.member.parameters, timeout_s)
+
+    def snapshot(self, wanted: str, *, inner: bool) -> Json:
+        """Set the adopted state aside: {kind, bytes, strategy}. A delta where one is wanted and can be replayed."""
+        member = self.member
+        delta = wanted == "delta" and member.bundle is not None
+        content = None
+        if inner and not delta:
+            self._finish_ahead()
+            content = self._child.export_inner(INNER_TIMEOUT_S)
+        self._snapshots[member.round] = (staged(member), content)
+        for old in sorted(self._snapshots)[:-SNAPSHOTS_KEPT]:
+            del self._snapshots[old]
+        size = len(member.bundle.pack()) if delta and member.bundle is not None else 0
+        kind = "delta" if delta else "base"
+        return {"kind": kind, "bytes": size, "strategy": member.spec["strategy"], "inner": content is not None}
+
+    def staged(self, round: int, kind: str) -> bytes:
+        """What `snapshot` set aside at that round, as bytes."""
+        member, _ = self._snapshots[round]
+        if kind == "delta":
+            assert member.bundle is not None, "a delta of a round that cannot be replayed"
+            return member.bundle.pack()
+        return member.export(own=True)
+
+    def staged_inner(self, round: int) -> bytes:
+        """The inner optimiser's state that `snapshot` set aside with a base."""
+        content = self._snapshots[round][1]
+        assert content is not None, "no inner state was set aside"
+        return content
+
+    # inside
+
+    def _take_place(self, order: Json) -> bool:
+        """Stand where the round begins: as an heir of living donors, when the order names any; True then."""
+        member, mesh = self.member, self._mesh
+        assert mesh is not None
+        before = self._round
+        if order["fresh"]:
+            member.abandon()
+        if order["donors"] is None:
+            self.settle(order["base"])
+            return False
+        late = before is not None and before.merged is None and not order["fresh"]
+        if late and before is not None and before.local is not None and before.order.round == member.round + 1:
+            member.defer(before.local, before.order)  # the others went on without it
+        if order["donors"]:
+            donors = [peer for peer in _peers(order["members"]) if peer.slot in order["donors"]]
+            state, inner = _unpacked(_fetch(mesh, order["base"]["round"], donors))
+            try:
+                member.take_over(state)
+            except MemberError as error:
+                raise NoDonor(str(error)) from None
+            if inner:
+                self._child.import_inner(inner)
+            self._offer(mesh)
+        return True
+
+    def _offer(self, mesh: Mesh) -> None:
+        """Let newcomers have the state that is here now; with the inner optimiser's where all members' are equal."""
+        kept = staged(self.member)
+        inner = (
+            self._child.export_inner(INNER_TIMEOUT_S) if kept.strategy.applies == "gradient" and self._local else b""
+        )
+        mesh.offer_state(kept.round, lambda: _packed(kept.export(), inner))
+
+    def _train(self, now: _Round, order: Json) -> Json:
+        member, strategy = self.member, self.member.strategy
+        share: Json = {
+            "round": order["round"], "first_step": order["first_step"], "steps": order["steps"],
+            "position": order["position"], "worker": member.slot, "evaluate": False, "timeout_s": order["timeout_s"],
+        }  # fmt: skip
+        start = self._start_parameters()
+        if strategy.cadence == "step":
+            trained = self._child.train(
+                start, **share, synchronise=lambda *step: self._synchronise(now, *step), applies=strategy.applies
+            )
+        else:
+            trained = self._child.train(start, **share)
+        self._local = True
+        tokens, self._ahead_tokens = trained.tokens + self._ahead_tokens, 0
+        norm = 0.0
+        if strategy.cadence == "step":
+            merged = member.finish(trained.parameters, now.order)
+            now.sent = merged.digest
+        else:
+            norm = member.contribute(trained.parameters, now.order, weight=float(max(1, tokens)))
+        info = {
+            "ok": True, "round": order["round"], "loss": trained.loss, "steps": order["steps"], "tokens": tokens,
+            "trained_ms": trained.trained_ms, "norm": norm,
+            "contribution": hashlib.sha256(trained.parameters.data).hexdigest(),
+        }  # fmt: skip
+        with self._changed:
+            now.info, now.local = info, trained.parameters
+            if strategy.cadence == "step":
+                now.merged = member.tentative
+            else:
+                now.way = self._way(len(now.order.slots))
+            self._changed.notify_all()
+        if order["ahead"] > 0:
+            self._go_ahead(now, order)
+        return info
+
+    def _start_parameters(self) -> Vector | None:
+        """What the child trains on from; None: from its own, after what other members made of them was mixed in."""
+        member, strategy = self.member, self.member.strategy
+        if not self._local:
+            return member.parameters
+        if strategy.cadence == "step":
+            return None
+        if strategy.keep <= 0.0 and strategy.overlap_steps == 0:
+            return member.parameters
+        if self._mix_at is not None:
+            self._child.mix(member.parameters, member.mixed(self._mix_at), strategy.keep)
+        return None
+
+    def _go_ahead(self, now: _Round, order: Json) -> None:
+        """Train on while the round is being merged."""
+        ahead, self._mix_at = int(order["ahead"]), now.order
+        begin, position = order["first_step"] + order["steps"], order["position"] + order["steps"]
+
+        def work() -> None:
+            try:
+                done = self._child.train(
+                    None, round=order["round"], first_step=begin, steps=ahead, position=position,
+                    worker=self.member.slot, evaluate=False, timeout_s=order["timeout_s"],
+                )  # fmt: skip
+                self._ahead_tokens = done.tokens
+            except ChildFailed as failed:
+                self._ahead_failure = failed
+
+        self._ahead_failure = None
+        self._ahead = threading.Thread(target=work, name="ahead", daemon=True)
+        self._ahead.start()
+
+    def _finish_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead.join()
+            self._ahead = None
+            if self._ahead_failure is not None:
+                raise self._ahead_failure
+
+    def _way(self, members: int) -> Way:
+        size, dense = self.member.sizes
+        return way_of(self.member.strategy, self.member.spec["strategy"].get("topology", "auto"), members, size, dense)
+
+    def _synchronise(self, now: _Round, step: int, rate: float, gradient: Vector) -> Vector:
+        """One step's exchange, in the middle of the child's step."""
+        mesh = self._mesh
+        assert mesh is not None
+        self.member.contribute(gradient, now.order, step=step, rate=rate)
+        way = self._way(len(now.order.slots))
+        self._merge_patiently(mesh, way, time.monotonic() + JOIN_TIMEOUT_S * 10)
+        return self.member.step_result()
+
+    def _exchange(self, now: _Round, mesh: Mesh, until: float) -> None:
+        assert now.way is not None
+        try:
+            merged = self._merge_patiently(mesh, now.way, until)
+            now.sent = self.member.sent_digest()
+            with self._changed:
+                now.merged = merged
+        except LeftBehind:
+            now.left = True
+        except (MemberError, BadPayload, MeshTimeout, MeshClosed) as error:
+            now.failure = str(error) or type(error).__name__
+        finally:
+            with self._changed:
+                self._changed.notify_all()
+
+    def _merge_patiently(self, mesh: Mesh, way: Way, until: float) -> Merged:
+        """Merge; whoever keeps us waiting while no byte moves is named in `unreachable`, and the run decides."""
+        while True:
+            left_s, moved = until - time.monotonic(), self.moved_bytes
+            try:
+                merged = merge(self.member, mesh, way, min(COMPLAIN_AFTER_S, max(0.0, left_s)))
+                self._unreachable = frozenset()
+                return merged
+            except MeshTimeout as late:
+                self._unreachable = late.missing if self.moved_bytes == moved else frozenset()
+                if left_s <= COMPLAIN_AFTER_S:
+                    raise
+
+    def _merge_answer(self, now: _Round, mesh: Mesh) -> Json:
+        if now.merged is None or now.left:
+            return {"ok": True, "left": True, "why": now.failure}
+        merged, wire = now.merged, mesh.wire()
+        before = now.wire or WireCount(0, 0, 0)
+        return {
+            "ok": True, "round": now.order.round, "digest": merged.digest, "accepted": list(merged.accepted),
+            "refused": {str(slot): why for slot, why in merged.refused.items()}, "contribution": now.sent,
+            "sent_bytes": wire.sent_bytes - before.sent_bytes, "received_bytes": wire.received_bytes - before.received_bytes,
+            "stall_ms": wire.waited_ms - before.waited_ms,
+        }  # fmt: skip
+
+    def _began(self, number: int) -> bool:
+        return self._round is not None and self._round.order.round >= number
+
+    def _can_merge(self, now: _Round) -> bool:
+        return now.way is not None or self._is_over(now)
+
+    def _is_over(self, now: _Round) -> bool:
+        return now.merged is not None or now.left or bool(now.failure) or self._round is not now
+
+
+def _peers(members: Sequence[Sequence[Any]]) -> tuple[Peer, ...]:
+    return tuple(Peer(int(slot), int(epoch), str(address)) for slot, epoch, address in members)
+
+
+def _fetch(mesh: Mesh, round: int, donors: Sequence[Peer]) -> bytes:
+    """A donor offers its state when it has heard that the round is committed, so that it may take several tries."""
+    until = time.monotonic() + JOIN_TIMEOUT_S
+    for _ in range(FETCH_TRIES - 1):
+        try:
+            return mesh.fetch_state(round, donors, until - time.monotonic())
+        except TransferFailed:
+            continue
+        except MeshTimeout as late:
+            raise NoDonor(str(late)) from None
+    try:
+        return mesh.fetch_state(round, donors, until - time.monotonic())
+    except (TransferFailed, MeshTimeout) as error:
+        raise NoDonor(str(error)) from None
+
+
+def _packed(state: bytes, inner: bytes) -> bytes:
+    return LENGTH.pack(len(state)) + state + inner
+
+
+def _unpacked(content: bytes) -> tuple[bytes, bytes]:
+    (size,) = LENGTH.unpack_from(content)
+    return content[LENGTH.size : LENGTH.size + size], content[LENGTH.size + size :]

@@ -1,0 +1,473 @@
+"""One member's copy of the outer state: what it contributes, what it merges, what it holds after every round. No torch.
+
+A round of cadence "round": `contribute` (the inner steps are done), then either `payload` (everybody gets everybody's) or
+`cut` and `combine` (everybody merges one slice for all), then `merge` makes a tentative state and its digest, and `commit`
+adopts it once all members agree. Nothing is changed in place, so a round that comes to nothing leaves nothing behind.
+With cadence "step" the same happens in every inner step (`merge`, then `step_result`), and `finish` ends the round.
+
+Vectors are flat float32 [n] in the model's parameter order.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from trainers.codecs import BadPayload, Vector
+from trainers.codecs.base import sum_of_squares
+from trainers.contributions import (
+    Bundle,
+    Contribution,
+    Reduced,
+    decode_parts,
+    encode_parts,
+    is_reduced,
+    slices_of,
+    unpack_bundle,
+    unpack_contribution,
+    unpack_reduced,
+)
+from trainers.layout import Layout, elements_of, layout_of
+from trainers.merging import weighted_mean
+from trainers.strategies import Moment, Part, State, Strategy, Update, strategy
+
+FORMAT = 2
+OWN = "own/"
+
+
+class MemberError(Exception):
+    """The member refuses: another round, nothing to merge, a state that is none. Nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOrder:
+    """One round as all its members know it. Steps are global inner steps; `position` counts batches of the whole job."""
+
+    round: int
+    step_before: int
+    step_after: int
+    position_after: int
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The tentative state after a round: everything but the decision to go on from it."""
+
+    order: RoundOrder
+    state: State
+    digest: str
+    accepted: tuple[int, ...]
+    refused: Mapping[int, str]
+    bundle: Bundle | None
+
+
+@dataclass(slots=True)
+class _Pending:
+    """This member's part in the merge that is in progress."""
+
+    order: RoundOrder
+    moment: Moment
+    parts: tuple[Part, ...]
+    vectors: tuple[Vector, ...]
+    state: State  # with what contributing changed of the own vectors
+    weight: float
+    sent: State | None = None
+    payload: bytes | None = None
+    cut: dict[int, bytes] = field(default_factory=dict)
+
+
+class Member:
+    """The outer state after `round` committed rounds. The same calls give the same bits everywhere."""
+
+    def __init__(
+        self, spec: Mapping[str, Any], layout: Layout, initial: Vector, *, slot: int = 0, epoch: int = 0
+    ) -> None:
+        """Before the first round. `spec`: a normalised job spec: {strategy, steps, seed} are read."""
+        self.spec: dict[str, Any] = {
+            "strategy": dict(spec["strategy"]), "steps": int(spec["steps"]), "seed": int(spec.get("seed", 0)),
+        }  # fmt: skip
+        self.layout, self.slot, self.epoch = layout, slot, epoch
+        self.strategy: Strategy = strategy(self.spec["strategy"], layout)
+        self._state: State = self.strategy.init(np.array(initial, dtype=np.float32))
+        self._pending: _Pending | None = None
+        self._digest: str | None = None
+        self.round = 0
+        self.step = 0
+        self.position = 0
+        self.accepted: tuple[int, ...] = ()
+        self.tentative: Merged | None = None
+        self.bundle: Bundle | None = None
+        """What the last committed round merged; None when the round cannot be replayed from it."""
+
+    @property
+    def parameters(self) -> Vector:
+        """θ. Do not change it."""
+        return self._state["parameters"]
+
+    @property
+    def state(self) -> State:
+        """All vectors of the outer state by name. Do not change them."""
+        return self._state
+
+    @property
+    def replays(self) -> bool:
+        """Whether a round can be made again from the state before it and its bundle."""
+        return self.strategy.cadence == "round" and "parameters" in self.strategy.shared
+
+    def digest(self) -> str:
+        """SHA-256 of θ as little-endian float32."""
+        if self._digest is None:
+            self._digest = _digest(self._state)
+        return self._digest
+
+    # a merge
+
+    def contribute(
+        self, local: Vector, order: RoundOrder, *, step: int | None = None, rate: float = 0.0, weight: float = 1.0
+    ) -> float:
+        """Take what this member has trained (or, with `step`, one step's gradient) into the merge of `order`.
+
+        Returns the norm of what is to be sent (0 for a step's). Raises MemberError for a round that is not next, BadPayload when something is not finite.
+        """
+        if order.round != self.round + 1:
+            raise MemberError(f"round {order.round} is not next here; {self.round} rounds are committed")
+        moment = self._moment(order, step, rate)
+        if not np.isfinite(local).all():
+            raise BadPayload("not all elements are finite")
+        vectors, state = self.strategy.contribute(self._state, local, moment)
+        weighted = bool(self.spec["strategy"].get("weighted", False))
+        self._pending = _Pending(
+            order, moment, self.strategy.parts(moment), tuple(vectors), state, weight if weighted else 1.0
+        )
+        self.tentative = None
+        if step is not None:
+            return 0.0
+        return math.sqrt(sum_of_squares(vectors[0]))
+
+    @property
+    def sizes(self) -> tuple[int, bool]:
+        """Of the merge in progress: bytes of the whole encoding, and whether slices can be merged by themselves."""
+        pending = self._in_progress()
+        size = sum(part.codec.promised_bytes(part.elements) for part in pending.parts)
+        return size, len(pending.parts) == 1 and pending.parts[0].codec.dense and self.strategy.exchange == "reduce"
+
+    @property
+    def at_step(self) -> int:
+        """Of the merge in progress: the global inner step (the round's first for one merge a round)."""
+        return self._in_progress().moment.step
+
+    @property
+    def partners(self) -> tuple[int, ...]:
+        """Whose contributions this member merges, itself included."""
+        return self.strategy.partners(self._in_progress().moment)
+
+    def mixed(self, order: RoundOrder) -> tuple[tuple[int, int], ...]:
+        """The ranges (offset, size) of the parameters that the merge of that round may change."""
+        return self.strategy.mixed(self._moment(order, None, 0.0))
+
+    def payload(self) -> bytes:
+        """The whole contribution. Raises BadPayload when an element is not finite."""
+        pending = self._in_progress()
+        if pending.payload is None:
+            body = encode_parts(pending.parts, pending.vectors)
+            pending.payload = self._contribution(pending, body)
+            pending.sent = self.strategy.sent(pending.state, decode_parts(pending.parts, body), pending.moment)
+            pending.cut = {}
+        return pending.payload
+
+    def cut(self, owners: Sequence[int]) -> dict[int, bytes]:
+        """The contribution in slices, one for each owner. Raises BadPayload when an element is not finite."""
+        pending = self._in_progress()
+        if sorted(pending.cut) != sorted(owners):
+            [part], [vector] = pending.parts, pending.vectors
+            decoded, cut = np.empty_like(vector), {}
+            for owner, (start, stop) in slices_of(part.elements, owners).items():
+                slice_part = (Part(stop - start, part.codec),)
+                body = encode_parts(slice_part, (vector[start:stop],))
+                [decoded[start:stop]] = decode_parts(slice_part, body)
+                cut[owner] = self._contribution(pending, body)
+            pending.sent = self.strategy.sent(pending.state, (decoded,), pending.moment)
+            pending.cut, pending.payload = cut, None
+        return pending.cut
+
+    def sent_digest(self) -> str:
+        """SHA-256 of the contribution's bytes, whole or in the order of its slices, as they were sent."""
+        pending = self._in_progress()
+        sent = (
+            [pending.payload] if pending.payload is not None else [pending.cut[owner] for owner in sorted(pending.cut)]
+        )
+        return hashlib.sha256(b"".join(sent)).hexdigest()
+
+    def combine(self, received: Mapping[int, bytes], owners: Sequence[int]) -> bytes:
+        """As the owner of a slice: the mean of what all members sent of it, encoded. Bad slices are left out."""
+        pending = self._in_progress()
+        start, stop = slices_of(pending.parts[0].elements, owners)[self.slot]
+        part = (Part(stop - start, pending.parts[0].codec),)
+        updates, _ = self._read(pending, part, received)
+        if not updates:
+            body = encode_parts(part, (np.zeros(stop - start, dtype=np.float32),))
+            return Reduced(pending.order.round, pending.moment.step, (), 0.0, body).pack()
+        weights = [update.weight for update in updates]
+        mean = weighted_mean([update.vectors[0] for update in updates], weights)
+        slots = tuple(update.slot for update in updates)
+        body = encode_parts(part, (mean,))
+        return Reduced(pending.order.round, pending.moment.step, slots, math.fsum(weights), body).pack()
+
+    def merge(self, results: Mapping[int, bytes], among: Sequence[int] | None = None) -> Merged:
+        """The state after the merge, from whole contributions by slot or reduced slices by owner; not adopted yet.
+
+        `among`: the members of the exchange; whose slices are not in the mean is named as refused. Raises MemberError when nothing usable is among them, or when the outcome is not finite.
+        """
+        pending = self._in_progress()
+        merged = self._merge(results, pending, frozenset(pending.order.slots if among is None else among))
+        self.tentative = merged
+        return merged
+
+    def commit(self, digest: str | None = None) -> str:
+        """Adopt the tentative state; `digest` is the one that the members agreed on. Raises MemberError."""
+        merged = self.tentative
+        if merged is None or (digest is not None and merged.digest != digest):
+            raise MemberError("there is no such state to adopt")
+        order = merged.order
+        self._state, self._digest = merged.state, merged.digest
+        self.round, self.step, self.position = order.round, order.step_after, order.position_after
+        self.accepted, self.bundle = merged.accepted, merged.bundle
+        self._pending = self.tentative = None
+        return merged.digest
+
+    def abandon(self) -> None:
+        """Forget the merge in progress: its round is void."""
+        self._pending = self.tentative = None
+
+    def defer(self, local: Vector, order: RoundOrder) -> None:
+        """Late work: what was trained for a round that went on without it is kept for a later contribution."""
+        self._state = self.strategy.defer(self._state, local, self._moment(order, None, 0.0))
+        self.abandon()
+
+    # cadence "step"
+
+    def step_result(self) -> Vector:
+        """Adopt the step's merged state; what the child applies: new parameters, or the mean gradient."""
+        merged = self.tentative
+        assert merged is not None, "a step's result before its merge"
+        self._state, self._digest = merged.state, None
+        self._pending = self.tentative = None
+        return self._state["gradient" if self.strategy.applies == "gradient" else "parameters"]
+
+    def finish(self, trained: Vector, order: RoundOrder) -> Merged:
+        """End a round of steps at the parameters that the child ended at; tentative until `commit`."""
+        if order.round != self.round + 1:
+            raise MemberError(f"round {order.round} is not next here; {self.round} rounds are committed")
+        state = {name: vector for name, vector in self._state.items() if name != "gradient"}
+        state["parameters"] = trained
+        self.tentative = Merged(order, state, _digest(state), order.slots, {}, None)
+        return self.tentative
+
+    # leaving and coming
+
+    def switch(self, options: Mapping[str, Any]) -> None:
+        """Go on with another strategy, or the same with other options, from the next round."""
+        if dict(options) == self.spec["strategy"]:
+            return
+        after = strategy(options, self.layout)
+        self._state = after.switch_from(self._state)
+        self.strategy, self.spec = after, {**self.spec, "strategy": dict(options)}
+        self.bundle, self._digest = None, None
+        self.abandon()
+
+    def export(self, *, own: bool = False) -> bytes:
+        """What a newcomer or a checkpoint needs, as safetensors; equal states give equal bytes.
+
+        `own`: with what belongs to this member alone (residuals), under names that begin with "own/".
+        """
+        shared = self.strategy.shared or frozenset({"parameters"})
+        tensors = {name: vector for name, vector in self._state.items() if name in shared}
+        if own:
+            tensors |= {OWN + name: vector for name, vector in self._state.items() if name not in shared}
+        described = {
+            "v": FORMAT, "spec": self.spec, "round": self.round, "step": self.step, "position": self.position,
+            "accepted": self.accepted, "layout": [[tensor.name, tensor.shape] for tensor in self.layout],
+        }  # fmt: skip
+        metadata = {"torg": json.dumps(described, sort_keys=True, separators=(",", ":"))}
+        return bytes(safetensors.numpy.save({name: tensors[name] for name in sorted(tensors)}, metadata))
+
+    @classmethod
+    def restore(cls, exported: bytes, *, slot: int = 0, epoch: int = 0, own: bool = False) -> "Member":
+        """From `export`; `own`: take what belonged to the exporting member too. Raises MemberError."""
+        try:
+            described = read_description(exported)
+            tensors = {name: np.array(tensor) for name, tensor in safetensors.numpy.load(exported).items()}
+            layout = layout_of([(str(name), tuple(map(int, shape))) for name, shape in described["layout"]])
+            parameters = tensors["parameters"]
+            if parameters.shape != (elements_of(layout),):
+                raise ValueError(f"{parameters.size} parameters; its layout has {elements_of(layout)}")
+            member = cls(described["spec"], layout, parameters, slot=slot, epoch=epoch)
+            member.round, member.step = int(described["round"]), int(described["step"])
+            member.position = int(described["position"])
+            member.accepted = tuple(map(int, described["accepted"]))
+        except (KeyError, ValueError, TypeError, LookupError, safetensors.SafetensorError) as error:
+            raise MemberError(f"not an exported member: {error}") from None
+        state = dict(member._state)
+        for name, tensor in tensors.items():
+            plain = name.removeprefix(OWN)
+            if not name.startswith(OWN) and name not in {*member.strategy.shared, "parameters"}:
+                raise MemberError(f"not an exported member: {name} is nothing of {member.strategy.name}")
+            if tensor.dtype != np.float32 or not np.isfinite(tensor).all():
+                raise MemberError(f"not an exported member: {name} is of another kind or not finite")
+            if plain in state and state[plain].shape != tensor.shape:
+                raise MemberError(f"not an exported member: {name} is of shape {tensor.shape}")
+            if own or not name.startswith(OWN):
+                state[plain] = tensor
+        missing = (member.strategy.shared & set(member._state)) - set(tensors)
+        if missing:
+            raise MemberError(f"not an exported member: it lacks {', '.join(sorted(missing))}")
+        member._state = state
+        return member
+
+    def take_over(self, exported: bytes) -> None:
+        """Stand where a peer stands; this member's own vectors (residuals) stay. Raises MemberError."""
+        peer = Member.restore(exported, slot=self.slot, epoch=self.epoch)
+        if peer.parameters.size != self.parameters.size:
+            raise MemberError(f"{peer.parameters.size} parameters; this model has {self.parameters.size}")
+        mine = {
+            name: vector
+            for name, vector in self._state.items()
+            if name not in {*peer.strategy.shared, "parameters"} and self.spec["strategy"] == peer.spec["strategy"]
+        }
+        self.strategy, self.spec = peer.strategy, peer.spec
+        self._state, self._digest = {**peer._state, **mine}, None
+        self.round, self.step, self.position, self.accepted = peer.round, peer.step, peer.position, peer.accepted
+        self.bundle = None
+        self.abandon()
+
+    def apply(self, bundle: Bundle) -> str:
+        """Make a round again from its bundle; the digest after it. Raises MemberError."""
+        if bundle.round != self.round + 1 or bundle.step_before != self.step or not self.replays:
+            raise MemberError(f"the bundle of round {bundle.round} does not follow round {self.round}")
+        order = RoundOrder(bundle.round, bundle.step_before, bundle.step_after, bundle.position, bundle.slots)
+        moment = self._moment(order, None, 0.0)
+        self._pending = _Pending(order, moment, self.strategy.parts(moment), (), self._state, 1.0)
+        self.merge(bundle.payloads)
+        return self.commit()
+
+    @classmethod
+    def replay(cls, base: bytes, deltas: Sequence[bytes]) -> bytes:
+        """The state after the last of these bundles, from a base; as `export` of a member that was there, without what
+        is a member's own. Raises MemberError.
+        """
+        member = cls.restore(base)
+        for delta in deltas:
+            try:
+                member.apply(unpack_bundle(delta))
+            except BadPayload as error:
+                raise MemberError(str(error)) from None
+        return member.export()
+
+    # inside
+
+    def _moment(self, order: RoundOrder, step: int | None, rate: float) -> Moment:
+        at = order.step_before if step is None else step
+        return Moment(order.round, at, self.slot, order.slots, rate, self.spec["seed"])
+
+    def _in_progress(self) -> _Pending:
+        if self._pending is None:
+            raise MemberError("no merge is in progress here")
+        return self._pending
+
+    def _contribution(self, pending: _Pending, body: bytes) -> bytes:
+        step = pending.moment.step
+        return Contribution(pending.order.round, step, self.epoch, self.slot, pending.weight, body).pack()
+
+    def _read(
+        self, pending: _Pending, parts: Sequence[Part], received: Mapping[int, bytes]
+    ) -> tuple[list[Update], dict[int, str]]:
+        """Updates in slot order, and why the others are none."""
+        updates, refused = [], {}
+        for slot in sorted(received):
+            try:
+                found = unpack_contribution(
+                    received[slot], round=pending.order.round, step=pending.moment.step, slot=slot
+                )
+                updates.append(Update(slot, found.weight, decode_parts(parts, found.body)))
+            except BadPayload as error:
+                refused[slot] = str(error)
+        return updates, refused
+
+    def _merge(self, results: Mapping[int, bytes], pending: _Pending, among: frozenset[int]) -> Merged:
+        reduced = bool(results) and is_reduced(next(iter(results.values())))
+        if reduced:
+            updates, accepted = self._assemble(results, pending)
+            refused = dict.fromkeys(sorted(among - set(accepted)), "not in every slice of the mean")
+        else:
+            updates, refused = self._read(pending, pending.parts, results)
+            accepted = tuple(update.slot for update in updates)
+        if not updates:
+            raise MemberError(f"nothing to merge in round {pending.order.round}: {refused or 'nobody contributed'}")
+        mine = pending.sent if pending.sent is not None and self.slot in accepted else self._state
+        state = self.strategy.merge(mine, updates, pending.moment)
+        if not np.isfinite(state["parameters"]).all():
+            raise MemberError(f"round {pending.order.round} would make parameters that are not finite")
+        order = pending.order
+        bundle = None
+        if self.replays:
+            bundle = Bundle(
+                order.round, order.step_before, order.step_after, "reduce" if reduced else "gather", order.slots,
+                order.position_after, dict(results),
+            )  # fmt: skip
+        digest = _digest(state) if self.strategy.cadence == "round" else ""
+        return Merged(order, state, digest, accepted, refused, bundle)
+
+    def _assemble(self, results: Mapping[int, bytes], pending: _Pending) -> tuple[list[Update], tuple[int, ...]]:
+        """One update from everybody's slices of the mean, and whose contributions are in all of them."""
+        [part] = pending.parts
+        mean, weight = np.empty(part.elements, dtype=np.float32), 0.0
+        accepted = set(pending.order.slots)
+        for owner, (start, stop) in slices_of(part.elements, sorted(results)).items():
+            try:
+                found = unpack_reduced(results[owner], round=pending.order.round, step=pending.moment.step)
+                [mean[start:stop]] = decode_parts((Part(stop - start, part.codec),), found.body)
+            except BadPayload as error:
+                raise MemberError(f"slot {owner} made a bad slice of the mean: {error}") from None
+            if stop > start:
+                accepted &= set(found.slots)
+                weight = max(weight, found.weight)
+        if weight <= 0.0:
+            return [], ()
+        return [Update(min(accepted, default=self.slot), weight, (mean,))], tuple(sorted(accepted))
+
+
+def read_description(exported: bytes) -> dict[str, Any]:
+    """The JSON that `export` put beside the tensors: {v, spec, round, step, position, accepted, layout}.
+
+    Raises ValueError or KeyError.
+    """
+    size = int.from_bytes(exported[:8], "little")
+    header = json.loads(exported[8 : 8 + size])
+    described = json.loads(header["__metadata__"]["torg"])
+    if described["v"] != FORMAT:
+        raise ValueError(f"format {described['v']}; this is format {FORMAT}")
+    return dict(described)
+
+
+def staged(member: Member) -> Member:
+    """A copy that stays as it is while the member goes on. Costs nothing: states are never changed in place."""
+    copied = object.__new__(Member)
+    copied.__dict__.update(member.__dict__)
+    copied.abandon()
+    return copied
+
+
+def with_order(order: RoundOrder, slots: Sequence[int]) -> RoundOrder:
+    """The same round with other members."""
+    return replace(order, slots=tuple(slots))
+
+
+def _digest(state: State) -> str:
+    return hashlib.sha256(state["parameters"].astype("<f4", copy=False).data).hexdigest()
