@@ -134,6 +134,18 @@ def test_short_floats_round_each_value_to_the_nearest(name, vector):
     assert (error <= np.abs(vector) * EXACT[name] + smallest_step)[inside].all()
 
 
+def test_fp16_rounds_as_numpy_does():
+    edges = np.array(
+        [65504.0, 65519.9, 65520.0, 1e30, 2.0**-14, 2.0**-24, 2.0**-25, 0.0, -0.0, 1e-45], dtype=np.float32
+    )
+    halves = np.arange(1 << 15, dtype=np.uint16).view(np.float16).astype(np.float32)[:0x7C00]
+    between = (halves[1:] + halves[:-1]) / 2
+    values = np.concatenate([edges, NORMAL, halves, between, np.nextafter(between, 0), np.nextafter(between, np.inf)])
+    values = np.concatenate([values, -values]).astype(np.float32)
+    sent = np.frombuffer(codec("fp16").encode(values), dtype="<u2", offset=12)
+    assert (sent == np.clip(values, -65504.0, 65504.0).astype(np.float16).view(np.uint16)).all()
+
+
 @pytest.mark.parametrize("name", RELATIVE)
 @pytest.mark.parametrize("scale", [1e-36, 1e-20, 1.0, 1e30])
 def test_quantisers_lose_no_more_of_a_normal_vector_than_they_should(name, scale):

@@ -21,6 +21,7 @@ from trainers.layout import Layout
 
 Blocks: TypeAlias = NDArray[np.float32]
 
+PADDING = 16  # one line of the cache
 BATCH = 1 << 15  # elements transformed at a time, so that what lies between passes stays in the cache
 
 
@@ -78,9 +79,12 @@ class _Tiling:
         """Float32 [*edges, *counts], each axis of the blocks transformed in ascending order."""
         for axis, edge in enumerate(self._edges):
             if edge > 1:
-                first = np.moveaxis(values, axis, 0)
-                done = transform(np.ascontiguousarray(first).reshape(edge, -1))
-                values = np.moveaxis(done.reshape(first.shape), 0, axis)
+                # the axis first, the others as they lie in memory
+                others = sorted(set(range(values.ndim)) - {axis}, key=lambda one: -abs(values.strides[one]))
+                moved = values.transpose(axis, *others)
+                flat = _room(1, edge, moved.size // edge)
+                np.copyto(flat[0].reshape(moved.shape), moved)
+                values = transform(flat).reshape(moved.shape).transpose(np.argsort([axis, *others]))
         return values
 
 
@@ -89,15 +93,14 @@ def largest_divisor(size: int, most: int) -> int:
     return next(divisor for divisor in range(min(size, most), 0, -1) if size % divisor == 0)
 
 
-def _forward(values: Blocks) -> Blocks:
-    """Orthonormal DCT-II along axis 0 of [N, m]: y_k = norm_k Σ_n x_n cos(π (2n + 1) k / 2N).
+def _forward(parts: Blocks) -> Blocks:
+    """Orthonormal DCT-II along axis 1 of [1, N, m], which is used up: y_k = norm_k Σ_n x_n cos(π (2n + 1) k / 2N).
 
     All parts of a level are worked on at once, as [parts, length, m]: halved until lengths are odd, then interleaved.
     """
-    parts = values[None]
     while parts.shape[1] % 2 == 0:
         count, size, width = parts.shape
-        halves = np.empty((count, 2, size // 2, width), dtype=np.float32)
+        halves = _room(2 * count, size // 2, width).reshape(count, 2, size // 2, width)
         first, last = parts[:, : size // 2], parts[:, : size // 2 - 1 : -1]
         np.add(first, last, out=halves[:, 0])
         np.subtract(first, last, out=halves[:, 1])
@@ -107,7 +110,7 @@ def _forward(values: Blocks) -> Blocks:
         parts = _product(_table(parts.shape[1]), parts)
     while len(parts) > 1:
         count, size, width = len(parts) // 2, 2 * parts.shape[1], parts.shape[2]
-        halves, parts = parts.reshape(count, 2, size // 2, width), np.empty((count, size, width), dtype=np.float32)
+        halves, parts = parts.reshape(count, 2, size // 2, width), _room(count, size, width)
         parts[:, ::2] = halves[:, 0]
         np.add(halves[:, 1, :-1], halves[:, 1, 1:], out=parts[:, 1:-1:2])
         parts[:, -1] = halves[:, 1, -1]
@@ -116,12 +119,12 @@ def _forward(values: Blocks) -> Blocks:
     return whole
 
 
-def _inverse(values: Blocks) -> Blocks:
+def _inverse(parts: Blocks) -> Blocks:
     """Its inverse, the orthonormal DCT-III: x_n = Σ_k norm_k y_k cos(π (2n + 1) k / 2N)."""
-    parts = (values * _norms(len(values)))[None]
+    parts *= _norms(parts.shape[1])
     while parts.shape[1] % 2 == 0:
         count, size, width = parts.shape
-        halves = np.empty((count, 2, size // 2, width), dtype=np.float32)
+        halves = _room(2 * count, size // 2, width).reshape(count, 2, size // 2, width)
         halves[:, 0] = parts[:, ::2]
         halves[:, 1, 0] = parts[:, 1]
         np.add(parts[:, 1:-1:2], parts[:, 3::2], out=halves[:, 1, 1:])
@@ -130,12 +133,17 @@ def _inverse(values: Blocks) -> Blocks:
         parts = _product(_table(parts.shape[1]).T, parts)
     while len(parts) > 1:
         count, size, width = len(parts) // 2, 2 * parts.shape[1], parts.shape[2]
-        halves, parts = parts.reshape(count, 2, size // 2, width), np.empty((count, size, width), dtype=np.float32)
+        halves, parts = parts.reshape(count, 2, size // 2, width), _room(count, size, width)
         halves[:, 1] *= _secants(size)
         np.add(halves[:, 0], halves[:, 1], out=parts[:, : size // 2])
         np.subtract(halves[:, 0], halves[:, 1], out=parts[:, : size // 2 - 1 : -1])
     whole: Blocks = parts[0]
     return whole
+
+
+def _room(count: int, size: int, width: int) -> Blocks:
+    """Unset float32 [count, size, width], rows apart by no power of two: those would share few lines of the cache."""
+    return np.empty((count, size, width + PADDING), dtype=np.float32)[:, :, :width]
 
 
 def _product(matrix: Blocks, parts: Blocks) -> Blocks:

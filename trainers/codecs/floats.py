@@ -4,10 +4,12 @@ Rounding is to the nearest, ties to even; what is beyond the largest finite valu
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainers.codecs.base import Buffers, Vector, refuse_not_finite
 
 LARGEST_FP16 = np.float32(65504.0)
+LEAST_NORMAL_FP16 = np.float32(2.0**-14)
 LARGEST_BF16 = np.array([0x7F7F0000], dtype=np.uint32).view(np.float32)[0]
 BLOCK = 1 << 16  # values worked on at a time, so that what lies between passes stays in the cache
 
@@ -45,10 +47,11 @@ class Fp16:
     def encode(self, values: Vector) -> Buffers:
         """See `Values`."""
         refuse_not_finite(values)
-        halves, room = np.empty(values.size, dtype="<f2"), np.empty(min(BLOCK, values.size), dtype=np.float32)
+        halves, size = np.empty(values.size, dtype="<u2"), min(BLOCK, values.size)
+        magnitudes, room = np.empty(size, dtype=np.float32), np.empty(size, dtype=np.uint32)
         for start in range(0, values.size, BLOCK):
             part = values[start : start + BLOCK]
-            halves[start : start + BLOCK] = np.clip(part, -LARGEST_FP16, LARGEST_FP16, out=room[: part.size])
+            halves[start : start + BLOCK] = _halves(part, magnitudes[: part.size], room[: part.size])
         return [halves]
 
     def decode(self, body: memoryview, count: int) -> Vector:
@@ -90,3 +93,23 @@ class Bf16:
         values = bits.view(np.float32)
         refuse_not_finite(values)
         return values
+
+
+def _halves(part: Vector, magnitudes: Vector, room: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """The bits of each value as half, in `magnitudes`' own memory: `astype` takes ten times as long."""
+    np.minimum(np.abs(part, out=magnitudes), LARGEST_FP16, out=magnitudes)
+    small = magnitudes < LEAST_NORMAL_FP16
+    # Adding 1/2 rounds a small value to steps of 2^-24, the half's own below its least normal one.
+    fine = magnitudes[small] + np.float32(0.5)
+    bits = magnitudes.view(np.uint32)
+    odd = np.right_shift(bits, 13, out=room)
+    odd &= 1
+    bits += odd
+    bits += 0xFFF
+    bits >>= 13
+    bits -= 112 << 10  # the exponent's bias: 127 there, 15 here
+    bits[small] = fine.view(np.uint32) - 0x3F000000
+    signs = np.right_shift(part.view(np.uint32), 16, out=room)
+    signs &= 0x8000
+    bits |= signs
+    return bits

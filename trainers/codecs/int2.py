@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from trainers.codecs.base import BadPayload, Buffers, Vector, in_rows, refuse_not_finite
 
 CHUNK = 1 << 12
-ROWS = 16  # chunks worked on at a time, so that what lies between passes stays in the cache
+ROWS = 4  # chunks worked on at a time, so that what lies between passes stays in the cache
 BINS = 4
 EDGE_SIGMAS = 1.5
+LARGEST = float(np.finfo(np.float32).max)
 
 _BYTES = np.arange(256)
 _QUADS = np.stack([_BYTES >> shift & 3 for shift in (0, 2, 4, 6)], axis=1).astype(np.uint8).reshape(-1).view(np.uint32)
@@ -37,8 +38,9 @@ class Int2:
             part = values[start : start + ROWS * CHUNK]
             codebook, codes = _quantise(part)
             codebooks.append(codebook.astype("<f4"))
-            quads = in_rows(codes.reshape(-1)[: part.size], 4)
-            packed.append(quads[:, 0] | quads[:, 1] << 2 | quads[:, 2] << 4 | quads[:, 3] << 6)
+            quads = codes.view("<u4")
+            quads |= quads >> 6 | quads >> 12 | quads >> 18
+            packed.append(quads.astype(np.uint8)[: -(-part.size // 4)])
         return [*codebooks, *packed]
 
     def decode(self, body: memoryview, count: int) -> Vector:
@@ -50,23 +52,30 @@ class Int2:
         if count % 4 and packed[-1] >> 2 * (count % 4):
             raise BadPayload("codes after the last value")
         values = np.empty(count, dtype=np.float32)
+        codes = np.zeros((ROWS, CHUNK // 4), dtype=np.uint32)
+        places, rows = np.empty((ROWS, CHUNK), dtype=np.intp), BINS * np.arange(ROWS)[:, None]
         for start in range(0, count, ROWS * CHUNK):
-            size = min(ROWS * CHUNK, count - start)
-            quads = np.take(_QUADS, packed[start // 4 : (start + size + 3) // 4], mode="wrap")
-            places = quads.view(np.uint8)[:size].astype(np.intp)
-            places += np.arange(start // CHUNK, (start + size - 1) // CHUNK + 1).repeat(CHUNK)[:size] * BINS
-            np.take(codebooks, places, out=values[start : start + size], mode="wrap")
+            part, part_packed = values[start : start + ROWS * CHUNK], packed[start // 4 : (start + ROWS * CHUNK) // 4]
+            np.take(_QUADS, part_packed, out=codes.reshape(-1)[: part_packed.size], mode="wrap")
+            np.add(codes.view(np.uint8), rows, out=places)
+            means = codebooks[BINS * start // CHUNK :]
+            np.take(means, places.reshape(-1)[: part.size], out=part, mode="wrap")
         return values
 
 
 def _quantise(values: Vector) -> tuple[Vector, NDArray[np.uint8]]:
-    """Float32 [n] -> bin means [chunks, 4] and each value's bin [chunks, 4096]."""
-    exact = in_rows(values.astype(np.float64), CHUNK)
-    sizes = np.full(len(exact), CHUNK)
+    """Float32 [n] -> bin means [chunks, 4] and each value's bin [chunks · 4096], 0 after the last one."""
+    rows = in_rows(values, CHUNK)
+    exact = rows.astype(np.float64)
+    sizes = np.full(len(rows), CHUNK)
     sizes[-1] = (values.size - 1) % CHUNK + 1
-    edges = EDGE_SIGMAS * np.sqrt(np.square(exact).sum(axis=1) / np.maximum(1, sizes - 1))[:, None]
-    codes = 1 + (exact >= 0.0).view(np.uint8) + (exact >= edges) - (exact < -edges)
-    places = (codes + np.arange(len(exact))[:, None] * BINS).reshape(-1)[: values.size]
-    counts = np.bincount(places, minlength=BINS * len(exact))
-    sums = np.bincount(places, weights=exact.reshape(-1)[: values.size], minlength=BINS * len(exact))
-    return (sums / np.maximum(counts, 1)).astype(np.float32), codes.astype(np.uint8)
+    edges = EDGE_SIGMAS * np.sqrt(np.square(exact).sum(axis=1) / np.maximum(1, sizes - 1))
+    positive, outer = rows >= 0.0, np.abs(rows) >= np.minimum(edges, LARGEST).astype(np.float32)[:, None]
+    codes = (positive == outer).view(np.uint8)
+    codes += positive.view(np.uint8) << 1
+    flat, bins = codes.reshape(-1), BINS * len(rows)
+    flat[values.size :] = 0
+    places = (codes + BINS * np.arange(len(rows))[:, None]).reshape(-1)[: values.size]
+    counts = np.bincount(places, minlength=bins)
+    sums = np.bincount(places, weights=exact.reshape(-1)[: values.size], minlength=bins)
+    return (sums / np.maximum(counts, 1)).astype(np.float32), flat

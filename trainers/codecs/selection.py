@@ -55,7 +55,9 @@ class Selection:
 
     @cached_property
     def _chunks(self) -> tuple[Places, Places]:
-        """Of every value that travels: where its chunk begins and where it ends."""
+        """Of every value that travels: where its chunk begins and where it ends; one for all where there is one chunk."""
+        if len(self._runs) == 1 and self._runs[0].count == 1:
+            return np.array([self._runs[0].start]), np.array([self._runs[0].start + self._runs[0].size])
         starts = [run.start + run.size * np.repeat(np.arange(run.count), run.kept) for run in self._runs]
         sizes = [np.full(run.count * run.kept, run.size) for run in self._runs]
         begin = np.concatenate(starts) if starts else np.empty(0, dtype=np.int64)
