@@ -26,7 +26,6 @@ VALUES: Mapping[str, Values] = MappingProxyType(
         "sign1": Sign1(),
     }
 )
-CODECS = ("identity", "int8")  # what job files offered before there were stages
 
 
 def codec(text: str, layout: Layout | None = None) -> Codec:
