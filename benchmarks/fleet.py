@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Listener
@@ -108,7 +108,7 @@ class Fleet:
         settings = {
             "name": remote.name, "host_pid": os.getpid(), "scratch": str(own / "scratch"), "threads_per_unit": 1,
             "devices": [], "memory_limit_bytes": MEMORY_LIMIT_BYTES, "shares": {}, "isolation": self._isolation,
-            "orphan_after_s": NEVER_S,
+            "orphan_after_s": NEVER_S, "host": remote.address,
         }  # fmt: skip
         told = {"address": self._address, "key": self._key.hex(), "number": number, "worker": settings}
         self.remotes[number] = remote
@@ -258,11 +258,6 @@ class FleetTransport:
         threading.Thread(target=self._ask_later, args=(worker, method, arguments, answer), daemon=True).start()
         return answer
 
-    def train(self, worker: Remote, *arguments: Any) -> tuple[Future[Any], Future[Any]]:
-        """See Transport."""
-        both = self.ask(worker, "train", *arguments)
-        return _part(both, lambda answer: answer[0]), _part(both, lambda answer: answer[1])
-
     def answers(self, calls: Mapping[Key, Future[Any]], timeout_s: float) -> dict[Key, Any]:
         """See Transport."""
         done = wait(calls.values(), max(0.0, timeout_s), FIRST_COMPLETED).done
@@ -292,21 +287,6 @@ class FleetTransport:
             answer.set_result(self._fleet.ask(worker, method, *opened).result())
         except CallFailed as failed:
             answer.set_exception(failed)
-
-
-def _part(both: Future[Any], pick: Callable[[Any], Any]) -> Future[Any]:
-    part: Future[Any] = Future()
-
-    def pass_on(done: Future[Any]) -> None:
-        error = done.exception()
-        if error is not None:
-            part.set_exception(error)
-        else:
-            answer = done.result()
-            part.set_result(answer if isinstance(answer, Gone) else pick(answer))
-
-    both.add_done_callback(pass_on)
-    return part
 
 
 def _opened(argument: Any) -> Any:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import random
+import secrets
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,10 +22,12 @@ from trainers.actors import roster
 from trainers.actors.course import Course, Halt
 from trainers.actors.keeper import Keeper
 from trainers.actors.outbox import Outbox
+from trainers.actors.plans import plan_of
 from trainers.actors.wiring import DoorRefused
 
 READING_EVERY_S = 0.25
 LOST_AFTER_S = 3.0
+FIRST_DEADLINE_MS = 600_000
 MAX_UNEXPECTED = 3
 
 Json = dict[str, Any]
@@ -31,14 +35,19 @@ Json = dict[str, Any]
 
 @dataclass(slots=True)
 class Lease:
-    """One worker's lease. Times are monotonic seconds; `trained_at` is its first merged contribution's commit."""
+    """One worker's lease. Times are monotonic seconds. `ready_s`: it can take part from the next boundary on;
+    `warm`: its child had imported torch when it was leased; `first_commit_s`: the commit of its first merged contribution; `hit_s`: when a script did something to it.
+    """
 
     slot: int
+    epoch: int
     remote: Remote
     leased_s: float
+    warm: bool
     ready_s: float | None = None
     first_commit_s: float | None = None
     ended_s: float | None = None
+    hit_s: float | None = None
     lost: str | None = None
 
 
@@ -134,15 +143,20 @@ class Driver:
     """Drives one job's course to its end. `spares`: warm workers kept ready to take the place of lost ones."""
 
     def __init__(
-        self, fleet: Fleet, spec: Json, data: bytes, *, workers: int, spares: int, plan: Mapping[str, Any], seed: int
+        self, fleet: Fleet, spec: Json, data: bytes, *, workers: int, spares: int, seed: int, grace_ms: int
     ) -> None:
+        def plan(asked: Json) -> machine.RoundPlan:
+            return plan_of(asked, first_deadline_ms=FIRST_DEADLINE_MS, grace_ms=grace_ms)
+
         self.record = Record()
         self._fleet = fleet
         self._spec = spec
         self._random = random.Random(seed)
         self._wanted = workers
         self._unexpected = 0
-        self._warm = [fleet.start() for _ in range(workers + spares)]
+        self._waiting: dict[int, Future[Any]] = {}
+        for _ in range(workers + spares):
+            self._warm_one()
         self._transport = FleetTransport(fleet)
         self._door = MemoryDoor(self.record, fleet)
         self._outbox = Outbox("job", 0, self._door)
@@ -151,19 +165,15 @@ class Driver:
             job="job", spec=spec, door=self._door, transport=self._transport, outbox=self._outbox,
             wall_ms=lambda: time.time_ns() // 1_000_000,
         )  # fmt: skip
-        self._rounds = machine.Rounds(machine.RoundPlan(
-            rounds=spec["rounds"], inner_steps=spec["strategy"]["inner_steps"], total_steps=spec["steps"],
-            min_members=workers, **plan,
-        ))  # fmt: skip
         self._course = Course(
-            job="job", spec=spec, source=None, data=data, transport=self._transport, outbox=self._outbox,
-            roster=self._roster, keeper=self._keeper, rounds=self._rounds,
+            job="job", spec=spec, source=None, data=data, secret=secrets.token_bytes(32), transport=self._transport,
+            outbox=self._outbox, roster=self._roster, keeper=self._keeper, rounds=machine.Rounds(plan(spec)), plan=plan,
         )  # fmt: skip
 
-    def drive(self, failures: Sequence[Failure], timeout_s: float) -> Record:
-        """Until the job is done, or TimeoutError with what the workers said."""
+    def drive(self, failures: Sequence[Failure], timeout_s: float, pause_after_s: float | None = None) -> Record:
+        """Until the job is done or paused, or TimeoutError with what the workers said."""
         record, left = self.record, list(failures)
-        self._fleet.wait_ready(self._warm)
+        self._fleet.wait_ready(self._fleet.remotes.values())
         began = time.monotonic()
         self._course.resume([])
         for _ in range(self._wanted):
@@ -178,6 +188,9 @@ class Driver:
                 record.began_s = record.rounds[0]["at_s"] - record.rounds[0]["duration_ms"] / 1000
             while left and record.began_s and now >= record.began_s + left[0].at_s:
                 self._carry_out(left.pop(0))
+            if pause_after_s is not None and record.began_s and now >= record.began_s + pause_after_s:
+                self._course.pause("the time is up")
+                pause_after_s = None
             self._replace_lost()
             self._note_ready()
         self._roster.last_readings()
@@ -189,18 +202,29 @@ class Driver:
 
     def _hire(self, *, replacing: bool) -> None:
         slot = len(self.record.leases)
-        remote = next((one for one in self._warm if one.met.is_set()), None) or self._fleet.start()
-        if remote in self._warm:
-            self._warm.remove(remote)
+        number = next((one for one, ready in self._waiting.items() if ready.done()), None)
+        warm = number is not None
+        if number is None:
+            number = next(iter(self._waiting), None)
+        if number is None:
+            number = self._warm_one()
+        del self._waiting[number]
         if replacing:
-            self._warm.append(self._fleet.start())
-        lease = Lease(slot, remote, time.monotonic())
+            self._warm_one()
+        remote = self._fleet.remotes[number]
+        lease = Lease(slot, slot + 1, remote, time.monotonic(), warm)
         self.record.leases.append(lease)
         named = {"id": f"lease-{slot}", "epoch": slot + 1, "slot": slot, "job": "job", "share": None, "gpus": 1}
         self._transport.ask(remote, "assign", {**named, "devices": []})
         self._course.welcome(roster.Worker(
             lease=named["id"], epoch=slot + 1, slot=slot, provider=remote.name, name=remote.name, handle=remote
         ))  # fmt: skip
+
+    def _warm_one(self) -> int:
+        """One more worker that waits for a lease; its number."""
+        remote = self._fleet.start()
+        self._waiting[remote.number] = self._fleet.ask(remote, "ready")
+        return remote.number
 
     def _replace_lost(self) -> None:
         while self._door.losses:
@@ -214,9 +238,9 @@ class Driver:
             self._hire(replacing=True)
 
     def _note_ready(self) -> None:
-        living = set(self._rounds.members)
         for lease in self.record.leases:
-            if lease.ready_s is None and lease.slot in living:
+            worker = self._roster.get(lease.slot) if lease.ready_s is None else None
+            if worker is not None and worker.phase == "ready":
                 lease.ready_s = time.monotonic()
 
     def _carry_out(self, failure: Failure) -> None:
@@ -230,4 +254,6 @@ class Driver:
             chosen = [self._random.choice(trained)] if trained else []
         for lease in chosen:
             getattr(self._fleet, failure.kind)(lease.remote.number)
-            self.record.happened.append(Happened(failure.kind, lease.slot, time.monotonic()))
+            at_s = time.monotonic()
+            lease.hit_s = lease.hit_s or at_s
+            self.record.happened.append(Happened(failure.kind, lease.slot, at_s))

@@ -25,6 +25,7 @@ from itertools import product
 from multiprocessing import get_context
 from typing import Any
 
+from benchmarks.cables import bits_per_second, why_no_cables
 from benchmarks.report import finish, parser, say
 from benchmarks.trials import COMPARATORS, Job, Place, Trial, comparator_trial, mean, seconds_to, torg_trial
 from trainers.options import STRATEGIES, strategy_options
@@ -178,15 +179,28 @@ def _hours_ratio(trial: Trial, alone: Mapping[tuple[int, int], Trial], loss: flo
     return None if ours is None or theirs is None else ours / theirs
 
 
-def main() -> int:
-    chosen = arguments().parse_args()
+def checked(chosen: argparse.Namespace) -> argparse.Namespace:
+    """The same, or the end of the process with a sentence about what cannot be asked for."""
     unknown = sorted(set(chosen.strategy) - set(STRATEGIES) - set(COMPARATORS))
     if unknown:
         sys.exit(f"no strategy or comparator {', '.join(unknown)}; there are {', '.join([*STRATEGIES, *COMPARATORS])}")
     if chosen.simulate and set(chosen.strategy) - set(STRATEGIES):
         sys.exit("only torg's own strategies can be simulated")
-    for system in set(chosen.strategy) & set(STRATEGIES):
-        strategy_options({"name": system, "inner_steps": chosen.inner_steps, **options_for(system, chosen.set)})
+    cables = [link for link in chosen.link if link != "loopback"]
+    if cables and (reason := why_no_cables()) is not None:
+        sys.exit(f"--link {cables[0]}: {reason}")
+    try:
+        for link in cables:
+            bits_per_second(link)
+        for system in sorted(set(chosen.strategy) & set(STRATEGIES)):
+            strategy_options({"name": system, "inner_steps": chosen.inner_steps, **options_for(system, chosen.set)})
+    except ValueError as error:
+        sys.exit(str(error))
+    return chosen
+
+
+def main() -> int:
+    chosen = checked(arguments().parse_args())
     with Place() as place:
         trials, alone = (simulate(place, chosen), {}) if chosen.simulate else measure(place, chosen)
     found = figures(trials, alone, chosen)

@@ -36,7 +36,6 @@ COMPARATORS = {
     "hivemind": ("hivemind_local_update", {}),
     "hivemind_delayed": ("hivemind_local_update", {"delayed": True}),
 }
-FIRST_DEADLINE_MS = 600_000
 GRACE_MS = 5_000
 
 Json = dict[str, Any]
@@ -140,16 +139,17 @@ def spec(job: Job, strategy: str, options: Mapping[str, Any]) -> Json:
 
 def run_torg(
     place: Place, job: Job, strategy: str, options: Mapping[str, Any], *, timeout_s: float,
-    failures: Sequence[Failure] = (), spares: int = 0,
+    failures: Sequence[Failure] = (), spares: int = 0, pause_after_s: float | None = None,
 ) -> tuple[Json, Record]:  # fmt: skip
-    """The job on a fleet of its own: (specification, record)."""
+    """The job on a fleet of its own: (specification, record). With `pause_after_s` it ends with the round then under way."""
     made = spec(job, strategy, options)
     with ExitStack() as stack:
         cables = None if job.link == "loopback" else stack.enter_context(Cables(bits_per_second(job.link)))
         fleet = stack.enter_context(Fleet(place.next_run(), cables=cables, isolation=isolation_level()))
-        plan = {"first_deadline_ms": FIRST_DEADLINE_MS, "grace_ms": GRACE_MS}
-        driver = Driver(fleet, made, place.archive, workers=job.workers, spares=spares, plan=plan, seed=job.seed)
-        return made, driver.drive(failures, timeout_s)
+        driver = Driver(
+            fleet, made, place.archive, workers=job.workers, spares=spares, seed=job.seed, grace_ms=GRACE_MS
+        )
+        return made, driver.drive(failures, timeout_s, pause_after_s)
 
 
 def torg_trial(place: Place, job: Job, strategy: str, options: Mapping[str, Any], timeout_s: float) -> Trial:
