@@ -189,8 +189,10 @@ class FakeRun:
         ]  # fmt: skip
         return self.market.report_readings(self.job, run_pid=os.getpid(), readings=readings, **more)
 
-    def report(self, leases: list[Json], lost: list[Json] | None = None) -> Json:
-        """The next round, by these leases."""
+    def report(
+        self, leases: list[Json], lost: list[Json] | None = None, manner: Json | None = None, **more: int
+    ) -> Json:
+        """The next round, by these leases; `manner` is said of it, `more` of each member."""
         self.round += 1
         body: Json = {
             "job": self.job, "round": self.round, "step": 30 * self.round, "digest": digest(f"θ{self.round}"),
@@ -198,10 +200,10 @@ class FakeRun:
             "members": [
                 {"lease": one["id"], "epoch": one["epoch"], "slot": one["slot"], "provider": one["provider"],
                  "loss": 3.0 / self.round, "steps": 30, "tokens": 500, "leased_ms": 10**9, "trained_ms": 10**9,
-                 "bytes": 5, "contribution": digest(f"Δ{self.round}{one['slot']}")}
+                 "bytes": 5, "contribution": digest(f"Δ{self.round}{one['slot']}")} | more
                 for one in leases
             ],
-        }  # fmt: skip
+        } | (manner or {})  # fmt: skip
         self.market.report_round(body)
         answer = self.market.report_round(body)
         assert self.market.directive(self.job)["rounds_committed"] == self.round, "told again, it counts once"

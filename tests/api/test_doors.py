@@ -44,6 +44,7 @@ DOORS = [
     ("POST", "/v1/jobs", {"id": "job-x", "spec": {}}, "customer operator"),
     ("POST", "/v1/jobs/job-x/cancel", {}, "customer operator"),
     ("POST", "/v1/jobs/job-x/budget", {"id": "b", "add_nanos": 1}, "customer operator"),
+    ("POST", "/v1/jobs/job-x/retune", {"id": "t", "strategy": "ddp"}, "customer operator"),
     ("GET", "/v1/runs", None, "plane"),
     ("GET", "/v1/jobs/job-x/run", None, "plane"),
     ("POST", "/v1/rounds", ROUND, "plane"),

@@ -46,9 +46,16 @@ def test_a_job_lives_loses_a_worker_and_is_billed_what_the_ledger_says(square: S
         refilled = run.workers(2, but_not=(lost["id"],))
         assert {lease["slot"] for lease in refilled} == {1, 2}
         assert any(lease["provider"] == second_name for lease in refilled), "the third offer takes its place"
+        tuned = ann.retune_job(job, id="t1", strategy="noloco", options={"beta": 0.8})
+        assert ann.retune_job(job, id="t1", strategy="noloco", options={"beta": 0.8})["tunings"] == tuned["tunings"]
+        told = plane.directive(job)
+        assert (told["tuning"], told["spec"]["strategy"]["beta"], told["spec"]["train"]["clip"]) == (1, 0.8, 1.0)
+        wrong = refusal(lambda: ann.retune_job(job, id="t2", options={"alpha": 9}))
+        assert (wrong.status, wrong.field) == (422, "strategy.alpha")
+        assert refusal(lambda: square.newcomer("customer")[1].retune_job(job, id="t3", strategy="ddp")).status == 404
         run.checkpoint(removed=[state])
         assert plane.blobs.size(state) is None, "a checkpoint that is not kept is removed"
-        run.report(refilled)
+        run.report(refilled, manner={"strategy": "noloco", "attempts": 2, "late": [1]}, sent_bytes=7, stall_ms=3)
         run.read(refilled, evaluated=[{"round": 3, "loss": 1.25}])
         run.checkpoint()
         plane.report_halted(job, state="done", reason="done", round=3, manifest=run.manifest)
@@ -89,6 +96,14 @@ def test_a_job_lives_loses_a_worker_and_is_billed_what_the_ledger_says(square: S
     assert sum(line["refunded_nanos"] for line in lines) > 0
     assert ann.invoice(job)
     assert [one["round"] for one in ann.rounds(job)] == [1, 2, 3]
+    assert (done["training"]["sent_bytes"], done["training"]["retries"]) == (14, 1)
+    assert [(one["tuning"], one["first_round"]) for one in done["tunings"]] == [(1, 3)]
+    sums = ann.sql("SELECT round, strategy, sum(sent_bytes), sum(stall_ms) FROM rounds GROUP BY ALL ORDER BY round")[
+        "rows"
+    ]
+    assert [[number, name, int(sent), int(stall)] for number, name, sent, stall in sums] == [
+        [1, "", 0, 0], [2, "", 0, 0], [3, "noloco", 14, 6]
+    ]  # fmt: skip
     assert ann.result(job)["manifest"]["round"] == 3
     assert ann.job_logs(job, after=10**6, wait_s=30)["over"], "a job that is over prints nothing more"
 

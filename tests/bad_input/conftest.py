@@ -1,4 +1,4 @@
-"""One market (exchange and books, no Ray) for each file, and the real command line beside it."""
+"""One market (exchange and books, no Ray) for all files, and the real command line beside it."""
 
 import json
 import os
@@ -55,9 +55,9 @@ def run_torg(home: Path, *argv: str, cwd: Path | None = None) -> Ran:
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def square(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Square]:
-    """The market that the tests of one file share."""
+    """The market that the tests share; each withdraws the offers that it leaves, and counts only jobs of its own."""
     folder = tmp_path_factory.mktemp("home")
     info = start(folder, no_ray=True)
     found = Square(info.url, Home(folder))
