@@ -190,3 +190,14 @@ def test_connections_that_break_between_the_living_are_made_again() -> None:
             found = results(waiting | crew.gather([2], step, text))
             assert found[0] == found[1] == found[2] == {slot: text(slot) for slot in range(3)}
         eventually(lambda: all(mesh.lost() == frozenset() for mesh in crew.members.values()))
+
+
+def test_a_view_without_an_owner_or_without_oneself_is_another_one(real: bool) -> None:
+    with crew_of(3, real) as crew:
+        crew.set_view(1, 1, [0, 1])
+        crew.members[2].set_view(crew.view(1, 1, [0, 1]))
+        with pytest.raises(Superseded):
+            crew.members[0].reduce(1, {0: b"", 2: b""}, summed, SOON_S)
+        with pytest.raises(Superseded):
+            crew.members[2].gather(1, b"", SOON_S)
+        assert results(crew.gather([0, 1], 1, text))[0] == {0: text(0), 1: text(1)}

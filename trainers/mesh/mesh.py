@@ -128,7 +128,8 @@ class Mesh:
                 makes it a star, all members a butterfly.
             combine: own slices of all members by slot → the reduced slice; called at owners only, in this thread.
 
-        The result may be one that others finished in an earlier attempt: its keys say among which owners.
+        The result may be one that others finished in an earlier attempt: its keys say among which owners. An owner
+        that the view has lost meanwhile raises Superseded.
         """
         return self._run(Pattern.REDUCE, step, lambda _: dict(slices), combine, timeout_s, round)
 
@@ -152,7 +153,10 @@ class Mesh:
             view = self._core.view
             if view is None or (round_ is not None and view.round != round_):
                 raise Superseded(f"the view is of {'no round' if view is None else f'round {view.round}'}")
-            begun = self._core.begin(pattern, step, outgoing(view), partner)
+            payloads = outgoing(view)
+            if not view.has((self.slot, self.epoch)) or not set(payloads) <= set(view.slots):
+                raise Superseded(f"round {view.round} attempt {view.attempt} has other members")
+            begun = self._core.begin(pattern, step, payloads, partner)
             while True:
                 progress = self._core.advance(begun)
                 self._send()
