@@ -188,7 +188,7 @@ def minors(described: list[dict[str, Any]]) -> list[int]:
 
 def test_every_lease_has_cards_of_its_own_and_they_come_back(made: list[Any], tmp_path: Path) -> None:
     hardware = Hardware("RTX4090", 4, 24.0, claim([card(minor) for minor in range(4)], None), threads_per_unit=3)
-    node: Any = SimpleNamespace(node_id="abcdef", temp_dir=str(tmp_path))
+    node: Any = SimpleNamespace(node_id="abcdef", node_ip="127.0.0.1", temp_dir=str(tmp_path))
     ours = stable.Stable(config(tmp_path, isolation="process"), hardware, node, lambda name: None)
 
     ours.fill()

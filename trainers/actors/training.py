@@ -16,6 +16,7 @@ from typing import Any
 
 from trainers.child_process import ChildFailed, Loaded, TrainerChild
 from trainers.codecs import BadPayload, Vector
+from trainers.codecs.kernels import warm_up
 from trainers.exchanging import LeftBehind, Way, merge, way_of
 from trainers.member import Member, MemberError, Merged, RoundOrder, staged
 from trainers.mesh.mesh import Mesh
@@ -24,6 +25,7 @@ from trainers.mesh.views import MeshClosed, MeshTimeout, Peer, TransferFailed, V
 Json = dict[str, Any]
 
 COMPLAIN_AFTER_S = 2.0
+COMPILE_FROM_ELEMENTS = 8 << 20
 JOIN_TIMEOUT_S = 60.0
 INNER_TIMEOUT_S = 60.0
 FETCH_TRIES = 5
@@ -65,6 +67,9 @@ class Training:
         self._child = child
         self._host = host
         self.member = Member(spec, loaded.tensors, loaded.initial, slot=slot, epoch=epoch)
+        if loaded.initial.size >= COMPILE_FROM_ELEMENTS:
+            # Seconds of another core, once, for half the encoding time of every round.
+            threading.Thread(target=warm_up, name="compile", daemon=True).start()
         self._changed = threading.Condition()
         self._mesh: Mesh | None = None
         self._round: _Round | None = None
