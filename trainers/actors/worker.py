@@ -28,6 +28,7 @@ from trainers.actors.meter import Meter
 from trainers.actors.tidings import Tidings
 from trainers.actors.warm_child import WarmChild
 from trainers.devices import devices_of
+from trainers.mesh.allocation import keep_freed_memory
 
 if TYPE_CHECKING:
     from trainers.actors.training import Training
@@ -61,6 +62,7 @@ class Worker:
         host: str = "127.0.0.1",
     ) -> None:
         self.name = name
+        keep_freed_memory()
         self._host = host
         exit_with(host_pid)
         self._scratch = Path(scratch)
