@@ -117,11 +117,13 @@ class StagingBuffers:
     """Memory for `sets` copies of the same tensors, used again and again.
 
     A copy stays as it is until it is released; there is none to be had while all are lent (`take` gives None), so that a
-    slow writer makes checkpoints rarer and not the process larger.
+    slow writer makes checkpoints rarer and not the process larger. `empty` gives fresh memory for (shape, kind): shared
+    memory, for a writer in another process.
     """
 
-    def __init__(self, sets: int = 2) -> None:
+    def __init__(self, sets: int = 2, empty: Callable[[tuple[int, ...], np.dtype], Array] = np.empty) -> None:
         self._free: list[dict[str, Array]] = [{} for _ in range(sets)]
+        self._empty = empty
         self._turn = threading.Lock()
 
     def take(self, tensors: Mapping[str, Array]) -> dict[str, Array] | None:
@@ -136,7 +138,7 @@ class StagingBuffers:
         for name, tensor in tensors.items():
             buffer = buffers.get(name)
             if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
-                buffer = buffers[name] = np.empty(tensor.shape, tensor.dtype)
+                buffer = buffers[name] = self._empty(tensor.shape, tensor.dtype)
             np.copyto(buffer, tensor)
         return {name: buffers[name] for name in tensors}
 

@@ -53,6 +53,17 @@ def test_what_was_put_is_read(store: BlobStore, tmp_path: Path) -> None:
     assert not list((store.folder / "temporary").iterdir())
 
 
+def test_parts_are_one_blob_and_too_many_are_none(store: BlobStore) -> None:
+    parts = [b"a", memoryview(bytes(3_000_000)), b""]
+    assert store.put_parts(parts) == digest(b"a" + bytes(3_000_000))
+    small = BlobStore(store.folder, max_blob_bytes=10)
+    with pytest.raises(BlobTooLarge):
+        small.put_parts([b"12345", b"678901"])
+    with small_disk(), pytest.raises(BlobStoreFull):
+        store.put_parts([bytes(2000)])
+    assert not list((store.folder / "temporary").iterdir())
+
+
 def test_damage_is_found(store: BlobStore) -> None:
     name = store.put(b"bytes")
     assert store.verify(name)
