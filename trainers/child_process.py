@@ -134,7 +134,8 @@ class TrainerChild:
         """Inner steps first_step … first_step+steps−1 from `parameters`, float32 [n]; `evaluate` them first if asked.
 
         Args:
-            parameters: None goes on from the child's own. position: number of the first batch in the job's stream.
+            parameters: None goes on from the child's own. position: number of the first step among all
+                that the whole job has batches for; its batches are drawn by it when the workload streams.
             synchronise: gets (step, rate, gradient) of every step before anything is done with the gradient, and gives
                 what `applies` says: parameters that take the place of the model's, or the gradient for its optimiser.
             timeout_s: of the child's own time; what `synchronise` takes is not counted.

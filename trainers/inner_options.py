@@ -25,11 +25,6 @@ class InnerOptions:
     sharding: Literal["ddp", "fsdp2"] = "ddp"
     clip: float = 1.0
 
-    @property
-    def batches_per_step(self) -> int:
-        """How many numbers of the job's stream of batches one step of one worker uses."""
-        return self.accumulate * self.processes
-
 
 def inner_options(spec: Mapping[str, Any]) -> InnerOptions:
     """From a job spec, with or without a section `train`. Raises ValueError for what makes no sense."""

@@ -74,6 +74,7 @@ def import_state(exported: bytes, optimizer: torch.optim.Optimizer, named: Named
         if not 0 <= index < len(named) or id(named[index][1]) not in owned:
             raise InnerStateError(f"state of parameter {index}, which this optimiser does not have")
         states.setdefault(index, {})[name] = _checked(value, named[index][1], f"{name!r} of {named[index][0]!r}")
+    optimizer.state.clear()
     for index, state in states.items():
         optimizer.state[named[index][1]] = state
     for group, numbers in zip(groups, described["groups"], strict=True):
@@ -153,4 +154,4 @@ def _numbers_of(group: dict[str, Any]) -> dict[str, Any]:
 def _restore_group(group: dict[str, Any], numbers: dict[str, Any]) -> None:
     for name, value in numbers.items():
         if name in _numbers_of(group) and _is_scalar(value) and value is not None:
-            group[name] = type(group[name])(value)
+            group[name] = bool(value) if isinstance(group[name], bool) else value

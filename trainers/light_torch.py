@@ -1,7 +1,8 @@
 """Half the start-up of a trainer child: torch's compiler is imported when something needs it, not by every optimiser.
 
 `Optimizer.step` imports `torch._dynamo` (2 CPU-seconds, 100 MB) to call two functions that do nothing outside compiled
-code. A module that has just these two stands in its place; touching any other attribute brings the real one.
+code, and so does joining a process group. A module that has just these stands in its place; touching any other
+attribute brings the real one.
 """
 
 import importlib
@@ -34,6 +35,13 @@ class _StandIn(types.ModuleType):
     def disable(fn: Callable[..., Any], recursive: bool = True, *, wrapping: bool = True) -> Callable[..., Any]:
         """Code that is never compiled is what it was."""
         return fn
+
+    class trace_rules:
+        """What `init_process_group` touches."""
+
+        @staticmethod
+        def clear_lru_cache() -> None:
+            """Nothing was compiled, so nothing is cached."""
 
     def __getattr__(self, name: str) -> Any:
         if name in ("__spec__", "__file__"):

@@ -91,18 +91,18 @@ class InnerLoop:
     ) -> InnerResult:
         """Steps first_step … first_step+steps−1 on this worker's data. `progress` gets (steps done, loss, tokens).
 
-        `position`: number of the first batch for a workload that streams. With `exchange` every step's gradient goes
+        `position`: number of the first step among all steps that the whole job has batches for; a step's batches are
+        those of its number, so no two workers, ranks or micro-batches share one. With `exchange` every step's gradient goes
         through it; what it raises ends the call before that step changed anything. Losses are means and tokens sums
         over micro-batches and ranks; `progress` is told of this rank's.
         """
         seeds = [self.seed, worker, first_step] + ([self.ranks.rank] if self.ranks.rank else [])
         torch.manual_seed(hash_seed(*seeds))  # dropout too can be replayed from the schedule
         self.model.train()
-        per_step = self.options.batches_per_step
         losses, tokens, began, waited = [], 0, time.monotonic(), 0.0
         for step in range(first_step, first_step + steps):
             rate = self._schedule(step)
-            loss, seen = self._gradient(step, worker, position + (step - first_step) * per_step)
+            loss, seen = self._gradient(step, worker, position + step - first_step)
             if exchange is None:
                 self._optimise(step)
             else:
@@ -152,27 +152,23 @@ class InnerLoop:
             group["lr"] = rate * factor
         return self.rates[0] * factor
 
-    def _gradient(self, step: int, worker: int, index: int) -> tuple[float, int]:
-        """The gradient of one step, mean over its micro-batches and ranks; this rank's mean loss and tokens.
-
-        `index`: number of the step's first batch in the job's stream.
-        """
+    def _gradient(self, step: int, worker: int, position: int) -> tuple[float, int]:
+        """The gradient of one step, mean over its micro-batches and ranks; this rank's mean loss and tokens."""
         while True:
             self.optimizer.zero_grad(set_to_none=True)
-            loss, tokens = self._backward(step, worker, index)
+            loss, tokens = self._backward(step, worker, position)
             if self.ranks.count > 1:
                 self.ranks.average(self._gradients(fill=True))
             if self.scale is None or self.scale.take_off(self._gradients()):
                 return loss, tokens
 
-    def _backward(self, step: int, worker: int, index: int) -> tuple[float, int]:
+    def _backward(self, step: int, worker: int, position: int) -> tuple[float, int]:
         """Add up the gradients of this rank's micro-batches, each divided by their number."""
-        parts, rank = self.options.accumulate, self.ranks.rank
+        parts, all_parts = self.options.accumulate, self.options.accumulate * self.ranks.count
         losses, tokens = [], 0
         for micro in range(parts):
-            own = micro * self.ranks.count + rank
-            of_step = step * self.options.batches_per_step + own  # of all that this worker's ranks will ever draw
-            batch = self.workload.next_batch(self.seed, of_step, worker, index + own)
+            own = micro * self.ranks.count + self.ranks.rank
+            batch = self.workload.next_batch(self.seed, step * all_parts + own, worker, position * all_parts + own)
             loss = self._loss(batch)
             scaled = loss / parts if parts > 1 else loss
             (scaled * self.scale.value if self.scale is not None else scaled).backward()  # type: ignore[no-untyped-call]

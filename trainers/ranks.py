@@ -124,7 +124,7 @@ class Ranks:
     ) -> None:
         unpacker = Unpacker(max_header_bytes=1 << 20, max_raw_bytes=0)
         try:
-            while data := connection.recv(1 << 16):
+            while data := _received(connection):
                 unpacker.feed(data)
                 while (frame := unpacker.next()) is not None:
                     if frame.type == "ready":
@@ -132,7 +132,7 @@ class Ranks:
                     else:
                         self._failed.set()
                         failed(frame)
-        except (OSError, BadFrame) as error:
+        except BadFrame as error:
             message = f"rank {rank} broke the protocol: {error}"
         else:
             message = f"rank {rank} {_how_it_ended(pid)}"
@@ -158,6 +158,14 @@ def fork_ranks(count: int) -> Ranks:
         theirs.close()
         others.append((pid, ours))
     return Ranks(0, count, others=others, meeting=meeting)
+
+
+def _received(connection: socket.socket) -> bytes:
+    """What came, nothing when the other side is gone."""
+    try:
+        return connection.recv(1 << 16)
+    except ConnectionResetError:
+        return b""
 
 
 def _how_it_ended(pid: int) -> str:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.trainers.customers_model import Customer
-from trainers.child_process import ChildFailed, JobPackage, TrainerChild
+from trainers.child_process import ChildFailed, InnerStateRefused, JobPackage, TrainerChild
 from trainers.light_torch import postpone_compiler
 from trainers.loop import InnerLoop
 from trainers.sandbox import isolation_level
@@ -176,6 +176,37 @@ def test_mixing_moves_only_the_ranges_and_by_as_much_as_asked(warm):
     for index in (1, 2, 4):
         expected[index] = 0.25 * expected[index] + 0.75 * values[index]
     assert after.parameters == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_inner_state_goes_into_the_child_and_comes_out_again(warm, loop):
+    child, initial = warm
+    empty = child.export_inner()
+    loop.optimizer = torch.optim.SGD(loop.model.parameters(), lr=0.5, momentum=0.9)
+    loop.rates = [0.5]
+    loop.train(0, 3, 0)
+    exported = loop.export_inner()
+    child.import_inner(exported)
+    assert child.export_inner() == exported
+    with_momentum = train(child, initial, first_step=3, steps=2).parameters
+    child.import_inner(empty)
+    assert child.export_inner() == empty
+    assert not np.array_equal(with_momentum, train(child, initial, first_step=3, steps=2).parameters)
+
+
+@pytest.mark.parametrize("junk", [b"", b"junk", b"\xff" * 64, b"\2\0\0\0\0\0\0\0{}"])
+def test_what_is_no_inner_state_is_refused_and_the_child_serves_on(warm, junk):
+    child, initial = warm
+    with pytest.raises(InnerStateRefused, match="not an exported inner state"):
+        child.import_inner(junk)
+    assert train(child, initial, steps=1).tokens > 0
+
+
+def test_an_inner_state_that_cannot_be_handed_over_is_refused_and_the_child_serves_on(warm, loop):
+    child, initial = warm
+    loop.optimizer = torch.optim.AdamW(loop.model.parameters())
+    with pytest.raises(InnerStateRefused, match="the state of AdamW, not of SGD"):
+        child.import_inner(loop.export_inner())
+    assert train(child, initial, steps=1).tokens > 0
 
 
 def test_a_gradient_that_is_not_finite_is_named_even_when_the_loss_is(tmp_path):

@@ -29,6 +29,8 @@ class WarmChild:
         self._isolation = isolation
         self._child: Any = None
         self._error = "the child did not start"
+        self._processes = 1
+        self._made: tuple[int, Sequence[Device], Mapping[str, Path]] = (threads, devices, {})
         self._warmed = threading.Event()
         threading.Thread(target=self._warm, args=(threads, devices), name="warm", daemon=True).start()
 
@@ -54,6 +56,20 @@ class WarmChild:
         self._child = None
         self._spawn(threads, devices, shares)
 
+    def ready_for(self, spec: Mapping[str, Any]) -> Any:
+        """The warm `TrainerChild` with as many processes as the job asks for, another one if need be; None as `wait`.
+
+        Raises ChildFailed when another one does not become warm.
+        """
+        self._warmed.wait(WARM_TIMEOUT_S)
+        processes = int((spec.get("train") or {}).get("processes", 1))
+        if self._child is not None and processes != self._processes:
+            self.kill()
+            self._child = None
+            self._processes = processes
+            self._spawn(*self._made)
+        return self._child
+
     def kill(self) -> None:
         """End the child if there is one."""
         if self._child is not None:
@@ -70,6 +86,7 @@ class WarmChild:
     def _spawn(self, threads: int, devices: Sequence[Device], shares: Mapping[str, Path]) -> None:
         from trainers.child_process import TrainerChild
 
+        self._made = (threads, devices, shares)
         self._scratch.mkdir(parents=True, exist_ok=True)
         child = TrainerChild.spawn(
             threads=threads,
@@ -78,6 +95,7 @@ class WarmChild:
             shares=shares,
             devices=devices,
             isolation=self._isolation,
+            processes=self._processes,
         )
         child.wait_ready(WARM_TIMEOUT_S)
         self._child = child
