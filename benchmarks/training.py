@@ -9,8 +9,13 @@ torchft_streaming, hivemind, hivemind_delayed. `--steps` are each worker's, `--t
 diloco.outer_lr=0.5` sets an option of one strategy, `--set codec=fp4` of all of torg's.
 
 One machine alone (the bare loop, as many tokens as all workers of a job together) is the unit: `hours_ratio` and
-`dollars_ratio` are a job's time and price until it first has the loss that the lone machine ends with, divided by the
-lone machine's. A worker costs the same by the hour everywhere, so dollars are hours times workers.
+`dollars_ratio` are a job's time and price to the loss that the lone machine ends with, divided by the lone machine's. A
+worker costs the same by the hour everywhere, so dollars are hours times workers. With several `--steps` the losses at the
+ends of whole runs are compared (`benchmarks.frontier`); with one, when the run first had that loss.
+
+    python -m benchmarks.training --strategy diloco ddp --steps 200 400 800 --link none --speed-on 20mbit 2mbit
+
+trains on the first links and measures only the speed on those of `--speed-on`: what is learnt does not depend on a cable.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from itertools import product
@@ -26,12 +31,18 @@ from multiprocessing import get_context
 from typing import Any
 
 from benchmarks.cables import bits_per_second, why_no_cables
+from benchmarks.frontier import seconds_for
 from benchmarks.report import finish, parser, say
 from benchmarks.trials import COMPARATORS, Job, Place, Trial, comparator_trial, mean, seconds_to, torg_trial
 from trainers.options import STRATEGIES, strategy_options
 
 Json = dict[str, Any]
 ALONE = "bare"
+EVERY_STEP = frozenset({"ddp", "torch_ddp", "demo", "distro"})
+SPEED_ROUNDS = 5
+SLOW_INNER_STEPS = 6
+MEANS = ("held_out", "tokens_per_s", "step_s", "sent_bytes_per_step", "received_bytes_per_step", "peak_round_bytes",
+         "stall_ms", "checkpoint_stall_ms")  # fmt: skip
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -42,8 +53,9 @@ def arguments() -> argparse.ArgumentParser:
     made.add_argument("--workers", nargs="+", type=int, default=[2])
     made.add_argument("--link", nargs="+", default=["loopback"], help="loopback, none, 20mbit, 2mbit, …")
     length = made.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=int, default=300)
-    length.add_argument("--tokens", type=int, default=None)
+    length.add_argument("--steps", nargs="+", type=int, default=[300])
+    length.add_argument("--tokens", nargs="+", type=int, default=None)
+    made.add_argument("--speed-on", nargs="+", default=[], metavar="LINK")
     made.add_argument("--seeds", type=int, default=1)
     made.add_argument("--size", default="1M")
     made.add_argument("--context", type=int, default=128)
@@ -81,15 +93,16 @@ def _value(text: str) -> Any:
 
 
 def jobs(chosen: argparse.Namespace) -> list[Job]:
-    """Every combination of seed, workers and link."""
+    """Every combination of seed, workers, link and length."""
     found = []
-    for seed, workers, link in product(range(1, chosen.seeds + 1), chosen.workers, chosen.link):
+    lengths = chosen.tokens or chosen.steps
+    for seed, workers, link, length in product(range(1, chosen.seeds + 1), chosen.workers, chosen.link, lengths):
         job = Job(
-            size=chosen.size, context=chosen.context, batch=chosen.batch, lr=chosen.lr, steps=chosen.steps,
+            size=chosen.size, context=chosen.context, batch=chosen.batch, lr=chosen.lr, steps=length,
             inner_steps=chosen.inner_steps, workers=workers, seed=seed, link=link,
         )  # fmt: skip
         if chosen.tokens is not None:
-            job = replace(job, steps=max(1, chosen.tokens // (job.tokens_per_step * workers)))
+            job = replace(job, steps=max(1, length // (job.tokens_per_step * workers)))
         found.append(job)
     return found
 
@@ -116,66 +129,94 @@ def simulate(place: Place, chosen: argparse.Namespace) -> list[Trial]:
         return [one.result() for one in started]
 
 
-def measure(place: Place, chosen: argparse.Namespace) -> tuple[list[Trial], dict[tuple[int, int], Trial]]:
-    """All of them one after the other, and the lone machine's by (seed, workers it stands for)."""
+def measure(place: Place, chosen: argparse.Namespace) -> tuple[list[Trial], list[Trial]]:
+    """All of them one after the other, and the lone machine's."""
     trials: list[Trial] = []
     alone: dict[tuple[int, int], Trial] = {}
+    speeds: dict[tuple[str, int, str], Trial] = {}
     for job in jobs(chosen):
-        at = (job.seed, job.workers)
-        if not chosen.no_alone and at not in alone:
-            lone = replace(job, workers=1, steps=job.steps * job.workers, link="loopback")
-            alone[at] = comparator_trial(place, lone, ALONE, chosen.timeout)
-            tell(chosen.json, alone[at])
+        lone = replace(job, workers=1, steps=job.steps * job.workers, link="loopback")
+        if not chosen.no_alone and (lone.seed, lone.steps) not in alone:
+            alone[lone.seed, lone.steps] = comparator_trial(place, lone, ALONE, chosen.timeout)
+            tell(chosen.json, alone[lone.seed, lone.steps])
         for system in chosen.strategy:
             trials.append(train(place, chosen, job, system))
             tell(chosen.json, trials[-1])
-    return trials, alone
+            if job.link == chosen.link[0]:
+                trials += [moved(trials[-1], speed) for speed in elsewhere(place, chosen, job, system, speeds)]
+    return trials, list(alone.values())
 
 
-def figures(trials: Sequence[Trial], alone: Mapping[tuple[int, int], Trial], chosen: argparse.Namespace) -> Json:
-    """Means over the seeds, by `system.workers.link.name`."""
+def elsewhere(
+    place: Place, chosen: argparse.Namespace, job: Job, system: str, speeds: dict[tuple[str, int, str], Trial]
+) -> list[Trial]:
+    """A short run on each link of `--speed-on`; `speeds` are those that were made already."""
+    inner = SLOW_INNER_STEPS if system in EVERY_STEP else chosen.inner_steps
+    for link in chosen.speed_on:
+        if (system, job.workers, link) not in speeds:
+            short = replace(job, steps=SPEED_ROUNDS * inner, inner_steps=inner, link=link)
+            speeds[system, job.workers, link] = train(place, chosen, short, system)
+            tell(chosen.json, speeds[system, job.workers, link])
+    return [speeds[system, job.workers, link] for link in chosen.speed_on]
+
+
+def moved(learnt: Trial, speed: Trial) -> Trial:
+    """The same learning at the speed that was measured on another link."""
+    step_s = speed.step_s if speed.pure_step_s is None else speed.pure_step_s
+    assert step_s is not None
+    job = replace(learnt.job, link=speed.job.link)
+    curve = [(step, loss, step * step_s) for step, loss, _ in learnt.curve]
+    return replace(
+        learnt, job=job, curve=curve, seconds=curve[-1][2], step_s=step_s, tokens_per_s=speed.tokens_per_s,
+        pure_step_s=speed.pure_step_s, stall_ms=None, checkpoint_stall_ms=None, speed_only=True,
+    )  # fmt: skip
+
+
+def figures(trials: Sequence[Trial], alone: Sequence[Trial], chosen: argparse.Namespace) -> Json:
+    """Means over the seeds, by `system.workers.link.steps.name`."""
     found: Json = {}
-    groups: dict[tuple[str, int, str], list[Trial]] = {}
+    ddp = {_place(trial): trial for trial in trials if trial.system == "ddp"}
+    groups: dict[tuple[str, int, str, int], list[Trial]] = {}
     for trial in trials:
-        groups.setdefault((trial.system, trial.job.workers, trial.job.link), []).append(trial)
-    for (system, workers, link), group in groups.items():
-        reference = [
-            _one(groups.get((name, workers, link), ()), trial.job.seed) for trial in group for name in ("ddp",)
-        ]
-        ratios = [trial.held_out / ddp.held_out for trial, ddp in zip(group, reference, strict=True) if ddp is not None]
-        hours = [_hours_ratio(trial, alone, chosen.loss) for trial in group]
+        groups.setdefault((trial.system, trial.job.workers, trial.job.link, trial.job.steps), []).append(trial)
+    for (system, workers, link, steps), group in groups.items():
+        ratios = [one.held_out / ddp[_place(one)].held_out for one in group if _place(one) in ddp]
+        hours = [_hours_ratio(one, trials, alone, chosen.loss) for one in group]
+        hours_ratio = None if None in hours else mean(hours)
         named = {
-            "held_out": mean([trial.held_out for trial in group]),
             "ratio_to_ddp": mean(ratios),
-            "tokens_per_s": mean([trial.tokens_per_s for trial in group]),
-            "step_s": mean([trial.step_s for trial in group]),
-            "sent_bytes_per_step": mean([trial.sent_bytes_per_step for trial in group]),
-            "received_bytes_per_step": mean([trial.received_bytes_per_step for trial in group]),
-            "peak_round_bytes": mean([trial.peak_round_bytes for trial in group]),
-            "stall_ms": mean([trial.stall_ms for trial in group]),
-            "checkpoint_stall_ms": mean([trial.checkpoint_stall_ms for trial in group]),
-            "hours_ratio": mean(hours) if None not in hours else None,
-            "dollars_ratio": workers * mean(hours) if hours and None not in hours else None,
-            "usd": mean([_usd(trial, chosen.usd_per_hour) for trial in group]),
+            **{name: mean([getattr(one, name) for one in group]) for name in MEANS},
+            "hours_ratio": hours_ratio,
+            "dollars_ratio": None if hours_ratio is None else workers * hours_ratio,
+            "usd": mean([_usd(one, chosen.usd_per_hour) for one in group]),
         }
-        found |= {f"{system}.{workers}.{link}.{name}": value for name, value in named.items() if value is not None}
+        key = f"{system}.{workers}.{link}.{steps}"
+        found |= {f"{key}.{name}": value for name, value in named.items() if value is not None}
     return found
 
 
-def _one(group: Sequence[Trial], seed: int) -> Trial | None:
-    return next((trial for trial in group if trial.job.seed == seed), None)
+def _place(trial: Trial) -> tuple[int, str, int, int]:
+    return trial.job.workers, trial.job.link, trial.job.steps, trial.job.seed
 
 
 def _usd(trial: Trial, usd_per_hour: float) -> float | None:
     return None if trial.seconds is None else trial.seconds / 3600 * trial.job.workers * usd_per_hour
 
 
-def _hours_ratio(trial: Trial, alone: Mapping[tuple[int, int], Trial], loss: float | None) -> float | None:
-    lone = alone.get((trial.job.seed, trial.job.workers))
-    if lone is None or trial.seconds is None:
+def _hours_ratio(trial: Trial, trials: Sequence[Trial], alone: Sequence[Trial], loss: float | None) -> float | None:
+    """Of the lone machine that trained as many tokens, at its last loss or at `loss`."""
+    lone = [one for one in alone if one.job.seed == trial.job.seed]
+    equal = next((one for one in lone if one.job.steps == trial.job.steps * trial.job.workers), None)
+    if equal is None or trial.seconds is None:
         return None
-    wanted = lone.held_out if loss is None else loss
-    ours, theirs = seconds_to(trial.curve, wanted), seconds_to(lone.curve, wanted)
+    wanted = equal.held_out if loss is None else loss
+    same = [one for one in trials if (one.system, *_place(one)[:2], one.job.seed) == (
+        trial.system, *_place(trial)[:2], trial.job.seed)]  # fmt: skip
+    if len(same) > 1:
+        ours = seconds_for([(one.seconds, one.held_out) for one in same if one.seconds], wanted)
+        theirs = seconds_for([(one.seconds, one.held_out) for one in lone if one.seconds], wanted)
+    else:
+        ours, theirs = seconds_to(trial.curve, wanted), seconds_to(equal.curve, wanted)
     return None if ours is None or theirs is None else ours / theirs
 
 
@@ -186,7 +227,7 @@ def checked(chosen: argparse.Namespace) -> argparse.Namespace:
         sys.exit(f"no strategy or comparator {', '.join(unknown)}; there are {', '.join([*STRATEGIES, *COMPARATORS])}")
     if chosen.simulate and set(chosen.strategy) - set(STRATEGIES):
         sys.exit("only torg's own strategies can be simulated")
-    cables = [link for link in chosen.link if link != "loopback"]
+    cables = [link for link in [*chosen.link, *chosen.speed_on] if link != "loopback"]
     if cables and (reason := why_no_cables()) is not None:
         sys.exit(f"--link {cables[0]}: {reason}")
     try:
@@ -202,9 +243,9 @@ def checked(chosen: argparse.Namespace) -> argparse.Namespace:
 def main() -> int:
     chosen = checked(arguments().parse_args())
     with Place() as place:
-        trials, alone = (simulate(place, chosen), {}) if chosen.simulate else measure(place, chosen)
+        trials, alone = (simulate(place, chosen), []) if chosen.simulate else measure(place, chosen)
     found = figures(trials, alone, chosen)
-    return finish(found, {}, chosen.json, {"trials": [one.told() for one in [*alone.values(), *trials]]})
+    return finish(found, {}, chosen.json, {"trials": [one.told() for one in [*alone, *trials]]})
 
 
 def tell(quiet: bool, trial: Trial) -> None:

@@ -76,6 +76,7 @@ class Trial:
     `curve`: [step, held-out loss, seconds since the first step] after every round. `tokens_per_s` of all workers together,
     without the first round; `pure_step_s` is `step_s` without held-out evaluation, where that is known. `sent_bytes_per_step` and `received_bytes_per_step`: the worker with most, without the first
     round; None where nobody counted. `stall_ms`: how long the worker with most waited for others, in all.
+    `speed_only`: the seconds are another run's speed on this link.
     """
 
     system: str
@@ -92,6 +93,7 @@ class Trial:
     peak_round_bytes: float | None = None
     stall_ms: float | None = None
     checkpoint_stall_ms: float | None = None
+    speed_only: bool = False
     set: Json = field(default_factory=dict)
 
     def told(self) -> Json:
