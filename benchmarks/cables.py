@@ -162,7 +162,7 @@ def inside(machine: Machine | None) -> Iterator[None]:
 def remove_left_behind() -> None:
     """Take down what makers that are gone have left."""
     for namespace in _namespaces():
-        if not Path(f"/proc/{_owner(namespace)}").exists():
+        if not _lives(_owner(namespace)):
             _remove(namespace)
 
 
@@ -172,6 +172,14 @@ def _namespaces() -> list[str]:
 
 def _owner(namespace: str) -> int:
     return int(namespace.split("-")[1])
+
+
+def _lives(pid: int) -> bool:
+    """A killed process that nobody has waited for yet lives no more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def _remove(namespace: str) -> None:
