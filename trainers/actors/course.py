@@ -21,6 +21,7 @@ from trainers.actors.outbox import Outbox
 from trainers.actors.reports import market_reason, round_report
 from trainers.actors.roster import Roster, Worker
 from trainers.actors.transport import CallFailed, Gone, Transport
+from trainers.restoring import NothingRestorable
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +170,8 @@ class Course:
             return self._conclude() if self._over is not None else None
         except CustomerFailed as failed:
             return Halt("failed", failed.reason, failed.detail)
+        except NothingRestorable as lost:
+            return Halt("failed", "checkpoint_lost", f"no checkpoint can be restored: {lost}")
 
     def _look_at_loss(self) -> None:
         wanted, reached = self._spec.get("until_loss"), self._roster.lowest_loss
@@ -219,7 +222,11 @@ class Course:
         elif kind == "connect":
             worker.phase, worker.address = "ready", answer["address"]
             self._join(worker)
-        elif kind == "restore":
+        elif kind == "recall" and not answer["found"]:
+            restored = self._durability.restore()
+            assert restored is not None, "a round that begins at a checkpoint"
+            self._calls.ask("restore", worker, *restored.parcels(self._transport))
+        elif kind in {"recall", "restore"}:
             self._ask_for_round(worker)
         elif kind == "train":
             worker.info, worker.merged = answer, {}
@@ -332,7 +339,7 @@ class Course:
             share = next(share for share in start.shares if share.slot == worker.slot)
             self._orders[worker.slot] = self._order(start, share)
             if share.donors == () and restored is not None:
-                self._calls.ask("restore", worker, *restored.parcels(self._transport))
+                self._calls.ask("recall", worker, restored.at.round, restored.digest)
             else:
                 self._ask_for_round(worker)
 

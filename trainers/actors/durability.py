@@ -11,7 +11,6 @@ from trainers.actors.keeper import Keeper
 from trainers.actors.roster import Roster
 from trainers.actors.transport import Parcel, Transport
 from trainers.member import read_description
-from trainers.restoring import NothingRestorable
 from trainers.rounds import RoundCommitted, Rounds, Standing
 
 Json = dict[str, Any]
@@ -26,6 +25,7 @@ class FromCheckpoint:
     """A state out of the store, and where it stands."""
 
     at: Standing
+    digest: str
     state: bytes
     inner: bytes | None
     _parcels: tuple[Parcel, Parcel] | None = field(default=None)
@@ -38,16 +38,13 @@ class FromCheckpoint:
         return self._parcels
 
 
-def restored_from(keeper: Keeper) -> FromCheckpoint | None:
-    """The newest state that can be restored; None when there is none."""
-    try:
-        found = keeper.restore()
-    except NothingRestorable:
-        return None
+def restored_from(keeper: Keeper) -> FromCheckpoint:
+    """The newest state that can be restored. Raises NothingRestorable."""
+    found = keeper.restore()
     described = read_description(found.state)
     at = Standing(int(described["round"]), int(described["step"]), int(described.get("position", 0)))
     inner = keeper.inner(found.plan.inner) if found.plan.inner is not None else None
-    return FromCheckpoint(at, found.state, inner)
+    return FromCheckpoint(at, found.plan.parameters, found.state, inner)
 
 
 class Durability:
@@ -81,7 +78,7 @@ class Durability:
         self._keeper.rebase()
 
     def restore(self) -> FromCheckpoint | None:
-        """The newest state that can be restored."""
+        """The newest state that can be restored; None before the first checkpoint. Raises NothingRestorable."""
         if self._restored is None or self._restored.at.round != self._keeper.durable_round:
             self._restored = restored_from(self._keeper) if self._keeper.durable_round > 0 else None
         return self._restored

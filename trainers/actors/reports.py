@@ -11,7 +11,7 @@ from trainers.actors.roster import Worker
 Json = dict[str, Any]
 
 # The machine's words for a loss, as the market knows them.
-_REASONS = {"deadline": "worker_slow", "digest": "stale"}
+_REASONS = {"deadline": "worker_slow", "digest": "stale", "nan": "bad_contribution", "payload": "bad_contribution"}
 _FROM_INFO = ("loss", "steps", "tokens", "contribution")
 _FROM_MERGE = ("sent_bytes", "received_bytes", "stall_ms")
 

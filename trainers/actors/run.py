@@ -16,7 +16,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,13 +24,14 @@ from trainers import rounds as machine
 from trainers.actors.course import Course, Halt
 from trainers.actors.durability import restored_from
 from trainers.actors.keeper import Keeper
-from trainers.actors.outbox import Outbox
+from trainers.actors.outbox import Outbox, Report
 from trainers.actors.plans import plan_of
 from trainers.actors.reports import recovered_report
 from trainers.actors.roster import Roster, Worker
 from trainers.actors.transport import RayTransport, Transport
 from trainers.actors.wiring import Door, DoorAway, DoorRefused
 from trainers.mesh.wire import SECRET_BYTES
+from trainers.restoring import NothingRestorable
 
 log = logging.getLogger(__name__)
 
@@ -89,17 +90,23 @@ class Run:
         if not self._is_ours(directive):
             return
         spec, durable = directive["spec"], directive["durable"]
-        outbox = Outbox(self._job, os.getpid(), self._door)
+        keepers: list[Keeper] = []
+        outbox = Outbox(self._job, os.getpid(), self._door, lambda report, _: _refused(report, keepers))
         keeper = Keeper(
             job=self._job, spec=spec, door=self._door, transport=self._transport, outbox=outbox, wall_ms=wall_ms
         )
+        keepers.append(keeper)
         if durable is not None:
             keeper.resume(durable)
         if durable is not None and keeper.durable_step >= spec["steps"]:
             self._tell_end(outbox, keeper, Halt("done", "done", "all rounds are durable"), keeper.durable_round)
             return
         living, recent = self._find_living(directive)
-        at, durable_at = self._find_place(keeper, living)
+        try:
+            at, durable_at = self._find_place(keeper, living)
+        except NothingRestorable as lost:
+            self._tell_end(outbox, keeper, Halt("failed", "checkpoint_lost", str(lost)), keeper.durable_round)
+            return
         self._tell_missed(outbox, directive, recent, at.round)
         log.info(
             "Deciding to go on from round %s since %s living workers hold it or it is durable", at.round, len(living)
@@ -220,8 +227,7 @@ class Run:
         newest = max([said, *(worker.at for worker in living)])
         if newest.round > said.round:
             return newest, said
-        found = restored_from(keeper)
-        at = found.at if found is not None else machine.START
+        at = restored_from(keeper).at
         for worker in living:
             worker.at = min(worker.at, at)
         return at, at
@@ -278,6 +284,13 @@ class Run:
             except DoorRefused:
                 log.exception("the market refuses")
                 raise
+
+
+def _refused(report: Report, keepers: Sequence[Keeper]) -> None:
+    """A checkpoint that the market declined is no base for what follows."""
+    if report.kind == "checkpoint":
+        for keeper in keepers:
+            keeper.rebase()
 
 
 def wall_ms() -> int:

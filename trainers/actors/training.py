@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from trainers.child_process import ChildFailed, Loaded, TrainerChild
 from trainers.codecs import BadPayload, Vector
@@ -21,6 +21,7 @@ from trainers.exchanging import LeftBehind, Way, merge, way_of
 from trainers.member import Member, MemberError, Merged, RoundOrder, staged
 from trainers.mesh.mesh import Mesh
 from trainers.mesh.views import MeshClosed, MeshTimeout, Peer, TransferFailed, View, WireCount
+from trainers.snapshots import Snapshot, Snapshots
 
 Json = dict[str, Any]
 
@@ -29,7 +30,6 @@ COMPILE_FROM_ELEMENTS = 8 << 20
 JOIN_TIMEOUT_S = 60.0
 INNER_TIMEOUT_S = 60.0
 FETCH_TRIES = 5
-SNAPSHOTS_KEPT = 2
 LENGTH = struct.Struct("<Q")
 
 
@@ -79,7 +79,7 @@ class Training:
         self._ahead_failure: ChildFailed | None = None
         self._mix_at: RoundOrder | None = None
         self._unreachable: frozenset[int] = frozenset()
-        self._snapshots: dict[int, tuple[Member, bytes | None]] = {}
+        self._snapshots = Snapshots()
 
     # the mesh
 
@@ -229,26 +229,36 @@ class Training:
         if inner and not delta:
             self._finish_ahead()
             content = self._child.export_inner(INNER_TIMEOUT_S)
-        self._snapshots[member.round] = (staged(member), content)
-        for old in sorted(self._snapshots)[:-SNAPSHOTS_KEPT]:
-            del self._snapshots[old]
-        size = len(member.bundle.pack()) if delta and member.bundle is not None else 0
-        kind = "delta" if delta else "base"
-        return {"kind": kind, "bytes": size, "strategy": member.spec["strategy"], "inner": content is not None}
+        if delta and member.bundle is not None:
+            bundle = member.bundle.pack()
+            kept = Snapshot("delta", member.round, member.digest(), len(bundle), lambda: bundle)
+        else:
+            state = staged(member)
+            size = sum(vector.nbytes for vector in member.state.values())
+            kept = Snapshot("base", member.round, member.digest(), size, lambda: state.export(own=True), content)
+        self._snapshots.add(kept)
+        return {"kind": kept.kind, "bytes": kept.size_bytes if delta else 0, "strategy": member.spec["strategy"],
+                "inner": content is not None}  # fmt: skip
 
-    def staged(self, round: int, kind: str) -> bytes:
+    def staged(self, round: int, kind: Literal["base", "delta"]) -> bytes:
         """What `snapshot` set aside at that round, as bytes."""
-        member, _ = self._snapshots[round]
-        if kind == "delta":
-            assert member.bundle is not None, "a delta of a round that cannot be replayed"
-            return member.bundle.pack()
-        return member.export(own=True)
+        return self._snapshots.staged(round, kind)
 
     def staged_inner(self, round: int) -> bytes:
         """The inner optimiser's state that `snapshot` set aside with a base."""
-        content = self._snapshots[round][1]
+        content = self._snapshots.inner(round)
         assert content is not None, "no inner state was set aside"
         return content
+
+    def recall(self, round: int, digest: str) -> bool:
+        """Go back to a state that was set aside here, out of this worker's own RAM; False when it is not there."""
+        if self._snapshots.rounds().get(round) != digest:
+            return False
+        state = self._snapshots.state(round, Member.replay)
+        if state is None:
+            return False
+        self.restore(state, None)
+        return True
 
     # inside
 

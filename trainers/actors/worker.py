@@ -201,6 +201,13 @@ class Worker:
                 return self._failed(failed)
             return {"ok": True, **self._training.standing()}
 
+    def recall(self, round: int, digest: str) -> Json:
+        """Go back to a checkpoint's state out of this worker's own RAM; {ok, found}."""
+        with self._turn:
+            self._called_at = time.monotonic()
+            found = self._training is not None and self._training.recall(round, digest)
+            return {"ok": True, "found": found}
+
     def train(self, order: Json) -> Json:
         """One worker's share of a round; {ok, round, loss, steps, tokens, trained_ms, norm}.
 
@@ -315,7 +322,7 @@ class Worker:
             stall_ms = int(1000 * (time.monotonic() - began))
             return {"ok": True, **where, **made, "stall_ms": stall_ms, "tensors": self._tensors}
 
-    def staged(self, round: int, kind: str) -> bytes:
+    def staged(self, round: int, kind: Literal["base", "delta"]) -> bytes:
         """What `snapshot` set aside at that round, as bytes."""
         assert self._training is not None
         return self._training.staged(round, kind)
