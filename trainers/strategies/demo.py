@@ -7,8 +7,9 @@ In every step, with g_m the gradient of member m and δ_m its own momentum:
     Q = mean of each coefficient over those who sent it
     θ ← θ (1 − lr · weight_decay) − lr · sign(IDCT(Q))
 
-DCT: orthonormal, of blocks of each tensor (`trainers/codecs/dct.py`). Coefficients, not gradients, are the contribution's
-vector, so the inverse is taken once for all. lr is the inner optimiser's rate of the step; that optimiser itself rests.
+DCT: orthonormal, of blocks of each tensor (`trainers/codecs/dct.py`). It is linear, so δ is kept as coefficients, which are
+the contribution's vector too: one transform of the gradient and one inverse a step, whatever the number of members. lr is
+the inner optimiser's rate of the step; that optimiser itself rests.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ UNSENT = "unsent"
 
 
 class Demo(Base):
-    """Options: decay β, top_k k, chunk (edge of the blocks), lr, weight_decay. State: "unsent" δ is a member's own."""
+    """Options: decay β, top_k k, chunk (edge of the blocks), lr, weight_decay. State: "unsent", DCT(δ), is a member's own."""
 
     name = "demo"
     cadence: Cadence = "step"
@@ -46,14 +47,14 @@ class Demo(Base):
     def contribute(self, state: State, local: Vector, moment: Moment) -> tuple[tuple[Vector, ...], State]:
         """DCT(β δ + lr g); the codec selects of it."""
         unsent = np.float32(self.decay) * state[UNSENT]
-        unsent += np.float32(self._rate(moment)) * local
-        return (self.dct.forward(unsent),), {**state, UNSENT: unsent}
+        unsent += np.float32(self._rate(moment)) * self.dct.forward(local)
+        return (unsent,), {**state, UNSENT: unsent}
 
     def sent(self, state: State, decoded: tuple[Vector, ...], moment: Moment) -> State:
         """What was sent leaves the momentum."""
         if not self.error_feedback:
             return {**state, UNSENT: np.zeros_like(state[UNSENT])}
-        return {**state, UNSENT: state[UNSENT] - self.dct.inverse(decoded[0])}
+        return {**state, UNSENT: state[UNSENT] - decoded[0]}
 
     def merge(self, state: State, updates: Sequence[Update], moment: Moment) -> State:
         """One step along the sign of what all sent."""
