@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+BENCH  := .bench-venv
 export UV_FIND_LINKS := $(PIP_FIND_LINKS)
 
-.PHONY: demo test lint bench bench-deps clean
+.PHONY: demo test lint bench bench-deps bench-links clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,7 +14,9 @@ help:
 	@echo "make demo        a whole job on this machine, with a machine killed in the middle"
 	@echo "make test        lint, types, layering and every test"
 	@echo "make lint        ruff, mypy, import-linter"
-	@echo "make bench       the benchmarks of docs/BENCHMARKS.md"
+	@echo "make bench       the benchmarks of docs/BENCHMARKS.md that take minutes"
+	@echo "make bench-deps  torchft and hivemind, to compare with"
+	@echo "make bench-links training over slow cables (root)"
 
 .venv: $(STAMP)
 
@@ -37,11 +40,24 @@ lint: $(STAMP)
 test: lint
 	$(BIN)/python -m pytest
 
-bench-deps: $(STAMP)
-	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
+# torchft and hivemind, for the comparisons only, in an environment of their own.
+bench-deps: $(STAMP) $(BENCH)/.installed
+
+$(BENCH)/.installed: benchmarks/requirements.txt
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv venv --quiet --allow-existing --python "$$(command -v $(PYTHON))" $(BENCH) && \
+	  uv pip install --quiet --python $(BENCH)/bin/python -r benchmarks/requirements.txt; \
+	else \
+	  $(PYTHON) -m venv $(BENCH) && $(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt; \
+	fi
+	@touch $@
+
+# Needs root, and says so: network namespaces joined by cables of 20 and 2 Mbit/s.
+bench-links: $(STAMP)
+	@$(BIN)/python -m benchmarks.links --system torch_ddp diloco streaming_diloco torchft_diloco torchft_streaming hivemind hivemind_delayed
 
 bench: $(STAMP)
-	@for name in command_line codecs one_worker faults; do $(BIN)/python -m benchmarks.$$name --json; done
+	@for name in command_line codecs one_worker synchronise faults; do $(BIN)/python -m benchmarks.$$name --json; done
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
