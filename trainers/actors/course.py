@@ -229,7 +229,7 @@ class Course:
         elif kind in {"recall", "restore"}:
             self._ask_for_round(worker)
         elif kind == "train":
-            worker.info, worker.merged = answer, {}
+            worker.info = answer
             self._do(self._rounds.contributed(slot, epoch, answer["round"], now_ms))
         elif not answer.get("left"):
             assert kind == "merge"
@@ -357,7 +357,7 @@ class Course:
         }  # fmt: skip
 
     def _ask_for_round(self, worker: Worker) -> None:
-        order = self._orders[worker.slot]
+        order, worker.info, worker.merged = self._orders[worker.slot], {}, {}
         self._calls.ask("train", worker, order)
         self._calls.ask("merge", worker, self._merge_order(order["round"], 0, self._members))
 
