@@ -177,7 +177,7 @@ class Server:
         loop.read_parameters(self.shared)
         loss = loop.evaluate()
         loop.flat.restore(kept)
-        self.answer("evaluated", {"loss": loss})
+        self.answer("evaluated", {"loss": loss, "metrics": loop.metrics})
 
     def export_inner(self, frame: Frame) -> None:
         """The inner optimiser's state into a memory file of the parent's."""

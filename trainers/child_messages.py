@@ -15,6 +15,7 @@ from trainers.layout import TensorSpec
 FailureKind = Literal["exception", "nan", "shape", "memory", "hang", "died", "import"]
 MAX_TENSORS = 100_000
 MAX_COUNT = 1 << 53
+MAX_METRICS = 64
 MAX_DIMENSIONS = 16
 MAX_SAFETENSORS_HEADER = 100_000_000  # as the format itself allows
 
@@ -148,6 +149,13 @@ def checked_losses(value: Any, steps: int) -> tuple[float, ...]:
     if not isinstance(value, list) or len(value) != steps:
         broke_protocol(f"not {steps} losses")
     return tuple(checked_loss(loss) for loss in value)
+
+
+def checked_metrics(value: Any) -> dict[str, float]:
+    """A few finite numbers by name."""
+    if not isinstance(value, dict) or len(value) > MAX_METRICS:
+        broke_protocol("no figures")
+    return {name[:100]: checked_loss(number) for name, number in value.items()}
 
 
 def checked_tensors(described: Any, most_bytes: int) -> tuple[TensorSpec, ...]:

@@ -36,6 +36,7 @@ from trainers.child_messages import (
     checked_failure,
     checked_loss,
     checked_losses,
+    checked_metrics,
     checked_refusal,
     checked_safetensors,
     checked_tensors,
@@ -76,6 +77,7 @@ class TrainerChild:
         self.isolation = isolation
         self.seccomp = False
         self.progress = Progress()
+        self.metrics: Mapping[str, float] = {}
         self._process, self._connection, self._log = started.process, started.connection, started.log
         self._scratch, self._shares, self._memory_limit_bytes = scratch, dict(shares), memory_limit_bytes
         self._unpacker = Unpacker(MAX_HEADER_BYTES, max_raw_bytes=0)
@@ -198,11 +200,13 @@ class TrainerChild:
             self._expect(deadline, "mixed")
 
     def evaluate(self, parameters: np.ndarray, timeout_s: float = 600.0) -> float:
-        """Held-out loss of `parameters`, float32 [n]; the child's own stay what they are."""
+        """Held-out loss of `parameters`, float32 [n], and `metrics`; the child's own parameters stay what they are."""
         with self._conversation(timeout_s, "evaluating") as deadline:
             self._shared().put(parameters)
             self._send("evaluate", {}, b"", deadline)
-            return checked_loss(self._expect(deadline, "evaluated").fields.get("loss"))
+            fields = self._expect(deadline, "evaluated").fields
+            self.metrics = checked_metrics(fields.get("metrics"))
+            return checked_loss(fields.get("loss"))
 
     def export_inner(self, timeout_s: float = 120.0) -> bytes:
         """The inner optimiser's state as safetensors, for `import_inner` of another worker's child: believe nothing.

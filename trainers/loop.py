@@ -19,7 +19,7 @@ from trainers.precision import LossScale, forward_in, norm_of
 from trainers.preparing import compiled, recompute_activations, shard
 from trainers.ranks import Ranks
 from trainers.sharding import gather_no_longer, whole
-from trainers.workload import Batch, Workload
+from trainers.workload import Batch, Workload, mean_metrics
 
 __all__ = ["InnerLoop", "InnerResult", "NotFinite", "ShapeChanged"]
 
@@ -78,6 +78,7 @@ class InnerLoop:
         self.optimizer = workload.optimizer(self.model, total_steps)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.held_out: Sequence[Batch] | None = None
+        self.metrics: dict[str, float] = {}
 
     def train(
         self,
@@ -116,15 +117,19 @@ class InnerLoop:
 
     @torch.no_grad()
     def evaluate(self) -> float:
-        """Mean loss over the held-out batches."""
+        """Mean loss over the held-out batches; `metrics` are the means of the workload's other figures afterwards."""
         if self.held_out is None:
             self.held_out = self.workload.held_out()
             if not self.held_out:
                 raise ValueError("held_out() returned no batches")
         self.model.eval()
-        mean = float(np.mean([self._finite(self._loss(batch), "on held-out data") for batch in self.held_out]))
+        losses, found = [], []
+        for batch in self.held_out:
+            losses.append(self._finite(self._loss(batch), "on held-out data"))
+            found.append(self.workload.metrics(self.called, on_device(batch, self.device)))
+        self.metrics = mean_metrics(found)
         gather_no_longer(self.model)
-        return mean
+        return float(np.mean(losses))
 
     def write_parameters(self, flat: np.ndarray) -> None:
         """Copy the model into `flat`, float32 [n]."""

@@ -1,5 +1,6 @@
 """A customer's file for the child tests: trains well, or does what `options.do` says. Sent to children as source."""
 
+import asyncio
 import ctypes
 import os
 import socket
@@ -43,6 +44,10 @@ class Customer(Workload):
 
     def hang(self, model):
         time.sleep(3600)
+
+    def serve_for_ever(self, model):
+        threading.Thread(target=time.sleep, args=(3600,)).start()
+        asyncio.new_event_loop().run_until_complete(asyncio.sleep(3600))
 
     def change_shape(self, model):
         model.register_parameter("late", torch.nn.Parameter(torch.zeros(3)))

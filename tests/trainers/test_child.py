@@ -100,7 +100,9 @@ def test_customer_code_cannot_start_processes_reach_the_network_or_see_the_envir
     assert said["start_thread"] == "DONE a thread"
     fixed = {"HOME", "LANG", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PATH", "PYTHONHASHSEED",
              "PYTHONPATH", "TMPDIR", "PWD", "LC_CTYPE", "CUDA_VISIBLE_DEVICES"}  # fmt: skip
-    assert {name for name in said["environment"].split(",") if not name.startswith(("TORCH", "KMP"))} <= fixed
+    assert {
+        name for name in said["environment"].split(",") if not name.startswith(("TORCH", "KMP", "MALLOC_"))
+    } <= fixed
     assert said["scratch"] == "['data']"
 
 
@@ -149,11 +151,11 @@ def test_a_file_that_is_no_workload(spawn, bad):
     assert words in failed.value.message
 
 
-def test_silence_is_a_hang_whether_the_code_loops_or_the_process_is_frozen(spawn):
+def test_silence_is_a_hang_whether_the_code_runs_an_event_loop_or_the_process_is_frozen(spawn):
     looping, frozen = spawn(), spawn()
     for child in (looping, frozen):
         child.wait_ready(READY_S)
-    parameters = looping.load(JobPackage(job(CUSTOMER, do="hang"), SOURCE, None), 60).initial
+    parameters = looping.load(JobPackage(job(CUSTOMER, do="serve_for_ever"), SOURCE, None), 60).initial
     frozen.load(JobPackage(job(CUSTOMER), SOURCE, None), 60)
     os.kill(frozen.pid, signal.SIGSTOP)
     for child in (looping, frozen):

@@ -20,6 +20,9 @@ class Plain(Customer):  # an optimiser without state, whose steps can be foretol
     def optimizer(self, model, total_steps):
         return torch.optim.SGD(model.parameters(), lr=0.5)
 
+    def metrics(self, model, batch):
+        return {"first_bias": float(model.bias[0])}
+
 class Broken(Customer):
     def loss(self, model, batch):
         next(model.parameters()).register_hook(lambda gradient: gradient * float("nan"))
@@ -69,7 +72,8 @@ def test_training_on_from_the_childs_own_parameters_is_one_long_round(warm):
 def test_evaluating_other_parameters_leaves_the_childs_own(warm):
     child, initial = warm
     trained = train(child, initial)
-    assert child.evaluate(np.zeros_like(initial)) != child.evaluate(trained.parameters)
+    assert child.evaluate(np.ones_like(initial)) != child.evaluate(trained.parameters)
+    assert child.metrics == {"first_bias": pytest.approx(trained.parameters[-1])}
     moved = train(child, None, first_step=4, steps=1).parameters
     assert np.abs(moved - trained.parameters).max() < np.abs(moved).max() / 2
 
