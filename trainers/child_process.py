@@ -60,6 +60,7 @@ __all__ = [
 
 MAX_HEADER_BYTES = 4 << 20
 CHECK_EVERY_S = 0.2
+DIES_WITHIN_S = 5.0
 
 Applies: TypeAlias = Literal["parameters", "gradient"]
 Synchronise: TypeAlias = Callable[[int, float, np.ndarray], np.ndarray]
@@ -321,7 +322,7 @@ class TrainerChild:
     def _died(self, doing: str) -> NoReturn:
         """The connection ended: say how the process did."""
         try:
-            status = self._process.wait(timeout=5)
+            status = self._process.wait(timeout=DIES_WITHIN_S)
         except subprocess.TimeoutExpired:
             raise ChildFailed("died", f"closed its connection while {doing}", self._log.tail()) from None
         if status > 128 and self.isolation == "sandbox":

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from trainers.child_process import ChildFailed, JobPackage, TrainerChild
+from trainers.job_code import ImportFailed, find_workload
 from trainers.sandbox import isolation_level
 
 SOURCE = Path(__file__).with_name("customers_model.py").read_bytes()
@@ -133,22 +134,27 @@ def test_a_failing_workload_is_named_and_its_child_ended(spawn, do, kind, words)
 
 
 BAD_FILES = {
-    "does not import": (b"import numpy\nimport no_such_thing\n", "import", "No module named 'no_such_thing'"),
-    "is no python": (b"def broken(:\n", "import", "invalid syntax"),
-    "has no workload": (b"x = 1\n", "import", "it defines none"),
-    "returns no scalar": (SOURCE.replace(b" * self.factor", b".expand(3)"), "exception", "must return a scalar"),
+    "does not import": (b"import numpy\nimport no_such_thing\n", "No module named 'no_such_thing'"),
+    "is no python": (b"def broken(:\n", "invalid syntax"),
+    "has no workload": (b"x = 1\n", "it defines none"),
+    "has another": (SOURCE.replace(b"class Customer", b"class Other"), "no Workload named Customer; it defines Other"),
 }
 
 
 @pytest.mark.parametrize("bad", BAD_FILES)
-def test_a_file_that_is_no_workload(spawn, bad):
-    source, kind, words = BAD_FILES[bad]
+def test_a_file_that_is_no_workload(bad):
+    source, words = BAD_FILES[bad]
+    with pytest.raises(ImportFailed, match=words):
+        find_workload(CUSTOMER, source)
+
+
+def test_a_child_says_that_a_file_is_no_workload(spawn):
     child = spawn()
     child.wait_ready(READY_S)
-    with pytest.raises(ChildFailed) as failed:
-        train(child, child.load(JobPackage(job(CUSTOMER), source, None), 60).initial)
-    assert failed.value.kind == kind
-    assert words in failed.value.message
+    with pytest.raises(ChildFailed, match="No module named 'no_such_thing'") as failed:
+        child.load(JobPackage(job(CUSTOMER), BAD_FILES["does not import"][0], None), 60)
+    assert failed.value.kind == "import"
+    assert 'customers_model.py", line 2' in failed.value.traceback
 
 
 def test_silence_is_a_hang_whether_the_code_runs_an_event_loop_or_the_process_is_frozen(spawn):

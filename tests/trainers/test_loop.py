@@ -84,6 +84,13 @@ def test_a_step_goes_down_the_mean_gradient_of_its_micro_batches():
     assert (len(done.losses), done.tokens) == (1, 3 * 16 * 4)
 
 
+def test_a_loss_that_is_no_scalar_is_refused():
+    loop = deep()
+    loop.workload.factor = torch.ones(3)
+    with pytest.raises(TypeError, match=r"must return a scalar tensor, not a tensor of shape \(3,\)"):
+        loop.train(0, 1, 0)
+
+
 @pytest.mark.parametrize(("accumulate", "count"), [(1, 1), (1, 3), (2, 2), (4, 1)])
 def test_no_two_ranks_steps_or_micro_batches_ever_draw_the_same_batch(accumulate, count):
     drawn = []

@@ -127,9 +127,10 @@ ATTACKS = {
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_hostile_child_can_only_fail(tmp_path, monkeypatch, attack):
     code, kind, words = ATTACKS[attack]
+    monkeypatch.setattr("trainers.child_process.DIES_WITHIN_S", 0.2 if attack == "silent" else 5.0)
     monkeypatch.setattr("trainers.sandbox.python_command", lambda: [sys.executable, "-c", f"{HOSTILE}\n{code}\n"])
     child = TrainerChild.spawn(threads=1, scratch=tmp_path, memory_limit_bytes=1 << 28, shares={}, isolation="process")
     with child, pytest.raises(ChildFailed) as failed:
-        child.wait_ready(2 if kind == "hang" else 60)
+        child.wait_ready(0.5 if kind == "hang" else 60)
     assert failed.value.kind == kind
     assert words in failed.value.message
