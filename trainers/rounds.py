@@ -86,6 +86,7 @@ class Rounds:
         self._patience = Patience()
         self._ahead: frozenset[int] = frozenset()
         self._void = 0
+        self._alike = False
         self._stop: str | None = None
 
     @property
@@ -198,9 +199,10 @@ class Rounds:
         """The checkpoint of this round is in the store."""
         self.durable_at = max(self.durable_at, at)
 
-    def change(self, plan: RoundPlan) -> None:
-        """Another plan from the next round on."""
+    def change(self, plan: RoundPlan, *, alike: bool = False) -> None:
+        """Another plan from the next round on; `alike`: all members take one member's state over first."""
         self.plan = plan
+        self._alike = self._alike or alike
         self._ahead = frozenset()
 
     def stop(self, why: str, now_ms: int) -> Decisions:
@@ -255,6 +257,8 @@ class Rounds:
         plan, number, slots = self.plan, self.round + 1, tuple(sorted(self._members))
         step_after = min(self.at.step + plan.inner_steps, plan.total_steps)
         ahead = min(plan.overlap_steps, max(0, plan.total_steps - step_after))
+        if self._alike:
+            holders, self._alike = holders[:1], False
         self._ahead &= frozenset(holders)
         self._attempt, self._extended = 0, False
         self._contributed, self._merged, self._complaints = frozenset(), {}, {}

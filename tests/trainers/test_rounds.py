@@ -342,6 +342,14 @@ def test_another_plan_counts_from_the_next_round_on():
     assert (script.of(StartRound).step_before, script.of(StartRound).step_after) == (30, 40)
 
 
+def test_members_that_must_become_alike_take_over_one_of_them():
+    script = Script(slots=(0, 1, 2)).contribute(0, 1)
+    script.rounds.change(dataclasses.replace(PLAN, every_step=True), alike=True)
+    started = script.contribute(2).merge(0, 1, 2).of(StartRound)
+    assert [one.donors for one in started.shares] == [None, (0,), (0,)]
+    assert [one.donors for one in script.whole_round(0, 1, 2).of(StartRound).shares] == [None, None, None]
+
+
 def test_steps_trained_ahead_are_not_asked_for_again_and_their_batches_are_nobody_elses():
     script = Script(plan=dataclasses.replace(PLAN, overlap_steps=4))
     first = script.of(StartRound)

@@ -17,7 +17,7 @@ SPEC = {
 ORDER = {
     "round": 1, "step_before": 0, "step_after": 2, "position_after": 2, "slots": [0], "base": {"round": 0, "digest": None},
     "strategy": STRATEGY, "first_step": 0, "steps": 2, "position": 0, "ahead": 0, "donors": None, "evaluate": True,
-    "timeout_s": 60.0, "fresh": False,
+    "timeout_s": 60.0, "fresh": False, "switched": False,
 }  # fmt: skip
 TEXT = {"a.txt": b"the same line again and again\n" * 200}
 

@@ -91,6 +91,7 @@ class Course:
         self._calls = Calls(transport, clock)
         self._durability = Durability(spec, transport, roster, keeper)
         self._orders: dict[int, Json] = {}
+        self._strategy: Json = spec["strategy"]
         self._resuming: set[int] = set()
         self._digest: str | None = None
         self._members: list[list[Any]] = []
@@ -107,6 +108,9 @@ class Course:
         begin together.
         """
         for worker in workers:
+            if worker.strategy is not None and worker.strategy != self._strategy:
+                self._strategy = worker.strategy
+                self._rounds.change(self._rounds.plan, alike=True)
             self._met[worker.slot] = worker
             self._roster.add(worker)
             self._resuming.add(worker.slot)
@@ -125,8 +129,9 @@ class Course:
         if tuning == self._tuning:
             return
         log.info("Deciding to go on with %s since the job was retuned", spec["strategy"])
-        self._spec, self._tuning = spec, tuning
-        self._rounds.change(self._plan(spec))
+        before, self._spec, self._tuning = self._rounds.plan, spec, tuning
+        plan = self._plan(spec)
+        self._rounds.change(plan, alike=plan.every_step or not before.agrees)
 
     def slots(self) -> list[int]:
         """Slots of everybody who is alive as far as is known."""
@@ -333,17 +338,18 @@ class Course:
                 self._start_over(restored.at if restored is not None else machine.START)
                 return
             self._digest = None
+        switched, self._strategy = self._spec["strategy"] != self._strategy, self._spec["strategy"]
         workers = [worker for worker in map(self._roster.get, start.slots) if worker is not None]
         self._members = [[worker.slot, worker.epoch, worker.address] for worker in workers]
         for worker in workers:
             share = next(share for share in start.shares if share.slot == worker.slot)
-            self._orders[worker.slot] = self._order(start, share)
+            self._orders[worker.slot] = self._order(start, share, switched)
             if share.donors == () and restored is not None:
                 self._calls.ask("recall", worker, restored.at.round, restored.digest)
             else:
                 self._ask_for_round(worker)
 
-    def _order(self, start: machine.StartRound, share: machine.Share) -> Json:
+    def _order(self, start: machine.StartRound, share: machine.Share, switched: bool) -> Json:
         every = int(self._spec.get("evaluate", {}).get("every_rounds", 1))
         evaluate = share.slot == start.evaluator and (start.round - 1) % every == 0
         return {
@@ -353,7 +359,7 @@ class Course:
             "first_step": share.first_step, "steps": share.steps, "position": share.position, "ahead": share.ahead,
             "donors": None if share.donors is None else list(share.donors), "evaluate": evaluate,
             "timeout_s": max(1.0, share.limit_ms / 1000 - 0.5),
-            "fresh": start.round == self._void_round,
+            "fresh": start.round == self._void_round, "switched": switched,
         }  # fmt: skip
 
     def _ask_for_round(self, worker: Worker) -> None:

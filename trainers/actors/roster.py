@@ -23,7 +23,7 @@ READING_FIELDS = ("leased_ms", "trained_ms", "rounds", "tokens", "bytes")
 @dataclass(slots=True)
 class Worker:
     """One lease's worker. `phase`: loading, ready (the round machine knows it) or lost. `address`: its end of the mesh;
-    `at`, `digest`: where it stands; `info`, `merged`: its last answers to train and merge; `unreachable`: whom it waits
+    `at`, `digest`: where it stands, and by which strategy, when a run takes it over; `info`, `merged`: its last answers to train and merge; `unreachable`: whom it waits
     for in vain; `moved_bytes`: of its mesh, cumulative.
     """
 
@@ -37,6 +37,7 @@ class Worker:
     address: str = ""
     at: Standing = START
     digest: str | None = None
+    strategy: Json | None = None
     merged: Json = field(default_factory=dict)
     unreachable: tuple[int, ...] = ()
     moved_bytes: int = 0

@@ -203,7 +203,7 @@ class Run:
             worker = workers[slot]
             if state["epoch"] == worker.epoch and state["round"] is not None and state["phase"] != "failed":
                 worker.at = machine.Standing(state["round"], state["step"], state["position"])
-                worker.digest = state["digest"]
+                worker.digest, worker.strategy = state["digest"], state["strategy"]
                 living.append(worker)
                 for done in state["recent"]:
                     recent.setdefault(done["round"], {})[slot] = {**done, "worker": worker}

@@ -7,6 +7,7 @@ or whatever else builds on the merged state, adopts it. So nobody waits for the 
 from __future__ import annotations
 
 import hashlib
+import logging
 import struct
 import threading
 import time
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from trainers.child_process import ChildFailed, Loaded, TrainerChild
+from trainers.child_process import ChildFailed, InnerStateRefused, Loaded, TrainerChild
 from trainers.codecs import BadPayload, Vector
 from trainers.codecs.kernels import warm_up
 from trainers.exchanging import LeftBehind, Way, merge, way_of
@@ -22,6 +23,8 @@ from trainers.member import Member, MemberError, Merged, RoundOrder, staged
 from trainers.mesh.mesh import Mesh
 from trainers.mesh.views import MeshClosed, MeshTimeout, Peer, TransferFailed, View, WireCount
 from trainers.snapshots import Snapshot, Snapshots
+
+log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
@@ -73,6 +76,7 @@ class Training:
         self._changed = threading.Condition()
         self._mesh: Mesh | None = None
         self._round: _Round | None = None
+        self._inner_at_load: bytes | None = None
         self._local = False  # the child's own parameters are where this worker's training stands
         self._ahead: threading.Thread | None = None
         self._ahead_tokens = 0
@@ -130,8 +134,8 @@ class Training:
             self._local, self._mix_at = False, None
         if dict(order["strategy"]) != member.spec["strategy"]:
             member.switch(order["strategy"])
-            self._local = self._local and member.strategy.cadence == "step"
-            self._mix_at = None
+            self._local, self._mix_at = False, None
+            self._offer(mesh, switched=True)
         here = RoundOrder(
             order["round"], order["step_before"], order["step_after"], order["position_after"], tuple(order["slots"])
         )
@@ -212,8 +216,8 @@ class Training:
         self._finish_ahead()
         self.member.take_over(state)
         self._local, self._mix_at = False, None
-        if inner:
-            self._child.import_inner(inner)
+        if inner or self.member.strategy.applies == "gradient":
+            self._child.import_inner(inner or self._fresh_inner())
 
     def settled_loss(self, base: Mapping[str, Any], timeout_s: float) -> float:
         """Held-out loss of the parameters after round `base`. Raises Stale, ChildFailed."""
@@ -277,7 +281,7 @@ class Training:
             member.defer(before.local, before.order)  # the others went on without it
         if order["donors"]:
             donors = [peer for peer in _peers(order["members"]) if peer.slot in order["donors"]]
-            state, inner = _unpacked(_fetch(mesh, order["base"]["round"], donors))
+            state, inner = _unpacked(_fetch(mesh, _place(order["base"]["round"], order["switched"]), donors))
             try:
                 member.take_over(state)
             except MemberError as error:
@@ -287,13 +291,25 @@ class Training:
             self._offer(mesh)
         return True
 
-    def _offer(self, mesh: Mesh) -> None:
-        """Let newcomers have the state that is here now; with the inner optimiser's where all members' are equal."""
+    def _fresh_inner(self) -> bytes:
+        """The inner optimiser's state before its first step, for members that all go back to a checkpoint without one."""
+        if self._inner_at_load is None:
+            try:
+                self._inner_at_load = self._child.export_inner(INNER_TIMEOUT_S)
+            except InnerStateRefused as refused:  # matters only to a job that needs it, which then fails by this
+                log.info("the inner optimiser cannot be handed over: %s", refused)
+                self._inner_at_load = b""
+        return self._inner_at_load
+
+    def _offer(self, mesh: Mesh, *, switched: bool = False) -> None:
+        """Let newcomers have the state that is here now; with the inner optimiser's where all members' are equal.
+
+        `switched`: it is another strategy's than the one that the round before ended with, which may be offered still.
+        """
         kept = staged(self.member)
-        inner = (
-            self._child.export_inner(INNER_TIMEOUT_S) if kept.strategy.applies == "gradient" and self._local else b""
-        )
-        mesh.offer_state(kept.round, lambda: _packed(kept.export(), inner))
+        inner = self._child.export_inner(INNER_TIMEOUT_S) if kept.strategy.applies == "gradient" else b""
+        for place in {_place(kept.round, False), _place(kept.round, switched)}:
+            mesh.offer_state(place, lambda: _packed(kept.export(), inner))
 
     def _train(self, now: _Round, order: Json) -> Json:
         member, strategy = self.member, self.member.strategy
@@ -301,6 +317,7 @@ class Training:
             "round": order["round"], "first_step": order["first_step"], "steps": order["steps"],
             "position": order["position"], "worker": member.slot, "evaluate": False, "timeout_s": order["timeout_s"],
         }  # fmt: skip
+        self._fresh_inner()
         start = self._start_parameters()
         if strategy.cadence == "step":
             trained = self._child.train(
@@ -438,18 +455,23 @@ def _peers(members: Sequence[Sequence[Any]]) -> tuple[Peer, ...]:
     return tuple(Peer(int(slot), int(epoch), str(address)) for slot, epoch, address in members)
 
 
-def _fetch(mesh: Mesh, round: int, donors: Sequence[Peer]) -> bytes:
+def _place(round: int, switched: bool) -> int:
+    """Under which number the mesh keeps a state: before and after a switch of strategies at that round."""
+    return 2 * round + int(switched)
+
+
+def _fetch(mesh: Mesh, place: int, donors: Sequence[Peer]) -> bytes:
     """A donor offers its state when it has heard that the round is committed, so that it may take several tries."""
     until = time.monotonic() + JOIN_TIMEOUT_S
     for _ in range(FETCH_TRIES - 1):
         try:
-            return mesh.fetch_state(round, donors, until - time.monotonic())
+            return mesh.fetch_state(place, donors, until - time.monotonic())
         except TransferFailed:
             continue
         except MeshTimeout as late:
             raise NoDonor(str(late)) from None
     try:
-        return mesh.fetch_state(round, donors, until - time.monotonic())
+        return mesh.fetch_state(place, donors, until - time.monotonic())
     except (TransferFailed, MeshTimeout) as error:
         raise NoDonor(str(error)) from None
 

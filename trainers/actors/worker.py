@@ -287,7 +287,7 @@ class Worker:
 
     def state(self) -> Json:
         """Who this worker works for and where it stands: {lease, epoch, job, slot, phase, round, step, position, digest,
-        recent}.
+        strategy, recent}.
 
         `recent`: its last rounds, from which a run that was restarted tells the market what its predecessor could not.
         """
@@ -295,7 +295,9 @@ class Worker:
         lease = self._lease or {"lease": None, "epoch": None, "job": None, "slot": None}
         nowhere = {"round": None, "step": None, "position": None, "digest": None}
         where = self._training.standing() if self._training is not None else nowhere
-        return {**lease, "phase": self._phase, "pid": os.getpid(), **where, "recent": list(self._recent)}
+        strategy = self._training.member.spec["strategy"] if self._training is not None else None
+        told = {"phase": self._phase, "pid": os.getpid(), "strategy": strategy, "recent": list(self._recent)}
+        return {**lease, **where, **told}
 
     def snapshot(self, base: Json, wanted: str, inner: bool) -> Json:
         """Set the state after round `base` aside, which is all that training waits for; {ok, round, step, digest, kind,
