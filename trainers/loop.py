@@ -63,8 +63,11 @@ class InnerLoop:
         device: torch.device = CPU,
         options: InnerOptions = DEFAULTS,
         ranks: Ranks | None = None,
+        uneven: bool = False,
     ) -> None:
+        """`uneven`: workers train unequal numbers of steps in a round, so only the position tells batches apart."""
         torch.manual_seed(seed)
+        self.uneven = uneven
         self.workload, self.seed, self.total_steps, self.device = workload, seed, total_steps, device
         self.options, self.ranks = options, ranks or Ranks()
         self.model = workload.model().to(device)  # made on the CPU: the same initial bits whatever the device
@@ -173,7 +176,8 @@ class InnerLoop:
         losses, tokens = [], 0
         for micro in range(parts):
             own = micro * self.ranks.count + self.ranks.rank
-            batch = self.workload.next_batch(self.seed, step * all_parts + own, worker, position * all_parts + own)
+            drawn = position if self.uneven else step
+            batch = self.workload.next_batch(self.seed, drawn * all_parts + own, worker, position * all_parts + own)
             loss = self._loss(batch)
             scaled = loss / parts if parts > 1 else loss
             (scaled * self.scale.value if self.scale is not None else scaled).backward()  # type: ignore[no-untyped-call]

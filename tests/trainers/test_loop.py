@@ -263,3 +263,17 @@ def test_the_exported_header_says_what_it_is():
     described = json.loads(json.loads(exported[8 : 8 + size])["__metadata__"]["torg"])
     assert described["parameters"][0] == ["blocks.0.weight", [4, 4]]
     assert (described["v"], described["optimizer"]) == (1, "SGD")
+
+
+def test_unequal_shares_never_draw_one_batch_twice():
+    drawn = []
+
+    class Draws(Customer):
+        def batch(self, seed, step, worker):
+            drawn.append((step, worker))
+            return super().batch(seed, step, worker)
+
+    loop = InnerLoop(Draws({}, None, 3), 3, STEPS, uneven=True)
+    loop.train(0, 5, 0, position=0)  # a fast worker's share of a round of 3 steps,
+    loop.train(3, 5, 0, position=7)  # and of the next: the schedule goes on at step 3
+    assert len(set(drawn)) == len(drawn) == 10

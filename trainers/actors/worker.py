@@ -155,10 +155,10 @@ class Worker:
             if self._load_failure is not None:
                 return self._load_failure
             self._phase = "loading"
-            child = self._child.wait()
-            if child is None:
-                return _failure("died", self._child.error, "")
             try:
+                child = self._child.ready_for(spec)
+                if child is None:
+                    return _failure("died", self._child.error, "")
                 loaded = child.load(JobPackage(spec, source, self._data_folder(spec, data)), LOAD_TIMEOUT_S)
             except PackingError as error:
                 self._phase = "failed"
@@ -360,6 +360,10 @@ class Worker:
 
     def _tell_loss(self, loss: float, round: int) -> None:
         self._tidings.add("evaluated", [{"round": round, "loss": loss}])
+        if self._child.now.metrics:
+            told = ", ".join(f"{name} {value:.6g}" for name, value in sorted(self._child.now.metrics.items()))
+            line = f"held-out after round {round}: loss {loss:.6g}, {told}"
+            self._tidings.add("logs", [{"at_ms": time.time_ns() // 1_000_000, "source": self.name, "line": line}])
 
     def _loaded_answer(self, training: Training) -> Json:
         elements = int(training.member.parameters.size)
