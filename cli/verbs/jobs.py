@@ -51,13 +51,19 @@ JOB_COLUMNS = (
 
 def job_row(one: dict[str, Any]) -> list[str | Styled]:
     """One job as the cells of `JOB_COLUMNS`."""
-    loss = "–" if one["loss_last"] is None else f"{one['loss_first']:.3f} → {one['loss_last']:.3f}"
+    loss = _fall(one, 3) or "–"
     live = [worker for worker in one["workers"] if worker["state"] in ("granted", "active", "started")]
     return [
         one["id"], one["name"], Styled(one["state"], STATES.get(one["state"], "")),
         f"{one['rounds_committed']}/{one['rounds_planned']}", loss, str(len(live)),
         usd(one["billed_nanos"]), usd(one["budget_nanos"]), (one["reason"] or "")[:48],
     ]  # fmt: skip
+
+
+def _fall(one: dict[str, Any], digits: int) -> str:
+    """The held-out loss after round 1 and the newest one, as far as they are known."""
+    known = [f"{one[name]:.{digits}f}" for name in ("loss_first", "loss_last") if one[name] is not None]
+    return " → ".join(known)
 
 
 def job(ctx: typer.Context, job_id: JobId) -> None:
@@ -75,8 +81,8 @@ def show_job(settings: Settings, one: dict[str, Any]) -> None:
     reason = f" – {one['reason']}" if one["reason"] else ""
     lines = [f"{one['id']}  {one['name']}", f"state    {one['state']}{reason}",
              f"rounds   {one['rounds_committed']} of {one['rounds_planned']}"]  # fmt: skip
-    if one["loss_last"] is not None:
-        lines.append(f"loss     {one['loss_first']:.4f} → {one['loss_last']:.4f} (held out)")
+    if fall := _fall(one, 4):
+        lines.append(f"loss     {fall} (held out)")
     lines += _training(one)
     lines.append(
         f"money    billed {usd(one['billed_nanos'])}, escrow {usd(one['escrow_nanos'])}, budget {usd(one['budget_nanos'])}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pyarrow import parquet
 
+from cli.verbs.jobs import job_row
 from tests.cli.conftest import Torg, on_a_terminal
 from tests.cli.fake_market import FakeMarket
 from tests.cli.samples import bill, job, offer
@@ -94,6 +95,11 @@ def test_a_job_for_people(torg: Torg, market: FakeMarket) -> None:
     shown = torg("job", "job-1f2e3d4c5b").out
     for part in ("paused", "escrow_empty", "3 of 14", "4.2000 → 3.1000", "$0.01", "aurora", "4711"):
         assert part in shown
+
+
+def test_a_loss_that_is_not_known_from_the_beginning_on_is_shown_as_far_as_it_is() -> None:
+    assert job_row(job(loss_first=None))[4] == "3.100"
+    assert job_row(job(loss_first=None, loss_last=None))[4] == "–"
 
 
 def test_deposit_keeps_its_id_and_its_exact_amount(torg: Torg, market: FakeMarket) -> None:

@@ -351,7 +351,8 @@ class Course:
 
     def _order(self, start: machine.StartRound, share: machine.Share, switched: bool) -> Json:
         every = int(self._spec.get("evaluate", {}).get("every_rounds", 1))
-        evaluate = share.slot == start.evaluator and (start.round - 1) % every == 0
+        done = start.round - 1  # the loss after round 1 is what every later one is held against
+        evaluate = share.slot == start.evaluator and (done == 1 or done % every == 0)
         return {
             "round": start.round, "step_before": start.step_before, "step_after": start.step_after,
             "position_after": start.position_after, "slots": list(start.slots), "members": self._members,
