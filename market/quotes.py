@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from market.advice import advice
 from market.clearing import clear, explain
 from market.feasibility import cheapest_minute_nanos, never_fits
 from market.orders import Bid, BookSnapshot, Offer
@@ -62,6 +63,7 @@ def make_plan(
         "max_cost_nanos": budget,
         "wallet_nanos": wallet_nanos,
         "candidates": [_candidate(seat, bid) for seat in seats],
+        "advice": advice(spec),
     }
 
 

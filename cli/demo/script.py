@@ -115,7 +115,7 @@ def _prepare(customer: Any, stage: Stage, wishes: Wishes) -> dict[str, Any]:
         "workload": "byte_lm",
         "options": {"size": "1M", "context": 128},
         "data": "stdlib" if wishes.data is None else str(wishes.data),
-        "strategy": {"name": "diloco", "inner_steps": INNER_STEPS, "outer_lr": 0.7, "codec": "int8"},
+        "strategy": {"name": "diloco", "inner_steps": INNER_STEPS, "outer_lr": 0.7, "outer_momentum": 0.5, "codec": "int8"},
         "steps": INNER_STEPS * wishes.rounds,
         "workers": {"min": 2, "max": 2, "gpus": 1, "gpu": ["cpu"], "isolation": "process"},
         "limits": {"max_usd_per_gpu_hour": 0.90, "budget_usd": 5.00},

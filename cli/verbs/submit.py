@@ -114,6 +114,7 @@ def _facts(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("network", traffic))
     cost = f", about {usd(plan['expected_cost_nanos'])}" if plan.get("expected_cost_nanos") is not None else ""
     facts.append(("expected", expected + cost))
+    facts += [("advice", sentence) for sentence in plan.get("advice") or []]
     if not plan["feasible"]:
         facts.append(("no match", str(plan.get("detail") or plan.get("reason") or "")))
         facts += [("would help", str(one)) for one in plan.get("relaxations") or []]

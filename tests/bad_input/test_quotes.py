@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from market.advice import advice
 from market.outcomes import Refusal
 from market.quotes import expected_job_ms, expected_sent_bytes, flops_per_second, flops_per_step, parameters_of
 from storage.units import charge_nanos
@@ -170,6 +171,16 @@ def test_a_plan_names_the_strategy_and_its_bytes_an_hour() -> None:
     assert found["sent_bytes_per_worker_hour"] == pytest.approx(hourly, rel=1e-3)
     unknown = plan(square(), workload=UNKNOWN, options={})
     assert (unknown["sent_bytes_per_worker_round"], unknown["sent_bytes_per_worker_hour"]) == (None, None)
+
+
+def test_a_plan_warns_of_outer_momentum_in_few_rounds() -> None:
+    diloco = {"name": "diloco", "inner_steps": 30}
+    few = advice(make_spec(strategy={**diloco, "outer_momentum": 0.9}, steps=600, rounds=20))
+    assert len(few) == 1
+    assert "20 rounds are few for an outer momentum of 0.9" in few[0]
+    assert advice(make_spec(strategy={**diloco, "outer_momentum": 0.5}, steps=600, rounds=20)) == []
+    assert advice(make_spec(strategy={**diloco, "outer_momentum": 0.9}, steps=6000, rounds=200)) == []
+    assert plan(square())["advice"] == advice(make_spec())
 
 
 def test_speed_is_what_was_measured_of_one_unit() -> None:
