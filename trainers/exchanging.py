@@ -60,7 +60,10 @@ def merge(member: Member, mesh: Exchange, way: Way, timeout_s: float) -> Merged:
 
     Goes on by itself in each newer view. Raises LeftBehind when a view is without this member, MeshTimeout, MemberError.
     """
+    number = member.merging
     while True:
+        if member.merging != number:
+            raise LeftBehind(f"round {number} is over here")
         view = mesh.view
         assert view is not None, "a view before a merge"
         if view.peer(member.slot) is None:

@@ -39,6 +39,7 @@ from trainers.strategies import Moment, Part, State, Strategy, Update, strategy
 
 FORMAT = 2
 OWN = "own/"
+MOST_TOKENS = 1e12
 
 
 class MemberError(Exception):
@@ -150,6 +151,11 @@ class Member:
         if step is not None:
             return 0.0
         return math.sqrt(sum_of_squares(vectors[0]))
+
+    @property
+    def merging(self) -> int | None:
+        """The round whose merge is in progress."""
+        return None if self._pending is None else self._pending.order.round
 
     @property
     def sizes(self) -> tuple[int, bool]:
@@ -270,6 +276,11 @@ class Member:
         self.tentative = Merged(order, state, _digest(state), order.slots, {}, None)
         return self.tentative
 
+    def go_back(self, before: "Member") -> None:
+        """Undo the steps since `before` (`staged`), whose round was given up."""
+        self._state, self._digest = before._state, before._digest
+        self.abandon()
+
     # leaving and coming
 
     def switch(self, options: Mapping[str, Any]) -> None:
@@ -385,6 +396,12 @@ class Member:
         step = pending.moment.step
         return Contribution(pending.order.round, step, self.epoch, self.slot, pending.weight, body).pack()
 
+    def _judge_weight(self, weight: float) -> None:
+        """Nobody counts for more than its work: one without weights, no more than a round's tokens can be with them."""
+        most = MOST_TOKENS if self.spec["strategy"].get("weighted", False) else 1.0
+        if weight > most:
+            raise BadPayload(f"its weight is {weight}; at most {most} is allowed")
+
     def _read(
         self, pending: _Pending, parts: Sequence[Part], received: Mapping[int, bytes]
     ) -> tuple[list[Update], dict[int, str]]:
@@ -395,6 +412,7 @@ class Member:
                 found = unpack_contribution(
                     received[slot], round=pending.order.round, step=pending.moment.step, slot=slot
                 )
+                self._judge_weight(found.weight)
                 updates.append(Update(slot, found.weight, decode_parts(parts, found.body)))
             except BadPayload as error:
                 refused[slot] = str(error)

@@ -77,6 +77,7 @@ class Rounds:
         self._extended = False
         self._contributed: frozenset[int] = frozenset()
         self._merged: dict[int, tuple[str, tuple[int, ...]]] = {}  # digest and accepted slots
+        self._refused: dict[int, Mapping[int, str]] = {}  # whose contributions a member refused, and why
         self._complaints: dict[int, frozenset[int]] = {}  # whom a member cannot reach
         self._lost: list[Lost] = []
         self._left_out: set[int] = set()
@@ -87,6 +88,7 @@ class Rounds:
         self._ahead: frozenset[int] = frozenset()
         self._void = 0
         self._alike = False
+        self._next_plan = plan
         self._stop: str | None = None
 
     @property
@@ -108,8 +110,8 @@ class Rounds:
         """A worker has loaded the job; it takes part from the next boundary on, or at once when the run waits."""
         if self.phase is Phase.OVER or member.slot in self.members:
             return ()
-        assert member.at <= self.at, "a run resumes from the newest state that a member holds"
-        self._arrivals[member.slot] = member
+        # What a newcomer says of itself may be no state of this run.
+        self._arrivals[member.slot] = member if member.at <= self.at else _at(member, NOWHERE)
         return self._start(now_ms, f"{member.name} joined") if self.phase is Phase.WAITING else ()
 
     def resume(self, members: Iterable[Member], now_ms: int) -> Decisions:
@@ -139,20 +141,18 @@ class Rounds:
         """A member has merged these contributions into a state of this digest, and refused others."""
         if self._is_stale(slot, epoch, round) or slot in self._merged:
             return ()
-        out: list[Decision] = []
         if slot not in self._contributed:  # the two answers of a member may overtake each other
             self._contributed |= {slot}
             self._measure(slot, now_ms)
         self._merged[slot] = (digest, tuple(sorted(accepted)))
+        self._refused[slot] = dict(refused)
         self._deadlines.pop(slot, None)
         self._complaints.pop(slot, None)
-        for other, why in sorted(refused.items()):
-            if other in self._members and other not in self._warned:
-                out += self._warn(other, "nan" if "finite" in why else "payload", f"its contribution is refused: {why}")
-        return (*out, *self._advance(now_ms))
+        return self._advance(now_ms)
 
     def progressed(self, slot: int, now_ms: int) -> None:
         """Bytes move at a member that exchanges: a slow line is no reason to give it up."""
+        self._complaints.pop(slot, None)  # it is not stuck
         if slot in self._deadlines and (self.plan.every_step or slot in self._contributed):
             least_ms = self.plan.first_deadline_ms if self.plan.every_step else self.plan.exchange_deadline_ms
             self._deadlines[slot] = max(self._deadlines[slot], now_ms + least_ms)
@@ -175,13 +175,19 @@ class Rounds:
 
         Whoever still trains its share is not missing yet.
         """
-        awaited = frozenset(self._members) if self.plan.every_step else self._contributed & frozenset(self._members)
-        if self._is_stale(slot, epoch, round) or slot in self._merged or not awaited & frozenset(missing):
+        ready = frozenset(self._members) if self.plan.every_step else self._contributed & frozenset(self._members)
+        if self._is_stale(slot, epoch, round) or slot in self._merged or slot not in ready:
             return ()
-        self._complaints[slot] = awaited & frozenset(missing)
+        awaited = ready & frozenset(missing) - {slot}
+        if not awaited:
+            return ()
+        self._complaints[slot] = awaited
         silent = set(self._members) - set(self._merged) - set(self._complaints)
+        if self.plan.every_step:  # who is silent is computing: its turn to complain comes
+            return () if silent else self._drop_unreachable(now_ms)
         blamed = frozenset[int]().union(*self._complaints.values())
-        return self._drop_unreachable(now_ms) if silent <= blamed else ()
+        stuck = silent <= blamed and len(silent) <= len(self._complaints)
+        return self._drop_unreachable(now_ms) if stuck else ()
 
     def lost(self, slot: int, epoch: int, reason: str, detail: str, now_ms: int) -> Decisions:
         """A member is gone: died, silent, drained, its lease over."""
@@ -201,7 +207,7 @@ class Rounds:
 
     def change(self, plan: RoundPlan, *, alike: bool = False) -> None:
         """Another plan from the next round on; `alike`: all members take one member's state over first."""
-        self.plan = plan
+        self._next_plan = plan
         self._alike = self._alike or alike
         self._ahead = frozenset()
 
@@ -235,6 +241,7 @@ class Rounds:
 
     def _start(self, now_ms: int, why: str) -> Decisions:
         """At a boundary: the next round with everybody who is there, or why there is none."""
+        self.plan = self._next_plan
         self._members = {**self._members, **self._arrivals}
         self._arrivals, self._deadlines = {}, {}
         if self.at.step >= self.plan.total_steps or self._stop is not None:
@@ -261,7 +268,7 @@ class Rounds:
             holders, self._alike = holders[:1], False
         self._ahead &= frozenset(holders)
         self._attempt, self._extended = 0, False
-        self._contributed, self._merged, self._complaints = frozenset(), {}, {}
+        self._contributed, self._merged, self._complaints, self._refused = frozenset(), {}, {}, {}
         self._left_out, self._warned = set(), {}
         self.phase, self._began_ms = Phase.TRAINING, now_ms
         shares, position = [], self.at.position
@@ -313,7 +320,20 @@ class Rounds:
                 out += self._warn(slot, "digest", why)
             else:
                 self._members[slot] = _at(self._members[slot], self.at)
+        out += self._warn_refused(digest)
         return (*out, *self._committed(started, digest, now_ms))
+
+    def _warn_refused(self, digest: str) -> list[Decision]:
+        """Whose contribution most of those refused that agree (or its only partner did), one's own word not counted."""
+        out: list[Decision] = []
+        judges = [slot for slot, (other, _) in self._merged.items() if not self.plan.agrees or other == digest]
+        for slot in sorted(self._members):
+            others = [judge for judge in judges if judge != slot]
+            words = [self._refused[judge][slot] for judge in sorted(others) if slot in self._refused[judge]]
+            if words and slot not in self._warned and (not self.plan.agrees or 2 * len(words) > len(others)):
+                reason = "nan" if "finite" in words[0] else "payload"
+                out += self._warn(slot, reason, f"its contribution is refused: {words[0]}")
+        return out
 
     def _committed(self, started: StartRound, digest: str, now_ms: int) -> Decisions:
         self._void, self._resumed = 0, True
@@ -387,13 +407,17 @@ class Rounds:
 
     def _drop_unreachable(self, now_ms: int) -> Decisions:
         """The exchange is stuck: whom most cannot reach is lost; without complaints, whoever has not merged."""
-        votes = Counter(slot for missing in self._complaints.values() for slot in missing)
+        pairs = {(slot, other) for slot, missing in self._complaints.items() for other in missing}
+        pairs = {(slot, other) for slot, other in pairs if other in self._members}
+        votes = Counter(other for _, other in pairs)
         waiting = [slot for slot in sorted(self._members) if slot not in self._merged]
         if not votes:
             return self._drop_overdue(waiting, "while merging", now_ms)
-        worst = max(votes, key=lambda slot: (votes[slot], slot))
+        cut = Counter(slot for pair in {frozenset(pair) for pair in pairs} for slot in pair)
+        # Who complains about everybody is on the wrong side of the cut itself.
+        worst = max(cut, key=lambda slot: (cut[slot], votes[slot], slot))
         self._complaints = {}
-        detail = f"{votes[worst]} others could not reach it in the exchange"
+        detail = f"it and {cut[worst]} others could not reach each other in the exchange"
         return (self._drop(self._members[worst], "network_cut", detail), *self._without([worst], now_ms))
 
     def _without(self, slots: Iterable[int], now_ms: int) -> Decisions:
@@ -424,7 +448,7 @@ class Rounds:
     # bookkeeping
 
     def _warn(self, slot: int, reason: str, why: str) -> Decisions:
-        """Once is a warning, twice is the end. At a boundary only (the member still belongs to the round's exchange)."""
+        """Once is a warning, twice is the end. At a boundary only: until then the member belongs to the round's exchange."""
         self._times_warned[slot, reason] += 1
         member = self._members[slot]
         self._warned[slot] = Warned(slot, reason, f"Warning slot {slot} ({member.name}): {why}")

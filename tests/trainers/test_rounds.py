@@ -253,13 +253,35 @@ def test_members_that_need_not_agree_are_not_compared():
 
 def test_a_refused_contribution_is_warned_of_once_then_costs_the_place():
     script = Script(slots=(0, 1, 2)).contribute(0, 1, 2)
-    script.merge(0, accepted=(0, 2), refused={1: "not all elements are finite"})
+    refused = {1: "not all elements are finite"}
+    script.merge(0, 1, 2, accepted=(0, 2), refused=refused)
     assert (script.of(Warned).slot, script.of(Warned).reason) == (1, "nan")
-    done = script.merge(1, 2, accepted=(0, 2), refused={1: "not all elements are finite"}).of(RoundCommitted)
+    done = script.of(RoundCommitted)
     assert (done.contributors, [one.slot for one in done.warned], done.holders) == ((0, 2), [1], (0, 1, 2))
-    script.contribute(0, 1, 2).merge(0, accepted=(0, 2), refused={1: "not all elements are finite"})
+    script.contribute(0, 1, 2).merge(0, 1, 2, accepted=(0, 2), refused=refused)
     assert script.of(MemberLost).lost.reason == "nan"
-    assert script.merge(2, accepted=(0, 2)).of(StartRound).slots == (0, 2)
+    assert script.of(StartRound).slots == (0, 2)
+
+
+def test_the_word_of_one_against_another_is_not_enough():
+    script = Script(slots=(0, 1, 2)).contribute(0, 1, 2).merge(0, 1, accepted=(0, 1, 2))
+    script.merge(2, accepted=(2,), refused={0: "not all elements are finite", 1: "not all elements are finite"})
+    assert script.of(RoundCommitted).warned == ()
+
+
+def test_who_complains_about_everybody_waits_for_their_word_and_is_cut_off_itself():
+    script = Script(slots=(0, 1, 2)).contribute(0, 1, 2)
+    assert script.rounds.cannot_reach(2, 102, 1, {0, 1}, script.now) == ()
+    assert script.rounds.cannot_reach(0, 100, 1, {2}, script.now)[0].lost.slot == 2
+
+
+def test_who_computes_a_step_is_not_cut_off():
+    script = Script(slots=(0, 1, 2), plan=dataclasses.replace(LONG, every_step=True))
+    assert script.rounds.cannot_reach(0, 100, 1, {2}, script.now) == ()
+    assert script.rounds.cannot_reach(1, 101, 1, {2}, script.now) == ()
+    script.rounds.progressed(0, script.now)
+    assert script.rounds.cannot_reach(2, 102, 1, {1}, script.now) == ()
+    assert script.rounds.cannot_reach(0, 100, 1, {2}, script.now) != ()
 
 
 def test_whom_most_members_cannot_reach_is_lost():

@@ -1,5 +1,6 @@
 """A worker's life without Ray: the plain class, with a real trainer child."""
 
+import hashlib
 import os
 
 import pytest
@@ -9,6 +10,7 @@ from trainers.actors.course import CUSTOMER_FAILURES
 from trainers.actors.worker import Worker
 from trainers.options import strategy_options
 
+RUN = hashlib.sha256(bytes(32)).hexdigest()[:16]
 STRATEGY = strategy_options({"name": "diloco", "inner_steps": 2})
 SPEC = {
     "workload": {"kind": "builtin", "name": "byte_lm"}, "options": {"size": "10k", "context": 16, "batch": 2},
@@ -17,7 +19,7 @@ SPEC = {
 ORDER = {
     "round": 1, "step_before": 0, "step_after": 2, "position_after": 2, "slots": [0], "base": {"round": 0, "digest": None},
     "strategy": STRATEGY, "first_step": 0, "steps": 2, "position": 0, "ahead": 0, "donors": None, "evaluate": True,
-    "timeout_s": 60.0, "fresh": False, "switched": False,
+    "timeout_s": 60.0, "fresh": False, "switched": False, "start": [RUN, 1], "accepted": [],
 }  # fmt: skip
 TEXT = {"a.txt": b"the same line again and again\n" * 200}
 
@@ -44,7 +46,7 @@ def test_a_round_from_load_to_merge_and_every_call_may_be_repeated(worker):
     assert info["ok"]
     assert info["steps"] == 2
     assert worker.train(order) == info
-    merge = {"round": 1, "attempt": 0, "members": members, "timeout_s": 60.0}
+    merge = {"round": 1, "start": [RUN, 1], "attempt": 0, "members": members, "timeout_s": 60.0}
     merged = worker.merge(merge)
     assert (merged["round"], merged["accepted"], merged["refused"]) == (1, [0], {})
     assert merged["digest"] != loaded["digest"]

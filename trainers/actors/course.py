@@ -6,6 +6,7 @@ on, but for one short thing at a boundary: setting a snapshot aside. Contributio
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections import defaultdict
@@ -98,6 +99,9 @@ class Course:
         self._moved: dict[int, int] = {}
         self._deaths: dict[int, set[int]] = defaultdict(set)
         self._void_round = 0
+        self._accepted: list[int] = []
+        self._run = hashlib.sha256(secret).hexdigest()[:16]
+        self._start = 0  # which try of which round; numbers of rounds are used again after a void one
         self._evaluated_round = -1
         self._over: machine.Finished | machine.Halted | None = None
         self._met: dict[int, Worker] = {}
@@ -236,7 +240,10 @@ class Course:
         elif kind == "train":
             worker.info = answer
             self._do(self._rounds.contributed(slot, epoch, answer["round"], now_ms))
-        elif not answer.get("left"):
+        elif answer.get("left"):
+            if answer.get("why") and worker.info:  # it trained, and could not merge
+                self._do(self._rounds.skipped(slot, epoch, self._rounds.round + 1, answer["why"], now_ms))
+        else:
             assert kind == "merge"
             worker.merged = answer
             refused = {int(other): why for other, why in answer["refused"].items()}
@@ -264,6 +271,8 @@ class Course:
     def _join(self, worker: Worker) -> None:
         if worker.slot in self._resuming:
             self._arrive(worker.slot)
+            return
+        if self._resuming:  # it begins with a predecessor's workers; alone, it would lack their state
             return
         member = machine.Member(worker.slot, worker.epoch, worker.name, worker.at)
         self._do(self._rounds.join(member, self._now_ms()))
@@ -339,6 +348,7 @@ class Course:
                 return
             self._digest = None
         switched, self._strategy = self._spec["strategy"] != self._strategy, self._spec["strategy"]
+        self._start += 1
         workers = [worker for worker in map(self._roster.get, start.slots) if worker is not None]
         self._members = [[worker.slot, worker.epoch, worker.address] for worker in workers]
         for worker in workers:
@@ -354,13 +364,13 @@ class Course:
         done = start.round - 1  # the loss after round 1 is what every later one is held against
         evaluate = share.slot == start.evaluator and (done == 1 or done % every == 0)
         return {
-            "round": start.round, "step_before": start.step_before, "step_after": start.step_after,
+            "round": start.round, "start": [self._run, self._start], "step_before": start.step_before, "step_after": start.step_after,
             "position_after": start.position_after, "slots": list(start.slots), "members": self._members,
             "base": {"round": start.round - 1, "digest": self._digest}, "strategy": self._spec["strategy"],
             "first_step": share.first_step, "steps": share.steps, "position": share.position, "ahead": share.ahead,
             "donors": None if share.donors is None else list(share.donors), "evaluate": evaluate,
             "timeout_s": max(1.0, share.limit_ms / 1000 - 0.5),
-            "fresh": start.round == self._void_round, "switched": switched,
+            "fresh": start.round == self._void_round, "switched": switched, "accepted": self._accepted,
         }  # fmt: skip
 
     def _ask_for_round(self, worker: Worker) -> None:
@@ -375,7 +385,13 @@ class Course:
                 self._calls.ask("merge", worker, self._merge_order(number, attempt, members))
 
     def _merge_order(self, number: int, attempt: int, members: list[list[Any]]) -> Json:
-        return {"round": number, "attempt": attempt, "members": members, "timeout_s": MERGE_TIMEOUT_S}
+        return {
+            "round": number,
+            "start": [self._run, self._start],
+            "attempt": attempt,
+            "members": members,
+            "timeout_s": MERGE_TIMEOUT_S,
+        }
 
     def _start_over(self, at: machine.Standing) -> None:
         """From what can be restored, when that is not what was thought; without anything, by newcomers alone."""
@@ -392,6 +408,8 @@ class Course:
 
     def _committed(self, done: machine.RoundCommitted) -> None:
         self._digest = done.digest if self._rounds.plan.agrees else None
+        self._accepted = list(done.contributors)
+        self._void_round = 0  # a rewind may come to that number again, with a state worth keeping
         contributors = [slot for slot in done.contributors if slot in self._met and self._met[slot].info]
         told = self._spec["strategy"]["name"], self._tuning
         self._outbox.put("round", round_report(self._job, done, contributors, self._met, *told))

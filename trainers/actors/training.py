@@ -49,6 +49,7 @@ class _Round:
     """The round in progress. `ready`: its contribution can be exchanged; `over`: merged, left behind or failed."""
 
     order: RoundOrder
+    start: int  # which of the run's starts of a round this is: numbers of rounds are used again after a void one
     way: Way | None = None
     info: Json | None = None
     local: Vector | None = None
@@ -57,7 +58,7 @@ class _Round:
     failure: str = ""
     exchanging: bool = False
     left: bool = False
-    wire: WireCount | None = None
+    answer: Json | None = None
 
 
 class Training:
@@ -83,23 +84,34 @@ class Training:
         self._ahead_failure: ChildFailed | None = None
         self._mix_at: RoundOrder | None = None
         self._unreachable: frozenset[int] = frozenset()
+        self._undo: tuple[Member, bytes] | None = None  # what a round of steps began with, until its end is adopted
+        self._inner_offered = b""
+        self._newest_merge = (0, 0)
+        self._run = ""
         self._snapshots = Snapshots()
+        self._counted = WireCount(0, 0, 0)
 
     # the mesh
 
     def connect(self, secret: bytes) -> str:
-        """Open this worker's end of the run's mesh; its address. A new secret (a new run) closes the old one."""
+        """Open this worker's end of the run's mesh; its address. A new secret (a new run) closes the old one.
+
+        What is adopted here is offered on it: the new run's joiners may need it. Raises ChildFailed.
+        """
+        self.close()
         with self._changed:
-            old, member = self._mesh, self.member
-            self._mesh = Mesh(secret=secret, slot=member.slot, epoch=member.epoch, host=self._host)
-            self._round = None
+            member = self.member
+            self._run = hashlib.sha256(secret).hexdigest()[:16]
+            self._mesh = mesh = Mesh(secret=secret, slot=member.slot, epoch=member.epoch, host=self._host)
+            self._round, self._newest_merge = None, (0, 0)
+            self._unreachable, self._counted = frozenset(), WireCount(0, 0, 0)
             self._changed.notify_all()
-        if old is not None:
-            old.close()
-        return self._mesh.address
+        if member.round > 0 and self._undo is None:
+            self._offer(mesh)
+        return mesh.address
 
     def close(self) -> None:
-        """Leave the mesh."""
+        """Leave the mesh; what waits there gives up."""
         if self._mesh is not None:
             self._mesh.close()
 
@@ -126,6 +138,8 @@ class Training:
             assert now is not None
             assert now.info is not None
             return now.info
+        if order["start"][0] != self._run:
+            raise Stale("the run that asks is not the one that connected last")
         self._finish_ahead()
         took_over = self._take_place(order)
         member, mesh = self.member, self._mesh
@@ -140,42 +154,54 @@ class Training:
             order["round"], order["step_before"], order["step_after"], order["position_after"], tuple(order["slots"])
         )
         with self._changed:
-            self._round = now = _Round(here, wire=mesh.wire())
+            self._round = now = _Round(here, order["start"][1])
             self._changed.notify_all()
-        mesh.set_view(View(here.round, 0, _peers(order["members"])))
+        mesh.set_view(View(now.start, 0, _peers(order["members"])))
+        self._undo = (staged(member), self._inner_offered) if member.strategy.cadence == "step" else None
         try:
-            trained = self._train(now, order)
-        except BaseException:
+            return self._train(now, order)
+        except BaseException as error:
             with self._changed:
                 now.failure = "training failed"
                 self._changed.notify_all()
+            if isinstance(error, LeftBehind | MeshTimeout | MeshClosed | MemberError):
+                raise Stale(f"round {here.round} ended here: {error}") from None
             raise
-        return trained
 
     def merge(self, order: Json) -> Json:
         """Exchange the round's contributions and merge them, or wait for that; {round, digest, accepted, …}.
 
-        `order`: {round, attempt, members, timeout_s}. Attempt 0 does the exchange; a later one only tells it who is
+        `order`: {round, start, attempt, members, timeout_s}. Attempt 0 does the exchange; a later one only tells it who is
         left. {"left": True} when the run goes on without this worker, or the round came to nothing here.
         """
-        until, mesh = time.monotonic() + order["timeout_s"], self._mesh
-        assert mesh is not None, "connect before merge"
+        until = time.monotonic() + order["timeout_s"]
         with self._changed:
-            number = order["round"]
-            self._changed.wait_for(lambda: self._began(number), max(0.0, until - time.monotonic()))
-            now = self._round
-            if now is None or now.order.round != number:
+            run, number = order["start"]
+            self._changed.wait_for(lambda: self._began(run, number), max(0.0, until - time.monotonic()))
+            now, mesh, asked = self._round, self._mesh, (number, int(order["attempt"]))
+            if run != self._run:  # a call of a dead run
                 return {"ok": True, "left": True}
+            assert mesh is not None, "connect before merge"
+            if now is None or now.start != number or asked < self._newest_merge:
+                return {"ok": True, "left": True}
+            self._newest_merge = asked
+            self._changed.notify_all()
         if order["attempt"] > 0:
             mesh.set_view(View(number, order["attempt"], _peers(order["members"])))
         with self._changed:
-            self._changed.wait_for(lambda: self._can_merge(now), max(0.0, until - time.monotonic()))
+            self._changed.wait_for(
+                lambda: self._can_merge(now) or asked < self._newest_merge, max(0.0, until - time.monotonic())
+            )
+            if asked < self._newest_merge:  # nobody waits for this answer any more
+                return {"ok": True, "left": True}
             mine = not now.exchanging and now.way is not None and not now.failure
             now.exchanging = now.exchanging or mine
         if mine:
             self._exchange(now, mesh, until)
         with self._changed:
-            self._changed.wait_for(lambda: self._is_over(now), max(0.0, until - time.monotonic()))
+            self._changed.wait_for(
+                lambda: self._is_over(now) or asked < self._newest_merge, max(0.0, until - time.monotonic())
+            )
         return self._merge_answer(now, mesh)
 
     def settle(self, base: Mapping[str, Any]) -> None:
@@ -187,6 +213,7 @@ class Training:
         if now is None or now.order.round != base["round"] or digest not in (None, now.digest):
             raise Stale(f"this worker stands at round {member.round}, not at {base['round']}")
         member.commit(digest)
+        self._undo = None
         if self._mesh is not None:
             self._offer(self._mesh)
 
@@ -195,12 +222,20 @@ class Training:
     def done(self, order: Json) -> bool:
         """Whether this worker's share of that order is trained already."""
         now = self._round
-        return now is not None and now.order.round == order["round"] and now.info is not None and not order["fresh"]
+        return now is not None and [self._run, now.start] == order["start"] and now.info is not None
 
     @property
     def info(self) -> Json | None:
         """What was said of this worker's share of the round in progress."""
         return self._round.info if self._round is not None else None
+
+    @property
+    def merged(self) -> Json | None:
+        """The answer to `merge` of the round in progress, once there is one, asked for or not."""
+        now, mesh = self._round, self._mesh
+        if now is None or mesh is None or now.info is None or now.merged is None or now.left:
+            return None
+        return self._merge_answer(now, mesh)
 
     def standing(self) -> Json:
         """{round, step, position, digest} of the newest state here, merged and not adopted yet included."""
@@ -209,13 +244,15 @@ class Training:
             order = member.tentative.order
             return {"round": order.round, "step": order.step_after, "position": order.position_after,
                     "digest": member.tentative.digest}  # fmt: skip
+        if self._undo is not None:
+            member = self._undo[0]
         return {"round": member.round, "step": member.step, "position": member.position, "digest": member.digest()}
 
     def restore(self, state: bytes, inner: bytes | None) -> None:
         """Take over a checkpoint's state, and the inner optimiser's. Raises MemberError, ChildFailed."""
         self._finish_ahead()
         self.member.take_over(state)
-        self._local, self._mix_at = False, None
+        self._local, self._mix_at, self._undo = False, None, None
         if inner or self.member.strategy.applies == "gradient":
             self._child.import_inner(inner or self._fresh_inner())
 
@@ -273,23 +310,40 @@ class Training:
         before = self._round
         if order["fresh"]:
             member.abandon()
+        if order["base"]["round"] == member.round:
+            self._go_back()
         if order["donors"] is None:
             self.settle(order["base"])
             return False
-        late = before is not None and before.merged is None and not order["fresh"]
-        if late and before is not None and before.local is not None and before.order.round == member.round + 1:
+        # It may have merged by itself what the others had sent before they went on without it.
+        late = before is not None and (
+            before.order.round < order["base"]["round"] or member.slot not in order["accepted"]
+        )
+        mine = late and not order["fresh"] and before is not None and before.order.round == member.round + 1
+        if mine and before is not None and before.local is not None:
             member.defer(before.local, before.order)  # the others went on without it
         if order["donors"]:
             donors = [peer for peer in _peers(order["members"]) if peer.slot in order["donors"]]
             state, inner = _unpacked(_fetch(mesh, _place(order["base"]["round"], order["switched"]), donors))
             try:
                 member.take_over(state)
+                self._undo = None
             except MemberError as error:
                 raise NoDonor(str(error)) from None
             if inner:
                 self._child.import_inner(inner)
             self._offer(mesh)
         return True
+
+    def _go_back(self) -> None:
+        """Undo the steps of a round that nobody builds on."""
+        if self._undo is None:
+            return
+        (before, inner), self._undo = self._undo, None
+        self.member.go_back(before)
+        self._local, self._mix_at = False, None
+        if before.strategy.applies == "gradient":
+            self._child.import_inner(inner or self._fresh_inner())
 
     def _fresh_inner(self) -> bytes:
         """The inner optimiser's state before its first step, for members that all go back to a checkpoint without one."""
@@ -308,6 +362,7 @@ class Training:
         """
         kept = staged(self.member)
         inner = self._child.export_inner(INNER_TIMEOUT_S) if kept.strategy.applies == "gradient" else b""
+        self._inner_offered = inner
         for place in {_place(kept.round, False), _place(kept.round, switched)}:
             mesh.offer_state(place, lambda: _packed(kept.export(), inner))
 
@@ -428,12 +483,20 @@ class Training:
                 self._unreachable = late.missing if self.moved_bytes == moved else frozenset()
                 if left_s <= COMPLAIN_AFTER_S:
                     raise
+            except BaseException:
+                self._unreachable = frozenset()  # a complaint of a round that is over must not count in the next
+                raise
 
     def _merge_answer(self, now: _Round, mesh: Mesh) -> Json:
         if now.merged is None or now.left:
             return {"ok": True, "left": True, "why": now.failure}
-        merged, wire = now.merged, mesh.wire()
-        before = now.wire or WireCount(0, 0, 0)
+        if now.answer is None:
+            now.answer = self._told(now, now.merged, mesh.wire())
+        return now.answer
+
+    def _told(self, now: _Round, merged: Merged, wire: WireCount) -> Json:
+        """What moved since the last answer belongs to this one: what leaves after it, to the next."""
+        before, self._counted = self._counted, wire
         return {
             "ok": True, "round": now.order.round, "digest": merged.digest, "accepted": list(merged.accepted),
             "refused": {str(slot): why for slot, why in merged.refused.items()}, "contribution": now.sent,
@@ -441,8 +504,8 @@ class Training:
             "stall_ms": wire.waited_ms - before.waited_ms,
         }  # fmt: skip
 
-    def _began(self, number: int) -> bool:
-        return self._round is not None and self._round.order.round >= number
+    def _began(self, run: str, number: int) -> bool:
+        return run != self._run or (self._round is not None and self._round.start >= number)
 
     def _can_merge(self, now: _Round) -> bool:
         return now.way is not None or self._is_over(now)

@@ -71,6 +71,7 @@ class Worker:
         self._shares = {share: Path(folder) for share, folder in shares.items()}
         self._orphan_after_s = orphan_after_s
         self._turn = threading.RLock()
+        self._remembering = threading.Lock()
         self._meter = Meter(time.monotonic)
         self._called_at = time.monotonic()
         self._lease: Json | None = None
@@ -177,11 +178,19 @@ class Worker:
 
     def connect(self, secret: bytes) -> Json:
         """Open this worker's end of the run's mesh; {ok, address} that the others are to be told. After `load`."""
+        from trainers.child_process import ChildFailed
+
+        if self._training is not None:
+            self._training.close()  # steps that wait for members of a dead run give up, so that our turn comes
         with self._turn:
             self._called_at = time.monotonic()
             if self._training is None:
                 return _failure("stale", "nothing is loaded here", "")
-            return {"ok": True, "address": self._training.connect(secret)}
+            try:
+                return {"ok": True, "address": self._training.connect(secret)}
+            except ChildFailed as failed:
+                self._phase = "failed"
+                return self._failed(failed)
 
     def restore(self, state: bytes, inner: bytes | None) -> Json:
         """Take over a checkpoint's state; {ok, round, step, position, digest}."""
@@ -211,8 +220,8 @@ class Worker:
     def train(self, order: Json) -> Json:
         """One worker's share of a round; {ok, round, loss, steps, tokens, trained_ms, norm}.
 
-        `order`: {round, step_before, step_after, position_after, slots, members: [[slot, epoch, address]], base: {round,
-        digest}, strategy, first_step, steps, position, ahead, donors, joining, evaluate, timeout_s, fresh}; see
+        `order`: {round, start, step_before, step_after, position_after, slots, members: [[slot, epoch, address]], base: {round,
+        digest}, strategy, first_step, steps, position, ahead, donors, evaluate, timeout_s, fresh, switched, accepted}; see
         `rounds.Share`. `fresh` after a void try of the same round, whose contribution does not count.
         """
         from trainers.actors.training import NoDonor, Stale
@@ -250,7 +259,7 @@ class Worker:
 
     def merge(self, order: Json) -> Json:
         """Exchange and merge the round's contributions; {ok, round, digest, accepted, refused, contribution, sent_bytes,
-        received_bytes, stall_ms, leased_ms, trained_ms}, or {ok, left}. `order`: {round, attempt, members, timeout_s}.
+        received_bytes, stall_ms, leased_ms, trained_ms}, or {ok, left}. `order`: {round, start, attempt, members, timeout_s}.
         """
         self._called_at = time.monotonic()
         training = self._training
@@ -259,9 +268,7 @@ class Worker:
         answer = training.merge(order)
         if not answer.get("left"):
             self._phase = "idle"
-            if self._meter.committed(order["round"]):
-                self._meter.contributed(0, answer["sent_bytes"])
-                self._recent.append({**answer, "info": training.info, **training.standing(), **self._meter.reading()})
+            self._remember(answer)
         return {**answer, **self._meter.reading()}
 
     def evaluate(self, base: Json, timeout_s: float) -> Json:
@@ -292,6 +299,9 @@ class Worker:
         `recent`: its last rounds, from which a run that was restarted tells the market what its predecessor could not.
         """
         self._called_at = time.monotonic()
+        answer = self._training.merged if self._training is not None else None
+        if answer is not None:  # a round must not be told of as held before it is remembered
+            self._remember(answer)
         lease = self._lease or {"lease": None, "epoch": None, "job": None, "slot": None}
         nowhere = {"round": None, "step": None, "position": None, "digest": None}
         where = self._training.standing() if self._training is not None else nowhere
@@ -357,6 +367,14 @@ class Worker:
         }
 
     # inside
+
+    def _remember(self, answer: Json) -> None:
+        training = self._training
+        assert training is not None
+        with self._remembering:
+            if self._meter.committed(answer["round"]):
+                self._meter.contributed(0, answer["sent_bytes"])
+                self._recent.append({**answer, "info": training.info, **training.standing(), **self._meter.reading()})
 
     def _tell_loss(self, loss: float, round: int) -> None:
         self._tidings.add("evaluated", [{"round": round, "loss": loss}])

@@ -1,0 +1,380 @@
+"""Jobs that go wrong at every moment: each strategy, each kind of fault, and what must be true afterwards."""
+
+from __future__ import annotations
+
+import random
+import struct
+import threading
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+
+from tests.trainers.ring import (
+    BY_ROUND,
+    STRATEGIES,
+    Seat,
+    die,
+    freeze,
+    hold,
+    ring,
+    spec_of,
+    strategy_of,
+)
+from trainers.contributions import CONTRIBUTION
+
+AGREEING = tuple(name for name in STRATEGIES if name != "noloco")
+MOMENTS = ("training", "exchange", "exchanged", "answering")
+PLACES = [
+    *((name, moment) for name in ("diloco", "ddp") for moment in MOMENTS),
+    *((name, "exchanged") for name in STRATEGIES if name not in ("diloco", "ddp")),
+]
+"""Every moment for one strategy of rounds and one of steps, the nastiest for all."""
+REDUCING = [
+    strategy_of("diloco", topology="butterfly"), strategy_of("diloco", topology="star"),
+    strategy_of("ddp", topology="butterfly"), strategy_of("ddp", topology="star"),
+]  # fmt: skip
+
+
+def is_done(halt: object) -> bool:
+    return (halt.state, halt.reason) == ("done", "done")  # type: ignore[attr-defined]
+
+
+# deaths
+
+
+@pytest.mark.parametrize(("name", "moment"), PLACES)
+def test_a_death_at_any_moment_costs_the_dead_one_and_no_round(name, moment):
+    with ring(spec_of(STRATEGIES[name], rounds=4)) as job:
+        job.at(1, 2, moment, die)
+        assert is_done(job.run())
+        job.check(agree=name in AGREEING)
+        assert job.fired == [(1, 2, moment)]
+        assert job.lost() == [(1, "worker_killed")]
+        assert len(job.door.rounds) == 4
+        assert all({0, 2} <= set(slots) for slots in job.contributors())
+        if name in BY_ROUND and moment == "training":
+            assert job.contributors()[1] == [0, 2]
+
+
+@pytest.mark.parametrize("moment", ["exchange", "exchanged"])
+@pytest.mark.parametrize("strategy", REDUCING, ids=lambda one: f"{one['name']}-{one['topology']}")
+@pytest.mark.parametrize("slot", [0])
+def test_the_owner_of_a_slice_may_die_too(strategy, moment, slot):
+    with ring(spec_of(strategy, rounds=3), slots=(0, 1, 2, 3)) as job:
+        job.at(slot, 2, moment, die)
+        assert is_done(job.run())
+        job.check()
+        assert job.fired == [(slot, 2, moment)]
+        assert job.lost() == [(slot, "worker_killed")]
+
+
+def test_two_deaths_in_one_merge_one_in_the_retry_of_the_other():
+    with ring(spec_of(STRATEGIES["diloco"], rounds=4), slots=(0, 1, 2, 3)) as job:
+        job.at(1, 2, "exchange", lambda seat: (job.at(2, 2, "exchange", die), die(seat)))
+        assert is_done(job.run())
+        job.check()
+        assert job.fired[0] == (1, 2, "exchange")
+        assert set(job.contributors()[3]) >= {0, 3}
+
+
+@pytest.mark.parametrize("name", ["diloco", "distro"])
+def test_a_frozen_worker_is_lost_and_the_others_go_on(name):
+    with ring(spec_of(STRATEGIES[name], rounds=4), lost_after_s=0.3, complain_after_s=5.0) as job:
+        job.at(2, 2, "exchange", freeze)
+        assert is_done(job.run())
+        job.check(agree=name in AGREEING)
+        assert job.lost() == [(2, "worker_frozen")]
+        assert len(job.door.rounds) == 4
+
+
+@pytest.mark.parametrize("every", [1, 100])
+@pytest.mark.parametrize("name", ["ddp", "streaming_diloco"])
+def test_when_all_are_lost_newcomers_go_on_from_what_is_durable(name, every):
+    with ring(spec_of(STRATEGIES[name], rounds=5, every=every)) as job:
+        for slot in (0, 1, 2):
+            job.at(slot, 4, "training", die)
+        job.once(lambda: not job.living(), lambda: (job.join(3), job.join(4)))
+        assert is_done(job.run())
+        assert not job.bugs
+        assert sorted(one for one, _ in job.lost()) == [0, 1, 2]
+        numbers = [report["round"] for report in job.door.rounds]
+        assert sorted(set(numbers)) == [1, 2, 3, 4, 5]
+        assert numbers[-1] == 5
+        assert job.door.rounds[-1]["step"] == job.spec["steps"]
+
+
+# joiners
+
+
+@pytest.mark.parametrize("name", ["ddp", "streaming_diloco", "noloco", "demo"])
+def test_a_joiner_takes_part_from_the_next_boundary_on(name):
+    with ring(spec_of(STRATEGIES[name], rounds=8)) as job:
+        job.once(job.reported(2), lambda: job.join(3))
+        assert is_done(job.run())
+        job.check(agree=name in AGREEING)
+        assert job.lost() == []
+        assert job.contributors()[-1] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["diloco", "ddp", "streaming_diloco"])
+def test_a_donor_may_die_while_it_gives_and_a_joiner_without_any_comes_again(name):
+    with ring(spec_of(STRATEGIES[name], rounds=12)) as job:
+        gate = threading.Event()
+
+        def arrives() -> None:
+            job.join(3)
+            for number in range(2, 12):
+                job.at(3, number, "fetching", lambda seat: job.kill(1))
+
+        job.once(job.reported(2), arrives)
+        job.once(lambda: any(moment == "fetching" for _, _, moment in job.fired), gate.set)
+        assert is_done(job.run())
+        job.check()
+        assert gate.is_set()
+        assert job.lost() == [(1, "worker_killed")]
+        assert job.contributors()[-1] == [0, 2, 3]
+
+
+# slow ones
+
+
+def slow_round(job, slot: int, number: int) -> None:
+    """That share is not done before the round was committed without it."""
+    gate = threading.Event()
+    job.at(slot, number, "training", hold(gate))
+    job.once(job.reported(number), gate.set)
+
+
+def test_late_work_is_in_a_later_update():
+    with ring(spec_of(STRATEGIES["diloco"], rounds=14), first_deadline_ms=300, grace_ms=200, joining_ms=200) as job:
+        slow_round(job, 1, 5)
+        sent: dict[int, dict[int, np.ndarray]] = {}
+        made: dict[int, np.ndarray] = {}
+        owed: list[np.ndarray] = []
+
+        def note(seat: Seat) -> Callable[[dict[int, bytes]], dict[int, bytes]]:
+            def keep(results: dict[int, bytes]) -> dict[int, bytes]:
+                pending = seat.training.member._pending
+                number, state = pending.order.round, seat.training.member.state
+                sent.setdefault(number, {})[seat.slot] = pending.vectors[0].copy()
+                if seat.slot == 1:
+                    made[number] = state["parameters"] - seat.child.theta
+                    if "residual" in state and number > 5 and not owed:
+                        owed.append(state["residual"].copy())
+                return results
+
+            return keep
+
+        for seat in job.seats.values():
+            for number in range(1, 15):
+                seat.spoil[number] = note(seat)
+        assert is_done(job.run())
+        job.check()
+        assert (1, 5, "training") in job.fired
+        assert job.door.rounds[4]["late"] == [1]
+        assert job.lost() == []
+        back = next(number for number in range(6, 15) if 1 in job.contributors()[number - 1])
+        assert np.linalg.norm(owed[0]) > 0
+        np.testing.assert_allclose(sent[back][1] - made[back], owed[0], rtol=1e-3, atol=1e-5)
+
+
+def test_who_is_late_three_times_in_a_row_is_lost():
+    with ring(spec_of(STRATEGIES["diloco"], rounds=14), first_deadline_ms=300, grace_ms=200, joining_ms=200) as job:
+        for number in range(4, 14):
+            slow_round(job, 1, number)
+        assert is_done(job.run())
+        job.check()
+        late = [report["round"] for report in job.door.rounds if 1 in report["late"]]
+        assert len(late) >= 2
+        assert job.lost() == [(1, "worker_slow")]
+
+
+# lies
+
+
+def poison(value: float) -> Callable[[bytes], bytes]:
+    """A contribution whose first element is not finite (identity codec)."""
+
+    def forge(payload: bytes) -> bytes:
+        return payload[:-4] + struct.pack("<f", value)
+
+    return forge
+
+
+def other(field: int, change: int) -> Callable[[bytes], bytes]:
+    """A contribution with another round, step or slot."""
+
+    def forge(payload: bytes) -> bytes:
+        fields = list(CONTRIBUTION.unpack_from(payload))
+        fields[field] += change
+        return CONTRIBUTION.pack(*fields) + payload[CONTRIBUTION.size :]
+
+    return forge
+
+
+FORGERIES = {
+    "nan": poison(float("nan")), "infinite": poison(float("inf")), "another round": other(1, 1),
+    "another step": other(2, 1), "another slot": other(4, 1), "truncated": lambda payload: payload[:-1],
+    "empty": lambda payload: b"", "random": lambda payload: np.random.default_rng(5).bytes(len(payload)),
+    "random body": lambda payload: payload[: CONTRIBUTION.size] + b"\xff" * (len(payload) - CONTRIBUTION.size),
+    "no weight": lambda payload: payload[:20] + struct.pack("<d", 0.0) + payload[28:],
+    "more weight than it has": lambda payload: payload[:20] + struct.pack("<d", 1e9) + payload[28:],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", FORGERIES)
+def test_a_bad_contribution_is_refused_and_warned_of_and_the_second_costs_the_place(what):
+    with ring(spec_of(strategy_of("diloco", codec="identity", topology="gather"), rounds=8)) as job:
+        job.seats[1].forge.update({3: FORGERIES[what], 5: FORGERIES[what]})
+        assert is_done(job.run())
+        job.check()
+        assert [one["slot"] for one in job.door.rounds[2]["warned"]] == [1]
+        assert job.contributors()[2] == [0, 2]
+        assert job.contributors()[3] == [0, 1, 2]
+        assert [slot for slot, _ in job.lost()] == [1]
+        assert job.contributors()[5:] == [[0, 2]] * 3
+
+
+@pytest.mark.parametrize("name", ["streaming_diloco", "noloco", "demo", "sparseloco"])
+def test_random_bytes_for_a_contribution_hurt_nobody_else(name):
+    with ring(spec_of(STRATEGIES[name], rounds=4)) as job:
+        job.seats[1].forge[2] = lambda payload: np.random.default_rng(len(payload)).bytes(len(payload))
+        assert is_done(job.run())
+        assert not job.bugs
+        assert not {0, 2} & {slot for slot, _ in job.lost()}
+        assert len(job.door.rounds) == 4
+
+
+@pytest.mark.parametrize("topology", ["butterfly", "star", "gather"])
+def test_the_odd_one_out_is_named_resynchronised_once_then_dropped(topology):
+    with ring(spec_of(strategy_of("diloco", topology=topology), rounds=8)) as job:
+
+        def flip(results: dict[int, bytes]) -> dict[int, bytes]:
+            key = min(results)
+            return {**results, key: results[key][:-1] + bytes([results[key][-1] ^ 1])}
+
+        job.seats[1].spoil.update({3: flip, 6: flip})
+        assert is_done(job.run())
+        job.check()
+        assert [(one["slot"], "differ" in one["reason"]) for one in job.door.rounds[2]["warned"]] == [(1, True)]
+        assert job.contributors()[3] == [0, 1, 2]
+        assert job.lost() == [(1, "stale")]
+
+
+def test_one_liar_alone_cannot_cost_others_their_places():
+    with ring(spec_of(STRATEGIES["diloco"], rounds=6)) as job:
+        accused = {"0": "not all elements are finite", "1": "not all elements are finite"}
+        job.lies[2, "merge"] = lambda answer: {**answer, "refused": accused} if "refused" in answer else answer
+        assert is_done(job.run())
+        assert not {0, 1} & {slot for slot, _ in job.lost()}
+        assert len(job.door.rounds) == 6
+
+
+def test_one_that_complains_about_all_others_costs_none_of_them_the_place():
+    with ring(spec_of(STRATEGIES["diloco"], rounds=6)) as job:
+        gate = threading.Event()
+        job.lies[2, "reading"] = lambda answer: {**answer, "unreachable": [0, 1], "moved_bytes": 0}
+        for slot in (0, 1):
+            job.at(slot, 3, "exchange", hold(gate))
+        turns = []
+        job.once(lambda: len(turns) > 40 or turns.append(1), gate.set)  # type: ignore[func-returns-value]
+        assert is_done(job.run())
+        assert not {0, 1} & {slot for slot, _ in job.lost()}
+
+
+def numbers(job) -> list[int]:
+    return [report["round"] for report in job.door.rounds]
+
+
+# the run itself
+
+
+@pytest.mark.parametrize(("name", "moment"), PLACES)
+def test_a_run_that_is_replaced_in_mid_round_is_gone_on_with_and_no_round_is_lost_or_doubled(name, moment):
+    with ring(spec_of(STRATEGIES[name], rounds=6, every=2)) as job:
+        gate = threading.Event()
+        job.at(1, 3, moment, hold(gate))
+        job.once(job.is_fired(1, 3, moment), lambda: (gate.set(), job.replace_course()))
+        assert is_done(job.run())
+        assert job.fired == [(1, 3, moment)]
+        job.check(agree=name in AGREEING)
+        assert job.lost() == []
+        assert numbers(job) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("moment", ["exchange", "exchanged"])
+@pytest.mark.parametrize("name", ["diloco", "ddp", "demo"])
+def test_a_run_and_a_worker_die_together(name, moment):
+    with ring(spec_of(STRATEGIES[name], rounds=6)) as job:
+        gate = threading.Event()
+
+        def both(seat: Seat) -> None:
+            gate.wait(20)
+            die(seat)
+
+        job.at(1, 3, moment, both)
+        job.once(
+            job.is_fired(1, 3, moment),
+            lambda: (setattr(job.transport, "closed", True), gate.set(), job.kill(1), job.replace_course()),
+        )
+        assert is_done(job.run())
+        job.check(agree=name in AGREEING)
+        assert numbers(job) == [1, 2, 3, 4, 5, 6]
+
+
+def test_retuning_meets_a_joiner_and_a_late_worker():
+    with ring(spec_of(STRATEGIES["diloco"], rounds=20), first_deadline_ms=300, grace_ms=200) as job:
+        slow_round(job, 1, 5)
+        job.once(
+            job.is_fired(1, 5, "training"),
+            lambda: (job.join(3), job.retune(strategy_of("sparseloco"))),
+        )
+        assert is_done(job.run())
+        job.check()
+        assert job.lost() == []
+        assert job.contributors()[-1] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("after", ["ddp", "diloco"])
+def test_any_strategy_may_follow_gossip(after):
+    with ring(spec_of(STRATEGIES["noloco"], rounds=8)) as job:
+        steps = STRATEGIES[after]["inner_steps"] // STRATEGIES[after].get("fragments", 1)
+        assert steps == 3
+        job.once(job.reported(3), lambda: job.retune(STRATEGIES[after]))
+        assert is_done(job.run())
+        job.check()
+        assert job.lost() == []
+        assert numbers(job) == list(range(1, 9))
+
+
+# everything at once
+
+
+def soak(seed: int) -> None:
+    """One job with random faults; what must hold whatever happens."""
+    drawn = random.Random(seed)
+    name = drawn.choice(list(STRATEGIES))
+    with ring(spec_of(STRATEGIES[name], rounds=8, every=drawn.choice([1, 3])), slots=(0, 1, 2, 3)) as job:
+        joined = 3
+        for _ in range(drawn.randrange(1, 4)):
+            slot, number = drawn.randrange(4), drawn.randrange(1, 8)
+            job.at(slot, number, drawn.choice(MOMENTS), die)
+        for number in sorted(drawn.sample(range(1, 7), drawn.randrange(0, 3))):
+            joined += 1
+            job.once(job.reported(number), partial(job.join, joined))
+        if drawn.random() < 0.4:
+            job.once(job.reported(drawn.randrange(1, 7)), job.replace_course)
+        if drawn.random() < 0.3:
+            liar = job.seats[drawn.randrange(4)]
+            liar.forge[drawn.randrange(1, 8)] = lambda payload: random.Random(seed).randbytes(len(payload))
+        job.once(lambda: not job.living(), partial(job.join, 9))
+        assert is_done(job.run()), (seed, name)
+        job.check(agree=name in AGREEING)
+        assert job.door.rounds[-1]["step"] == job.spec["steps"], (seed, name)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_faults_at_random_moments(seed):
+    soak(seed)
