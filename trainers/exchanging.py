@@ -65,7 +65,8 @@ def merge(member: Member, mesh: Exchange, way: Way, timeout_s: float) -> Merged:
         if member.merging != number:
             raise LeftBehind(f"round {number} is over here")
         view = mesh.view
-        assert view is not None, "a view before a merge"
+        if view is None:
+            raise LeftBehind("the run ended before this exchange began")  # its mesh was closed, and took no view
         if view.peer(member.slot) is None:
             raise LeftBehind(f"round {view.round} goes on without slot {member.slot}")
         try:
