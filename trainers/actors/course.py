@@ -246,6 +246,7 @@ class Course:
         else:
             assert kind == "merge"
             worker.merged = answer
+            worker.info = worker.info or answer["info"]  # what `train` answers may come after the round is committed
             refused = {int(other): why for other, why in answer["refused"].items()}
             self._do(
                 self._rounds.merged(slot, epoch, answer["round"], answer["digest"], answer["accepted"], refused, now_ms)

@@ -498,7 +498,8 @@ class Training:
         """What moved since the last answer belongs to this one: what leaves after it, to the next."""
         before, self._counted = self._counted, wire
         return {
-            "ok": True, "round": now.order.round, "digest": merged.digest, "accepted": list(merged.accepted),
+            "ok": True, "round": now.order.round, "info": now.info,
+            "digest": merged.digest, "accepted": list(merged.accepted),
             "refused": {str(slot): why for slot, why in merged.refused.items()}, "contribution": now.sent,
             "sent_bytes": wire.sent_bytes - before.sent_bytes, "received_bytes": wire.received_bytes - before.received_bytes,
             "stall_ms": wire.waited_ms - before.waited_ms,
