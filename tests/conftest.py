@@ -11,6 +11,7 @@ TOGETHER = ("cluster", "network", "api", "bad_input")
 """Folders whose tests share what takes long to start; of the rest, each file stays together."""
 
 
+@pytest.hookimpl(tryfirst=True)  # the plug-in that spreads them reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def group(item: pytest.Item) -> str:
         folder = item.path.relative_to(ROOT).parts[0]

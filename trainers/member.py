@@ -342,9 +342,16 @@ class Member:
         member._state = state
         return member
 
-    def take_over(self, exported: bytes) -> None:
-        """Stand where a peer stands; this member's own vectors (residuals) stay. Raises MemberError."""
+    def take_over(self, exported: bytes, round: int | None = None, digest: str | None = None) -> None:
+        """Stand where a peer stands; this member's own vectors (residuals) stay. Raises MemberError.
+
+        `round`, `digest`: what is expected there, where that is known.
+        """
         peer = Member.restore(exported, slot=self.slot, epoch=self.epoch)
+        if round not in (None, peer.round) or digest not in (None, peer.digest()):
+            raise MemberError(f"a state of round {peer.round} with digest {peer.digest()[:12]}, not of {round}, {digest}")
+        if peer.spec["seed"] != self.spec["seed"] or peer.spec["steps"] != self.spec["steps"]:
+            raise MemberError("the state of another job")
         if peer.parameters.size != self.parameters.size:
             raise MemberError(f"{peer.parameters.size} parameters; this model has {self.parameters.size}")
         mine = {

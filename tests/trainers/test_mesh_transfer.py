@@ -116,7 +116,14 @@ def test_a_description_is_chosen_as_soon_as_no_other_can_win(votes: list[str], s
 
 def test_the_latest_two_rounds_are_offered() -> None:
     offers = Offers()
-    for round_ in (5, 3, 4):
+    for round_ in (3, 4, 5):
         offers.put(Store.STATE, round_, lambda: b"")
     assert [offers.get(Store.STATE, round_) is not None for round_ in (3, 4, 5)] == [False, True, True]
     assert offers.get(Store.BUNDLE, 5) is None
+
+
+def test_rounds_that_were_undone_are_offered_no_more() -> None:
+    offers = Offers()
+    for round_ in (5, 6, 4):
+        offers.put(Store.STATE, round_, lambda: b"")
+    assert [offers.get(Store.STATE, round_) is not None for round_ in (4, 5, 6)] == [True, False, False]

@@ -326,7 +326,7 @@ class Training:
             donors = [peer for peer in _peers(order["members"]) if peer.slot in order["donors"]]
             state, inner = _unpacked(_fetch(mesh, _place(order["base"]["round"], order["switched"]), donors))
             try:
-                member.take_over(state)
+                member.take_over(state, order["base"]["round"], order["base"]["digest"])
                 self._undo = None
             except MemberError as error:
                 raise NoDonor(str(error)) from None
@@ -363,7 +363,7 @@ class Training:
         kept = staged(self.member)
         inner = self._child.export_inner(INNER_TIMEOUT_S) if kept.strategy.applies == "gradient" else b""
         self._inner_offered = inner
-        for place in {_place(kept.round, False), _place(kept.round, switched)}:
+        for place in sorted({_place(kept.round, False), _place(kept.round, switched)}):
             mesh.offer_state(place, lambda: _packed(kept.export(), inner))
 
     def _train(self, now: _Round, order: Json) -> Json:
@@ -545,5 +545,7 @@ def _packed(state: bytes, inner: bytes) -> bytes:
 
 
 def _unpacked(content: bytes) -> tuple[bytes, bytes]:
+    if len(content) < LENGTH.size:
+        raise NoDonor(f"{len(content)} bytes are no state")
     (size,) = LENGTH.unpack_from(content)
     return content[LENGTH.size : LENGTH.size + size], content[LENGTH.size + size :]

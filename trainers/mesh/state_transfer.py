@@ -73,7 +73,9 @@ class Offers:
 
     def put(self, store: Store, round_: int, content: Callable[[], bytes]) -> None:
         with self._changed:
-            held = self._held[store] | {round_: Offer(content)}
+            # A later one is of rounds that were undone: numbers are used again.
+            held = {one: offer for one, offer in self._held[store].items() if one < round_}
+            held[round_] = Offer(content)
             self._held[store] = {one: held[one] for one in sorted(held)[-OFFERS_KEPT:]}
             self._changed.notify_all()
 
