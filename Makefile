@@ -38,7 +38,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 # torchft and hivemind, for the comparisons only, in an environment of their own.
 bench-deps: $(STAMP) $(BENCH)/.installed

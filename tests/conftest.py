@@ -5,19 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parent
-TOGETHER = ("cluster", "network", "api", "bad_input")
-"""Folders whose tests share what takes long to start; of the rest, each file stays together."""
+TOGETHER = {"cluster": "cluster", "network": "cluster", "api": "api", "bad_input": "bad_input"}
+"""Folders whose tests share what takes long to start, and never two Ray clusters at a time; others go file by file."""
 
 
-@pytest.hookimpl(tryfirst=True)  # the plug-in that spreads them reads the groups in the same hook
+class ByFolder(LoadScopeScheduling):
+    """Hands out whole folders, or files."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return TOGETHER.get(Path(path).parts[1], path)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFolder:
+    return ByFolder(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def group(item: pytest.Item) -> str:
-        folder = item.path.relative_to(ROOT).parts[0]
-        # Two Ray clusters at a time are too many for two cores.
-        return {"network": "cluster"}.get(folder, folder) if folder in TOGETHER else item.path.name
-
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: TOGETHER.index(found) if (found := item.path.relative_to(ROOT).parts[0]) in TOGETHER else 99)
+    order = list(TOGETHER)
+    places = {item: item.path.relative_to(ROOT).parts[0] for item in items}
+    items.sort(key=lambda item: order.index(places[item]) if places[item] in order else len(order))
