@@ -140,7 +140,7 @@ class Server:
         seed = int(spec["seed"])
         torch.manual_seed(seed)
         workload = workload_class(dict(spec["options"]), Path(data) if data is not None else None, seed)
-        uneven = spec["strategy"].get("adapt") == "steps"
+        uneven = spec.get("strategy", {}).get("adapt") == "steps"
         self.loop = InnerLoop(workload, seed, int(spec["steps"]), self.device, options, self.ranks, uneven)
         self.answer("loaded", {"tensors": [[name, list(shape)] for name, shape in self.loop.flat.shapes]})
         self.shared = np.frombuffer(self.receive_memory(), dtype=np.float32)

@@ -48,8 +48,11 @@ def test_a_job_trains_to_done_and_the_loss_falls(plaza: Plaza) -> None:
 
     result = plaza.local("customer").result(job)
     manifest = Manifest.from_json(result["manifest"])
-    member = Member.restore(plaza.local("customer").read_blob(manifest.state))
-    assert (member.round, member.step) == (12, 120)
+    state = plaza.local("customer").read_blob(manifest.state)
+    assert manifest.kind == "base", "so that any number of workers can go on from it"
+    assert {Member.restore(state, slot=slot).digest() for slot in range(3)} == {manifest.parameters}
+    member = Member.restore(state)
+    assert (member.round, member.step, member.position) == (12, 120, 240)
     assert member.digest() == manifest.parameters == rounds[-1]["digest"], "the model is the one that all agreed on"
 
 

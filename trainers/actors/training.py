@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import struct
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from trainers.child_process import ChildFailed, InnerStateRefused, Loaded, TrainerChild
+from trainers.actors.ahead import Ahead
+from trainers.actors.donors import JOIN_TIMEOUT_S, NoDonor, fetch, offer
+from trainers.actors.staging import INNER_TIMEOUT_S, Staging
+from trainers.child_process import InnerStateRefused, Loaded, TrainerChild
 from trainers.codecs import BadPayload, Vector
 from trainers.codecs.kernels import warm_up
 from trainers.exchanging import LeftBehind, Way, merge, way_of
 from trainers.member import Member, MemberError, Merged, RoundOrder, staged
 from trainers.mesh.mesh import Mesh
-from trainers.mesh.views import MeshClosed, MeshTimeout, Peer, TransferFailed, View, WireCount
-from trainers.snapshots import Snapshot, Snapshots
+from trainers.mesh.views import MeshClosed, MeshTimeout, Peer, View, WireCount
 
 log = logging.getLogger(__name__)
 
@@ -30,18 +31,10 @@ Json = dict[str, Any]
 
 COMPLAIN_AFTER_S = 2.0
 COMPILE_FROM_ELEMENTS = 8 << 20
-JOIN_TIMEOUT_S = 60.0
-INNER_TIMEOUT_S = 60.0
-FETCH_TRIES = 5
-LENGTH = struct.Struct("<Q")
 
 
 class Stale(Exception):
     """This worker does not hold the state that it is asked to build on."""
-
-
-class NoDonor(Exception):
-    """Nobody could give the state to start from."""
 
 
 @dataclass(slots=True)
@@ -79,16 +72,14 @@ class Training:
         self._round: _Round | None = None
         self._inner_at_load: bytes | None = None
         self._local = False  # the child's own parameters are where this worker's training stands
-        self._ahead: threading.Thread | None = None
-        self._ahead_tokens = 0
-        self._ahead_failure: ChildFailed | None = None
+        self._ahead = Ahead(child)
         self._mix_at: RoundOrder | None = None
         self._unreachable: frozenset[int] = frozenset()
         self._undo: tuple[Member, bytes] | None = None  # what a round of steps began with, until its end is adopted
         self._inner_offered = b""
         self._newest_merge = (0, 0)
         self._run = ""
-        self._snapshots = Snapshots()
+        self.staging = Staging(child)
         self._counted = WireCount(0, 0, 0)
 
     # the mesh
@@ -140,7 +131,7 @@ class Training:
             return now.info
         if order["start"][0] != self._run:
             raise Stale("the run that asks is not the one that connected last")
-        self._finish_ahead()
+        self._ahead.finish()
         took_over = self._take_place(order)
         member, mesh = self.member, self._mesh
         assert mesh is not None, "connect before train"
@@ -250,56 +241,30 @@ class Training:
 
     def restore(self, state: bytes, inner: bytes | None) -> None:
         """Take over a checkpoint's state, and the inner optimiser's. Raises MemberError, ChildFailed."""
-        self._finish_ahead()
+        self._ahead.finish()
         self.member.take_over(state)
         self._local, self._mix_at, self._undo = False, None, None
         if inner or self.member.strategy.applies == "gradient":
             self._child.import_inner(inner or self._fresh_inner())
 
-    def settled_loss(self, base: Mapping[str, Any], timeout_s: float) -> float:
-        """Held-out loss of the parameters after round `base`. Raises Stale, ChildFailed."""
-        self._finish_ahead()
-        self.settle(base)
-        return self._child.evaluate(self.member.parameters, timeout_s)
-
-    def snapshot(self, wanted: str, *, inner: bool) -> Json:
-        """Set the adopted state aside: {kind, bytes, strategy}. A delta where one is wanted and can be replayed."""
-        member = self.member
-        delta = wanted == "delta" and member.bundle is not None
-        content = None
-        if inner and not delta:
-            self._finish_ahead()
-            content = self._child.export_inner(INNER_TIMEOUT_S)
-        if delta and member.bundle is not None:
-            bundle = member.bundle.pack()
-            kept = Snapshot("delta", member.round, member.digest(), len(bundle), lambda: bundle)
-        else:
-            state = staged(member)
-            size = sum(vector.nbytes for vector in member.state.values())
-            kept = Snapshot("base", member.round, member.digest(), size, lambda: state.export(own=True), content)
-        self._snapshots.add(kept)
-        return {"kind": kept.kind, "bytes": kept.size_bytes if delta else 0, "strategy": member.spec["strategy"],
-                "inner": content is not None}  # fmt: skip
-
-    def staged(self, round: int, kind: Literal["base", "delta"]) -> bytes:
-        """What `snapshot` set aside at that round, as bytes."""
-        return self._snapshots.staged(round, kind)
-
-    def staged_inner(self, round: int) -> bytes:
-        """The inner optimiser's state that `snapshot` set aside with a base."""
-        content = self._snapshots.inner(round)
-        assert content is not None, "no inner state was set aside"
-        return content
-
     def recall(self, round: int, digest: str) -> bool:
         """Go back to a state that was set aside here, out of this worker's own RAM; False when it is not there."""
-        if self._snapshots.rounds().get(round) != digest:
-            return False
-        state = self._snapshots.state(round, Member.replay)
-        if state is None:
-            return False
-        self.restore(state, None)
-        return True
+        state = self.staging.recall(round, digest)
+        if state is not None:
+            self.restore(state, None)
+        return state is not None
+
+    def snapshot(self, wanted: str, *, inner: bool) -> Json:
+        """Set the adopted state aside; see `Staging.snapshot`."""
+        if inner:
+            self._ahead.finish()
+        return self.staging.snapshot(self.member, wanted, inner=inner)
+
+    def settled_loss(self, base: Mapping[str, Any], timeout_s: float) -> float:
+        """Held-out loss of the parameters after round `base`. Raises Stale, ChildFailed."""
+        self._ahead.finish()
+        self.settle(base)
+        return self._child.evaluate(self.member.parameters, timeout_s)
 
     # inside
 
@@ -324,7 +289,7 @@ class Training:
             member.defer(before.local, before.order)  # the others went on without it
         if order["donors"]:
             donors = [peer for peer in _peers(order["members"]) if peer.slot in order["donors"]]
-            state, inner = _unpacked(_fetch(mesh, _place(order["base"]["round"], order["switched"]), donors))
+            state, inner = fetch(mesh, order["base"]["round"], donors, switched=order["switched"])
             try:
                 member.take_over(state, order["base"]["round"], order["base"]["digest"])
                 self._undo = None
@@ -356,15 +321,11 @@ class Training:
         return self._inner_at_load
 
     def _offer(self, mesh: Mesh, *, switched: bool = False) -> None:
-        """Let newcomers have the state that is here now; with the inner optimiser's where all members' are equal.
-
-        `switched`: it is another strategy's than the one that the round before ended with, which may be offered still.
-        """
+        """Let newcomers have the state that is here now; with the inner optimiser's where all members' are equal."""
         kept = staged(self.member)
         inner = self._child.export_inner(INNER_TIMEOUT_S) if kept.strategy.applies == "gradient" else b""
         self._inner_offered = inner
-        for place in sorted({_place(kept.round, False), _place(kept.round, switched)}):
-            mesh.offer_state(place, lambda: _packed(kept.export(), inner))
+        offer(mesh, kept.round, kept.export, inner, switched=switched)
 
     def _train(self, now: _Round, order: Json) -> Json:
         member, strategy = self.member, self.member.strategy
@@ -381,7 +342,7 @@ class Training:
         else:
             trained = self._child.train(start, **share)
         self._local = True
-        tokens, self._ahead_tokens = trained.tokens + self._ahead_tokens, 0
+        tokens = trained.tokens + self._ahead.take_tokens()
         norm = 0.0
         if strategy.cadence == "step":
             merged = member.finish(trained.parameters, now.order)
@@ -400,8 +361,9 @@ class Training:
             else:
                 now.way = self._way(len(now.order.slots))
             self._changed.notify_all()
+        self._mix_at = now.order
         if order["ahead"] > 0:
-            self._go_ahead(now, order)
+            self._ahead.start(share, int(order["ahead"]))
         return info
 
     def _start_parameters(self) -> Vector | None:
@@ -416,32 +378,6 @@ class Training:
         if self._mix_at is not None:
             self._child.mix(member.parameters, member.mixed(self._mix_at), strategy.keep)
         return None
-
-    def _go_ahead(self, now: _Round, order: Json) -> None:
-        """Train on while the round is being merged."""
-        ahead, self._mix_at = int(order["ahead"]), now.order
-        begin, position = order["first_step"] + order["steps"], order["position"] + order["steps"]
-
-        def work() -> None:
-            try:
-                done = self._child.train(
-                    None, round=order["round"], first_step=begin, steps=ahead, position=position,
-                    worker=self.member.slot, evaluate=False, timeout_s=order["timeout_s"],
-                )  # fmt: skip
-                self._ahead_tokens = done.tokens
-            except ChildFailed as failed:
-                self._ahead_failure = failed
-
-        self._ahead_failure = None
-        self._ahead = threading.Thread(target=work, name="ahead", daemon=True)
-        self._ahead.start()
-
-    def _finish_ahead(self) -> None:
-        if self._ahead is not None:
-            self._ahead.join()
-            self._ahead = None
-            if self._ahead_failure is not None:
-                raise self._ahead_failure
 
     def _way(self, members: int) -> Way:
         size, dense = self.member.sizes
@@ -517,35 +453,3 @@ class Training:
 
 def _peers(members: Sequence[Sequence[Any]]) -> tuple[Peer, ...]:
     return tuple(Peer(int(slot), int(epoch), str(address)) for slot, epoch, address in members)
-
-
-def _place(round: int, switched: bool) -> int:
-    """Under which number the mesh keeps a state: before and after a switch of strategies at that round."""
-    return 2 * round + int(switched)
-
-
-def _fetch(mesh: Mesh, place: int, donors: Sequence[Peer]) -> bytes:
-    """A donor offers its state when it has heard that the round is committed, so that it may take several tries."""
-    until = time.monotonic() + JOIN_TIMEOUT_S
-    for _ in range(FETCH_TRIES - 1):
-        try:
-            return mesh.fetch_state(place, donors, until - time.monotonic())
-        except TransferFailed:
-            continue
-        except MeshTimeout as late:
-            raise NoDonor(str(late)) from None
-    try:
-        return mesh.fetch_state(place, donors, until - time.monotonic())
-    except (TransferFailed, MeshTimeout) as error:
-        raise NoDonor(str(error)) from None
-
-
-def _packed(state: bytes, inner: bytes) -> bytes:
-    return LENGTH.pack(len(state)) + state + inner
-
-
-def _unpacked(content: bytes) -> tuple[bytes, bytes]:
-    if len(content) < LENGTH.size:
-        raise NoDonor(f"{len(content)} bytes are no state")
-    (size,) = LENGTH.unpack_from(content)
-    return content[LENGTH.size : LENGTH.size + size], content[LENGTH.size + size :]

@@ -224,7 +224,8 @@ class Worker:
         digest}, strategy, first_step, steps, position, ahead, donors, evaluate, timeout_s, fresh, switched, accepted}; see
         `rounds.Share`. `fresh` after a void try of the same round, whose contribution does not count.
         """
-        from trainers.actors.training import NoDonor, Stale
+        from trainers.actors.donors import NoDonor
+        from trainers.actors.training import Stale
         from trainers.child_process import ChildFailed
         from trainers.codecs import BadPayload
 
@@ -337,12 +338,12 @@ class Worker:
     def staged(self, round: int, kind: Literal["base", "delta"]) -> bytes:
         """What `snapshot` set aside at that round, as bytes."""
         assert self._training is not None
-        return self._training.staged(round, kind)
+        return self._training.staging.staged(round, kind)
 
     def staged_inner(self, round: int) -> bytes:
         """The inner optimiser's state that `snapshot` set aside with a base."""
         assert self._training is not None
-        return self._training.staged_inner(round)
+        return self._training.staging.staged_inner(round)
 
     def reading(self, seen: int) -> Json:
         """The meter, and evaluations and log lines numbered above `seen`; answers also while training.

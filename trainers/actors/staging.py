@@ -1,0 +1,51 @@
+"""What a worker sets aside in its RAM for checkpoints: the whole state, or what one round merged."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from trainers.child_process import TrainerChild
+from trainers.member import Member, staged
+from trainers.snapshots import Snapshot, Snapshots
+
+Json = dict[str, Any]
+
+INNER_TIMEOUT_S = 60.0
+
+
+class Staging:
+    """See the module. `child` must be idle when its inner state is wanted too."""
+
+    def __init__(self, child: TrainerChild) -> None:
+        self._child = child
+        self._snapshots = Snapshots()
+
+    def snapshot(self, member: Member, wanted: str, *, inner: bool) -> Json:
+        """Set the adopted state aside: {kind, bytes, strategy, inner}. A delta where one is wanted and can be replayed."""
+        content, bundle = None, member.bundle if wanted == "delta" else None
+        if bundle is not None:
+            packed = bundle.pack()
+            kept = Snapshot("delta", member.round, member.digest(), len(packed), lambda: packed)
+        else:
+            content = self._child.export_inner(INNER_TIMEOUT_S) if inner else None
+            state = staged(member)
+            size = sum(vector.nbytes for vector in member.state.values())
+            kept = Snapshot("base", member.round, member.digest(), size, lambda: state.export(own=True), content)
+        self._snapshots.add(kept)
+        return {"kind": kept.kind, "bytes": kept.size_bytes if bundle is not None else 0,
+                "strategy": member.spec["strategy"], "inner": content is not None}  # fmt: skip
+
+    def staged(self, round: int, kind: Literal["base", "delta"]) -> bytes:
+        """What `snapshot` set aside at that round, as bytes."""
+        return self._snapshots.staged(round, kind)
+
+    def staged_inner(self, round: int) -> bytes:
+        """The inner optimiser's state that `snapshot` set aside with a base."""
+        content = self._snapshots.inner(round)
+        assert content is not None, "no inner state was set aside"
+        return content
+
+    def recall(self, round: int, digest: str) -> bytes | None:
+        """A state that was set aside here, with its deltas replayed; None when it is not that one."""
+        found = self._snapshots.rounds().get(round) == digest
+        return self._snapshots.state(round, Member.replay) if found else None
