@@ -349,7 +349,9 @@ class Member:
         """
         peer = Member.restore(exported, slot=self.slot, epoch=self.epoch)
         if round not in (None, peer.round) or digest not in (None, peer.digest()):
-            raise MemberError(f"a state of round {peer.round} with digest {peer.digest()[:12]}, not of {round}, {digest}")
+            raise MemberError(
+                f"a state of round {peer.round} with digest {peer.digest()[:12]}, not of {round}, {digest}"
+            )
         if peer.spec["seed"] != self.spec["seed"] or peer.spec["steps"] != self.spec["steps"]:
             raise MemberError("the state of another job")
         if peer.parameters.size != self.parameters.size:

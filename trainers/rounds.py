@@ -87,7 +87,7 @@ class Rounds:
         self._patience = Patience()
         self._ahead: frozenset[int] = frozenset()
         self._void = 0
-        self._alike = False
+        self._alike = self._was_alike = False
         self._next_plan = plan
         self._stop: str | None = None
 
@@ -166,7 +166,7 @@ class Rounds:
             return self.lost(slot, epoch, "stale", why, now_ms)
         self._times_late[slot] += 1
         self._left_out.add(slot)
-        self._arrivals[slot] = _at(member, NOWHERE)
+        self._arrivals[slot] = member  # where it stood, which counts again if the round comes to nothing
         left = LeftOut(slot, round, f"Going on without slot {slot} ({member.name}) in round {round}: {why}")
         return (left, *self._without([slot], now_ms))
 
@@ -264,8 +264,9 @@ class Rounds:
         plan, number, slots = self.plan, self.round + 1, tuple(sorted(self._members))
         step_after = min(self.at.step + plan.inner_steps, plan.total_steps)
         ahead = min(plan.overlap_steps, max(0, plan.total_steps - step_after))
-        if self._alike:
-            holders, self._alike = holders[:1], False
+        self._was_alike, self._alike = self._alike, False
+        if self._was_alike:
+            holders = holders[:1]
         self._ahead &= frozenset(holders)
         self._attempt, self._extended = 0, False
         self._contributed, self._merged, self._complaints, self._refused = frozenset(), {}, {}, {}
@@ -371,6 +372,7 @@ class Rounds:
     def _void_round(self, now_ms: int, why: str) -> Decisions:
         self._void += 1
         self._ahead = frozenset()
+        self._alike = self._alike or self._was_alike
         void = VoidRound(self.round + 1, f"Round {self.round + 1} is void: {why}{self._without_whom()}")
         if self._void >= self.plan.max_void_rounds:
             return (void, self._give_up(why))

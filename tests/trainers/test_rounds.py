@@ -372,6 +372,16 @@ def test_members_that_must_become_alike_take_over_one_of_them():
     assert [one.donors for one in script.whole_round(0, 1, 2).of(StartRound).shares] == [None, None, None]
 
 
+def test_when_the_one_to_become_like_dies_another_is_chosen():
+    script = Script(slots=(0, 1, 2)).contribute(0, 1, 2)
+    script.rounds.change(dataclasses.replace(PLAN, every_step=True), alike=True)
+    script.merge(0, 1, 2).lose(0)
+    for slot in (1, 2):
+        script.last = script.rounds.skipped(slot, 100 + slot, 2, "no donor answered", script.now)
+    assert [type(one) for one in script.last] == [LeftOut, VoidRound, StartRound]
+    assert [(one.slot, one.donors) for one in script.of(StartRound).shares] == [(1, None), (2, (1,))]
+
+
 def test_steps_trained_ahead_are_not_asked_for_again_and_their_batches_are_nobody_elses():
     script = Script(plan=dataclasses.replace(PLAN, overlap_steps=4))
     first = script.of(StartRound)

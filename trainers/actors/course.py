@@ -93,6 +93,7 @@ class Course:
         self._durability = Durability(spec, transport, roster, keeper)
         self._orders: dict[int, Json] = {}
         self._strategy: Json = spec["strategy"]
+        self._strategy_before: Json = spec["strategy"]
         self._resuming: set[int] = set()
         self._digest: str | None = None
         self._members: list[list[Any]] = []
@@ -333,6 +334,7 @@ class Course:
                     self._report_lost(worker, market_reason(decision.lost.reason), decision.lost.detail)
             elif isinstance(decision, machine.VoidRound):
                 self._void_round = decision.round
+                self._strategy = self._strategy_before  # the round that goes over to another one begins again
                 self._calls.forget_round()
             elif isinstance(decision, machine.Rewind):
                 self._digest = None
@@ -348,7 +350,8 @@ class Course:
                 self._start_over(restored.at if restored is not None else machine.START)
                 return
             self._digest = None
-        switched, self._strategy = self._spec["strategy"] != self._strategy, self._spec["strategy"]
+        switched, self._strategy_before = self._spec["strategy"] != self._strategy, self._strategy
+        self._strategy = self._spec["strategy"]
         self._start += 1
         workers = [worker for worker in map(self._roster.get, start.slots) if worker is not None]
         self._members = [[worker.slot, worker.epoch, worker.address] for worker in workers]

@@ -273,7 +273,8 @@ class Training:
         member, mesh = self.member, self._mesh
         assert mesh is not None
         before = self._round
-        if order["fresh"]:
+        merged = member.tentative
+        if order["fresh"] and (merged is None or merged.order.round != order["base"]["round"]):
             member.abandon()
         if order["base"]["round"] == member.round:
             self._go_back()
