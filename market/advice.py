@@ -17,6 +17,8 @@ def advice(spec: Mapping[str, Any]) -> list[str]:
     if strategy.get("name", "diloco") != "diloco" or momentum is None:
         return []
     if rounds < FEW_ROUNDS and momentum > HIGH_MOMENTUM:
-        few = f"{rounds} rounds are few for an outer momentum of {momentum:g}: in runs of 20 rounds 0.5 ended 10 % lower"
+        few = (
+            f"{rounds} rounds are few for an outer momentum of {momentum:g}: in runs of 20 rounds 0.5 ended 10 % lower"
+        )
         return [f"{few}; set strategy.outer_momentum, or fewer strategy.inner_steps"]
     return []
