@@ -71,6 +71,8 @@ class Host:
         self._config = config
         self._market = Market(config.url, config.key, patience_s=0)
         self._happenings: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._newest: Json = {}
+        self._over: set[int] = set()
         self._hardware = find_hardware(config)
         self._ray_address = ""
         self._earned_nanos = -1
@@ -193,8 +195,10 @@ class Host:
             if kind == "stop":
                 return False
             if kind == "leases":
-                self._back()
-                self._reconcile(node, what)
+                # While a worker was being started others may have come in: an old list names leases that are over.
+                if what is self._newest:
+                    self._back()
+                    self._reconcile(node, what)
             elif kind == "away":
                 self._gone(what)
             elif kind == "died":
@@ -218,6 +222,7 @@ class Host:
                     self._happen("rejoin", None)
                     return
                 seen, relisted = answer["version"], False
+                self._newest = answer
                 self._happen("leases", answer)
             except MarketUnreachable as away:
                 self._happen("away", str(away))
@@ -252,7 +257,7 @@ class Host:
         for lease in self._stable.end_all_but(set(listed)):
             say("lease", state="ended", lease=lease)
         for epoch, lease in listed.items():
-            if not self._stable.serves(epoch):
+            if not self._stable.serves(epoch) and epoch not in self._over:
                 self._begin(node, lease)
         self._stable.fill()
 
@@ -274,6 +279,7 @@ class Host:
                 return
             # Nobody may train on a lease that the market does not know as this worker's.
             self._stable.release(lease["epoch"])
+            self._over.add(lease["epoch"])
             if refused.code != "lease_ended":
                 self._end_lease(lease["id"], lease["epoch"], "failed_to_start", refused.message)
             say("lease", state="refused", lease=lease["id"], message=refused.message)
