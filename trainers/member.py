@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -489,11 +489,6 @@ def staged(member: Member) -> Member:
     copied.__dict__.update(member.__dict__)
     copied.abandon()
     return copied
-
-
-def with_order(order: RoundOrder, slots: Sequence[int]) -> RoundOrder:
-    """The same round with other members."""
-    return replace(order, slots=tuple(slots))
 
 
 def _digest(state: State) -> str:
