@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from trainers.codecs import VALUES, BadPayload, codec, kernels
+from trainers.codecs.dct import Dct
 from trainers.codecs.int8 import BINS, CHUNK
 from trainers.layout import layout_of
 
@@ -305,6 +306,35 @@ def test_dct_blocks_are_those_of_the_layout_and_orthonormal(edge, seed):
             np.testing.assert_allclose(coefficients[at : at + block.size], block.reshape(-1), atol=3e-5)
             at += block.size
     assert np.abs(made.decode(payload, vector.size) - vector).max() <= 1e-5 * np.abs(vector).max()
+
+
+@pytest.mark.parametrize("edge", [1, 3, 8, 60, 61, 64, 128])
+def test_compiled_dct_gives_the_bits_of_numpy(monkeypatch, edge):
+    pytest.importorskip("numba")
+    monkeypatch.setattr(kernels, "_ready", [])
+    layout = layout_of([*[(one.name, one.shape) for one in MODEL], ("strips", (128, 192)), ("prime", (61, 128))])
+    vector = np.random.default_rng(edge).standard_t(2, sum(one.size for one in layout)).astype(np.float32)
+    vector[:2] = 3e38, -3e38  # whose sums are infinite
+    made = Dct(layout, edge)
+    coefficients = made.forward(vector)
+    back = made.inverse(coefficients)
+    assert kernels.warm_up()
+    assert made.forward(vector).tobytes() == coefficients.tobytes()
+    assert made.inverse(coefficients).tobytes() == back.tobytes()
+
+
+def test_the_loops_are_worth_loading_once_their_lack_has_cost_as_much(monkeypatch):
+    monkeypatch.setattr(kernels, "_ready", [])
+    monkeypatch.setattr(kernels, "_forgone_ns", [0.0])
+    made, payload = codec("int8"), codec("int8").encode(NORMAL)
+    assert not kernels.worth_loading()
+    kernels.kernels(kernels.LOADING_NS - 2.0 * NORMAL.size)
+    assert not kernels.worth_loading()
+    for _ in range(4):
+        made.decode(payload, NORMAL.size)
+    assert kernels.worth_loading()
+    monkeypatch.setattr(kernels, "_ready", [None])
+    assert not kernels.worth_loading(), "they are there"
 
 
 def test_dct_and_top_k_compete_within_a_tensor_and_need_its_layout():

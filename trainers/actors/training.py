@@ -19,7 +19,7 @@ from trainers.actors.donors import JOIN_TIMEOUT_S, NoDonor, fetch, offer
 from trainers.actors.staging import INNER_TIMEOUT_S, Staging
 from trainers.child_process import InnerStateRefused, Loaded, TrainerChild
 from trainers.codecs import BadPayload, Vector
-from trainers.codecs.kernels import warm_up
+from trainers.codecs.kernels import warm_up, worth_loading
 from trainers.exchanging import LeftBehind, Way, merge, way_of
 from trainers.member import Member, MemberError, Merged, RoundOrder, staged
 from trainers.mesh.mesh import Mesh
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 Json = dict[str, Any]
 
 COMPLAIN_AFTER_S = 2.0
-COMPILE_FROM_ELEMENTS = 8 << 20
 
 
 class Stale(Exception):
@@ -64,9 +63,7 @@ class Training:
         self._child = child
         self._host = host
         self.member = Member(spec, loaded.tensors, loaded.initial, slot=slot, epoch=epoch)
-        if loaded.initial.size >= COMPILE_FROM_ELEMENTS:
-            # Seconds of another core, once, for half the encoding time of every round.
-            threading.Thread(target=warm_up, name="compile", daemon=True).start()
+        self._loading: threading.Thread | None = None
         self._changed = threading.Condition()
         self._mesh: Mesh | None = None
         self._round: _Round | None = None
@@ -132,6 +129,9 @@ class Training:
         if order["start"][0] != self._run:
             raise Stale("the run that asks is not the one that connected last")
         self._ahead.finish()
+        if self._loading is None and worth_loading():
+            self._loading = threading.Thread(target=warm_up, name="compile", daemon=True)
+            self._loading.start()
         took_over = self._take_place(order)
         member, mesh = self.member, self._mesh
         assert mesh is not None, "connect before train"
