@@ -4,7 +4,8 @@
     python -m benchmarks.codecs --codec dct:64+top_k:8/4096+fp16 --codec fp4
 
 GB/s count the bytes of the float32 vector, whatever the codec makes of them; `both` is encode and decode together, one
-after the other on one core. `--compiled` loads the compiled loops of int8 first. Target: int8 both at 1 GB/s and more.
+after the other on one core. Freed memory is kept, as workers keep it. `--compiled` loads the compiled loops of int8 and
+the DCT first. Targets: int8 both at 1 GB/s and more; dct:64+top_k:8/4096+fp16 both, compiled, at 0.3.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from benchmarks.report import Target, finish, paired_ratio, parser
 from trainers.codecs import VALUES, codec
 from trainers.codecs.kernels import warm_up
 from trainers.layout import layout_of
+from trainers.mesh.allocation import keep_freed_memory
 
-STAGED = ("top_k:64/4096+int2", "prune:0.9+fp16", "dct:64+identity", "dct:64+top_k:8/4096+fp16")
+DCT = "dct:64+top_k:8/4096+fp16"
+STAGED = ("top_k:64/4096+int2", "prune:0.9+fp16", "dct:64+identity", DCT)
 
 
 def cpu_seconds(runs: int, action: Callable[[], object]) -> float:
@@ -40,6 +43,7 @@ def main() -> int:
     arguments.add_argument("--runs", type=int, default=15)
     arguments.add_argument("--compiled", action="store_true", help="with numba's loops, which torg[engine] brings")
     chosen = arguments.parse_args()
+    keep_freed_memory()
     if chosen.compiled and not warm_up():
         arguments.error("numba is not installed")
     random = np.random.default_rng(1)
@@ -69,8 +73,8 @@ def main() -> int:
         figures[f"{name}_both_gb_per_s"] = gigabytes / both
         figures[f"{name}_bytes_per_element"] = len(payload) / vector.size
         figures[f"{name}_relative_error"] = math.sqrt(float(np.square(error).sum() / np.square(vector).sum()))
-    measured = figures.get("int8_both_gb_per_s")
-    targets = {} if measured is None else {"int8_both_gb_per_s": Target(measured, 1.0, at_most=False)}
+    bounds = {"int8_both_gb_per_s": 1.0} | ({f"{DCT}_both_gb_per_s": 0.3} if chosen.compiled else {})
+    targets = {name: Target(figures[name], bound, at_most=False) for name, bound in bounds.items() if name in figures}
     return finish(figures, targets, chosen.json)
 
 

@@ -137,11 +137,13 @@ def _transform(
                 one[column], two[column] = a + b, (a - b) * factor
         for block in range(len(odd) if length > 1 else 0):
             for to in range(length):
-                one = spare[to]
-                for place in range(length):
+                one, two, factor = spare[to], rows[odd[block, 0]], matrix[to, 0]
+                for column in range(STRIP):
+                    one[column] = two[column] * factor
+                for place in range(1, length):
                     two, factor = rows[odd[block, place]], matrix[to, place]
                     for column in range(STRIP):
-                        one[column] = two[column] * factor if place == 0 else one[column] + two[column] * factor
+                        one[column] += two[column] * factor
             for to in range(length):
                 rows[odd[block, to]] = spare[to]
         for step in range(0 if backward else len(sums)):
