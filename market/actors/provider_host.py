@@ -38,6 +38,7 @@ from market.actors.measure import measure
 from market.actors.ray_node import NodeSettings, RayNode, enter_ray, join, write_token
 from market.actors.stable import HeadGone, Stable, WorkerEnded
 from market.client import Market, MarketUnreachable, Refused
+from market.lease_lists import Lease, LeaseLists
 from trainers.actors.lifeline import watch
 
 FAILED, REFUSED = 1, 3
@@ -71,8 +72,7 @@ class Host:
         self._config = config
         self._market = Market(config.url, config.key, patience_s=0)
         self._happenings: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        self._newest: Json = {}
-        self._over: set[int] = set()
+        self._lists = LeaseLists()
         self._hardware = find_hardware(config)
         self._ray_address = ""
         self._earned_nanos = -1
@@ -195,8 +195,7 @@ class Host:
             if kind == "stop":
                 return False
             if kind == "leases":
-                # While a worker was being started others may have come in: an old list names leases that are over.
-                if what is self._newest:
+                if self._lists.is_newest(what):
                     self._back()
                     self._reconcile(node, what)
             elif kind == "away":
@@ -222,7 +221,7 @@ class Host:
                     self._happen("rejoin", None)
                     return
                 seen, relisted = answer["version"], False
-                self._newest = answer
+                self._lists.heard(answer)
                 self._happen("leases", answer)
             except MarketUnreachable as away:
                 self._happen("away", str(away))
@@ -253,15 +252,13 @@ class Host:
         if answer.get("offer", {}).get("state") == "withdrawn":
             self._on_signal(signal.SIGTERM)
             return
-        listed = {lease["epoch"]: lease for lease in answer["leases"]}
-        for lease in self._stable.end_all_but(set(listed)):
-            say("lease", state="ended", lease=lease)
-        for epoch, lease in listed.items():
-            if not self._stable.serves(epoch) and epoch not in self._over:
-                self._begin(node, lease)
+        for ended in self._stable.end_all_but({lease["epoch"] for lease in answer["leases"]}):
+            say("lease", state="ended", lease=ended)
+        for lease in self._lists.to_begin(answer, self._stable.serves):
+            self._begin(node, lease)
         self._stable.fill()
 
-    def _begin(self, node: RayNode, lease: Json) -> None:
+    def _begin(self, node: RayNode, lease: Lease) -> None:
         assert self._stable is not None
         try:
             worker, pid = self._stable.assign(lease)
@@ -279,7 +276,7 @@ class Host:
                 return
             # Nobody may train on a lease that the market does not know as this worker's.
             self._stable.release(lease["epoch"])
-            self._over.add(lease["epoch"])
+            self._lists.end(lease["epoch"])
             if refused.code != "lease_ended":
                 self._end_lease(lease["id"], lease["epoch"], "failed_to_start", refused.message)
             say("lease", state="refused", lease=lease["id"], message=refused.message)
@@ -297,6 +294,7 @@ class Host:
         self._stable.fill()
 
     def _end_lease(self, lease: str, epoch: int, reason: str, detail: str) -> None:
+        self._lists.end(epoch)
         try:
             self._market.lease_ended(lease, epoch=epoch, reason=reason, detail=detail)
         except (MarketUnreachable, Refused) as problem:

@@ -21,6 +21,7 @@ from typing import Any
 from market.actors.cards import Card, CardPool
 from market.actors.host_config import Hardware, HostConfig
 from market.actors.ray_node import RayNode
+from market.lease_lists import Lease
 from trainers.actors.lifeline import watch
 from trainers.actors.wiring import start_worker, worker_name
 
@@ -50,7 +51,7 @@ class _Stall:
     cards: tuple[Card, ...] = ()
     pid: int = 0
     pidfd: int | None = None
-    lease: Json | None = None
+    lease: Lease | None = None
     told: bool = False
     ending: bool = False
 
@@ -100,7 +101,7 @@ class Stable:
         """Whether a worker is tied to that lease and the market has been told."""
         return any(s.lease is not None and s.lease["epoch"] == epoch and s.told for s in self._stalls.values())
 
-    def assign(self, lease: Json) -> tuple[str, int]:
+    def assign(self, lease: Lease) -> tuple[str, int]:
         """Tie the waiting worker to a lease; (actor name, process id). Raises WorkerEnded."""
         import ray
 
