@@ -14,6 +14,7 @@ Two parts, with one training loop (byte_lm, one thread) that never stops:
 from __future__ import annotations
 
 import copy
+import hashlib
 import mmap
 import multiprocessing
 import os
@@ -34,13 +35,14 @@ from storage.blobs import BlobStore
 from storage.model_files import parameters_digest, safetensors_header
 from trainers.layout import layout_of
 from trainers.member import Member, RoundOrder
-from trainers.snapshots import Snapshot, Snapshots, StagingBuffers
+from trainers.snapshots import Snapshot, Snapshots
 from trainers.workloads.byte_lm import ByteLM
 
 SEED = 1
 MINUTE_S = 60.0
 INNER_STEPS = 30
 NICENESS = 10
+PIECE_BYTES = 1 << 20
 NAMES = ("exp_avg", "exp_avg_sq", "parameters")
 
 
@@ -86,7 +88,7 @@ def parts_of(tensors: dict[str, np.ndarray]) -> Iterator[bytes | memoryview]:
         offset += tensors[name].nbytes
     yield safetensors_header(shapes, places, {})
     for name in NAMES:
-        yield tensors[name].data
+        yield tensors[name].data.cast("B")
 
 
 def shared(shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
@@ -105,12 +107,20 @@ class Writer:
 
     def _work(self, tensors: dict[str, np.ndarray], folder: Path, connection: Connection) -> None:
         os.nice(NICENESS)
-        store = BlobStore(folder)
+        folder.mkdir(parents=True)
         while connection.recv():
             begun, cpu = time.perf_counter(), time.process_time()
-            name = store.put_parts(parts_of(tensors))
+            hashed, path = hashlib.sha256(), folder / "state"
+            with path.open("wb") as file:
+                for part in parts_of(tensors):
+                    for start in range(0, len(part), PIECE_BYTES):
+                        hashed.update(part[start : start + PIECE_BYTES])
+                        file.write(part[start : start + PIECE_BYTES])
+                file.flush()
+                os.fsync(file.fileno())
+            path.rename(folder / hashed.hexdigest())
             connection.send((time.perf_counter() - begun, time.process_time() - cpu))
-            store.delete(name)
+            (folder / hashed.hexdigest()).unlink()
 
     def begin(self) -> None:
         """Go."""
@@ -132,18 +142,17 @@ class Writer:
 
 
 def one_checkpoint(
-    loop: TrainingLoop, writer: Writer, buffers: StagingBuffers, state: dict[str, np.ndarray], quiet_s: float
+    loop: TrainingLoop, writer: Writer, staged: dict[str, np.ndarray], state: dict[str, np.ndarray], quiet_s: float
 ) -> dict[str, float]:
     """The loop without, with one checkpoint beside it, and without again: {stall_s, durable_s, …}."""
     before_s = loop.step_s(quiet_s)
     begun = time.perf_counter()
-    staged = buffers.take(state)
+    for name, tensor in state.items():
+        np.copyto(staged[name], tensor)
     stall_s = time.perf_counter() - begun
-    assert staged is not None
     writer.begin()
     took_s, steps = loop.until(writer.is_done)
     written_s, writer_cpu_s = writer.took()
-    buffers.release(staged)
     step_s = (before_s + loop.step_s(quiet_s)) / 2
     lost_s = stall_s + took_s - steps * step_s
     return {
@@ -155,16 +164,15 @@ def one_checkpoint(
 def large_state(loop: TrainingLoop, folder: Path, parameters: int, checkpoints: int, quiet: bool) -> dict[str, float]:
     """Part one."""
     state = {name: torch.randn(parameters).numpy() for name in NAMES}
-    buffers = StagingBuffers(sets=1, empty=shared)
-    first = buffers.take(state)
-    assert first is not None
-    writer = Writer(first, folder / "blobs")
-    buffers.release(first)
+    staged = {name: shared(tensor.shape, tensor.dtype) for name, tensor in state.items()}
+    for name, tensor in state.items():
+        np.copyto(staged[name], tensor)
+    writer = Writer(staged, folder / "blobs")
     found = []
     for number in range(checkpoints):
         for tensor in state.values():
             tensor[:1] += 1  # changed in place, as an optimiser does
-        found.append(one_checkpoint(loop, writer, buffers, state, quiet_s=3.0))
+        found.append(one_checkpoint(loop, writer, staged, state, quiet_s=3.0))
         say(quiet, f"checkpoint {number + 1}: " + ", ".join(f"{name} {value:.3f}" for name, value in found[-1].items()))
     writer.end()
     fresh = []

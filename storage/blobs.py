@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -21,7 +21,6 @@ from storage.journal_format import FULL_ERRORS, sync_folder
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 MAX_BLOB_BYTES = 64 * 1024**3
-_CHUNK_BYTES = 1024 * 1024
 
 
 class BlobError(Exception):
@@ -129,33 +128,6 @@ class BlobStore:
             raise self._failure(error, digest, temporary) from error
         return digest
 
-    def put_file(self, source: Path) -> str:
-        """Copy a file in, return its digest; needs memory for one chunk only."""
-        with source.open("rb") as given:
-            return self.put_parts(iter(lambda: given.read(_CHUNK_BYTES), b""))
-
-    def put_parts(self, parts: Iterable[bytes | memoryview]) -> str:
-        """Store these bytes one after the other as one blob, return its digest; needs no memory for the whole."""
-        temporary = self.folder / "temporary" / secrets.token_hex(16)
-        hashed, size = hashlib.sha256(), 0
-        try:
-            with temporary.open("xb") as file:
-                for part in parts:
-                    for chunk in _chunks(memoryview(part).cast("B")):
-                        size += len(chunk)
-                        self._check_size(size)
-                        hashed.update(chunk)
-                        file.write(chunk)
-                file.flush()
-                os.fsync(file.fileno())
-            self._adopt(temporary, hashed.hexdigest())
-        except BlobTooLarge:
-            temporary.unlink()
-            raise
-        except OSError as error:
-            raise self._failure(error, hashed.hexdigest(), temporary) from error
-        return hashed.hexdigest()
-
     def partial(self, digest: str) -> int:
         """The next offset of an upload that is not whole; 0 if none was begun."""
         try:
@@ -242,8 +214,3 @@ class BlobStore:
         if error.errno in FULL_ERRORS:
             return BlobStoreFull(f"no room for the blob {digest}: {os.strerror(error.errno or errno.ENOSPC)}")
         return error
-
-
-def _chunks(part: memoryview) -> Iterator[memoryview]:
-    for start in range(0, len(part), _CHUNK_BYTES):
-        yield part[start : start + _CHUNK_BYTES]

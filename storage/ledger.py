@@ -7,7 +7,7 @@ ever paid in and not paid out; so all balances together are always zero.
 `check` is a straight ladder of named refusals, idempotency first, after TigerBeetle's `create_transfer`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -114,7 +114,7 @@ def account_class(account: str) -> str | None:
 
 
 class Ledger:
-    """All accounts in memory. `apply` checks and books one transfer, `apply_all` all of them or none."""
+    """All accounts in memory. `apply` checks and books one transfer."""
 
     def __init__(self) -> None:
         self._balances: dict[str, int] = {}
@@ -159,40 +159,12 @@ class Ledger:
             return refusal
         return self._check_balances(transfer, self._balances)
 
-    def check_all(self, transfers: Sequence[Transfer]) -> tuple[Status, ...]:
-        """What `apply_all` would answer, one status each, in order, later ones on top of earlier good ones."""
-        balances = dict.fromkeys((a for t in transfers for a in (t.debit, t.credit)), 0)
-        balances = {account: self.balance(account) for account in balances}
-        new: dict[str, Transfer] = {}
-        statuses: list[Status] = []
-        for transfer in transfers:
-            known = self._transfers.get(transfer.id) or new.get(transfer.id)
-            if known is not None:
-                statuses.append(_compare(known, transfer))
-                continue
-            status = _check_form(transfer) or self._check_balances(transfer, balances)
-            if status is Status.CREATED:
-                new[transfer.id] = transfer
-                balances[transfer.debit] -= transfer.amount_nanos
-                balances[transfer.credit] += transfer.amount_nanos
-            statuses.append(status)
-        return tuple(statuses)
-
     def apply(self, transfer: Transfer, at_ms: int = 0) -> Status:
         """Book the transfer if the ladder says CREATED; EXISTS and refusals change nothing."""
         status = self.check(transfer)
         if status is Status.CREATED:
             self._book(transfer, at_ms)
         return status
-
-    def apply_all(self, transfers: Sequence[Transfer], at_ms: int = 0) -> tuple[Status, ...]:
-        """Book all of them, or none if any is refused."""
-        statuses = self.check_all(transfers)
-        if all(status.good for status in statuses):
-            for transfer, status in zip(transfers, statuses, strict=True):
-                if status is Status.CREATED:
-                    self._book(transfer, at_ms)
-        return statuses
 
     def _check_balances(self, transfer: Transfer, balances: dict[str, int]) -> Status:
         debited = balances.get(transfer.debit, 0) - transfer.amount_nanos

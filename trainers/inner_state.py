@@ -29,6 +29,7 @@ def export_state(optimizer: torch.optim.Optimizer, named: Named, scale: float | 
     kind = type(optimizer).__name__
     indices = {id(parameter): index for index, (_, parameter) in enumerate(named)}
     tensors: dict[str, torch.Tensor] = {}
+    taken: set[int] = set()
     scalars: dict[str, dict[str, Any]] = {}
     for parameter, state in optimizer.state.items():
         index = indices.get(id(parameter))
@@ -40,7 +41,11 @@ def export_state(optimizer: torch.optim.Optimizer, named: Named, scale: float | 
                 tensor = whole(value).detach().cpu().contiguous()
                 if not _fits(tensor.shape, parameter.shape):
                     raise InnerStateError(f"{what} with shape {list(tensor.shape)}, which cannot be handed over")
-                tensors[f"{index}.{name}"] = tensor.clone()  # two names may share memory, which the format refuses
+                memory = tensor.untyped_storage()
+                if memory.data_ptr() in taken or memory.nbytes() != tensor.nbytes:
+                    tensor = tensor.clone()  # of memory that two names share, which the format refuses
+                taken.add(memory.data_ptr())
+                tensors[f"{index}.{name}"] = tensor
             elif _is_scalar(value):
                 scalars.setdefault(str(index), {})[name] = value
             else:

@@ -1,15 +1,14 @@
 """States set aside in RAM: what training waits for at a checkpoint, and what a restarted run restores from first.
 
 The outer state is functional: committing makes new vectors and never writes into old ones. So setting it aside is a
-shallow copy, without a byte copied, and serialising waits until somebody asks. Tensors that are changed in place (the
-inner optimiser's) have to be copied; `StagingBuffers` does that into memory that is used again, because touching fresh
-memory costs more than the copy itself.
+shallow copy, without a byte copied, and serialising waits until somebody asks. The inner optimiser's tensors, which are
+changed in place, come here as bytes.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,38 +110,3 @@ class Snapshots:
 
     def _size(self) -> int:
         return sum(kept.size_bytes for kept in self._kept.values())
-
-
-class StagingBuffers:
-    """Memory for `sets` copies of the same tensors, used again and again.
-
-    A copy stays as it is until it is released; there is none to be had while all are lent (`take` gives None), so that a
-    slow writer makes checkpoints rarer and not the process larger. `empty` gives fresh memory for (shape, kind): shared
-    memory, for a writer in another process.
-    """
-
-    def __init__(self, sets: int = 2, empty: Callable[[tuple[int, ...], np.dtype], Array] = np.empty) -> None:
-        self._free: list[dict[str, Array]] = [{} for _ in range(sets)]
-        self._empty = empty
-        self._turn = threading.Lock()
-
-    def take(self, tensors: Mapping[str, Array]) -> dict[str, Array] | None:
-        """A copy of these tensors, in reused memory where shapes and kinds are those of before; None when all are lent."""
-        with self._turn:
-            if not self._free:
-                return None
-            # The one released last: its pages are the likeliest to be there.
-            buffers = self._free.pop()
-        for name in set(buffers) - set(tensors):
-            del buffers[name]
-        for name, tensor in tensors.items():
-            buffer = buffers.get(name)
-            if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
-                buffer = buffers[name] = self._empty(tensor.shape, tensor.dtype)
-            np.copyto(buffer, tensor)
-        return {name: buffers[name] for name in tensors}
-
-    def release(self, copy: dict[str, Array]) -> None:
-        """Give a copy back; its tensors must not be used any more."""
-        with self._turn:
-            self._free.append(copy)

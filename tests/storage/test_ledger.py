@@ -66,21 +66,6 @@ def test_the_same_id_for_another_job_or_lease_is_refused(field, expected) -> Non
     assert ledger.apply(replace(transfer, **{field: "other"})) == expected
 
 
-def test_all_or_none() -> None:
-    ledger = Ledger()
-    deposit = Transfer("d", "deposit", "world", "wallet:a", 10)
-    hold = Transfer("h", "hold", "wallet:a", "escrow:j", 10)
-    more = Transfer("m", "hold", "wallet:a", "escrow:j", 1)
-    assert ledger.apply_all([deposit, hold, more]) == ("created", "created", "would_overdraw")
-    assert ledger.balances() == {}
-    assert ledger.apply_all([deposit, hold, hold, replace(hold, amount_nanos=9)]) == (
-        "created", "created", "exists", "exists_with_different_amount",
-    )  # fmt: skip
-    assert len(ledger) == 0
-    assert ledger.apply_all([deposit, hold, hold]) == ("created", "created", "exists")
-    assert ledger.balance("escrow:j") == 10
-
-
 def test_entries_are_newest_first_and_paged() -> None:
     ledger = Ledger()
     for number in range(1, 6):

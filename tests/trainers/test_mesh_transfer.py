@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.trainers.mesh_network import SOON_S, crew_of, results
 from trainers.mesh import MeshTimeout, TransferFailed
-from trainers.mesh.state_transfer import Offers, Store, choose_description
+from trainers.mesh.state_transfer import Offers, choose_description
 from trainers.mesh.wire import CHUNK_BYTES, Description, Header, Kind
 
 STATE = random.Random(3).randbytes(5 * CHUNK_BYTES + 777)
@@ -33,14 +33,6 @@ def test_an_offer_may_come_later_than_the_joiner() -> None:
         waiting = crew.start(crew.members[1].fetch_state, 4, [crew.members[0].peer], SOON_S)
         crew.members[0].offer_state(4, lambda: STATE)
         assert waiting.result(SOON_S) == STATE
-
-
-def test_a_bundle_is_kept_and_fetched() -> None:
-    with crew_of(2, real=True) as crew:
-        for round_ in (1, 2, 3):
-            crew.members[0].offer_bundle(round_, b"merged in %d" % round_)
-        assert [crew.members[0].bundle(round_) for round_ in (1, 2, 3)] == [None, b"merged in 2", b"merged in 3"]
-        assert crew.members[1].fetch_bundle(3, [crew.members[0].peer], SOON_S) == b"merged in 3"
 
 
 def test_the_majority_says_what_the_state_is() -> None:
@@ -117,13 +109,12 @@ def test_a_description_is_chosen_as_soon_as_no_other_can_win(votes: list[str], s
 def test_the_latest_two_rounds_are_offered() -> None:
     offers = Offers()
     for round_ in (3, 4, 5):
-        offers.put(Store.STATE, round_, lambda: b"")
-    assert [offers.get(Store.STATE, round_) is not None for round_ in (3, 4, 5)] == [False, True, True]
-    assert offers.get(Store.BUNDLE, 5) is None
+        offers.put(round_, lambda: b"")
+    assert [offers.get(round_) is not None for round_ in (3, 4, 5)] == [False, True, True]
 
 
 def test_rounds_that_were_undone_are_offered_no_more() -> None:
     offers = Offers()
     for round_ in (5, 6, 4):
-        offers.put(Store.STATE, round_, lambda: b"")
-    assert [offers.get(Store.STATE, round_) is not None for round_ in (4, 5, 6)] == [True, False, False]
+        offers.put(round_, lambda: b"")
+    assert [offers.get(round_) is not None for round_ in (4, 5, 6)] == [True, False, False]

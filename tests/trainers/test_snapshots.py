@@ -1,11 +1,10 @@
 """What is set aside stays as it was, is bounded, and leads to the states that it says."""
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.snapshots import Snapshot, Snapshots, StagingBuffers
+from trainers.snapshots import Snapshot, Snapshots
 
 
 def base(round: int, size: int = 10) -> Snapshot:
@@ -57,25 +56,3 @@ def test_memory_is_bounded_and_the_newest_chain_stays(steps: list[tuple[bool, in
             assert kept.rounds().keys() >= set(range(last_base, round + 1))
             assert kept.size_bytes <= max(limit, since)
         assert sum(1 for at in kept.rounds() if kept.staged(at)[:1] != b"+") <= bases
-
-
-def test_a_copy_stays_and_its_memory_is_used_again() -> None:
-    buffers, tensor = StagingBuffers(sets=2), np.arange(6, dtype=np.float32)
-    first = buffers.take({"a": tensor})
-    assert first is not None
-    address = first["a"].ctypes.data
-    tensor += 1
-    second = buffers.take({"a": tensor})
-    assert second is not None
-    assert buffers.take({"a": tensor}) is None, "all are lent"
-    assert first["a"].tolist() == [0, 1, 2, 3, 4, 5]
-    assert second["a"].tolist() == [1, 2, 3, 4, 5, 6]
-    buffers.release(first)
-    again = buffers.take({"a": tensor * 2})
-    assert again is not None
-    assert again["a"].ctypes.data == address
-    assert second["a"].tolist() == [1, 2, 3, 4, 5, 6]
-    buffers.release(again)
-    other = buffers.take({"b": np.zeros(2)})
-    assert other is not None
-    assert (list(other), other["b"].dtype) == (["b"], np.float64)

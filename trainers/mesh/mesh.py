@@ -5,6 +5,7 @@ The decisions are `Collectives`' (pure), the bytes `Links`'; this file has the l
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +14,14 @@ from typing import Protocol
 from trainers.mesh.collectives import Call, Collectives, Combine, Done, Over, Waiting
 from trainers.mesh.links import Links, Reader
 from trainers.mesh.sockets import Counter, Wire, call
-from trainers.mesh.state_transfer import Fetch, Offers, Store
+from trainers.mesh.state_transfer import Fetch, Offers
 from trainers.mesh.views import Identity, MeshClosed, MeshTimeout, Peer, Superseded, View, WireCount
 from trainers.mesh.wire import SECRET_BYTES, Frame, Header, Pattern, Purpose
 
 MAX_FRAME_BYTES = 1 << 30
 MAX_STATE_BYTES = 16 << 30
+
+log = logging.getLogger(__name__)
 
 
 class Transport(Protocol):
@@ -57,7 +60,6 @@ class Mesh:
         self._changed = threading.Condition()
         self._core = Collectives(slot, epoch, max_frame_bytes)
         self._offers = Offers()
-        self._bundles: dict[int, bytes] = {}
         self._waited_s = 0.0
         self._open = True
         reader = _Reader(self)
@@ -78,10 +80,13 @@ class Mesh:
     def close(self) -> None:
         """End all connections; waiting calls raise MeshClosed. May be repeated."""
         with self._changed:
-            self._open = False
+            first, self._open = self._open, False
             self._changed.notify_all()
         self._offers.close()
         self._links.close()
+        dropped = self.dropped()
+        if first and dropped:
+            log.info("slot %d dropped frames: %s", self.slot, ", ".join(f"{n} {why}" for why, n in dropped.items()))
 
     def set_view(self, view: View) -> None:
         """Go forward to `view`: every wait in an older one raises Superseded. An older or equal view changes nothing."""
@@ -216,33 +221,16 @@ class Mesh:
     def offer_state(self, round: int, content: Callable[[], bytes]) -> None:
         """Let joiners fetch the state after `round`. `content` is called once, in another thread, when one asks; the
         bytes are kept until two later rounds are offered."""
-        self._offers.put(Store.STATE, round, content)
+        self._offers.put(round, content)
 
     def fetch_state(self, round: int, donors: Sequence[Peer], timeout_s: float) -> bytes:
         """The state after `round` from all donors at once. Raises TransferFailed, MeshTimeout."""
-        return self._fetch(Store.STATE, round, donors, timeout_s)
 
-    def offer_bundle(self, round: int, content: bytes) -> None:
-        """Let joiners fetch what was merged in `round`; the latest two rounds are kept."""
-        with self._changed:
-            held = self._bundles | {round: content}
-            self._bundles = {one: held[one] for one in sorted(held)[-2:]}
-        self._offers.put(Store.BUNDLE, round, lambda: content)
-
-    def bundle(self, round: int) -> bytes | None:
-        """This member's own bundle of `round`, while it is kept."""
-        return self._bundles.get(round)
-
-    def fetch_bundle(self, round: int, donors: Sequence[Peer], timeout_s: float) -> bytes:
-        """What was merged in `round`, from all donors at once. Raises TransferFailed, MeshTimeout."""
-        return self._fetch(Store.BUNDLE, round, donors, timeout_s)
-
-    def _fetch(self, store: Store, round_: int, donors: Sequence[Peer], timeout_s: float) -> bytes:
         def connect(peer: Peer, lines: list[Wire]) -> Wire:
             return call(peer, (self.slot, self.epoch), Purpose.STATE, self._secret, self._links.counter, lines)
 
         deadline = time.monotonic() + timeout_s
-        return Fetch(store, round_, donors, deadline, self._max_state_bytes, connect).run()
+        return Fetch(round, donors, deadline, self._max_state_bytes, connect).run()
 
 
 class _Reader:

@@ -13,7 +13,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from enum import IntEnum
 
 from trainers.mesh.sockets import Wire
 from trainers.mesh.views import MeshTimeout, Peer, TransferFailed
@@ -39,13 +38,6 @@ CHUNK_TIMEOUT_S = 10.0
 LONGEST_ASKING_S = 5.0
 
 
-class Store(IntEnum):
-    """What is asked for."""
-
-    STATE = 0
-    BUNDLE = 1
-
-
 class Offer:
     """Content that is made, and described, when somebody asks for it first."""
 
@@ -64,26 +56,26 @@ class Offer:
 
 
 class Offers:
-    """What this member gives to joiners: of each store the latest two rounds."""
+    """What this member gives to joiners: the states after the latest two rounds."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._held: dict[Store, dict[int, Offer]] = {store: {} for store in Store}
+        self._held: dict[int, Offer] = {}
         self._open = True
 
-    def put(self, store: Store, round_: int, content: Callable[[], bytes]) -> None:
+    def put(self, round_: int, content: Callable[[], bytes]) -> None:
         with self._changed:
             # A later one is of rounds that were undone: numbers are used again.
-            held = {one: offer for one, offer in self._held[store].items() if one < round_}
+            held = {one: offer for one, offer in self._held.items() if one < round_}
             held[round_] = Offer(content)
-            self._held[store] = {one: held[one] for one in sorted(held)[-OFFERS_KEPT:]}
+            self._held = {one: held[one] for one in sorted(held)[-OFFERS_KEPT:]}
             self._changed.notify_all()
 
-    def get(self, store: Store, round_: int, wait_s: float = 0.0) -> Offer | None:
+    def get(self, round_: int, wait_s: float = 0.0) -> Offer | None:
         """The offer, after waiting up to `wait_s` for it when it is of a round to come."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._open or max(self._held[store], default=-1) >= round_, wait_s)
-            return self._held[store].get(round_)
+            self._changed.wait_for(lambda: not self._open or max(self._held, default=-1) >= round_, wait_s)
+            return self._held.get(round_)
 
     def close(self) -> None:
         with self._changed:
@@ -95,14 +87,14 @@ class Offers:
         while self._open:
             line.limit(time.monotonic() + IDLE_S)
             asked = read_header(line.receive(HEADER_BYTES))
-            if asked.length or asked.attempt not in Store._value2member_map_:
+            if asked.length or asked.attempt:
                 raise BadWire("no question")
             line.limit(time.monotonic() + IDLE_S)
             line.send(self._answer(asked))
 
     def _answer(self, asked: Header) -> tuple[bytes | memoryview, ...]:
         describing = asked.kind is Kind.ASK_DESCRIPTION
-        offer = self.get(Store(asked.attempt), asked.round, DONOR_WAITS_S if describing else 0.0)
+        offer = self.get(asked.round, DONOR_WAITS_S if describing else 0.0)
         if offer is not None:
             description, pieces = offer.open()
             if describing:
@@ -131,10 +123,10 @@ class Fetch:
     """One transfer: a thread for each donor, shared chunks."""
 
     def __init__(
-        self, store: Store, round_: int, donors: Sequence[Peer], deadline: float, max_bytes: int,
+        self, round_: int, donors: Sequence[Peer], deadline: float, max_bytes: int,
         connect: Callable[[Peer, list[Wire]], Wire],
     ) -> None:  # fmt: skip
-        self._store, self._round = store, round_
+        self._round = round_
         self._donors = donors
         self._deadline = deadline
         self._asking_until = min(deadline, time.monotonic() + LONGEST_ASKING_S)
@@ -191,7 +183,7 @@ class Fetch:
         now = time.monotonic()
         if now >= self._deadline:
             slots = {peer.slot for peer in self._donors}
-            raise MeshTimeout(f"{self._store.name.lower()} of round {self._round}", slots - set(self._reasons))
+            raise MeshTimeout(f"state of round {self._round}", slots - set(self._reasons))
         self._changed.wait(max(0.0, until - now))
 
     # a donor's thread
@@ -224,7 +216,7 @@ class Fetch:
         while True:
             for index in self._take(slot):
                 line.limit(time.monotonic() + CHUNK_TIMEOUT_S)
-                line.send(Frame(Kind.ASK_CHUNK, self._round, self._store, index).buffers)
+                line.send(Frame(Kind.ASK_CHUNK, self._round, 0, index).buffers)
             with self._changed:
                 owed = self._owed[slot]
                 if not owed:
@@ -245,14 +237,14 @@ class Fetch:
         most = 8 + DIGEST_BYTES * -(-self._max_bytes // CHUNK_BYTES)
         while True:
             line.limit(self._deadline)
-            line.send(Frame(Kind.ASK_DESCRIPTION, self._round, self._store, 0).buffers)
+            line.send(Frame(Kind.ASK_DESCRIPTION, self._round, 0, 0).buffers)
             head = read_header(line.receive(HEADER_BYTES))
             if head.kind is Kind.DESCRIPTION and head.length <= most:
                 return read_description(line.receive(head.length), self._max_bytes)
             if head.kind is not Kind.NONE or head.length:
                 raise BadWire("no description")
             if time.monotonic() >= self._asking_until:
-                raise BadWire(f"has no {self._store.name.lower()} of round {self._round}")
+                raise BadWire(f"has no state of round {self._round}")
 
     def _receive(self, line: Wire, kind: Kind, index: int, size: int) -> bytes:
         line.limit(min(self._deadline, time.monotonic() + CHUNK_TIMEOUT_S))

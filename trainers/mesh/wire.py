@@ -67,7 +67,7 @@ class Pattern(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The 36 bytes before a payload of `length` bytes. In state transfer `attempt` is the store, `step` the chunk."""
+    """The 36 bytes before a payload of `length` bytes. In state transfer `attempt` is 0, `step` the chunk."""
 
     kind: Kind
     round: int
