@@ -82,6 +82,27 @@ def refuse_not_finite(tensor: Vector) -> None:
         raise BadPayload("not all elements are finite")
 
 
+def scaled_look_up(table: NDArray[np.float32], chunk: int, body: memoryview, count: int) -> Vector:
+    """Float32 [count] of a body that is one float32 scale for each `chunk` values and then `table.shape[1]` values a byte,
+    the first in its lowest bits: table[byte] times the scale of its chunk. Raises BadPayload for a scale that is negative
+    or not finite, and for bits after the last value.
+    """
+    chunks, in_a_byte = -(-count // chunk), table.shape[1]
+    scales = np.frombuffer(body, "<f4", chunks).astype(np.float32)
+    refuse_not_finite(scales)
+    if (scales < 0.0).any():
+        raise BadPayload("a negative scale")
+    packed = np.frombuffer(body, np.uint8, -1, 4 * chunks)
+    if packed[-1] >> (8 // in_a_byte) * ((count - 1) % in_a_byte + 1):
+        raise BadPayload("bits after the last value")
+    values = np.empty((chunks * chunk // in_a_byte, in_a_byte), dtype=np.float32)
+    np.take(table, packed, axis=0, out=values[: packed.size], mode="wrap")
+    values[packed.size :] = 0.0
+    rows = values.reshape(chunks, chunk)
+    rows *= scales[:, None]
+    return rows.reshape(-1)[:count]
+
+
 def in_rows(values: NDArray[Any], width: int) -> NDArray[Any]:
     """[n] as rows of `width`, the last one filled up with zeros; a view where nothing is to be filled up."""
     missing = -values.size % width

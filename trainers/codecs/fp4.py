@@ -8,7 +8,7 @@ Body: a scale a chunk, then two codes a byte, the first in the low half: sign bi
 
 import numpy as np
 
-from trainers.codecs.base import BadPayload, Buffers, Vector, in_rows, refuse_not_finite
+from trainers.codecs.base import Buffers, Vector, in_rows, refuse_not_finite, scaled_look_up
 
 CHUNK = 1 << 10
 ROWS = 64  # chunks worked on at a time, so that what lies between passes stays in the cache
@@ -19,8 +19,7 @@ _MAGNITUDES = np.array([0.0, *(2.0 ** (code - LEVELS) for code in range(1, LEVEL
 _CODES = np.concatenate([_MAGNITUDES, -_MAGNITUDES])
 _CODES[SIGN] = 0.0  # no negative zeros
 _BYTES = np.arange(256)
-# Both values of a byte lie side by side, so that one look-up of eight bytes decodes two.
-_PAIRS = np.stack([_CODES[_BYTES & 15], _CODES[_BYTES >> 4]], axis=1).reshape(-1).view(np.uint64)
+_PAIRS = np.stack([_CODES[_BYTES & 15], _CODES[_BYTES >> 4]], axis=1)
 
 _HALF_MANTISSA = np.uint32(1 << 22)  # carries into the exponent from 1.5 times a power of two on
 _LOWEST = np.int32(127 - LEVELS)
@@ -58,17 +57,4 @@ class Fp4:
 
     def decode(self, body: memoryview, count: int) -> Vector:
         """See `Values`."""
-        chunks = -(-count // CHUNK)
-        scales = np.frombuffer(body, "<f4", chunks).astype(np.float32)
-        refuse_not_finite(scales)
-        if (scales < 0.0).any():
-            raise BadPayload("a negative scale")
-        packed = np.frombuffer(body, np.uint8, -1, 4 * chunks)
-        if count % 2 and packed[-1] >> 4:
-            raise BadPayload("a code after the last value")
-        pairs = np.empty(chunks * CHUNK // 2, dtype=np.uint64)
-        np.take(_PAIRS, packed, out=pairs[: packed.size], mode="wrap")
-        pairs[packed.size :] = 0
-        values = pairs.view(np.float32).reshape(chunks, CHUNK)
-        values *= scales[:, None]
-        return values.reshape(-1)[:count]
+        return scaled_look_up(_PAIRS, CHUNK, body, count)

@@ -8,7 +8,7 @@ Body: a little-endian float32 scale a chunk, then eight signs a byte, the first 
 
 import numpy as np
 
-from trainers.codecs.base import BadPayload, Buffers, Vector, in_rows, refuse_not_finite
+from trainers.codecs.base import Buffers, Vector, in_rows, refuse_not_finite, scaled_look_up
 
 CHUNK = 1 << 12
 ROWS = 16  # chunks worked on at a time, so that what lies between passes stays in the cache
@@ -39,17 +39,4 @@ class Sign1:
 
     def decode(self, body: memoryview, count: int) -> Vector:
         """See `Values`."""
-        chunks = -(-count // CHUNK)
-        scales = np.frombuffer(body, "<f4", chunks).astype(np.float32)
-        refuse_not_finite(scales)
-        if (scales < 0.0).any():
-            raise BadPayload("a negative scale")
-        packed = np.frombuffer(body, np.uint8, -1, 4 * chunks)
-        if count % 8 and packed[-1] >> count % 8:
-            raise BadPayload("signs after the last value")
-        values = np.empty((chunks * CHUNK // 8, 8), dtype=np.float32)
-        np.take(_SIGNS, packed, axis=0, out=values[: packed.size], mode="wrap")
-        values[packed.size :] = 0.0
-        rows = values.reshape(chunks, CHUNK)
-        rows *= scales[:, None]
-        return rows.reshape(-1)[:count]
+        return scaled_look_up(_SIGNS, CHUNK, body, count)
