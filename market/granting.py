@@ -83,7 +83,7 @@ def bid_of(state: State, job: Job, settings: Settings, now_ms: int) -> Bid | Non
         spendable_nanos=spendable_nanos(state.escrow(job), state.leases_of(job)),
         cover_ms=cover_ms(len(live), workers["min"], job.last_round_ms),
         running_nanos_per_hour=rate_nanos_per_hour(live),
-        avoid=frozenset(offer for offer, at_ms in job.avoid_ms.items() if now_ms < at_ms + settings.avoid_ms),
+        avoid=frozenset(offer for offer, lost in job.avoided.items() if now_ms < lost.until_ms(settings)),
         essential=len(live) < workers["min"],
     )
 

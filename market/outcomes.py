@@ -48,7 +48,7 @@ class Settings:
     pause_timeout_ms: int = 30_000
     silence_timeout_ms: int = 30_000
     run_silence_ms: int = 15_000
-    avoid_ms: int = 60_000
+    avoid_ms: int = 5_000
     max_members: int = 10_000
     max_offers: int = 20_000
     max_offers_per_provider: int = 256

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from market.avoidance import after_loss
 from market.events import MEMBER_BEFORE, ROUND_BEFORE, Event
 from market.leases import Lease, LeaseState
 from market.state import FINAL_STATES, Job, MemberRecord, OfferRecord, ProviderRecord, State
@@ -229,7 +230,7 @@ def _lease_ended(state: State, event: Event, at_ms: int) -> None:
     if lease.fault == "provider":
         provider.faulted += 1
         offer.lost_ms = at_ms
-        job.avoid_ms[offer.id] = at_ms
+        job.avoided[offer.id] = after_loss(job.avoided.get(offer.id), at_ms, at_ms - lease.granted_ms)
         job.orphans.append(lease.id)
 
 

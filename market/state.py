@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from market.avoidance import Avoidance
 from market.leases import Lease
 from storage.ledger import Ledger
 
@@ -101,7 +102,7 @@ class Job:
     leases: list[str] = field(default_factory=list)
     live: dict[str, None] = field(default_factory=dict)
     orphans: list[str] = field(default_factory=list)
-    avoid_ms: dict[str, int] = field(default_factory=dict)
+    avoided: dict[str, Avoidance] = field(default_factory=dict)
     unmatched: dict[str, Any] | None = None
     segments: list[dict[str, Any]] = field(default_factory=list)
     tunings: list[dict[str, Any]] = field(default_factory=list)

@@ -65,5 +65,5 @@ def _jobs(turn: Turn, before_ms: int) -> None:
         if job.state == "running" and job.wanted == "pause":
             if _silent_for_ms(turn, job.wanted_ms) > settings.pause_timeout_ms:
                 pause(turn, job, "pause_timeout", "the run did not confirm; its last durable round counts")
-        elif any(before_ms < at_ms + settings.avoid_ms <= turn.now_ms for at_ms in job.avoid_ms.values()):
+        elif any(before_ms < lost.until_ms(settings) <= turn.now_ms for lost in job.avoided.values()):
             turn.volatile.dirty = True

@@ -316,7 +316,8 @@ class TrainerChild:
             raise ChildFailed("hang", f"no end of {deadline.doing} in time", self._log.tail())
         used = private_bytes(self.pid) - self._baseline_bytes
         if self._baseline_bytes and used > self._memory_limit_bytes:
-            message = f"{used >> 20} MiB used while {deadline.doing}; {self._memory_limit_bytes >> 20} MiB are allowed"
+            limit = self._memory_limit_bytes >> 20
+            message = f"it took more memory than its limit: {used >> 20} of {limit} MiB while {deadline.doing}"
             raise ChildFailed("memory", message, self._log.tail())
 
     def _died(self, doing: str) -> NoReturn:

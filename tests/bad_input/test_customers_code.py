@@ -33,7 +33,7 @@ FAILURES = [
     ("import no_such_thing",                                                     "import",     "No module named 'no_such_thing'"),
     ("return model(batch).mean() * float('nan')",                                "nan",        "the loss is nan at step"),
     ("model.register_parameter('late', torch.nn.Parameter(torch.zeros(3)))",     "shape",      "late"),
-    ("self.kept = [bytearray(b'x' * (64 << 20)) for _ in range(99)]",            "memory",     "it asked for more memory than its limit"),
+    ("self.kept = [bytearray(b'x' * (64 << 20)) for _ in range(99)]",            "memory",     "more memory than its limit"),
     ("while True: os.fork()",                                                    "exception",  "Operation not permitted"),
     ("while True: time.sleep(1)",                                                "hang",       "training round 1"),
 ]  # fmt: skip

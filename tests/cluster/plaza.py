@@ -26,6 +26,8 @@ from market.homes import Home
 ROOT = Path(__file__).resolve().parents[2]
 USD = 1_000_000_000
 PATIENCE_S = 30.0
+HERE, ELSEWHERE = "here", "elsewhere"
+ELSEWHERE_NANOS = USD // 4
 Json = dict[str, Any]
 Found = TypeVar("Found")
 
@@ -70,6 +72,7 @@ class ProviderHost:
     offer: str
     config: Path
     output: Path
+    region: str
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -113,12 +116,13 @@ class ProviderHost:
         self.process.wait()
         return killed
 
-    def stop(self) -> int:
-        """SIGTERM, and wait; its exit code."""
+    def stop(self) -> None:
+        """SIGTERM to a host that lives, and wait until it has drained."""
         assert self.process is not None
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        assert self.alive(), f"{self.name} had ended before: {self.output.read_text(errors='replace')[-3000:]}"
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(60)
+        assert code == 0, f"{self.name} ended with {code}: {self.output.read_text(errors='replace')[-3000:]}"
 
 
 @dataclass
@@ -129,6 +133,8 @@ class Plaza:
     url: str
     folder: Path
     hosts: dict[str, ProviderHost] = field(default_factory=dict)
+    aside: set[str] = field(default_factory=set)
+    """Jobs that train elsewhere, beside the tests of this region."""
     _markets: dict[str, Market] = field(default_factory=dict)
 
     def local(self, name: str) -> Market:
@@ -137,7 +143,7 @@ class Plaza:
             self._markets[name] = Market(self.url, self.home.read_keys()[name], patience_s=PATIENCE_S)
         return self._markets[name]
 
-    def add_host(self, name: str, price_nanos: int) -> ProviderHost:
+    def add_host(self, name: str, price_nanos: int, region: str = HERE) -> ProviderHost:
         """Start another provider with one core; not waited for."""
         folder = self.folder / name
         folder.mkdir()
@@ -151,7 +157,7 @@ class Plaza:
             "home": str(folder / "home"),
             "gpu": "cpu",
             "units": 1,
-            "region": "here",
+            "region": region,
             "price_nanos_per_gpu_hour": price_nanos,
             "object_store_bytes": 80 * 2**20,
             "shares": {},
@@ -159,7 +165,7 @@ class Plaza:
         }
         config.touch(mode=0o600)
         config.write_text(json.dumps(settings))
-        host = ProviderHost(name, offer, config, folder / "host.out")
+        host = ProviderHost(name, offer, config, folder / "host.out", region)
         host.start()
         self.hosts[name] = host
         return host
@@ -167,22 +173,38 @@ class Plaza:
     def ready(self) -> None:
         """Every host runs, is listed and free: what the last test broke is mended, its job ended."""
         for job in self.local("customer").jobs():
-            if job["state"] not in ("done", "failed", "cancelled"):
+            if job["id"] not in self.aside and job["state"] not in ("done", "failed", "cancelled"):
                 self.local("customer").cancel_job(job["id"])
         for host in self.hosts.values():
             if not host.alive():
                 host.start()
         for host in self.hosts.values():
             host.wait_ready()
-        until(self._all_free, "all offers are free")
+        until(lambda: all(self._free()), "all offers are free")
 
-    def _all_free(self) -> bool:
+    def has_a_free_offer(self) -> bool:
+        """Whether some provider in our region waits for work."""
+        return any(self._free())
+
+    def wait_elsewhere(self) -> None:
+        """Until the provider of the other region is ready; started when it is first wanted."""
+        host = self.hosts.get("dora") or self.add_host("dora", ELSEWHERE_NANOS, ELSEWHERE)
+        host.wait_ready()
+
+    def _free(self) -> list[bool]:
         offers = {offer["id"]: offer for offer in self.local("operator").offers()}
-        wanted = [offers.get(host.offer) for host in self.hosts.values()]
-        return all(offer is not None and offer["state"] == "open" and offer["gpus_free"] == 1 for offer in wanted)
+        wanted = [offers.get(host.offer) for host in self.hosts.values() if host.region == HERE]
+        return [one is not None and one["state"] == "open" and one["gpus_free"] == 1 for one in wanted]
 
     def host_of(self, provider: str) -> ProviderHost:
         return self.hosts[provider]
+
+    def submit_lasting(self, budget_nanos: int = USD, **changes: Any) -> str:
+        """A job that outlasts its test without taking the cores from it; see `submit`."""
+        source = Path(__file__).with_name("gentle.py")
+        digest = self.local("customer").upload(source.read_bytes())
+        workload = {"kind": "file", "digest": digest, "class_name": "Gentle", "filename": source.name}
+        return self.submit(budget_nanos, **{"workload": workload, "steps": 10**6, "rounds": 200_000, **changes})
 
     def submit(self, budget_nanos: int = USD, **changes: Any) -> str:
         """A job of the local customer on the smallest byte model; a change is named by its path: `workers__min=1`."""
@@ -197,7 +219,7 @@ class Plaza:
             "data": {"kind": "blob", "digest": customer.upload(data), "bytes": len(data), "label": "text"},
             "strategy": {"name": "diloco", "inner_steps": 5, "outer_lr": 0.7, "outer_momentum": 0.5, "codec": "int8"},
             "steps": 60, "rounds": 12,
-            "workers": {"min": 2, "max": 2, "gpus": 1, "gpu": ["cpu"], "vram_gib": 0, "region": ["here"],
+            "workers": {"min": 2, "max": 2, "gpus": 1, "gpu": ["cpu"], "vram_gib": 0, "region": [HERE],
                         "reliability": 0.0, "isolation": "process"},
             "limits": {"max_price_nanos_per_gpu_hour": 9 * USD // 10, "budget_nanos": budget_nanos,
                        "deadline_ms": None},
@@ -280,11 +302,11 @@ class Plaza:
     def close(self) -> None:
         """End the hosts, then the market."""
         for host in self.hosts.values():
-            if host.alive():
-                assert host.process is not None
+            if host.process is not None and host.alive():
                 host.process.send_signal(signal.SIGTERM)
         for host in self.hosts.values():
-            host.stop()
+            if host.process is not None:
+                host.process.wait(60)
         for market in self._markets.values():
             market.close()
         supervisor.stop(self.home.root)

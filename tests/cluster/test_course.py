@@ -8,10 +8,12 @@ import psutil
 import pytest
 
 from storage.checkpoints import Manifest
-from tests.cluster.plaza import USD, Plaza, until
+from tests.cluster.plaza import ELSEWHERE, ELSEWHERE_NANOS, USD, Plaza, until
 from trainers.member import Member
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+
+MINUTE_NANOS = ELSEWHERE_NANOS // 60 + 2
 
 RAISES_LATE = """
 import torch
@@ -30,6 +32,17 @@ class Mine(Workload):
         print("a line of the customer's")
         return model(batch).square().mean()
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def poor(square: Plaza) -> str:
+    """A job with money for a minute, the least that is taken, which runs out elsewhere while the tests here go on."""
+    square.wait_elsewhere()
+    job = square.submit_lasting(
+        MINUTE_NANOS, limits__budget_nanos=MINUTE_NANOS, workers__min=1, workers__max=1, workers__region=[ELSEWHERE]
+    )
+    square.aside.add(job)
+    return job
 
 
 def test_a_job_trains_to_done_and_the_loss_falls(plaza: Plaza) -> None:
@@ -56,29 +69,8 @@ def test_a_job_trains_to_done_and_the_loss_falls(plaza: Plaza) -> None:
     assert member.digest() == manifest.parameters == rounds[-1]["digest"], "the model is the one that all agreed on"
 
 
-def test_a_job_pauses_when_its_escrow_runs_out_and_goes_on_with_more(plaza: Plaza) -> None:
-    minute = USD // 4 // 60 + USD // 3 // 60 + 2
-    job = plaza.submit(budget_nanos=minute, steps=10_000, rounds=2000, limits__budget_nanos=minute)
-    plaza.wait_rounds(job, 2)
-    paused = plaza.wait_state(job, "paused")
-
-    assert paused["reason"] == "escrow_exhausted"
-    assert paused["round_durable"] == paused["rounds_committed"] > 2
-    assert {one["state"] for one in paused["workers"]} == {"ended"}
-    assert 0 <= paused["escrow_nanos"] < minute // 5
-
-    plaza.local("operator").deposit(f"more-{job}", "customer", USD)
-    plaza.local("customer").add_budget(job, id="more", add_nanos=USD)
-    on = plaza.wait_rounds(job, paused["rounds_committed"] + 2)
-    assert on["run"] == 2
-    rounds = plaza.rounds(job)
-    assert [one["round"] for one in rounds] == list(range(1, len(rounds) + 1))
-    plaza.local("customer").cancel_job(job)
-    plaza.wait_state(job, "cancelled")
-
-
 def test_a_cancelled_job_leaves_no_process(plaza: Plaza) -> None:
-    job = plaza.submit(steps=5000, rounds=1000)
+    job = plaza.submit_lasting()
     plaza.wait_rounds(job, 2)
     found = plaza.job(job)
     pids = [worker["pid"] for worker in found["workers"]] + [found["run_pid"]]
@@ -105,3 +97,22 @@ def test_the_customers_exception_fails_the_job_with_its_traceback(plaza: Plaza) 
     text = until(lambda: plaza.local("customer").job_logs(job)["text"], "the job's log")
     assert "a line of the customer's" in text
     assert json.dumps(failed), "all of it is plain JSON"
+
+
+def test_a_job_pauses_when_its_escrow_runs_out_and_goes_on_with_more(square: Plaza, poor: str) -> None:
+    plaza, minute = square, MINUTE_NANOS
+    paused = plaza.wait_state(poor, "paused")
+
+    assert paused["reason"] == "escrow_exhausted"
+    assert paused["round_durable"] == paused["rounds_committed"] > 2
+    assert {one["state"] for one in paused["workers"]} == {"ended"}
+    assert 0 <= paused["escrow_nanos"] < minute // 5
+
+    plaza.local("operator").deposit(f"more-{poor}", "customer", USD)
+    plaza.local("customer").add_budget(poor, id="more", add_nanos=USD)
+    on = plaza.wait_rounds(poor, paused["rounds_committed"] + 2)
+    assert on["run"] == 2
+    rounds = plaza.rounds(poor)
+    assert [one["round"] for one in rounds] == list(range(1, len(rounds) + 1))
+    plaza.local("customer").cancel_job(poor)
+    plaza.wait_state(poor, "cancelled")

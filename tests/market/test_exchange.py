@@ -6,7 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from market.avoidance import LONGEST_MS, SERVED_WELL_MS, Avoidance, after_loss
 from market.commands import (
     AddBudget,
     AddMember,
@@ -30,6 +33,7 @@ from market.commands import (
 )
 from market.exchange import Refusal
 from market.faults import BY_REASON, CAUSES, Charged, Fault, render_table
+from market.outcomes import Settings
 from storage.provenance import make_bundle, verify_bundle
 from storage.units import charge_nanos, fee_total
 from tests.market.scene import USD, Scene, digest, make_spec
@@ -345,21 +349,36 @@ def test_a_gang_grows_to_its_maximum_when_machines_come() -> None:
     assert [worker["offer"] for worker in scene.live()] == ["offer-1", "offer-2", "offer-3"]
 
 
-def test_an_offer_that_lost_a_worker_is_avoided_by_that_job_for_a_minute() -> None:
+def test_an_offer_that_loses_workers_is_avoided_by_that_job_for_longer_each_time() -> None:
     scene = Scene()
     scene.running(offers=2)
-    scene.wait(1_000)
-    scene.lose(0, "worker_killed")
-    scene.clear()
-    assert len(scene.live()) == 1
-    scene.wait(30_000)
-    scene.clear()
-    assert len(scene.live()) == 1
-    assert not scene.exchange.dirty
-    scene.wait(30_001)
-    assert scene.exchange.dirty
-    scene.clear()
-    assert [worker["offer"] for worker in scene.live()] == ["offer-2", "offer-1"]
+    for avoided_ms in (5_000, 10_000, 20_000):
+        scene.wait(1_000)
+        lost = next(worker["slot"] for worker in scene.live() if worker["offer"] == "offer-1")
+        scene.lose(lost, "worker_killed")
+        scene.clear()
+        assert len(scene.live()) == 1
+        scene.wait(avoided_ms - 1)
+        scene.clear()
+        assert len(scene.live()) == 1
+        assert not scene.exchange.dirty
+        scene.wait(1)
+        assert scene.exchange.dirty
+        scene.clear()
+        assert [worker["offer"] for worker in scene.live()] == ["offer-2", "offer-1"]
+
+
+@given(served_ms=st.lists(st.integers(0, 2 * SERVED_WELL_MS), max_size=100), settings=st.integers(0, 10**9))
+def test_an_offer_is_avoided_for_as_long_as_its_losses_in_a_row_say(served_ms: list[int], settings: int) -> None:
+    first = Settings(avoid_ms=settings)
+    last: Avoidance | None = None
+    for at_ms, served in enumerate(served_ms):
+        before, last = last, after_loss(last, at_ms, served)
+        if before is None or served >= SERVED_WELL_MS:
+            assert last.until_ms(first) == at_ms + settings
+        else:
+            doubled = 2 * (before.until_ms(first) - before.at_ms)
+            assert last.until_ms(first) == at_ms + min(doubled, max(settings, LONGEST_MS))
 
 
 def test_an_offer_that_lost_a_worker_is_suspect_until_it_is_heard() -> None:

@@ -189,17 +189,19 @@ class Fetch:
     # a donor's thread
 
     def _ask(self, peer: Peer) -> None:
-        reason = "no longer needed"
+        reason: str | None = "no longer needed"
         try:
             line = self._connect(peer, self._lines[peer.slot])
             reason = self._get_from(peer.slot, line)
         except BadWire as error:
             reason = str(error)
         except OSError as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = None if time.monotonic() >= self._deadline else f"{type(error).__name__}: {error}"
         finally:
             with self._changed:
-                self._reasons.setdefault(peer.slot, reason)
+                # What breaks off because the time is up says nothing about the donor, and the joiner sees the time itself.
+                if reason is not None:
+                    self._reasons.setdefault(peer.slot, reason)
                 self._todo.extendleft(reversed(self._owed.pop(peer.slot)))
                 self._changed.notify_all()
             for line in self._lines[peer.slot]:
