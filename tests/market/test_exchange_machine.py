@@ -318,5 +318,5 @@ class ExchangeMachine(RuleBasedStateMachine):
                 assert self.scene.balances()[f"escrow:{job['id']}"] == 0
 
 
-ExchangeMachine.TestCase.settings = hypothesis_settings(max_examples=40, stateful_step_count=50, deadline=None)
+ExchangeMachine.TestCase.settings = hypothesis_settings(max_examples=25, stateful_step_count=40, deadline=None)
 TestExchange = ExchangeMachine.TestCase

@@ -53,6 +53,10 @@ class Machine:
         return kept | {"TORG_HOME": str(self.home), "HOME": str(self.home), "PYTHONPATH": str(ROOT)}
 
     def torg(self, *arguments: str, timeout_s: float = 120) -> dict | list:
+        return json.loads(self.lines(*arguments, timeout_s=timeout_s))
+
+    def lines(self, *arguments: str, timeout_s: float = 120) -> str:
+        """What a command that has to succeed prints."""
         done = subprocess.run(
             self.command("--json", *arguments),
             cwd=self.home,
@@ -63,7 +67,7 @@ class Machine:
             check=False,
         )
         assert done.returncode == 0, f"torg {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return json.loads(done.stdout)
+        return done.stdout
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         with (self.home / "provide.out").open("w") as log:
@@ -157,12 +161,9 @@ def test_a_stranger_joins_over_the_network_and_both_train(machines: tuple[Machin
         market.torg("wallet", "deposit", "5")
         job = market.torg("submit", "job.yaml", "-y")
 
-        def done() -> dict | None:
-            seen = market.torg("job", job["id"])
-            assert seen["state"] not in ("failed", "cancelled"), seen
-            return seen if seen["state"] == "done" else None
-
-        final = until(done, "the job is done", 150)
+        watched = [json.loads(line) for line in market.lines("watch", job["id"], timeout_s=150).splitlines()]
+        final = market.torg("job", job["id"])
+        assert final["state"] == "done", watched[-1]
         assert {w["provider"] for w in final["leases"]} == {o["provider"] for o in offers}, "both machines trained"
         assert final["rounds_committed"] == 4
         assert final["billed_nanos"] > 0
