@@ -310,7 +310,12 @@ class Host:
             self._market.change_offer(self._config.offer, "drain")
         except (MarketUnreachable, Refused) as problem:
             say("away", message=str(problem))
-        for lease, epoch in self._stable.drain(self._config.drain_s):
+        try:
+            self._stable.drain(self._config.drain_s)
+        except HeadGone as gone:
+            # The leases end all the same; what the workers had of the round in progress is lost, as in a death.
+            say("away", message=str(gone))
+        for lease, epoch in self._stable.serving():
             self._end_lease(lease, epoch, "drained", "the provider drained the offer")
 
     def _on_signal(self, *_: object) -> None:

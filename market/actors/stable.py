@@ -158,15 +158,20 @@ class Stable:
         reason, detail = words.get("reason", "worker_killed"), words.get("detail", "the worker process ended")
         return Died(stall.lease["id"], stall.lease["epoch"], reason, detail)
 
-    def drain(self, timeout_s: float) -> list[tuple[str, int]]:
-        """Let every worker come to its round boundary, at most that long; (lease, epoch) of those that served."""
+    def serving(self) -> list[tuple[str, int]]:
+        """(lease, epoch) of every worker that is tied to one."""
+        return [(s.lease["id"], s.lease["epoch"]) for s in self._stalls.values() if s.lease is not None]
+
+    def drain(self, timeout_s: float) -> None:
+        """Let every worker come to its round boundary, at most that long. Raises HeadGone when Ray cannot ask them."""
         import ray
 
-        serving = [stall for stall in self._stalls.values() if stall.lease is not None]
-        refs = [stall.actor.drain.remote(timeout_s) for stall in serving]
-        if refs:
-            ray.wait(refs, num_returns=len(refs), timeout=timeout_s + 1)
-        return [(s.lease["id"], s.lease["epoch"]) for s in serving if s.lease is not None]
+        try:
+            refs = [stall.actor.drain.remote(timeout_s) for stall in self._stalls.values() if stall.lease is not None]
+            if refs:
+                ray.wait(refs, num_returns=len(refs), timeout=timeout_s + 1)
+        except (ray.exceptions.RayError, OSError) as error:
+            raise HeadGone(str(error)) from error
 
     def close(self) -> None:
         """End every worker."""
@@ -231,9 +236,14 @@ class Stable:
             self._failures += 1
             self._discard(stall)
             raise WorkerEnded(f"the trainer child did not start: {found['error']}")
+        try:
+            pidfd = os.pidfd_open(found["pid"])
+        except ProcessLookupError as error:
+            self._failures += 1
+            self._discard(stall)
+            raise WorkerEnded("the worker process ended while it waited for a lease") from error
         self._failures = 0
-        stall.pid = found["pid"]
-        stall.pidfd = os.pidfd_open(stall.pid)
+        stall.pid, stall.pidfd = found["pid"], pidfd
         watch(stall.pid, lambda: self.on_death(stall.name))
 
     def _serving(self, epoch: int) -> _Stall | None:
