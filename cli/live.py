@@ -184,9 +184,10 @@ def _round_evaluated(view: RunView, event: dict[str, Any], at_ms: int) -> list[s
         view.loss_first = event["loss"]
     for made in reversed(view.rounds):
         if made.round == event["round"]:
-            made.held_out_loss = event["loss"]
+            made.held_out_loss, made.metrics = event["loss"], dict(event.get("metrics") or {})
             break
-    return [f"round {event['round']}  held-out loss {event['loss']:.4f}"]
+    told = "".join(f"  {name} {value:.4g}" for name, value in sorted((event.get("metrics") or {}).items()))
+    return [f"round {event['round']}  held-out loss {event['loss']:.4f}{told}"]
 
 
 def _checkpoint_durable(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:

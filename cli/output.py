@@ -84,7 +84,9 @@ def table(
     )
     for place in kept:
         column = columns[place]
-        made.add_column(column.heading, justify="right" if column.right else "left", no_wrap=True, overflow="ellipsis")
+        made.add_column(
+            Text(column.heading), justify="right" if column.right else "left", no_wrap=True, overflow="ellipsis"
+        )
     for row in body:
         made.add_row(*(Text(row[place].text, row[place].style) for place in kept))
     return made

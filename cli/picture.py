@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SHOWN_ROUNDS = 8
+SHOWN_FIGURES = 3
 CURVE_ROWS = 12
 ROUNDS_OF_A_CURVE = 2
 _STYLES = {"active": "green", "lost": "bold red", "ended": "dim", "granted": "yellow"}
@@ -48,19 +49,22 @@ def _workers(view: RunView, width: int) -> "Table":
 
 
 def _rounds(rounds: Sequence[RoundLine], width: int) -> "Table":
+    figures = sorted({name for one in rounds for name in one.metrics})[:SHOWN_FIGURES]
     columns = [Column("round", right=True), Column("loss", right=True), Column("held out", right=True, gives_way=1),
+               *(Column(printable(name), right=True, gives_way=1) for name in figures),
                Column("tokens/s", right=True, gives_way=2), Column("goodput", right=True, gives_way=3),
                Column("sent each", right=True, gives_way=4), Column("workers", right=True),
                Column("stalled", right=True, gives_way=6), Column("what happened", gives_way=5)]  # fmt: skip
-    return table(columns, [_row(one, width) for one in rounds], width=width)
+    return table(columns, [_row(one, figures, width) for one in rounds], width=width)
 
 
-def _row(one: RoundLine, width: int) -> list[str | Styled]:
+def _row(one: RoundLine, figures: Sequence[str], width: int) -> list[str | Styled]:
     what, style = happened(one)
     return [
         str(one.round),
         _number(one.loss, ".4f"),
         _number(one.held_out_loss, ".4f"),
+        *(_number(one.metrics.get(name), ".4g") for name in figures),
         _number(one.tokens_per_s, ",.0f"),
         _number(one.goodput, ".0%"),
         megabytes(one.sent_bytes_per_worker) if one.sent_bytes else "–",

@@ -15,7 +15,7 @@ class RoundLine:
     """One committed round. Counts, bytes and times are sums over its members, `loss` is their mean training loss.
 
     `leased_ms` and `trained_ms` are worker-milliseconds since each member's round before; `goodput` is trained ÷ leased.
-    `held_out_loss` is None until it is known.
+    `held_out_loss` is None until it is known; `metrics` are the workload's own figures beside it, by name.
     """
 
     job: str
@@ -31,6 +31,7 @@ class RoundLine:
     tokens_per_s: float | None
     loss: float | None
     held_out_loss: float | None
+    metrics: Json
     leased_ms: int
     trained_ms: int
     goodput: float | None
@@ -46,6 +47,11 @@ class RoundLine:
     def document(self) -> Json:
         """As `--json` prints it."""
         return {"type": "round", **asdict(self)}
+
+    def columns(self) -> Json:
+        """The same with a column `metrics.NAME` for each figure, for files that have only columns."""
+        flat = self.document()
+        return flat | {f"metrics.{name}": value for name, value in flat.pop("metrics").items()}
 
 
 class RoundLines:
@@ -75,6 +81,7 @@ class RoundLines:
             tokens_per_s=tokens * 1000 / duration_ms if tokens and duration_ms else None,
             loss=sum(losses) / len(losses) if losses else None,
             held_out_loss=record.get("loss"),
+            metrics=dict(record.get("metrics") or {}),
             leased_ms=leased_ms,
             trained_ms=trained_ms,
             goodput=trained_ms / leased_ms if leased_ms else None,

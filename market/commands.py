@@ -195,10 +195,11 @@ class LostWorker:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """The held-out loss after a round."""
+    """The held-out loss after a round, and the workload's own figures by name (`trainers.metrics`)."""
 
     round: int
     loss: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
         "late",
         "warned",
     ),
-    "round_evaluated": ("job", "round", "loss"),
+    "round_evaluated": ("job", "round", "loss", "metrics"),
     "checkpoint_durable": (
         "job",
         "round",
@@ -92,6 +92,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
 # What a journal from before these fields does not say.
 ROUND_BEFORE: Final[Mapping[str, Any]] = {"strategy": "", "tuning": 0, "attempts": 1, "late": [], "warned": []}
 MEMBER_BEFORE: Final[Mapping[str, int]] = {"sent_bytes": 0, "received_bytes": 0, "stall_ms": 0}
+EVALUATED_BEFORE: Final[Mapping[str, Any]] = {"metrics": {}}
 
 
 def make_event(kind: str, fields: Mapping[str, Any]) -> Event:

@@ -21,6 +21,7 @@ from market.proving import make_segment
 from market.state import Job
 from market.tuning import tuning_of_round
 from market.turn import Turn
+from trainers.metrics import wrong_metrics
 
 
 def report_answer(job: Job, created: bool = True, stale: int = 0) -> Answer:
@@ -53,6 +54,10 @@ def report_readings(turn: Turn, command: ReportReadings) -> Answer | Refusal:
         for name in ("leased_ms", "trained_ms", "rounds", "tokens", "bytes"):
             if not is_int(getattr(reading, name), 0, MAX_INT):
                 return invalid(f"readings.{name}", getattr(reading, name), "a count")
+    for one in command.evaluated:
+        wrong = wrong_metrics(one.metrics)
+        if wrong is not None:
+            return Refusal("invalid", f"evaluated.metrics: round {one.round} {wrong}", field="evaluated.metrics")
     if job.state != "running":
         return report_answer(job, created=False)
     if command.run_pid is not None and is_int(command.run_pid, 1, 2**31):
@@ -96,8 +101,11 @@ def _count_round(turn: Turn, lease: Lease, number: int) -> None:
 def _evaluate(turn: Turn, job: Job, evaluated: Iterable[Evaluated]) -> None:
     for one in evaluated:
         known = isinstance(one.round, int) and 1 <= one.round <= job.rounds_committed
-        if known and math.isfinite(one.loss) and job.losses.get(one.round) != one.loss:
-            turn.emit("round_evaluated", {"job": job.id, "round": one.round, "loss": float(one.loss)})
+        metrics = {name: float(value) for name, value in sorted(one.metrics.items())}
+        news = (job.losses.get(one.round), job.metrics.get(one.round)) != (one.loss, metrics)
+        if known and math.isfinite(one.loss) and news:
+            fields = {"job": job.id, "round": one.round, "loss": float(one.loss), "metrics": metrics}
+            turn.emit("round_evaluated", fields)
 
 
 def _lose(turn: Turn, job: Job, lost: Iterable[LostWorker]) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from market.avoidance import after_loss
-from market.events import MEMBER_BEFORE, ROUND_BEFORE, Event
+from market.events import EVALUATED_BEFORE, MEMBER_BEFORE, ROUND_BEFORE, Event
 from market.leases import Lease, LeaseState
 from market.state import FINAL_STATES, Job, MemberRecord, OfferRecord, ProviderRecord, State
 from storage.ledger import Status, Transfer
@@ -255,12 +255,14 @@ def _forget_rounds(state: State, job: Job, first: int) -> None:
     for number in range(first, job.rounds_committed + 1):
         job.rounds.pop(number, None)
         job.losses.pop(number, None)
+        job.metrics.pop(number, None)
     for lease in state.leases_of(job):
         lease.committed = [(number, ms) for number, ms in lease.committed if number < first]
 
 
 def _round_evaluated(state: State, event: Event, at_ms: int) -> None:
-    state.jobs[event["job"]].losses[event["round"]] = event["loss"]
+    job, said = state.jobs[event["job"]], {**EVALUATED_BEFORE, **event}
+    job.losses[said["round"]], job.metrics[said["round"]] = said["loss"], said["metrics"]
 
 
 def _checkpoint_durable(state: State, event: Event, at_ms: int) -> None:

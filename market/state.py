@@ -98,6 +98,7 @@ class Job:
     last_round_at_ms: int = 0
     rounds: dict[int, dict[str, Any]] = field(default_factory=dict)
     losses: dict[int, float] = field(default_factory=dict)
+    metrics: dict[int, dict[str, float]] = field(default_factory=dict)  # the workload's own figures of the same rounds
     durable: dict[str, Any] | None = None
     leases: list[str] = field(default_factory=list)
     live: dict[str, None] = field(default_factory=dict)

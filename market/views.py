@@ -100,6 +100,7 @@ def job_view(state: State, volatile: Volatile, job: Job) -> Json:
         "last_round_ms": job.last_round_ms,
         "loss_first": losses.get(1),
         "loss_last": losses[max(losses)] if losses else None,
+        "metrics_last": job.metrics[max(losses)] if losses else {},
         "workers": [lease_view(state, lease) for lease in _seats(state, job)],
         "leases": [lease_view(state, lease) for lease in state.leases_of(job)],
         "run_pid": volatile.run_pid.get(job.id) if job.state == "running" else None,
@@ -302,8 +303,11 @@ def explain_view(state: State, volatile: Volatile, settings: Settings, job: Job)
 
 
 def rounds_view(job: Job) -> list[Json]:
-    """Every committed round with its members and its held-out loss (None until it is known)."""
-    return [{**record, "loss": job.losses.get(number)} for number, record in sorted(job.rounds.items())]
+    """Every committed round with its members, its held-out loss (None until it is known) and figures (none until then)."""
+    return [
+        {**record, "loss": job.losses.get(number), "metrics": job.metrics.get(number, {})}
+        for number, record in sorted(job.rounds.items())
+    ]
 
 
 def bundle_view(state: State, job: Job) -> Json:

@@ -99,6 +99,7 @@ TABLES = {
         ),
         _table("round_losses", "job, round BIGINT, lease, epoch BIGINT, reason"),
         _table("evaluations", "job, round BIGINT, loss DOUBLE"),
+        _table("evaluation_metrics", "job, round BIGINT, name, value DOUBLE"),
         _table(
             "checkpoints",
             "job, round BIGINT, step BIGINT, manifest, bytes BIGINT, stall_ms BIGINT, removed_json, kind,"
@@ -115,7 +116,7 @@ _PLAIN = {
     "transfer": "transfers", "offer_placed": "offers", "offer_changed": "offer_changes", "job_submitted": "jobs",
     "job_state": "job_states", "job_budget": "job_budgets", "job_retuned": "tunings", "job_result": "job_results", "lease_granted": "leases",
     "lease_started": "lease_starts", "lease_metered": "lease_meters", "lease_charged": "lease_charges",
-    "lease_ended": "lease_ends", "round_evaluated": "evaluations", "checkpoint_durable": "checkpoints",
+    "lease_ended": "lease_ends", "checkpoint_durable": "checkpoints",
     "provenance": "statements",
 }  # fmt: skip
 
@@ -132,6 +133,12 @@ def _round(event: Event) -> Iterator[tuple[str, Event]]:
         yield "round_losses", {**lost, "job": event["job"], "round": event["round"]}
 
 
+def _evaluated(event: Event) -> Iterator[tuple[str, Event]]:
+    yield "evaluations", event
+    for name, value in sorted((event.get("metrics") or {}).items()):
+        yield "evaluation_metrics", {"job": event["job"], "round": event["round"], "name": name, "value": value}
+
+
 def _clearing(event: Event) -> Iterator[tuple[str, Event]]:
     for unmatched in event.get("unmatched") or ():
         yield "unmatched", unmatched
@@ -141,6 +148,7 @@ _MANY: dict[str, Callable[[Event], Iterator[tuple[str, Event]]]] = {
     "member_added": _member,
     "member_revoked": _member,
     "round_committed": _round,
+    "round_evaluated": _evaluated,
     "clearing": _clearing,
 }
 

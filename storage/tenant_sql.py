@@ -9,6 +9,8 @@ configuration locked; limits on time, rows, bytes and memory. Tables:
   end_reason, fault, metered_ms, charged_ms, trained_ms, rounds, tokens, charged_nanos, fee_nanos, refunded_nanos)
 - `rounds` (one row per round and member: job, round, step, at, duration_ms, lease, customer, provider, slot, loss, steps,
   tokens, leased_ms, trained_ms, bytes, held_out_loss)
+- `metrics` (the workload's own figures of held-out data: job, round, step, at, customer, name, value); a provider sees
+  none
 - `billing` (every reading, charge and refund: at, day, job, customer, provider, lease, gpu, gpu_ms, trained_ms, rounds,
   charged_nanos, fee_nanos, refunded_nanos)
 - `transfers` (id, at, kind, debit, credit, amount_nanos, job, lease)
@@ -25,7 +27,7 @@ import duckdb
 
 from storage.tenants import QueryRefused, Tenant
 
-TENANT_TABLES = ("jobs", "leases", "rounds", "billing", "transfers")
+TENANT_TABLES = ("jobs", "leases", "rounds", "metrics", "billing", "transfers")
 HIDDEN_FROM_PROVIDERS = ("budget_nanos", "billed_nanos", "fee_nanos", "escrow_nanos", "spec", "tags")
 # In this order: once external access is off, the other settings that touch files cannot be changed any more.
 _SAFE = (
@@ -72,7 +74,7 @@ def tenant_sql(
 
 
 def _refuse_statement(own: duckdb.DuckDBPyConnection, statement: str) -> QueryRefused | None:
-    remedy = "send one SELECT over the tables jobs, leases, rounds, billing, transfers"
+    remedy = f"send one SELECT over the tables {', '.join(TENANT_TABLES)}"
     try:
         parsed = own.extract_statements(statement)
     except duckdb.Error as error:
@@ -111,6 +113,7 @@ def _rows(tenant: Tenant) -> dict[str, tuple[str, str, list[Any]]]:
         rows["transfers"] = ("*", f"{touches} OR {own_escrow}", [*accounts, *accounts, tenant.member])
     else:
         rows["transfers"] = ("*", touches, [*accounts, *accounts])
+        rows["metrics"] = ("*", "false", [])
         hidden = ", ".join(f"NULL AS {name}" for name in HIDDEN_FROM_PROVIDERS)
         rows["jobs"] = (f"* REPLACE ({hidden})", "job IN (SELECT job FROM leases WHERE provider = ?)", who)
     return rows

@@ -15,11 +15,12 @@ import torch
 from trainers.flat import FlatModel, ShapeChanged
 from trainers.inner_options import InnerOptions
 from trainers.inner_state import export_state, import_state
+from trainers.metrics import mean_metrics
 from trainers.precision import LossScale, forward_in, norm_of
 from trainers.preparing import compiled, recompute_activations, shard
 from trainers.ranks import Ranks
 from trainers.sharding import gather_no_longer, whole
-from trainers.workload import Batch, Workload, mean_metrics
+from trainers.workload import Batch, Workload
 
 __all__ = ["InnerLoop", "InnerResult", "NotFinite", "ShapeChanged"]
 

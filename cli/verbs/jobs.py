@@ -82,7 +82,8 @@ def show_job(settings: Settings, one: dict[str, Any]) -> None:
     lines = [f"{one['id']}  {one['name']}", f"state    {one['state']}{reason}",
              f"rounds   {one['rounds_committed']} of {one['rounds_planned']}"]  # fmt: skip
     if fall := _fall(one, 4):
-        lines.append(f"loss     {fall} (held out)")
+        figures = "".join(f", {name} {value:.4g}" for name, value in (one.get("metrics_last") or {}).items())
+        lines.append(f"loss     {fall} (held out){figures}")
     lines += _training(one)
     lines.append(
         f"money    billed {usd(one['billed_nanos'])}, escrow {usd(one['escrow_nanos'])}, budget {usd(one['budget_nanos'])}"

@@ -20,7 +20,7 @@ SCALARS = (
     "loss", "held_out_loss", "tokens_per_s", "goodput", "members", "tokens", "duration_ms", "sent_bytes",
     "received_bytes", "sent_bytes_per_worker", "stall_ms", "attempts",
 )  # fmt: skip
-"""Fields of a round's line that become scalars, under the tag `torg/NAME`."""
+"""Fields of a round's line that become scalars, under the tag `torg/NAME`; the workload's figures: `torg/metrics/NAME`."""
 
 
 def register(app: typer.Typer) -> None:
@@ -45,7 +45,7 @@ def metrics(
     if tensorboard is not None:
         written.append(str(_write_events(tensorboard / job_id, lines)))
     if csv is not None:
-        write_lines([line.document() for line in lines], "csv", csv)
+        write_lines([line.columns() for line in lines], "csv", csv)
         written.append(str(csv))
     if settings.as_json:
         document({"job": job_id, "written": written, "rounds": [line.document() for line in lines]})
@@ -61,7 +61,8 @@ def _write_events(folder: Path, lines: Sequence[RoundLine]) -> Path:
         (
             line.at_ms,
             line.step,
-            {f"torg/{name}": value for name in SCALARS if (value := getattr(line, name)) is not None},
+            {f"torg/{name}": value for name in SCALARS if (value := getattr(line, name)) is not None}
+            | {f"torg/metrics/{name}": value for name, value in line.metrics.items()},
         )
         for line in lines
     ]

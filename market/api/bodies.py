@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from market.hardware import MAX_UNITS
+from trainers.metrics import MAX_METRIC_NAME, MAX_METRICS
 
 ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 DIGEST = r"^[0-9a-f]{64}$"
@@ -119,6 +120,9 @@ class LostBody(Body):
 class EvaluatedBody(Body):
     round: Positive
     loss: float
+    metrics: Annotated[
+        dict[Annotated[str, Field(min_length=1, max_length=MAX_METRIC_NAME)], float], Field(max_length=MAX_METRICS)
+    ] = {}
 
 
 class LogBody(Body):

@@ -38,6 +38,17 @@ JOIN (
 LEFT JOIN (SELECT job, round, arg_max(loss, (record, ordinal)) AS loss FROM evaluations GROUP BY job, round) e
   ON e.job = k.job AND e.round = k.round;
 
+-- metric_lines: the workload's own figures of held-out data, one line each, as the newest evaluation of a kept round has them.
+CREATE OR REPLACE VIEW metric_lines AS
+SELECT m.job, j.customer, m.round, k.step, m.at_ms, m.name, m.value
+FROM evaluation_metrics m
+SEMI JOIN (
+  SELECT record, ordinal FROM evaluations
+  QUALIFY row_number() OVER (PARTITION BY job, round ORDER BY record DESC, ordinal DESC) = 1
+) e ON e.record = m.record AND e.ordinal = m.ordinal
+JOIN kept_rounds k ON k.job = m.job AND k.round = m.round
+LEFT JOIN jobs j ON j.job = m.job;
+
 -- worker_totals: one line per lease that took part in a kept round.
 CREATE OR REPLACE VIEW worker_totals AS
 SELECT job, lease, provider, slot, count(*)::BIGINT AS rounds, sum(tokens)::BIGINT AS tokens,

@@ -15,6 +15,10 @@ SELECT job, round, step, make_timestamp(at_ms * 1000) AS at, duration_ms, lease,
   tokens, leased_ms, trained_ms, bytes, held_out_loss, strategy, sent_bytes, received_bytes, stall_ms
 FROM round_lines ORDER BY at_ms, job, slot;
 
+CREATE OR REPLACE VIEW tenant_metrics AS
+SELECT job, round, step, make_timestamp(at_ms * 1000) AS at, customer, name, value
+FROM metric_lines ORDER BY job, round, name;
+
 CREATE OR REPLACE VIEW tenant_billing AS
 SELECT make_timestamp(at_ms * 1000) AS at, make_timestamp(at_ms * 1000)::DATE AS day, job, customer, provider, lease,
   gpu, gpu_ms, trained_ms, rounds, charged_nanos, fee_nanos, refunded_nanos

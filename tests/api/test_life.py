@@ -56,7 +56,9 @@ def test_a_job_lives_loses_a_worker_and_is_billed_what_the_ledger_says(square: S
         run.checkpoint(removed=[state])
         assert plane.blobs.size(state) is None, "a checkpoint that is not kept is removed"
         run.report(refilled, manner={"strategy": "noloco", "attempts": 2, "late": [1]}, sent_bytes=7, stall_ms=3)
-        run.read(refilled, evaluated=[{"round": 3, "loss": 1.25}])
+        run.read(refilled, evaluated=[{"round": 3, "loss": 1.25, "metrics": {"accuracy": 0.5}}])
+        too_many = {"round": 3, "loss": 1.25, "metrics": {str(number): 0.5 for number in range(17)}}
+        assert refusal(lambda: plane.report_readings(job, run_pid=1, evaluated=[too_many])).status == 422
         run.checkpoint()
         plane.report_halted(job, state="done", reason="done", round=3, manifest=run.manifest)
 
@@ -67,6 +69,7 @@ def test_a_job_lives_loses_a_worker_and_is_billed_what_the_ledger_says(square: S
         done = ann.job(job)
         assert (done["state"], done["rounds_committed"], done["escrow_nanos"]) == ("done", 3, 0)
         assert (done["loss_first"], done["loss_last"]) == (3.5, 1.25)
+        assert (done["metrics_last"], ann.rounds(job)[2]["metrics"]) == ({"accuracy": 0.5}, {"accuracy": 0.5})
         killed = next(lease for lease in done["leases"] if lease["id"] == lost["id"])
         assert killed["fault"] == "provider"
         assert killed["charged_ms"] < killed["metered_ms"], "what was metered after its last round is not charged"

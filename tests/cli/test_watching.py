@@ -25,8 +25,9 @@ LIFE = (
     committed(2, "lease-000001", lost=("lease-000002",)),
     granted("lease-000003", "cumulus", 600_000_000, replaces="lease-000002"),
     committed(3, "lease-000001", "lease-000003"),
-    {"type": "round_evaluated", "job": "job-1f2e3d4c5b", "round": 3, "loss": 3.0},
-)
+    {"type": "round_evaluated", "job": "job-1f2e3d4c5b", "round": 3, "loss": 3.0,
+     "metrics": {"accuracy": 0.625, "[red] recall": 1.0}},
+)  # fmt: skip
 
 
 RETUNED = {"type": "job_retuned", "job": "job-1f2e3d4c5b", "tuning": 1, "id": "t1", "request_digest": "0" * 64,
@@ -43,7 +44,7 @@ def test_watch_tells_the_life_and_ends_as_the_job_did(torg: Torg, market: FakeMa
     ran = torg("watch", "job-1f2e3d4c5b")
     assert ran.code == code
     for part in ("borealis is lost (no reading for 3 s)", "without 1 lost", "cumulus replaces lease-000002",
-                 "held-out loss 3.0000", "1,000 tokens/s", f"is {last}: because"):  # fmt: skip
+                 "held-out loss 3.0000  [red] recall 1  accuracy 0.625", "1,000 tokens/s", f"is {last}: because"):  # fmt: skip
         assert part in ran.out
 
 
@@ -58,6 +59,7 @@ def test_watch_prints_a_json_line_for_each_round_and_one_for_the_end(torg: Torg,
     assert [(one["type"], one["round"], one["held_out_loss"]) for one in rounds] == [
         ("round", 1, 4.0), ("round", 2, None), ("round", 3, 3.0), ("round", 4, None)
     ]  # fmt: skip
+    assert [one["metrics"].get("accuracy") for one in rounds] == [None, None, 0.625, None]
     page = (Path(__file__).parents[2] / "docs" / "API.md").read_text(encoding="utf-8").partition("## Lines")[2]
     assert [name for name in rounds[0] if f"`{name}`" not in page] == []
     last = rounds[-1]
@@ -99,6 +101,7 @@ def test_after_a_retune_the_plan_follows_the_new_rounds() -> None:
 
 def test_metrics_are_written_as_tensorboard_reads_them(torg: Torg, market: FakeMarket, tmp_path: Path) -> None:
     told = [{**one, "loss": loss, "at_ms": 1000 * one["round"]} for one, loss in ((LIFE[2], 4.0), (SEEN[1], None))]
+    told[0]["metrics"] = {"accuracy": 0.625}
     market.routes["GET /v1/jobs/job-1f2e3d4c5b/rounds"] = (200, {"items": told})
     argv = ("metrics", "job-1f2e3d4c5b", "--tensorboard", str(tmp_path / "tb"), "--csv", str(tmp_path / "rounds.csv"))
     document = torg(*argv, "--json").document
@@ -108,10 +111,13 @@ def test_metrics_are_written_as_tensorboard_reads_them(torg: Torg, market: FakeM
     first, one, four = records_of(events.read_bytes())
     assert b"brain.Event:2" in first
     assert scalar(one, b"torg/held_out_loss") == 4.0
+    assert scalar(one, b"torg/metrics/accuracy") == 0.625
+    assert b"torg/metrics" not in four
     assert scalar(four, b"torg/sent_bytes") == 3e6
     assert b"torg/held_out_loss" not in four
     rows = list(csv.DictReader((tmp_path / "rounds.csv").read_text().splitlines()))
     assert [(row["round"], row["strategy"]) for row in rows] == [("1", ""), ("4", "noloco")]
+    assert [row["metrics.accuracy"] for row in rows] == ["0.625", ""]
 
 
 def records_of(data: bytes) -> list[bytes]:
@@ -200,7 +206,8 @@ def test_watch_draws_a_live_picture_on_a_terminal(market: FakeMarket, home: Path
     market.routes["GET /v1/jobs/job-1f2e3d4c5b"] = (200, job(state="done"))
     market.routes["GET /v1/jobs/job-1f2e3d4c5b/events"] = stream(*LIFE, state("done"))
     shown = on_a_terminal(
-        ["watch", "job-1f2e3d4c5b"], {"TORG_HOME": str(home), "TERM": "xterm", "COLUMNS": "90", "LINES": "50"}
+        ["watch", "job-1f2e3d4c5b"], {"TORG_HOME": str(home), "TERM": "xterm", "COLUMNS": "120", "LINES": "50"}
     )
-    for part in ("lost", "cumulus", "held-out loss 4.000 → 3.000", "round 3/14", "held-out loss by round", "1,000"):
+    for part in ("lost", "cumulus", "held-out loss 4.000 → 3.000", "round 3/14", "held-out loss by round", "1,000",
+                 "accuracy", "0.625", "[red] recall"):  # fmt: skip
         assert part in shown

@@ -179,8 +179,8 @@ class Scene:
         )
         return self.do(ReportReadings(job, 77, readings, (), lost, "plane"))
 
-    def evaluate(self, job: str, number: int, loss: float) -> None:
-        self.do(ReportReadings(job, 77, (), (Evaluated(number, loss),), (), "plane"))
+    def evaluate(self, job: str, number: int, loss: float, **metrics: float) -> None:
+        self.do(ReportReadings(job, 77, (), (Evaluated(number, loss, metrics),), (), "plane"))
 
     def lose(self, slot: int, reason: str, job: str = "job-1") -> None:
         lease = next(one for one in self.view(job)["leases"] if one["slot"] == slot)

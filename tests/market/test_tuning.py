@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market.checking import check_spec
-from market.commands import HaltJob, RetuneJob, Warned
+from market.commands import Evaluated, HaltJob, ReportReadings, RetuneJob, Warned
 from market.outcomes import Settings
 from market.tuning import retuned
 from storage.canonical import digest_of
@@ -178,6 +178,35 @@ def test_a_journal_from_before_is_replayed_with_what_it_says(scene: Scene) -> No
     last = (again.rounds("job-1") or [])[-1]
     assert (last["strategy"], last["attempts"], last["late"], last["members"][0]["sent_bytes"]) == ("", 1, [], 0)
     again.job("job-1")
+
+
+def test_the_workloads_figures_are_in_the_round_and_the_newest_in_the_job(scene: Scene) -> None:
+    scene.evaluate("job-1", 1, 3.0, accuracy=0.5)
+    scene.evaluate("job-1", 2, 2.0, accuracy=0.75, recall=1)
+    before = len(scene.of_type("round_evaluated"))
+    scene.evaluate("job-1", 2, 2.0, accuracy=0.75, recall=1)
+    assert len(scene.of_type("round_evaluated")) == before, "told again, nothing happens"
+    rounds = scene.exchange.rounds("job-1") or []
+    assert [(one["loss"], one["metrics"]) for one in rounds] == [
+        (3.0, {"accuracy": 0.5}), (2.0, {"accuracy": 0.75, "recall": 1.0}),
+    ]  # fmt: skip
+    assert scene.view()["metrics_last"] == {"accuracy": 0.75, "recall": 1.0}
+    assert scene.replayed().rounds("job-1") == rounds
+
+
+def test_figures_that_no_workload_may_give_are_refused(scene: Scene) -> None:
+    for metrics in ({f"figure {number}": 1.0 for number in range(17)}, {"x" * 41: 1.0}, {"a": float("inf")}):
+        refusal = scene.refused(ReportReadings("job-1", 77, (), (Evaluated(1, 3.0, metrics),), (), "plane"))
+        assert refusal.field == "evaluated.metrics"
+    assert scene.of_type("round_evaluated") == []
+
+
+def test_an_evaluation_of_a_journal_from_before_has_no_figures(scene: Scene) -> None:
+    again = scene.replayed()
+    again.replay(scene.now_ms, [{"type": "round_evaluated", "job": "job-1", "round": 1, "loss": 3.0}])
+    [first, *_] = again.rounds("job-1") or []
+    assert (first["loss"], first["metrics"]) == (3.0, {})
+    assert (again.job("job-1") or {})["metrics_last"] == {}
 
 
 @given(st.sampled_from(sorted(STRATEGIES)), st.sampled_from(sorted(STRATEGIES)), st.integers(12, 500))

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from storage.projection import Projection
-from storage.tenant_sql import HIDDEN_FROM_PROVIDERS, Limits, tenant_sql
+from storage.tenant_sql import HIDDEN_FROM_PROVIDERS, TENANT_TABLES, Limits, tenant_sql
 from storage.tenants import QueryRefused, Tenant
-from tests.storage.books_examples import example_story, write
+from tests.storage.books_examples import Story, example_story, write
 
 OPERATOR = Tenant("root", "operator")
 ANN = Tenant("ann", "customer")
@@ -43,9 +43,29 @@ def test_everybody_sees_their_own_rows(ask) -> None:
         "d1", "hold-job-a", "release-job-a",
     ]  # fmt: skip
     assert column(P1, "SELECT DISTINCT kind FROM transfers") == ["charge"]
-    for table in ("jobs", "leases", "rounds", "billing", "transfers"):
+    for table in TENANT_TABLES:
         assert column(Tenant("x", "plane"), f"SELECT count(*) FROM {table}") == [0]
         assert column(Tenant("nobody", "customer"), f"SELECT count(*) FROM {table}") == [0]
+
+
+def test_the_workloads_figures_are_rows_of_the_newest_evaluation_of_a_kept_round(tmp_path: Path) -> None:
+    def evaluated(number: int, loss: float, **metrics: float) -> dict[str, object]:
+        return {"type": "round_evaluated", "job": "job-a", "round": number, "loss": loss, "metrics": metrics}
+
+    story = Story()
+    story.submit(1, "job-a", "ann", 1_000_000_000, {})
+    lease = story.grant(2, "job-a", "ann", "p1", 360_000_000)
+    story.round(10, "job-a", 1, [lease])  # whose evaluation is of a journal of before
+    story.round(20, "job-a", 2, [lease])
+    story.add(30, evaluated(1, 3.0, accuracy=0.25, recall=0.5))
+    story.add(40, evaluated(1, 3.0, accuracy=0.5))
+    story.add(50, evaluated(2, 2.0, accuracy=0.75))
+    write(tmp_path / "journal", story.records)
+    sql = "SELECT job, round, step, name, value FROM metrics ORDER BY round, name"
+    with Projection.in_memory(tmp_path / "journal") as books, books.cursor() as cursor:
+        rows = [tenant_sql(cursor, who, sql)["rows"] for who in (ANN, OPERATOR, P1, Tenant("bob", "customer"))]
+    mine = [["job-a", 1, 30, "accuracy", 0.5], ["job-a", 2, 60, "accuracy", 0.75]]
+    assert rows == [mine, mine, [], []]
 
 
 def test_a_provider_sees_no_money_and_no_spec_of_a_job(ask) -> None:

@@ -32,6 +32,13 @@ class Customer(Workload):
         return torch.nn.functional.mse_loss(model(batch[0]), batch[1]) * self.factor
 
     factor = 1.0
+    figures = 0
+
+    def metrics(self, model, batch):
+        return {f"figure {number}": 0.5 for number in range(self.figures)}
+
+    def measure_too_much(self, model):
+        self.figures = 17
 
     def train_well(self, model):
         pass

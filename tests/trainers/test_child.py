@@ -110,6 +110,7 @@ def test_customer_code_cannot_start_processes_reach_the_network_or_see_the_envir
 FAILURES = [
     ("raise_error", "exception", "RuntimeError: my own mistake"),
     ("make_nan", "nan", "the loss is nan at step 0"),
+    ("measure_too_much", "exception", "ValueError: metrics() gave 17 figures; 16 are the most"),
     ("change_shape", "shape", "late"),
     ("die_quietly", "died", "exited with status 7 while training round 1"),
     ("leak", "memory", ""),
@@ -120,7 +121,7 @@ FAILURES = [
 def test_a_failing_workload_is_named_and_its_child_ended(spawn, do, kind, words):
     child, parameters = loaded_customer(spawn, do=do)
     with pytest.raises(ChildFailed) as failed:
-        train(child, parameters)
+        child.evaluate(train(child, parameters).parameters)
     assert failed.value.kind == kind
     assert words in failed.value.message
     if do == "raise_error":

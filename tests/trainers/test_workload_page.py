@@ -9,7 +9,8 @@ import torch
 
 from market.forms import digest_only, read_job, resolve
 from trainers.loop import InnerLoop
-from trainers.workload import Workload, built_in, mean_metrics
+from trainers.metrics import mean_metrics
+from trainers.workload import Workload, built_in
 from trainers.workloads.options import WORKLOADS, workload_options
 
 ROOT = Path(__file__).parents[2]

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from trainers.child_messages import ChildFailed, checked_metrics
 from trainers.loop import InnerLoop
-from trainers.workload import Workload, built_in, mean_metrics
+from trainers.metrics import mean_metrics
+from trainers.workload import Workload, built_in
 from trainers.workloads import BUILT_IN
 from trainers.workloads.options import WORKLOADS, OptionError, workload_options
 from trainers.workloads.tables import TableError
@@ -207,6 +209,29 @@ def test_a_metric_that_is_no_number_or_comes_under_another_name_is_refused():
         mean_metrics([{"a": float("nan")}])
     with pytest.raises(ValueError, match="for one batch"):
         mean_metrics([{"a": 1.0}, {"b": 1.0}])
+
+
+@pytest.mark.parametrize(
+    ("found", "named"),
+    [
+        ({f"figure {number}": 0.5 for number in range(17)}, "gave 17 figures; 16 are the most"),
+        ({"x" * 41: 0.5}, "'xxx"),
+        ({"": 0.5}, "the name ''"),
+        ({"two\nlines": 0.5}, r"two\\nlines"),
+        ({3: 0.5}, "the name 3"),
+        ({"a": True}, "'a' = True"),
+        ({"a": "0.5"}, r"use float\(…\)"),
+        ({"a": 10**400}, "'a' = 1000"),
+        ([0.5], "gave list, no mapping"),
+    ],
+)
+def test_figures_beyond_the_limits_are_refused_in_the_child_and_again_by_its_parent(found, named):
+    with pytest.raises(ValueError, match=named):
+        mean_metrics([found])
+    with pytest.raises(ChildFailed, match=named) as failed:
+        checked_metrics(found)
+    assert failed.value.kind == "exception"
+    assert "metrics()" in failed.value.message
 
 
 def test_a_workload_without_batches_says_so():

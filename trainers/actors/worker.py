@@ -378,9 +378,10 @@ class Worker:
                 self._recent.append({**answer, "info": training.info, **training.standing(), **self._meter.reading()})
 
     def _tell_loss(self, loss: float, round: int) -> None:
-        self._tidings.add("evaluated", [{"round": round, "loss": loss}])
-        if self._child.now.metrics:
-            told = ", ".join(f"{name} {value:.6g}" for name, value in sorted(self._child.now.metrics.items()))
+        metrics = dict(self._child.now.metrics)
+        self._tidings.add("evaluated", [{"round": round, "loss": loss, "metrics": metrics}])
+        if metrics:
+            told = ", ".join(f"{name} {value:.6g}" for name, value in sorted(metrics.items()))
             line = f"held-out after round {round}: loss {loss:.6g}, {told}"
             self._tidings.add("logs", [{"at_ms": time.time_ns() // 1_000_000, "source": self.name, "line": line}])
 

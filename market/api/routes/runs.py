@@ -64,12 +64,12 @@ async def report_round(services: Has, caller: Plane, body: RoundBody) -> dict[st
 
 @router.post("/readings")
 async def report_readings(services: Has, caller: Plane, body: ReadingsBody) -> dict[str, Any]:
-    """Meters, held-out losses, lost workers, printed lines."""
+    """Meters, held-out losses and figures, lost workers, printed lines."""
     command = ReportReadings(
         job=body.job,
         run_pid=body.run_pid,
         readings=tuple(Reading(**reading.model_dump()) for reading in body.readings),
-        evaluated=tuple(Evaluated(one.round, one.loss) for one in body.evaluated),
+        evaluated=tuple(Evaluated(one.round, one.loss, one.metrics) for one in body.evaluated),
         lost=_lost(body.lost),
         by=caller.name,
     )
