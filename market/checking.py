@@ -25,6 +25,7 @@ MAX_ROUNDS: Final = 1_000_000
 MAX_STEPS: Final = 1_000_000_000
 MAX_VRAM_GIB: Final = 4_096.0
 MAX_EVERY_ROUNDS: Final = 10_000
+MAX_EVERY_MS: Final = 30 * 86_400_000
 MAX_ACCUMULATE: Final = 65_536
 MAX_PROCESSES: Final = 64
 MAX_CLIP: Final = 1e6
@@ -42,8 +43,9 @@ TRAIN_DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType(
     }
 )
 CHECKPOINT_DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType(
-    {"every_rounds": 1, "keep": 3, "base_every_rounds": 10, "inner_state": False}
+    {"every_rounds": 1, "keep": 3, "base_every_rounds": 10}  # `inner_state` by the strategy: `keeps_inner_state`
 )
+# In force when a job says neither of the two that it may say.
 EVALUATE_DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType({"every_rounds": 1})
 # A job's data travel to every worker as one object of Ray's.
 MAX_DATA_BYTES: Final = 2 * 1024**3
@@ -111,7 +113,7 @@ def check_spec(spec: Mapping[str, Any], settings: Settings) -> Refusal | None:
         or _check_workers(spec["workers"], settings)
         or _check_limits(spec["limits"], settings)
         or _check_checkpoint(spec["checkpoint"])
-        or _check_every("evaluate", spec.get("evaluate", {}), ("every_rounds",))
+        or _check_evaluate(spec.get("evaluate", {}))
         or check_tags(spec["tags"])
     )
 
@@ -287,7 +289,7 @@ def _check_limits(limits: object, settings: Settings) -> Refusal | None:
 
 
 def _check_checkpoint(checkpoint: object) -> Refusal | None:
-    wrong = _check_fields("checkpoint.", checkpoint, ("every_rounds", "keep"), tuple(CHECKPOINT_DEFAULTS))
+    wrong = _check_fields("checkpoint.", checkpoint, ("every_rounds", "keep"), (*CHECKPOINT_DEFAULTS, "inner_state"))
     if wrong is not None:
         return wrong
     assert isinstance(checkpoint, Mapping)
@@ -295,6 +297,18 @@ def _check_checkpoint(checkpoint: object) -> Refusal | None:
         return invalid("checkpoint.inner_state", checkpoint["inner_state"], "true or false")
     counts = {name: value for name, value in checkpoint.items() if name != "inner_state"}
     return _check_every("checkpoint", counts, tuple(counts))
+
+
+def _check_evaluate(evaluate: object) -> Refusal | None:
+    """By rounds, by the clock, or by both; of old jobs nothing is said."""
+    wrong = _check_fields("evaluate.", evaluate, (), ("every_rounds", "every_ms"))
+    if wrong is not None:
+        return wrong
+    assert isinstance(evaluate, Mapping)
+    for name, least, most in (("every_rounds", 1, MAX_EVERY_ROUNDS), ("every_ms", 1_000, MAX_EVERY_MS)):
+        if name in evaluate and not is_int(evaluate[name], least, most):
+            return invalid(f"evaluate.{name}", evaluate[name], f"a whole number from {least} to {most}")
+    return None
 
 
 def _check_every(section: str, options: object, names: tuple[str, ...]) -> Refusal | None:

@@ -61,7 +61,7 @@ def form_error(form: type[BaseModel], detail: ErrorDetails) -> FormError:
 
 
 def _unit_of(name: str) -> str:
-    units = {"hours": "hours", "gib": "GiB", "usd": "dollars", "hour": "dollars per GPU-hour"}
+    units = {"hours": "hours", "seconds": "seconds", "gib": "GiB", "usd": "dollars", "hour": "dollars per GPU-hour"}
     return next((f"the unit is {unit}" for end, unit in units.items() if name.endswith(end)), "it has no unit")
 
 

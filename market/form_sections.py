@@ -8,7 +8,14 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from market.checking import MAX_ACCUMULATE, MAX_CLIP, MAX_EVERY_ROUNDS, MAX_PROCESSES
+from market.checking import (
+    EVALUATE_DEFAULTS,
+    MAX_ACCUMULATE,
+    MAX_CLIP,
+    MAX_EVERY_MS,
+    MAX_EVERY_ROUNDS,
+    MAX_PROCESSES,
+)
 from trainers.options import STRATEGIES, Option, OptionError, strategy_options
 
 
@@ -88,15 +95,23 @@ class TrainForm(StrictForm):
 
 class CheckpointForm(StrictForm):
     """What is made durable, and how much of it is kept. Between two bases only deltas are written; `inner_state` also
-    keeps the inner optimisers' states."""
+    keeps an inner optimiser's state: by default with ddp, which would begin again without moments after a restore."""
 
     every_rounds: EveryRounds = 1
     keep: EveryRounds = 3
     base_every_rounds: EveryRounds = 10
-    inner_state: bool = False
+    inner_state: bool | None = None
 
 
 class EvaluateForm(StrictForm):
-    """How often the held-out loss is measured; the last round always is."""
+    """How often the held-out loss is measured: by rounds, by the clock (at the first boundary so long after the last
+    one began) or by both; by default after every round. The first round and the last always are."""
 
-    every_rounds: EveryRounds = 1
+    every_rounds: EveryRounds | None = None
+    every_seconds: Annotated[float, Field(ge=1, le=MAX_EVERY_MS // 1000)] | None = None
+
+    def spec(self) -> dict[str, int]:
+        """As the normalised spec has it: what is said, or the default; seconds in milliseconds."""
+        said = {"every_rounds": self.every_rounds}
+        said["every_ms"] = None if self.every_seconds is None else round(1000 * self.every_seconds)
+        return {name: value for name, value in said.items() if value is not None} or dict(EVALUATE_DEFAULTS)

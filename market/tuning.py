@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from market.checking import CHECKPOINT_DEFAULTS, EVALUATE_DEFAULTS, MAX_ROUNDS, TRAIN_DEFAULTS
 from market.state import Job
-from trainers.options import round_steps, strategy_options
+from trainers.options import keeps_inner_state, round_steps, strategy_options
 
 KEPT: Final = ("inner_steps", "adapt")
 """Options that another strategy takes over: they say how often workers meet, not how they merge."""
@@ -50,14 +50,15 @@ def planned_rounds(job: Job) -> int:
 
 def spec_in_force(job: Job) -> Json:
     """The spec as a run follows it now: newest strategy, every default filled in, `rounds` to match."""
-    spec = job.spec
+    spec, strategy = job.spec, strategy_options(job.strategy)
+    inner_state = keeps_inner_state(spec["checkpoint"], strategy)
     return {
         **spec,
-        "strategy": strategy_options(job.strategy),
+        "strategy": strategy,
         "rounds": planned_rounds(job),
         "train": {**TRAIN_DEFAULTS, **spec.get("train", {})},
-        "checkpoint": {**CHECKPOINT_DEFAULTS, **spec["checkpoint"]},
-        "evaluate": {**EVALUATE_DEFAULTS, **spec.get("evaluate", {})},
+        "checkpoint": {**CHECKPOINT_DEFAULTS, **spec["checkpoint"], "inner_state": inner_state},
+        "evaluate": dict(spec.get("evaluate") or EVALUATE_DEFAULTS),
     }
 
 

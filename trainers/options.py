@@ -18,6 +18,8 @@ Value: TypeAlias = str | int | float | bool | None
 Kind: TypeAlias = Literal["int", "float", "bool", "text", "codec"]
 
 DEFAULT_STRATEGY: Final = "diloco"
+INNER_STATE_AGREES: Final = ("ddp",)
+"""Strategies whose members' inner optimisers are all in one state, which is a part of what they agree on."""
 MAX_INNER_STEPS: Final = 1_000_000
 ABOVE_ZERO: Final = 1e-9
 BELOW_ONE: Final = 1 - 1e-9
@@ -265,3 +267,12 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
+
+
+def keeps_inner_state(checkpoint: Mapping[str, Any], strategy: Mapping[str, Any]) -> bool:
+    """Whether bases of a job with these sections take the inner optimiser's state along.
+
+    What `inner_state` says, else: only with a strategy that would begin again from nothing after a restore.
+    """
+    said = checkpoint.get("inner_state")
+    return strategy["name"] in INNER_STATE_AGREES if said is None else bool(said)

@@ -12,6 +12,7 @@ from cli.output import Column, console, document, log, print_table, printable
 from cli.session import connect_pooled, new_id
 from cli.settings import Settings
 from storage.units import format_duration
+from trainers.options import keeps_inner_state
 
 
 def register(app: typer.Typer) -> None:
@@ -103,6 +104,8 @@ def _facts(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
         ("data", _data(spec["data"])),
         ("workers", f"{count} of {workers['gpus']} × {kinds}, at most {limit} per GPU-hour"),
         ("budget", f"{budget} into escrow; what is left comes back"),
+        ("kept", _kept(spec)),
+        ("held out", _evaluated(spec.get("evaluate") or {"every_rounds": 1})),
     ]
     expected = (
         format_duration(round(1_000 * plan["expected_s"]))
@@ -119,6 +122,22 @@ def _facts(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("no match", str(plan.get("detail") or plan.get("reason") or "")))
         facts += [("would help", str(one)) for one in plan.get("relaxations") or []]
     return facts
+
+
+def _kept(spec: dict[str, Any]) -> str:
+    checkpoint = spec["checkpoint"]
+    inner = ", with the inner optimiser's state" if keeps_inner_state(checkpoint, spec["strategy"]) else ""
+    return f"a checkpoint {_every(checkpoint['every_rounds'])}, the newest {checkpoint['keep']}{inner}"
+
+
+def _evaluated(evaluate: dict[str, Any]) -> str:
+    how = [_every(evaluate["every_rounds"])] if "every_rounds" in evaluate else []
+    how += [f"every {evaluate['every_ms'] / 1000:g} s at a round's end"] if "every_ms" in evaluate else []
+    return f"loss measured {' and '.join(how)}, and at the end"
+
+
+def _every(rounds: int) -> str:
+    return "every round" if rounds == 1 else f"every {rounds} rounds"
 
 
 def _traffic(plan: dict[str, Any]) -> str:

@@ -128,10 +128,19 @@ def test_code_travels_by_its_digest(torg: Torg, open_market: FakeMarket, file: P
 def test_the_plan_is_shown_and_nothing_is_sent_by_a_dry_run(torg: Torg, open_market: FakeMarket, file: Path) -> None:
     ran = torg("submit", str(file), "--dry-run")
     assert ran.code == 0
-    for part in ("1 to 2 of 1 × cpu", "$0.90 per GPU-hour", "61 s, about $0.015", "aurora"):
+    for part in ("1 to 2 of 1 × cpu", "$0.90 per GPU-hour", "61 s, about $0.015", "aurora",
+                 "a checkpoint every round, the newest 3\n", "loss measured every round, and at the end"):  # fmt: skip
         assert part in ran.out
     assert [one.path for one in open_market.asked] == ["/v1/quotes"]
     assert torg("submit", str(file), "--dry-run", "--json").document["plan"] == PLAN
+
+
+def test_the_plan_says_what_is_kept_and_when_is_measured(torg: Torg, open_market: FakeMarket, file: Path) -> None:
+    more = {"strategy": {"name": "ddp"}, "checkpoint": {"every_rounds": 5}, "evaluate": {"every_seconds": 90}}
+    file.write_text(yaml.safe_dump(GOOD | more))
+    ran = torg("submit", str(file), "--dry-run")
+    assert "a checkpoint every 5 rounds, the newest 3, with the inner optimiser's state" in ran.out
+    assert "loss measured every 90 s at a round's end, and at the end" in ran.out
 
 
 def test_a_plan_that_cannot_be_is_exit_3(torg: Torg, open_market: FakeMarket, file: Path) -> None:

@@ -129,6 +129,9 @@ def test_tokens_become_steps_of_the_smallest_gang(folder: Path) -> None:
         ("seed: 1", "train: {compile: 1}", "train.compile", "true or false"),
         ("seed: 1", "train: {processes: 2}", "train.processes", "at most workers.gpus, which is 1"),
         ("seed: 1", "evaluate: {every_rounds: 0}", "evaluate.every_rounds", "from 1 to 10000"),
+        ("seed: 1", "evaluate: {every_seconds: 0.5}", "evaluate.every_seconds", "from 1 to 2592000"),
+        ("seed: 1", "evaluate: {every_seconds: 30s}", "evaluate.every_seconds", "the unit is seconds"),
+        ("seed: 1", "evaluate: {every_second: 9}", "evaluate.every_second", "did you mean every_seconds?"),
         ("keep: 3", "base_every_rounds: 0", "checkpoint.base_every_rounds", "from 1 to 10000"),
         ("size: 1M", "size: huge", "options.size", "10k to 10G"),
         ("size: 1M", "sise: 1M", "options.sise", "did you mean 'size'?"),
@@ -168,6 +171,7 @@ def test_sections_that_are_not_written_have_the_defaults_of_those_who_read_them(
     spec = spec_of(FILE.replace("checkpoint: {every_rounds: 1, keep: 3}\n", ""), folder)
     assert spec["train"] == dict(TRAIN_DEFAULTS) == asdict(InnerOptions())
     assert (spec["checkpoint"], spec["evaluate"]) == (dict(CHECKPOINT_DEFAULTS), dict(EVALUATE_DEFAULTS))
+    assert "inner_state" not in spec["checkpoint"], "the strategy in force decides"
     assert spec["options"] == {"size": "1M", "context": 128, "batch": 6, "lr": None, "reading": "random"}
 
 
@@ -186,6 +190,9 @@ RAW = [
     ({"train": {"nope": 1}},                              "train.nope"),
     ({"train": None},                                     "train."),
     ({"evaluate": {"every_rounds": 0}},                   "evaluate.every_rounds"),
+    ({"evaluate": {"every_ms": 999}},                     "evaluate.every_ms"),
+    ({"evaluate": {"every_rounds": None}},                "evaluate.every_rounds"),
+    ({"evaluate": {"every_seconds": 60}},                 "evaluate.every_seconds"),
     ({"checkpoint": {"every_rounds": 1}},                 "checkpoint.keep"),
     ({"checkpoint": {"every_rounds": 1, "keep": 1, "base_every_rounds": 0}}, "checkpoint.base_every_rounds"),
     ({"checkpoint": {"every_rounds": 1, "keep": 1, "inner_state": 1}}, "checkpoint.inner_state"),
@@ -227,3 +234,19 @@ def test_an_offer_form() -> None:
     assert (form.gpu, form.price_usd_per_gpu_hour) == ("RTX4090", 450_000_000)
     with pytest.raises(FormError, match="floor"):
         make_form(OfferForm, {**form.model_dump(), "price_usd_per_gpu_hour": 1, "floor_usd_per_gpu_hour": 2})
+
+
+@pytest.mark.parametrize(
+    ("written", "normalised"),
+    [
+        ("{}", {"every_rounds": 1}),
+        ("{every_rounds: 5}", {"every_rounds": 5}),
+        ("{every_seconds: 90}", {"every_ms": 90_000}),
+        ("{every_seconds: 1.5, every_rounds: 5}", {"every_rounds": 5, "every_ms": 1_500}),
+        ("{every_seconds: 60, every_rounds: null}", {"every_ms": 60_000}),
+    ],
+)
+def test_evaluations_are_by_rounds_by_the_clock_or_by_both(folder: Path, written: str, normalised: object) -> None:
+    spec = spec_of(FILE.replace("seed: 1", f"seed: 1\nevaluate: {written}"), folder)
+    assert spec["evaluate"] == normalised
+    assert check_spec(spec, Settings()) is None

@@ -168,6 +168,20 @@ def test_a_members_figures_are_counts(scene: Scene, name: str) -> None:
     assert refusal.field == f"members.{name}"
 
 
+@pytest.mark.parametrize(
+    ("said", "before", "after"),
+    [({}, False, True), ({"inner_state": False}, False, False), ({"inner_state": True}, True, True)],
+)
+def test_checkpoints_keep_the_inner_state_by_the_strategy_in_force_unless_the_job_says(
+    said: dict[str, bool], before: bool, after: bool
+) -> None:
+    scene = Scene()
+    scene.running(checkpoint={"every_rounds": 1, "keep": 3, **said})
+    assert directive(scene)["spec"]["checkpoint"]["inner_state"] is before
+    scene.do(tune(strategy="ddp"))
+    assert directive(scene)["spec"]["checkpoint"]["inner_state"] is after
+
+
 def test_a_journal_from_before_is_replayed_with_what_it_says(scene: Scene) -> None:
     event = {name: value for name, value in scene.of_type("round_committed")[0].items()
              if name not in ("strategy", "tuning", "attempts", "late", "warned")}  # fmt: skip

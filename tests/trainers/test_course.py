@@ -179,6 +179,7 @@ def test_a_job_with_a_wanted_loss_is_done_once_it_is_reached_and_its_model_is_du
     assert job.door.lost == []
     losses = [one["loss"] for one in sorted(job.door.evaluated, key=lambda one: one["round"])]
     assert losses[0] > WANTED >= min(losses)
+    assert all(0 <= one["metrics"]["accuracy"] <= 1 for one in job.door.evaluated)
     assert job.keeper.durable_round == last
     assert job.keeper.manifest is not None
     manifest = Manifest.decode(job.door.blobs[job.keeper.manifest])

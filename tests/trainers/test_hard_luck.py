@@ -105,6 +105,24 @@ def test_when_all_are_lost_newcomers_go_on_from_what_is_durable(name, every):
         assert job.door.rounds[-1]["step"] == job.spec["steps"]
 
 
+@pytest.mark.parametrize(("said", "kept"), [({}, True), ({"inner_state": False}, False)])
+def test_ddp_goes_on_with_the_inner_optimisers_state_unless_the_job_says_otherwise(said, kept):
+    spec = spec_of(STRATEGIES["ddp"], rounds=5)
+    spec["checkpoint"] |= said
+    begun_with = []
+    with ring(spec) as job:
+        for slot in (0, 1, 2):
+            job.at(slot, 4, "training", die)
+        for number in (1, 2, 3, 4):
+            job.at(3, number, "training", lambda seat: begun_with.append(seat.child.moments.copy()))
+        job.once(lambda: not job.living(), lambda: (job.join(3), job.join(4)))
+        assert is_done(job.run())
+        assert not job.bugs
+        first = min(number for slot, number, _ in job.fired if slot == 3)
+        assert first > 1, "the newcomers go on from a checkpoint"
+    assert begun_with[0].any() == kept
+
+
 # joiners
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests.trainers.lockstep import ELEMENTS, LAYOUT, TARGET, Job, noisy_target
+from trainers.options import INNER_STATE_AGREES, OptionError
 from trainers.options import STRATEGIES as OPTIONS
-from trainers.options import OptionError
 from trainers.strategies import STRATEGIES, Update, strategy
 
 # So coarse a problem needs more of its 824 elements than a large model does.
@@ -219,3 +219,10 @@ def test_an_unknown_strategy_names_the_nearest():
 
 def test_members_see_different_data():
     assert not np.array_equal(noisy_target(0, 1), noisy_target(1, 1))
+
+
+def test_checkpoints_keep_the_inner_state_where_the_inner_optimiser_is_a_part_of_what_all_agree_on():
+    assert (
+        tuple(name for name in STRATEGIES if strategy({"name": name}, LAYOUT).applies == "gradient")
+        == INNER_STATE_AGREES
+    )

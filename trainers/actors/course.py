@@ -22,6 +22,7 @@ from trainers.actors.outbox import Outbox
 from trainers.actors.reports import market_reason, round_report
 from trainers.actors.roster import Roster, Worker
 from trainers.actors.transport import CallFailed, Gone, Transport
+from trainers.evaluating import Evaluation, Evaluations
 from trainers.restoring import NothingRestorable
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ class Course:
         self._accepted: list[int] = []
         self._run = hashlib.sha256(secret).hexdigest()[:16]
         self._start = 0  # which try of which round; numbers of rounds are used again after a void one
+        self._evaluation: Evaluation | None = None
         self._evaluated_round = -1
         self._over: machine.Finished | machine.Halted | None = None
         self._met: dict[int, Worker] = {}
@@ -135,6 +137,7 @@ class Course:
             return
         log.info("Deciding to go on with %s since the job was retuned", spec["strategy"])
         before, self._spec, self._tuning = self._rounds.plan, spec, tuning
+        self._durability.follow(spec)
         plan = self._plan(spec)
         self._rounds.change(plan, alike=plan.every_step or not before.agrees)
 
@@ -355,24 +358,29 @@ class Course:
         self._start += 1
         workers = [worker for worker in map(self._roster.get, start.slots) if worker is not None]
         self._members = [[worker.slot, worker.epoch, worker.address] for worker in workers]
+        evaluate = self._evaluates(start)
         for worker in workers:
             share = next(share for share in start.shares if share.slot == worker.slot)
-            self._orders[worker.slot] = self._order(start, share, switched)
+            self._orders[worker.slot] = self._order(start, share, switched, evaluate)
             if share.donors == () and restored is not None:
                 self._calls.ask("recall", worker, restored.at.round, restored.digest)
             else:
                 self._ask_for_round(worker)
 
-    def _order(self, start: machine.StartRound, share: machine.Share, switched: bool) -> Json:
-        every = int(self._spec.get("evaluate", {}).get("every_rounds", 1))
-        done = start.round - 1  # the loss after round 1 is what every later one is held against
-        evaluate = share.slot == start.evaluator and (done == 1 or done % every == 0)
+    def _evaluates(self, start: machine.StartRound) -> bool:
+        done, now_ms = start.round - 1, self._now_ms()
+        due = start.evaluator is not None and Evaluations.of(self._spec).due(done, now_ms, self._evaluation)
+        if due:
+            self._evaluation = Evaluation(done, now_ms)
+        return due
+
+    def _order(self, start: machine.StartRound, share: machine.Share, switched: bool, evaluate: bool) -> Json:
         return {
             "round": start.round, "start": [self._run, self._start], "step_before": start.step_before, "step_after": start.step_after,
             "position_after": start.position_after, "slots": list(start.slots), "members": self._members,
             "base": {"round": start.round - 1, "digest": self._digest}, "strategy": self._spec["strategy"],
             "first_step": share.first_step, "steps": share.steps, "position": share.position, "ahead": share.ahead,
-            "donors": None if share.donors is None else list(share.donors), "evaluate": evaluate,
+            "donors": None if share.donors is None else list(share.donors), "evaluate": evaluate and share.slot == start.evaluator,
             "timeout_s": max(1.0, share.limit_ms / 1000 - 0.5),
             "fresh": start.round == self._void_round, "switched": switched, "accepted": self._accepted,
         }  # fmt: skip

@@ -11,6 +11,7 @@ from trainers.actors.keeper import Keeper
 from trainers.actors.roster import Roster
 from trainers.actors.transport import Parcel, Transport
 from trainers.member import read_description
+from trainers.options import keeps_inner_state
 from trainers.rounds import RoundCommitted, Rounds, Standing
 
 Json = dict[str, Any]
@@ -51,12 +52,16 @@ class Durability:
     """See the module."""
 
     def __init__(self, spec: Json, transport: Transport, roster: Roster, keeper: Keeper) -> None:
-        self._inner = bool(spec["checkpoint"].get("inner_state"))
+        self.follow(spec)
         self._transport = transport
         self._roster = roster
         self._keeper = keeper
         self._standings: dict[int, Standing] = {}
         self._restored: FromCheckpoint | None = None
+
+    def follow(self, spec: Json) -> None:
+        """The job's sections as they are in force now: another strategy may want another checkpoint."""
+        self._inner = keeps_inner_state(spec["checkpoint"], spec["strategy"])
 
     def tell(self, rounds: Rounds) -> None:
         """Let the machine know what is durable."""
