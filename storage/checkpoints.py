@@ -15,7 +15,7 @@ from storage.blobs import DIGEST
 from storage.canonical import NotCanonical, canonical_bytes, digest_of, parse_json
 
 FORMAT = "torg-checkpoint-"
-VERSION = 2
+VERSION = 3
 MAX_DELTAS = 10_000
 
 Kind = Literal["base", "delta"]
@@ -24,7 +24,8 @@ _FIRST_FIELDS = (
     "job", "round", "step", "parent", "tensors", "state", "state_bytes", "parameters", "strategy", "code", "data",
     "created_at_ms",
 )  # fmt: skip
-_FURTHER_FIELDS = ("kind", "base", "deltas", "inner", "inner_bytes", "tied")
+_SECOND_FIELDS = ("kind", "base", "deltas", "inner", "inner_bytes", "tied")
+_THIRD_FIELDS = ("buffers", "buffers_bytes")
 
 
 class ManifestError(ValueError):
@@ -65,7 +66,8 @@ class Manifest:
     before, `parameters` the digest of θ that the members agreed on, `strategy` the job's strategy with its
     hyper-parameters, `code` and `data` the digests of what trained and on what (None for built-in or none). `inner` is
     the inner optimiser's state as it was at the base, None when it is not kept. `tied`: further names of tensors, by
-    the name under which the flat vector holds them once. `version` 1 knows bases only.
+    the name under which the flat vector holds them once. `buffers` is what the model of the member that set the base
+    aside kept beside its parameters, None for a model without. `version` 1 knows bases only, 2 no buffers.
     """
 
     job: str
@@ -86,6 +88,8 @@ class Manifest:
     inner: str | None = None
     inner_bytes: int = 0
     tied: Mapping[str, str] = field(default_factory=dict)
+    buffers: str | None = None
+    buffers_bytes: int = 0
     version: int = VERSION
 
     @property
@@ -96,13 +100,14 @@ class Manifest:
     @property
     def total_bytes(self) -> int:
         """Bytes of all blobs that it names."""
-        return self.state_bytes + self.inner_bytes + sum(delta.bytes for delta in self.deltas)
+        beside = self.inner_bytes + self.buffers_bytes
+        return self.state_bytes + beside + sum(delta.bytes for delta in self.deltas)
 
     @property
     def blobs(self) -> tuple[str, ...]:
-        """Digests of all blobs that it names, which restoring needs."""
-        inner = () if self.inner is None else (self.inner,)
-        return tuple(dict.fromkeys((self.state, *inner, *(delta.blob for delta in self.deltas))))
+        """Digests of all blobs that it names."""
+        beside = (one for one in (self.inner, self.buffers) if one is not None)
+        return tuple(dict.fromkeys((self.state, *beside, *(delta.blob for delta in self.deltas))))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON with the format's name."""
@@ -133,11 +138,11 @@ class Manifest:
             odd = sorted(set(value) ^ expected)
             raise ManifestError(f"fields missing or unknown: {', '.join(odd)}")
         fields = {name: item for name, item in value.items() if name != "format"}
-        for name in ("round", "step", "state_bytes", "created_at_ms", "inner_bytes"):
+        for name in ("round", "step", "state_bytes", "created_at_ms", "inner_bytes", "buffers_bytes"):
             _count(name, fields.get(name, 0))
         for name in ("state", "parameters"):
             _digest(name, fields[name])
-        for name in ("parent", "code", "data", "base", "inner"):
+        for name in ("parent", "code", "data", "base", "inner", "buffers"):
             if fields.get(name) is not None:
                 _digest(name, fields[name])
         if not isinstance(fields["job"], str) or not isinstance(fields["strategy"], dict):
@@ -295,7 +300,7 @@ _DELTA_FIELDS = ("round", "step", "blob", "bytes", "parameters")
 
 
 def _fields(version: int) -> tuple[str, ...]:
-    return _FIRST_FIELDS if version == 1 else (*_FIRST_FIELDS, *_FURTHER_FIELDS)
+    return (_FIRST_FIELDS + _SECOND_FIELDS * (version >= 2)) + _THIRD_FIELDS * (version >= 3)
 
 
 def _version(value: object) -> int:
@@ -333,6 +338,8 @@ def _check_chain(manifest: Manifest) -> None:
         raise ManifestError(f"base does not fit the kind {manifest.kind}")
     if manifest.inner is None and manifest.inner_bytes:
         raise ManifestError("inner_bytes without inner")
+    if manifest.buffers is None and manifest.buffers_bytes:
+        raise ManifestError("buffers_bytes without buffers")
     if not manifest.deltas:
         return
     rounds = [delta.round for delta in manifest.deltas]

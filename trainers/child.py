@@ -27,6 +27,7 @@ from trainers.inner_state import InnerStateError
 from trainers.job_code import ImportFailed, find_workload
 from trainers.light_torch import postpone_compiler
 from trainers.loop import InnerLoop, NotFinite, ShapeChanged
+from trainers.naming import export_buffers, kept_buffers, tied_names
 from trainers.preparing import CannotPrepare
 from trainers.ranks import Ranks, fork_ranks
 
@@ -112,6 +113,7 @@ class Server:
             "evaluate": self.evaluate,
             "mix": self.mix,
             "export_inner": self.export_inner,
+            "export_buffers": self.export_buffers,
             "import_inner": self.import_inner,
         }
         while (frame := self.receive()) is not None:
@@ -142,7 +144,9 @@ class Server:
         workload = workload_class(dict(spec["options"]), Path(data) if data is not None else None, seed)
         uneven = spec.get("strategy", {}).get("adapt") == "steps"
         self.loop = InnerLoop(workload, seed, int(spec["steps"]), self.device, options, self.ranks, uneven)
-        self.answer("loaded", {"tensors": [[name, list(shape)] for name, shape in self.loop.flat.shapes]})
+        tensors, model = [[name, list(shape)] for name, shape in self.loop.flat.shapes], self.loop.model
+        beside = {"tied": tied_names(model), "buffers": bool(kept_buffers(model))}
+        self.answer("loaded", {"tensors": tensors, **beside})
         self.shared = np.frombuffer(self.receive_memory(), dtype=np.float32)
         self.loop.write_parameters(self.shared)
         self.answer("initial", {})
@@ -183,10 +187,17 @@ class Server:
     def export_inner(self, frame: Frame) -> None:
         """The inner optimiser's state into a memory file of the parent's."""
         try:
-            exported = self.loaded().export_inner()
+            self.hand_over(self.loaded().export_inner())
         except InnerStateError as error:
             raise Refused(str(error)) from None
-        self.answer("inner_size", {"bytes": len(exported)})
+
+    def export_buffers(self, frame: Frame) -> None:
+        """What the model keeps beside its parameters into a memory file of the parent's."""
+        self.hand_over(export_buffers(self.loaded().model))
+
+    def hand_over(self, exported: bytes) -> None:
+        """These bytes into a memory file that the parent makes when it knows how many they are."""
+        self.answer("export_size", {"bytes": len(exported)})
         memory = self.receive_memory()
         if self.ranks.rank == 0:
             memory[:] = exported

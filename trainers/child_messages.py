@@ -5,7 +5,8 @@ A child may be owned by its customer's code, so each check ends in a clean value
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
@@ -55,10 +56,16 @@ class JobPackage:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The model's tensors in order, and its initial parameters as flat float32 [n]."""
+    """The model's tensors in order, and its initial parameters as flat float32 [n].
+
+    `tied`: further names of tensors, each with the name that it has among `tensors`. `buffers`: whether the model keeps
+    tensors that are no parameters.
+    """
 
     tensors: tuple[TensorSpec, ...]
     initial: np.ndarray
+    tied: Mapping[str, str] = field(default_factory=dict)
+    buffers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +164,17 @@ def checked_metrics(value: Any) -> dict[str, float]:
     if wrong is not None:
         raise ChildFailed("exception", f"metrics() {wrong}")
     return {name: float(number) for name, number in value.items()}
+
+
+def checked_tied(described: Any, tensors: Sequence[TensorSpec]) -> dict[str, str]:
+    """Further names of those tensors."""
+    names = {tensor.name for tensor in tensors}
+    if not isinstance(described, dict) or len(described) > MAX_TENSORS:
+        broke_protocol("no mapping of tied names")
+    tied = {name[:500]: twin for name, twin in described.items()}
+    if not all(name not in names and isinstance(twin, str) and twin in names for name, twin in tied.items()):
+        broke_protocol("tied names of no tensors")
+    return tied
 
 
 def checked_tensors(described: Any, most_bytes: int) -> tuple[TensorSpec, ...]:

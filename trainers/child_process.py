@@ -40,6 +40,7 @@ from trainers.child_messages import (
     checked_refusal,
     checked_safetensors,
     checked_tensors,
+    checked_tied,
 )
 from trainers.child_start import Started, start
 from trainers.child_usage import private_bytes, resident_bytes
@@ -124,11 +125,13 @@ class TrainerChild:
         data = None if package.data_folder is None else self._visible(package.data_folder)
         with self._conversation(timeout_s, "loading the workload") as deadline:
             self._send("load", {"spec": package.spec, "data": data}, package.source or b"", deadline)
-            tensors = checked_tensors(self._expect(deadline, "loaded").fields.get("tensors"), self._memory_limit_bytes)
+            told = self._expect(deadline, "loaded").fields
+            tensors = checked_tensors(told.get("tensors"), self._memory_limit_bytes)
             self._memory = SharedVector(elements_of(tensors))
             self._lend(self._memory.descriptor)
             self._expect(deadline, "initial")
-            return Loaded(tensors, self._memory.take("the initial parameters"))
+            initial, tied = self._memory.take("the initial parameters"), checked_tied(told.get("tied"), tensors)
+            return Loaded(tensors, initial, tied, told.get("buffers") is True)
 
     def train(
         self, parameters: np.ndarray | None, *, round: int, first_step: int, steps: int, worker: int, evaluate: bool,
@@ -191,10 +194,8 @@ class TrainerChild:
         return None
 
     def mix(self, values: np.ndarray, ranges: Sequence[tuple[int, int]], keep: float, timeout_s: float = 60.0) -> None:
-        """In the child: θ[i] ← keep · θ[i] + (1 − keep) · values[i] for every i in `ranges`, each (offset, size).
-
-        `values`, float32 [n], is a whole vector, of which only the ranges travel.
-        """
+        """In the child: θ[i] ← keep · θ[i] + (1 − keep) · values[i] for every i in `ranges`, each (offset, size). `values`,
+        float32 [n], is a whole vector, of which only the ranges travel."""
         with self._conversation(timeout_s, "mixing parameters") as deadline:
             self._shared().put(values, ranges)
             self._send("mix", {"ranges": [list(part) for part in ranges], "keep": keep}, b"", deadline)
@@ -210,13 +211,17 @@ class TrainerChild:
             return checked_loss(fields.get("loss"))
 
     def export_inner(self, timeout_s: float = 120.0) -> bytes:
-        """The inner optimiser's state as safetensors, for `import_inner` of another worker's child: believe nothing.
+        """The inner optimiser's state as safetensors, for `import_inner` of another child. Raises InnerStateRefused."""
+        return self._export("export_inner", timeout_s)
 
-        Raises InnerStateRefused when it has what cannot be handed over.
-        """
-        with self._conversation(timeout_s, "exporting the inner state") as deadline:
-            self._send("export_inner", {}, b"", deadline)
-            size = checked_count(self._expect(deadline, "inner_size").fields.get("bytes"), self._memory_limit_bytes)
+    def export_buffers(self, timeout_s: float = 120.0) -> bytes:
+        """What the model keeps beside its parameters as safetensors, for a result: believe nothing."""
+        return self._export("export_buffers", timeout_s)
+
+    def _export(self, type_: str, timeout_s: float) -> bytes:
+        with self._conversation(timeout_s, "exporting a state") as deadline:
+            self._send(type_, {}, b"", deadline)
+            size = checked_count(self._expect(deadline, "export_size").fields.get("bytes"), self._memory_limit_bytes)
             with SharedBytes(size) as memory:
                 self._lend(memory.descriptor)
                 self._expect(deadline, "exported")

@@ -31,6 +31,7 @@ class Snapshot:
     size_bytes: int
     content: Callable[[], bytes]
     inner: bytes | None = None
+    buffers: bytes | None = None
 
 
 class Snapshots:
@@ -59,6 +60,10 @@ class Snapshots:
     def inner(self, round: int) -> bytes | None:
         """The inner optimiser's state that was set aside with the base of that round, if one was."""
         return self._find(round, "base").inner
+
+    def buffers(self, round: int) -> bytes | None:
+        """The model's buffers that were set aside with the base of that round, if it has any."""
+        return self._find(round, "base").buffers
 
     def rounds(self) -> dict[int, str]:
         """Every round whose state can be had from here, with its digest."""

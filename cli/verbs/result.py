@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,7 +52,8 @@ def result(
             manifest = Manifest.from_json(answer["manifest"])
             with _fetching(settings, client, output, manifest) as fetch:
                 found = _restored(manifest, fetch, round)
-            parts = model_file(found.plan, found.state)
+                buffers = _buffers(manifest, fetch)
+            parts = model_file(found.plan, found.state, buffers)
         except (ManifestError, NothingRestorable) as error:
             remedy = "try again; if it stays, run `torg books verify`"
             raise CliError("digest_wrong", str(error), None, remedy) from error
@@ -73,6 +75,16 @@ def _restored(manifest: Manifest, fetch: Fetch, round: int | None) -> Restored:
     wanted = manifest.round if round is None else round
     sizes = {delta.blob: delta.bytes for delta in manifest.deltas} | {manifest.state: manifest.state_bytes}
     return restore_newest([manifest], lambda digest: fetch(digest, sizes[digest]), _replay, round=wanted)
+
+
+def _buffers(manifest: Manifest, fetch: Fetch) -> bytes | None:
+    """What the model keeps beside its parameters, as it was at the base."""
+    if manifest.buffers is None:
+        return None
+    content = fetch(manifest.buffers, manifest.buffers_bytes)
+    if sha256(content).hexdigest() != manifest.buffers:
+        raise ManifestError(f"the blob {manifest.buffers} of the model's buffers has other bytes")
+    return content
 
 
 def _replay(base: bytes, deltas: Sequence[bytes]) -> bytes:

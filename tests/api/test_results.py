@@ -18,6 +18,7 @@ from trainers.member import Member, RoundOrder
 from trainers.workload import built_in
 
 OPTIONS = {"size": "10k", "context": 16}
+BUFFERS = safetensors.torch.save({"kept.steps": torch.tensor(7)})
 
 
 class TrainedRun(FakeRun):
@@ -41,12 +42,12 @@ class TrainedRun(FakeRun):
         self.parameters[number] = self.member.parameters
         assert self.member.bundle is not None
         content = self.member.export() if kind == "base" else self.member.bundle.pack()
-        blob = self.market.upload(content)
+        blob, buffers = self.market.upload(content), self.market.upload(BUFFERS)
         if kind == "base":
             made = Manifest(
                 job=self.job, round=number, step=30 * number, parent=self.manifest, tensors=self.tensors, state=blob,
                 state_bytes=len(content), parameters=self.member.digest(), strategy={"name": "diloco"}, code=None,
-                data=None, created_at_ms=number,
+                data=None, created_at_ms=number, buffers=buffers, buffers_bytes=len(BUFFERS),
             )  # fmt: skip
         else:
             delta = Delta(number, 30 * number, blob, len(content), self.member.digest())
@@ -70,7 +71,9 @@ def loaded(folder: Path) -> torch.nn.Module:
     """The model as `transformers`-style code would make it: from config.json, then strictly."""
     config = json.loads((folder / "config.json").read_text())
     model = made(config["model_type"], config["options"], config["seed"], folder.parent)
-    model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"), strict=True)
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    assert tensors.pop("kept.steps") == 7
+    model.load_state_dict(tensors, strict=True)
     return model
 
 

@@ -116,6 +116,12 @@ def make_delta_manifest() -> Manifest:
     )  # fmt: skip
 
 
+def make_buffers_manifest() -> Manifest:
+    """The same, of a model that keeps buffers."""
+    base = replace(make_delta_manifest(), version=3, buffers=digest("buffers"), buffers_bytes=96)
+    return replace(base, base=digest("base"), parent=digest("base"))
+
+
 def make_proof() -> dict[str, Any]:
     """A job of one segment: held 1 000 000, charged 300 000 (15 000 of it fee), the rest released."""
     manifest = make_manifest()
@@ -183,6 +189,7 @@ def make_all(folder: Path) -> dict[str, bytes]:
         "round.bundle": _bundle(),
         "manifest.json": make_manifest().encode(),
         "manifest-2.json": make_delta_manifest().encode(),
+        "manifest-3.json": make_buffers_manifest().encode(),
         "bundle.json": bundle_bytes(make_proof()),
         "data.tar": write_tar(folder),
         "small.json": make_small(),

@@ -35,6 +35,7 @@ from tests.docs.specimens import (
     SIGNING_KEY,
     TENSOR,
     make_all,
+    make_buffers_manifest,
     make_delta_manifest,
     make_manifest,
 )
@@ -310,11 +311,13 @@ def test_the_golden_manifest_names_itself_and_the_state() -> None:
 
 
 def test_the_golden_delta_names_its_base_and_every_round_since() -> None:
-    data = golden("manifest-2.json")
-    manifest = Manifest.decode(data)
-    assert manifest == make_delta_manifest()
-    assert manifest.digest == hashlib.sha256(data).hexdigest()
-    assert (manifest.base_round, [delta.round for delta in manifest.deltas]) == (1, [2])
+    for name, made in (("manifest-2.json", make_delta_manifest()), ("manifest-3.json", make_buffers_manifest())):
+        data = golden(name)
+        manifest = Manifest.decode(data)
+        assert manifest == made
+        assert manifest.encode() == data
+        assert manifest.digest == hashlib.sha256(data).hexdigest()
+        assert (manifest.base_round, [delta.round for delta in manifest.deltas]) == (1, [2])
     page = section("Checkpoint manifest").partition("Version 1")
     fields, further = (
         set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", part, re.M)))) for part in (page[0], page[2])
@@ -322,15 +325,16 @@ def test_the_golden_delta_names_its_base_and_every_round_since() -> None:
     assert fields == set(json.loads(data))
     assert further == set(json.loads(data)["deltas"][0])
     older = set(re.findall(r"`(\w+)`", page[2].split("\n\n")[0]))
-    assert set(json.loads(data)) - older == set(json.loads(golden("manifest.json")))
+    assert set(json.loads(golden("manifest-2.json"))) == fields - {"buffers", "buffers_bytes"}
+    assert set(json.loads(data)) - older - {"buffers", "buffers_bytes"} == set(json.loads(golden("manifest.json")))
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"format": "torg-checkpoint-3"}, {"further": 1}, {"round": -1}, {"step": 1.0}, {"state": "A" * 64}],
+    [{"format": "torg-checkpoint-4"}, {"further": 1}, {"round": -1}, {"step": 1.0}, {"state": "A" * 64}],
     ids=["format", "further", "negative", "float", "digest"],
 )
-@pytest.mark.parametrize("name", ["manifest.json", "manifest-2.json"])
+@pytest.mark.parametrize("name", ["manifest.json", "manifest-2.json", "manifest-3.json"])
 def test_a_manifest_that_breaks_a_rule_is_refused(name: str, change: dict[str, object]) -> None:
     with pytest.raises(ManifestError):
         Manifest.decode(json.dumps(json.loads(golden(name)) | change).encode())
@@ -339,7 +343,7 @@ def test_a_manifest_that_breaks_a_rule_is_refused(name: str, change: dict[str, o
 @pytest.mark.parametrize(
     "change",
     [{"kind": "base"}, {"base": None}, {"deltas": []}, {"round": 3}, {"step": 5}, {"parameters": "0" * 64},
-     {"inner": None}, {"tied": {"w": "w"}}, {"tied": {"head": "v"}}, {"format": "torg-checkpoint-1"}],
+     {"inner": None}, {"buffers": "0" * 64}, {"format": "torg-checkpoint-3"}, {"tied": {"w": "w"}}, {"tied": {"head": "v"}}, {"format": "torg-checkpoint-1"}],
     ids=str,
 )  # fmt: skip
 def test_a_delta_that_does_not_fit_its_chain_is_refused(change: dict[str, object]) -> None:

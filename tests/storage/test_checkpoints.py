@@ -90,19 +90,23 @@ def delta_manifest(round: int, base: Manifest = BASE) -> Manifest:
 
 
 def test_a_delta_reads_back_and_knows_what_it_needs() -> None:
-    delta = replace(delta_manifest(12), inner="f" * 64, inner_bytes=5, tied={"head": "wte"})
+    beside = {"inner": "f" * 64, "inner_bytes": 5, "buffers": "e" * 64, "buffers_bytes": 3}
+    delta = replace(delta_manifest(12), **beside, tied={"head": "wte"})
     assert Manifest.decode(delta.encode()) == delta
-    assert (delta.base_round, delta.total_bytes) == (10, 99 + 5 + 14)
-    assert delta.blobs == (BASE.state, "f" * 64, name("delta 11"), name("delta 12"))
+    assert (delta.base_round, delta.total_bytes) == (10, 99 + 5 + 3 + 14)
+    assert delta.blobs == (BASE.state, "f" * 64, "e" * 64, name("delta 11"), name("delta 12"))
+    with pytest.raises(ManifestError, match="buffers_bytes without"):
+        Manifest.from_json(replace(delta, buffers=None).to_json())
 
 
 def test_a_manifest_of_version_1_keeps_its_bytes_and_a_newer_one_is_refused() -> None:
-    first = replace(MANIFEST, version=1)
-    assert set(MANIFEST.to_json()) - set(first.to_json()) == {"kind", "base", "deltas", "inner", "inner_bytes", "tied"}
+    first, second = replace(MANIFEST, version=1), replace(MANIFEST, version=2)
+    assert set(MANIFEST.to_json()) - set(second.to_json()) == {"buffers", "buffers_bytes"}
+    assert set(second.to_json()) - set(first.to_json()) == {"kind", "base", "deltas", "inner", "inner_bytes", "tied"}
     assert Manifest.decode(first.encode()) == first
     assert first.digest != MANIFEST.digest
-    with pytest.raises(ManifestError, match="torg-checkpoint-3 is not known here"):
-        Manifest.from_json({**MANIFEST.to_json(), "format": "torg-checkpoint-3"})
+    with pytest.raises(ManifestError, match="torg-checkpoint-4 is not known here"):
+        Manifest.from_json({**MANIFEST.to_json(), "format": "torg-checkpoint-4"})
 
 
 def test_a_chain_leads_to_every_round_on_it_and_around_what_is_missing() -> None:

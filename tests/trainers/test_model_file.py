@@ -11,9 +11,10 @@ import torch
 
 from storage.checkpoints import Manifest, ManifestError, RestorePlan, TensorEntry, restore_plans
 from storage.model_files import model_config, model_file, parameters_digest
+from tests.trainers.kept_model import Net
 from trainers.layout import layout_of
 from trainers.member import Member
-from trainers.naming import NotInTheVector, tied_names
+from trainers.naming import export_buffers, tied_names
 
 INITIAL = np.linspace(-1, 1, 1000, dtype=np.float32)
 SPEC = {"strategy": {"name": "diloco", "inner_steps": 5, "codec": "int8"}, "steps": 10, "seed": 1}
@@ -73,10 +74,43 @@ def test_torch_loads_it_strictly_into_a_model_with_tied_weights(tmp_path: Path) 
         assert opened.metadata()["format"] == "pt"
 
 
-@pytest.mark.parametrize("layer", [torch.nn.BatchNorm1d(3)], ids=["running statistics"])
-def test_a_model_that_keeps_more_than_parameters_is_refused(layer: torch.nn.Module) -> None:
-    with pytest.raises(NotInTheVector, match="running_mean, 1"):
-        tied_names(torch.nn.Sequential(torch.nn.Linear(3, 3), layer))
+def test_buffers_of_every_width_lie_where_torch_can_read_them(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    model, other = Net(), Net()
+    model(torch.randint(11, (4, 5)))  # running statistics of its own
+    shapes = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
+    flat = np.concatenate([parameter.detach().numpy().reshape(-1) for parameter in model.parameters()])
+    state, buffers = Member(SPEC, layout_of(shapes), flat).export(), export_buffers(model)
+    manifest = dataclasses.replace(
+        MANIFEST, tensors=tuple(TensorEntry(name, shape, "float32") for name, shape in shapes),
+        parameters=parameters_digest(state), tied=tied_names(model),
+    )  # fmt: skip
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"".join(model_file(plan_of(manifest), state, buffers)))
+    found = safetensors.torch.load_file(path)
+    other.load_state_dict(found, strict=True)
+    assert set(found) == set(model.state_dict())
+    assert (found["norm.num_batches_tracked"].dtype, found["mask"].dtype) == (torch.int64, torch.bool)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, found[name]), name
+    with pytest.raises(RuntimeError, match="Missing key"):
+        other.load_state_dict(safetensors.torch.load(written(manifest, state)), strict=True)
+
+
+TWIN = safetensors.torch.save({"a": torch.zeros(3)})
+SOUND = safetensors.torch.save({"mask": torch.zeros(3), "count": torch.zeros((), dtype=torch.int64)})
+
+
+@pytest.mark.parametrize(
+    "file",
+    [b"", b"junk" * 9, b"\2\0\0\0\0\0\0\0[]", TWIN, SOUND[:-1], SOUND + b"x", SOUND.replace(b"F32", b"F99"),
+     SOUND.replace(b"[3]", b"[4]"), SOUND.replace(b"[8,20]", b"[9,20]"), SOUND.replace(b"[8,20]", b"[8,-1]")],
+    ids=str,
+)  # fmt: skip
+def test_a_file_that_does_not_hold_the_buffers_it_describes_is_refused(file: bytes) -> None:
+    assert len(model_file(plan_of(MANIFEST), STATE, SOUND)) == 4
+    with pytest.raises(ManifestError):
+        model_file(plan_of(MANIFEST), STATE, file)
 
 
 def test_a_config_says_how_to_build_the_model() -> None:

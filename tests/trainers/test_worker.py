@@ -2,11 +2,21 @@
 
 import hashlib
 import os
+from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
+from storage.checkpoints import Manifest, restore_plans
+from storage.model_files import model_file
 from tests.cluster.plaza import tar_of
+from tests.trainers import kept_model
+from tests.trainers.test_course import LocalTransport, MemoryDoor
 from trainers.actors.course import CUSTOMER_FAILURES
+from trainers.actors.keeper import Keeper
+from trainers.actors.outbox import Outbox
 from trainers.actors.worker import Worker
 from trainers.options import strategy_options
 
@@ -62,6 +72,37 @@ def test_a_round_from_load_to_merge_and_every_call_may_be_repeated(worker):
     kept = worker.snapshot(base, "base", False)
     assert kept["kind"] == "base"
     assert worker.restore(worker.staged(kept["round"], "base"), None)["digest"] == merged["digest"]
+
+
+def test_tied_weights_and_buffers_are_in_the_result_of_one_members_checkpoint(worker):
+    source = Path(kept_model.__file__).read_bytes()
+    workload = {"kind": "file", "digest": "0" * 64, "class_name": "Kept", "filename": "kept_model.py"}
+    checkpoint = {"every_rounds": 1, "keep": 1}
+    spec = {**SPEC, "workload": workload, "options": {}, "data": {"kind": "none"}, "checkpoint": checkpoint}
+    worker.load(spec, source, None)
+    members = [[0, 1, worker.connect(bytes(32))["address"]]]
+    assert worker.train({**ORDER, "members": members, "evaluate": False})["ok"]
+    merged = worker.merge({"round": 1, "start": [RUN, 1], "attempt": 0, "members": members, "timeout_s": 60.0})
+    found = worker.snapshot({"round": 1, "digest": merged["digest"]}, "base", False)
+    assert (found["tied"], found["buffers"]) == ({"head.weight": "embedding.weight"}, True)
+    door, transport = MemoryDoor(), LocalTransport()
+    keeper = Keeper(
+        job="job-1", spec=spec, door=door, transport=transport, outbox=Outbox("job-1", 1, door), wall_ms=lambda: 1
+    )
+    assert keeper.wants(1, last=True) == "base"
+    keeper.keep(found, worker.staged(1, "base"), None, worker.staged_buffers(1))
+    assert keeper.wait(60)
+    manifest = Manifest.decode(door.blobs[keeper.manifest])
+    assert set(manifest.blobs) <= set(door.blobs)
+    [plan] = restore_plans([manifest])
+    parts = model_file(plan, door.blobs[manifest.state], door.blobs[manifest.buffers])
+    model = kept_model.Net()
+    model.load_state_dict(safetensors.torch.load(b"".join(parts)), strict=True)
+    assert model.head.weight is model.embedding.weight
+    assert int(model.norm.num_batches_tracked) == 2, "one member's own statistics, of the two steps that it trained"
+    assert torch.equal(model.mask, kept_model.Net().mask)
+    flat = np.concatenate([parameter.detach().numpy().reshape(-1) for parameter in model.parameters()])
+    assert hashlib.sha256(flat.tobytes()).hexdigest() == merged["digest"]
 
 
 def test_an_order_that_builds_on_a_state_that_is_not_here_is_stale(worker):

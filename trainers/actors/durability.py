@@ -126,7 +126,10 @@ class Durability:
             found = self._transport.answers({0: call}, BOUNDARY_S).get(0)
             if isinstance(found, dict) and found["ok"]:
                 staged = self._transport.ask(worker.handle, "staged", found["round"], found["kind"])
-                inner = self._transport.ask(worker.handle, "staged_inner", found["round"]) if found["inner"] else None
-                self._keeper.keep(found, staged, inner)
+                beside = [
+                    self._transport.ask(worker.handle, f"staged_{what}", found["round"]) if found[what] else None
+                    for what in ("inner", "buffers")
+                ]
+                self._keeper.keep(found, staged, *beside)
                 return True
         return False

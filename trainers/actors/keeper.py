@@ -47,6 +47,7 @@ class _Staged:
     snapshot: Json
     content: Parcel
     inner: Parcel | None
+    buffers: Parcel | None
 
     @property
     def kind(self) -> Kind:
@@ -118,14 +119,18 @@ class Keeper:
             self._asked = kind
             return kind
 
-    def keep(self, snapshot: Json, staged: Parcel, inner: Parcel | None = None) -> None:
+    def keep(self, snapshot: Json, staged: Parcel, inner: Parcel | None = None, buffers: Parcel | None = None) -> None:
         """Begin to make a staged snapshot durable. `snapshot`: the answer of `Worker.snapshot`; `staged`: its content;
-        `inner`: the inner optimiser's state.
+        `inner`: the inner optimiser's state; `buffers`: the model's.
 
         A base is left out while another checkpoint is on its way, and a delta that does not continue the chain: the
         next checkpoint is a base then. A worker that gives a base where a delta was wanted has none to give.
         """
-        item, strategy, round = _Staged(snapshot, staged, inner), self._strategy_of(snapshot), int(snapshot["round"])
+        item, strategy, round = (
+            _Staged(snapshot, staged, inner, buffers),
+            self._strategy_of(snapshot),
+            int(snapshot["round"]),
+        )
         with self._changed:
             if item.kind == "base":
                 self._bases_only = self._asked == "delta" or (self._bases_only and strategy == self._strategy)
@@ -252,7 +257,7 @@ class Keeper:
     def _persist(self, batch: Sequence[_Staged], stall_ms: int) -> None:
         if batch[0].kind == "base":
             made = self._base(batch[0])
-            self._finish(made, made.state_bytes + made.inner_bytes, stall_ms)
+            self._finish(made, made.total_bytes, stall_ms)
             with self._changed:
                 if self._chain is not None:
                     self._chain = replace(self._chain, base_bytes=made.state_bytes)
@@ -263,12 +268,9 @@ class Keeper:
             self._finish(made, fresh, stall_ms)
 
     def _base(self, item: _Staged) -> Manifest:
-        content = self._open(item.content)
-        state, size = self._upload(content), len(content)
-        inner, inner_bytes = None, 0
-        if item.inner is not None:
-            content = self._open(item.inner)
-            inner, inner_bytes = self._upload(content), len(content)
+        state, size = self._store(item.content)
+        inner, inner_bytes = (None, 0) if item.inner is None else self._store(item.inner)
+        buffers, buffers_bytes = (None, 0) if item.buffers is None else self._store(item.buffers)
         snapshot, workload, data = item.snapshot, self._spec["workload"], self._spec["data"]
         return Manifest(
             job=self._job,
@@ -286,7 +288,13 @@ class Keeper:
             inner=inner,
             inner_bytes=inner_bytes,
             tied=snapshot.get("tied", {}),
+            buffers=buffers,
+            buffers_bytes=buffers_bytes,
         )
+
+    def _store(self, parcel: Parcel) -> tuple[str, int]:
+        content = self._open(parcel)
+        return self._upload(content), len(content)
 
     def _extended(self, before: Manifest, items: Sequence[_Staged]) -> Manifest:
         deltas = []

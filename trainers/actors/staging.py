@@ -14,26 +14,34 @@ INNER_TIMEOUT_S = 60.0
 
 
 class Staging:
-    """See the module. `child` must be idle when its inner state is wanted too."""
+    """See the module. `buffers`: the model keeps tensors beside its parameters, which go with every base. `child` must
+    be idle for them, and when its inner state is wanted too.
+    """
 
-    def __init__(self, child: TrainerChild) -> None:
+    def __init__(self, child: TrainerChild, *, buffers: bool = False) -> None:
         self._child = child
+        self.has_buffers = buffers
         self._snapshots = Snapshots()
 
     def snapshot(self, member: Member, wanted: str, *, inner: bool) -> Json:
-        """Set the adopted state aside: {kind, bytes, strategy, inner}. A delta where one is wanted and can be replayed."""
-        content, bundle = None, member.bundle if wanted == "delta" else None
+        """Set the adopted state aside: {kind, bytes, strategy, inner, buffers}. A delta where one is wanted and can be
+        replayed.
+        """
+        content, buffers, bundle = None, None, member.bundle if wanted == "delta" else None
         if bundle is not None:
             packed = bundle.pack()
             kept = Snapshot("delta", member.round, member.digest(), len(packed), lambda: packed)
         else:
             content = self._child.export_inner(INNER_TIMEOUT_S) if inner else None
+            buffers = self._child.export_buffers(INNER_TIMEOUT_S) if self.has_buffers else None
             state = staged(member)
             size = sum(vector.nbytes for vector in member.state.values())
-            kept = Snapshot("base", member.round, member.digest(), size, lambda: state.export(own=True), content)
+            kept = Snapshot(
+                "base", member.round, member.digest(), size, lambda: state.export(own=True), content, buffers
+            )
         self._snapshots.add(kept)
         return {"kind": kept.kind, "bytes": kept.size_bytes if bundle is not None else 0,
-                "strategy": member.spec["strategy"], "inner": content is not None}  # fmt: skip
+                "strategy": member.spec["strategy"], "inner": content is not None, "buffers": buffers is not None}  # fmt: skip
 
     def staged(self, round: int, kind: Literal["base", "delta"]) -> bytes:
         """What `snapshot` set aside at that round, as bytes."""
@@ -43,6 +51,12 @@ class Staging:
         """The inner optimiser's state that `snapshot` set aside with a base."""
         content = self._snapshots.inner(round)
         assert content is not None, "no inner state was set aside"
+        return content
+
+    def staged_buffers(self, round: int) -> bytes:
+        """The model's buffers that `snapshot` set aside with a base."""
+        content = self._snapshots.buffers(round)
+        assert content is not None, "the model has no buffers"
         return content
 
     def recall(self, round: int, digest: str) -> bytes | None:

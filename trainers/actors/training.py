@@ -76,7 +76,7 @@ class Training:
         self._inner_offered = b""
         self._newest_merge = (0, 0)
         self._run = ""
-        self.staging = Staging(child)
+        self.staging = Staging(child, buffers=loaded.buffers)
         self._counted = WireCount(0, 0, 0)
 
     # the mesh
@@ -256,7 +256,7 @@ class Training:
 
     def snapshot(self, wanted: str, *, inner: bool) -> Json:
         """Set the adopted state aside; see `Staging.snapshot`."""
-        if inner:
+        if inner or self.staging.has_buffers:
             self._ahead.finish()
         return self.staging.snapshot(self.member, wanted, inner=inner)
 

@@ -171,7 +171,7 @@ class Worker:
                 return self._load_failure
             assert self._lease is not None
             slot, epoch = int(self._lease["slot"]), int(self._lease["epoch"])
-            self._tensors = [_tensor(spec_) for spec_ in loaded.tensors]
+            self._tensors, self._tied = [_tensor(spec_) for spec_ in loaded.tensors], dict(loaded.tied)
             self._training = Training(spec, loaded, child, slot=slot, epoch=epoch, host=self._host)
             self._phase = "idle"
             return self._loaded_answer(self._training)
@@ -312,9 +312,9 @@ class Worker:
 
     def snapshot(self, base: Json, wanted: str, inner: bool) -> Json:
         """Set the state after round `base` aside, which is all that training waits for; {ok, round, step, digest, kind,
-        bytes, strategy, inner, stall_ms, tensors}. `wanted`: base or delta.
+        bytes, strategy, inner, buffers, stall_ms, tensors, tied}. `wanted`: base or delta.
 
-        `staged` (and `staged_inner`) serialise and hand it out while training goes on.
+        `staged` (and `staged_inner`, `staged_buffers`) serialise and hand it out while training goes on.
         """
         from trainers.actors.training import Stale
         from trainers.child_process import ChildFailed
@@ -333,7 +333,8 @@ class Worker:
                 return self._failed(failed)
             where = self._training.standing()
             stall_ms = int(1000 * (time.monotonic() - began))
-            return {"ok": True, **where, **made, "stall_ms": stall_ms, "tensors": self._tensors}
+            named = {"tensors": self._tensors, "tied": self._tied}
+            return {"ok": True, **where, **made, "stall_ms": stall_ms, **named}
 
     def staged(self, round: int, kind: Literal["base", "delta"]) -> bytes:
         """What `snapshot` set aside at that round, as bytes."""
@@ -344,6 +345,11 @@ class Worker:
         """The inner optimiser's state that `snapshot` set aside with a base."""
         assert self._training is not None
         return self._training.staging.staged_inner(round)
+
+    def staged_buffers(self, round: int) -> bytes:
+        """The model's buffers that `snapshot` set aside with a base."""
+        assert self._training is not None
+        return self._training.staging.staged_buffers(round)
 
     def reading(self, seen: int) -> Json:
         """The meter, and evaluations and log lines numbered above `seen`; answers also while training.
