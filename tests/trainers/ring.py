@@ -22,7 +22,7 @@ import numpy as np
 
 from trainers import rounds as machine
 from trainers.actors import course as courses
-from trainers.actors import durability, training
+from trainers.actors import durability, meeting
 from trainers.actors import roster as known
 from trainers.actors import worker as workers
 from trainers.actors.course import Course, Halt
@@ -406,8 +406,8 @@ def ring(spec: Json, slots: Sequence[int] = (0, 1, 2), **patience: Any) -> Itera
     with (
         mock.patch.object(workers, "WarmChild", _Warm),
         mock.patch.object(workers, "exit_with", return_value=None),
-        mock.patch.object(training, "Mesh", _Mesh),
-        mock.patch.object(training, "COMPLAIN_AFTER_S", patience.pop("complain_after_s", 0.15)),
+        mock.patch.object(meeting, "Mesh", _Mesh),
+        mock.patch.object(meeting, "COMPLAIN_AFTER_S", patience.pop("complain_after_s", 0.15)),
         mock.patch.object(courses, "LOOK_S", 0.02),
         mock.patch.object(durability, "LOOK_S", 0.02),
     ):

@@ -1,7 +1,7 @@
-"""One job on one worker: its trainer child, its member of the outer state and its end of the mesh, round after round.
+"""One job on one worker: its trainer child and its member of the outer state, round after round.
 
-`train` does a share of a round and contributes; `merge` exchanges with the others, in another thread; the next `train`,
-or whatever else builds on the merged state, adopts it. So nobody waits for the run between a round and the next.
+`train` does a share of a round and contributes; `merge` exchanges with the others (`meeting.py`), in another thread; the
+next `train`, or whatever else builds on the merged state, adopts it. So nobody waits for the run between a round and the next.
 """
 
 from __future__ import annotations
@@ -10,47 +10,28 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from trainers.actors.ahead import Ahead
 from trainers.actors.donors import JOIN_TIMEOUT_S, NoDonor, fetch, offer
+from trainers.actors.meeting import Meeting, Round, peers_of
 from trainers.actors.staging import INNER_TIMEOUT_S, Staging
 from trainers.child_process import InnerStateRefused, Loaded, TrainerChild
-from trainers.codecs import BadPayload, Vector
+from trainers.codecs import Vector
 from trainers.codecs.kernels import warm_up, worth_loading
-from trainers.exchanging import LeftBehind, Way, merge, way_of
-from trainers.member import Member, MemberError, Merged, RoundOrder, staged
+from trainers.exchanging import LeftBehind, Way, way_of
+from trainers.member import Member, MemberError, RoundOrder, staged
 from trainers.mesh.mesh import Mesh
-from trainers.mesh.views import MeshClosed, MeshTimeout, Peer, View, WireCount
+from trainers.mesh.views import MeshClosed, MeshTimeout
 
 log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
-COMPLAIN_AFTER_S = 2.0
-
 
 class Stale(Exception):
     """This worker does not hold the state that it is asked to build on."""
-
-
-@dataclass(slots=True)
-class _Round:
-    """The round in progress. `ready`: its contribution can be exchanged; `over`: merged, left behind or failed."""
-
-    order: RoundOrder
-    start: int  # which of the run's starts of a round this is: numbers of rounds are used again after a void one
-    way: Way | None = None
-    info: Json | None = None
-    local: Vector | None = None
-    merged: Merged | None = None
-    sent: str = ""
-    failure: str = ""
-    exchanging: bool = False
-    left: bool = False
-    answer: Json | None = None
 
 
 class Training:
@@ -61,23 +42,16 @@ class Training:
     ) -> None:
         self._spec = dict(spec)
         self._child = child
-        self._host = host
         self.member = Member(spec, loaded.tensors, loaded.initial, slot=slot, epoch=epoch)
+        self.meeting = Meeting(self.member, host)
         self._loading: threading.Thread | None = None
-        self._changed = threading.Condition()
-        self._mesh: Mesh | None = None
-        self._round: _Round | None = None
         self._inner_at_load: bytes | None = None
         self._local = False  # the child's own parameters are where this worker's training stands
         self._ahead = Ahead(child)
         self._mix_at: RoundOrder | None = None
-        self._unreachable: frozenset[int] = frozenset()
         self._undo: tuple[Member, bytes] | None = None  # what a round of steps began with, until its end is adopted
         self._inner_offered = b""
-        self._newest_merge = (0, 0)
-        self._run = ""
         self.staging = Staging(child, buffers=loaded.buffers)
-        self._counted = WireCount(0, 0, 0)
 
     # the mesh
 
@@ -86,33 +60,29 @@ class Training:
 
         What is adopted here is offered on it: the new run's joiners may need it. Raises ChildFailed.
         """
-        self.close()
-        with self._changed:
-            member = self.member
-            self._run = hashlib.sha256(secret).hexdigest()[:16]
-            self._mesh = mesh = Mesh(secret=secret, slot=member.slot, epoch=member.epoch, host=self._host)
-            self._round, self._newest_merge = None, (0, 0)
-            self._unreachable, self._counted = frozenset(), WireCount(0, 0, 0)
-            self._changed.notify_all()
-        if member.round > 0 and self._undo is None:
+        mesh = self.meeting.open(secret)
+        if self.member.round > 0 and self._undo is None:
             self._offer(mesh)
         return mesh.address
 
     def close(self) -> None:
         """Leave the mesh; what waits there gives up."""
-        if self._mesh is not None:
-            self._mesh.close()
+        self.meeting.close()
 
     @property
     def unreachable(self) -> list[int]:
         """Whom the exchange in progress has waited for in vain."""
-        return sorted(self._unreachable)
+        return self.meeting.unreachable
 
     @property
     def moved_bytes(self) -> int:
         """Bytes on this worker's end of the mesh so far, both ways."""
-        wire = self._mesh.wire() if self._mesh is not None else WireCount(0, 0, 0)
-        return wire.sent_bytes + wire.received_bytes
+        return self.meeting.moved_bytes
+
+    @property
+    def merged(self) -> Json | None:
+        """The answer to `merge` of the round in progress, once there is one, asked for or not."""
+        return self.meeting.merged
 
     # a round
 
@@ -121,79 +91,39 @@ class Training:
 
         Raises Stale, NoDonor, ChildFailed, BadPayload.
         """
-        now = self._round
         if self.done(order):
-            assert now is not None
-            assert now.info is not None
-            return now.info
-        if order["start"][0] != self._run:
+            assert self.info is not None
+            return self.info
+        if order["start"][0] != self.meeting.run:
             raise Stale("the run that asks is not the one that connected last")
         self._ahead.finish()
         if self._loading is None and worth_loading():
             self._loading = threading.Thread(target=warm_up, name="compile", daemon=True)
             self._loading.start()
         took_over = self._take_place(order)
-        member, mesh = self.member, self._mesh
-        assert mesh is not None, "connect before train"
+        member = self.member
         if took_over:
             self._local, self._mix_at = False, None
         if dict(order["strategy"]) != member.spec["strategy"]:
             member.switch(order["strategy"])
             self._local, self._mix_at = False, None
-            self._offer(mesh, switched=True)
+            self._offer(self.meeting.mesh, switched=True)
         here = RoundOrder(
             order["round"], order["step_before"], order["step_after"], order["position_after"], tuple(order["slots"])
         )
-        with self._changed:
-            self._round = now = _Round(here, order["start"][1])
-            self._changed.notify_all()
-        mesh.set_view(View(now.start, 0, _peers(order["members"])))
+        now = self.meeting.begin(here, order["start"][1], order["members"])
         self._undo = (staged(member), self._inner_offered) if member.strategy.cadence == "step" else None
         try:
             return self._train(now, order)
         except BaseException as error:
-            with self._changed:
-                now.failure = "training failed"
-                self._changed.notify_all()
+            self.meeting.failed(now)
             if isinstance(error, LeftBehind | MeshTimeout | MeshClosed | MemberError):
                 raise Stale(f"round {here.round} ended here: {error}") from None
             raise
 
     def merge(self, order: Json) -> Json:
-        """Exchange the round's contributions and merge them, or wait for that; {round, digest, accepted, …}.
-
-        `order`: {round, start, attempt, members, timeout_s}. Attempt 0 does the exchange; a later one only tells it who is
-        left. {"left": True} when the run goes on without this worker, or the round came to nothing here.
-        """
-        until = time.monotonic() + order["timeout_s"]
-        with self._changed:
-            run, number = order["start"]
-            self._changed.wait_for(lambda: self._began(run, number), max(0.0, until - time.monotonic()))
-            now, mesh, asked = self._round, self._mesh, (number, int(order["attempt"]))
-            if run != self._run:  # a call of a dead run
-                return {"ok": True, "left": True}
-            assert mesh is not None, "connect before merge"
-            if now is None or now.start != number or asked < self._newest_merge:
-                return {"ok": True, "left": True}
-            self._newest_merge = asked
-            self._changed.notify_all()
-        if order["attempt"] > 0:
-            mesh.set_view(View(number, order["attempt"], _peers(order["members"])))
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._can_merge(now) or asked < self._newest_merge, max(0.0, until - time.monotonic())
-            )
-            if asked < self._newest_merge:  # nobody waits for this answer any more
-                return {"ok": True, "left": True}
-            mine = not now.exchanging and now.way is not None and not now.failure
-            now.exchanging = now.exchanging or mine
-        if mine:
-            self._exchange(now, mesh, until)
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._is_over(now) or asked < self._newest_merge, max(0.0, until - time.monotonic())
-            )
-        return self._merge_answer(now, mesh)
+        """See `Meeting.merge`."""
+        return self.meeting.merge(order)
 
     def settle(self, base: Mapping[str, Any]) -> None:
         """Adopt the merged state when `base` ({round, digest or None}) is that one. Raises Stale when neither is here."""
@@ -205,28 +135,20 @@ class Training:
             raise Stale(f"this worker stands at round {member.round}, not at {base['round']}")
         member.commit(digest)
         self._undo = None
-        if self._mesh is not None:
-            self._offer(self._mesh)
+        if self.meeting.is_open:
+            self._offer(self.meeting.mesh)
 
     # where it stands
 
     def done(self, order: Json) -> bool:
         """Whether this worker's share of that order is trained already."""
-        now = self._round
-        return now is not None and [self._run, now.start] == order["start"] and now.info is not None
+        return self.meeting.is_done(order)
 
     @property
     def info(self) -> Json | None:
         """What was said of this worker's share of the round in progress."""
-        return self._round.info if self._round is not None else None
-
-    @property
-    def merged(self) -> Json | None:
-        """The answer to `merge` of the round in progress, once there is one, asked for or not."""
-        now, mesh = self._round, self._mesh
-        if now is None or mesh is None or now.info is None or now.merged is None or now.left:
-            return None
-        return self._merge_answer(now, mesh)
+        now = self.meeting.round
+        return now.info if now is not None else None
 
     def standing(self) -> Json:
         """{round, step, position, digest} of the newest state here, merged and not adopted yet included."""
@@ -270,9 +192,7 @@ class Training:
 
     def _take_place(self, order: Json) -> bool:
         """Stand where the round begins: as an heir of living donors, when the order names any; True then."""
-        member, mesh = self.member, self._mesh
-        assert mesh is not None
-        before = self._round
+        member, mesh, before = self.member, self.meeting.mesh, self.meeting.round
         merged = member.tentative
         if order["fresh"] and (merged is None or merged.order.round != order["base"]["round"]):
             member.abandon()
@@ -289,7 +209,7 @@ class Training:
         if mine and before is not None and before.local is not None:
             member.defer(before.local, before.order)  # the others went on without it
         if order["donors"]:
-            donors = [peer for peer in _peers(order["members"]) if peer.slot in order["donors"]]
+            donors = [peer for peer in peers_of(order["members"]) if peer.slot in order["donors"]]
             state, inner = fetch(mesh, order["base"]["round"], donors, switched=order["switched"])
             try:
                 member.take_over(state, order["base"]["round"], order["base"]["digest"])
@@ -328,7 +248,7 @@ class Training:
         self._inner_offered = inner
         offer(mesh, kept.round, kept.export, inner, switched=switched)
 
-    def _train(self, now: _Round, order: Json) -> Json:
+    def _train(self, now: Round, order: Json) -> Json:
         member, strategy = self.member, self.member.strategy
         share: Json = {
             "round": order["round"], "first_step": order["first_step"], "steps": order["steps"],
@@ -355,13 +275,8 @@ class Training:
             "trained_ms": trained.trained_ms, "norm": norm,
             "contribution": hashlib.sha256(trained.parameters.data).hexdigest(),
         }  # fmt: skip
-        with self._changed:
-            now.info, now.local = info, trained.parameters
-            if strategy.cadence == "step":
-                now.merged = member.tentative
-            else:
-                now.way = self._way(len(now.order.slots))
-            self._changed.notify_all()
+        way = None if strategy.cadence == "step" else self._way(len(now.order.slots))
+        self.meeting.trained(now, info, trained.parameters, way)
         self._mix_at = now.order
         if order["ahead"] > 0:
             self._ahead.start(share, int(order["ahead"]))
@@ -384,73 +299,9 @@ class Training:
         size, dense = self.member.sizes
         return way_of(self.member.strategy, self.member.spec["strategy"].get("topology", "auto"), members, size, dense)
 
-    def _synchronise(self, now: _Round, step: int, rate: float, gradient: Vector) -> Vector:
+    def _synchronise(self, now: Round, step: int, rate: float, gradient: Vector) -> Vector:
         """One step's exchange, in the middle of the child's step."""
-        mesh = self._mesh
-        assert mesh is not None
         self.member.contribute(gradient, now.order, step=step, rate=rate)
         way = self._way(len(now.order.slots))
-        self._merge_patiently(mesh, way, time.monotonic() + JOIN_TIMEOUT_S * 10)
+        self.meeting.merge_patiently(self.meeting.mesh, way, time.monotonic() + JOIN_TIMEOUT_S * 10)
         return self.member.step_result()
-
-    def _exchange(self, now: _Round, mesh: Mesh, until: float) -> None:
-        assert now.way is not None
-        try:
-            merged = self._merge_patiently(mesh, now.way, until)
-            now.sent = self.member.sent_digest()
-            with self._changed:
-                now.merged = merged
-        except LeftBehind:
-            now.left = True
-        except (MemberError, BadPayload, MeshTimeout, MeshClosed) as error:
-            now.failure = str(error) or type(error).__name__
-        finally:
-            with self._changed:
-                self._changed.notify_all()
-
-    def _merge_patiently(self, mesh: Mesh, way: Way, until: float) -> Merged:
-        """Merge; whoever keeps us waiting while no byte moves is named in `unreachable`, and the run decides."""
-        while True:
-            left_s, moved = until - time.monotonic(), self.moved_bytes
-            try:
-                merged = merge(self.member, mesh, way, min(COMPLAIN_AFTER_S, max(0.0, left_s)))
-                self._unreachable = frozenset()
-                return merged
-            except MeshTimeout as late:
-                self._unreachable = late.missing if self.moved_bytes == moved else frozenset()
-                if left_s <= COMPLAIN_AFTER_S:
-                    raise
-            except BaseException:
-                self._unreachable = frozenset()  # a complaint of a round that is over must not count in the next
-                raise
-
-    def _merge_answer(self, now: _Round, mesh: Mesh) -> Json:
-        if now.merged is None or now.left:
-            return {"ok": True, "left": True, "why": now.failure}
-        if now.answer is None:
-            now.answer = self._told(now, now.merged, mesh.wire())
-        return now.answer
-
-    def _told(self, now: _Round, merged: Merged, wire: WireCount) -> Json:
-        """What moved since the last answer belongs to this one: what leaves after it, to the next."""
-        before, self._counted = self._counted, wire
-        return {
-            "ok": True, "round": now.order.round, "info": now.info,
-            "digest": merged.digest, "accepted": list(merged.accepted),
-            "refused": {str(slot): why for slot, why in merged.refused.items()}, "contribution": now.sent,
-            "sent_bytes": wire.sent_bytes - before.sent_bytes, "received_bytes": wire.received_bytes - before.received_bytes,
-            "stall_ms": wire.waited_ms - before.waited_ms,
-        }  # fmt: skip
-
-    def _began(self, run: str, number: int) -> bool:
-        return run != self._run or (self._round is not None and self._round.start >= number)
-
-    def _can_merge(self, now: _Round) -> bool:
-        return now.way is not None or self._is_over(now)
-
-    def _is_over(self, now: _Round) -> bool:
-        return now.merged is not None or now.left or bool(now.failure) or self._round is not now
-
-
-def _peers(members: Sequence[Sequence[Any]]) -> tuple[Peer, ...]:
-    return tuple(Peer(int(slot), int(epoch), str(address)) for slot, epoch, address in members)
