@@ -144,6 +144,7 @@ class Child:
         self.theta = theta
 
     def evaluate(self, parameters: Vector, timeout_s: float = 600.0) -> float:
+        self._seat.evaluated += 1
         return float(np.square(parameters - TARGET).mean())
 
     def export_inner(self, timeout_s: float = 120.0) -> bytes:
@@ -237,6 +238,7 @@ class Seat:
     thawed: threading.Event = field(default_factory=threading.Event)
     step_s: float = 0.0
     trained: list[tuple[int, int, int, int, bool]] = field(default_factory=list)
+    evaluated: int = 0
     cut_from: set[int] = field(default_factory=set)
     forge: dict[int, Callable[[bytes], bytes]] = field(default_factory=dict)
     spoil: dict[int, Callable[[dict[int, bytes]], dict[int, bytes]]] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import struct
 import threading
@@ -113,14 +114,26 @@ def test_ddp_goes_on_with_the_inner_optimisers_state_unless_the_job_says_otherwi
     with ring(spec) as job:
         for slot in (0, 1, 2):
             job.at(slot, 4, "training", die)
-        for number in (1, 2, 3, 4):
-            job.at(3, number, "training", lambda seat: begun_with.append(seat.child.moments.copy()))
+        for slot, number in itertools.product((3, 4), (1, 2, 3, 4)):  # either may be ready first, and alone
+            job.at(slot, number, "training", lambda seat: begun_with.append(seat.child.moments.copy()))
         job.once(lambda: not job.living(), lambda: (job.join(3), job.join(4)))
         assert is_done(job.run())
         assert not job.bugs
-        first = min(number for slot, number, _ in job.fired if slot == 3)
+        first = min(number for slot, number, _ in job.fired if slot > 2)
         assert first > 1, "the newcomers go on from a checkpoint"
     assert begun_with[0].any() == kept
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "times"),
+    [({"every_rounds": 1}, 6), ({"every_rounds": 4}, 3), ({"every_ms": 3_600_000}, 2),
+     ({"every_ms": 3_600_000, "every_rounds": 4}, 3)],
+)  # fmt: skip
+def test_held_out_data_are_evaluated_after_the_first_round_the_last_and_when_the_job_says(evaluate, times):
+    with ring(spec_of(STRATEGIES["diloco"], rounds=6) | {"evaluate": evaluate}) as job:
+        assert is_done(job.run())
+        job.check()
+        assert sum(seat.evaluated for seat in job.seats.values()) == times
 
 
 # joiners
