@@ -105,7 +105,7 @@ SOUND = safetensors.torch.save({"mask": torch.zeros(3), "count": torch.zeros((),
     "file",
     [b"", b"junk" * 9, b"\2\0\0\0\0\0\0\0[]", TWIN, SOUND[:-1], SOUND + b"x", SOUND.replace(b"F32", b"F99"),
      SOUND.replace(b"[3]", b"[4]"), SOUND.replace(b"[8,20]", b"[9,20]"), SOUND.replace(b"[8,20]", b"[8,-1]")],
-    ids=str,
+    ids=["empty", "junk", "a list", "a parameter", "short", "long", "kind", "shape", "gap", "backwards"],
 )  # fmt: skip
 def test_a_file_that_does_not_hold_the_buffers_it_describes_is_refused(file: bytes) -> None:
     assert len(model_file(plan_of(MANIFEST), STATE, SOUND)) == 4
