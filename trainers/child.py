@@ -123,8 +123,8 @@ class Server:
                 self.answer("refused", {"message": str(refusal)[:1000]})
             except ImportFailed as failure:
                 self.fail("import", failure.__cause__ or failure)
-            except NotFinite as failure:
-                self.fail("nan", failure)
+            except NotFinite as failure:  # at all ranks, in the same step
+                self.diverged(failure)
             except ShapeChanged as failure:
                 self.fail("shape", failure)
             except MemoryError as failure:
@@ -225,6 +225,12 @@ class Server:
         text = "".join(traceback.format_exception(failure))[-MAX_TEXT:]
         message = f"{type(failure).__name__}: {failure}" if kind in ("exception", "import") else str(failure)
         self.send("failed", {"kind": kind, "message": message[:1000] or NO_MEMORY, "traceback": text})
+
+    def diverged(self, failure: NotFinite) -> None:
+        """Tell the parent that numbers are not finite, and serve on. All ranks come here."""
+        self.ranks.meet()
+        if self.ranks.rank == 0:
+            self.send("failed", {"kind": "nan", "message": str(failure), "traceback": ""})
 
     def answer(self, type_: str, fields: dict[str, Any]) -> None:
         """The end of a call, when all ranks are there: the parent may write to the shared memory after it."""

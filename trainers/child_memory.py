@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trainers.child_messages import ChildFailed
+from trainers.child_messages import NotFiniteNumbers
 
 KEPT_BUFFERS = 3
 
@@ -34,14 +34,14 @@ class SharedVector:
             np.copyto(self._shared[offset : offset + size], values[offset : offset + size])
 
     def take(self, what: str) -> np.ndarray:
-        """A private, read-only copy, float32 [n]. Raises ChildFailed("nan") naming `what` when it is not finite.
+        """A private, read-only copy, float32 [n]. Raises NotFiniteNumbers naming `what` when it is not finite.
 
         Its memory is used again once nobody holds it any more: fresh memory costs a page fault every 4 KiB.
         """
         buffer = self._free_buffer()
         np.copyto(buffer, self._shared)
         if not np.isfinite(buffer).all():
-            raise ChildFailed("nan", f"{what} are not all finite")
+            raise NotFiniteNumbers(f"{what} are not all finite")
         copied = buffer.view()
         copied.flags.writeable = False
         return copied

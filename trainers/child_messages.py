@@ -41,6 +41,15 @@ class InnerStateRefused(ChildFailed):
         super().__init__("exception", message)
 
 
+class NotFiniteNumbers(ChildFailed):
+    """A loss, a gradient or parameters that are not finite. Only the call failed: the child serves on, and may train from
+    parameters and an inner state that it is given.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("nan", message)
+
+
 @dataclass(frozen=True, slots=True)
 class JobPackage:
     """What a child needs to load a job.
@@ -72,7 +81,7 @@ class Loaded:
 class Trained:
     """One round's inner steps: flat float32 [n], mean loss and loss of each step, tokens seen, time in the loop.
 
-    `held_out_loss` is that of the parameters that the round began with, or None when it was not asked for.
+    `held_out_loss` is that of the parameters that the round began with, or None when it was not asked for or not finite.
     """
 
     parameters: np.ndarray
@@ -107,6 +116,8 @@ def checked_failure(fields: dict[str, Any], log: str = "") -> ChildFailed:
         broke_protocol("a failure of no kind")
     if not isinstance(message, str) or not isinstance(trace, str):
         broke_protocol("a failure that says nothing")
+    if kind == "nan":
+        return NotFiniteNumbers(message[:1000])
     return ChildFailed(kind, message[:1000], trace[:16_000] or log)  # type: ignore[arg-type]  # looked up above
 
 
@@ -149,6 +160,11 @@ def checked_loss(value: Any) -> float:
     if not math.isfinite(loss):
         raise ChildFailed("nan", f"the loss is {loss}")
     return loss
+
+
+def checked_evaluation(value: Any) -> float | None:
+    """A finite held-out loss, or None for one that the child says is none."""
+    return None if value is None else checked_loss(value)
 
 
 def checked_losses(value: Any, steps: int) -> tuple[float, ...]:

@@ -1,7 +1,8 @@
 """The parent's side of a trainer child: spawn it, talk to it with deadlines, never believe it. Imports no torch.
 
 Customer code may own the child entirely, so whatever arrives is limited and checked, parameters are copied before they
-are looked at, times are bounded by our own clock, and any failure ends the child.
+are looked at, times are bounded by our own clock, and any failure ends the child but two that cost only the call: an
+inner state that cannot be handed over, and numbers that are not finite.
 """
 
 import contextlib
@@ -29,10 +30,12 @@ from trainers.child_messages import (
     InnerStateRefused,
     JobPackage,
     Loaded,
+    NotFiniteNumbers,
     Progress,
     Trained,
     broke_protocol,
     checked_count,
+    checked_evaluation,
     checked_failure,
     checked_loss,
     checked_losses,
@@ -53,6 +56,7 @@ __all__ = [
     "InnerStateRefused",
     "JobPackage",
     "Loaded",
+    "NotFiniteNumbers",
     "Progress",
     "TensorSpec",
     "Trained",
@@ -164,7 +168,7 @@ class TrainerChild:
                 fields = self._expect(deadline, "trained").fields
                 elapsed_ms = math.ceil((time.monotonic() - began) * 1000)
                 losses = checked_losses(fields.get("losses"), steps)
-                held_out_loss = checked_loss(fields.get("held_out_loss")) if evaluate else None
+                held_out_loss = checked_evaluation(fields.get("held_out_loss")) if evaluate else None
                 tokens, told_ms = checked_count(fields.get("tokens")), checked_count(fields.get("trained_ms"))
                 trained = self._shared().take(f"the parameters after step {first_step + steps - 1}")
                 self.progress = Progress()
@@ -173,16 +177,17 @@ class TrainerChild:
         raise failure
 
     def _synchronised(self, synchronise: Synchronise, steps: range, deadline: "Deadline") -> Exception | None:
-        """Exchange the gradient of each of `steps`. What `synchronise` raised, once the child has let its step go."""
+        """Exchange the gradient of each of `steps`. What `synchronise` raised, or NotFiniteNumbers, once the child has let
+        its step go.
+        """
         for step in steps:
             fields = self._expect(deadline, "gradient").fields
             rate = checked_loss(fields.get("rate"))
             if checked_count(fields.get("step")) != step:
                 broke_protocol(f"the gradient of another step than {step}", self._log.tail())
-            gradient = self._shared().take(f"the gradients of step {step}")
             began = time.monotonic()
             try:
-                answer = synchronise(step, rate, gradient)
+                answer = synchronise(step, rate, self._shared().take(f"the gradients of step {step}"))
             except Exception as failure:  # noqa: BLE001  raised again by `train`
                 deadline.ends += time.monotonic() - began
                 self._send("abandon", {}, b"", deadline)
@@ -201,14 +206,16 @@ class TrainerChild:
             self._send("mix", {"ranges": [list(part) for part in ranges], "keep": keep}, b"", deadline)
             self._expect(deadline, "mixed")
 
-    def evaluate(self, parameters: np.ndarray, timeout_s: float = 600.0) -> float:
-        """Held-out loss of `parameters`, float32 [n], and `metrics`; the child's own parameters stay what they are."""
+    def evaluate(self, parameters: np.ndarray, timeout_s: float = 600.0) -> float | None:
+        """Held-out loss of `parameters`, float32 [n], None when it is not finite, and `metrics`; the child's own parameters
+        stay what they are.
+        """
         with self._conversation(timeout_s, "evaluating") as deadline:
             self._shared().put(parameters)
             self._send("evaluate", {}, b"", deadline)
             fields = self._expect(deadline, "evaluated").fields
             self.metrics = checked_metrics(fields.get("metrics"))
-            return checked_loss(fields.get("loss"))
+            return checked_evaluation(fields.get("loss"))
 
     def export_inner(self, timeout_s: float = 120.0) -> bytes:
         """The inner optimiser's state as safetensors, for `import_inner` of another child. Raises InnerStateRefused."""
@@ -377,7 +384,7 @@ class Deadline:
 
 
 class _Conversation:
-    """Holds the connection for one call; whatever goes wrong in it ends the child."""
+    """Holds the connection for one call; what goes wrong in it ends the child, but for what costs only the call."""
 
     def __init__(self, child: TrainerChild, ends: float, doing: str) -> None:
         self.child, self.deadline = child, Deadline(time.monotonic(), ends, doing)
@@ -395,5 +402,5 @@ class _Conversation:
                 self.child._died(self.deadline.doing)
         finally:
             self.child._talking.release()
-            if self.child._killed or not isinstance(error, InnerStateRefused | None):
+            if self.child._killed or not isinstance(error, InnerStateRefused | NotFiniteNumbers | None):
                 self.child.kill()

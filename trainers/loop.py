@@ -99,7 +99,7 @@ class InnerLoop:
         `position`: number of the first step among all steps that the whole job has batches for; a step's batches are
         those of its number, so no two workers, ranks or micro-batches share one. With `exchange` every step's gradient goes
         through it; what it raises ends the call before that step changed anything. Losses are means and tokens sums
-        over micro-batches and ranks; `progress` is told of this rank's.
+        over micro-batches and ranks; `progress` is told of this rank's tokens. NotFinite is raised at all ranks.
         """
         seeds = [self.seed, worker, first_step] + ([self.ranks.rank] if self.ranks.rank else [])
         torch.manual_seed(hash_seed(*seeds))  # dropout too can be replayed from the schedule
@@ -120,8 +120,10 @@ class InnerLoop:
         return InnerResult([total / self.ranks.count for total in sums], round(all_tokens), trained_ms)
 
     @torch.no_grad()
-    def evaluate(self) -> float:
-        """Mean loss over the held-out batches; `metrics` are the means of the workload's other figures afterwards."""
+    def evaluate(self) -> float | None:
+        """Mean loss over the held-out batches, None when it is not finite; `metrics` are the means of the workload's other
+        figures afterwards, none without a loss.
+        """
         if self.held_out is None:
             self.held_out = self.workload.held_out()
             if not self.held_out:
@@ -129,11 +131,12 @@ class InnerLoop:
         self.model.eval()
         losses, found = [], []
         for batch in self.held_out:
-            losses.append(self._finite(self._loss(batch), "on held-out data"))
+            losses.append(float(self._loss(batch).item()))
             found.append(self.workload.metrics(self.called, on_device(batch, self.device)))
-        self.metrics = mean_metrics(found)
         gather_no_longer(self.model)
-        return float(np.mean(losses))
+        mean = float(np.mean(losses))
+        self.metrics = mean_metrics(found) if math.isfinite(mean) else {}
+        return mean if math.isfinite(mean) else None
 
     def write_parameters(self, flat: np.ndarray) -> None:
         """Copy the model into `flat`, float32 [n]."""
@@ -162,17 +165,18 @@ class InnerLoop:
         return self.rates[0] * factor
 
     def _gradient(self, step: int, worker: int, position: int) -> tuple[float, int]:
-        """The gradient of one step, mean over its micro-batches and ranks; this rank's mean loss and tokens."""
+        """The gradient and the loss of one step, means over its micro-batches and ranks; this rank's tokens."""
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             loss, tokens = self._backward(step, worker, position)
             if self.ranks.count > 1:
-                self.ranks.average(self._gradients(fill=True))
+                self.ranks.average([*self._gradients(fill=True), loss])
+            value = self._finite(loss, f"at step {step}")  # only here, that all ranks find the same
             if self.scale is None or self.scale.take_off(self._gradients()):
-                return loss, tokens
+                return value, tokens
 
-    def _backward(self, step: int, worker: int, position: int) -> tuple[float, int]:
-        """Add up the gradients of this rank's micro-batches, each divided by their number."""
+    def _backward(self, step: int, worker: int, position: int) -> tuple[torch.Tensor, int]:
+        """Add up the gradients of this rank's micro-batches, each divided by their number; mean loss, a scalar."""
         parts, all_parts = self.options.accumulate, self.options.accumulate * self.ranks.count
         losses, tokens = [], 0
         for micro in range(parts):
@@ -182,9 +186,10 @@ class InnerLoop:
             loss = self._loss(batch)
             scaled = loss / parts if parts > 1 else loss
             (scaled * self.scale.value if self.scale is not None else scaled).backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
+            losses.append(loss.detach().float().reshape(()))
             tokens += int(self.workload.tokens(batch))
-        return math.fsum(self._finite(loss, f"at step {step}") for loss in losses) / parts, tokens
+        mean = losses[0] if parts == 1 else torch.stack(losses).mean()
+        return mean, tokens
 
     def _gradients(self, fill: bool = False) -> list[torch.Tensor]:
         """Those that are there; with `fill` zeros take the place of those that are not, as other ranks may have them."""

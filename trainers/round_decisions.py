@@ -5,7 +5,7 @@ ones that learning-rate schedules follow; positions count batches of the whole j
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,10 +220,12 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Halted:
-    """No further round will start: it was asked for, or it is hopeless (`failed`)."""
+    """No further round will start: it was asked for, or it is hopeless (`failed`): `diverged` when the members come to no
+    agreement, `nan` when the numbers of all of them are not finite.
+    """
 
     round: int
-    failed: bool
+    failed: Literal["", "diverged", "nan"]
     why: str
 
 

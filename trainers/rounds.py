@@ -81,6 +81,7 @@ class Rounds:
         self._complaints: dict[int, frozenset[int]] = {}  # whom a member cannot reach
         self._lost: list[Lost] = []
         self._left_out: set[int] = set()
+        self._spoiled: dict[int, str] = {}  # whose own numbers are not finite, and which
         self._warned: dict[int, Warned] = {}
         self._times_late: Counter[int] = Counter()
         self._times_warned: Counter[tuple[int, str]] = Counter()
@@ -100,6 +101,11 @@ class Rounds:
     def members(self) -> tuple[int, ...]:
         """Slots of all living members, waiting and late ones too."""
         return tuple(sorted({*self._members, *self._arrivals, *self._late}))
+
+    @property
+    def late(self) -> tuple[int, ...]:
+        """Slots of members that rounds go on without until they have done their share."""
+        return tuple(sorted(self._late))
 
     @property
     def next_deadline_ms(self) -> int | None:
@@ -169,6 +175,29 @@ class Rounds:
         self._arrivals[slot] = member  # where it stood, which counts again if the round comes to nothing
         left = LeftOut(slot, round, f"Going on without slot {slot} ({member.name}) in round {round}: {why}")
         return (left, *self._without([slot], now_ms))
+
+    def spoiled(self, slot: int, epoch: int, round: int, what: str, now_ms: int) -> Decisions:
+        """A member's own numbers (loss, gradient, what it would send) are not finite: it contributes nothing, is warned once
+        the round is committed, and takes over what the others made. When all are like that, the job has diverged.
+        """
+        if slot in self._late and self._late[slot][0].epoch == epoch and self._late[slot][1] == round:
+            member, _, _ = self._late.pop(slot)
+            self._arrivals[slot] = member
+            warned = self._warn(slot, "nan", f"what it made late for round {round} is not finite: {what}")
+            again = self._start(now_ms, f"{member.name} has caught up") if self.phase is Phase.WAITING else ()
+            return (*warned, *again)
+        if self._is_stale(slot, epoch, round) or slot in self._merged:
+            return ()
+        assert self._started is not None
+        self._spoiled[slot] = what
+        if set(self._spoiled) == set(self._started.slots):
+            self.phase, self._deadlines = Phase.OVER, {}
+            told = "; ".join(f"slot {one}: {words}" for one, words in sorted(self._spoiled.items()))
+            return (
+                Halted(self.round, "nan", f"every member of round {round} has numbers that are not finite: {told}"),
+            )
+        self._arrivals[slot] = self._members[slot]  # where it stood, which counts again if the round comes to nothing
+        return self._without([slot], now_ms)
 
     def cannot_reach(self, slot: int, epoch: int, round: int, missing: Collection[int], now_ms: int) -> Decisions:
         """A member has waited in vain for these others in the exchange; whom most complain about is lost.
@@ -248,7 +277,7 @@ class Rounds:
             self.phase = Phase.OVER
             if self.at.step >= self.plan.total_steps:
                 return (Finished(self.round, f"all {self.plan.total_steps} steps are trained and committed"),)
-            return (Halted(self.round, False, f"stopping after round {self.round}: {self._stop}"),)
+            return (Halted(self.round, "", f"stopping after round {self.round}: {self._stop}"),)
         needed = 1 if self._resumed else self.plan.min_members
         if len(self._members) < needed:
             self.phase = Phase.WAITING
@@ -270,7 +299,7 @@ class Rounds:
         self._ahead &= frozenset(holders)
         self._attempt, self._extended = 0, False
         self._contributed, self._merged, self._complaints, self._refused = frozenset(), {}, {}, {}
-        self._left_out, self._warned = set(), {}
+        self._left_out, self._spoiled, self._warned = set(), {}, {}
         self.phase, self._began_ms = Phase.TRAINING, now_ms
         shares, position = [], self.at.position
         budgets = share_out(step_after - self.at.step, slots, plan.nominal_members, self._patience.ms_per_step)
@@ -322,6 +351,9 @@ class Rounds:
             else:
                 self._members[slot] = _at(self._members[slot], self.at)
         out += self._warn_refused(digest)
+        for slot, what in sorted(self._spoiled.items()):
+            if slot in self._arrivals:  # and not lost meanwhile
+                out += self._warn(slot, "nan", f"its numbers of round {self.round} are not finite: {what}")
         return (*out, *self._committed(started, digest, now_ms))
 
     def _warn_refused(self, digest: str) -> list[Decision]:
@@ -380,7 +412,7 @@ class Rounds:
 
     def _give_up(self, why: str) -> Halted:
         self.phase, self._deadlines = Phase.OVER, {}
-        return Halted(self.round, True, f"giving up after {self._void} void rounds in a row: {why}")
+        return Halted(self.round, "diverged", f"giving up after {self._void} void rounds in a row: {why}")
 
     def _rewind(self, to: Standing, why: str) -> Rewind:
         back = Rewind(self.round, to.round, f"Rewinding from round {self.round} to {to.round}: {why}")
@@ -452,12 +484,13 @@ class Rounds:
     def _warn(self, slot: int, reason: str, why: str) -> Decisions:
         """Once is a warning, twice is the end. At a boundary only: until then the member belongs to the round's exchange."""
         self._times_warned[slot, reason] += 1
-        member = self._members[slot]
+        member = self._members.get(slot) or self._arrivals[slot]
         self._warned[slot] = Warned(slot, reason, f"Warning slot {slot} ({member.name}): {why}")
         if self._times_warned[slot, reason] == 1:
             return (self._warned[slot],)
         dropped = self._drop(member, reason, f"{why}, for the second time")
-        self._members.pop(slot)
+        self._members.pop(slot, None)
+        self._arrivals.pop(slot, None)
         self._merged.pop(slot, None)
         self._deadlines.pop(slot, None)
         return (dropped,)
@@ -485,6 +518,7 @@ class Rounds:
     def _without_whom(self) -> str:
         gone = [f"slot {lost.slot} {lost.reason}: {lost.detail}" for lost in self._lost]
         gone += [f"slot {slot}, which is late" for slot in sorted(self._left_out)]
+        gone += [f"slot {slot}, whose numbers are not finite" for slot in sorted(self._spoiled)]
         return f" without {'; '.join(gone)}" if gone else ""
 
 

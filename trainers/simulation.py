@@ -4,6 +4,7 @@ Members run the production code (`trainers.loop.InnerLoop`, `trainers.member.Mem
 to the other is simulated. The same arguments give the same bits, so two protocols can be compared on paired seeds.
 """
 
+import math
 import statistics
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -189,7 +190,8 @@ class Simulation:
         losses = []
         for digest in sorted(distinct):
             self.judge.read_parameters(distinct[digest])
-            losses.append(self.judge.evaluate())
+            found = self.judge.evaluate()
+            losses.append(math.nan if found is None else found)
         return statistics.fmean(losses)
 
     def _told(self, slots: tuple[int, ...], held_out: float | None) -> SimulatedRound:

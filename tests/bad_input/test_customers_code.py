@@ -33,7 +33,7 @@ FAILURES = [
     ("import no_such_thing",                                                     "import",     "No module named 'no_such_thing'"),
     ("return model(batch).mean() * float('nan')",                                "nan",        "the loss is nan at step"),
     ("model.register_parameter('late', torch.nn.Parameter(torch.zeros(3)))",     "shape",      "late"),
-    ("self.kept = [bytearray(b'x' * (64 << 20)) for _ in range(99)]",            "memory",     "more memory than its limit"),
+    ("self.kept = [bytearray(b'x' * (64 << 20)) for _ in range(99)]",            "memory",     "memory than its limit|MiB are allowed"),
     ("while True: os.fork()",                                                    "exception",  "Operation not permitted"),
     ("while True: time.sleep(1)",                                                "hang",       "training round 1"),
 ]  # fmt: skip
@@ -77,7 +77,7 @@ def test_the_job_fails_with_its_reason_and_the_rest_of_the_money_returns(
     shown = torg("job", job, "--key", str(ann._wire._key))
     assert shown.code == 0
     assert f"failed – {reason}" in shown.out
-    assert says in shown.out
+    assert any(words in shown.out for words in says.split("|"))
     if reason in ("exception", "import"):
         assert 'File "mine.py", line' in shown.out, "where in the customer's own file"
         assert "�" not in shown.out

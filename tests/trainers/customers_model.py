@@ -46,8 +46,9 @@ class Customer(Workload):
     def raise_error(self, model):
         raise RuntimeError("my own mistake")
 
-    def make_nan(self, model):
-        self.factor = float("nan")
+    def make_nan_at_first(self, model):
+        self.calls = getattr(self, "calls", 0) + 1
+        self.factor = float("nan") if self.calls <= 2 else 1.0
 
     def hang(self, model):
         time.sleep(3600)

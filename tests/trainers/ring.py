@@ -31,7 +31,7 @@ from trainers.actors.outbox import Outbox
 from trainers.actors.plans import plan_of
 from trainers.actors.run import Run
 from trainers.actors.transport import CallFailed, Gone
-from trainers.child_process import ChildFailed, Loaded, Trained
+from trainers.child_process import ChildFailed, Loaded, NotFiniteNumbers, Trained
 from trainers.codecs import Vector
 from trainers.layout import elements_of, layout_of
 from trainers.mesh import mesh as meshes
@@ -95,7 +95,6 @@ class Child:
         self._seat = seat
         self.theta = np.zeros(ELEMENTS, dtype=np.float32)
         self.moments = np.zeros(8, dtype=np.float32)
-        self.spoil: float | None = None
         self.metrics: dict[str, float] = {}
 
     def load(self, package: object, timeout_s: float) -> Loaded:
@@ -116,8 +115,8 @@ class Child:
                 time.sleep(seat.step_s)
             pull = np.float32(((position + index) * 7919 % 101) / 101 - 0.5)
             gradient = (self.theta - TARGET * (1 + pull)).astype(np.float32)
-            if self.spoil is not None:
-                gradient[7] = self.spoil
+            if seat.diverges.get(round) == index:
+                raise NotFiniteNumbers(f"the loss is nan at step {first_step + index}")
             if synchronise is None:
                 self.theta = self.theta - np.float32(RATE) * gradient
                 continue
@@ -242,6 +241,8 @@ class Seat:
     cut_from: set[int] = field(default_factory=set)
     forge: dict[int, Callable[[bytes], bytes]] = field(default_factory=dict)
     spoil: dict[int, Callable[[dict[int, bytes]], dict[int, bytes]]] = field(default_factory=dict)
+    diverges: dict[int, int] = field(default_factory=dict)
+    """In which step of a round its numbers are not finite."""
 
     @property
     def name(self) -> str:
@@ -399,6 +400,34 @@ class Door:
         return {}
 
 
+class _Line:
+    """A run's way to the market, until its process is gone."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._open = True
+
+    def cut(self) -> None:
+        with self._door.changed:
+            self._open = False
+
+    def upload(self, content: bytes) -> str:
+        return self._door.upload(content)
+
+    def read_blob(self, digest: str) -> bytes:
+        return self._door.read_blob(digest)
+
+    def __getattr__(self, name: str) -> Any:
+        report = getattr(self._door, name)
+
+        def tell(*arguments: Any, **named: Any) -> Json:
+            with self._door.changed:
+                told: Json = report(*arguments, **named) if self._open else {}
+                return told
+
+        return tell
+
+
 _current: list[Ring] = []
 
 
@@ -499,6 +528,7 @@ class Ring:
     def replace_course(self) -> None:
         """The run's process dies; another one finds out where the job stands and goes on."""
         self.transport.closed = True
+        self._line.cut()
         self.transport = Transport(self)
         self.outbox, self.keeper, self.course = self._begin(heir=True)
 
@@ -546,6 +576,11 @@ class Ring:
         """(slot, the market's reason)."""
         return [(one["epoch"] - 100, one["reason"]) for one in self.door.lost]
 
+    def warned(self, number: int) -> list[Json]:
+        """Whom that round's record names, and why."""
+        found: list[Json] = self.door.rounds[number - 1].get("warned", [])
+        return found
+
     def living(self) -> list[Seat]:
         """Seats whose worker was not killed."""
         return [seat for seat in self.seats.values() if seat.dead is None]
@@ -587,7 +622,8 @@ class Ring:
 
     def _begin(self, heir: bool = False) -> tuple[Outbox, Keeper, Course]:
         self.courses += 1
-        door: Any = self.door
+        self._line = _Line(self.door)
+        door: Any = self._line
         outbox = Outbox("job", os.getpid(), door)
         keeper = Keeper(
             job="job", spec=self.spec, door=door, transport=self.transport, outbox=outbox, wall_ms=lambda: 1
@@ -606,8 +642,9 @@ class Ring:
                  "worker": seat.name}
                 for seat in self.seats.values() if seat.epoch not in told
             ]  # fmt: skip
-            living, recent = run._find_living({"leases": leases})
-            at, durable = run._find_place(keeper, living)
+            committed = len(self.door.rounds)
+            living, recent, liars = run._find_living({"leases": leases, "rounds_committed": committed})
+            at, durable = run._find_place(keeper, living, committed)
             run._tell_missed(outbox, {"rounds_committed": len(self.door.rounds)}, recent, at.round)
             assert outbox.wait_empty(PATIENCE_S)
         roster = _Roster(self.transport, outbox, every_s=0.03, lost_after_s=self._lost_after_s)
@@ -617,8 +654,10 @@ class Ring:
             secret=bytes([self.courses]) * 32, tuning=self.tuning,
         )  # fmt: skip
         if heir:
+            for worker, why in liars:
+                course.give_up(worker, "stale", why)
             course.resume(living)
-            met = {worker.slot for worker in living}
+            met = {worker.slot for worker in living} | {worker.slot for worker, _ in liars}
             for seat in self.living():
                 if seat.slot not in met and seat.epoch not in told:
                     course.welcome(self._known(seat))

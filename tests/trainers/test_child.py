@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainers.child_process import ChildFailed, JobPackage, TrainerChild
+from trainers.child_process import ChildFailed, JobPackage, NotFiniteNumbers, TrainerChild
 from trainers.job_code import ImportFailed, find_workload
 from trainers.sandbox import isolation_level
 
@@ -109,7 +109,6 @@ def test_customer_code_cannot_start_processes_reach_the_network_or_see_the_envir
 
 FAILURES = [
     ("raise_error", "exception", "RuntimeError: my own mistake"),
-    ("make_nan", "nan", "the loss is nan at step 0"),
     ("measure_too_much", "exception", "ValueError: metrics() gave 17 figures; 16 are the most"),
     ("change_shape", "shape", "late"),
     ("die_quietly", "died", "exited with status 7 while training round 1"),
@@ -132,6 +131,16 @@ def test_a_failing_workload_is_named_and_its_child_ended(spawn, do, kind, words)
         os.kill(child.pid, 0)
     with pytest.raises(ChildFailed, match="died"):
         train(child, parameters)
+
+
+def test_numbers_that_are_not_finite_cost_the_call_and_the_child_serves_on(spawn):
+    child, parameters = loaded_customer(spawn, do="make_nan_at_first")
+    inner = child.export_inner()
+    assert child.evaluate(parameters) is None, "a held-out loss that is not finite is none"
+    with pytest.raises(NotFiniteNumbers, match="the loss is nan at step 0"):
+        train(child, parameters)
+    child.import_inner(inner)
+    assert child.evaluate(train(child, parameters).parameters) is not None
 
 
 BAD_FILES = {

@@ -222,3 +222,4 @@ def test_a_gradient_that_is_not_finite_is_named_even_when_the_loss_is(tmp_path):
         with pytest.raises(ChildFailed, match="gradients of step 7 are not all finite") as failed:
             train(child, initial, first_step=7, synchronise=lambda *_: initial)
         assert failed.value.kind == "nan"
+        assert len(child.export_inner()) > 0, "it serves on"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.trainers.customers_model import Customer
-from trainers.child_process import ChildFailed, JobPackage, TrainerChild
+from trainers.child_process import ChildFailed, JobPackage, NotFiniteNumbers, TrainerChild
 from trainers.inner_options import InnerOptions
 from trainers.light_torch import postpone_compiler
 from trainers.loop import InnerLoop
@@ -23,6 +23,8 @@ class Failing(Customer):
     def batch(self, seed, step, worker):
         if step == 41:  # of step 20, the second rank's
             raise RuntimeError("my own mistake")
+        if step == 61:  # of step 30, the second rank's
+            return tuple(part * float("nan") for part in super().batch(seed, step, worker))
         return super().batch(seed, step, worker)
 """
 )
@@ -89,6 +91,14 @@ def test_both_ranks_exchange_one_gradient_and_let_a_step_go_together(pair):
         None, **order(3, 1), synchronise=lambda _step, _rate, gradient: 0 * gradient, applies="gradient"
     )
     assert returned.parameters == pytest.approx(expected, abs=0.01)
+
+
+def test_numbers_of_one_rank_that_are_not_finite_cost_the_call_and_all_serve_on(pair):
+    child, initial, _ = pair
+    for first_step in (30, 29):
+        with pytest.raises(NotFiniteNumbers, match="the loss is nan at step 30"):
+            child.train(initial, **order(first_step, 4))
+    assert child.train(initial, **order(0, 1)).tokens > 0
 
 
 def test_every_rank_is_filtered_and_counts_towards_the_memory_limit(pair):

@@ -93,6 +93,7 @@ class MemoryDoor:
         self.checkpoints: list[Json] = []
         self.evaluated: list[Json] = []
         self.lost: list[Json] = []
+        self.logs: list[str] = []
 
     def upload(self, content: bytes) -> str:
         digest = hashlib.sha256(content).hexdigest()
@@ -107,7 +108,8 @@ class MemoryDoor:
         self.checkpoints.append(dict(report))
         return {}
 
-    def report_readings(self, job: str, *, evaluated: Any, lost: Any, **_: Any) -> Json:
+    def report_readings(self, job: str, *, evaluated: Any, lost: Any, logs: Any, **_: Any) -> Json:
+        self.logs += [one["line"] for one in logs]
         self.evaluated += evaluated
         self.lost += lost
         return {}
@@ -135,7 +137,7 @@ def workers(tmp_path: Path) -> Iterator[list[Worker]]:
 class Job:
     """One run over these workers, and what its market has heard."""
 
-    def __init__(self, workers: list[Worker], spec: Json, data: bytes = TEXT) -> None:
+    def __init__(self, workers: list[Worker], spec: Json, data: bytes = TEXT, source: bytes | None = None) -> None:
         self.door, self.transport = MemoryDoor(), LocalTransport()
         door: Any = self.door
         self.outbox = Outbox("job-1", os.getpid(), door)
@@ -148,7 +150,7 @@ class Job:
 
         roster = known.Roster(self.transport, self.outbox, every_s=0.05, lost_after_s=60.0)
         self.course = Course(
-            job="job-1", spec=spec, source=None, data=data, transport=self.transport, outbox=self.outbox, roster=roster,
+            job="job-1", spec=spec, source=source, data=data, transport=self.transport, outbox=self.outbox, roster=roster,
             keeper=self.keeper, rounds=machine.Rounds(plan(spec)), plan=plan, secret=bytes(32),
         )  # fmt: skip
         self._workers = workers
@@ -202,3 +204,39 @@ def test_data_that_do_not_unpack_end_the_job_at_the_customers_expense(workers: l
     halt = Job(workers, SPEC, data=tar_of({"../out.txt": b"x"})).run()
     assert (halt.state, halt.reason) == ("failed", "import")
     assert "the job's data cannot be unpacked: '../out.txt' is not a name inside the folder" in halt.detail
+
+
+DIVERGES_AT_SLOT_1 = b"""
+import torch
+from trainers.workload import Workload
+
+class Mine(Workload):
+    def model(self):
+        return torch.nn.Linear(4, 1)
+    def batch(self, seed, step, worker):
+        inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(seed + 2 * step + worker))
+        return inputs * float("nan") if (worker, step) == (1, 14) else inputs
+    def held_out(self):
+        return [torch.full((8, 4), float("nan"))]
+    def loss(self, model, batch):
+        return (model(batch) - 1).square().mean()
+"""
+
+
+def test_a_worker_whose_numbers_are_not_finite_once_is_warned_and_a_held_out_loss_that_is_none_is_missing(
+    workers: list[Worker],
+) -> None:
+    workload = {"kind": "file", "digest": "", "class_name": "Mine", "filename": "mine.py"}
+    spec = {**SPEC, "workload": workload, "options": {}, "rounds": 4, "steps": 40}
+    job = Job(workers, spec, source=DIVERGES_AT_SLOT_1)
+    halt = job.run()
+
+    assert (halt.state, halt.reason) == ("done", "done")
+    assert job.door.lost == []
+    assert [[one["slot"] for one in report["members"]] for report in job.door.rounds] == [[0, 1], [0], [0, 1], [0, 1]]
+    [warned] = job.door.rounds[1]["warned"]
+    assert warned["slot"] == 1
+    assert "the loss is nan at step 14" in warned["reason"]
+    assert job.door.evaluated == []
+    assert "held-out after round 1: the loss is not finite, so that it is missing" in job.door.logs
+    assert job.keeper.durable_round == 4

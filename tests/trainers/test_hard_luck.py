@@ -23,6 +23,7 @@ from tests.trainers.ring import (
     spec_of,
     strategy_of,
 )
+from trainers.codecs import BadPayload
 from trainers.contributions import CONTRIBUTION
 
 AGREEING = tuple(name for name in STRATEGIES if name != "noloco")
@@ -211,6 +212,20 @@ def test_late_work_is_in_a_later_update():
         np.testing.assert_allclose(sent[back][1] - made[back], owed[0], rtol=1e-3, atol=1e-5)
 
 
+def test_who_is_late_for_a_round_that_comes_to_nothing_is_waited_for():
+    spec = spec_of(STRATEGIES["diloco"], rounds=12)
+    with ring(spec, first_deadline_ms=300, grace_ms=2_000, joining_ms=200) as job:
+        gate = threading.Event()
+        job.at(2, 6, "training", hold(gate))
+        job.once(lambda: bool(job.course._rounds.late), lambda: (job.kill(0), job.kill(1), gate.set()))
+        for slot in (0, 1):
+            job.at(slot, 6, "exchange", hold(gate))
+        assert is_done(job.run())
+        assert not job.bugs
+        assert sorted(job.lost()) == [(0, "worker_killed"), (1, "worker_killed")]
+        assert job.contributors()[-1] == [2]
+
+
 def test_who_is_late_three_times_in_a_row_is_lost():
     with ring(spec_of(STRATEGIES["diloco"], rounds=14), first_deadline_ms=300, grace_ms=200, joining_ms=200) as job:
         for number in range(4, 14):
@@ -220,6 +235,102 @@ def test_who_is_late_three_times_in_a_row_is_lost():
         late = [report["round"] for report in job.door.rounds if 1 in report["late"]]
         assert len(late) >= 2
         assert job.lost() == [(1, "worker_slow")]
+
+
+# numbers that are not finite
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_who_diverges_once_is_warned_and_goes_on_from_what_the_others_made(name):
+    with ring(spec_of(STRATEGIES[name], rounds=6)) as job:
+        job.seats[1].diverges = {3: 0 if name == "streaming_diloco" else 2}
+        assert is_done(job.run())
+        job.check(agree=name in AGREEING)
+        assert job.lost() == []
+        assert [(one["slot"], "the loss is nan at step" in one["reason"]) for one in job.warned(3)] == [(1, True)]
+        assert job.contributors() == [[0, 1, 2]] * 2 + [[0, 2]] + [[0, 1, 2]] * 3
+        assert not any(job.warned(number) for number in (1, 2, 4, 5, 6))
+
+
+def test_who_diverges_while_it_trains_ahead_is_warned_in_the_round_that_this_belongs_to():
+    with ring(spec_of(STRATEGIES["streaming_diloco"], rounds=6)) as job:
+        job.seats[1].diverges = {3: 1}
+        assert is_done(job.run())
+        job.check()
+        assert job.lost() == []
+        assert [one["slot"] for one in job.warned(4)] == [1]
+        assert job.contributors() == [[0, 1, 2]] * 3 + [[0, 2]] + [[0, 1, 2]] * 2
+
+
+@pytest.mark.parametrize("name", ["diloco", "ddp", "streaming_diloco"])
+def test_who_diverges_twice_loses_its_place_to_a_newcomer(name):
+    with ring(spec_of(STRATEGIES[name], rounds=8)) as job:
+        job.seats[1].diverges = {2: 0, 4: 0}
+        job.once(lambda: bool(job.lost()), lambda: job.join(3))
+        assert is_done(job.run())
+        job.check()
+        assert job.lost() == [(1, "bad_contribution")]
+        assert "not finite" in job.door.lost[0]["detail"]
+        assert "for the second time" in job.door.lost[0]["detail"]
+        assert job.contributors()[-1] == [0, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["diloco", "demo"])
+def test_when_all_diverge_the_job_has(name):
+    with ring(spec_of(STRATEGIES[name], rounds=8)) as job:
+        for seat in job.seats.values():
+            seat.diverges = {2: 0, 5: 1} if seat.slot == 1 else {5: 1}
+        halt = job.run()
+        assert (halt.state, halt.reason) == ("failed", "nan")
+        assert all(f"slot {slot}: the loss is nan at step" in halt.detail for slot in (0, 1, 2))
+        assert "learning rate" in halt.detail
+        assert "train.clip" in halt.detail
+        assert job.lost() == [], "no provider bears it, not even who was warned before"
+        assert numbers(job) == [1, 2, 3, 4]
+
+
+def test_when_the_only_one_diverges_the_job_has():
+    with ring(spec_of(STRATEGIES["diloco"], rounds=4, members=1), slots=(0,)) as job:
+        job.seats[0].diverges = {2: 0}
+        halt = job.run()
+        assert (halt.state, halt.reason) == ("failed", "nan")
+
+
+@pytest.mark.parametrize("name", ["diloco", "ddp"])
+def test_one_diverges_and_the_others_die_so_that_the_round_is_tried_again(name):
+    with ring(spec_of(STRATEGIES[name], rounds=4)) as job:
+        gate = threading.Event()
+        job.seats[1].diverges = {2: 0}
+        for slot in (0, 2):
+            job.at(slot, 2, "training", lambda seat: (gate.wait(20), die(seat)))
+
+        def heal() -> None:
+            job.seats[1].diverges = {}
+            gate.set()
+
+        job.once(lambda: 1 in job.course._rounds._spoiled, heal)
+        assert is_done(job.run())
+        assert sorted(job.lost()) == [(0, "worker_killed"), (2, "worker_killed")]
+
+
+def test_a_contribution_that_cannot_be_encoded_is_its_makers_own():
+    with ring(spec_of(strategy_of("diloco", topology="gather"), rounds=5)) as job:
+
+        def break_encoding(seat: Seat) -> None:
+            member = seat.training.member
+
+            def payload() -> bytes:
+                del member.payload
+                raise BadPayload("not all elements are finite")
+
+            member.payload = payload
+
+        job.at(1, 3, "training", break_encoding)
+        assert is_done(job.run())
+        job.check()
+        assert job.lost() == []
+        assert [one["slot"] for one in job.warned(3)] == [1]
+        assert job.contributors() == [[0, 1, 2]] * 2 + [[0, 2]] + [[0, 1, 2]] * 2
 
 
 # lies
@@ -313,6 +424,64 @@ def test_one_that_complains_about_all_others_costs_none_of_them_the_place():
         job.once(lambda: len(turns) > 40 or turns.append(1), gate.set)  # type: ignore[func-returns-value]
         assert is_done(job.run())
         assert not {0, 1} & {slot for slot, _ in job.lost()}
+
+
+def without(name: str) -> Callable[[dict], dict]:
+    """The answer without one of its fields."""
+    return lambda answer: {field: value for field, value in answer.items() if field != name}
+
+
+MALFORMED = {
+    "no fields": ("train", lambda answer: ["ok"]),
+    "no verdict": ("train", without("ok")),
+    "no round": ("train", without("round")),
+    "a loss that is none": ("train", lambda answer: {**answer, "loss": float("nan")}),
+    "accepted by nobody known": ("merge", lambda answer: {**answer, "accepted": "all", "left": False}),
+    "refused for no slot": ("merge", lambda answer: {**answer, "refused": {"first": "no"}, "left": False}),
+    "an unknown failure": ("train", lambda answer: {"ok": False, "kind": "tired", "message": "", "traceback": ""}),
+    "a reading of nothing": ("reading", lambda answer: {}),
+    "no address": ("connect", lambda answer: {"ok": True}),
+}
+
+
+@pytest.mark.parametrize("what", MALFORMED)
+def test_an_answer_that_is_none_costs_its_worker_the_place_and_nobody_else_anything(what):
+    method, change = MALFORMED[what]
+    with ring(spec_of(STRATEGIES["diloco"], rounds=4)) as job:
+        job.lies[2, method] = change
+        if method == "connect":
+            job.once(lambda: bool(job.lost()), lambda: job.join(3))
+        assert is_done(job.run())
+        job.check()
+        assert job.lost() == [(2, "bad_contribution")]
+        assert "its answer to " + method in job.door.lost[0]["detail"]
+        assert numbers(job) == [1, 2, 3, 4]
+
+
+CLAIMS = {
+    "far ahead": {"round": 900, "step": 2700, "position": 8100},
+    "the end": {"round": 6, "step": 18, "position": 54},
+    "one more": {"round": 4, "step": 12, "position": 36},
+    "another step": {"step": 17},
+    "no number": {"round": "3"},
+}
+
+
+@pytest.mark.parametrize("every", [1, 100])
+@pytest.mark.parametrize("what", CLAIMS)
+def test_one_that_lies_about_where_it_stands_does_not_move_the_job_when_its_run_is_replaced(what, every):
+    with ring(spec_of(STRATEGIES["diloco"], rounds=6, every=every)) as job:
+        gate = threading.Event()
+        for slot in (0, 1, 2):
+            job.at(slot, 4, "training", hold(gate))
+        job.lies[2, "state"] = lambda answer: {**answer, **CLAIMS[what]}
+        job.once(lambda: len(job.door.rounds) == 3 and len(job.fired) == 3, lambda: (job.replace_course(), gate.set()))
+        assert is_done(job.run())
+        assert not job.bugs
+        assert numbers(job) == [1, 2, 3, 4, 5, 6]
+        assert [report["step"] for report in job.door.rounds] == [3, 6, 9, 12, 15, 18]
+        assert job.lost() == ([(2, "stale")] if what in ("far ahead", "the end", "no number") else [])
+        assert {0, 1} <= set(job.contributors()[-1])
 
 
 def numbers(job) -> list[int]:

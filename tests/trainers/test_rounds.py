@@ -71,6 +71,10 @@ class Script:
             )  # fmt: skip
         return self
 
+    def spoil(self, slot, what="the loss is nan at step 3"):
+        self.last = self.rounds.spoiled(slot, 100 + slot, self.rounds.round + 1, what, self.now)
+        return self
+
     def lose(self, slot, reason="died"):
         self.last = self.rounds.lost(slot, 100 + slot, reason, "its process is gone", self.now)
         return self
@@ -263,6 +267,55 @@ def test_a_refused_contribution_is_warned_of_once_then_costs_the_place():
     assert script.of(StartRound).slots == (0, 2)
 
 
+def test_who_diverges_is_warned_with_the_round_and_takes_over_what_the_others_made():
+    script = Script(slots=(0, 1, 2)).contribute(0)
+    assert script.spoil(1).of(MergeAgain).slots == (0, 2)
+    assert script.of(MergeAgain).why.endswith("without slot 1, whose numbers are not finite")
+    done = script.contribute(2).merge(0, 2).of(RoundCommitted)
+    assert [(one.slot, one.reason) for one in done.warned] == [(1, "nan")]
+    assert "its numbers of round 1 are not finite: the loss is nan at step 3" in script.of(Warned).why
+    assert (done.contributors, done.late, done.lost) == ((0, 2), (), ())
+    assert share(script.of(StartRound), 1).donors == (0, 2)
+    script.contribute(0, 2).spoil(1).merge(0, 2)
+    assert (script.of(MemberLost).lost.slot, script.of(MemberLost).lost.reason) == (1, "nan")
+    assert script.of(StartRound).slots == (0, 2)
+
+
+def test_when_every_member_of_a_round_diverges_the_job_has_and_nobody_is_dropped_for_it():
+    script = Script(slots=(0, 1, 2)).contribute(0, 2).spoil(1).merge(0, 2).spoil(1).spoil(2).spoil(0)
+    assert kinds(script.last) == [Halted]
+    assert script.of(Halted).failed == "nan"
+    assert script.rounds.members == (0, 1, 2)
+    assert script.rounds.phase is Phase.OVER
+
+
+def test_a_round_of_which_one_diverged_and_the_others_died_proves_nothing():
+    script = Script().whole_round(0, 1).spoil(1).lose(0)
+    assert kinds(script.last) == [MemberLost, VoidRound, StartRound]
+    assert share(script.of(StartRound), 1).donors is None, "it holds what the round began with"
+    assert script.spoil(1).of(Halted).failed == "nan"
+
+
+def test_late_work_that_is_not_finite_is_warned_of_too():
+    script = Script(slots=(0, 1, 2), plan=LONG).whole_round(0, 1, 2).whole_round(0, 1, 2).after(1000).contribute(0, 1)
+    script.after(100_000).tick().merge(0, 1)
+    script.last = script.rounds.spoiled(2, 102, 3, "the loss is nan", script.now)
+    assert script.of(Warned).slot == 2
+    assert script.rounds.late == ()
+    started = script.contribute(0, 1).merge(0, 1).of(StartRound)
+    assert share(started, 2).donors == (0, 1)
+
+
+def test_late_work_of_a_round_that_came_to_nothing_is_still_waited_for():
+    script = Script(slots=(0, 1, 2), plan=LONG).whole_round(0, 1, 2).whole_round(0, 1, 2).contribute(0, 1)
+    script.after(100_000).tick().lose(0).lose(1)
+    assert VoidRound in kinds(script.last)
+    assert script.rounds.late == (2,)
+    script.rounds.durable(Standing(1, 30, 90))
+    script.last = script.rounds.contributed(2, 102, 3, script.now)
+    assert share(script.of(StartRound), 2).donors == ()
+
+
 def test_the_word_of_one_against_another_is_not_enough():
     script = Script(slots=(0, 1, 2)).contribute(0, 1, 2).merge(0, 1, accepted=(0, 1, 2))
     script.merge(2, accepted=(2,), refused={0: "not all elements are finite", 1: "not all elements are finite"})
@@ -424,6 +477,7 @@ def test_adaptive_rounds_keep_their_size_when_members_come():
 STALE = {
     "another round": lambda run: run.contributed(0, 100, 2, 0),
     "another epoch": lambda run: run.contributed(0, 99, 1, 0),
+    "numbers of another round": lambda run: run.spoiled(0, 100, 2, "nan", 0),
     "a stranger": lambda run: run.contributed(9, 109, 1, 0),
     "another round's merge": lambda run: run.merged(0, 100, 2, "d", (0,), {}, 0),
     "a loss of another epoch": lambda run: run.lost(0, 99, "died", "", 0),
@@ -476,6 +530,9 @@ class RandomRuns(RuleBasedStateMachine):
             elif isinstance(decision, Rewind):
                 assert decision.to_round <= decision.from_round == self.newest.round
                 self.newest = self.given.get(decision.to_round, START)
+            elif isinstance(decision, Halted):
+                assert decision.failed == "nan"
+                self.over = True
             elif isinstance(decision, Finished):
                 assert self.newest.step == self.plan.total_steps
                 self.over = True
@@ -525,6 +582,12 @@ class RandomRuns(RuleBasedStateMachine):
     def somebody_skips(self, data):
         slot = self.some_member(data)
         self.obey(self.rounds.skipped(slot, 100 + slot, self.newest.round + 1, "no donor", self.now))
+
+    @precondition(lambda self: self.rounds.members)
+    @rule(data=st.data())
+    def somebody_diverges(self, data):
+        slot = self.some_member(data)
+        self.obey(self.rounds.spoiled(slot, 100 + slot, self.newest.round + 1, "the loss is nan", self.now))
 
     @precondition(lambda self: self.newest.round > 0)
     @rule(data=st.data())

@@ -10,7 +10,7 @@ from trainers.child_process import ChildFailed, TrainerChild
 
 
 class Ahead:
-    """One thread at a time. `finish` before anything else is asked of the child."""
+    """One thread at a time. `wait` before anything else is asked of the child."""
 
     def __init__(self, child: TrainerChild) -> None:
         self._child = child
@@ -35,13 +35,23 @@ class Ahead:
         self._thread = threading.Thread(target=work, name="ahead", daemon=True)
         self._thread.start()
 
-    def finish(self) -> None:
-        """Wait until it is done. Raises the ChildFailed that ended it."""
+    def wait(self) -> None:
+        """Return when it is done, however it ended."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-            if self._failure is not None:
-                raise self._failure
+
+    def finish(self) -> None:
+        """Before the share that it belongs to is gone on with. Raises the ChildFailed that ended it, once."""
+        self.wait()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def forget(self) -> None:
+        """Nothing is built on it."""
+        self.wait()
+        self._tokens, self._failure = 0, None
 
     def take_tokens(self) -> int:
         """What was trained ahead since the last call."""

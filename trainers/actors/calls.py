@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from trainers.actors.roster import Worker
@@ -59,9 +59,9 @@ class Calls:
         """A worker is gone: nothing of it is awaited or repeated."""
         self._keep(lambda key: key[1] != slot)
 
-    def forget_round(self) -> None:
-        """A round is void: only newcomers that load are still awaited."""
-        self._keep(lambda key: key[0] in {"load", "connect"})
+    def forget_round(self, late: Collection[int] = ()) -> None:
+        """A round is void: only newcomers that load are still awaited, and those who are `late` with an older one."""
+        self._keep(lambda key: key[0] in {"load", "connect"} or key[1] in late)
 
     def _keep(self, wanted: Callable[[Key], bool]) -> None:
         self._calls = {key: call for key, call in self._calls.items() if wanted(key)}

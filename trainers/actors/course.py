@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainers import rounds as machine
+from trainers.actors.answers import BadAnswer, checked_answer
 from trainers.actors.calls import Calls
 from trainers.actors.durability import Durability
 from trainers.actors.keeper import Keeper
@@ -32,6 +33,7 @@ Json = dict[str, Any]
 LOOK_S = 0.2
 MERGE_TIMEOUT_S = 24 * 3600.0
 SAME_PLACE_DEATHS = 3
+REMEDY = "Lower the learning rate, clip gradients (train.clip), or compute in fp32 or bf16 (train.precision)."
 CUSTOMER_FAILURES = frozenset({"exception", "nan", "shape", "memory", "import"})
 
 
@@ -101,6 +103,7 @@ class Course:
         self._moved: dict[int, int] = {}
         self._deaths: dict[int, set[int]] = defaultdict(set)
         self._void_round = 0
+        self._voided: set[int] = set()  # whose last share is of a round that came to nothing
         self._accepted: list[int] = []
         self._run = hashlib.sha256(secret).hexdigest()[:16]
         self._start = 0  # which try of which round; numbers of rounds are used again after a void one
@@ -222,10 +225,19 @@ class Course:
             elif isinstance(answer, CallFailed):
                 log.error("%s of %s failed: %s", kind, worker.name, answer)
                 self._lose(worker, "worker_lost", str(answer)[-300:])
-            elif not answer["ok"]:
-                self._failed(worker, answer)
             else:
-                self._answered(kind, worker, answer)
+                self._take_answer(kind, worker, answer)
+
+    def _take_answer(self, kind: str, worker: Worker, said: Any) -> None:
+        try:
+            answer = checked_answer(kind, said)
+        except BadAnswer as bad:
+            self._lose(worker, "bad_contribution", str(bad))
+            return
+        if answer["ok"]:
+            self._answered(kind, worker, answer)
+        else:
+            self._failed(kind, worker, answer)
 
     def _answered(self, kind: str, worker: Worker, answer: Json) -> None:
         now_ms, slot, epoch = self._now_ms(), worker.slot, worker.epoch
@@ -245,7 +257,9 @@ class Course:
             worker.info = answer
             self._do(self._rounds.contributed(slot, epoch, answer["round"], now_ms))
         elif answer.get("left"):
-            if answer.get("why") and worker.info:  # it trained, and could not merge
+            if answer["spoiled"]:
+                self._spoiled(worker, answer["spoiled"])
+            elif answer["why"] and worker.info:  # it trained, and could not merge
                 self._do(self._rounds.skipped(slot, epoch, self._rounds.round + 1, answer["why"], now_ms))
         else:
             assert kind == "merge"
@@ -256,9 +270,16 @@ class Course:
                 self._rounds.merged(slot, epoch, answer["round"], answer["digest"], answer["accepted"], refused, now_ms)
             )
 
-    def _failed(self, worker: Worker, answer: Json) -> None:
+    def _spoiled(self, worker: Worker, what: str) -> None:
+        number = self._orders[worker.slot]["round"]
+        self._do(self._rounds.spoiled(worker.slot, worker.epoch, number, what[:500], self._now_ms()))
+
+    def _failed(self, call: str, worker: Worker, answer: Json) -> None:
         kind, place = answer["kind"], self._rounds.round + 1
         detail = f"{answer['message']}\n{answer['traceback']}".strip()
+        if kind == "nan" and call == "train":
+            self._spoiled(worker, answer["message"])
+            return
         if kind in CUSTOMER_FAILURES:
             raise CustomerFailed(kind, f"slot {worker.slot}, round {place}: {detail}")
         if kind == "no_donor":
@@ -298,7 +319,7 @@ class Course:
         return max(sorted(set(digests)), key=digests.count) if digests and self._rounds.plan.agrees else None
 
     def _place(self, worker: Worker) -> machine.Standing:
-        odd = self._digest is not None and worker.at == self._rounds.at and worker.digest != self._digest
+        odd = self._digest is not None and worker.at == self._rounds.at and worker.digest not in (None, self._digest)
         return machine.NOWHERE if odd else worker.at
 
     def _lose(self, worker: Worker, reason: str, detail: str) -> None:
@@ -338,7 +359,8 @@ class Course:
             elif isinstance(decision, machine.VoidRound):
                 self._void_round = decision.round
                 self._strategy = self._strategy_before  # the round that goes over to another one begins again
-                self._calls.forget_round()
+                self._voided = set(self._orders)
+                self._calls.forget_round(late=self._rounds.late)
             elif isinstance(decision, machine.Rewind):
                 self._digest = None
                 self._durability.rebase()
@@ -375,6 +397,8 @@ class Course:
         return due
 
     def _order(self, start: machine.StartRound, share: machine.Share, switched: bool, evaluate: bool) -> Json:
+        fresh = start.round == self._void_round or share.slot in self._voided
+        self._voided.discard(share.slot)
         return {
             "round": start.round, "start": [self._run, self._start], "step_before": start.step_before, "step_after": start.step_after,
             "position_after": start.position_after, "slots": list(start.slots), "members": self._members,
@@ -382,7 +406,7 @@ class Course:
             "first_step": share.first_step, "steps": share.steps, "position": share.position, "ahead": share.ahead,
             "donors": None if share.donors is None else list(share.donors), "evaluate": evaluate and share.slot == start.evaluator,
             "timeout_s": max(1.0, share.limit_ms / 1000 - 0.5),
-            "fresh": start.round == self._void_round, "switched": switched, "accepted": self._accepted,
+            "fresh": fresh, "switched": switched, "accepted": self._accepted,
         }  # fmt: skip
 
     def _ask_for_round(self, worker: Worker) -> None:
@@ -409,6 +433,7 @@ class Course:
         """From what can be restored, when that is not what was thought; without anything, by newcomers alone."""
         log.info("Deciding to start over at round %s since that is what can be restored", at.round)
         self._calls.forget_round()
+        self._voided = set(self._orders)
         self._rounds = machine.Rounds(self._rounds.plan, at=at, durable=at)
         ready = [worker for worker in self._roster.all() if worker.phase == "ready"]
         if at == machine.START:
@@ -438,6 +463,8 @@ class Course:
         over = self._over
         assert over is not None
         if isinstance(over, machine.Halted) and over.failed:
+            if over.failed == "nan":
+                return Halt("failed", "nan", f"{over.why}. {REMEDY}")
             return Halt("failed", "diverged", over.why)
         base = self._base(over.round)
         if isinstance(over, machine.Finished) and self._evaluated_round < over.round:

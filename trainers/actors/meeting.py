@@ -36,6 +36,7 @@ class Round:
     merged: Merged | None = None
     sent: str = ""
     failure: str = ""
+    spoiled: str = ""  # why this worker's contribution cannot be sent
     exchanging: bool = False
     left: bool = False
     answer: Json | None = None
@@ -122,6 +123,12 @@ class Meeting:
         return now is not None and [self.run, now.start] == order["start"] and now.info is not None
 
     @property
+    def at_rest(self) -> bool:
+        """Whether the round in progress is over here: merged, gone on with without this worker, or failed."""
+        now = self.round
+        return now is None or self._is_over(now)
+
+    @property
     def merged(self) -> Json | None:
         """The answer to `merge` of the round in progress, once there is one, asked for or not."""
         now, mesh = self.round, self._mesh
@@ -174,7 +181,10 @@ class Meeting:
                 now.merged = merged
         except LeftBehind:
             now.left = True
-        except (MemberError, BadPayload, MeshTimeout, MeshClosed) as error:
+        except BadPayload as error:  # its own contribution has no encoding
+            now.spoiled, now.local = str(error), None
+            now.failure = now.spoiled
+        except (MemberError, MeshTimeout, MeshClosed) as error:
             now.failure = str(error) or type(error).__name__
         finally:
             with self._changed:
@@ -198,7 +208,7 @@ class Meeting:
 
     def _answer(self, now: Round, mesh: Mesh) -> Json:
         if now.merged is None or now.left:
-            return {"ok": True, "left": True, "why": now.failure}
+            return {"ok": True, "left": True, "why": now.failure, "spoiled": now.spoiled}
         if now.answer is None:
             now.answer = self._told(now, now.merged, mesh.wire())
         return now.answer

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from trainers.actors.answers import BadAnswer, checked_reading
 from trainers.actors.outbox import Outbox
 from trainers.actors.transport import Call, CallFailed, Gone, Transport
 from trainers.round_decisions import START, Standing
@@ -108,7 +108,7 @@ class Roster:
             for slot, answer in self._transport.answers(fresh, until - time.monotonic()).items():
                 del fresh[slot]
                 worker = self.get(slot)
-                if worker is not None and isinstance(answer, dict):
+                if worker is not None and not isinstance(answer, Gone | CallFailed):
                     self._note(worker, answer)
 
     def _watch(self) -> None:
@@ -133,12 +133,12 @@ class Roster:
         worker = self.get(slot)
         if worker is None:
             return
-        if isinstance(answer, dict):
-            worker.asked = None
-            self._note(worker, answer)
-        elif isinstance(answer, CallFailed):
+        if isinstance(answer, CallFailed):
             worker.asked = None
             log.error("reading of %s failed: %s", worker.name, answer)
+        elif not isinstance(answer, Gone):
+            worker.asked = None
+            self._note(worker, answer)
         elif answer.reason == "network_cut":
             # Perhaps only for a moment: asked again at the next turn.
             worker.asked = None
@@ -150,7 +150,12 @@ class Roster:
         else:
             self._lose(worker, answer)
 
-    def _note(self, worker: Worker, answer: Mapping[str, Any]) -> None:
+    def _note(self, worker: Worker, answered: Any) -> None:
+        try:
+            answer = checked_reading(answered)
+        except BadAnswer as bad:
+            self._lose(worker, Gone("bad_contribution", str(bad)))
+            return
         worker.seen, worker.cut_at = answer["seen"], None
         worker.unreachable, worker.moved_bytes = tuple(answer["unreachable"]), answer["moved_bytes"]
         reading = {"lease": worker.lease, "epoch": worker.epoch, **{name: answer[name] for name in READING_FIELDS}}

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from trainers import rounds as machine
+from trainers.actors.answers import BadAnswer, checked_state
 from trainers.actors.course import Course, Halt
 from trainers.actors.durability import restored_from
 from trainers.actors.keeper import Keeper
@@ -28,10 +29,11 @@ from trainers.actors.outbox import Outbox, Report
 from trainers.actors.plans import plan_of
 from trainers.actors.reports import recovered_report
 from trainers.actors.roster import Roster, Worker
-from trainers.actors.transport import RayTransport, Transport
+from trainers.actors.transport import CallFailed, Gone, RayTransport, Transport
 from trainers.actors.wiring import Door, DoorAway, DoorRefused
 from trainers.mesh.wire import SECRET_BYTES
 from trainers.restoring import NothingRestorable
+from trainers.standings import agree, place
 
 log = logging.getLogger(__name__)
 
@@ -101,9 +103,9 @@ class Run:
         if durable is not None and keeper.durable_step >= spec["steps"]:
             self._tell_end(outbox, keeper, Halt("done", "done", "all rounds are durable"), keeper.durable_round)
             return
-        living, recent = self._find_living(directive)
+        living, recent, liars = self._find_living(directive)
         try:
-            at, durable_at = self._find_place(keeper, living)
+            at, durable_at = self._find_place(keeper, living, directive["rounds_committed"])
         except NothingRestorable as lost:
             self._tell_end(outbox, keeper, Halt("failed", "checkpoint_lost", str(lost)), keeper.durable_round)
             return
@@ -126,6 +128,8 @@ class Run:
             secret=secrets.token_bytes(SECRET_BYTES),
             plan=self._plan,
         )
+        for worker, why in liars:
+            course.give_up(worker, "stale", why)
         course.resume(living)
         self._set_directive(directive)
         threading.Thread(target=self._poll, args=(directive["version"],), name="directive", daemon=True).start()
@@ -180,9 +184,11 @@ class Run:
 
     # where the job stands
 
-    def _find_living(self, directive: Json) -> tuple[list[Worker], dict[int, dict[int, Json]]]:
-        """Workers that have loaded this job, each at its round, and what they tell of their recent rounds by (round,
-        slot).
+    def _find_living(
+        self, directive: Json
+    ) -> tuple[list[Worker], dict[int, dict[int, Json]], list[tuple[Worker, str]]]:
+        """Workers that have loaded this job, each at the round that it says; what they tell of their recent rounds by
+        (round, slot); and workers whose word cannot be true, and why.
         """
         workers, calls = {}, {}
         for lease in directive["leases"]:
@@ -191,23 +197,31 @@ class Run:
                 workers[lease["slot"]] = _worker(lease, handle)
                 calls[lease["slot"]] = self._transport.ask(handle, "state")
         states: dict[int, Json] = {}
+        lies: dict[int, str] = {}
         until = time.monotonic() + STATE_TIMEOUT_S
         while calls and time.monotonic() < until:
             for slot, answer in self._transport.answers(calls, until - time.monotonic()).items():
                 del calls[slot]
-                if isinstance(answer, dict):
-                    states[slot] = answer
+                if isinstance(answer, Gone | CallFailed):
+                    continue
+                try:
+                    states[slot] = checked_state(answer)
+                except BadAnswer as bad:
+                    lies[slot] = str(bad)
         living: list[Worker] = []
         recent: dict[int, dict[int, Json]] = {}
         for slot, state in states.items():
             worker = workers[slot]
-            if state["epoch"] == worker.epoch and state["round"] is not None and state["phase"] != "failed":
+            if state.get("epoch") == worker.epoch and state.get("round") is not None and state.get("phase") != "failed":
                 worker.at = machine.Standing(state["round"], state["step"], state["position"])
                 worker.digest, worker.strategy = state["digest"], state["strategy"]
                 living.append(worker)
-                for done in state["recent"]:
-                    recent.setdefault(done["round"], {})[slot] = {**done, "worker": worker}
-        return living, recent
+        lies |= agree({worker.slot: worker.at for worker in living}, committed=directive["rounds_committed"]).liars
+        living = [worker for worker in living if worker.slot not in lies]
+        for worker in living:
+            for done in states[worker.slot]["recent"]:
+                recent.setdefault(done["round"], {})[worker.slot] = {**done, "worker": worker}
+        return living, recent, [(workers[slot], why) for slot, why in sorted(lies.items())]
 
     def _tell_missed(
         self, outbox: Outbox, directive: Json, recent: Mapping[int, Mapping[int, Json]], newest: int
@@ -219,18 +233,20 @@ class Run:
                 return
             outbox.put("round", report)
 
-    def _find_place(self, keeper: Keeper, living: list[Worker]) -> tuple[machine.Standing, machine.Standing]:
-        """(newest, durable) states. The durable one is opened only when nobody living is further."""
-        if keeper.durable_round == 0:
-            return max([machine.START, *(worker.at for worker in living)]), machine.START
-        said = machine.Standing(keeper.durable_round, keeper.durable_step, 0)
-        newest = max([said, *(worker.at for worker in living)])
-        if newest.round > said.round:
-            return newest, said
-        at = restored_from(keeper).at
+    def _find_place(
+        self, keeper: Keeper, living: list[Worker], committed: int
+    ) -> tuple[machine.Standing, machine.Standing]:
+        """(newest, durable) states. The durable one is opened only when nobody who is believed is further."""
+        at = agree({worker.slot: worker.at for worker in living}, committed=committed).at
+        durable = machine.Standing(keeper.durable_round, keeper.durable_step, 0)
+        if at.round <= durable.round and durable.round > 0:
+            at = durable = restored_from(keeper).at
         for worker in living:
-            worker.at = min(worker.at, at)
-        return at, at
+            stands = place(worker.at, at)
+            if stands != worker.at:
+                log.info("%s says that it holds round %s; going on without it", worker.name, worker.at.round)
+                worker.at, worker.digest = stands, None
+        return at, durable if durable.round > 0 else machine.START
 
     def _plan(self, spec: Json) -> machine.RoundPlan:
         return plan_of(spec, first_deadline_ms=self._first_deadline_ms, grace_ms=self._grace_ms)

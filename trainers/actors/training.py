@@ -17,8 +17,8 @@ from trainers.actors.ahead import Ahead
 from trainers.actors.donors import JOIN_TIMEOUT_S, NoDonor, fetch, offer
 from trainers.actors.meeting import Meeting, Round, peers_of
 from trainers.actors.staging import INNER_TIMEOUT_S, Staging
-from trainers.child_process import InnerStateRefused, Loaded, TrainerChild
-from trainers.codecs import Vector
+from trainers.child_process import InnerStateRefused, Loaded, NotFiniteNumbers, TrainerChild
+from trainers.codecs import BadPayload, Vector
 from trainers.codecs.kernels import warm_up, worth_loading
 from trainers.exchanging import LeftBehind, Way, way_of
 from trainers.member import Member, MemberError, RoundOrder, staged
@@ -28,6 +28,10 @@ from trainers.mesh.views import MeshClosed, MeshTimeout
 log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
+
+
+class NotFinite(Exception):
+    """This worker's numbers of the round are not finite, so that it has nothing to contribute; the message says which."""
 
 
 class Stale(Exception):
@@ -89,14 +93,14 @@ class Training:
     def train(self, order: Json) -> Json:
         """This worker's share of a round; what is worth saying of it. See `Worker.train` for the order.
 
-        Raises Stale, NoDonor, ChildFailed, BadPayload.
+        Raises Stale, NoDonor, ChildFailed, NotFinite.
         """
         if self.done(order):
             assert self.info is not None
             return self.info
         if order["start"][0] != self.meeting.run:
             raise Stale("the run that asks is not the one that connected last")
-        self._ahead.finish()
+        self._ahead.wait()
         if self._loading is None and worth_loading():
             self._loading = threading.Thread(target=warm_up, name="compile", daemon=True)
             self._loading.start()
@@ -114,9 +118,15 @@ class Training:
         now = self.meeting.begin(here, order["start"][1], order["members"])
         self._undo = (staged(member), self._inner_offered) if member.strategy.cadence == "step" else None
         try:
+            if took_over:
+                self._ahead.forget()
+            self._ahead.finish()
             return self._train(now, order)
         except BaseException as error:
             self.meeting.failed(now)
+            if isinstance(error, NotFiniteNumbers | BadPayload):
+                self._begin_anew()
+                raise NotFinite(str(error.message if isinstance(error, NotFiniteNumbers) else error)) from None
             if isinstance(error, LeftBehind | MeshTimeout | MeshClosed | MemberError):
                 raise Stale(f"round {here.round} ended here: {error}") from None
             raise
@@ -145,6 +155,11 @@ class Training:
         return self.meeting.is_done(order)
 
     @property
+    def at_rest(self) -> bool:
+        """Whether the round in progress is over here: merged, gone on with without this worker, or failed."""
+        return self.meeting.at_rest
+
+    @property
     def info(self) -> Json | None:
         """What was said of this worker's share of the round in progress."""
         now = self.meeting.round
@@ -163,7 +178,7 @@ class Training:
 
     def restore(self, state: bytes, inner: bytes | None) -> None:
         """Take over a checkpoint's state, and the inner optimiser's. Raises MemberError, ChildFailed."""
-        self._ahead.finish()
+        self._ahead.forget()
         self.member.take_over(state)
         self._local, self._mix_at, self._undo = False, None, None
         if inner or self.member.strategy.applies == "gradient":
@@ -179,12 +194,12 @@ class Training:
     def snapshot(self, wanted: str, *, inner: bool) -> Json:
         """Set the adopted state aside; see `Staging.snapshot`."""
         if inner or self.staging.has_buffers:
-            self._ahead.finish()
+            self._ahead.wait()
         return self.staging.snapshot(self.member, wanted, inner=inner)
 
-    def settled_loss(self, base: Mapping[str, Any], timeout_s: float) -> float:
-        """Held-out loss of the parameters after round `base`. Raises Stale, ChildFailed."""
-        self._ahead.finish()
+    def settled_loss(self, base: Mapping[str, Any], timeout_s: float) -> float | None:
+        """Held-out loss of the parameters after round `base`, None when it is not finite. Raises Stale, ChildFailed."""
+        self._ahead.wait()
         self.settle(base)
         return self._child.evaluate(self.member.parameters, timeout_s)
 
@@ -230,6 +245,13 @@ class Training:
         self._local, self._mix_at = False, None
         if before.strategy.applies == "gradient":
             self._child.import_inner(inner or self._fresh_inner())
+
+    def _begin_anew(self) -> None:
+        """After numbers that were not finite: nothing of the child's own is gone on with, its optimiser's state neither."""
+        self._local, self._mix_at = False, None
+        fresh = self._fresh_inner()
+        if fresh:  # else the optimiser's state cannot be put back, and what it does next decides
+            self._child.import_inner(fresh)
 
     def _fresh_inner(self) -> bytes:
         """The inner optimiser's state before its first step, for members that all go back to a checkpoint without one."""

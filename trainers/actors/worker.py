@@ -122,7 +122,7 @@ class Worker:
         """Refuse the next round; True once no round is in progress here, False when that took too long."""
         self._draining = True
         deadline = time.monotonic() + timeout_s
-        while self._phase in {"training", "contributed"}:
+        while self._in_a_round():
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.05)
@@ -225,9 +225,8 @@ class Worker:
         `rounds.Share`. `fresh` after a void try of the same round, whose contribution does not count.
         """
         from trainers.actors.donors import NoDonor
-        from trainers.actors.training import Stale
+        from trainers.actors.training import NotFinite, Stale
         from trainers.child_process import ChildFailed
-        from trainers.codecs import BadPayload
 
         with self._turn:
             self._called_at = time.monotonic()
@@ -245,8 +244,8 @@ class Worker:
             except (Stale, NoDonor) as reason:
                 self._phase = "idle"
                 return _failure("stale" if isinstance(reason, Stale) else "no_donor", str(reason), "")
-            except BadPayload as error:
-                self._phase = "failed"
+            except NotFinite as error:
+                self._phase = "idle"
                 return _failure("nan", str(error), "")
             except ChildFailed as failed:
                 self._phase = "failed"
@@ -260,7 +259,7 @@ class Worker:
 
     def merge(self, order: Json) -> Json:
         """Exchange and merge the round's contributions; {ok, round, digest, accepted, refused, contribution, sent_bytes,
-        received_bytes, stall_ms, leased_ms, trained_ms}, or {ok, left}. `order`: {round, start, attempt, members, timeout_s}.
+        received_bytes, stall_ms, leased_ms, trained_ms}, or {ok, left, why, spoiled}. `order`: {round, start, attempt, members, timeout_s}.
         """
         self._called_at = time.monotonic()
         training = self._training
@@ -273,7 +272,9 @@ class Worker:
         return {**answer, **self._meter.reading()}
 
     def evaluate(self, base: Json, timeout_s: float) -> Json:
-        """Held-out loss of the parameters after round `base` ({round, digest}); {ok, round, loss}. Told by `reading` too."""
+        """Held-out loss of the parameters after round `base` ({round, digest}); {ok, round, loss}, where the loss is None when
+        it is not finite. Told by `reading` too.
+        """
         from trainers.actors.training import Stale
         from trainers.child_process import ChildFailed
 
@@ -375,6 +376,13 @@ class Worker:
 
     # inside
 
+    def _in_a_round(self) -> bool:
+        """Whether somebody waits for what this worker trains or exchanges."""
+        if self._phase == "contributed":
+            assert self._training is not None
+            return not self._training.at_rest
+        return self._phase == "training"
+
     def _remember(self, answer: Json) -> None:
         training = self._training
         assert training is not None
@@ -383,12 +391,16 @@ class Worker:
                 self._meter.contributed(0, answer["sent_bytes"])
                 self._recent.append({**answer, "info": training.info, **training.standing(), **self._meter.reading()})
 
-    def _tell_loss(self, loss: float, round: int) -> None:
-        metrics = dict(self._child.now.metrics)
-        self._tidings.add("evaluated", [{"round": round, "loss": loss, "metrics": metrics}])
-        if metrics:
-            told = ", ".join(f"{name} {value:.6g}" for name, value in sorted(metrics.items()))
-            line = f"held-out after round {round}: loss {loss:.6g}, {told}"
+    def _tell_loss(self, loss: float | None, round: int) -> None:
+        metrics, line = dict(self._child.now.metrics), None
+        if loss is None:
+            line = f"held-out after round {round}: the loss is not finite, so that it is missing"
+        else:
+            self._tidings.add("evaluated", [{"round": round, "loss": loss, "metrics": metrics}])
+            if metrics:
+                told = ", ".join(f"{name} {value:.6g}" for name, value in sorted(metrics.items()))
+                line = f"held-out after round {round}: loss {loss:.6g}, {told}"
+        if line is not None:
             self._tidings.add("logs", [{"at_ms": time.time_ns() // 1_000_000, "source": self.name, "line": line}])
 
     def _loaded_answer(self, training: Training) -> Json:

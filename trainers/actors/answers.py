@@ -1,0 +1,153 @@
+"""What a worker says, checked before a run builds on it: its machine is somebody else's. Pure.
+
+Each check returns what it was given, or raises BadAnswer, which costs the worker its place. What a worker says rightly
+formed and falsely is found by comparing (`trainers.rounds`, `trainers.standings`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Json = dict[str, Any]
+Check = Callable[[Any], bool]
+
+MOST = 1 << 62
+MOST_TEXT = 1 << 20
+FAILURES = frozenset(
+    {"exception", "nan", "shape", "memory", "hang", "died", "import", "drained", "stale", "no_donor"}
+)  # fmt: skip
+
+
+class BadAnswer(Exception):
+    """Not what a worker of ours says; the message names the field."""
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < MOST
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= MOST_TEXT
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < MOST  # NaN is not
+
+
+def _digest(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == 64
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_count, value))
+
+
+def _reasons(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(slot, str) and slot.isdecimal() and len(slot) < 10 and _text(why) for slot, why in value.items()
+    )
+
+
+def _evaluations(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, dict) and _count(one.get("round")) and _number(one.get("loss")) for one in value
+    )
+
+
+def _lines(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, dict) and _text(one.get("line")) for one in value)
+
+
+def _or_none(check: Check) -> Check:
+    return lambda value: value is None or check(value)
+
+
+_STANDING: Mapping[str, Check] = {"round": _count, "step": _count, "position": _count}
+_METER: Mapping[str, Check] = {"leased_ms": _count, "trained_ms": _count}
+_FAILURE: Mapping[str, Check] = {"kind": FAILURES.__contains__, "message": _text, "traceback": _text}
+_TRAINED: Mapping[str, Check] = {
+    "round": _count, "loss": _number, "steps": _count, "tokens": _count, "contribution": _digest,
+}  # fmt: skip
+_WIRE: Mapping[str, Check] = {"sent_bytes": _count, "received_bytes": _count, "stall_ms": _count}
+_MERGED: Mapping[str, Check] = {
+    "round": _count, "digest": _digest, "accepted": _counts, "refused": _reasons, "contribution": _text, **_WIRE, **_METER,
+}  # fmt: skip
+_ANSWERS: Mapping[str, Mapping[str, Check]] = {
+    "load": _STANDING,
+    "connect": {"address": lambda value: _text(value) and ":" in value},
+    "recall": {"found": lambda value: type(value) is bool},
+    "restore": _STANDING,
+    "train": _TRAINED,
+    "merge": _MERGED,
+}
+_READING: Mapping[str, Check] = {
+    "seen": _count, "unreachable": _counts, "moved_bytes": _count, "rounds": _count, "tokens": _count, "bytes": _count,
+    "evaluated": _evaluations, "logs": _lines, **_METER,
+}  # fmt: skip
+_RECENT: Mapping[str, Check] = {
+    "round": _count, "step": _count, "digest": _digest, "contribution": _text, **_WIRE, **_METER,
+}  # fmt: skip
+
+
+def checked_answer(kind: str, answer: Any) -> Json:
+    """What a worker answers to that call of a run."""
+    found = _mapping(kind, answer)
+    if type(found.get("ok")) is not bool:
+        raise BadAnswer(f"its answer to {kind} does not say whether it is one")
+    if not found["ok"]:
+        return _fields(kind, found, _FAILURE)
+    if kind == "merge" and found.get("left"):
+        return {
+            "left": True,
+            **{name: str(found.get(name) or "")[:MOST_TEXT] for name in ("why", "spoiled")},
+            "ok": True,
+        }
+    _fields(kind, found, _ANSWERS[kind])
+    if kind == "merge":
+        _told(kind, found)
+    return found
+
+
+def checked_reading(answer: Any) -> Json:
+    """What a worker answers to `reading`."""
+    return _fields("reading", _mapping("reading", answer), _READING)
+
+
+def checked_state(answer: Any) -> Json:
+    """What a worker answers to `state`; its `recent` rounds too."""
+    found = _mapping("state", answer)
+    if found.get("round") is not None:
+        _fields(
+            "state", found, {**_STANDING, "digest": _digest, "strategy": _or_none(lambda one: isinstance(one, dict))}
+        )
+    recent = found.get("recent")
+    if not isinstance(recent, list):
+        raise BadAnswer("its answer to state has no list of recent rounds")
+    for one in recent:
+        _told("state", _fields("state", _mapping("state", one), _RECENT))
+    return found
+
+
+def _told(kind: str, answer: Json) -> None:
+    """What was trained, in an answer about what was merged: nothing, or as `train` answers it."""
+    info = answer.get("info")
+    if info is not None:
+        _fields(kind, _mapping(kind, info), _TRAINED)
+
+
+def _mapping(kind: str, answer: Any) -> Json:
+    if not isinstance(answer, dict):
+        raise BadAnswer(f"its answer to {kind} is {type(answer).__name__}, not fields")
+    return answer
+
+
+def _fields(kind: str, answer: Json, checks: Mapping[str, Check]) -> Json:
+    for name, check in checks.items():
+        try:
+            right = check(answer.get(name))
+        except (TypeError, ValueError):  # unhashable, for example
+            right = False
+        if not right:
+            raise BadAnswer(f"its answer to {kind} has no usable {name!r}: {str(answer.get(name))[:80]!r}")
+    return answer
