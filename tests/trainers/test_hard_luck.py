@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import struct
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -12,19 +11,9 @@ from functools import partial
 import numpy as np
 import pytest
 
-from tests.trainers.ring import (
-    BY_ROUND,
-    STRATEGIES,
-    Seat,
-    die,
-    freeze,
-    hold,
-    ring,
-    spec_of,
-    strategy_of,
-)
-from trainers.codecs import BadPayload
-from trainers.contributions import CONTRIBUTION
+from tests.trainers.ring import ring
+from tests.trainers.ring_jobs import BY_ROUND, STRATEGIES, is_done, spec_of, strategy_of
+from tests.trainers.ring_machines import Seat, die, freeze, hold
 
 AGREEING = tuple(name for name in STRATEGIES if name != "noloco")
 MOMENTS = ("training", "exchange", "exchanged", "answering")
@@ -37,10 +26,6 @@ REDUCING = [
     strategy_of("diloco", topology="butterfly"), strategy_of("diloco", topology="star"),
     strategy_of("ddp", topology="butterfly"), strategy_of("ddp", topology="star"),
 ]  # fmt: skip
-
-
-def is_done(halt: object) -> bool:
-    return (halt.state, halt.reason) == ("done", "done")  # type: ignore[attr-defined]
 
 
 # deaths
@@ -189,6 +174,8 @@ def test_late_work_is_in_a_later_update():
         def note(seat: Seat) -> Callable[[dict[int, bytes]], dict[int, bytes]]:
             def keep(results: dict[int, bytes]) -> dict[int, bytes]:
                 pending = seat.training.member._pending
+                if pending is None:  # its round is over here already
+                    return results
                 number, state = pending.order.round, seat.training.member.state
                 sent.setdefault(number, {})[seat.slot] = pending.vectors[0].copy()
                 if seat.slot == 1:
@@ -237,257 +224,6 @@ def test_who_is_late_three_times_in_a_row_is_lost():
         assert job.lost() == [(1, "worker_slow")]
 
 
-# numbers that are not finite
-
-
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_who_diverges_once_is_warned_and_goes_on_from_what_the_others_made(name):
-    with ring(spec_of(STRATEGIES[name], rounds=6)) as job:
-        job.seats[1].diverges = {3: 0 if name == "streaming_diloco" else 2}
-        assert is_done(job.run())
-        job.check(agree=name in AGREEING)
-        assert job.lost() == []
-        assert [(one["slot"], "the loss is nan at step" in one["reason"]) for one in job.warned(3)] == [(1, True)]
-        assert job.contributors() == [[0, 1, 2]] * 2 + [[0, 2]] + [[0, 1, 2]] * 3
-        assert not any(job.warned(number) for number in (1, 2, 4, 5, 6))
-
-
-def test_who_diverges_while_it_trains_ahead_is_warned_in_the_round_that_this_belongs_to():
-    with ring(spec_of(STRATEGIES["streaming_diloco"], rounds=6)) as job:
-        job.seats[1].diverges = {3: 1}
-        assert is_done(job.run())
-        job.check()
-        assert job.lost() == []
-        assert [one["slot"] for one in job.warned(4)] == [1]
-        assert job.contributors() == [[0, 1, 2]] * 3 + [[0, 2]] + [[0, 1, 2]] * 2
-
-
-@pytest.mark.parametrize("name", ["diloco", "ddp", "streaming_diloco"])
-def test_who_diverges_twice_loses_its_place_to_a_newcomer(name):
-    with ring(spec_of(STRATEGIES[name], rounds=8)) as job:
-        job.seats[1].diverges = {2: 0, 4: 0}
-        job.once(lambda: bool(job.lost()), lambda: job.join(3))
-        assert is_done(job.run())
-        job.check()
-        assert job.lost() == [(1, "bad_contribution")]
-        assert "not finite" in job.door.lost[0]["detail"]
-        assert "for the second time" in job.door.lost[0]["detail"]
-        assert job.contributors()[-1] == [0, 2, 3]
-
-
-@pytest.mark.parametrize("name", ["diloco", "demo"])
-def test_when_all_diverge_the_job_has(name):
-    with ring(spec_of(STRATEGIES[name], rounds=8)) as job:
-        for seat in job.seats.values():
-            seat.diverges = {2: 0, 5: 1} if seat.slot == 1 else {5: 1}
-        halt = job.run()
-        assert (halt.state, halt.reason) == ("failed", "nan")
-        assert all(f"slot {slot}: the loss is nan at step" in halt.detail for slot in (0, 1, 2))
-        assert "learning rate" in halt.detail
-        assert "train.clip" in halt.detail
-        assert job.lost() == [], "no provider bears it, not even who was warned before"
-        assert numbers(job) == [1, 2, 3, 4]
-
-
-def test_when_the_only_one_diverges_the_job_has():
-    with ring(spec_of(STRATEGIES["diloco"], rounds=4, members=1), slots=(0,)) as job:
-        job.seats[0].diverges = {2: 0}
-        halt = job.run()
-        assert (halt.state, halt.reason) == ("failed", "nan")
-
-
-@pytest.mark.parametrize("name", ["diloco", "ddp"])
-def test_one_diverges_and_the_others_die_so_that_the_round_is_tried_again(name):
-    with ring(spec_of(STRATEGIES[name], rounds=4)) as job:
-        gate = threading.Event()
-        job.seats[1].diverges = {2: 0}
-        for slot in (0, 2):
-            job.at(slot, 2, "training", lambda seat: (gate.wait(20), die(seat)))
-
-        def heal() -> None:
-            job.seats[1].diverges = {}
-            gate.set()
-
-        job.once(lambda: 1 in job.course._rounds._spoiled, heal)
-        assert is_done(job.run())
-        assert sorted(job.lost()) == [(0, "worker_killed"), (2, "worker_killed")]
-
-
-def test_a_contribution_that_cannot_be_encoded_is_its_makers_own():
-    with ring(spec_of(strategy_of("diloco", topology="gather"), rounds=5)) as job:
-
-        def break_encoding(seat: Seat) -> None:
-            member = seat.training.member
-
-            def payload() -> bytes:
-                del member.payload
-                raise BadPayload("not all elements are finite")
-
-            member.payload = payload
-
-        job.at(1, 3, "training", break_encoding)
-        assert is_done(job.run())
-        job.check()
-        assert job.lost() == []
-        assert [one["slot"] for one in job.warned(3)] == [1]
-        assert job.contributors() == [[0, 1, 2]] * 2 + [[0, 2]] + [[0, 1, 2]] * 2
-
-
-# lies
-
-
-def poison(value: float) -> Callable[[bytes], bytes]:
-    """A contribution whose first element is not finite (identity codec)."""
-
-    def forge(payload: bytes) -> bytes:
-        return payload[:-4] + struct.pack("<f", value)
-
-    return forge
-
-
-def other(field: int, change: int) -> Callable[[bytes], bytes]:
-    """A contribution with another round, step or slot."""
-
-    def forge(payload: bytes) -> bytes:
-        fields = list(CONTRIBUTION.unpack_from(payload))
-        fields[field] += change
-        return CONTRIBUTION.pack(*fields) + payload[CONTRIBUTION.size :]
-
-    return forge
-
-
-FORGERIES = {
-    "nan": poison(float("nan")), "infinite": poison(float("inf")), "another round": other(1, 1),
-    "another step": other(2, 1), "another slot": other(4, 1), "truncated": lambda payload: payload[:-1],
-    "empty": lambda payload: b"", "random": lambda payload: np.random.default_rng(5).bytes(len(payload)),
-    "random body": lambda payload: payload[: CONTRIBUTION.size] + b"\xff" * (len(payload) - CONTRIBUTION.size),
-    "no weight": lambda payload: payload[:20] + struct.pack("<d", 0.0) + payload[28:],
-    "more weight than it has": lambda payload: payload[:20] + struct.pack("<d", 1e9) + payload[28:],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("what", FORGERIES)
-def test_a_bad_contribution_is_refused_and_warned_of_and_the_second_costs_the_place(what):
-    with ring(spec_of(strategy_of("diloco", codec="identity", topology="gather"), rounds=8)) as job:
-        job.seats[1].forge.update({3: FORGERIES[what], 5: FORGERIES[what]})
-        assert is_done(job.run())
-        job.check()
-        assert [one["slot"] for one in job.door.rounds[2]["warned"]] == [1]
-        assert job.contributors()[2] == [0, 2]
-        assert job.contributors()[3] == [0, 1, 2]
-        assert [slot for slot, _ in job.lost()] == [1]
-        assert job.contributors()[5:] == [[0, 2]] * 3
-
-
-@pytest.mark.parametrize("name", ["streaming_diloco", "noloco", "demo", "sparseloco"])
-def test_random_bytes_for_a_contribution_hurt_nobody_else(name):
-    with ring(spec_of(STRATEGIES[name], rounds=4)) as job:
-        job.seats[1].forge[2] = lambda payload: np.random.default_rng(len(payload)).bytes(len(payload))
-        assert is_done(job.run())
-        assert not job.bugs
-        assert not {0, 2} & {slot for slot, _ in job.lost()}
-        assert len(job.door.rounds) == 4
-
-
-@pytest.mark.parametrize("topology", ["butterfly", "star", "gather"])
-def test_the_odd_one_out_is_named_resynchronised_once_then_dropped(topology):
-    with ring(spec_of(strategy_of("diloco", topology=topology), rounds=8)) as job:
-
-        def flip(results: dict[int, bytes]) -> dict[int, bytes]:
-            key = min(results)
-            return {**results, key: results[key][:-1] + bytes([results[key][-1] ^ 1])}
-
-        job.seats[1].spoil.update({3: flip, 6: flip})
-        assert is_done(job.run())
-        job.check()
-        assert [(one["slot"], "differ" in one["reason"]) for one in job.door.rounds[2]["warned"]] == [(1, True)]
-        assert job.contributors()[3] == [0, 1, 2]
-        assert job.lost() == [(1, "stale")]
-
-
-def test_one_liar_alone_cannot_cost_others_their_places():
-    with ring(spec_of(STRATEGIES["diloco"], rounds=6)) as job:
-        accused = {"0": "not all elements are finite", "1": "not all elements are finite"}
-        job.lies[2, "merge"] = lambda answer: {**answer, "refused": accused} if "refused" in answer else answer
-        assert is_done(job.run())
-        assert not {0, 1} & {slot for slot, _ in job.lost()}
-        assert len(job.door.rounds) == 6
-
-
-def test_one_that_complains_about_all_others_costs_none_of_them_the_place():
-    with ring(spec_of(STRATEGIES["diloco"], rounds=6)) as job:
-        gate = threading.Event()
-        job.lies[2, "reading"] = lambda answer: {**answer, "unreachable": [0, 1], "moved_bytes": 0}
-        for slot in (0, 1):
-            job.at(slot, 3, "exchange", hold(gate))
-        turns = []
-        job.once(lambda: len(turns) > 40 or turns.append(1), gate.set)  # type: ignore[func-returns-value]
-        assert is_done(job.run())
-        assert not {0, 1} & {slot for slot, _ in job.lost()}
-
-
-def without(name: str) -> Callable[[dict], dict]:
-    """The answer without one of its fields."""
-    return lambda answer: {field: value for field, value in answer.items() if field != name}
-
-
-MALFORMED = {
-    "no fields": ("train", lambda answer: ["ok"]),
-    "no verdict": ("train", without("ok")),
-    "no round": ("train", without("round")),
-    "a loss that is none": ("train", lambda answer: {**answer, "loss": float("nan")}),
-    "accepted by nobody known": ("merge", lambda answer: {**answer, "accepted": "all", "left": False}),
-    "refused for no slot": ("merge", lambda answer: {**answer, "refused": {"first": "no"}, "left": False}),
-    "an unknown failure": ("train", lambda answer: {"ok": False, "kind": "tired", "message": "", "traceback": ""}),
-    "a reading of nothing": ("reading", lambda answer: {}),
-    "no address": ("connect", lambda answer: {"ok": True}),
-}
-
-
-@pytest.mark.parametrize("what", MALFORMED)
-def test_an_answer_that_is_none_costs_its_worker_the_place_and_nobody_else_anything(what):
-    method, change = MALFORMED[what]
-    with ring(spec_of(STRATEGIES["diloco"], rounds=4)) as job:
-        job.lies[2, method] = change
-        if method == "connect":
-            job.once(lambda: bool(job.lost()), lambda: job.join(3))
-        assert is_done(job.run())
-        job.check()
-        assert job.lost() == [(2, "bad_contribution")]
-        assert "its answer to " + method in job.door.lost[0]["detail"]
-        assert numbers(job) == [1, 2, 3, 4]
-
-
-CLAIMS = {
-    "far ahead": {"round": 900, "step": 2700, "position": 8100},
-    "the end": {"round": 6, "step": 18, "position": 54},
-    "one more": {"round": 4, "step": 12, "position": 36},
-    "another step": {"step": 17},
-    "no number": {"round": "3"},
-}
-
-
-@pytest.mark.parametrize("every", [1, 100])
-@pytest.mark.parametrize("what", CLAIMS)
-def test_one_that_lies_about_where_it_stands_does_not_move_the_job_when_its_run_is_replaced(what, every):
-    with ring(spec_of(STRATEGIES["diloco"], rounds=6, every=every)) as job:
-        gate = threading.Event()
-        for slot in (0, 1, 2):
-            job.at(slot, 4, "training", hold(gate))
-        job.lies[2, "state"] = lambda answer: {**answer, **CLAIMS[what]}
-        job.once(lambda: len(job.door.rounds) == 3 and len(job.fired) == 3, lambda: (job.replace_course(), gate.set()))
-        assert is_done(job.run())
-        assert not job.bugs
-        assert numbers(job) == [1, 2, 3, 4, 5, 6]
-        assert [report["step"] for report in job.door.rounds] == [3, 6, 9, 12, 15, 18]
-        assert job.lost() == ([(2, "stale")] if what in ("far ahead", "the end", "no number") else [])
-        assert {0, 1} <= set(job.contributors()[-1])
-
-
-def numbers(job) -> list[int]:
-    return [report["round"] for report in job.door.rounds]
-
-
 # the run itself
 
 
@@ -501,7 +237,7 @@ def test_a_run_that_is_replaced_in_mid_round_is_gone_on_with_and_no_round_is_los
         assert job.fired == [(1, 3, moment)]
         job.check(agree=name in AGREEING)
         assert job.lost() == []
-        assert numbers(job) == [1, 2, 3, 4, 5, 6]
+        assert job.numbers() == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("moment", ["exchange", "exchanged"])
@@ -521,7 +257,7 @@ def test_a_run_and_a_worker_die_together(name, moment):
         )
         assert is_done(job.run())
         job.check(agree=name in AGREEING)
-        assert numbers(job) == [1, 2, 3, 4, 5, 6]
+        assert job.numbers() == [1, 2, 3, 4, 5, 6]
 
 
 def test_retuning_meets_a_joiner_and_a_late_worker():
@@ -546,7 +282,7 @@ def test_any_strategy_may_follow_gossip(after):
         assert is_done(job.run())
         job.check()
         assert job.lost() == []
-        assert numbers(job) == list(range(1, 9))
+        assert job.numbers() == list(range(1, 9))
 
 
 # everything at once

@@ -1,0 +1,163 @@
+"""Whole jobs in which a worker says what is not true: bad contributions, other states, answers without form."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from tests.trainers.ring import ring
+from tests.trainers.ring_jobs import STRATEGIES, is_done, spec_of, strategy_of
+from tests.trainers.ring_machines import hold
+from trainers.contributions import CONTRIBUTION
+
+
+def poison(value: float) -> Callable[[bytes], bytes]:
+    """A contribution whose first element is not finite (identity codec)."""
+
+    def forge(payload: bytes) -> bytes:
+        return payload[:-4] + struct.pack("<f", value)
+
+    return forge
+
+
+def other(field: int, change: int) -> Callable[[bytes], bytes]:
+    """A contribution with another round, step or slot."""
+
+    def forge(payload: bytes) -> bytes:
+        fields = list(CONTRIBUTION.unpack_from(payload))
+        fields[field] += change
+        return CONTRIBUTION.pack(*fields) + payload[CONTRIBUTION.size :]
+
+    return forge
+
+
+FORGERIES = {
+    "nan": poison(float("nan")), "infinite": poison(float("inf")), "another round": other(1, 1),
+    "another step": other(2, 1), "another slot": other(4, 1), "truncated": lambda payload: payload[:-1],
+    "empty": lambda payload: b"", "random": lambda payload: np.random.default_rng(5).bytes(len(payload)),
+    "random body": lambda payload: payload[: CONTRIBUTION.size] + b"\xff" * (len(payload) - CONTRIBUTION.size),
+    "no weight": lambda payload: payload[:20] + struct.pack("<d", 0.0) + payload[28:],
+    "more weight than it has": lambda payload: payload[:20] + struct.pack("<d", 1e9) + payload[28:],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", FORGERIES)
+def test_a_bad_contribution_is_refused_and_warned_of_and_the_second_costs_the_place(what):
+    with ring(spec_of(strategy_of("diloco", codec="identity", topology="gather"), rounds=8)) as job:
+        job.seats[1].forge.update({3: FORGERIES[what], 5: FORGERIES[what]})
+        assert is_done(job.run())
+        job.check()
+        assert [one["slot"] for one in job.door.rounds[2]["warned"]] == [1]
+        assert job.contributors()[2] == [0, 2]
+        assert job.contributors()[3] == [0, 1, 2]
+        assert [slot for slot, _ in job.lost()] == [1]
+        assert job.contributors()[5:] == [[0, 2]] * 3
+
+
+@pytest.mark.parametrize("name", ["streaming_diloco", "noloco", "demo", "sparseloco"])
+def test_random_bytes_for_a_contribution_hurt_nobody_else(name):
+    with ring(spec_of(STRATEGIES[name], rounds=4)) as job:
+        job.seats[1].forge[2] = lambda payload: np.random.default_rng(len(payload)).bytes(len(payload))
+        assert is_done(job.run())
+        assert not job.bugs
+        assert not {0, 2} & {slot for slot, _ in job.lost()}
+        assert len(job.door.rounds) == 4
+
+
+@pytest.mark.parametrize("topology", ["butterfly", "star", "gather"])
+def test_the_odd_one_out_is_named_resynchronised_once_then_dropped(topology):
+    with ring(spec_of(strategy_of("diloco", topology=topology), rounds=8)) as job:
+
+        def flip(results: dict[int, bytes]) -> dict[int, bytes]:
+            key = min(results)
+            return {**results, key: results[key][:-1] + bytes([results[key][-1] ^ 1])}
+
+        job.seats[1].spoil.update({3: flip, 6: flip})
+        assert is_done(job.run())
+        job.check()
+        assert [(one["slot"], "differ" in one["reason"]) for one in job.door.rounds[2]["warned"]] == [(1, True)]
+        assert job.contributors()[3] == [0, 1, 2]
+        assert job.lost() == [(1, "stale")]
+
+
+def test_one_liar_alone_cannot_cost_others_their_places():
+    with ring(spec_of(STRATEGIES["diloco"], rounds=6)) as job:
+        accused = {"0": "not all elements are finite", "1": "not all elements are finite"}
+        job.lies[2, "merge"] = lambda answer: {**answer, "refused": accused} if "refused" in answer else answer
+        assert is_done(job.run())
+        assert not {0, 1} & {slot for slot, _ in job.lost()}
+        assert len(job.door.rounds) == 6
+
+
+def test_one_that_complains_about_all_others_costs_none_of_them_the_place():
+    with ring(spec_of(STRATEGIES["diloco"], rounds=6)) as job:
+        gate = threading.Event()
+        job.lies[2, "reading"] = lambda answer: {**answer, "unreachable": [0, 1], "moved_bytes": 0}
+        for slot in (0, 1):
+            job.at(slot, 3, "exchange", hold(gate))
+        turns = []
+        job.once(lambda: len(turns) > 40 or turns.append(1), gate.set)  # type: ignore[func-returns-value]
+        assert is_done(job.run())
+        assert not {0, 1} & {slot for slot, _ in job.lost()}
+
+
+def without(name: str) -> Callable[[dict], dict]:
+    """The answer without one of its fields."""
+    return lambda answer: {field: value for field, value in answer.items() if field != name}
+
+
+MALFORMED = {
+    "no fields": ("train", lambda answer: ["ok"]),
+    "no verdict": ("train", without("ok")),
+    "no round": ("train", without("round")),
+    "a loss that is none": ("train", lambda answer: {**answer, "loss": float("nan")}),
+    "accepted by nobody known": ("merge", lambda answer: {**answer, "accepted": "all", "left": False}),
+    "refused for no slot": ("merge", lambda answer: {**answer, "refused": {"first": "no"}, "left": False}),
+    "an unknown failure": ("train", lambda answer: {"ok": False, "kind": "tired", "message": "", "traceback": ""}),
+    "a reading of nothing": ("reading", lambda answer: {}),
+    "no address": ("connect", lambda answer: {"ok": True}),
+}
+
+
+@pytest.mark.parametrize("what", MALFORMED)
+def test_an_answer_that_is_none_costs_its_worker_the_place_and_nobody_else_anything(what):
+    method, change = MALFORMED[what]
+    with ring(spec_of(STRATEGIES["diloco"], rounds=4)) as job:
+        job.lies[2, method] = change
+        if method == "connect":
+            job.once(lambda: bool(job.lost()), lambda: job.join(3))
+        assert is_done(job.run())
+        job.check()
+        assert job.lost() == [(2, "bad_contribution")]
+        assert "its answer to " + method in job.door.lost[0]["detail"]
+        assert job.numbers() == [1, 2, 3, 4]
+
+
+CLAIMS = {
+    "far ahead": {"round": 900, "step": 2700, "position": 8100},
+    "the end": {"round": 6, "step": 18, "position": 54},
+    "one more": {"round": 4, "step": 12, "position": 36},
+    "another step": {"step": 17},
+    "no number": {"round": "3"},
+}
+
+
+@pytest.mark.parametrize("every", [1, 100])
+@pytest.mark.parametrize("what", CLAIMS)
+def test_one_that_lies_about_where_it_stands_does_not_move_the_job_when_its_run_is_replaced(what, every):
+    with ring(spec_of(STRATEGIES["diloco"], rounds=6, every=every)) as job:
+        gate = threading.Event()
+        for slot in (0, 1, 2):
+            job.at(slot, 4, "training", hold(gate))
+        job.lies[2, "state"] = lambda answer: {**answer, **CLAIMS[what]}
+        job.once(lambda: len(job.door.rounds) == 3 and len(job.fired) == 3, lambda: (job.replace_course(), gate.set()))
+        assert is_done(job.run())
+        assert not job.bugs
+        assert job.numbers() == [1, 2, 3, 4, 5, 6]
+        assert [report["step"] for report in job.door.rounds] == [3, 6, 9, 12, 15, 18]
+        assert job.lost() == ([(2, "stale")] if what in ("far ahead", "the end", "no number") else [])
+        assert {0, 1} <= set(job.contributors()[-1])
