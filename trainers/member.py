@@ -9,10 +9,8 @@ Vectors are flat float32 [n] in the model's parameter order.
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,58 +28,16 @@ from trainers.contributions import (
     is_reduced,
     slices_of,
     unpack_bundle,
-    unpack_contribution,
-    unpack_reduced,
 )
 from trainers.layout import Layout, elements_of, layout_of
+from trainers.member_exports import FORMAT, OWN, read_description, read_export, write_export
 from trainers.merging import weighted_mean
-from trainers.strategies import Moment, Part, State, Strategy, Update, strategy
+from trainers.round_merges import MemberError, Merged, Pending, RoundOrder, assemble, digest_of, read_updates
+from trainers.strategies import Moment, Part, State, Strategy, strategy
 
-FORMAT = 2
-OWN = "own/"
+__all__ = ["Member", "MemberError", "Merged", "RoundOrder", "read_description", "staged"]
+
 MOST_TOKENS = 1e12
-
-
-class MemberError(Exception):
-    """The member refuses: another round, nothing to merge, a state that is none. Nothing was changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class RoundOrder:
-    """One round as all its members know it. Steps are global inner steps; `position` counts batches of the whole job."""
-
-    round: int
-    step_before: int
-    step_after: int
-    position_after: int
-    slots: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Merged:
-    """The tentative state after a round: everything but the decision to go on from it."""
-
-    order: RoundOrder
-    state: State
-    digest: str
-    accepted: tuple[int, ...]
-    refused: Mapping[int, str]
-    bundle: Bundle | None
-
-
-@dataclass(slots=True)
-class _Pending:
-    """This member's part in the merge that is in progress."""
-
-    order: RoundOrder
-    moment: Moment
-    parts: tuple[Part, ...]
-    vectors: tuple[Vector, ...]
-    state: State  # with what contributing changed of the own vectors
-    weight: float
-    sent: State | None = None
-    payload: bytes | None = None
-    cut: dict[int, bytes] = field(default_factory=dict)
 
 
 class Member:
@@ -97,7 +53,7 @@ class Member:
         self.layout, self.slot, self.epoch = layout, slot, epoch
         self.strategy: Strategy = strategy(self.spec["strategy"], layout)
         self._state: State = self.strategy.init(np.array(initial, dtype=np.float32))
-        self._pending: _Pending | None = None
+        self._pending: Pending | None = None
         self._digest: str | None = None
         self.round = 0
         self.step = 0
@@ -125,7 +81,7 @@ class Member:
     def digest(self) -> str:
         """SHA-256 of θ as little-endian float32."""
         if self._digest is None:
-            self._digest = _digest(self._state)
+            self._digest = digest_of(self._state)
         return self._digest
 
     # a merge
@@ -144,7 +100,7 @@ class Member:
             raise BadPayload("not all elements are finite")
         vectors, state = self.strategy.contribute(self._state, local, moment)
         weighted = bool(self.spec["strategy"].get("weighted", False))
-        self._pending = _Pending(
+        self._pending = Pending(
             order, moment, self.strategy.parts(moment), tuple(vectors), state, weight if weighted else 1.0
         )
         self.tentative = None
@@ -216,7 +172,7 @@ class Member:
         pending = self._in_progress()
         start, stop = slices_of(pending.parts[0].elements, owners)[self.slot]
         part = (Part(stop - start, pending.parts[0].codec),)
-        updates, _ = self._read(pending, part, received)
+        updates, _ = read_updates(pending, part, received, self._most_weight)
         if not updates:
             body = encode_parts(part, (np.zeros(stop - start, dtype=np.float32),))
             return Reduced(pending.order.round, pending.moment.step, (), 0.0, body).pack()
@@ -273,7 +229,7 @@ class Member:
             raise MemberError(f"round {order.round} is not next here; {self.round} rounds are committed")
         state = {name: vector for name, vector in self._state.items() if name != "gradient"}
         state["parameters"] = trained
-        self.tentative = Merged(order, state, _digest(state), order.slots, {}, None)
+        self.tentative = Merged(order, state, digest_of(state), order.slots, {}, None)
         return self.tentative
 
     def go_back(self, before: "Member") -> None:
@@ -306,15 +262,13 @@ class Member:
             "v": FORMAT, "spec": self.spec, "round": self.round, "step": self.step, "position": self.position,
             "accepted": self.accepted, "layout": [[tensor.name, tensor.shape] for tensor in self.layout],
         }  # fmt: skip
-        metadata = {"torg": json.dumps(described, sort_keys=True, separators=(",", ":"))}
-        return bytes(safetensors.numpy.save({name: tensors[name] for name in sorted(tensors)}, metadata))
+        return write_export(described, tensors)
 
     @classmethod
     def restore(cls, exported: bytes, *, slot: int = 0, epoch: int = 0, own: bool = False) -> "Member":
         """From `export`; `own`: take what belonged to the exporting member too. Raises MemberError."""
         try:
-            described = read_description(exported)
-            tensors = {name: np.array(tensor) for name, tensor in safetensors.numpy.load(exported).items()}
+            described, tensors = read_export(exported)
             layout = layout_of([(str(name), tuple(map(int, shape))) for name, shape in described["layout"]])
             parameters = tensors["parameters"]
             if parameters.shape != (elements_of(layout),):
@@ -373,7 +327,7 @@ class Member:
             raise MemberError(f"the bundle of round {bundle.round} does not follow round {self.round}")
         order = RoundOrder(bundle.round, bundle.step_before, bundle.step_after, bundle.position, bundle.slots)
         moment = self._moment(order, None, 0.0)
-        self._pending = _Pending(order, moment, self.strategy.parts(moment), (), self._state, 1.0)
+        self._pending = Pending(order, moment, self.strategy.parts(moment), (), self._state, 1.0)
         self.merge(bundle.payloads)
         return self.commit()
 
@@ -396,44 +350,27 @@ class Member:
         at = order.step_before if step is None else step
         return Moment(order.round, at, self.slot, order.slots, rate, self.spec["seed"])
 
-    def _in_progress(self) -> _Pending:
+    def _in_progress(self) -> Pending:
         if self._pending is None:
             raise MemberError("no merge is in progress here")
         return self._pending
 
-    def _contribution(self, pending: _Pending, body: bytes) -> bytes:
+    def _contribution(self, pending: Pending, body: bytes) -> bytes:
         step = pending.moment.step
         return Contribution(pending.order.round, step, self.epoch, self.slot, pending.weight, body).pack()
 
-    def _judge_weight(self, weight: float) -> None:
+    @property
+    def _most_weight(self) -> float:
         """Nobody counts for more than its work: one without weights, no more than a round's tokens can be with them."""
-        most = MOST_TOKENS if self.spec["strategy"].get("weighted", False) else 1.0
-        if weight > most:
-            raise BadPayload(f"its weight is {weight}; at most {most} is allowed")
+        return MOST_TOKENS if self.spec["strategy"].get("weighted", False) else 1.0
 
-    def _read(
-        self, pending: _Pending, parts: Sequence[Part], received: Mapping[int, bytes]
-    ) -> tuple[list[Update], dict[int, str]]:
-        """Updates in slot order, and why the others are none."""
-        updates, refused = [], {}
-        for slot in sorted(received):
-            try:
-                found = unpack_contribution(
-                    received[slot], round=pending.order.round, step=pending.moment.step, slot=slot
-                )
-                self._judge_weight(found.weight)
-                updates.append(Update(slot, found.weight, decode_parts(parts, found.body)))
-            except BadPayload as error:
-                refused[slot] = str(error)
-        return updates, refused
-
-    def _merge(self, results: Mapping[int, bytes], pending: _Pending, among: frozenset[int]) -> Merged:
+    def _merge(self, results: Mapping[int, bytes], pending: Pending, among: frozenset[int]) -> Merged:
         reduced = bool(results) and is_reduced(next(iter(results.values())))
         if reduced:
-            updates, accepted = self._assemble(results, pending)
+            updates, accepted = assemble(pending, results)
             refused = dict.fromkeys(sorted(among - set(accepted)), "not in every slice of the mean")
         else:
-            updates, refused = self._read(pending, pending.parts, results)
+            updates, refused = read_updates(pending, pending.parts, results, self._most_weight)
             accepted = tuple(update.slot for update in updates)
         if not updates:
             raise MemberError(f"nothing to merge in round {pending.order.round}: {refused or 'nobody contributed'}")
@@ -448,39 +385,8 @@ class Member:
                 order.round, order.step_before, order.step_after, "reduce" if reduced else "gather", order.slots,
                 order.position_after, dict(results),
             )  # fmt: skip
-        digest = _digest(state) if self.strategy.cadence == "round" else ""
+        digest = digest_of(state) if self.strategy.cadence == "round" else ""
         return Merged(order, state, digest, accepted, refused, bundle)
-
-    def _assemble(self, results: Mapping[int, bytes], pending: _Pending) -> tuple[list[Update], tuple[int, ...]]:
-        """One update from everybody's slices of the mean, and whose contributions are in all of them."""
-        [part] = pending.parts
-        mean, weight = np.empty(part.elements, dtype=np.float32), 0.0
-        accepted = set(pending.order.slots)
-        for owner, (start, stop) in slices_of(part.elements, sorted(results)).items():
-            try:
-                found = unpack_reduced(results[owner], round=pending.order.round, step=pending.moment.step)
-                [mean[start:stop]] = decode_parts((Part(stop - start, part.codec),), found.body)
-            except BadPayload as error:
-                raise MemberError(f"slot {owner} made a bad slice of the mean: {error}") from None
-            if stop > start:
-                accepted &= set(found.slots)
-                weight = max(weight, found.weight)
-        if weight <= 0.0:
-            return [], ()
-        return [Update(min(accepted, default=self.slot), weight, (mean,))], tuple(sorted(accepted))
-
-
-def read_description(exported: bytes) -> dict[str, Any]:
-    """The JSON that `export` put beside the tensors: {v, spec, round, step, position, accepted, layout}.
-
-    Raises ValueError or KeyError.
-    """
-    size = int.from_bytes(exported[:8], "little")
-    header = json.loads(exported[8 : 8 + size])
-    described = json.loads(header["__metadata__"]["torg"])
-    if described["v"] != FORMAT:
-        raise ValueError(f"format {described['v']}; this is format {FORMAT}")
-    return dict(described)
 
 
 def staged(member: Member) -> Member:
@@ -489,7 +395,3 @@ def staged(member: Member) -> Member:
     copied.__dict__.update(member.__dict__)
     copied.abandon()
     return copied
-
-
-def _digest(state: State) -> str:
-    return hashlib.sha256(state["parameters"].astype("<f4", copy=False).data).hexdigest()
