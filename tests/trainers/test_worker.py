@@ -14,7 +14,7 @@ from storage.model_files import model_file
 from tests.cluster.plaza import tar_of
 from tests.trainers import kept_model
 from tests.trainers.test_course import LocalTransport, MemoryDoor
-from trainers.actors.course import CUSTOMER_FAILURES
+from trainers.actors.failures import CUSTOMER_FAILURES
 from trainers.actors.keeper import Keeper
 from trainers.actors.outbox import Outbox
 from trainers.actors.worker import Worker

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
+from trainers.actors.answers import BadAnswer, checked_answer
 from trainers.actors.roster import Worker
-from trainers.actors.transport import Call, Transport
+from trainers.actors.transport import Call, CallFailed, Gone, Transport
 
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
 Key = tuple[str, int]
 """A call in progress: which method, of which slot."""
 
 AGAIN_AFTER_S = 0.2
+
+
+def _usable(key: Key, answer: Any) -> Json | Gone:
+    method, slot = key
+    if isinstance(answer, Gone):
+        return answer
+    if isinstance(answer, CallFailed):
+        log.error("%s of slot %s failed: %s", method, slot, answer)
+        return Gone("worker_lost", str(answer)[-300:])
+    try:
+        return checked_answer(method, answer)
+    except BadAnswer as bad:
+        return Gone("bad_contribution", str(bad))
 
 
 class Calls:
@@ -34,19 +52,20 @@ class Calls:
         self._calls[key] = self._transport.ask(worker.handle, method, *arguments)
         self._again[key] = lambda: self.ask(method, worker, *arguments)
 
-    def take(self, timeout_s: float) -> Iterator[tuple[str, int, Any]]:
-        """(method, slot, answer) of what is answered within that time. What becomes void while the others are dealt with
-        is left out.
+    def take(self, timeout_s: float) -> Iterator[tuple[str, int, Json | Gone]]:
+        """(method, slot, answer) of what is answered within that time: fields that may be built on, or Gone. What becomes
+        void while the others are dealt with is left out, and a call that a network swallowed is repeated in a moment.
         """
         asked = dict(self._calls)
         for key, answer in self._transport.answers(asked, timeout_s).items():
-            if self._calls.get(key) is asked[key]:
-                del self._calls[key]
-                yield *key, answer
-
-    def repeat(self, method: str, slot: int) -> None:
-        """Ask the same again in a moment, unless it is forgotten until then."""
-        self._later.append((self._clock() + AGAIN_AFTER_S, (method, slot)))
+            if self._calls.get(key) is not asked[key]:
+                continue
+            del self._calls[key]
+            if isinstance(answer, Gone) and answer.reason == "network_cut":
+                # Perhaps the call arrived and perhaps not; calls may be repeated. The roster says when to give up.
+                self._later.append((self._clock() + AGAIN_AFTER_S, key))
+            else:
+                yield *key, _usable(key, answer)
 
     def start_repeats(self) -> None:
         """Start the repetitions that are due."""

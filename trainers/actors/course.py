@@ -9,22 +9,22 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from trainers import rounds as machine
-from trainers.actors.answers import BadAnswer, checked_answer
 from trainers.actors.calls import Calls
 from trainers.actors.durability import Durability
+from trainers.actors.failures import REMEDY, CustomerFailed, Failures, Halt, detail_of
 from trainers.actors.keeper import Keeper
 from trainers.actors.outbox import Outbox
 from trainers.actors.reports import market_reason, round_report
-from trainers.actors.roster import Roster, Worker
-from trainers.actors.transport import CallFailed, Gone, Transport
+from trainers.actors.roster import Roster, Worker, heirs
+from trainers.actors.transport import Gone, Transport
 from trainers.evaluating import Evaluation, Evaluations
 from trainers.restoring import NothingRestorable
+
+__all__ = ["Course", "Halt"]
 
 log = logging.getLogger(__name__)
 
@@ -32,27 +32,6 @@ Json = dict[str, Any]
 
 LOOK_S = 0.2
 MERGE_TIMEOUT_S = 24 * 3600.0
-SAME_PLACE_DEATHS = 3
-REMEDY = "Lower the learning rate, clip gradients (train.clip), or compute in fp32 or bf16 (train.precision)."
-CUSTOMER_FAILURES = frozenset({"exception", "nan", "shape", "memory", "import"})
-
-
-@dataclass(frozen=True, slots=True)
-class Halt:
-    """How a run ended: state done, paused or failed, with the market's reason."""
-
-    state: str
-    reason: str
-    detail: str
-
-
-class CustomerFailed(Exception):
-    """The customer's code cannot go on; ends the run."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        self.reason = reason
-        self.detail = detail
-        super().__init__(f"{reason}: {detail}")
 
 
 class Course:
@@ -64,32 +43,13 @@ class Course:
     """
 
     def __init__(
-        self,
-        *,
-        job: str,
-        spec: Json,
-        tuning: int = 0,
-        source: bytes | None,
-        data: bytes | None,
-        secret: bytes,
-        transport: Transport,
-        outbox: Outbox,
-        roster: Roster,
-        keeper: Keeper,
-        rounds: machine.Rounds,
-        plan: Callable[[Json], machine.RoundPlan],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._job = job
-        self._spec = spec
-        self._tuning = tuning
-        self._secret = secret
-        self._plan = plan
-        self._transport = transport
-        self._outbox = outbox
-        self._roster = roster
-        self._rounds = rounds
-        self._clock = clock
+        self, *, job: str, spec: Json, tuning: int = 0, source: bytes | None, data: bytes | None, secret: bytes,
+        transport: Transport, outbox: Outbox, roster: Roster, keeper: Keeper, rounds: machine.Rounds,
+        plan: Callable[[Json], machine.RoundPlan], clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._job, self._spec, self._tuning, self._secret, self._plan = job, spec, tuning, secret, plan
+        self._transport, self._outbox, self._roster = transport, outbox, roster
+        self._rounds, self._clock = rounds, clock
         self._source = transport.parcel(source) if source is not None else None
         self._data = transport.parcel(data) if data is not None else None
         self._calls = Calls(transport, clock)
@@ -100,8 +60,7 @@ class Course:
         self._resuming: set[int] = set()
         self._digest: str | None = None
         self._members: list[list[Any]] = []
-        self._moved: dict[int, int] = {}
-        self._deaths: dict[int, set[int]] = defaultdict(set)
+        self._failures = Failures()
         self._void_round = 0
         self._voided: set[int] = set()  # whose last share is of a round that came to nothing
         self._accepted: list[int] = []
@@ -199,8 +158,7 @@ class Course:
         """Whose bytes move has time; whom nobody reaches is found by those who wait for it."""
         now_ms, number = self._now_ms(), self._rounds.round + 1
         for worker in self._roster.all():
-            if worker.moved_bytes != self._moved.get(worker.slot, 0):
-                self._moved[worker.slot] = worker.moved_bytes
+            if worker.has_moved():
                 self._rounds.progressed(worker.slot, now_ms)
             elif worker.unreachable:
                 missing, worker.unreachable = worker.unreachable, ()
@@ -217,27 +175,12 @@ class Course:
             worker = self._roster.get(slot)
             if worker is None:
                 continue
-            if isinstance(answer, Gone) and answer.reason == "network_cut":
-                # Perhaps the call arrived and perhaps not; calls may be repeated. The roster says when to give up.
-                self._calls.repeat(kind, slot)
-            elif isinstance(answer, Gone):
+            if isinstance(answer, Gone):
                 self._lose(worker, answer.reason, answer.detail)
-            elif isinstance(answer, CallFailed):
-                log.error("%s of %s failed: %s", kind, worker.name, answer)
-                self._lose(worker, "worker_lost", str(answer)[-300:])
+            elif answer["ok"]:
+                self._answered(kind, worker, answer)
             else:
-                self._take_answer(kind, worker, answer)
-
-    def _take_answer(self, kind: str, worker: Worker, said: Any) -> None:
-        try:
-            answer = checked_answer(kind, said)
-        except BadAnswer as bad:
-            self._lose(worker, "bad_contribution", str(bad))
-            return
-        if answer["ok"]:
-            self._answered(kind, worker, answer)
-        else:
-            self._failed(kind, worker, answer)
+                self._failed(kind, worker, answer)
 
     def _answered(self, kind: str, worker: Worker, answer: Json) -> None:
         now_ms, slot, epoch = self._now_ms(), worker.slot, worker.epoch
@@ -275,24 +218,14 @@ class Course:
         self._do(self._rounds.spoiled(worker.slot, worker.epoch, number, what[:500], self._now_ms()))
 
     def _failed(self, call: str, worker: Worker, answer: Json) -> None:
-        kind, place = answer["kind"], self._rounds.round + 1
-        detail = f"{answer['message']}\n{answer['traceback']}".strip()
+        place, kind = self._rounds.round + 1, answer["kind"]
         if kind == "nan" and call == "train":
             self._spoiled(worker, answer["message"])
-            return
-        if kind in CUSTOMER_FAILURES:
-            raise CustomerFailed(kind, f"slot {worker.slot}, round {place}: {detail}")
-        if kind == "no_donor":
-            self._do(self._rounds.skipped(worker.slot, worker.epoch, place, detail, self._now_ms()))
-            return
-        if kind in {"died", "hang"}:
-            self._deaths[place].add(worker.epoch)
-            alone = len(self._rounds.members) <= 1 and kind == "hang"
-            if len(self._deaths[place]) >= SAME_PLACE_DEATHS or alone:
-                reason = "hang" if kind == "hang" else "exception"
-                raise CustomerFailed(reason, f"{len(self._deaths[place])} workers ended in round {place}: {detail}")
-        reasons = {"died": "worker_killed", "hang": "worker_slow", "drained": "drained", "stale": "stale"}
-        self._lose(worker, reasons[kind], detail)
+        elif kind == "no_donor":
+            self._do(self._rounds.skipped(worker.slot, worker.epoch, place, detail_of(answer), self._now_ms()))
+        else:
+            others = len(set(self._rounds.members) - {worker.slot})
+            self._lose(worker, self._failures.reason(worker, answer, place, others), detail_of(answer))
 
     def _join(self, worker: Worker) -> None:
         if worker.slot in self._resuming:
@@ -309,18 +242,8 @@ class Course:
         if self._resuming:
             return
         ready = [worker for worker in self._roster.all() if worker.phase == "ready"]
-        newest = [worker for worker in ready if worker.at == self._rounds.at]
-        self._digest = self._agreed_digest(newest)
-        members = [machine.Member(one.slot, one.epoch, one.name, self._place(one)) for one in ready]
+        self._digest, members = heirs(ready, self._rounds.at, self._rounds.plan.agrees)
         self._do(self._rounds.resume(members, self._now_ms()))
-
-    def _agreed_digest(self, newest: list[Worker]) -> str | None:
-        digests = [worker.digest for worker in newest if worker.digest is not None]
-        return max(sorted(set(digests)), key=digests.count) if digests and self._rounds.plan.agrees else None
-
-    def _place(self, worker: Worker) -> machine.Standing:
-        odd = self._digest is not None and worker.at == self._rounds.at and worker.digest not in (None, self._digest)
-        return machine.NOWHERE if odd else worker.at
 
     def _lose(self, worker: Worker, reason: str, detail: str) -> None:
         self._roster.remove(worker.slot)
@@ -422,12 +345,9 @@ class Course:
 
     def _merge_order(self, number: int, attempt: int, members: list[list[Any]]) -> Json:
         return {
-            "round": number,
-            "start": [self._run, self._start],
-            "attempt": attempt,
-            "members": members,
+            "round": number, "start": [self._run, self._start], "attempt": attempt, "members": members,
             "timeout_s": MERGE_TIMEOUT_S,
-        }
+        }  # fmt: skip
 
     def _start_over(self, at: machine.Standing) -> None:
         """From what can be restored, when that is not what was thought; without anything, by newcomers alone."""
@@ -463,9 +383,7 @@ class Course:
         over = self._over
         assert over is not None
         if isinstance(over, machine.Halted) and over.failed:
-            if over.failed == "nan":
-                return Halt("failed", "nan", f"{over.why}. {REMEDY}")
-            return Halt("failed", "diverged", over.why)
+            return Halt("failed", over.failed, f"{over.why}. {REMEDY}" if over.failed == "nan" else over.why)
         base = self._base(over.round)
         if isinstance(over, machine.Finished) and self._evaluated_round < over.round:
             self._durability.evaluate(base)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from trainers.actors.answers import BadAnswer, checked_reading
 from trainers.actors.outbox import Outbox
 from trainers.actors.transport import Call, CallFailed, Gone, Transport
-from trainers.round_decisions import START, Standing
+from trainers.round_decisions import NOWHERE, START, Member, Standing
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,23 @@ class Worker:
     asked: Call | None = None
     asked_at: float = 0.0
     cut_at: float | None = None
+    _moved_before: int = 0
+
+    def has_moved(self) -> bool:
+        """Whether bytes of its mesh moved since this was asked last."""
+        before, self._moved_before = self._moved_before, self.moved_bytes
+        return before != self.moved_bytes
+
+
+def heirs(ready: Sequence[Worker], at: Standing, agrees: bool) -> tuple[str | None, list[Member]]:
+    """(digest, members) of a predecessor's workers: whose digest is another than that of most holds another state."""
+    digests = [worker.digest for worker in ready if worker.at == at and worker.digest is not None]
+    digest = max(sorted(set(digests)), key=digests.count) if digests and agrees else None
+    members = []
+    for worker in ready:
+        odd = digest is not None and worker.at == at and worker.digest not in (None, digest)
+        members.append(Member(worker.slot, worker.epoch, worker.name, NOWHERE if odd else worker.at))
+    return digest, members
 
 
 class Roster:

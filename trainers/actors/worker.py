@@ -11,7 +11,6 @@ time. All of them may be repeated: a second `train` or `merge` of the same round
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -22,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from storage.archives import PackingError, unpack
+from trainers.actors.failures import failed_answer, failure
 from trainers.actors.lifeline import exit_with
 from trainers.actors.meter import Meter
 from trainers.actors.tidings import Tidings
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 LAST_WORDS = "last-words.json"
-LOAD_TIMEOUT_S = 120.0
 RECENT_ROUNDS = 64
 
 
@@ -48,19 +46,10 @@ class Worker:
     """
 
     def __init__(
-        self,
-        *,
-        name: str,
-        host_pid: int,
-        scratch: str,
-        threads_per_unit: int,
-        devices: Sequence[Json],
-        memory_limit_bytes: int,
-        shares: Mapping[str, str],
-        isolation: Literal["sandbox", "process"],
-        orphan_after_s: float,
-        host: str = "127.0.0.1",
-    ) -> None:
+        self, *, name: str, host_pid: int, scratch: str, threads_per_unit: int, devices: Sequence[Json],
+        memory_limit_bytes: int, shares: Mapping[str, str], isolation: Literal["sandbox", "process"],
+        orphan_after_s: float, host: str = "127.0.0.1",
+    ) -> None:  # fmt: skip
         self.name = name
         keep_freed_memory()
         self._host = host
@@ -145,8 +134,8 @@ class Worker:
         `source`: the customer's file; `data`: the job's tar, extracted into this worker's own folder. Data that do not
         unpack fail as code that does not import does: both are the customer's.
         """
+        from trainers.actors.loading import LoadFailed, load_job, tensor_row
         from trainers.actors.training import Training
-        from trainers.child_process import ChildFailed, JobPackage
 
         with self._turn:
             self._called_at = time.monotonic()
@@ -156,22 +145,15 @@ class Worker:
             if self._load_failure is not None:
                 return self._load_failure
             self._phase = "loading"
-            try:
-                child = self._child.ready_for(spec)
-                if child is None:
-                    return _failure("died", self._child.error, "")
-                loaded = child.load(JobPackage(spec, source, self._data_folder(spec, data)), LOAD_TIMEOUT_S)
-            except PackingError as error:
-                self._phase = "failed"
-                self._load_failure = _failure("import", f"the job's data cannot be unpacked: {error}", "")
-                return self._load_failure
-            except ChildFailed as failed:
-                self._phase = "failed"
-                self._load_failure = self._failed(failed)
-                return self._load_failure
+            made = load_job(self._child, spec, source, data, self._scratch)
+            if isinstance(made, LoadFailed):
+                if made.final:
+                    self._phase, self._load_failure = "failed", made.answer
+                return made.answer
+            child, loaded = made
             assert self._lease is not None
             slot, epoch = int(self._lease["slot"]), int(self._lease["epoch"])
-            self._tensors, self._tied = [_tensor(spec_) for spec_ in loaded.tensors], dict(loaded.tied)
+            self._tensors, self._tied = [tensor_row(tensor) for tensor in loaded.tensors], dict(loaded.tied)
             self._training = Training(spec, loaded, child, slot=slot, epoch=epoch, host=self._host)
             self._phase = "idle"
             return self._loaded_answer(self._training)
@@ -185,12 +167,12 @@ class Worker:
         with self._turn:
             self._called_at = time.monotonic()
             if self._training is None:
-                return _failure("stale", "nothing is loaded here", "")
+                return failure("stale", "nothing is loaded here", "")
             try:
                 return {"ok": True, "address": self._training.connect(secret)}
             except ChildFailed as failed:
                 self._phase = "failed"
-                return self._failed(failed)
+                return failed_answer(failed)
 
     def restore(self, state: bytes, inner: bytes | None) -> Json:
         """Take over a checkpoint's state; {ok, round, step, position, digest}."""
@@ -200,14 +182,14 @@ class Worker:
         with self._turn:
             self._called_at = time.monotonic()
             if self._training is None:
-                return _failure("stale", "nothing is loaded here", "")
+                return failure("stale", "nothing is loaded here", "")
             try:
                 self._training.restore(state, inner)
             except MemberError as error:
-                return _failure("stale", str(error), "")
+                return failure("stale", str(error), "")
             except ChildFailed as failed:
                 self._phase = "failed"
-                return self._failed(failed)
+                return failed_answer(failed)
             return {"ok": True, **self._training.standing()}
 
     def recall(self, round: int, digest: str) -> Json:
@@ -231,9 +213,9 @@ class Worker:
         with self._turn:
             self._called_at = time.monotonic()
             if self._draining:
-                return _failure("drained", "the provider takes its machine back", "")
+                return failure("drained", "the provider takes its machine back", "")
             if self._training is None:
-                return _failure("stale", "nothing is loaded here", "")
+                return failure("stale", "nothing is loaded here", "")
             self._phase = "training"
             self._meter.training()
             try:
@@ -243,13 +225,13 @@ class Worker:
                 info = self._training.train(order)
             except (Stale, NoDonor) as reason:
                 self._phase = "idle"
-                return _failure("stale" if isinstance(reason, Stale) else "no_donor", str(reason), "")
+                return failure("stale" if isinstance(reason, Stale) else "no_donor", str(reason), "")
             except NotFinite as error:
                 self._phase = "idle"
-                return _failure("nan", str(error), "")
+                return failure("nan", str(error), "")
             except ChildFailed as failed:
                 self._phase = "failed"
-                return self._failed(failed)
+                return failed_answer(failed)
             finally:
                 self._meter.trained()
             if not before:
@@ -264,7 +246,7 @@ class Worker:
         self._called_at = time.monotonic()
         training = self._training
         if training is None:
-            return _failure("stale", "nothing is loaded here", "")
+            return failure("stale", "nothing is loaded here", "")
         answer = training.merge(order)
         if not answer.get("left"):
             self._phase = "idle"
@@ -285,10 +267,10 @@ class Worker:
             try:
                 loss = self._training.settled_loss(base, timeout_s)
             except Stale as reason:
-                return _failure("stale", str(reason), "")
+                return failure("stale", str(reason), "")
             except ChildFailed as failed:
                 self._phase = "failed"
-                return self._failed(failed)
+                return failed_answer(failed)
             finally:
                 self._meter.trained()
             self._tell_loss(loss, base["round"])
@@ -328,10 +310,10 @@ class Worker:
                 self._training.settle(base)
                 made = self._training.snapshot(wanted, inner=inner)
             except Stale as reason:
-                return _failure("stale", str(reason), "")
+                return failure("stale", str(reason), "")
             except ChildFailed as failed:
                 self._phase = "failed"
-                return self._failed(failed)
+                return failed_answer(failed)
             where = self._training.standing()
             stall_ms = int(1000 * (time.monotonic() - began))
             named = {"tensors": self._tensors, "tied": self._tied}
@@ -407,18 +389,6 @@ class Worker:
         elements = int(training.member.parameters.size)
         return {"ok": True, "elements": elements, "tensors": self._tensors, **training.standing()}
 
-    def _data_folder(self, spec: Json, data: bytes | None) -> str | None:
-        if spec["data"]["kind"] == "share":
-            return f"share:{spec['data']['name']}"
-        if data is None:
-            return None
-        folder = self._scratch / "data"
-        unpack(io.BytesIO(data), folder)
-        return str(folder)
-
-    def _failed(self, failed: Any) -> Json:
-        return _failure(failed.kind, failed.message, failed.traceback)
-
     def _watch_orphan(self) -> None:
         """A lease whose run has been silent for long goes back: the process ends and its host reports why."""
         while True:
@@ -429,11 +399,3 @@ class Worker:
                 (self._scratch / LAST_WORDS).write_text(json.dumps(words), encoding="utf-8")
                 self._child.kill()
                 os._exit(0)
-
-
-def _failure(kind: str, message: str, traceback: str) -> Json:
-    return {"ok": False, "kind": kind, "message": message, "traceback": traceback}
-
-
-def _tensor(spec: Any) -> Json:
-    return {"name": spec.name, "shape": list(spec.shape), "dtype": "float32"}
