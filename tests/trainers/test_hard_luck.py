@@ -240,6 +240,26 @@ def test_a_run_that_is_replaced_in_mid_round_is_gone_on_with_and_no_round_is_los
         assert job.numbers() == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_worker_in_the_middle_of_a_round_of_steps_does_not_say_that_it_holds_the_round():
+    told = []
+
+    def ask(seat: Seat) -> None:
+        real = seat.training.member.step_result
+
+        def step_result() -> np.ndarray:
+            told.append(seat.worker.state())
+            del seat.training.member.step_result
+            return real()
+
+        seat.training.member.step_result = step_result
+
+    with ring(spec_of(STRATEGIES["ddp"], rounds=4)) as job:
+        job.at(1, 3, "training", ask)
+        assert is_done(job.run())
+        job.check()
+        assert [(one["round"], one["step"], one["digest"]) for one in told] == [(2, 6, job.door.rounds[1]["digest"])]
+
+
 @pytest.mark.parametrize("moment", ["exchange", "exchanged"])
 @pytest.mark.parametrize("name", ["diloco", "ddp", "demo"])
 def test_a_run_and_a_worker_die_together(name, moment):

@@ -1,8 +1,8 @@
 """What a RunActor does: finds out where its job stands, then drives it until it halts. A plain class.
 
 1. Read the directive; fetch code and data from the market once.
-2. Ask the living workers where they stand (a merged round counts, adopted or not). The newest round that one of them
-   holds is where the run goes on; the others take it over. With nobody left it goes on from the durable checkpoint.
+2. Ask the living workers where they stand (a merged round counts, adopted or not). The newest round that is
+   believed (`trainers.standings`) is where the run goes on; the others take it over. With nobody left it goes on from the durable checkpoint.
 3. Tell the market of rounds that a predecessor committed and could not report.
 4. Rounds, until done, paused, stopped or failed; then make the last round durable and say how it ended.
 

@@ -168,10 +168,11 @@ class Training:
     def standing(self) -> Json:
         """{round, step, position, digest} of the newest state here, merged and not adopted yet included."""
         member = self.member
-        if member.tentative is not None:
-            order = member.tentative.order
+        tentative = member.tentative  # training goes on meanwhile
+        if tentative is not None and tentative.digest:  # without one it is of a step, in the middle of its round
+            order = tentative.order
             return {"round": order.round, "step": order.step_after, "position": order.position_after,
-                    "digest": member.tentative.digest}  # fmt: skip
+                    "digest": tentative.digest}  # fmt: skip
         if self._undo is not None:
             member = self._undo[0]
         return {"round": member.round, "step": member.step, "position": member.position, "digest": member.digest()}
