@@ -52,16 +52,8 @@ from trainers.frames import BadFrame, Frame, Unpacker, pack
 from trainers.layout import TensorSpec, elements_of
 
 __all__ = [
-    "ChildFailed",
-    "InnerStateRefused",
-    "JobPackage",
-    "Loaded",
-    "NotFiniteNumbers",
-    "Progress",
-    "TensorSpec",
-    "Trained",
-    "TrainerChild",
-]
+    "ChildFailed", "InnerStateRefused", "JobPackage", "Loaded", "NotFiniteNumbers", "Progress", "TensorSpec", "Trained", "TrainerChild",
+]  # fmt: skip
 
 MAX_HEADER_BYTES = 4 << 20
 CHECK_EVERY_S = 0.2

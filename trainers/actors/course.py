@@ -50,13 +50,12 @@ class Course:
         self._job, self._spec, self._tuning, self._secret, self._plan = job, spec, tuning, secret, plan
         self._transport, self._outbox, self._roster = transport, outbox, roster
         self._rounds, self._clock = rounds, clock
-        self._source = transport.parcel(source) if source is not None else None
-        self._data = transport.parcel(data) if data is not None else None
+        self._source, self._data = (None if one is None else transport.parcel(one) for one in (source, data))
         self._calls = Calls(transport, clock)
         self._durability = Durability(spec, transport, roster, keeper)
         self._orders: dict[int, Json] = {}
         self._strategy: Json = spec["strategy"]
-        self._strategy_before: Json = spec["strategy"]
+        self._strategy_before = self._strategy
         self._resuming: set[int] = set()
         self._digest: str | None = None
         self._members: list[list[Any]] = []
@@ -230,11 +229,9 @@ class Course:
     def _join(self, worker: Worker) -> None:
         if worker.slot in self._resuming:
             self._arrive(worker.slot)
-            return
-        if self._resuming:  # it begins with a predecessor's workers; alone, it would lack their state
-            return
-        member = machine.Member(worker.slot, worker.epoch, worker.name, worker.at)
-        self._do(self._rounds.join(member, self._now_ms()))
+        elif not self._resuming:  # else it begins with a predecessor's workers: alone, it would lack their state
+            member = machine.Member(worker.slot, worker.epoch, worker.name, worker.at)
+            self._do(self._rounds.join(member, self._now_ms()))
 
     def _arrive(self, slot: int) -> None:
         """One less to wait for before a predecessor's workers go on, ready or gone."""
@@ -254,8 +251,8 @@ class Course:
         self._calls.forget(worker.slot)
         if worker.slot in self._resuming:
             self._arrive(worker.slot)
-            return
-        self._do(self._rounds.lost(worker.slot, worker.epoch, gone.reason, gone.detail, self._now_ms()))
+        else:
+            self._do(self._rounds.lost(worker.slot, worker.epoch, gone.reason, gone.detail, self._now_ms()))
 
     def _report_lost(self, worker: Worker, reason: str, detail: str) -> None:
         log.info("lost %s: %s, %s", worker.name, reason, detail)
@@ -338,10 +335,8 @@ class Course:
         self._calls.ask("merge", worker, self._merge_order(order["round"], 0, self._members))
 
     def _ask_to_merge(self, number: int, attempt: int, members: list[list[Any]]) -> None:
-        for slot, _, _ in members:
-            worker = self._roster.get(slot)
-            if worker is not None:
-                self._calls.ask("merge", worker, self._merge_order(number, attempt, members))
+        for worker in filter(None, (self._roster.get(slot) for slot, _, _ in members)):
+            self._calls.ask("merge", worker, self._merge_order(number, attempt, members))
 
     def _merge_order(self, number: int, attempt: int, members: list[list[Any]]) -> Json:
         return {

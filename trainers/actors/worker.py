@@ -54,13 +54,11 @@ class Worker:
         keep_freed_memory()
         self._host = host
         exit_with(host_pid)
-        self._scratch = Path(scratch)
-        self._threads_per_unit = threads_per_unit
+        self._scratch, self._threads_per_unit = Path(scratch), threads_per_unit
         self._has = (1, list(devices), None)
         self._shares = {share: Path(folder) for share, folder in shares.items()}
         self._orphan_after_s = orphan_after_s
-        self._turn = threading.RLock()
-        self._remembering = threading.Lock()
+        self._turn, self._remembering = threading.RLock(), threading.Lock()
         self._meter = Meter(time.monotonic)
         self._called_at = time.monotonic()
         self._lease: Json | None = None
