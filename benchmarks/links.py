@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 
 from benchmarks.cables import bits_per_second, why_no_cables
 from benchmarks.report import Target, finish, parser, say
+from benchmarks.training import options_for
 from benchmarks.trials import COMPARATORS, Job, Place, Trial, comparator_trial, torg_trial
 from trainers.options import STRATEGIES, round_steps, strategy_options
 
@@ -32,15 +34,14 @@ def ring_seconds(parameters: int, workers: int, link: str) -> float:
 def job_for(system: str, link: str, chosen) -> Job:
     """The same job for all, as long as it takes to see its speed: `ROUNDS` rounds, few steps where each one is slow."""
     inner = chosen.inner_steps
-    job = Job(size=chosen.size, steps=ROUNDS * inner, inner_steps=inner, workers=chosen.workers, link=link)
+    job = Job(
+        size=chosen.size, batch=chosen.batch, steps=ROUNDS * inner, inner_steps=inner, workers=chosen.workers, link=link
+    )  # fmt: skip
     if system in ("torch_ddp", "ddp") and link != "none":
-        return Job(
-            size=chosen.size, steps=ROUNDS * SLOW_STEPS, inner_steps=SLOW_STEPS, workers=chosen.workers, link=link
-        )
+        return replace(job, steps=ROUNDS * SLOW_STEPS, inner_steps=SLOW_STEPS)
     if system in STRATEGIES:
-        steps = round_steps(strategy_options({"name": system, "inner_steps": inner}))
-        return Job(size=chosen.size, steps=max(job.steps, ROUNDS * steps), inner_steps=inner, workers=chosen.workers,
-                   link=link)  # fmt: skip
+        steps = round_steps(strategy_options({"name": system, "inner_steps": inner, **options_for(system, chosen.set)}))
+        return replace(job, steps=max(job.steps, ROUNDS * steps))
     return job
 
 
@@ -58,7 +59,9 @@ def main() -> int:
     arguments.add_argument("--system", nargs="+", default=["torch_ddp"])
     arguments.add_argument("--workers", type=int, default=2)
     arguments.add_argument("--size", default="1M")
+    arguments.add_argument("--batch", type=int, default=6)
     arguments.add_argument("--inner-steps", type=int, default=30)
+    arguments.add_argument("--set", action="append", default=[], metavar="[STRATEGY.]OPTION=VALUE")
     arguments.add_argument("--timeout", type=float, default=1800.0)
     chosen = arguments.parse_args()
     reason = why_no_cables()
@@ -79,7 +82,7 @@ def main() -> int:
                 made = (
                     comparator_trial(place, job, system, chosen.timeout)
                     if system in COMPARATORS
-                    else torg_trial(place, job, system, {}, chosen.timeout)
+                    else torg_trial(place, job, system, options_for(system, chosen.set), chosen.timeout)
                 )
                 trials.append(made)
                 figures |= seen(made, bare, figures)

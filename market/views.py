@@ -17,6 +17,7 @@ from storage.ledger import Entry, account_class, earnings, escrow, wallet
 from storage.units import NANOS_PER_USD, format_instant
 
 MAX_TRANSFERS = 10_000
+MOST_ENDED = 32
 
 
 def offer_view(state: State, volatile: Volatile, offer: OfferRecord) -> Json:
@@ -203,7 +204,12 @@ def directive_view(state: State, job: Job) -> Json:
         "step": job.step,
         "durable": None if durable is None else {name: durable[name] for name in ("round", "step", "manifest")},
         "leases": [_directive_lease(state, lease) for lease in state.live_leases_of(job)],
+        "ended": [_ended_lease(state.leases[lease]) for lease in job.leases[-MOST_ENDED:] if lease not in job.live],
     }
+
+
+def _ended_lease(lease: Lease) -> Json:
+    return {"slot": lease.slot, "reason": lease.reason, "detail": lease.detail}
 
 
 def _directive_lease(state: State, lease: Lease) -> Json:

@@ -46,6 +46,7 @@ def test_a_job_lives_loses_a_worker_and_is_billed_what_the_ledger_says(square: S
         refilled = run.workers(2, but_not=(lost["id"],))
         assert {lease["slot"] for lease in refilled} == {1, 2}
         assert any(lease["provider"] == second_name for lease in refilled), "the third offer takes its place"
+        assert plane.directive(job)["ended"] == [{"slot": 0, "reason": "worker_killed", "detail": "SIGKILL"}]
         tuned = ann.retune_job(job, id="t1", strategy="noloco", options={"beta": 0.8})
         assert ann.retune_job(job, id="t1", strategy="noloco", options={"beta": 0.8})["tunings"] == tuned["tunings"]
         told = plane.directive(job)

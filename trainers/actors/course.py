@@ -110,11 +110,11 @@ class Course:
         """Whether this slot's worker has been met, living or not."""
         return slot in self._met
 
-    def leave(self, slot: int, reason: str) -> None:
+    def leave(self, slot: int, reason: str, detail: str) -> None:
         """The market has ended this lease."""
         worker = self._roster.remove(slot)
         if worker is not None:
-            self._forget(worker, Gone(reason, "the market ended the lease"))
+            self._forget(worker, Gone(reason, detail))
 
     def give_up(self, worker: Worker, reason: str, detail: str) -> None:
         """This lease's worker was never met and will not be."""

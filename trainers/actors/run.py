@@ -154,9 +154,11 @@ class Run:
 
     def _apply(self, course: Course, directive: Json) -> None:
         listed = {lease["slot"] for lease in directive["leases"]}
+        ended = {lease["slot"]: lease for lease in directive["ended"]}
         for slot in course.slots():
             if slot not in listed:
-                course.leave(slot, "released")
+                why = ended.get(slot, {})
+                course.leave(slot, why.get("reason", "released"), why.get("detail") or "the market ended the lease")
         for lease in directive["leases"]:
             if lease["worker"] is None or course.knows(lease["slot"]):
                 continue
