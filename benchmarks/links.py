@@ -23,6 +23,7 @@ ROUNDS = 5
 LEAST_SPEED = {"20mbit": 0.90, "2mbit": 0.85}
 OURS_TO_HOLD = "streaming_diloco"
 SLOW_STEPS = 6
+SLOWEST = 10_000_000
 
 
 def ring_seconds(parameters: int, workers: int, link: str) -> float:
@@ -37,8 +38,10 @@ def job_for(system: str, link: str, chosen) -> Job:
     job = Job(
         size=chosen.size, batch=chosen.batch, steps=ROUNDS * inner, inner_steps=inner, workers=chosen.workers, link=link
     )  # fmt: skip
-    if system in ("torch_ddp", "ddp") and link != "none":
-        return replace(job, steps=ROUNDS * SLOW_STEPS, inner_steps=SLOW_STEPS)
+    speed = bits_per_second(link)
+    if system in ("torch_ddp", "ddp") and speed is not None:
+        few = SLOW_STEPS if speed >= SLOWEST else SLOW_STEPS // 3
+        return replace(job, steps=ROUNDS * few, inner_steps=few)
     if system in STRATEGIES:
         steps = round_steps(strategy_options({"name": system, "inner_steps": inner, **options_for(system, chosen.set)}))
         return replace(job, steps=max(job.steps, ROUNDS * steps))

@@ -1,7 +1,7 @@
 """One training job, done once by torg or by a comparator, and what it came to, in the same words for all of them.
 
-The job is byte_lm on the Python standard library's text. Seconds count from the first step; held-out evaluation, once a
-round at one worker, is on everybody's clock. Bytes are those of a worker's network interface, all headers included.
+The job is byte_lm on the Python standard library's text. Seconds count from the first step; held-out evaluation, once in
+`inner_steps` at one worker, is on everybody's clock. Bytes are those of a worker's network interface, all headers included.
 """
 
 from __future__ import annotations
@@ -136,6 +136,7 @@ def spec(job: Job, strategy: str, options: Mapping[str, Any]) -> Json:
         "data": {"kind": "none"}, "strategy": chosen, "steps": job.steps, "rounds": rounds, "seed": job.seed,
         "workers": {"min": job.workers, "max": job.workers},
         "checkpoint": {"every_rounds": job.checkpoint_every or rounds, "keep": 2, "base_every_rounds": 10},
+        "evaluate": {"every_rounds": max(1, job.inner_steps // round_steps(chosen))},
     }  # fmt: skip
 
 

@@ -186,10 +186,16 @@ class Plaza:
         """Whether some provider in our region waits for work."""
         return any(self._free())
 
-    def wait_elsewhere(self) -> None:
-        """Until the provider of the other region is ready; started when it is first wanted."""
-        host = self.hosts.get("dora") or self.add_host("dora", ELSEWHERE_NANOS, ELSEWHERE)
-        host.wait_ready()
+    @contextlib.contextmanager
+    def elsewhere(self) -> Iterator[None]:
+        """With a provider in the other region."""
+        host = self.add_host("dora", ELSEWHERE_NANOS, ELSEWHERE)
+        try:
+            host.wait_ready()
+            yield
+        finally:
+            host.stop()
+            del self.hosts[host.name]
 
     def _free(self) -> list[bool]:
         offers = {offer["id"]: offer for offer in self.local("operator").offers()}

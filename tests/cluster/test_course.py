@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -35,14 +36,14 @@ class Mine(Workload):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def poor(square: Plaza) -> str:
+def poor(square: Plaza) -> Iterator[str]:
     """A job with money for a minute, the least that is taken, which runs out elsewhere while the tests here go on."""
-    square.wait_elsewhere()
-    job = square.submit_lasting(
-        MINUTE_NANOS, limits__budget_nanos=MINUTE_NANOS, workers__min=1, workers__max=1, workers__region=[ELSEWHERE]
-    )
-    square.aside.add(job)
-    return job
+    with square.elsewhere():
+        job = square.submit_lasting(
+            MINUTE_NANOS, limits__budget_nanos=MINUTE_NANOS, workers__min=1, workers__max=1, workers__region=[ELSEWHERE]
+        )
+        square.aside.add(job)
+        yield job
 
 
 def test_a_job_trains_to_done_and_the_loss_falls(plaza: Plaza) -> None:

@@ -271,5 +271,5 @@ def _sound(blobs: BlobStore, digest: str) -> bytes:
     return blobs.read(digest)
 
 
-Retention.TestCase.settings = settings(max_examples=30, stateful_step_count=12, deadline=None)
+Retention.TestCase.settings = settings(max_examples=20, stateful_step_count=12, deadline=None)
 TestRetention = Retention.TestCase

@@ -65,7 +65,7 @@ def test_demo_learns_nearly_as_much_as_ddp():
 
 def test_quantised_contributions_learn_as_much_as_exact_ones():
     def together(codec: str) -> float:
-        return sum(held_out({**DILOCO, "codec": codec}, rate=0.01, steps=120, seed=seed) for seed in (1, 2))
+        return sum(held_out({**DILOCO, "codec": codec}, rate=0.01, steps=80, seed=seed) for seed in (1, 2))
 
     exact = together("identity")
     assert abs(together("int8") / exact - 1) <= 0.002
