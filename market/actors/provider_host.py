@@ -99,9 +99,8 @@ class Host:
             if not rejoin:
                 self._drain()
         finally:
-            if self._stable is not None:
-                self._stable.close()
-            node.abandon() if rejoin else node.stop()
+            at_rest = self._stable is None or self._stable.close()
+            node.stop() if at_rest and not rejoin else node.abandon()
             self._market.close()
         if rejoin:
             # Ray cannot forget a cluster within one process, so the process begins anew under the same pid.

@@ -28,7 +28,7 @@ from trainers.actors.wiring import start_worker, worker_name
 Json = dict[str, Any]
 
 READY_TIMEOUT_S = 120.0
-CALL_TIMEOUT_S = 30.0
+KILL_TIMEOUT_S = 2.0
 MAX_FAILURES_IN_A_ROW = 5
 
 
@@ -78,6 +78,7 @@ class Stable:
     _stalls: dict[str, _Stall] = field(default_factory=dict)
     _made: int = 0
     _failures: int = 0
+    _killing: list[threading.Thread] = field(default_factory=list)
     _pool: CardPool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -173,10 +174,19 @@ class Stable:
         except (ray.exceptions.RayError, OSError) as error:
             raise HeadGone(str(error)) from error
 
-    def close(self) -> None:
-        """End every worker."""
+    def close(self) -> bool:
+        """End every worker that is born; the others end with the node. Answers whether nothing here uses Ray any more:
+        a thread that does while Ray is shut down would end the process.
+        """
         for stall in list(self._stalls.values()):
-            self._discard(stall)
+            if stall.pidfd is None:
+                del self._stalls[stall.name]
+                shutil.rmtree(stall.scratch, ignore_errors=True)
+            else:
+                self._discard(stall)
+        for thread in self._killing:
+            thread.join(KILL_TIMEOUT_S)
+        return not any(thread.is_alive() for thread in self._killing)
 
     def _make(self) -> _Stall:
         import ray
@@ -262,7 +272,9 @@ class Stable:
         that is gone.
         """
         if stall.pidfd is None:
-            threading.Thread(target=_kill_unborn, args=(stall.actor,), daemon=True).start()
+            thread = threading.Thread(target=_kill_unborn, args=(stall.actor,), daemon=True)
+            self._killing = [one for one in self._killing if one.is_alive()] + [thread]
+            thread.start()
             return
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(stall.pidfd, signal.SIGKILL)
