@@ -254,7 +254,10 @@ class Stable:
             raise WorkerEnded("the worker process ended while it waited for a lease") from error
         self._failures = 0
         stall.pid, stall.pidfd = found["pid"], pidfd
-        watch(stall.pid, lambda: self.on_death(stall.name))
+        # Only the name: a watcher that dropped the last handle of an actor would call Ray, which may be shut down by then,
+        # and Ray ends a process for that.
+        name, on_death = stall.name, self.on_death
+        watch(stall.pid, lambda: on_death(name))
 
     def _serving(self, epoch: int) -> _Stall | None:
         return next((s for s in self._stalls.values() if s.lease is not None and s.lease["epoch"] == epoch), None)
