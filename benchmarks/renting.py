@@ -29,7 +29,7 @@ from benchmarks.cables import bits_per_second
 from benchmarks.frontier import Point, seconds_for
 from benchmarks.report import finish, parser, say
 from benchmarks.simulated import simulated_trial
-from benchmarks.training import options_for
+from benchmarks.training import add_job_arguments, options_for
 from benchmarks.trials import Job, Place, Trial, comparator_trial, mean
 from trainers.options import STRATEGIES, round_steps
 
@@ -50,13 +50,7 @@ def arguments() -> argparse.ArgumentParser:
     made.add_argument("--steps", type=int, default=1200, help="of one machine alone, whose last loss is the goal")
     made.add_argument("--shares", nargs="+", type=float, default=[0.35, 0.6, 1.0], help="lengths of a job as shares of "
                       "the steps alone")  # fmt: skip
-    made.add_argument("--seeds", type=int, default=1)
-    made.add_argument("--size", default="1M")
-    made.add_argument("--context", type=int, default=128)
-    made.add_argument("--batch", type=int, default=6)
-    made.add_argument("--lr", type=float, default=None)
-    made.add_argument("--inner-steps", type=int, default=30)
-    made.add_argument("--set", action="append", default=[], metavar="[STRATEGY.]OPTION=VALUE")
+    add_job_arguments(made)
     made.add_argument("--compute-s", type=float, default=None, help="seconds of a step instead of the measured ones")
     made.add_argument("--processes", type=int, default=1, help="simulations at a time")
     return made
@@ -140,7 +134,7 @@ def _ratio(
     """None where no pair of lengths has the lone machine's last loss between them."""
     alone = _points(trials, ALONE, 1, "none", seed, compute_s)
     ours = _points(trials, strategy, workers, link, seed, compute_s)
-    [(longest_s, wanted)] = alone
+    longest_s, wanted = max(alone)
     taken = seconds_for(ours, wanted)
     return None if taken is None else taken / longest_s
 

@@ -45,6 +45,17 @@ MEANS = ("held_out", "tokens_per_s", "step_s", "sent_bytes_per_step", "received_
          "stall_ms", "checkpoint_stall_ms")  # fmt: skip
 
 
+def add_job_arguments(made: argparse.ArgumentParser) -> None:
+    """What every kind of trial trains."""
+    made.add_argument("--seeds", type=int, default=1)
+    made.add_argument("--size", default="1M")
+    made.add_argument("--context", type=int, default=128)
+    made.add_argument("--batch", type=int, default=6)
+    made.add_argument("--lr", type=float, default=None)
+    made.add_argument("--inner-steps", type=int, default=30)
+    made.add_argument("--set", action="append", default=[], metavar="[STRATEGY.]OPTION=VALUE")
+
+
 def arguments() -> argparse.ArgumentParser:
     """What can be asked for."""
     made = parser(__doc__)
@@ -56,13 +67,7 @@ def arguments() -> argparse.ArgumentParser:
     length.add_argument("--steps", nargs="+", type=int, default=[300])
     length.add_argument("--tokens", nargs="+", type=int, default=None)
     made.add_argument("--speed-on", nargs="+", default=[], metavar="LINK")
-    made.add_argument("--seeds", type=int, default=1)
-    made.add_argument("--size", default="1M")
-    made.add_argument("--context", type=int, default=128)
-    made.add_argument("--batch", type=int, default=6)
-    made.add_argument("--lr", type=float, default=None)
-    made.add_argument("--inner-steps", type=int, default=30)
-    made.add_argument("--set", action="append", default=[], metavar="[STRATEGY.]OPTION=VALUE")
+    add_job_arguments(made)
     made.add_argument("--loss", type=float, default=None, help="instead of the lone machine's last held-out loss")
     made.add_argument("--no-alone", action="store_true", help="do not train the lone machine")
     made.add_argument("--usd-per-hour", type=float, default=0.10, help="price of one worker")
