@@ -144,6 +144,11 @@ class Bundle:
     position: int
     payloads: Mapping[int, bytes]
 
+    @property
+    def payload_bytes(self) -> int:
+        """Of all payloads together."""
+        return sum(map(len, self.payloads.values()))
+
     def pack(self) -> bytes:
         """As bytes; the same bundle gives the same bytes."""
         header: dict[str, Any] = {

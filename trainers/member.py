@@ -232,9 +232,11 @@ class Member:
         self.tentative = Merged(order, state, digest_of(state), order.slots, {}, None)
         return self.tentative
 
-    def go_back(self, before: "Member") -> None:
-        """Undo the steps since `before` (`staged`), whose round was given up."""
-        self._state, self._digest = before._state, before._digest
+    def become(self, other: "Member") -> None:
+        """Stand where a `staged` copy of this member stands: back where it was, or ahead where the copy was led."""
+        self._state, self._digest = other._state, other._digest
+        self.round, self.step, self.position = other.round, other.step, other.position
+        self.accepted, self.bundle = other.accepted, other.bundle
         self.abandon()
 
     # leaving and coming

@@ -30,7 +30,7 @@ from trainers.round_decisions import (
     Wait,
     Warned,
 )
-from trainers.run_state import Decisions, Phase, RunState, listed, standing_at
+from trainers.run_state import Decisions, Late, Phase, RunState, listed, standing_at
 
 __all__ = [
     "NOWHERE", "START", "Decision", "Finished", "Halted", "LeftOut", "Lost", "Member", "MemberLost", "MergeAgain",
@@ -64,9 +64,11 @@ class Rounds(RunState):
 
     def contributed(self, slot: int, epoch: int, round: int, now_ms: int) -> Decisions:
         """A member has done its share of the round; it merges on its own."""
-        if slot in self._late and self._late[slot][0].epoch == epoch and self._late[slot][1] == round:
-            member, _, _ = self._late.pop(slot)
-            return self._arrive(member, f"{member.name} has caught up", now_ms)
+        if self._is_late(slot, epoch, round):
+            late = self._late.pop(slot)
+            if self.plan.nominal_members is not None:  # it gets a smaller share; else it would slow all down
+                self._patience.measured(slot, late.steps, now_ms - late.began_ms)
+            return self._arrive(late.member, f"{late.member.name} has caught up", now_ms)
         if self._is_stale(slot, epoch, round) or slot in self._contributed:
             return ()
         self._contributed |= {slot}
@@ -91,10 +93,14 @@ class Rounds(RunState):
         return self._advance(now_ms)
 
     def progressed(self, slot: int, now_ms: int) -> None:
-        """Bytes move at a member that exchanges: a slow line is no reason to give it up."""
+        """Bytes move at a member that exchanges or takes a state over: a slow line is no reason to give it up."""
         self._complaints.pop(slot, None)  # it is not stuck
-        if slot in self._deadlines and (self.plan.every_step or slot in self._contributed):
-            least_ms = self.plan.first_deadline_ms if self.plan.every_step else self.plan.exchange_deadline_ms
+        least_ms = self._fetching.get(slot)
+        if self.plan.every_step:
+            least_ms = self.plan.first_deadline_ms
+        elif slot in self._contributed:
+            least_ms = self.plan.exchange_deadline_ms
+        if slot in self._deadlines and least_ms is not None:
             self._deadlines[slot] = max(self._deadlines[slot], now_ms + least_ms)
 
     def skipped(self, slot: int, epoch: int, round: int, why: str, now_ms: int) -> Decisions:
@@ -114,8 +120,8 @@ class Rounds(RunState):
         """A member's own numbers (loss, gradient, what it would send) are not finite: it contributes nothing, is warned once
         the round is committed, and takes over what the others made. When all are like that, the job has diverged.
         """
-        if slot in self._late and self._late[slot][0].epoch == epoch and self._late[slot][1] == round:
-            member, _, _ = self._late.pop(slot)
+        if self._is_late(slot, epoch, round):
+            member = self._late.pop(slot).member
             self._arrivals[slot] = member
             warned = self._warn(slot, "nan", f"what it made late for round {round} is not finite: {what}")
             again = self._start(now_ms, f"{member.name} has caught up") if self.phase is Phase.WAITING else ()
@@ -154,7 +160,7 @@ class Rounds(RunState):
 
     def lost(self, slot: int, epoch: int, reason: str, detail: str, now_ms: int) -> Decisions:
         """A member is gone: died, silent, drained, its lease over."""
-        waiting = self._arrivals.get(slot) or (self._late[slot][0] if slot in self._late else None)
+        waiting = self._arrivals.get(slot) or (self._late[slot].member if slot in self._late else None)
         member = self._members.get(slot) or waiting
         if member is None or member.epoch != epoch or self.phase is Phase.OVER:
             self.stale += 1
@@ -182,10 +188,10 @@ class Rounds(RunState):
     def tick(self, now_ms: int) -> Decisions:
         """Whoever missed a deadline is left out, or lost when nobody can go on without it."""
         out: list[Decision] = []
-        for slot, (member, _, until_ms) in sorted(self._late.items()):
-            if until_ms <= now_ms:
+        for slot, late in sorted(self._late.items()):
+            if late.until_ms <= now_ms:
                 del self._late[slot]
-                out.append(self._drop(member, "deadline", "its late work did not come either"))
+                out.append(self._drop(late.member, "deadline", "its late work did not come either"))
         overdue = [slot for slot, deadline_ms in sorted(self._deadlines.items()) if deadline_ms <= now_ms]
         if not overdue:
             return tuple(out)
@@ -325,7 +331,10 @@ class Rounds(RunState):
                 out.append(self._drop(member, "deadline", f"late {self._times_late[slot]} times in a row"))
                 continue
             self._left_out.add(slot)
-            self._late[slot] = (standing_at(member, NOWHERE), self.round + 1, now_ms + took + self.plan.grace_ms)
+            until_ms = now_ms + took + self.plan.grace_ms
+            self._late[slot] = Late(
+                standing_at(member, NOWHERE), self.round + 1, until_ms, self._began_ms, self._steps_of(slot)
+            )
             why = f"no contribution within {took} ms; it comes back when it has one"
             out.append(LeftOut(slot, self.round + 1, f"Leaving slot {slot} ({member.name}) out: {why}"))
         return (*out, *self._without(slots, now_ms))

@@ -5,6 +5,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import Enum
 
 from trainers.patience import Patience
@@ -35,6 +36,19 @@ class Phase(Enum):
     OVER = "over"
 
 
+@dataclass(frozen=True, slots=True)
+class Late:
+    """A member that was left out of a round and is still at it: until when it is waited for, since when and how many steps
+    it trains.
+    """
+
+    member: Member
+    round: int
+    until_ms: int
+    began_ms: int
+    steps: int
+
+
 class RunState:
     """See the module. Only `Rounds` changes it."""
 
@@ -49,8 +63,9 @@ class RunState:
         self._resumed = at.round > 0
         self._members: dict[int, Member] = {}  # of the round in progress, or waiting for one
         self._arrivals: dict[int, Member] = {}  # wait for the next boundary
-        self._late: dict[int, tuple[Member, int, int]] = {}  # (member, round, until when): left out, still training
+        self._late: dict[int, Late] = {}
         self._deadlines: dict[int, int] = {}  # whose answer is awaited
+        self._fetching: dict[int, int] = {}  # who takes a state over first, and the ms that its share may take after that
         self._began_ms = 0
         self._started: StartRound | None = None
         self._attempt = 0
@@ -90,7 +105,7 @@ class RunState:
     @property
     def next_deadline_ms(self) -> int | None:
         """When `tick` will decide something, if nothing else happens."""
-        return min([*self._deadlines.values(), *(until for _, _, until in self._late.values())], default=None)
+        return min([*self._deadlines.values(), *(late.until_ms for late in self._late.values())], default=None)
 
     # how a round begins
 
@@ -104,7 +119,7 @@ class RunState:
         self._ahead &= frozenset(holders)
         self._attempt, self._extended = 0, False
         self._contributed, self._merged, self._complaints, self._refused = frozenset(), {}, {}, {}
-        self._left_out, self._spoiled, self._warned = set(), {}, {}
+        self._left_out, self._spoiled, self._warned, self._fetching = set(), {}, {}, {}
         self.phase, self._began_ms = Phase.TRAINING, now_ms
         shares, position = [], self.at.position
         budgets = share_out(step_after - self.at.step, slots, plan.nominal_members, self._patience.ms_per_step)
@@ -112,6 +127,8 @@ class RunState:
             done = min(plan.overlap_steps if slot in self._ahead else 0, budgets[slot] - 1)
             steps, donors = budgets[slot] - done, None if slot in holders else holders
             until_ms = now_ms + self._patience.allowed_ms(plan, slot, steps, fetching=donors is not None)
+            if donors:
+                self._fetching[slot] = self._patience.allowed_ms(plan, slot, steps, fetching=False)
             self._deadlines[slot] = until_ms
             limit_ms = (until_ms - now_ms) * (2 if len(slots) > 1 else 1)
             shares.append(Share(slot, self.at.step + done, steps, position, ahead, donors, until_ms, limit_ms))
@@ -158,9 +175,17 @@ class RunState:
     # what it is told and tells
 
     def _measure(self, slot: int, now_ms: int) -> None:
+        """How fast a member is, unless it took a state over first: that is its line's speed."""
+        if slot not in self._fetching:
+            self._patience.measured(slot, self._steps_of(slot), now_ms - self._began_ms)
+
+    def _steps_of(self, slot: int) -> int:
         assert self._started is not None
-        steps = next(share.steps for share in self._started.shares if share.slot == slot)
-        self._patience.measured(slot, steps, now_ms - self._began_ms)
+        return next(share.steps for share in self._started.shares if share.slot == slot)
+
+    def _is_late(self, slot: int, epoch: int, round: int) -> bool:
+        late = self._late.get(slot)
+        return late is not None and late.member.epoch == epoch and late.round == round
 
     def _is_stale(self, slot: int, epoch: int, round: int) -> bool:
         member = self._members.get(slot)

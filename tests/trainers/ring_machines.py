@@ -165,9 +165,17 @@ class HookedMesh(meshes.Mesh):
         spoil = seat.spoil.pop(number, None)
         return found if spoil is None else spoil(dict(found))
 
-    def fetch_state(self, round: int, donors: Sequence[Any], timeout_s: float) -> bytes:
-        self.seat.come("fetching", round // 2 + 1)  # see training._place
-        return super().fetch_state(round, donors, timeout_s)
+    def fetch_state(self, round: int, donors: Sequence[Any], patience_s: float) -> bytes:
+        number = round // 2  # see donors._place
+        self.seat.come("fetching", number + 1)
+        found = super().fetch_state(round, donors, patience_s)
+        self.seat.fetched.append(("state", number))
+        return found
+
+    def fetch_round(self, round: int, donors: Sequence[Any], patience_s: float) -> bytes:
+        found = super().fetch_round(round, donors, patience_s)
+        self.seat.fetched.append(("round", round))
+        return found
 
 
 @dataclass
@@ -184,6 +192,8 @@ class Seat:
     step_s: float = 0.0
     trained: list[tuple[int, int, int, int, bool]] = field(default_factory=list)
     evaluated: int = 0
+    fetched: list[tuple[str, int]] = field(default_factory=list)
+    """What it got of the others: the state after a round, or what a round merged."""
     cut_from: set[int] = field(default_factory=set)
     forge: dict[int, Callable[[bytes], bytes]] = field(default_factory=dict)
     spoil: dict[int, Callable[[dict[int, bytes]], dict[int, bytes]]] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -9,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trainers.mesh_network import SOON_S, crew_of, results
-from trainers.mesh import MeshTimeout, TransferFailed
+from trainers.mesh import MeshTimeout, TransferFailed, state_transfer
 from trainers.mesh.state_transfer import Offers, choose_description
-from trainers.mesh.wire import CHUNK_BYTES, Description, Header, Kind
+from trainers.mesh.wire import CHUNK_BYTES, Description, Header, Kind, What
 
 STATE = random.Random(3).randbytes(5 * CHUNK_BYTES + 777)
 
@@ -106,15 +107,68 @@ def test_a_description_is_chosen_as_soon_as_no_other_can_win(votes: list[str], s
         assert counts[chosen] == max(counts.values())
 
 
-def test_the_latest_two_rounds_are_offered() -> None:
+def test_the_latest_two_states_are_offered() -> None:
     offers = Offers()
     for round_ in (3, 4, 5):
-        offers.put(round_, lambda: b"")
-    assert [offers.get(round_) is not None for round_ in (3, 4, 5)] == [False, True, True]
+        offers.put_state(round_, lambda: b"")
+    assert [offers.get(What.STATE, round_) is not None for round_ in (3, 4, 5)] == [False, True, True]
 
 
-def test_rounds_that_were_undone_are_offered_no_more() -> None:
+def test_states_of_rounds_that_were_undone_are_offered_no_more() -> None:
     offers = Offers()
     for round_ in (5, 6, 4):
-        offers.put(round_, lambda: b"")
-    assert [offers.get(round_) is not None for round_ in (4, 5, 6)] == [True, False, False]
+        offers.put_state(round_, lambda: b"")
+    assert [offers.get(What.STATE, round_) is not None for round_ in (4, 5, 6)] == [True, False, False]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 50), min_size=1, max_size=12), limit=st.integers(0, 120), again=st.integers(0, 12)
+)
+def test_what_rounds_merged_is_offered_newest_first_as_far_as_it_weighs_less_than_the_limit(
+    sizes: list[int], limit: int, again: int
+) -> None:
+    offers = Offers()
+    for round_, size in enumerate(sizes):
+        offers.put_round(round_, lambda: b"", size, limit)
+    kept = [round_ for round_ in range(len(sizes)) if offers.get(What.ROUND, round_) is not None]
+    most = next((n for n in range(len(sizes), -1, -1) if sum(sizes[len(sizes) - n :]) <= limit), 0)
+    assert kept == list(range(len(sizes) - most, len(sizes)))
+    offers.put_round(again, lambda: b"", 0, limit)
+    assert all(offers.get(What.ROUND, round_) is None for round_ in range(again + 1, len(sizes)))
+    assert offers.get(What.ROUND, again) is not None
+
+
+def test_a_round_and_a_state_of_one_number_are_two_things() -> None:
+    with crew_of(2, real=True) as crew:
+        crew.members[0].offer_state(4, lambda: STATE)
+        crew.members[0].offer_round(4, lambda: b"merged", 6, 100)
+        donors = [crew.members[0].peer]
+        assert crew.members[1].fetch_round(4, donors, SOON_S) == b"merged"
+        assert crew.members[1].fetch_state(4, donors, SOON_S) == STATE
+
+
+def test_what_a_donor_had_and_has_no_more_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_transfer, "LONGEST_ASKING_S", 10 * SOON_S)  # else an answer would come in any case
+    with crew_of(2, real=True) as crew:
+        for round_ in (4, 5):
+            crew.members[0].offer_round(round_, lambda: b"merged", 6, 6)
+        fetching = crew.start(crew.members[1].fetch_round, 4, [crew.members[0].peer], 10 * SOON_S)
+        with pytest.raises(TransferFailed, match="has no record of round 4"):
+            fetching.result(SOON_S)
+
+
+def test_a_transfer_may_take_longer_than_its_patience_while_chunks_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer, patience_s, took = Offers._answer, 1.0, []
+
+    def slowly(offers: Offers, question: Header) -> Any:
+        if question.kind is Kind.ASK_CHUNK:
+            time.sleep(0.4)
+        return answer(offers, question)
+
+    monkeypatch.setattr(Offers, "_answer", slowly)
+    with crew_of(2, real=True) as crew:
+        crew.members[0].offer_state(4, lambda: STATE)
+        began = time.monotonic()
+        assert crew.members[1].fetch_state(4, [crew.members[0].peer], patience_s) == STATE
+        took.append(time.monotonic() - began)
+    assert took[0] > patience_s

@@ -159,6 +159,36 @@ def test_newcomers_join_at_the_boundary_from_all_living_donors():
     assert "slot 5 joins from slots 0, 1" in started.why
 
 
+def test_a_newcomer_has_time_for_its_share_once_no_more_bytes_of_the_state_come():
+    script = Script().whole_round(0, 1)
+    script.rounds.join(member(5), script.now)
+    started = script.whole_round(0, 1).of(StartRound)
+    joins = share(started, 5)
+    script.contribute(0, 1).after(joins.deadline_ms - script.now - 1)
+    script.rounds.progressed(5, script.now)
+    assert script.after(1).tick().last == ()
+    script.after(10_000_000).tick()
+    assert script.of(LeftOut).slot == 5
+
+
+def test_what_a_newcomer_takes_to_fetch_the_state_is_not_its_speed():
+    script = Script(plan=LONG).whole_round(0, 1)
+    script.rounds.join(member(5), script.now)
+    script.whole_round(0, 1).contribute(0, 1).after(19_000).contribute(5).merge(0, 1, 5)
+    started = script.of(StartRound)
+    assert share(started, 5).deadline_ms - script.now == LONG.first_deadline_ms
+
+
+def test_an_adaptive_round_gives_a_member_that_was_late_a_smaller_share():
+    script = Script(plan=dataclasses.replace(LONG, nominal_members=2, max_late=9)).whole_round(0, 1).whole_round(0, 1)
+    script.contribute(0).after(100_000).tick()
+    assert script.of(LeftOut).slot == 1
+    script.rounds.contributed(1, 101, 3, script.now)
+    started = script.merge(0).of(StartRound)
+    assert share(started, 1).steps < share(started, 0).steps
+    assert share(started, 0).steps + share(started, 1).steps == 60
+
+
 def test_a_newcomer_whose_donors_died_is_left_out_and_comes_again():
     script = Script().contribute(0)
     script.rounds.join(member(5), script.now)

@@ -76,6 +76,7 @@ _MERGED: Mapping[str, Check] = {
 _ANSWERS: Mapping[str, Mapping[str, Check]] = {
     "load": _STANDING,
     "connect": {"address": lambda value: _text(value) and ":" in value},
+    "prepare": _STANDING,
     "recall": {"found": lambda value: type(value) is bool},
     "restore": _STANDING,
     "train": _TRAINED,

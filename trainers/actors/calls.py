@@ -17,6 +17,8 @@ Key = tuple[str, int]
 """A call in progress: which method, of which slot."""
 
 AGAIN_AFTER_S = 0.2
+NEWCOMERS = frozenset({"load", "connect", "prepare"})
+"""What is asked of a worker before it is a member."""
 
 
 def _usable(key: Key, answer: Any) -> Json | Gone:
@@ -80,7 +82,7 @@ class Calls:
 
     def forget_round(self, late: Collection[int] = ()) -> None:
         """A round is void: only newcomers that load are still awaited, and those who are `late` with an older one."""
-        self._keep(lambda key: key[0] in {"load", "connect"} or key[1] in late)
+        self._keep(lambda key: key[0] in NEWCOMERS or key[1] in late)
 
     def _keep(self, wanted: Callable[[Key], bool]) -> None:
         self._calls = {key: call for key, call in self._calls.items() if wanted(key)}

@@ -17,6 +17,7 @@ from trainers.actors.calls import Calls
 from trainers.actors.durability import Durability
 from trainers.actors.failures import REMEDY, CustomerFailed, Failures, Halt, detail_of
 from trainers.actors.keeper import Keeper
+from trainers.actors.orders import Began, base_of, merge_order, prepare_order, train_order
 from trainers.actors.outbox import Outbox
 from trainers.actors.reports import market_reason, round_report
 from trainers.actors.roster import Roster, Worker, heirs
@@ -31,7 +32,6 @@ log = logging.getLogger(__name__)
 Json = dict[str, Any]
 
 LOOK_S = 0.2
-MERGE_TIMEOUT_S = 24 * 3600.0
 
 
 class Course:
@@ -188,6 +188,9 @@ class Course:
             self._calls.ask("connect", worker, self._secret)
         elif kind == "connect":
             worker.phase, worker.address = "ready", answer["address"]
+            self._prepare(worker)
+        elif kind == "prepare":
+            worker.at = machine.Standing(answer["round"], answer["step"], answer["position"])
             self._join(worker)
         elif kind == "recall" and not answer["found"]:
             restored = self._durability.restore()
@@ -220,11 +223,26 @@ class Course:
         place, kind = self._rounds.round + 1, answer["kind"]
         if kind == "nan" and call == "train":
             self._spoiled(worker, answer["message"])
+        elif call == "prepare" and kind in {"no_donor", "stale"}:
+            self._join(worker)  # it takes the state over at the boundary, as the others wait for it
         elif kind == "no_donor":
             self._do(self._rounds.skipped(worker.slot, worker.epoch, place, detail_of(answer), self._now_ms()))
         else:
             others = len(set(self._rounds.members) - {worker.slot})
             self._lose(worker, self._failures.reason(worker, answer, place, others), detail_of(answer))
+
+    def _prepare(self, worker: Worker) -> None:
+        """A newcomer takes the newest state over while the others train on; where that cannot be, it joins at once."""
+        rounds = self._rounds
+        donors = self._members_of(slot for slot in rounds.members if slot != worker.slot)
+        if donors and not self._resuming and self._digest is not None and rounds.round > 0 and not rounds.plan.every_step:
+            self._calls.ask("prepare", worker, prepare_order(rounds.round, self._digest, donors))
+        else:
+            self._join(worker)
+
+    def _members_of(self, slots: Iterable[int]) -> list[list[Any]]:
+        workers = [worker for worker in map(self._roster.get, slots) if worker is not None]
+        return [[worker.slot, worker.epoch, worker.address] for worker in workers]
 
     def _join(self, worker: Worker) -> None:
         if worker.slot in self._resuming:
@@ -298,12 +316,15 @@ class Course:
         switched, self._strategy_before = self._spec["strategy"] != self._strategy, self._strategy
         self._strategy = self._spec["strategy"]
         self._start += 1
-        workers = [worker for worker in map(self._roster.get, start.slots) if worker is not None]
-        self._members = [[worker.slot, worker.epoch, worker.address] for worker in workers]
+        self._members = self._members_of(start.slots)
         evaluate = self._evaluates(start)
-        for worker in workers:
-            share = next(share for share in start.shares if share.slot == worker.slot)
-            self._orders[worker.slot] = self._order(start, share, switched, evaluate)
+        began = Began([self._run, self._start], self._members, self._digest, self._strategy, self._accepted, switched)
+        for share, worker in [(share, self._roster.get(share.slot)) for share in start.shares]:
+            if worker is None:
+                continue
+            fresh = start.round == self._void_round or share.slot in self._voided
+            self._voided.discard(share.slot)
+            self._orders[share.slot] = train_order(start, share, began, evaluate=evaluate, fresh=fresh)
             if share.donors == () and restored is not None:
                 self._calls.ask("recall", worker, restored.at.round, restored.digest)
             else:
@@ -316,33 +337,14 @@ class Course:
             self._evaluation = Evaluation(done, now_ms)
         return due
 
-    def _order(self, start: machine.StartRound, share: machine.Share, switched: bool, evaluate: bool) -> Json:
-        fresh = start.round == self._void_round or share.slot in self._voided
-        self._voided.discard(share.slot)
-        return {
-            "round": start.round, "start": [self._run, self._start], "step_before": start.step_before, "step_after": start.step_after,
-            "position_after": start.position_after, "slots": list(start.slots), "members": self._members,
-            "base": {"round": start.round - 1, "digest": self._digest}, "strategy": self._spec["strategy"],
-            "first_step": share.first_step, "steps": share.steps, "position": share.position, "ahead": share.ahead,
-            "donors": None if share.donors is None else list(share.donors), "evaluate": evaluate and share.slot == start.evaluator,
-            "timeout_s": max(1.0, share.limit_ms / 1000 - 0.5),
-            "fresh": fresh, "switched": switched, "accepted": self._accepted,
-        }  # fmt: skip
-
     def _ask_for_round(self, worker: Worker) -> None:
         order, worker.info, worker.merged = self._orders[worker.slot], {}, {}
         self._calls.ask("train", worker, order)
-        self._calls.ask("merge", worker, self._merge_order(order["round"], 0, self._members))
+        self._calls.ask("merge", worker, merge_order(order["round"], order["start"], 0, self._members))
 
     def _ask_to_merge(self, number: int, attempt: int, members: list[list[Any]]) -> None:
         for worker in filter(None, (self._roster.get(slot) for slot, _, _ in members)):
-            self._calls.ask("merge", worker, self._merge_order(number, attempt, members))
-
-    def _merge_order(self, number: int, attempt: int, members: list[list[Any]]) -> Json:
-        return {
-            "round": number, "start": [self._run, self._start], "attempt": attempt, "members": members,
-            "timeout_s": MERGE_TIMEOUT_S,
-        }  # fmt: skip
+            self._calls.ask("merge", worker, merge_order(number, [self._run, self._start], attempt, members))
 
     def _start_over(self, at: machine.Standing) -> None:
         """From what can be restored, when that is not what was thought; without anything, by newcomers alone."""
@@ -366,10 +368,7 @@ class Course:
         told = self._spec["strategy"]["name"], self._tuning
         self._outbox.put("round", round_report(self._job, done, contributors, self._met, *told))
         last = done.step >= self._rounds.plan.total_steps
-        self._durability.committed(done, self._base(done.round), last=last)
-
-    def _base(self, number: int) -> Json:
-        return {"round": number, "digest": self._digest}
+        self._durability.committed(done, base_of(done.round, self._digest), last=last)
 
     # the end
 
@@ -379,7 +378,7 @@ class Course:
         assert over is not None
         if isinstance(over, machine.Halted) and over.failed:
             return Halt("failed", over.failed, f"{over.why}. {REMEDY}" if over.failed == "nan" else over.why)
-        base = self._base(over.round)
+        base = base_of(over.round, self._digest)
         if isinstance(over, machine.Finished) and self._evaluated_round < over.round:
             self._durability.evaluate(base)
             self._evaluated_round = over.round

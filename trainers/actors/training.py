@@ -10,11 +10,11 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainers.actors.ahead import Ahead
-from trainers.actors.donors import JOIN_TIMEOUT_S, NoDonor, fetch, offer
+from trainers.actors.donors import NoDonor, catch_up, fetch, offer, offer_round
 from trainers.actors.meeting import Meeting, Round, peers_of
 from trainers.actors.staging import INNER_TIMEOUT_S, Staging
 from trainers.child_process import InnerStateRefused, Loaded, NotFiniteNumbers, TrainerChild
@@ -23,11 +23,14 @@ from trainers.codecs.kernels import warm_up, worth_loading
 from trainers.exchanging import LeftBehind, Way, way_of
 from trainers.member import Member, MemberError, RoundOrder, staged
 from trainers.mesh.mesh import Mesh
-from trainers.mesh.views import MeshClosed, MeshTimeout
+from trainers.mesh.views import MeshClosed, MeshTimeout, Peer
 
 log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
+
+
+STEP_PATIENCE_S = 600.0
 
 
 class NotFinite(Exception):
@@ -111,6 +114,7 @@ class Training:
         if dict(order["strategy"]) != member.spec["strategy"]:
             member.switch(order["strategy"])
             self._local, self._mix_at = False, None
+            self.meeting.mesh.forget_rounds()
             self._offer(self.meeting.mesh, switched=True)
         here = RoundOrder(
             order["round"], order["step_before"], order["step_after"], order["position_after"], tuple(order["slots"])
@@ -147,6 +151,7 @@ class Training:
         self._undo = None
         if self.meeting.is_open:
             self._offer(self.meeting.mesh)
+            offer_round(self.meeting.mesh, member)
 
     # where it stands
 
@@ -185,6 +190,11 @@ class Training:
         if inner or self.member.strategy.applies == "gradient":
             self._child.import_inner(inner or self._fresh_inner())
 
+    def prepare(self, base: Mapping[str, Any], members: Sequence[Sequence[Any]]) -> None:
+        """Take over what living members hold after round `base`, before any round here. Raises NoDonor."""
+        self._take_over(base, peers_of(members), switched=False)
+        self._local, self._mix_at = False, None
+
     def recall(self, round: int, digest: str) -> bool:
         """Go back to a state that was set aside here, out of this worker's own RAM; False when it is not there."""
         state = self.staging.recall(round, digest)
@@ -208,7 +218,7 @@ class Training:
 
     def _take_place(self, order: Json) -> bool:
         """Stand where the round begins: as an heir of living donors, when the order names any; True then."""
-        member, mesh, before = self.member, self.meeting.mesh, self.meeting.round
+        member, before = self.member, self.meeting.round
         merged = member.tentative
         if order["fresh"] and (merged is None or merged.order.round != order["base"]["round"]):
             member.abandon()
@@ -226,23 +236,39 @@ class Training:
             member.defer(before.local, before.order)  # the others went on without it
         if order["donors"]:
             donors = [peer for peer in peers_of(order["members"]) if peer.slot in order["donors"]]
-            state, inner = fetch(mesh, order["base"]["round"], donors, switched=order["switched"])
-            try:
-                member.take_over(state, order["base"]["round"], order["base"]["digest"])
-                self._undo = None
-            except MemberError as error:
-                raise NoDonor(str(error)) from None
-            if inner:
-                self._child.import_inner(inner)
-            self._offer(mesh)
+            if not self._catch_up(order, donors):
+                self._take_over(order["base"], donors, switched=order["switched"])
         return True
+
+    def _catch_up(self, order: Json, donors: Sequence[Peer]) -> bool:
+        """Whether the rounds that were missed here could be made again."""
+        member, base, mesh = self.member, order["base"], self.meeting.mesh
+        if order["switched"] or not base["digest"] or dict(order["strategy"]) != member.spec["strategy"]:
+            return False
+        if not catch_up(mesh, member, base["round"], base["digest"], donors):
+            return False
+        self._offer(mesh)
+        return True
+
+    def _take_over(self, base: Mapping[str, Any], donors: Sequence[Peer], *, switched: bool) -> None:
+        """Raises NoDonor."""
+        mesh = self.meeting.mesh
+        state, inner = fetch(mesh, base["round"], donors, switched=switched)
+        try:
+            self.member.take_over(state, base["round"], base["digest"])
+            self._undo = None
+        except MemberError as error:
+            raise NoDonor(str(error)) from None
+        if inner:
+            self._child.import_inner(inner)
+        self._offer(mesh)
 
     def _go_back(self) -> None:
         """Undo the steps of a round that nobody builds on."""
         if self._undo is None:
             return
         (before, inner), self._undo = self._undo, None
-        self.member.go_back(before)
+        self.member.become(before)
         self._local, self._mix_at = False, None
         if before.strategy.applies == "gradient":
             self._child.import_inner(inner or self._fresh_inner())
@@ -326,5 +352,5 @@ class Training:
         """One step's exchange, in the middle of the child's step."""
         self.member.contribute(gradient, now.order, step=step, rate=rate)
         way = self._way(len(now.order.slots))
-        self.meeting.merge_patiently(self.meeting.mesh, way, time.monotonic() + JOIN_TIMEOUT_S * 10)
+        self.meeting.merge_patiently(self.meeting.mesh, way, time.monotonic() + STEP_PATIENCE_S)
         return self.member.step_result()

@@ -17,7 +17,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -158,37 +158,29 @@ class Worker:
 
     def connect(self, secret: bytes) -> Json:
         """Open this worker's end of the run's mesh; {ok, address} that the others are to be told. After `load`."""
-        from trainers.child_process import ChildFailed
-
         if self._training is not None:
             self._training.close()  # steps that wait for members of a dead run give up, so that our turn comes
-        with self._turn:
-            self._called_at = time.monotonic()
-            if self._training is None:
-                return failure("stale", "nothing is loaded here", "")
-            try:
-                return {"ok": True, "address": self._training.connect(secret)}
-            except ChildFailed as failed:
-                self._phase = "failed"
-                return failed_answer(failed)
+        return self._in_turn(lambda training: {"address": training.connect(secret)})
+
+    def prepare(self, order: Json) -> Json:
+        """Take over what living members hold, before the first round here and while they train on; {ok, round, step,
+        position, digest}. `order`: {base: {round, digest}, members: [[slot, epoch, address]]}.
+        """
+
+        def prepare(training: Training) -> Json:
+            training.prepare(order["base"], order["members"])
+            return training.standing()
+
+        return self._in_turn(prepare)
 
     def restore(self, state: bytes, inner: bytes | None) -> Json:
         """Take over a checkpoint's state; {ok, round, step, position, digest}."""
-        from trainers.child_process import ChildFailed
-        from trainers.member import MemberError
 
-        with self._turn:
-            self._called_at = time.monotonic()
-            if self._training is None:
-                return failure("stale", "nothing is loaded here", "")
-            try:
-                self._training.restore(state, inner)
-            except MemberError as error:
-                return failure("stale", str(error), "")
-            except ChildFailed as failed:
-                self._phase = "failed"
-                return failed_answer(failed)
-            return {"ok": True, **self._training.standing()}
+        def restore(training: Training) -> Json:
+            training.restore(state, inner)
+            return training.standing()
+
+        return self._in_turn(restore)
 
     def recall(self, round: int, digest: str) -> Json:
         """Go back to a checkpoint's state out of this worker's own RAM; {ok, found}."""
@@ -198,11 +190,8 @@ class Worker:
             return {"ok": True, "found": found}
 
     def train(self, order: Json) -> Json:
-        """One worker's share of a round; {ok, round, loss, steps, tokens, trained_ms, norm}.
-
-        `order`: {round, start, step_before, step_after, position_after, slots, members: [[slot, epoch, address]], base: {round,
-        digest}, strategy, first_step, steps, position, ahead, donors, evaluate, timeout_s, fresh, switched, accepted}; see
-        `rounds.Share`. `fresh` after a void try of the same round, whose contribution does not count.
+        """One worker's share of a round; {ok, round, loss, steps, tokens, trained_ms, norm}. `order`: see `orders.train_order`
+        and `rounds.Share`; `fresh` after a void try of the same round, whose contribution does not count.
         """
         from trainers.actors.donors import NoDonor
         from trainers.actors.training import NotFinite, Stale
@@ -297,25 +286,16 @@ class Worker:
 
         `staged` (and `staged_inner`, `staged_buffers`) serialise and hand it out while training goes on.
         """
-        from trainers.actors.training import Stale
-        from trainers.child_process import ChildFailed
 
-        with self._turn:
+        def snapshot(training: Training) -> Json:
             began = time.monotonic()
-            self._called_at = began
-            assert self._training is not None, "snapshot after load"
-            try:
-                self._training.settle(base)
-                made = self._training.snapshot(wanted, inner=inner)
-            except Stale as reason:
-                return failure("stale", str(reason), "")
-            except ChildFailed as failed:
-                self._phase = "failed"
-                return failed_answer(failed)
-            where = self._training.standing()
+            training.settle(base)
+            made = training.snapshot(wanted, inner=inner)
             stall_ms = int(1000 * (time.monotonic() - began))
             named = {"tensors": self._tensors, "tied": self._tied}
-            return {"ok": True, **where, **made, "stall_ms": stall_ms, **named}
+            return {**training.standing(), **made, "stall_ms": stall_ms, **named}
+
+        return self._in_turn(snapshot)
 
     def staged(self, round: int, kind: Literal["base", "delta"]) -> bytes:
         """What `snapshot` set aside at that round, as bytes."""
@@ -355,6 +335,27 @@ class Worker:
         }
 
     # inside
+
+    def _in_turn(self, do: Callable[[Training], Json]) -> Json:
+        """{ok, …what it answers}, or why it could not be done."""
+        from trainers.actors.donors import NoDonor
+        from trainers.actors.training import Stale
+        from trainers.child_process import ChildFailed
+        from trainers.member import MemberError
+
+        with self._turn:
+            self._called_at = time.monotonic()
+            if self._training is None:
+                return failure("stale", "nothing is loaded here", "")
+            try:
+                return {"ok": True, **do(self._training)}
+            except NoDonor as reason:
+                return failure("no_donor", str(reason), "")
+            except (Stale, MemberError) as reason:
+                return failure("stale", str(reason), "")
+            except ChildFailed as failed:
+                self._phase = "failed"
+                return failed_answer(failed)
 
     def _in_a_round(self) -> bool:
         """Whether somebody waits for what this worker trains or exchanges."""

@@ -16,7 +16,7 @@ from trainers.mesh.links import Links, Reader
 from trainers.mesh.sockets import Counter, Wire, call
 from trainers.mesh.state_transfer import Fetch, Offers
 from trainers.mesh.views import Identity, MeshClosed, MeshTimeout, Peer, Superseded, View, WireCount
-from trainers.mesh.wire import SECRET_BYTES, Frame, Header, Pattern, Purpose
+from trainers.mesh.wire import SECRET_BYTES, Frame, Header, Pattern, Purpose, What
 
 MAX_FRAME_BYTES = 1 << 30
 MAX_STATE_BYTES = 16 << 30
@@ -221,16 +221,31 @@ class Mesh:
     def offer_state(self, round: int, content: Callable[[], bytes]) -> None:
         """Let joiners fetch the state after `round`. `content` is called once, in another thread, when one asks; the
         bytes are kept until two later rounds are offered."""
-        self._offers.put(round, content)
+        self._offers.put_state(round, content)
 
-    def fetch_state(self, round: int, donors: Sequence[Peer], timeout_s: float) -> bytes:
-        """The state after `round` from all donors at once. Raises TransferFailed, MeshTimeout."""
+    def offer_round(self, round: int, content: Callable[[], bytes], size_bytes: int, limit_bytes: int) -> None:
+        """Let those who hold the state before `round` have what it merged, `size_bytes` in all, so that they can make it
+        again. The latest rounds are kept that weigh `limit_bytes` together at most."""
+        self._offers.put_round(round, content, size_bytes, limit_bytes)
 
+    def forget_rounds(self) -> None:
+        """Offer no more what rounds merged: what follows does not follow from them."""
+        self._offers.forget_rounds()
+
+    def fetch_state(self, round: int, donors: Sequence[Peer], patience_s: float) -> bytes:
+        """The state after `round` from all donors at once. Raises TransferFailed, and MeshTimeout when no chunk of 1 MiB
+        came within `patience_s`."""
+        return self._fetch(What.STATE, round, donors, patience_s)
+
+    def fetch_round(self, round: int, donors: Sequence[Peer], patience_s: float) -> bytes:
+        """What `round` merged, as `fetch_state`."""
+        return self._fetch(What.ROUND, round, donors, patience_s)
+
+    def _fetch(self, what: What, round_: int, donors: Sequence[Peer], patience_s: float) -> bytes:
         def connect(peer: Peer, lines: list[Wire]) -> Wire:
             return call(peer, (self.slot, self.epoch), Purpose.STATE, self._secret, self._links.counter, lines)
 
-        deadline = time.monotonic() + timeout_s
-        return Fetch(round, donors, deadline, self._max_state_bytes, connect).run()
+        return Fetch(what, round_, donors, patience_s, self._max_state_bytes, connect).run()
 
 
 class _Reader:

@@ -1,4 +1,5 @@
-"""A joiner gets the state of a round from several donors at once: chunks of 1 MiB, each checked against its digest.
+"""A joiner gets the state of a round, or what a round merged, from several donors at once: chunks of 1 MiB, each checked
+against its digest.
 
 1. Every donor describes what it has: size and digests. A description that more than half of the donors still there agree
    on is taken at once; when some stay silent, the most frequent one after a while (ties: the lowest slot's).
@@ -25,12 +26,14 @@ from trainers.mesh.wire import (
     Frame,
     Header,
     Kind,
+    What,
     chunks,
     read_description,
     read_header,
 )
 
-OFFERS_KEPT = 2
+STATES_KEPT = 2
+GONE = 1
 AHEAD = 4
 DONOR_WAITS_S = 1.0
 IDLE_S = 60.0
@@ -41,7 +44,8 @@ LONGEST_ASKING_S = 5.0
 class Offer:
     """Content that is made, and described, when somebody asks for it first."""
 
-    def __init__(self, content: Callable[[], bytes]) -> None:
+    def __init__(self, content: Callable[[], bytes], size_bytes: int = 0) -> None:
+        self.size_bytes = size_bytes
         self._content = content
         self._lock = threading.Lock()
         self._made: tuple[Description, Sequence[memoryview]] | None = None
@@ -56,26 +60,49 @@ class Offer:
 
 
 class Offers:
-    """What this member gives to joiners: the states after the latest two rounds."""
+    """What this member gives to others: the states after the latest two rounds, and what the latest rounds merged."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._held: dict[int, Offer] = {}
+        self._held: dict[What, dict[int, Offer]] = {what: {} for what in What}
+        self._newest = dict.fromkeys(What, -1)  # kept or not
         self._open = True
 
-    def put(self, round_: int, content: Callable[[], bytes]) -> None:
+    def put_state(self, number: int, content: Callable[[], bytes]) -> None:
+        """Offer a state."""
         with self._changed:
-            # A later one is of rounds that were undone: numbers are used again.
-            held = {one: offer for one, offer in self._held.items() if one < round_}
-            held[round_] = Offer(content)
-            self._held = {one: held[one] for one in sorted(held)[-OFFERS_KEPT:]}
+            held = self._with(What.STATE, number, Offer(content))
+            self._held[What.STATE] = {one: held[one] for one in sorted(held)[-STATES_KEPT:]}
             self._changed.notify_all()
 
-    def get(self, round_: int, wait_s: float = 0.0) -> Offer | None:
+    def put_round(self, number: int, content: Callable[[], bytes], size_bytes: int, limit_bytes: int) -> None:
+        """Offer what a round merged, beside as many rounds before it as weigh `limit_bytes` together at most."""
+        with self._changed:
+            held = self._with(What.ROUND, number, Offer(content, size_bytes))
+            while held and sum(offer.size_bytes for offer in held.values()) > limit_bytes:
+                del held[min(held)]
+            self._held[What.ROUND] = held
+            self._changed.notify_all()
+
+    def forget_rounds(self) -> None:
+        """What rounds merged is of no use any more."""
+        with self._changed:
+            self._held[What.ROUND] = {}
+
+    def get(self, what: What, number: int, wait_s: float = 0.0) -> Offer | None:
         """The offer, after waiting up to `wait_s` for it when it is of a round to come."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._open or max(self._held, default=-1) >= round_, wait_s)
-            return self._held.get(round_)
+            self._changed.wait_for(lambda: not self._open or self._is_past(what, number), wait_s)
+            return self._held[what].get(number)
+
+    def _with(self, what: What, number: int, offer: Offer) -> dict[int, Offer]:
+        # A later one is of rounds that were undone: numbers are used again.
+        self._newest[what] = number
+        return {**{one: held for one, held in self._held[what].items() if one < number}, number: offer}
+
+    def _is_past(self, what: What, number: int) -> bool:
+        """Whether that is here, or was."""
+        return self._newest[what] >= number
 
     def close(self) -> None:
         with self._changed:
@@ -87,14 +114,14 @@ class Offers:
         while self._open:
             line.limit(time.monotonic() + IDLE_S)
             asked = read_header(line.receive(HEADER_BYTES))
-            if asked.length or asked.attempt:
+            if asked.length or asked.attempt not in What._value2member_map_:
                 raise BadWire("no question")
             line.limit(time.monotonic() + IDLE_S)
             line.send(self._answer(asked))
 
     def _answer(self, asked: Header) -> tuple[bytes | memoryview, ...]:
-        describing = asked.kind is Kind.ASK_DESCRIPTION
-        offer = self.get(asked.round, DONOR_WAITS_S if describing else 0.0)
+        describing, what = asked.kind is Kind.ASK_DESCRIPTION, What(asked.attempt)
+        offer = self.get(what, asked.round, DONOR_WAITS_S if describing else 0.0)
         if offer is not None:
             description, pieces = offer.open()
             if describing:
@@ -102,7 +129,8 @@ class Offers:
             if asked.kind is Kind.ASK_CHUNK and asked.step < len(pieces):
                 piece = pieces[asked.step]
                 return Frame(Kind.CHUNK, asked.round, asked.attempt, asked.step, (piece,)).buffers
-        return Frame(Kind.NONE, asked.round, asked.attempt, asked.step).buffers
+        gone = GONE if describing and self._is_past(what, asked.round) else 0
+        return Frame(Kind.NONE, asked.round, asked.attempt, asked.step or gone).buffers
 
 
 def choose_description(described: Mapping[int, Description], silent: int, waited_enough: bool) -> Description | None:
@@ -120,16 +148,18 @@ def choose_description(described: Mapping[int, Description], silent: int, waited
 
 
 class Fetch:
-    """One transfer: a thread for each donor, shared chunks."""
+    """One transfer: a thread for each donor, shared chunks. It may take `patience_s` to begin and from chunk to chunk."""
 
     def __init__(
-        self, round_: int, donors: Sequence[Peer], deadline: float, max_bytes: int,
+        self, what: What, round_: int, donors: Sequence[Peer], patience_s: float, max_bytes: int,
         connect: Callable[[Peer, list[Wire]], Wire],
     ) -> None:  # fmt: skip
+        self._what = what
         self._round = round_
         self._donors = donors
-        self._deadline = deadline
-        self._asking_until = min(deadline, time.monotonic() + LONGEST_ASKING_S)
+        self._patience_s = patience_s
+        self._deadline = time.monotonic() + patience_s
+        self._asking_until = min(self._deadline, time.monotonic() + LONGEST_ASKING_S)
         self._max_bytes = max_bytes
         self._connect = connect
         self._changed = threading.Condition()
@@ -183,7 +213,7 @@ class Fetch:
         now = time.monotonic()
         if now >= self._deadline:
             slots = {peer.slot for peer in self._donors}
-            raise MeshTimeout(f"state of round {self._round}", slots - set(self._reasons))
+            raise MeshTimeout(self._named, slots - set(self._reasons))
         self._changed.wait(max(0.0, until - now))
 
     # a donor's thread
@@ -218,7 +248,7 @@ class Fetch:
         while True:
             for index in self._take(slot):
                 line.limit(time.monotonic() + CHUNK_TIMEOUT_S)
-                line.send(Frame(Kind.ASK_CHUNK, self._round, 0, index).buffers)
+                line.send(Frame(Kind.ASK_CHUNK, self._round, self._what, index).buffers)
             with self._changed:
                 owed = self._owed[slot]
                 if not owed:
@@ -233,20 +263,25 @@ class Fetch:
             with self._changed:
                 owed.remove(index)
                 self._got.setdefault(index, piece)
+                self._deadline = max(self._deadline, time.monotonic() + self._patience_s)
                 self._changed.notify_all()
 
     def _describe(self, line: Wire) -> Description:
         most = 8 + DIGEST_BYTES * -(-self._max_bytes // CHUNK_BYTES)
         while True:
             line.limit(self._deadline)
-            line.send(Frame(Kind.ASK_DESCRIPTION, self._round, 0, 0).buffers)
+            line.send(Frame(Kind.ASK_DESCRIPTION, self._round, self._what, 0).buffers)
             head = read_header(line.receive(HEADER_BYTES))
             if head.kind is Kind.DESCRIPTION and head.length <= most:
                 return read_description(line.receive(head.length), self._max_bytes)
             if head.kind is not Kind.NONE or head.length:
                 raise BadWire("no description")
-            if time.monotonic() >= self._asking_until:
-                raise BadWire(f"has no state of round {self._round}")
+            if head.step == GONE or time.monotonic() >= self._asking_until:
+                raise BadWire(f"has no {self._named}")
+
+    @property
+    def _named(self) -> str:
+        return f"{'state' if self._what is What.STATE else 'record'} of round {self._round}"
 
     def _receive(self, line: Wire, kind: Kind, index: int, size: int) -> bytes:
         line.limit(min(self._deadline, time.monotonic() + CHUNK_TIMEOUT_S))

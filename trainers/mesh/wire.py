@@ -57,6 +57,13 @@ class Kind(IntEnum):
     CHUNK = 10
 
 
+class What(IntEnum):
+    """What a question of a state transfer is about: a number in the header's place for the attempt."""
+
+    STATE = 0  # the state after a round
+    ROUND = 1  # what a round merged
+
+
 class Pattern(IntEnum):
     """Which collective a finished result is of."""
 
@@ -67,7 +74,7 @@ class Pattern(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The 36 bytes before a payload of `length` bytes. In state transfer `attempt` is 0, `step` the chunk."""
+    """The 36 bytes before a payload of `length` bytes. In state transfer `attempt` is a `What`, `step` the chunk."""
 
     kind: Kind
     round: int
