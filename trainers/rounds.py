@@ -7,7 +7,7 @@ who merge a round merge the same (`trainers.mesh` promises that), so a death lea
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from trainers.round_decisions import (
     NOWHERE,
@@ -282,10 +282,9 @@ class Rounds(RunState):
     def _committed(self, started: StartRound, digest: str, now_ms: int) -> Decisions:
         self._void, self._resumed = 0, True
         holders = tuple(slot for slot, member in sorted(self._members.items()) if member.at == self.at)
-        accepted: set[int] = set()
         for slot in holders:
-            accepted |= set(self._merged[slot][1])
             self._times_late.pop(slot, None)
+        accepted = self._accepted(holders)
         overlaps = any(share.ahead for share in started.shares)
         self._ahead = frozenset(holders) if overlaps else frozenset()
         why = f"Round {self.round} committed: {len(accepted)} contributions, {len(holders)} members"
@@ -297,6 +296,12 @@ class Rounds(RunState):
             self._attempt + 1, why,
         )  # fmt: skip
         return (done, *self._start(now_ms, f"round {self.round} is committed"))
+
+    def _accepted(self, holders: Sequence[int]) -> set[int]:
+        """Whose contributions count: those that most holders have merged, or, where each merges others, that any has."""
+        votes = Counter(slot for holder in holders for slot in set(self._merged[holder][1]))
+        least = len(holders) // 2 + 1 if self.plan.agrees else 1
+        return {slot for slot, count in votes.items() if count >= least}
 
     def _disputed(self, now_ms: int, disagreeing: str) -> Decisions:
         round, why = self.round + 1, f"after round {self.round + 1} no majority agrees: {disagreeing}"

@@ -122,7 +122,9 @@ class RunState:
         self._left_out, self._spoiled, self._warned, self._fetching = set(), {}, {}, {}
         self.phase, self._began_ms = Phase.TRAINING, now_ms
         shares, position = [], self.at.position
-        budgets = share_out(step_after - self.at.step, slots, plan.nominal_members, self._patience.ms_per_step)
+        budgets = share_out(
+            step_after - self.at.step, slots, plan.nominal_members, self._patience.ms_per_step, equal=plan.every_step
+        )
         for slot in slots:
             done = min(plan.overlap_steps if slot in self._ahead else 0, budgets[slot] - 1)
             steps, donors = budgets[slot] - done, None if slot in holders else holders

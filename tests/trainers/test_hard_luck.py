@@ -224,6 +224,18 @@ def test_who_is_late_three_times_in_a_row_is_lost():
         assert job.lost() == [(1, "worker_slow")]
 
 
+@pytest.mark.parametrize("name", ["ddp", "demo"])
+def test_a_round_of_steps_that_adapts_keeps_its_members_in_step(name):
+    with ring(spec_of(strategy_of(name, adapt="steps") | {"inner_steps": 10}, rounds=4, members=2)) as job:
+        job.seats[1].step_s = 0.002
+        assert is_done(job.run())
+        job.check()
+        assert job.lost() == []
+        shares = [[row["steps"] for row in report["members"]] for report in job.door.rounds]
+        assert set(map(len, map(set, shares))) == {1}
+        assert shares[-1] == [7, 7, 7]
+
+
 # the run itself
 
 

@@ -304,6 +304,20 @@ def test_adaptive_rounds_keep_their_size_when_members_come():
     assert (started.step_after, started.position_after) == (60, 120)
 
 
+@given(steps=st.integers(1, 500), slots=st.integers(1, 12), nominal=st.integers(1, 12))
+def test_members_that_exchange_in_every_step_have_equal_shares_near_the_asked_sum(steps, slots, nominal):
+    shares = share_out(steps, range(slots), nominal, {slot: 1.0 + slot for slot in range(slots)}, equal=True)
+    assert len(set(shares.values())) == 1
+    total = max(steps * nominal, slots)
+    assert 2 * abs(sum(shares.values()) - total) <= slots
+
+
+def test_one_member_alone_cannot_credit_work_that_the_others_did_not_merge():
+    script = Script(slots=(0, 1, 2), plan=LONG).contribute(0, 1, 2)
+    script.merge(0, 1, accepted=(0, 1)).merge(2, accepted=(0, 1, 2, 7))
+    assert script.of(RoundCommitted).contributors == (0, 1)
+
+
 STALE = {
     "another round": lambda run: run.contributed(0, 100, 2, 0),
     "another epoch": lambda run: run.contributed(0, 99, 1, 0),

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
+LEAST_MOVED_BYTES = 16 * 1024
+"""What counts as progress: in an exchange's 20 s, 6.5 kbit/s."""
 READING_FIELDS = ("leased_ms", "trained_ms", "rounds", "tokens", "bytes")
 
 
@@ -51,9 +53,11 @@ class Worker:
     _moved_before: int = 0
 
     def has_moved(self) -> bool:
-        """Whether bytes of its mesh moved since this was asked last."""
-        before, self._moved_before = self._moved_before, self.moved_bytes
-        return before != self.moved_bytes
+        """Whether enough bytes of its mesh moved since this was true last: who lets them drip does not hold up a round."""
+        if self.moved_bytes - self._moved_before < LEAST_MOVED_BYTES:
+            return False
+        self._moved_before = self.moved_bytes
+        return True
 
 
 def heirs(ready: Sequence[Worker], at: Standing, agrees: bool) -> tuple[str | None, list[Member]]:
