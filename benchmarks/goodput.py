@@ -44,6 +44,7 @@ def figures_of(record: Record) -> Json:
         "first_contribution_s": [
             lease.first_commit_s - lease.leased_s for lease in newcomers if lease.first_commit_s is not None
         ],
+        "replacement_s": _replacements(record),
         "rounds_from_ready_to_first_contribution": [
             float(_commits_between(record, lease.ready_s, lease.first_commit_s))
             for lease in newcomers
@@ -53,6 +54,19 @@ def figures_of(record: Record) -> Json:
     for name, values in spans.items():
         if values:
             found |= {name: statistics.median(values), f"worst_{name}": max(values)}
+    return found
+
+
+def _replacements(record: Record) -> list[float]:
+    """From what took a worker away to the first commit with a contribution of the next newcomer's own, one each."""
+    newcomers = sorted((lease for lease in record.leases if lease.leased_s > record.began_s), key=lambda one: one.leased_s)
+    found = []
+    for hit in sorted((one for one in record.happened if one.kind in {"kill", "cut"}), key=lambda one: one.at_s):
+        lease = next((one for one in newcomers if one.leased_s >= hit.at_s), None)
+        if lease is not None:
+            newcomers.remove(lease)
+            if lease.first_commit_s is not None:
+                found.append(lease.first_commit_s - hit.at_s)
     return found
 
 

@@ -13,6 +13,9 @@ One machine alone (the bare loop, as many tokens as all workers of a job togethe
 worker costs the same by the hour everywhere, so dollars are hours times workers. With several `--steps` the losses at the
 ends of whole runs are compared (`benchmarks.frontier`); with one, when the run first had that loss.
 
+The plain names `loss_ratio_to_ddp`, `bytes_per_token_ratio_to_ddp` and `speed_ratio_to_bare` are the first strategy's that is
+no baseline (`benchmarks.headline`).
+
     python -m benchmarks.training --strategy diloco ddp --steps 200 400 800 --link none --speed-on 20mbit 2mbit
 
 trains on the first links and measures only the speed on those of `--speed-on`: what is learnt does not depend on a cable.
@@ -32,6 +35,7 @@ from typing import Any
 
 from benchmarks.cables import bits_per_second, why_no_cables
 from benchmarks.frontier import seconds_for
+from benchmarks.headline import headline, place_of, promised, ratios_to_ddp, speed_ratio_to_bare
 from benchmarks.report import finish, parser, say
 from benchmarks.trials import COMPARATORS, Job, Place, Trial, comparator_trial, mean, seconds_to, torg_trial
 from trainers.options import STRATEGIES, strategy_options
@@ -180,16 +184,15 @@ def moved(learnt: Trial, speed: Trial) -> Trial:
 def figures(trials: Sequence[Trial], alone: Sequence[Trial], chosen: argparse.Namespace) -> Json:
     """Means over the seeds, by `system.workers.link.steps.name`."""
     found: Json = {}
-    ddp = {_place(trial): trial for trial in trials if trial.system == "ddp"}
     groups: dict[tuple[str, int, str, int], list[Trial]] = {}
     for trial in trials:
         groups.setdefault((trial.system, trial.job.workers, trial.job.link, trial.job.steps), []).append(trial)
     for (system, workers, link, steps), group in groups.items():
-        ratios = [one.held_out / ddp[_place(one)].held_out for one in group if _place(one) in ddp]
         hours = [_hours_ratio(one, trials, alone, chosen.loss) for one in group]
         hours_ratio = None if None in hours else mean(hours)
         named = {
-            "ratio_to_ddp": mean(ratios),
+            **ratios_to_ddp(group, trials),
+            "speed_ratio_to_bare": speed_ratio_to_bare(group, alone),
             **{name: mean([getattr(one, name) for one in group]) for name in MEANS},
             "hours_ratio": hours_ratio,
             "dollars_ratio": None if hours_ratio is None else workers * hours_ratio,
@@ -198,10 +201,6 @@ def figures(trials: Sequence[Trial], alone: Sequence[Trial], chosen: argparse.Na
         key = f"{system}.{workers}.{link}.{steps}"
         found |= {f"{key}.{name}": value for name, value in named.items() if value is not None}
     return found
-
-
-def _place(trial: Trial) -> tuple[int, str, int, int]:
-    return trial.job.workers, trial.job.link, trial.job.steps, trial.job.seed
 
 
 def _usd(trial: Trial, usd_per_hour: float) -> float | None:
@@ -215,8 +214,8 @@ def _hours_ratio(trial: Trial, trials: Sequence[Trial], alone: Sequence[Trial], 
     if equal is None or trial.seconds is None:
         return None
     wanted = equal.held_out if loss is None else loss
-    same = [one for one in trials if (one.system, *_place(one)[:2], one.job.seed) == (
-        trial.system, *_place(trial)[:2], trial.job.seed)]  # fmt: skip
+    same = [one for one in trials if (one.system, *place_of(one)[:2], one.job.seed) == (
+        trial.system, *place_of(trial)[:2], trial.job.seed)]  # fmt: skip
     if len(same) > 1:
         ours = seconds_for([(one.seconds, one.held_out) for one in same if one.seconds], wanted)
         theirs = seconds_for([(one.seconds, one.held_out) for one in lone if one.seconds], wanted)
@@ -250,7 +249,9 @@ def main() -> int:
     with Place() as place:
         trials, alone = (simulate(place, chosen), []) if chosen.simulate else measure(place, chosen)
     found = figures(trials, alone, chosen)
-    return finish(found, {}, chosen.json, {"trials": [one.told() for one in [*alone, *trials]]})
+    targets = promised(found, trials)
+    found |= headline(found, trials) | {name: target.value for name, target in targets.items()}
+    return finish(found, targets, chosen.json, {"trials": [one.told() for one in [*alone, *trials]]})
 
 
 def tell(quiet: bool, trial: Trial) -> None:
