@@ -29,6 +29,8 @@ class Member:
     rounds: int = 0
     tokens: int = 0
     trained_ms: int = 0
+    sent_bytes: int | None = None
+    """In the last round that it was in."""
     detail: str = ""
 
 
@@ -157,6 +159,7 @@ def _round_committed(view: RunView, event: dict[str, Any], at_ms: int) -> list[s
         if known := view.members.get(member["lease"]):
             known.rounds += 0 if known.rounds >= event["round"] else 1
             known.state = "active" if known.state == "granted" else known.state
+            known.sent_bytes = member.get("sent_bytes")
     made = view.lines.line(event, at_ms)
     while view.rounds and view.rounds[-1].round >= made.round:  # lost with every machine, and made again
         view.rounds.pop()

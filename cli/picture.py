@@ -39,10 +39,11 @@ def render(view: RunView, width: int, height: int = 24) -> "RenderableType":
 
 def _workers(view: RunView, width: int) -> "Table":
     columns = [Column("provider"), Column("gpu", gives_way=3), Column("price/h", right=True, gives_way=2), Column("state"),
-               Column("rounds", right=True), Column("trained", right=True, gives_way=4), Column("lease", gives_way=5)]  # fmt: skip
+               Column("rounds", right=True), Column("sent", right=True, gives_way=4),
+               Column("trained", right=True, gives_way=4), Column("lease", gives_way=5)]  # fmt: skip
     rows: list[list[str | Styled]] = [
         [one.provider, one.gpu, usd(one.price_nanos), Styled(one.state, _STYLES.get(one.state, "")), str(one.rounds),
-         f"{one.trained_ms / 1000:.1f} s", one.lease]
+         "–" if one.sent_bytes is None else megabytes(one.sent_bytes), f"{one.trained_ms / 1000:.1f} s", one.lease]
         for one in view.members.values()
     ]  # fmt: skip
     return table(columns, rows, width=width)

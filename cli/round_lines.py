@@ -10,11 +10,17 @@ from typing import Any
 Json = dict[str, Any]
 
 
+OF_A_WORKER = (
+    "slot", "lease", "steps", "tokens", "loss", "sent_bytes", "received_bytes", "stall_ms", "leased_ms", "trained_ms"
+)  # fmt: skip
+
+
 @dataclass(slots=True)
 class RoundLine:
     """One committed round. Counts, bytes and times are sums over its members, `loss` is their mean training loss.
 
     `leased_ms` and `trained_ms` are worker-milliseconds since each member's round before; `goodput` is trained ÷ leased.
+    `workers`: each member's own, with its slot and lease.
     `held_out_loss` is None until it is known; `metrics` are the workload's own figures beside it, by name.
     """
 
@@ -41,6 +47,7 @@ class RoundLine:
     stall_ms: int
     late: list[int] = field(default_factory=list)
     warned: list[Json] = field(default_factory=list)
+    workers: list[Json] = field(default_factory=list)
     lost: list[Json] = field(default_factory=list)
     reason: str = ""
 
@@ -91,6 +98,7 @@ class RoundLines:
             stall_ms=_sum(members, "stall_ms"),
             late=list(record.get("late", ())),
             warned=list(record.get("warned", ())),
+            workers=[{name: member.get(name) for name in OF_A_WORKER} for member in members],
             lost=list(record.get("lost") or ()),
             reason=record.get("reason") or "",
         )

@@ -67,6 +67,8 @@ def test_watch_prints_a_json_line_for_each_round_and_one_for_the_end(torg: Torg,
     assert (last["sent_bytes"], last["sent_bytes_per_worker"], last["stall_ms"]) == (3_000_000, 1_500_000, 80)
     assert (last["leased_ms"], last["trained_ms"], last["goodput"]) == (2000, 1800, 0.9)
     assert last["warned"] == [{"slot": 2, "reason": "nan"}]
+    assert sum(one["sent_bytes"] for one in last["workers"]) == last["sent_bytes"]
+    assert len({one["lease"] for one in last["workers"]}) == 2
     assert (end["type"], end["state"], end["job"]) == ("end", "done", "job-1f2e3d4c5b")
 
 
