@@ -13,10 +13,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from market.traffic import FRAMING
 from trainers.options import round_steps
-
-FRAMING = 1.04
-"""Bytes on the wire for each byte of payload."""
 
 Point = tuple[float, float]
 """(seconds or steps, held-out loss)."""

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.frontier import FRAMING, effort_to, round_seconds, undominated
+from benchmarks.frontier import effort_to, round_seconds, undominated
 from benchmarks.learnt import Learnt, NotKept, append, load
 from benchmarks.ratios import at_best_rates, steps_ratios
 from benchmarks.renting import Task, alone, arguments, figures, simulate, together
 from benchmarks.trials import Job
+from market.traffic import FRAMING
 
 DATA = "0123456789abcdef"
 
