@@ -34,7 +34,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from benchmarks.cables import bits_per_second, why_no_cables
-from benchmarks.frontier import seconds_for
+from benchmarks.frontier import effort_to
 from benchmarks.headline import headline, place_of, promised, ratios_to_ddp, speed_ratio_to_bare
 from benchmarks.report import finish, parser, say
 from benchmarks.trials import COMPARATORS, Job, Place, Trial, comparator_trial, mean, seconds_to, torg_trial
@@ -49,14 +49,15 @@ MEANS = ("held_out", "tokens_per_s", "step_s", "sent_bytes_per_step", "received_
          "stall_ms", "checkpoint_stall_ms")  # fmt: skip
 
 
-def add_job_arguments(made: argparse.ArgumentParser) -> None:
-    """What every kind of trial trains."""
+def add_job_arguments(made: argparse.ArgumentParser, *, grid: bool = False) -> None:
+    """What every kind of trial trains; with `grid`, several batches and lengths of rounds."""
+    several: Json = {"nargs": "+"} if grid else {}
     made.add_argument("--seeds", type=int, default=1)
     made.add_argument("--size", default="1M")
     made.add_argument("--context", type=int, default=128)
-    made.add_argument("--batch", type=int, default=6)
+    made.add_argument("--batch", type=int, default=[6] if grid else 6, **several)
     made.add_argument("--lr", type=float, default=None)
-    made.add_argument("--inner-steps", type=int, default=30)
+    made.add_argument("--inner-steps", type=int, default=[30] if grid else 30, **several)
     made.add_argument("--set", action="append", default=[], metavar="[STRATEGY.]OPTION=VALUE")
 
 
@@ -217,8 +218,8 @@ def _hours_ratio(trial: Trial, trials: Sequence[Trial], alone: Sequence[Trial], 
     same = [one for one in trials if (one.system, *place_of(one)[:2], one.job.seed) == (
         trial.system, *place_of(trial)[:2], trial.job.seed)]  # fmt: skip
     if len(same) > 1:
-        ours = seconds_for([(one.seconds, one.held_out) for one in same if one.seconds], wanted)
-        theirs = seconds_for([(one.seconds, one.held_out) for one in lone if one.seconds], wanted)
+        ours = effort_to([(one.seconds, one.held_out) for one in same if one.seconds], wanted)
+        theirs = effort_to([(one.seconds, one.held_out) for one in lone if one.seconds], wanted)
     else:
         ours, theirs = seconds_to(trial.curve, wanted), seconds_to(equal.curve, wanted)
     return None if ours is None or theirs is None else ours / theirs

@@ -2,7 +2,8 @@
 
 The time is an estimate: floating-point operations of the workload by the measured speed of the offers. For `byte_lm` a
 step costs 6 · parameters · tokens (Kaplan et al., arXiv 2001.08361, section 2.1); of other workloads nothing is known
-before their first round, and the plan says so with None.
+before their first round, and the plan says so with None. How the job stands against one machine alone is said of language
+models only, from what was measured of such (market/renting.py). The fields are in docs/API.md.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from market.clearing import clear, explain
 from market.feasibility import cheapest_minute_nanos, never_fits
 from market.orders import Bid, BookSnapshot, Offer
 from market.outcomes import Json
-from market.traffic import sent_bytes_of_round
+from market.renting import against_alone, sentence
+from market.traffic import format_speed, needed_bits_per_second, sent_bytes_of_round
 from storage.units import MS_PER_HOUR, charge_nanos
 from trainers.options import DEFAULT_STRATEGY
 from trainers.workloads.options import WORKLOADS, size_of
@@ -41,6 +43,9 @@ def make_plan(
     cost = None if expected_ms is None else charge_nanos(rate, 1, expected_ms)
     budget = spec["limits"]["budget_nanos"]
     sent = expected_sent_bytes(spec, len(seats))
+    step_s = expected_step_s(spec, seats, measured)
+    needed = None if sent is None or step_s is None else needed_bits_per_second(spec["strategy"], sent, step_s)
+    versus = expected_against_alone(spec, len(seats))
     return {
         "feasible": reason is None,
         "reason": reason,
@@ -58,13 +63,31 @@ def make_plan(
         "sent_bytes_per_worker_hour": None
         if sent is None or expected_ms is None
         else round(sent * spec["rounds"] * MS_PER_HOUR / expected_ms),
+        "needed_bits_per_second": needed,
+        "against_alone": versus,
         "budget_lasts_s": budget * 3_600 // rate if rate else None,
         "budget_covers": None if cost is None else cost <= budget,
         "max_cost_nanos": budget,
         "wallet_nanos": wallet_nanos,
         "candidates": [_candidate(seat, bid) for seat in seats],
-        "advice": advice(spec),
+        "advice": advice(spec) + _on_renting(spec, versus, expected_ms, needed),
     }
+
+
+def expected_against_alone(spec: Json, workers: int) -> Json | None:
+    """How so many workers stand against one machine alone; None where that was not measured, or of no language model."""
+    parameters, tokens = parameters_of(spec), tokens_per_step(spec)
+    if parameters is None or tokens is None:
+        return None
+    return against_alone(spec["strategy"].get("name", DEFAULT_STRATEGY), workers, parameters, tokens)
+
+
+def _on_renting(spec: Json, versus: Json | None, expected_ms: int | None, needed: int | None) -> list[str]:
+    if versus is None:
+        return []
+    link = None if needed is None else format_speed(needed)
+    strategy = spec["strategy"].get("name", DEFAULT_STRATEGY)
+    return [sentence(versus, strategy, int(spec["steps"]), expected_ms, link)]
 
 
 def _candidate(seat: Offer, bid: Bid) -> Json:
@@ -101,25 +124,35 @@ def _why_not(
 
 def expected_job_ms(spec: Json, seats: Sequence[Offer], measured: Mapping[str, Mapping[str, float]]) -> int | None:
     """How long the job takes on these seats: as long as its slowest worker; None if that is not known."""
+    step_s = expected_step_s(spec, seats, measured)
+    if step_s is None:
+        return None
+    return START_MS + int(spec["rounds"]) * ROUND_MS + round(int(spec["steps"]) * step_s * 1_000)
+
+
+def expected_step_s(spec: Json, seats: Sequence[Offer], measured: Mapping[str, Mapping[str, float]]) -> float | None:
+    """Seconds of an inner step of the slowest worker; None if that is not known."""
     flops = flops_per_step(spec)
     speeds = [flops_per_second(measured.get(seat.id, {}), seat.gpus) for seat in seats]
     known = [speed for speed in speeds if speed is not None]
     if flops is None or not seats or len(known) < len(seats):
         return None
-    gpus, rounds, steps = int(spec["workers"]["gpus"]), int(spec["rounds"]), int(spec["steps"])
-    step_ms = flops / (min(known) * gpus) * 1_000
-    return START_MS + rounds * ROUND_MS + round(steps * step_ms)
+    return flops / (min(known) * int(spec["workers"]["gpus"]))
 
 
 def flops_per_step(spec: Json) -> float | None:
     """Floating-point operations of one inner step of one worker, or None for a workload that is no language model."""
-    parameters = parameters_of(spec)
-    if parameters is None:
+    parameters, tokens = parameters_of(spec), tokens_per_step(spec)
+    return None if parameters is None or tokens is None else 6.0 * parameters * tokens
+
+
+def tokens_per_step(spec: Json) -> int | None:
+    """What one worker of a language model reads in an inner step; None for other workloads."""
+    if parameters_of(spec) is None:
         return None
-    sizes = {name: int(_option(spec, name)) for name in ("context", "batch")}
     train = spec.get("train", {})
     batches = int(train.get("accumulate", 1)) * int(train.get("processes", 1))
-    return 6.0 * parameters * sizes["context"] * sizes["batch"] * batches
+    return int(_option(spec, "context")) * int(_option(spec, "batch")) * batches
 
 
 def parameters_of(spec: Json) -> float | None:

@@ -11,6 +11,7 @@ from cli.errors import Exit, refused, usage
 from cli.output import Column, console, document, log, print_table, printable
 from cli.session import connect_pooled, new_id
 from cli.settings import Settings
+from market.traffic import EXCHANGE_SHARE, format_speed
 from storage.units import format_duration
 from trainers.options import keeps_inner_state
 
@@ -145,7 +146,9 @@ def _traffic(plan: dict[str, Any]) -> str:
     if each is None:
         return ""
     rate = "" if hour is None else f", about {megabytes(hour)} an hour"
-    return f"{plan['strategy']}: each worker sends about {megabytes(each)} a round{rate}"
+    needed = plan.get("needed_bits_per_second")
+    link = "" if needed is None else f"; at most {EXCHANGE_SHARE * 100:g} % of the time from {format_speed(needed)} on"
+    return f"{plan['strategy']}: each worker sends about {megabytes(each)} a round{rate}{link}"
 
 
 def _data(data: dict[str, Any]) -> str:

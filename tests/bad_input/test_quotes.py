@@ -180,7 +180,7 @@ def test_a_plan_warns_of_outer_momentum_in_few_rounds() -> None:
     assert "20 rounds are few for an outer momentum of 0.9" in few[0]
     assert advice(make_spec(strategy={**diloco, "outer_momentum": 0.5}, steps=600, rounds=20)) == []
     assert advice(make_spec(strategy={**diloco, "outer_momentum": 0.9}, steps=6000, rounds=200)) == []
-    assert plan(square())["advice"] == advice(make_spec())
+    assert plan(square())["advice"][: len(few)] == advice(make_spec()) != []
 
 
 def test_speed_is_what_was_measured_of_one_unit() -> None:

@@ -135,6 +135,32 @@ def test_the_plan_is_shown_and_nothing_is_sent_by_a_dry_run(torg: Torg, open_mar
     assert torg("submit", str(file), "--dry-run", "--json").document["plan"] == PLAN
 
 
+def test_the_plan_says_what_the_link_must_do_and_how_one_machine_alone_would_fare(
+    torg: Torg, open_market: FakeMarket, file: Path
+) -> None:
+    sentence = "2 workers by diloco reach in 61 s what one machine alone reaches in 70 s, for 1.74 times its price"
+    against = {
+        "workers": 2,
+        "hours_ratio": [0.87, 0.87],
+        "dollars_ratio": [1.74, 1.74],
+        "measured_on": "x",
+        "alike": True,
+    }
+    plan = PLAN | {
+        "strategy": "diloco", "sent_bytes_per_worker_round": 1_000_000, "sent_bytes_per_worker_hour": None,
+        "needed_bits_per_second": 4_110_000, "against_alone": against, "advice": [sentence],
+    }  # fmt: skip
+    open_market.routes["POST /v1/quotes"] = (200, plan)
+    shown = " ".join(torg("submit", str(file), "--dry-run").out.split())
+    assert "each worker sends about 1.00 MB a round; at most 10 % of the time from 4.2 Mbit/s on" in shown
+    assert f"advice {sentence}" in shown
+    assert torg("submit", str(file), "--dry-run", "--json").document["plan"]["against_alone"] == against
+    open_market.routes["POST /v1/quotes"] = (200, plan | {"needed_bits_per_second": None, "advice": []})
+    silent = torg("submit", str(file), "--dry-run").out
+    assert "of the time" not in silent
+    assert "advice" not in silent
+
+
 def test_the_plan_says_what_is_kept_and_when_is_measured(torg: Torg, open_market: FakeMarket, file: Path) -> None:
     more = {"strategy": {"name": "ddp"}, "checkpoint": {"every_rounds": 5}, "evaluate": {"every_seconds": 90}}
     file.write_text(yaml.safe_dump(GOOD | more))
