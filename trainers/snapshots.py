@@ -74,19 +74,18 @@ class Snapshots:
                     found.setdefault(round, kept.digest)
             return found
 
+    def base(self, round: int) -> Snapshot | None:
+        """The base that the state after that round is made from; None when the state is not here."""
+        chain = self._chain(round)
+        return chain[0] if chain else None
+
     def state(self, round: int, replay: Callable[[bytes, Sequence[bytes]], bytes]) -> bytes | None:
         """The state after that round, from a base and its deltas, by `Member.replay`; None when it is not here."""
-        if round not in self.rounds():
+        chain = self._chain(round)
+        if not chain:
             return None
-        with self._turn:
-            deltas: list[Snapshot] = []
-            at = round
-            while (at, "base") not in self._kept:
-                deltas.insert(0, self._kept[at, "delta"])
-                at -= 1
-            base = self._kept[at, "base"]
-        content = base.content()
-        return replay(content, [delta.content() for delta in deltas]) if deltas else content
+        base, *deltas = [kept.content() for kept in chain]
+        return replay(base, deltas) if deltas else base
 
     @property
     def size_bytes(self) -> int:
@@ -101,6 +100,19 @@ class Snapshots:
                 if (round, each) in self._kept:
                     return self._kept[round, each]
         raise KeyError(f"nothing is staged for round {round}")
+
+    def _chain(self, round: int) -> list[Snapshot]:
+        """A base and the deltas after it that lead to that round; empty when none do."""
+        with self._turn:
+            chain: list[Snapshot] = []
+            for at in range(round, -1, -1):
+                kind: Kind = "base" if (at, "base") in self._kept else "delta"
+                if (at, kind) not in self._kept:
+                    break
+                chain.insert(0, self._kept[at, kind])
+                if kind == "base":
+                    return chain
+        return []
 
     def _trim(self) -> None:
         while True:

@@ -33,7 +33,9 @@ class Killed(BaseException):
 
 
 class Child:
-    """Takes the place of a `TrainerChild`: what it trains depends on its parameters, the batch and nothing else."""
+    """Takes the place of a `TrainerChild`: what it trains depends on its parameters and the batch, and with `ddp` on its
+    inner optimiser's state, a momentum of a few elements.
+    """
 
     pid = 0
 
@@ -64,14 +66,21 @@ class Child:
             if seat.diverges.get(round) == index:
                 raise NotFiniteNumbers(f"the loss is nan at step {first_step + index}")
             if synchronise is None:
-                self.theta = self.theta - np.float32(RATE) * gradient
+                self._descend(gradient, np.float32(0))
                 continue
             answer = synchronise(first_step + index, RATE, gradient)
-            self.theta = self.theta - np.float32(RATE) * answer if applies == "gradient" else answer.copy()
-            self.moments = self.moments + answer[:8]
+            if applies == "gradient":
+                self._descend(answer, np.float32(0.5))
+            else:
+                self.theta = answer.copy()
         loss = float(np.square(self.theta - TARGET).mean())
         ms = int(1000 * (time.monotonic() - began))
         return Trained(self.theta.copy(), loss, (loss,) * steps, 64 * steps, ms, None)
+
+    def _descend(self, gradient: Vector, momentum: np.float32) -> None:
+        self.moments = np.float32(0.9) * self.moments + gradient[: self.moments.size]
+        self.theta = self.theta - np.float32(RATE) * gradient
+        self.theta[: self.moments.size] -= np.float32(RATE) * momentum * self.moments
 
     def _come(self, round: int) -> None:
         try:

@@ -28,6 +28,7 @@ def test_a_state_is_had_from_its_base_and_the_deltas_since() -> None:
     assert kept.state(4, replay) == b"4"
     assert kept.state(5, replay) == b"4+5"
     assert kept.state(7, replay) is None
+    assert [found and found.round for found in map(kept.base, (3, 4, 5, 7))] == [1, 4, 4, None]
     assert kept.staged(7) == b"+7"
     assert kept.inner(4) == b"inner"
     with pytest.raises(KeyError):

@@ -326,7 +326,7 @@ class Course:
             self._voided.discard(share.slot)
             self._orders[share.slot] = train_order(start, share, began, evaluate=evaluate, fresh=fresh)
             if share.donors == () and restored is not None:
-                self._calls.ask("recall", worker, restored.at.round, restored.digest)
+                self._calls.ask("recall", worker, restored.at.round, restored.digest, restored.inner_digest)
             else:
                 self._ask_for_round(worker)
 

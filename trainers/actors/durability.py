@@ -23,12 +23,15 @@ EVALUATE_S = 300.0
 
 @dataclass(slots=True)
 class FromCheckpoint:
-    """A state out of the store, and where it stands."""
+    """A state out of the store, and where it stands. `inner`: the inner optimiser's, where it is kept and can be read, and
+    `inner_digest` its SHA-256.
+    """
 
     at: Standing
     digest: str
     state: bytes
     inner: bytes | None
+    inner_digest: str | None
     _parcels: tuple[Parcel, Parcel] | None = field(default=None)
 
     def parcels(self, transport: Transport) -> tuple[Parcel, Parcel]:
@@ -44,8 +47,9 @@ def restored_from(keeper: Keeper) -> FromCheckpoint:
     found = keeper.restore()
     described = read_description(found.state)
     at = Standing(int(described["round"]), int(described["step"]), int(described.get("position", 0)))
-    inner = keeper.inner(found.plan.inner) if found.plan.inner is not None else None
-    return FromCheckpoint(at, found.plan.parameters, found.state, inner)
+    named = found.plan.inner
+    inner = keeper.inner(named) if named is not None else None
+    return FromCheckpoint(at, found.plan.parameters, found.state, inner, named if inner is not None else None)
 
 
 class Durability:

@@ -188,19 +188,23 @@ class Training:
         self.member.take_over(state)
         self._local, self._mix_at, self._undo = False, None, None
         if inner or self.member.strategy.applies == "gradient":
-            self._child.import_inner(inner or self._fresh_inner())
+            self._give_inner(inner)
+        if self.meeting.is_open:
+            self._offer(self.meeting.mesh)
 
     def prepare(self, base: Mapping[str, Any], members: Sequence[Sequence[Any]]) -> None:
         """Take over what living members hold after round `base`, before any round here. Raises NoDonor."""
         self._take_over(base, peers_of(members), switched=False)
         self._local, self._mix_at = False, None
 
-    def recall(self, round: int, digest: str) -> bool:
-        """Go back to a state that was set aside here, out of this worker's own RAM; False when it is not there."""
-        state = self.staging.recall(round, digest)
-        if state is not None:
-            self.restore(state, None)
-        return state is not None
+    def recall(self, round: int, digest: str, inner: str | None) -> bool:
+        """`restore` out of this worker's own RAM; False when what the others restore is not there. `inner`: the digest of the
+        checkpoint's inner optimiser's state, where it has one. Raises MemberError, ChildFailed.
+        """
+        found = self.staging.recall(round, digest, inner)
+        if found is not None:
+            self.restore(*found)
+        return found is not None
 
     def snapshot(self, wanted: str, *, inner: bool) -> Json:
         """Set the adopted state aside; see `Staging.snapshot`."""
@@ -260,7 +264,7 @@ class Training:
         except MemberError as error:
             raise NoDonor(str(error)) from None
         if inner:
-            self._child.import_inner(inner)
+            self._give_inner(inner)
         self._offer(mesh)
 
     def _go_back(self) -> None:
@@ -271,17 +275,21 @@ class Training:
         self.member.become(before)
         self._local, self._mix_at = False, None
         if before.strategy.applies == "gradient":
-            self._child.import_inner(inner or self._fresh_inner())
+            self._give_inner(inner)
 
     def _begin_anew(self) -> None:
         """After numbers that were not finite: nothing of the child's own is gone on with, its optimiser's state neither."""
         self._local, self._mix_at = False, None
+        if self._fresh_inner():  # else the optimiser's state cannot be put back, and what it does next decides
+            self._give_inner(None)
+
+    def _give_inner(self, inner: bytes | None) -> None:
+        """Put this inner optimiser's state in the place of the child's; without one, that of before the first step."""
         fresh = self._fresh_inner()
-        if fresh:  # else the optimiser's state cannot be put back, and what it does next decides
-            self._child.import_inner(fresh)
+        self._child.import_inner(inner or fresh)
 
     def _fresh_inner(self) -> bytes:
-        """The inner optimiser's state before its first step, for members that all go back to a checkpoint without one."""
+        """The inner optimiser's state before its first step; to be asked for before the child trains or is given another."""
         if self._inner_at_load is None:
             try:
                 self._inner_at_load = self._child.export_inner(INNER_TIMEOUT_S)
