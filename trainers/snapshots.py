@@ -23,7 +23,7 @@ LIMIT_BYTES = 8 * 1024**3
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A member's state after `round` rounds, or what that round merged. `size_bytes`: what it keeps from being freed."""
+    """A member's state after `round` rounds, or what that round merged. `size_bytes`: what `content` keeps from being freed."""
 
     kind: Kind
     round: int
@@ -32,6 +32,11 @@ class Snapshot:
     content: Callable[[], bytes]
     inner: bytes | None = None
     buffers: bytes | None = None
+
+    @property
+    def kept_bytes(self) -> int:
+        """What all of it keeps from being freed."""
+        return self.size_bytes + len(self.inner or b"") + len(self.buffers or b"")
 
 
 class Snapshots:
@@ -126,4 +131,4 @@ class Snapshots:
         self._kept = {place: kept for place, kept in self._kept.items() if place[0] >= first}
 
     def _size(self) -> int:
-        return sum(kept.size_bytes for kept in self._kept.values())
+        return sum(kept.kept_bytes for kept in self._kept.values())
