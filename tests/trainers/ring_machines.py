@@ -51,7 +51,7 @@ class Child:
 
     def train(
         self, parameters: Vector | None, *, round: int, first_step: int, steps: int, position: int = 0, worker: int,
-        evaluate: bool, timeout_s: float, synchronise: Any = None, applies: str = "parameters",
+        evaluate: bool, timeout_s: float, uneven: bool = False, synchronise: Any = None, applies: str = "parameters",
     ) -> Trained:  # fmt: skip
         seat, began = self._seat, time.monotonic()
         seat.trained.append((round, first_step, position, steps, parameters is None))
@@ -59,6 +59,7 @@ class Child:
             self.theta = parameters.copy()
         for index in range(steps):
             self._come(round)
+            seat.drawn.append((position if uneven else first_step) + index)
             if seat.step_s:
                 time.sleep(seat.step_s)
             pull = np.float32(((position + index) * 7919 % 101) / 101 - 0.5)
@@ -200,6 +201,8 @@ class Seat:
     thawed: threading.Event = field(default_factory=threading.Event)
     step_s: float = 0.0
     trained: list[tuple[int, int, int, int, bool]] = field(default_factory=list)
+    drawn: list[int] = field(default_factory=list)
+    """By which numbers it drew its batches, when these are drawn by (seed, step, worker)."""
     evaluated: int = 0
     fetched: list[tuple[str, int]] = field(default_factory=list)
     """What it got of the others: the state after a round, or what a round merged."""

@@ -54,6 +54,7 @@ class Training:
         self._loading: threading.Thread | None = None
         self._inner_at_load: bytes | None = None
         self._local = False  # the child's own parameters are where this worker's training stands
+        self._uneven = False  # shares were or are unequal
         self._ahead = Ahead(child)
         self._mix_at: RoundOrder | None = None
         self._undo: tuple[Member, bytes] | None = None  # what a round of steps began with, until its end is adopted
@@ -307,9 +308,12 @@ class Training:
 
     def _train(self, now: Round, order: Json) -> Json:
         member, strategy = self.member, self.member.strategy
+        # For good: the numbers of later steps may be those of positions that this worker drew by.
+        self._uneven = self._uneven or order["strategy"].get("adapt") == "steps"
         share: Json = {
             "round": order["round"], "first_step": order["first_step"], "steps": order["steps"],
             "position": order["position"], "worker": member.slot, "evaluate": False, "timeout_s": order["timeout_s"],
+            "uneven": self._uneven,
         }  # fmt: skip
         self._fresh_inner()
         start = self._start_parameters()
