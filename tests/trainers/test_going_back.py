@@ -21,16 +21,16 @@ def dispute(job: Ring, slots: tuple[int, ...], number: int) -> None:
     job.at(slots[0], number, "training", hold(gate))
     job.once(lambda: job.course._rounds.durable_at.round > 0, gate.set)
 
-    def flip(bit: int) -> Callable[[Results], Results]:
+    def flip(back: int) -> Callable[[Results], Results]:
         def flipped(results: Results) -> Results:
             key, changed = min(results), bytearray(results[min(results)])
-            changed[-2] ^= bit
+            changed[-1 - back] ^= 0x80  # the sign, where values are floats
             return {**results, key: bytes(changed)}
 
         return flipped
 
     for at, slot in enumerate(slots):
-        job.seats[slot].spoil[number] = flip(1 << at)
+        job.seats[slot].spoil[number] = flip(4 * at)
 
 
 class Returns:

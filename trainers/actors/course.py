@@ -193,9 +193,7 @@ class Course:
             worker.at = machine.Standing(answer["round"], answer["step"], answer["position"])
             self._join(worker)
         elif kind == "recall" and not answer["found"]:
-            restored = self._durability.restore()
-            assert restored is not None, "a round that begins at a checkpoint"
-            self._calls.ask("restore", worker, *restored.parcels(self._transport))
+            self._calls.ask("restore", worker, *self._durability.restoration(slot, [one[0] for one in self._members]))
         elif kind in {"recall", "restore"}:
             self._ask_for_round(worker)
         elif kind == "train":

@@ -9,6 +9,7 @@ from typing import Any
 
 from trainers.actors.keeper import Keeper
 from trainers.actors.roster import Roster
+from trainers.actors.succession import Succession
 from trainers.actors.transport import Parcel, Transport
 from trainers.member import read_description
 from trainers.options import keeps_inner_state
@@ -62,6 +63,7 @@ class Durability:
         self._keeper = keeper
         self._standings: dict[int, Standing] = {}
         self._restored: FromCheckpoint | None = None
+        self._succession = Succession()
 
     def follow(self, spec: Json) -> None:
         """The job's sections as they are in force now: another strategy may want another checkpoint."""
@@ -75,6 +77,7 @@ class Durability:
 
     def committed(self, done: RoundCommitted, base: Json, *, last: bool) -> None:
         """A round is committed: set it aside at a holder when it is due."""
+        self._succession.committed(done)
         self._standings[done.round] = Standing(done.round, done.step, done.position)
         for old in [number for number in self._standings if number < self._keeper.durable_round]:
             del self._standings[old]
@@ -91,6 +94,13 @@ class Durability:
         if self._restored is None or self._restored.at.round != self._keeper.durable_round:
             self._restored = restored_from(self._keeper) if self._keeper.durable_round > 0 else None
         return self._restored
+
+    def restoration(self, slot: int, beginning: Iterable[int]) -> tuple[Parcel, Parcel, bool]:
+        """What `Worker.restore` of that slot is given, one of those that all begin at the checkpoint."""
+        restored = self.restore()
+        assert restored is not None, "a round that begins at a checkpoint"
+        heir = self._succession.heir(self._roster.all(), beginning)
+        return *restored.parcels(self._transport), slot == heir
 
     def evaluate(self, base: Json) -> None:
         """The held-out loss of the final parameters; whoever answers first in slot order."""

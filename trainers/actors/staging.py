@@ -60,9 +60,10 @@ class Staging:
         assert content is not None, "the model has no buffers"
         return content
 
-    def recall(self, round: int, digest: str, inner: str | None) -> tuple[bytes, bytes | None] | None:
-        """A state that was set aside here, with its deltas replayed, and the inner optimiser's of its base where that has the
-        digest `inner`; None when either is not here.
+    def recall(self, round: int, digest: str, inner: str | None) -> tuple[bytes, bytes | None, bool] | None:
+        """(state, inner optimiser's state, whether this member's own vectors of that round are in the state): what was set
+        aside here, its deltas replayed. The inner one is the base's, and wanted where it has the digest `inner`. None when
+        either is not here.
         """
         if self._snapshots.rounds().get(round) != digest:
             return None
@@ -71,4 +72,4 @@ class Staging:
         if inner is not None and (content is None or hashlib.sha256(content).hexdigest() != inner):
             return None
         state = self._snapshots.state(round, Member.replay)
-        return None if state is None else (state, content)
+        return None if base is None or state is None else (state, content, base.round == round)

@@ -183,10 +183,12 @@ class Training:
             member = self._undo[0]
         return {"round": member.round, "step": member.step, "position": member.position, "digest": member.digest()}
 
-    def restore(self, state: bytes, inner: bytes | None) -> None:
-        """Take over a checkpoint's state, and the inner optimiser's. Raises MemberError, ChildFailed."""
+    def restore(self, state: bytes, inner: bytes | None, own: bool) -> None:
+        """Take over a checkpoint's state, and the inner optimiser's; with `own` what was its maker's own, too. Raises
+        MemberError, ChildFailed.
+        """
         self._ahead.forget()
-        self.member.take_over(state)
+        self.member.take_over(state, own=own)
         self._local, self._mix_at, self._undo = False, None, None
         if inner or self.member.strategy.applies == "gradient":
             self._give_inner(inner)
@@ -199,8 +201,9 @@ class Training:
         self._local, self._mix_at = False, None
 
     def recall(self, round: int, digest: str, inner: str | None) -> bool:
-        """`restore` out of this worker's own RAM; False when what the others restore is not there. `inner`: the digest of the
-        checkpoint's inner optimiser's state, where it has one. Raises MemberError, ChildFailed.
+        """`restore` out of this worker's own RAM, with its own vectors of that time when a base of that round is there; False
+        when what the others restore is not there. `inner`: the digest of the checkpoint's inner optimiser's state, where it
+        has one. Raises MemberError, ChildFailed.
         """
         found = self.staging.recall(round, digest, inner)
         if found is not None:

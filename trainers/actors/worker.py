@@ -173,11 +173,11 @@ class Worker:
 
         return self._in_turn(prepare)
 
-    def restore(self, state: bytes, inner: bytes | None) -> Json:
-        """Take over a checkpoint's state; {ok, round, step, position, digest}."""
+    def restore(self, state: bytes, inner: bytes | None, own: bool) -> Json:
+        """Take over a checkpoint's state, with `own` what was its maker's own too; {ok, round, step, position, digest}."""
 
         def restore(training: Training) -> Json:
-            training.restore(state, inner)
+            training.restore(state, inner, own)
             return training.standing()
 
         return self._in_turn(restore)
