@@ -141,7 +141,8 @@ class Course:
             self._look_at_loss()
             self._look_at_exchange()
             self._do(self._rounds.tick(self._now_ms()))
-            return self._conclude() if self._over is not None else None
+            halt = self._conclude() if self._over is not None else None
+            return None if self._roster.changed.is_set() else halt  # who was lost meanwhile is told of first
         except CustomerFailed as failed:
             return Halt("failed", failed.reason, failed.detail)
         except NothingRestorable as lost:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from trainers.actors.keeper import Keeper
-from trainers.actors.roster import Roster
+from trainers.actors.roster import Roster, Worker
 from trainers.actors.succession import Succession
 from trainers.actors.transport import Parcel, Transport
 from trainers.member import read_description
@@ -107,9 +108,7 @@ class Durability:
         for worker in self._roster.all():
             if worker.phase != "ready":
                 continue
-            call = self._transport.ask(worker.handle, "evaluate", base, EVALUATE_S)
-            found = self._transport.answers({0: call}, EVALUATE_S).get(0)
-            if isinstance(found, dict) and found["ok"]:
+            if self._answer(worker, EVALUATE_S, "evaluate", base, EVALUATE_S) is not None:
                 return
 
     def make_durable(self, base: Json, halted: bool) -> bool | None:
@@ -136,14 +135,25 @@ class Durability:
             worker = self._roster.get(slot)
             if worker is None:
                 continue
-            call = self._transport.ask(worker.handle, "snapshot", base, wanted, self._inner)
-            found = self._transport.answers({0: call}, BOUNDARY_S).get(0)
-            if isinstance(found, dict) and found["ok"]:
+            found = self._answer(worker, BOUNDARY_S, "snapshot", base, wanted, self._inner)
+            if found is not None:
                 staged = self._transport.ask(worker.handle, "staged", found["round"], found["kind"])
                 beside = [
                     self._transport.ask(worker.handle, f"staged_{what}", found["round"]) if found[what] else None
                     for what in ("inner", "buffers")
                 ]
-                self._keeper.keep(found, staged, *beside)
+                self._keeper.keep(found, staged, *beside, alive=partial(self._is_there, worker))
                 return True
         return False
+
+    def _answer(self, worker: Worker, limit_s: float, method: str, *arguments: Any) -> Json | None:
+        """A worker's answer; None when it fails, takes longer than that, or is found gone meanwhile (by the roster's watch)."""
+        call, until = self._transport.ask(worker.handle, method, *arguments), time.monotonic() + limit_s
+        while self._is_there(worker) and (left_s := until - time.monotonic()) > 0:
+            found = self._transport.answers({0: call}, min(LOOK_S, left_s)).get(0)
+            if found is not None:
+                return found if isinstance(found, dict) and found["ok"] else None
+        return None
+
+    def _is_there(self, worker: Worker) -> bool:
+        return self._roster.get(worker.slot) is worker
