@@ -142,8 +142,7 @@ class Server:
         seed = int(spec["seed"])
         torch.manual_seed(seed)
         workload = workload_class(dict(spec["options"]), Path(data) if data is not None else None, seed)
-        uneven = spec.get("strategy", {}).get("adapt") == "steps"
-        self.loop = InnerLoop(workload, seed, int(spec["steps"]), self.device, options, self.ranks, uneven)
+        self.loop = InnerLoop(workload, seed, int(spec["steps"]), self.device, options, self.ranks)
         tensors, model = [[name, list(shape)] for name, shape in self.loop.flat.shapes], self.loop.model
         beside = {"tied": tied_names(model), "buffers": bool(kept_buffers(model))}
         self.answer("loaded", {"tensors": tensors, **beside})
@@ -161,7 +160,7 @@ class Server:
         try:
             result = loop.train(
                 fields["first_step"], fields["steps"], fields["worker"], Progress(self.send),
-                position=fields["position"], exchange=exchange,
+                position=fields["position"], uneven=fields["uneven"], exchange=exchange,
             )  # fmt: skip
         except Abandoned:
             self.answer("abandoned", {})

@@ -131,13 +131,13 @@ class TrainerChild:
 
     def train(
         self, parameters: np.ndarray | None, *, round: int, first_step: int, steps: int, worker: int, evaluate: bool,
-        timeout_s: float, position: int = 0, synchronise: Synchronise | None = None, applies: Applies = "parameters",
+        timeout_s: float, position: int = 0, uneven: bool = False, synchronise: Synchronise | None = None, applies: Applies = "parameters",
     ) -> Trained:  # fmt: skip
         """Inner steps first_step … first_step+steps−1 from `parameters`, float32 [n]; `evaluate` them first if asked.
 
         Args:
             parameters: None goes on from the child's own. position: number of the first step among all
-                that the whole job has batches for; its batches are drawn by it when the workload streams.
+                that the whole job has batches for; its batches are drawn by it when the workload streams, or with `uneven`.
             synchronise: gets (step, rate, gradient) of every step before anything is done with the gradient, and gives
                 what `applies` says: parameters that take the place of the model's, or the gradient for its optimiser.
             timeout_s: of the child's own time; what `synchronise` takes is not counted.
@@ -151,7 +151,7 @@ class TrainerChild:
             if parameters is not None:
                 self._shared().put(parameters)
             order = {"round": round, "first_step": first_step, "steps": steps, "worker": worker, "evaluate": evaluate,
-                     "position": position, "fresh": parameters is not None,
+                     "position": position, "uneven": uneven, "fresh": parameters is not None,
                      "applies": None if synchronise is None else applies}  # fmt: skip
             self._send("train", order, b"", deadline)
             if synchronise is not None:

@@ -64,11 +64,8 @@ class InnerLoop:
         device: torch.device = CPU,
         options: InnerOptions = DEFAULTS,
         ranks: Ranks | None = None,
-        uneven: bool = False,
     ) -> None:
-        """`uneven`: workers train unequal numbers of steps in a round, so only the position tells batches apart."""
         torch.manual_seed(seed)
-        self.uneven = uneven
         self.workload, self.seed, self.total_steps, self.device = workload, seed, total_steps, device
         self.options, self.ranks = options, ranks or Ranks()
         self.model = workload.model().to(device)  # made on the CPU: the same initial bits whatever the device
@@ -92,12 +89,14 @@ class InnerLoop:
         progress: Callable[[int, float, int], None] = lambda *_: None,
         *,
         position: int = 0,
+        uneven: bool = False,
         exchange: Exchange | None = None,
     ) -> InnerResult:
         """Steps first_step … first_step+steps−1 on this worker's data. `progress` gets (steps done, loss, tokens).
 
         `position`: number of the first step among all steps that the whole job has batches for; a step's batches are
-        those of its number, so no two workers, ranks or micro-batches share one. With `exchange` every step's gradient goes
+        those of its number, so no two workers, ranks or micro-batches share one. `uneven`: workers train unequal numbers
+        of steps in a round, so that only this number tells the batches of `Workload.batch` apart, too. With `exchange` every step's gradient goes
         through it; what it raises ends the call before that step changed anything. Losses are means and tokens sums
         over micro-batches and ranks; `progress` is told of this rank's tokens. NotFinite is raised at all ranks.
         """
@@ -107,7 +106,8 @@ class InnerLoop:
         losses, tokens, began, waited = [], 0, time.monotonic(), 0.0
         for step in range(first_step, first_step + steps):
             rate = self._schedule(step)
-            loss, seen = self._gradient(step, worker, position + step - first_step)
+            number = position + step - first_step
+            loss, seen = self._gradient(step, worker, number, number if uneven else step)
             if exchange is None:
                 self._optimise(step)
             else:
@@ -164,24 +164,25 @@ class InnerLoop:
             group["lr"] = rate * factor
         return self.rates[0] * factor
 
-    def _gradient(self, step: int, worker: int, position: int) -> tuple[float, int]:
-        """The gradient and the loss of one step, means over its micro-batches and ranks; this rank's tokens."""
+    def _gradient(self, step: int, worker: int, position: int, drawn: int) -> tuple[float, int]:
+        """The gradient and the loss of one step, means over its micro-batches and ranks; this rank's tokens. `drawn`: by
+        which number `Workload.batch` draws.
+        """
         while True:
             self.optimizer.zero_grad(set_to_none=True)
-            loss, tokens = self._backward(step, worker, position)
+            loss, tokens = self._backward(worker, position, drawn)
             if self.ranks.count > 1:
                 self.ranks.average([*self._gradients(fill=True), loss])
             value = self._finite(loss, f"at step {step}")  # only here, that all ranks find the same
             if self.scale is None or self.scale.take_off(self._gradients()):
                 return value, tokens
 
-    def _backward(self, step: int, worker: int, position: int) -> tuple[torch.Tensor, int]:
+    def _backward(self, worker: int, position: int, drawn: int) -> tuple[torch.Tensor, int]:
         """Add up the gradients of this rank's micro-batches, each divided by their number; mean loss, a scalar."""
         parts, all_parts = self.options.accumulate, self.options.accumulate * self.ranks.count
         losses, tokens = [], 0
         for micro in range(parts):
             own = micro * self.ranks.count + self.ranks.rank
-            drawn = position if self.uneven else step
             batch = self.workload.next_batch(self.seed, drawn * all_parts + own, worker, position * all_parts + own)
             loss = self._loss(batch)
             scaled = loss / parts if parts > 1 else loss

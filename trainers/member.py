@@ -298,25 +298,25 @@ class Member:
         member._state = state
         return member
 
-    def take_over(self, exported: bytes, round: int | None = None, digest: str | None = None) -> None:
+    def take_over(
+        self, exported: bytes, round: int | None = None, digest: str | None = None, *, own: bool = False
+    ) -> None:
         """Stand where a peer stands; this member's own vectors (residuals) stay. Raises MemberError.
 
-        `round`, `digest`: what is expected there, where that is known.
+        `round`, `digest`: what is expected there, where that is known. `own`: what was the peer's own takes their place.
         """
-        peer = Member.restore(exported, slot=self.slot, epoch=self.epoch)
+        peer = Member.restore(exported, slot=self.slot, epoch=self.epoch, own=own)
         if round not in (None, peer.round) or digest not in (None, peer.digest()):
             raise MemberError(
                 f"a state of round {peer.round} with digest {peer.digest()[:12]}, not of {round}, {digest}"
             )
         if peer.spec["seed"] != self.spec["seed"] or peer.spec["steps"] != self.spec["steps"]:
             raise MemberError("the state of another job")
-        if peer.parameters.size != self.parameters.size:
-            raise MemberError(f"{peer.parameters.size} parameters; this model has {self.parameters.size}")
-        mine = {
-            name: vector
-            for name, vector in self._state.items()
-            if name not in {*peer.strategy.shared, "parameters"} and self.spec["strategy"] == peer.spec["strategy"]
-        }
+        if any(vector.size != self.parameters.size for vector in peer._state.values()):
+            raise MemberError(f"vectors of another size than this model's {self.parameters.size} parameters")
+        keeps = not own and self.spec["strategy"] == peer.spec["strategy"]
+        others = {*peer.strategy.shared, "parameters"}
+        mine = {name: vector for name, vector in self._state.items() if keeps and name not in others}
         self.strategy, self.spec = peer.strategy, peer.spec
         self._state, self._digest = {**peer._state, **mine}, None
         self.round, self.step, self.position, self.accepted = peer.round, peer.step, peer.position, peer.accepted
@@ -336,7 +336,7 @@ class Member:
     @classmethod
     def replay(cls, base: bytes, deltas: Sequence[bytes]) -> bytes:
         """The state after the last of these bundles, from a base; as `export` of a member that was there, without what
-        is a member's own. Raises MemberError.
+        is a member's own: what the base's maker owed then it has sent since. Raises MemberError.
         """
         member = cls.restore(base)
         for delta in deltas:

@@ -23,7 +23,7 @@ LIMIT_BYTES = 8 * 1024**3
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A member's state after `round` rounds, or what that round merged. `size_bytes`: what it keeps from being freed."""
+    """A member's state after `round` rounds, or what that round merged. `size_bytes`: what `content` keeps from being freed."""
 
     kind: Kind
     round: int
@@ -32,6 +32,11 @@ class Snapshot:
     content: Callable[[], bytes]
     inner: bytes | None = None
     buffers: bytes | None = None
+
+    @property
+    def kept_bytes(self) -> int:
+        """What all of it keeps from being freed."""
+        return self.size_bytes + len(self.inner or b"") + len(self.buffers or b"")
 
 
 class Snapshots:
@@ -74,19 +79,18 @@ class Snapshots:
                     found.setdefault(round, kept.digest)
             return found
 
+    def base(self, round: int) -> Snapshot | None:
+        """The base that the state after that round is made from; None when the state is not here."""
+        chain = self._chain(round)
+        return chain[0] if chain else None
+
     def state(self, round: int, replay: Callable[[bytes, Sequence[bytes]], bytes]) -> bytes | None:
         """The state after that round, from a base and its deltas, by `Member.replay`; None when it is not here."""
-        if round not in self.rounds():
+        chain = self._chain(round)
+        if not chain:
             return None
-        with self._turn:
-            deltas: list[Snapshot] = []
-            at = round
-            while (at, "base") not in self._kept:
-                deltas.insert(0, self._kept[at, "delta"])
-                at -= 1
-            base = self._kept[at, "base"]
-        content = base.content()
-        return replay(content, [delta.content() for delta in deltas]) if deltas else content
+        base, *deltas = [kept.content() for kept in chain]
+        return replay(base, deltas) if deltas else base
 
     @property
     def size_bytes(self) -> int:
@@ -102,6 +106,19 @@ class Snapshots:
                     return self._kept[round, each]
         raise KeyError(f"nothing is staged for round {round}")
 
+    def _chain(self, round: int) -> list[Snapshot]:
+        """A base and the deltas after it that lead to that round; empty when none do."""
+        with self._turn:
+            chain: list[Snapshot] = []
+            for at in range(round, -1, -1):
+                kind: Kind = "base" if (at, "base") in self._kept else "delta"
+                if (at, kind) not in self._kept:
+                    break
+                chain.insert(0, self._kept[at, kind])
+                if kind == "base":
+                    return chain
+        return []
+
     def _trim(self) -> None:
         while True:
             bases = sorted(round for round, kind in self._kept if kind == "base")
@@ -114,4 +131,4 @@ class Snapshots:
         self._kept = {place: kept for place, kept in self._kept.items() if place[0] >= first}
 
     def _size(self) -> int:
-        return sum(kept.size_bytes for kept in self._kept.values())
+        return sum(kept.kept_bytes for kept in self._kept.values())

@@ -43,8 +43,8 @@ class Workload(ABC):
     def batch(self, seed: int, step: int, worker: int) -> Batch:
         """The batch of one inner step of one worker; the same arguments give the same batch on every machine.
 
-        `step` is the global step (0, 1, …), `worker` the ordinal of the lease. Both are needed: workers that draw the
-        same batch learn nothing from each other.
+        `step` is the global step (0, 1, …), or with `adapt: steps` the batch's number in the job; `worker` the ordinal of
+        the lease. Both are needed: workers that draw the same batch learn nothing from each other.
         """
         raise TypeError(f"{type(self).__name__} defines neither batch nor stream_batch")
 

@@ -33,7 +33,9 @@ class Killed(BaseException):
 
 
 class Child:
-    """Takes the place of a `TrainerChild`: what it trains depends on its parameters, the batch and nothing else."""
+    """Takes the place of a `TrainerChild`: what it trains depends on its parameters and the batch, and with `ddp` on its
+    inner optimiser's state, a momentum of a few elements.
+    """
 
     pid = 0
 
@@ -49,7 +51,7 @@ class Child:
 
     def train(
         self, parameters: Vector | None, *, round: int, first_step: int, steps: int, position: int = 0, worker: int,
-        evaluate: bool, timeout_s: float, synchronise: Any = None, applies: str = "parameters",
+        evaluate: bool, timeout_s: float, uneven: bool = False, synchronise: Any = None, applies: str = "parameters",
     ) -> Trained:  # fmt: skip
         seat, began = self._seat, time.monotonic()
         seat.trained.append((round, first_step, position, steps, parameters is None))
@@ -57,6 +59,7 @@ class Child:
             self.theta = parameters.copy()
         for index in range(steps):
             self._come(round)
+            seat.drawn.append((position if uneven else first_step) + index)
             if seat.step_s:
                 time.sleep(seat.step_s)
             pull = np.float32(((position + index) * 7919 % 101) / 101 - 0.5)
@@ -64,14 +67,21 @@ class Child:
             if seat.diverges.get(round) == index:
                 raise NotFiniteNumbers(f"the loss is nan at step {first_step + index}")
             if synchronise is None:
-                self.theta = self.theta - np.float32(RATE) * gradient
+                self._descend(gradient, np.float32(0))
                 continue
             answer = synchronise(first_step + index, RATE, gradient)
-            self.theta = self.theta - np.float32(RATE) * answer if applies == "gradient" else answer.copy()
-            self.moments = self.moments + answer[:8]
+            if applies == "gradient":
+                self._descend(answer, np.float32(0.5))
+            else:
+                self.theta = answer.copy()
         loss = float(np.square(self.theta - TARGET).mean())
         ms = int(1000 * (time.monotonic() - began))
         return Trained(self.theta.copy(), loss, (loss,) * steps, 64 * steps, ms, None)
+
+    def _descend(self, gradient: Vector, momentum: np.float32) -> None:
+        self.moments = np.float32(0.9) * self.moments + gradient[: self.moments.size]
+        self.theta = self.theta - np.float32(RATE) * gradient
+        self.theta[: self.moments.size] -= np.float32(RATE) * momentum * self.moments
 
     def _come(self, round: int) -> None:
         try:
@@ -191,6 +201,8 @@ class Seat:
     thawed: threading.Event = field(default_factory=threading.Event)
     step_s: float = 0.0
     trained: list[tuple[int, int, int, int, bool]] = field(default_factory=list)
+    drawn: list[int] = field(default_factory=list)
+    """By which numbers it drew its batches, when these are drawn by (seed, step, worker)."""
     evaluated: int = 0
     fetched: list[tuple[str, int]] = field(default_factory=list)
     """What it got of the others: the state after a round, or what a round merged."""

@@ -69,6 +69,13 @@ def test_training_on_from_the_childs_own_parameters_is_one_long_round(warm):
         first.parameters[0] = 0
 
 
+def test_batches_of_unequal_shares_are_drawn_by_their_number_in_the_job(warm):
+    child, initial = warm
+    drawn = [train(child, initial, first_step=2, steps=3, position=20, uneven=uneven) for uneven in (False, True)]
+    by_step = train(child, initial, first_step=20, steps=1, position=7)
+    assert drawn[1].losses[0] == by_step.losses[0] != drawn[0].losses[0]
+
+
 def test_evaluating_other_parameters_leaves_the_childs_own(warm):
     child, initial = warm
     trained = train(child, initial)

@@ -66,6 +66,9 @@ class LocalTransport:
     def parcel(self, content: bytes) -> bytes:
         return content
 
+    def made(self, parcel: Any, timeout_s: float) -> bool:
+        return not isinstance(parcel, Future) or bool(wait([parcel], timeout_s).done)
+
     def open(self, parcel: Any, timeout_s: float) -> bytes:
         return parcel.result(timeout_s) if isinstance(parcel, Future) else parcel
 

@@ -273,7 +273,8 @@ def test_unequal_shares_never_draw_one_batch_twice():
             drawn.append((step, worker))
             return super().batch(seed, step, worker)
 
-    loop = InnerLoop(Draws({}, None, 3), 3, STEPS, uneven=True)
-    loop.train(0, 5, 0, position=0)  # a fast worker's share of a round of 3 steps,
-    loop.train(3, 5, 0, position=7)  # and of the next: the schedule goes on at step 3
-    assert len(set(drawn)) == len(drawn) == 10
+    loop = InnerLoop(Draws({}, None, 3), 3, STEPS)
+    loop.train(0, 3, 0, position=0)  # a round of 3 steps of each of two workers,
+    loop.train(3, 5, 0, position=6, uneven=True)  # a fast worker's share of one of which two make 6 steps,
+    loop.train(6, 5, 0, position=12, uneven=True)  # and of the next: the schedule goes on at step 6
+    assert [step for step, _ in drawn] == [0, 1, 2, *range(6, 11), *range(12, 17)]

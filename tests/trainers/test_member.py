@@ -254,6 +254,26 @@ def test_damaged_bundles_and_slices_are_refused_or_say_the_same(cut, flip, value
                 read(damaged)
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_what_was_a_peers_own_is_taken_over_only_when_that_is_asked_for(own):
+    peer, heir = (Member(spec(error_feedback=True), LAYOUT, INITIAL, slot=slot) for slot in (1, 2))
+    whole_round([peer])
+    heir.take_over(peer.export(own=True), own=own)
+    assert ("residual" in heir.state) == own
+    assert not own or np.array_equal(heir.state["residual"], peer.state["residual"])
+    assert heir.digest() == peer.digest()
+    heir.take_over(members()[0].export(own=True), own=True)
+    assert "residual" not in heir.state, "the peer owed nothing"
+
+
+def test_an_own_vector_of_another_size_is_refused():
+    peer, heir = members()[:2]
+    whole_round([peer])
+    peer._state = {**peer.state, "residual": np.ones(7, dtype=np.float32)}
+    with pytest.raises(MemberError, match="another size"):
+        heir.take_over(peer.export(own=True), own=True)
+
+
 @pytest.mark.parametrize("change", ["truncated", "another length", "not finite", "no json"])
 def test_an_export_that_is_none_is_refused(change):
     member = members()[0]

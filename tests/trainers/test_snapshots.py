@@ -8,7 +8,12 @@ from trainers.snapshots import Snapshot, Snapshots
 
 
 def base(round: int, size: int = 10) -> Snapshot:
-    return Snapshot("base", round, f"digest {round}", size, lambda: f"{round}".encode(), inner=b"inner")
+    """Of `size` bytes in all: two thirds are the inner optimiser's, as AdamW's are, some the model's buffers."""
+    inner, buffers = 2 * size // 3, size // 10
+    return Snapshot(
+        "base", round, f"digest {round}", size - inner - buffers, lambda: f"{round}".encode(),
+        inner=bytes(inner), buffers=bytes(buffers),
+    )  # fmt: skip
 
 
 def delta(round: int, size: int = 1) -> Snapshot:
@@ -28,8 +33,10 @@ def test_a_state_is_had_from_its_base_and_the_deltas_since() -> None:
     assert kept.state(4, replay) == b"4"
     assert kept.state(5, replay) == b"4+5"
     assert kept.state(7, replay) is None
+    assert [found and found.round for found in map(kept.base, (3, 4, 5, 7))] == [1, 4, 4, None]
     assert kept.staged(7) == b"+7"
-    assert kept.inner(4) == b"inner"
+    assert (kept.inner(4), kept.buffers(4)) == (bytes(6), bytes(1))
+    assert kept.size_bytes == 2 * 10 + 4, "what lies beside the states counts too"
     with pytest.raises(KeyError):
         kept.staged(6)
 

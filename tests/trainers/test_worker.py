@@ -71,7 +71,7 @@ def test_a_round_from_load_to_merge_and_every_call_may_be_repeated(worker):
     assert not worker.snapshot({**base, "digest": "0" * 64}, "base", False)["ok"]
     kept = worker.snapshot(base, "base", False)
     assert kept["kind"] == "base"
-    assert worker.restore(worker.staged(kept["round"], "base"), None)["digest"] == merged["digest"]
+    assert worker.restore(worker.staged(kept["round"], "base"), None, False)["digest"] == merged["digest"]
     assert worker.train({**order, "round": 2, "step_before": 2, "step_after": 4, "base": base, "start": [RUN, 2]})["ok"]
     others = [[9, 10, members[0][2]]]
     assert worker.merge({**merge, "round": 2, "start": [RUN, 2], "attempt": 1, "members": others})["left"]

@@ -141,7 +141,8 @@ class Course:
             self._look_at_loss()
             self._look_at_exchange()
             self._do(self._rounds.tick(self._now_ms()))
-            return self._conclude() if self._over is not None else None
+            halt = self._conclude() if self._over is not None else None
+            return None if self._roster.changed.is_set() else halt  # who was lost meanwhile is told of first
         except CustomerFailed as failed:
             return Halt("failed", failed.reason, failed.detail)
         except NothingRestorable as lost:
@@ -193,9 +194,7 @@ class Course:
             worker.at = machine.Standing(answer["round"], answer["step"], answer["position"])
             self._join(worker)
         elif kind == "recall" and not answer["found"]:
-            restored = self._durability.restore()
-            assert restored is not None, "a round that begins at a checkpoint"
-            self._calls.ask("restore", worker, *restored.parcels(self._transport))
+            self._calls.ask("restore", worker, *self._durability.restoration(slot, [one[0] for one in self._members]))
         elif kind in {"recall", "restore"}:
             self._ask_for_round(worker)
         elif kind == "train":
@@ -326,7 +325,7 @@ class Course:
             self._voided.discard(share.slot)
             self._orders[share.slot] = train_order(start, share, began, evaluate=evaluate, fresh=fresh)
             if share.donors == () and restored is not None:
-                self._calls.ask("recall", worker, restored.at.round, restored.digest)
+                self._calls.ask("recall", worker, restored.at.round, restored.digest, restored.inner_digest)
             else:
                 self._ask_for_round(worker)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from trainers.actors.keeper import Keeper
-from trainers.actors.roster import Roster
+from trainers.actors.roster import Roster, Worker
+from trainers.actors.succession import Succession
 from trainers.actors.transport import Parcel, Transport
 from trainers.member import read_description
 from trainers.options import keeps_inner_state
@@ -23,12 +25,15 @@ EVALUATE_S = 300.0
 
 @dataclass(slots=True)
 class FromCheckpoint:
-    """A state out of the store, and where it stands."""
+    """A state out of the store, and where it stands. `inner`: the inner optimiser's, where it is kept and can be read, and
+    `inner_digest` its SHA-256.
+    """
 
     at: Standing
     digest: str
     state: bytes
     inner: bytes | None
+    inner_digest: str | None
     _parcels: tuple[Parcel, Parcel] | None = field(default=None)
 
     def parcels(self, transport: Transport) -> tuple[Parcel, Parcel]:
@@ -44,8 +49,9 @@ def restored_from(keeper: Keeper) -> FromCheckpoint:
     found = keeper.restore()
     described = read_description(found.state)
     at = Standing(int(described["round"]), int(described["step"]), int(described.get("position", 0)))
-    inner = keeper.inner(found.plan.inner) if found.plan.inner is not None else None
-    return FromCheckpoint(at, found.plan.parameters, found.state, inner)
+    named = found.plan.inner
+    inner = keeper.inner(named) if named is not None else None
+    return FromCheckpoint(at, found.plan.parameters, found.state, inner, named if inner is not None else None)
 
 
 class Durability:
@@ -58,6 +64,7 @@ class Durability:
         self._keeper = keeper
         self._standings: dict[int, Standing] = {}
         self._restored: FromCheckpoint | None = None
+        self._succession = Succession()
 
     def follow(self, spec: Json) -> None:
         """The job's sections as they are in force now: another strategy may want another checkpoint."""
@@ -71,6 +78,7 @@ class Durability:
 
     def committed(self, done: RoundCommitted, base: Json, *, last: bool) -> None:
         """A round is committed: set it aside at a holder when it is due."""
+        self._succession.committed(done)
         self._standings[done.round] = Standing(done.round, done.step, done.position)
         for old in [number for number in self._standings if number < self._keeper.durable_round]:
             del self._standings[old]
@@ -88,14 +96,19 @@ class Durability:
             self._restored = restored_from(self._keeper) if self._keeper.durable_round > 0 else None
         return self._restored
 
+    def restoration(self, slot: int, beginning: Iterable[int]) -> tuple[Parcel, Parcel, bool]:
+        """What `Worker.restore` of that slot is given, one of those that all begin at the checkpoint."""
+        restored = self.restore()
+        assert restored is not None, "a round that begins at a checkpoint"
+        heir = self._succession.heir(self._roster.all(), beginning)
+        return *restored.parcels(self._transport), slot == heir
+
     def evaluate(self, base: Json) -> None:
         """The held-out loss of the final parameters; whoever answers first in slot order."""
         for worker in self._roster.all():
             if worker.phase != "ready":
                 continue
-            call = self._transport.ask(worker.handle, "evaluate", base, EVALUATE_S)
-            found = self._transport.answers({0: call}, EVALUATE_S).get(0)
-            if isinstance(found, dict) and found["ok"]:
+            if self._answer(worker, EVALUATE_S, "evaluate", base, EVALUATE_S) is not None:
                 return
 
     def make_durable(self, base: Json, halted: bool) -> bool | None:
@@ -122,14 +135,25 @@ class Durability:
             worker = self._roster.get(slot)
             if worker is None:
                 continue
-            call = self._transport.ask(worker.handle, "snapshot", base, wanted, self._inner)
-            found = self._transport.answers({0: call}, BOUNDARY_S).get(0)
-            if isinstance(found, dict) and found["ok"]:
+            found = self._answer(worker, BOUNDARY_S, "snapshot", base, wanted, self._inner)
+            if found is not None:
                 staged = self._transport.ask(worker.handle, "staged", found["round"], found["kind"])
                 beside = [
                     self._transport.ask(worker.handle, f"staged_{what}", found["round"]) if found[what] else None
                     for what in ("inner", "buffers")
                 ]
-                self._keeper.keep(found, staged, *beside)
+                self._keeper.keep(found, staged, *beside, alive=partial(self._is_there, worker))
                 return True
         return False
+
+    def _answer(self, worker: Worker, limit_s: float, method: str, *arguments: Any) -> Json | None:
+        """A worker's answer; None when it fails, takes longer than that, or is found gone meanwhile (by the roster's watch)."""
+        call, until = self._transport.ask(worker.handle, method, *arguments), time.monotonic() + limit_s
+        while self._is_there(worker) and (left_s := until - time.monotonic()) > 0:
+            found = self._transport.answers({0: call}, min(LOOK_S, left_s)).get(0)
+            if found is not None:
+                return found if isinstance(found, dict) and found["ok"] else None
+        return None
+
+    def _is_there(self, worker: Worker) -> bool:
+        return self._roster.get(worker.slot) is worker

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 Json = dict[str, Any]
 
 FETCH_TIMEOUT_S = 120.0
+LOOK_S = 0.2
 PAUSE_AWAY_S = 0.3
 BASE_EVERY_ROUNDS = 10
 MAX_REMOVED = 4096
@@ -42,12 +43,13 @@ MAX_REMOVED = 4096
 
 @dataclass(frozen=True, slots=True)
 class _Staged:
-    """One snapshot on its way. `snapshot`: the answer of `Worker.snapshot`."""
+    """One snapshot on its way. `snapshot`: the answer of `Worker.snapshot`; `alive`: whether who gives it is still there."""
 
     snapshot: Json
     content: Parcel
     inner: Parcel | None
     buffers: Parcel | None
+    alive: Callable[[], bool]
 
     @property
     def kind(self) -> Kind:
@@ -119,15 +121,19 @@ class Keeper:
             self._asked = kind
             return kind
 
-    def keep(self, snapshot: Json, staged: Parcel, inner: Parcel | None = None, buffers: Parcel | None = None) -> None:
+    def keep(
+        self, snapshot: Json, staged: Parcel, inner: Parcel | None = None, buffers: Parcel | None = None,
+        *, alive: Callable[[], bool] = lambda: True,
+    ) -> None:  # fmt: skip
         """Begin to make a staged snapshot durable. `snapshot`: the answer of `Worker.snapshot`; `staged`: its content;
-        `inner`: the inner optimiser's state; `buffers`: the model's.
+        `inner`: the inner optimiser's state; `buffers`: the model's; `alive`: whether the worker is not known to be gone,
+        after which nobody waits for what it has not serialised.
 
         A base is left out while another checkpoint is on its way, and a delta that does not continue the chain: the
         next checkpoint is a base then. A worker that gives a base where a delta was wanted has none to give.
         """
         item, strategy, round = (
-            _Staged(snapshot, staged, inner, buffers),
+            _Staged(snapshot, staged, inner, buffers, alive),
             self._strategy_of(snapshot),
             int(snapshot["round"]),
         )
@@ -268,9 +274,9 @@ class Keeper:
             self._finish(made, fresh, stall_ms)
 
     def _base(self, item: _Staged) -> Manifest:
-        state, size = self._store(item.content)
-        inner, inner_bytes = (None, 0) if item.inner is None else self._store(item.inner)
-        buffers, buffers_bytes = (None, 0) if item.buffers is None else self._store(item.buffers)
+        state, size = self._store(item.content, item)
+        inner, inner_bytes = (None, 0) if item.inner is None else self._store(item.inner, item)
+        buffers, buffers_bytes = (None, 0) if item.buffers is None else self._store(item.buffers, item)
         snapshot, workload, data = item.snapshot, self._spec["workload"], self._spec["data"]
         return Manifest(
             job=self._job,
@@ -292,14 +298,14 @@ class Keeper:
             buffers_bytes=buffers_bytes,
         )
 
-    def _store(self, parcel: Parcel) -> tuple[str, int]:
-        content = self._open(parcel)
+    def _store(self, parcel: Parcel, item: _Staged) -> tuple[str, int]:
+        content = self._open(parcel, item)
         return self._upload(content), len(content)
 
     def _extended(self, before: Manifest, items: Sequence[_Staged]) -> Manifest:
         deltas = []
         for item in items:
-            content, snapshot = self._open(item.content), item.snapshot
+            content, snapshot = self._open(item.content, item), item.snapshot
             deltas.append(
                 Delta(snapshot["round"], snapshot["step"], self._upload(content), len(content), snapshot["digest"])
             )
@@ -344,7 +350,13 @@ class Keeper:
             },
         )
 
-    def _open(self, parcel: Parcel) -> bytes:
+    def _open(self, parcel: Parcel, item: _Staged) -> bytes:
+        until = time.monotonic() + FETCH_TIMEOUT_S
+        while not self._transport.made(parcel, LOOK_S):
+            if not item.alive():
+                raise _Lost("its worker is gone")
+            if time.monotonic() > until:
+                raise _Lost(f"its worker did not serialise it within {FETCH_TIMEOUT_S:.0f} s")
         content = self._transport.open(parcel, FETCH_TIMEOUT_S)
         if isinstance(content, Gone):
             raise _Lost(f"its worker is gone ({content.detail})")

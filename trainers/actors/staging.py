@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Literal
 
 from trainers.child_process import TrainerChild
@@ -59,7 +60,16 @@ class Staging:
         assert content is not None, "the model has no buffers"
         return content
 
-    def recall(self, round: int, digest: str) -> bytes | None:
-        """A state that was set aside here, with its deltas replayed; None when it is not that one."""
-        found = self._snapshots.rounds().get(round) == digest
-        return self._snapshots.state(round, Member.replay) if found else None
+    def recall(self, round: int, digest: str, inner: str | None) -> tuple[bytes, bytes | None, bool] | None:
+        """(state, inner optimiser's state, whether this member's own vectors of that round are in the state): what was set
+        aside here, its deltas replayed. The inner one is the base's, and wanted where it has the digest `inner`. None when
+        either is not here.
+        """
+        if self._snapshots.rounds().get(round) != digest:
+            return None
+        base = self._snapshots.base(round)
+        content = base.inner if base is not None and inner is not None else None
+        if inner is not None and (content is None or hashlib.sha256(content).hexdigest() != inner):
+            return None
+        state = self._snapshots.state(round, Member.replay)
+        return None if base is None or state is None else (state, content, base.round == round)

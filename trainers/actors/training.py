@@ -54,6 +54,7 @@ class Training:
         self._loading: threading.Thread | None = None
         self._inner_at_load: bytes | None = None
         self._local = False  # the child's own parameters are where this worker's training stands
+        self._uneven = False  # shares were or are unequal
         self._ahead = Ahead(child)
         self._mix_at: RoundOrder | None = None
         self._undo: tuple[Member, bytes] | None = None  # what a round of steps began with, until its end is adopted
@@ -182,25 +183,32 @@ class Training:
             member = self._undo[0]
         return {"round": member.round, "step": member.step, "position": member.position, "digest": member.digest()}
 
-    def restore(self, state: bytes, inner: bytes | None) -> None:
-        """Take over a checkpoint's state, and the inner optimiser's. Raises MemberError, ChildFailed."""
+    def restore(self, state: bytes, inner: bytes | None, own: bool) -> None:
+        """Take over a checkpoint's state, and the inner optimiser's; with `own` what was its maker's own, too. Raises
+        MemberError, ChildFailed.
+        """
         self._ahead.forget()
-        self.member.take_over(state)
+        self.member.take_over(state, own=own)
         self._local, self._mix_at, self._undo = False, None, None
         if inner or self.member.strategy.applies == "gradient":
-            self._child.import_inner(inner or self._fresh_inner())
+            self._give_inner(inner)
+        if self.meeting.is_open:
+            self._offer(self.meeting.mesh)
 
     def prepare(self, base: Mapping[str, Any], members: Sequence[Sequence[Any]]) -> None:
         """Take over what living members hold after round `base`, before any round here. Raises NoDonor."""
         self._take_over(base, peers_of(members), switched=False)
         self._local, self._mix_at = False, None
 
-    def recall(self, round: int, digest: str) -> bool:
-        """Go back to a state that was set aside here, out of this worker's own RAM; False when it is not there."""
-        state = self.staging.recall(round, digest)
-        if state is not None:
-            self.restore(state, None)
-        return state is not None
+    def recall(self, round: int, digest: str, inner: str | None) -> bool:
+        """`restore` out of this worker's own RAM, with its own vectors of that time when a base of that round is there; False
+        when what the others restore is not there. `inner`: the digest of the checkpoint's inner optimiser's state, where it
+        has one. Raises MemberError, ChildFailed.
+        """
+        found = self.staging.recall(round, digest, inner)
+        if found is not None:
+            self.restore(*found)
+        return found is not None
 
     def snapshot(self, wanted: str, *, inner: bool) -> Json:
         """Set the adopted state aside; see `Staging.snapshot`."""
@@ -260,7 +268,7 @@ class Training:
         except MemberError as error:
             raise NoDonor(str(error)) from None
         if inner:
-            self._child.import_inner(inner)
+            self._give_inner(inner)
         self._offer(mesh)
 
     def _go_back(self) -> None:
@@ -271,17 +279,21 @@ class Training:
         self.member.become(before)
         self._local, self._mix_at = False, None
         if before.strategy.applies == "gradient":
-            self._child.import_inner(inner or self._fresh_inner())
+            self._give_inner(inner)
 
     def _begin_anew(self) -> None:
         """After numbers that were not finite: nothing of the child's own is gone on with, its optimiser's state neither."""
         self._local, self._mix_at = False, None
+        if self._fresh_inner():  # else the optimiser's state cannot be put back, and what it does next decides
+            self._give_inner(None)
+
+    def _give_inner(self, inner: bytes | None) -> None:
+        """Put this inner optimiser's state in the place of the child's; without one, that of before the first step."""
         fresh = self._fresh_inner()
-        if fresh:  # else the optimiser's state cannot be put back, and what it does next decides
-            self._child.import_inner(fresh)
+        self._child.import_inner(inner or fresh)
 
     def _fresh_inner(self) -> bytes:
-        """The inner optimiser's state before its first step, for members that all go back to a checkpoint without one."""
+        """The inner optimiser's state before its first step; to be asked for before the child trains or is given another."""
         if self._inner_at_load is None:
             try:
                 self._inner_at_load = self._child.export_inner(INNER_TIMEOUT_S)
@@ -299,9 +311,12 @@ class Training:
 
     def _train(self, now: Round, order: Json) -> Json:
         member, strategy = self.member, self.member.strategy
+        # For good: the numbers of later steps may be those of positions that this worker drew by.
+        self._uneven = self._uneven or order["strategy"].get("adapt") == "steps"
         share: Json = {
             "round": order["round"], "first_step": order["first_step"], "steps": order["steps"],
             "position": order["position"], "worker": member.slot, "evaluate": False, "timeout_s": order["timeout_s"],
+            "uneven": self._uneven,
         }  # fmt: skip
         self._fresh_inner()
         start = self._start_parameters()

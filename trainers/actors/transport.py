@@ -50,6 +50,9 @@ class Transport(Protocol):
     def parcel(self, content: bytes) -> Parcel:
         """Put bytes where every worker can get them; once, however many get them."""
 
+    def made(self, parcel: Parcel, timeout_s: float) -> bool:
+        """Whether a parcel that a call gives is there to be opened, after at most `timeout_s`; its bytes do not travel yet."""
+
     def open(self, parcel: Parcel, timeout_s: float) -> bytes | Gone:
         """The bytes of a parcel."""
 
@@ -93,6 +96,13 @@ class RayTransport:
         import ray
 
         return ray.put(content)
+
+    def made(self, parcel: Parcel, timeout_s: float) -> bool:
+        """See Transport. To wait for the bytes themselves in pieces of time would begin their way anew each time."""
+        import ray
+
+        done, _ = ray.wait([parcel], timeout=timeout_s, fetch_local=False)
+        return bool(done)
 
     def open(self, parcel: Parcel, timeout_s: float) -> bytes | Gone:
         """See Transport."""

@@ -173,21 +173,20 @@ class Worker:
 
         return self._in_turn(prepare)
 
-    def restore(self, state: bytes, inner: bytes | None) -> Json:
-        """Take over a checkpoint's state; {ok, round, step, position, digest}."""
+    def restore(self, state: bytes, inner: bytes | None, own: bool) -> Json:
+        """Take over a checkpoint's state, with `own` what was its maker's own too; {ok, round, step, position, digest}."""
 
         def restore(training: Training) -> Json:
-            training.restore(state, inner)
+            training.restore(state, inner, own)
             return training.standing()
 
         return self._in_turn(restore)
 
-    def recall(self, round: int, digest: str) -> Json:
-        """Go back to a checkpoint's state out of this worker's own RAM; {ok, found}."""
-        with self._turn:
-            self._called_at = time.monotonic()
-            found = self._training is not None and self._training.recall(round, digest)
-            return {"ok": True, "found": found}
+    def recall(self, round: int, digest: str, inner: str | None) -> Json:
+        """Go back to a checkpoint's state out of this worker's own RAM; {ok, found}. `inner`: the digest of the inner
+        optimiser's state that goes with it, if one does.
+        """
+        return self._in_turn(lambda training: {"found": training.recall(round, digest, inner)})
 
     def train(self, order: Json) -> Json:
         """One worker's share of a round; {ok, round, loss, steps, tokens, trained_ms, norm}. `order`: see `orders.train_order`
