@@ -6,7 +6,7 @@ all parameters as one flat tensor in the order of the manifest's `tensors`, so o
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -101,13 +101,16 @@ def _header(tensors: Sequence[tuple[str, str, Sequence[int], int]], metadata: Ma
     return len(text).to_bytes(8, "little") + text
 
 
-def model_config(plan: RestorePlan, job: Mapping[str, Any], loss: float | None) -> dict[str, Any]:
-    """What is to be known about a model besides its tensors, from the job as the market shows it.
+def model_config(plan: RestorePlan, job: Mapping[str, Any], rounds: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is to be known about a model besides its tensors, from the job and its rounds as the market shows them.
 
-    `loss` is the held-out loss after that round, or None. To build the model: the workload of that name (or class) with
-    these options, then `load_state_dict(safetensors.torch.load_file("model.safetensors"), strict=True)`.
+    Held-out figures are of the last evaluation up to the model's round, which `held_out_round` names; None before the
+    first. To build the model: the workload of that name (or class) with these options, then
+    `load_state_dict(safetensors.torch.load_file("model.safetensors"), strict=True)`.
     """
     manifest, workload = plan.manifest, job["spec"]["workload"]
+    evaluated = [one for one in rounds if one["round"] <= plan.round and one.get("loss") is not None]
+    last = max(evaluated, key=lambda one: int(one["round"]), default={})
     made = workload.get("name") or workload.get("class_name")
     return {
         "model_type": made,
@@ -121,7 +124,9 @@ def model_config(plan: RestorePlan, job: Mapping[str, Any], loss: float | None) 
         "job": manifest.job,
         "round": plan.round,
         "step": plan.step,
-        "held_out_loss": loss,
+        "held_out_round": last.get("round"),
+        "held_out_loss": last.get("loss"),
+        "held_out_metrics": dict(last.get("metrics") or {}),
         "strategy": dict(manifest.strategy),
         "seed": job["spec"]["seed"],
     }

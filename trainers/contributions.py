@@ -96,11 +96,6 @@ def unpack_reduced(payload: Payload, *, round: int, step: int) -> Reduced:
     return Reduced(of_round, of_step, slots, weight, memoryview(payload)[body_at:])
 
 
-def is_reduced(payload: Payload) -> bool:
-    """Whether these bytes begin as a reduced slice does, not as a contribution."""
-    return bytes(payload[:4]) == REDUCED_MAGIC
-
-
 def encode_parts(parts: Sequence[Part], vectors: Sequence[Vector]) -> bytes:
     """The parts' encodings, joined. Raises BadPayload when an element is not finite."""
     assert [part.elements for part in parts] == [vector.size for vector in vectors], "not the promised parts"

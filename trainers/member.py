@@ -18,21 +18,30 @@ import safetensors
 import safetensors.numpy
 
 from trainers.codecs import BadPayload, Vector
-from trainers.codecs.base import sum_of_squares
+from trainers.codecs.base import refuse_not_finite, sum_of_squares
 from trainers.contributions import (
     Bundle,
     Contribution,
     Reduced,
     decode_parts,
     encode_parts,
-    is_reduced,
     slices_of,
     unpack_bundle,
 )
 from trainers.layout import Layout, elements_of, layout_of
-from trainers.member_exports import FORMAT, OWN, read_description, read_export, write_export
+from trainers.member_exports import FORMAT, OWN, exported_state, read_description, read_export, write_export
 from trainers.merging import weighted_mean
-from trainers.round_merges import MemberError, Merged, Pending, RoundOrder, assemble, digest_of, read_updates
+from trainers.round_merges import (
+    MemberError,
+    Merged,
+    Pending,
+    RoundOrder,
+    assemble,
+    assemble_whole,
+    digest_of,
+    read_updates,
+    sent_in_part,
+)
 from trainers.strategies import Moment, Part, State, Strategy, strategy
 
 __all__ = ["Member", "MemberError", "Merged", "RoundOrder", "read_description", "staged"]
@@ -62,6 +71,7 @@ class Member:
         self.tentative: Merged | None = None
         self.bundle: Bundle | None = None
         """What the last committed round merged; None when the round cannot be replayed from it."""
+        self._refused: Mapping[int, str] = {}  # in the steps of the round in progress
 
     @property
     def parameters(self) -> Vector:
@@ -91,13 +101,12 @@ class Member:
     ) -> float:
         """Take what this member has trained (or, with `step`, one step's gradient) into the merge of `order`.
 
-        Returns the norm of what is to be sent (0 for a step's). Raises MemberError for a round that is not next, BadPayload when something is not finite.
+        Returns the norm of what is to be sent (0 for a step's). Raises MemberError for a round that is not next, BadPayload when something counts as not finite.
         """
         if order.round != self.round + 1:
             raise MemberError(f"round {order.round} is not next here; {self.round} rounds are committed")
         moment = self._moment(order, step, rate)
-        if not np.isfinite(local).all():
-            raise BadPayload("not all elements are finite")
+        refuse_not_finite(local)
         vectors, state = self.strategy.contribute(self._state, local, moment)
         weighted = bool(self.spec["strategy"].get("weighted", False))
         self._pending = Pending(
@@ -141,7 +150,7 @@ class Member:
             body = encode_parts(pending.parts, pending.vectors)
             pending.payload = self._contribution(pending, body)
             pending.sent = self.strategy.sent(pending.state, decode_parts(pending.parts, body), pending.moment)
-            pending.cut = {}
+            pending.cut, pending.reduces = {}, False
         return pending.payload
 
     def cut(self, owners: Sequence[int]) -> dict[int, bytes]:
@@ -156,7 +165,7 @@ class Member:
                 [decoded[start:stop]] = decode_parts(slice_part, body)
                 cut[owner] = self._contribution(pending, body)
             pending.sent = self.strategy.sent(pending.state, (decoded,), pending.moment)
-            pending.cut, pending.payload = cut, None
+            pending.cut, pending.payload, pending.reduces = cut, None, True
         return pending.cut
 
     def sent_digest(self) -> str:
@@ -172,7 +181,7 @@ class Member:
         pending = self._in_progress()
         start, stop = slices_of(pending.parts[0].elements, owners)[self.slot]
         part = (Part(stop - start, pending.parts[0].codec),)
-        updates, _ = read_updates(pending, part, received, self._most_weight)
+        updates, pending.left_out = read_updates(pending, part, received, self._most_weight)
         if not updates:
             body = encode_parts(part, (np.zeros(stop - start, dtype=np.float32),))
             return Reduced(pending.order.round, pending.moment.step, (), 0.0, body).pack()
@@ -185,7 +194,8 @@ class Member:
     def merge(self, results: Mapping[int, bytes], among: Sequence[int] | None = None) -> Merged:
         """The state after the merge, from whole contributions by slot or reduced slices by owner; not adopted yet.
 
-        `among`: the members of the exchange; whose slices are not in the mean is named as refused. Raises MemberError when nothing usable is among them, or when the outcome is not finite.
+        `among`: the members of the exchange; whose slices are not in the mean, or who made a bad one of it, is named as refused.
+        Raises MemberError when nothing usable is among them, BadPayload when the outcome is not finite (the job's own doing).
         """
         pending = self._in_progress()
         merged = self._merge(results, pending, frozenset(pending.order.slots if among is None else among))
@@ -220,21 +230,27 @@ class Member:
         merged = self.tentative
         assert merged is not None, "a step's result before its merge"
         self._state, self._digest = merged.state, None
+        self._refused = {**merged.refused, **self._refused}
         self._pending = self.tentative = None
         return self._state["gradient" if self.strategy.applies == "gradient" else "parameters"]
 
     def finish(self, trained: Vector, order: RoundOrder) -> Merged:
-        """End a round of steps at the parameters that the child ended at; tentative until `commit`."""
+        """End a round of steps at the parameters that the child ended at; tentative until `commit`.
+
+        Whose contribution to one of the steps was refused is named, and not accepted.
+        """
         if order.round != self.round + 1:
             raise MemberError(f"round {order.round} is not next here; {self.round} rounds are committed")
         state = {name: vector for name, vector in self._state.items() if name != "gradient"}
         state["parameters"] = trained
-        self.tentative = Merged(order, state, digest_of(state), order.slots, {}, None)
+        accepted = tuple(slot for slot in order.slots if slot not in self._refused)
+        self.tentative = Merged(order, state, digest_of(state), accepted, self._refused, None)
+        self._refused = {}
         return self.tentative
 
     def become(self, other: "Member") -> None:
         """Stand where a `staged` copy of this member stands: back where it was, or ahead where the copy was led."""
-        self._state, self._digest = other._state, other._digest
+        self._state, self._digest, self._refused = other._state, other._digest, {}
         self.round, self.step, self.position = other.round, other.step, other.position
         self.accepted, self.bundle = other.accepted, other.bundle
         self.abandon()
@@ -279,23 +295,9 @@ class Member:
             member.round, member.step = int(described["round"]), int(described["step"])
             member.position = int(described["position"])
             member.accepted = tuple(map(int, described["accepted"]))
+            member._state = exported_state(tensors, member.strategy, member._state, own=own)
         except (KeyError, ValueError, TypeError, LookupError, safetensors.SafetensorError) as error:
             raise MemberError(f"not an exported member: {error}") from None
-        state = dict(member._state)
-        for name, tensor in tensors.items():
-            plain = name.removeprefix(OWN)
-            if not name.startswith(OWN) and name not in {*member.strategy.shared, "parameters"}:
-                raise MemberError(f"not an exported member: {name} is nothing of {member.strategy.name}")
-            if tensor.dtype != np.float32 or not np.isfinite(tensor).all():
-                raise MemberError(f"not an exported member: {name} is of another kind or not finite")
-            if plain in state and state[plain].shape != tensor.shape:
-                raise MemberError(f"not an exported member: {name} is of shape {tensor.shape}")
-            if own or not name.startswith(OWN):
-                state[plain] = tensor
-        missing = (member.strategy.shared & set(member._state)) - set(tensors)
-        if missing:
-            raise MemberError(f"not an exported member: it lacks {', '.join(sorted(missing))}")
-        member._state = state
         return member
 
     def take_over(
@@ -307,9 +309,7 @@ class Member:
         """
         peer = Member.restore(exported, slot=self.slot, epoch=self.epoch, own=own)
         if round not in (None, peer.round) or digest not in (None, peer.digest()):
-            raise MemberError(
-                f"a state of round {peer.round} with digest {peer.digest()[:12]}, not of {round}, {digest}"
-            )
+            raise MemberError(f"a state of round {peer.round}, {peer.digest()[:12]}, not of {round}, {digest}")
         if peer.spec["seed"] != self.spec["seed"] or peer.spec["steps"] != self.spec["steps"]:
             raise MemberError("the state of another job")
         if any(vector.size != self.parameters.size for vector in peer._state.values()):
@@ -320,7 +320,7 @@ class Member:
         self.strategy, self.spec = peer.strategy, peer.spec
         self._state, self._digest = {**peer._state, **mine}, None
         self.round, self.step, self.position, self.accepted = peer.round, peer.step, peer.position, peer.accepted
-        self.bundle = None
+        self.bundle, self._refused = None, {}
         self.abandon()
 
     def apply(self, bundle: Bundle) -> str:
@@ -329,7 +329,8 @@ class Member:
             raise MemberError(f"the bundle of round {bundle.round} does not follow round {self.round}")
         order = RoundOrder(bundle.round, bundle.step_before, bundle.step_after, bundle.position, bundle.slots)
         moment = self._moment(order, None, 0.0)
-        self._pending = Pending(order, moment, self.strategy.parts(moment), (), self._state, 1.0)
+        parts, reduces = self.strategy.parts(moment), bundle.topology == "reduce"
+        self._pending = Pending(order, moment, parts, (), self._state, 1.0, reduces=reduces)
         self.merge(bundle.payloads)
         return self.commit()
 
@@ -367,28 +368,27 @@ class Member:
         return MOST_TOKENS if self.spec["strategy"].get("weighted", False) else 1.0
 
     def _merge(self, results: Mapping[int, bytes], pending: Pending, among: frozenset[int]) -> Merged:
-        reduced = bool(results) and is_reduced(next(iter(results.values())))
-        if reduced:
-            updates, accepted = assemble(pending, results)
-            refused = dict.fromkeys(sorted(among - set(accepted)), "not in every slice of the mean")
+        if pending.reduces:
+            found = assemble(pending, results, among)
         else:
-            updates, refused = read_updates(pending, pending.parts, results, self._most_weight)
-            accepted = tuple(update.slot for update in updates)
-        if not updates:
-            raise MemberError(f"nothing to merge in round {pending.order.round}: {refused or 'nobody contributed'}")
-        mine = pending.sent if pending.sent is not None and self.slot in accepted else self._state
-        state = self.strategy.merge(mine, updates, pending.moment)
-        if not np.isfinite(state["parameters"]).all():
-            raise MemberError(f"round {pending.order.round} would make parameters that are not finite")
+            found = assemble_whole(pending, results, self._most_weight)
+        if not found.updates:
+            raise MemberError(f"nothing to merge in round {pending.order.round}: {found.refused or 'nobody contributed'}")
+        mine = self._state
+        if pending.sent is not None and self.slot in found.accepted:
+            mine = sent_in_part(self.strategy, mine, pending, found.lost) if found.lost else pending.sent
+        state = self.strategy.merge(mine, found.updates, pending.moment)
         order = pending.order
+        if not np.isfinite(state["parameters"]).all():
+            raise BadPayload(f"round {order.round} would make parameters that are not finite")
         bundle = None
         if self.replays:
             bundle = Bundle(
-                order.round, order.step_before, order.step_after, "reduce" if reduced else "gather", order.slots,
-                order.position_after, dict(results),
+                order.round, order.step_before, order.step_after, "reduce" if pending.reduces else "gather",
+                order.slots, order.position_after, dict(results),
             )  # fmt: skip
         digest = digest_of(state) if self.strategy.cadence == "round" else ""
-        return Merged(order, state, digest, accepted, refused, bundle)
+        return Merged(order, state, digest, found.accepted, found.refused, bundle)
 
 
 def staged(member: Member) -> Member:

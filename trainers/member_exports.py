@@ -9,6 +9,7 @@ import safetensors
 import safetensors.numpy
 
 from trainers.codecs import Vector
+from trainers.strategies import State, Strategy
 
 FORMAT = 2
 OWN = "own/"
@@ -25,6 +26,28 @@ def read_export(exported: bytes) -> tuple[dict[str, Any], dict[str, Vector]]:
     """The description and the tensors. Raises ValueError, LookupError, TypeError or SafetensorError."""
     described = read_description(exported)
     return described, {name: np.array(tensor) for name, tensor in safetensors.numpy.load(exported).items()}
+
+
+def exported_state(tensors: Mapping[str, Vector], strategy: Strategy, fresh: State, *, own: bool) -> State:
+    """The state of these exported tensors: what they lack is as in `fresh`, a state of the strategy before its first round.
+
+    `own`: what is a member's own is taken too; else it is only looked at. Raises ValueError.
+    """
+    state = dict(fresh)
+    for name, tensor in tensors.items():
+        plain = name.removeprefix(OWN)
+        if not name.startswith(OWN) and name not in {*strategy.shared, "parameters"}:
+            raise ValueError(f"{name} is nothing of {strategy.name}")
+        if tensor.dtype != np.float32 or not np.isfinite(tensor).all():
+            raise ValueError(f"{name} is of another kind or not finite")
+        if plain in fresh and fresh[plain].shape != tensor.shape:
+            raise ValueError(f"{name} is of shape {tensor.shape}")
+        if own or not name.startswith(OWN):
+            state[plain] = tensor
+    missing = (strategy.shared & set(fresh)) - set(tensors)
+    if missing:
+        raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+    return state
 
 
 def read_description(exported: bytes) -> dict[str, Any]:

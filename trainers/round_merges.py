@@ -8,13 +8,14 @@ import numpy as np
 
 from trainers.codecs import BadPayload, Vector
 from trainers.contributions import (
+    CONTRIBUTION,
     Bundle,
     decode_parts,
     slices_of,
     unpack_contribution,
     unpack_reduced,
 )
-from trainers.strategies import Moment, Part, State, Update
+from trainers.strategies import Moment, Part, State, Strategy, Update
 
 
 class MemberError(Exception):
@@ -57,6 +58,8 @@ class Pending:
     sent: State | None = None
     payload: bytes | None = None
     cut: dict[int, bytes] = field(default_factory=dict)
+    reduces: bool = False  # slices of the mean are exchanged, not whole contributions
+    left_out: dict[int, str] = field(default_factory=dict)  # as the owner of a slice: whose slices, and why
 
 
 def read_updates(
@@ -75,25 +78,72 @@ def read_updates(
     return updates, refused
 
 
-def assemble(pending: Pending, results: Mapping[int, bytes]) -> tuple[list[Update], tuple[int, ...]]:
-    """One update from everybody's slices of the mean, and whose contributions are in all of them. Raises
-    MemberError.
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """What comes of an exchange: the updates in slot order, whose contributions are wholly in them, who was refused and why,
+    and which elements [start, stop) came to nothing.
+    """
+
+    updates: list[Update]
+    accepted: tuple[int, ...]
+    refused: Mapping[int, str]
+    lost: tuple[tuple[int, int], ...] = ()
+
+
+def assemble_whole(pending: Pending, results: Mapping[int, bytes], most_weight: float) -> Assembled:
+    """Everybody's contribution as it is."""
+    updates, refused = read_updates(pending, pending.parts, results, most_weight)
+    return Assembled(updates, tuple(update.slot for update in updates), refused)
+
+
+def assemble(pending: Pending, results: Mapping[int, bytes], among: frozenset[int]) -> Assembled:
+    """The mean of everybody's contributions from its slices, as one update.
+
+    All have the same slices, so that all refuse the same: nobody has moved where a slice is none, and its owner, who made
+    it, is not accepted. Else one owner could stop everybody but itself.
     """
     [part] = pending.parts
-    mean, weight = np.empty(part.elements, dtype=np.float32), 0.0
-    accepted = set(pending.order.slots)
+    mean, weight = np.zeros(part.elements, dtype=np.float32), 0.0
+    accepted, bad, lost = set(pending.order.slots), dict[int, str](), []
     for owner, (start, stop) in slices_of(part.elements, sorted(results)).items():
         try:
             found = unpack_reduced(results[owner], round=pending.order.round, step=pending.moment.step)
             [mean[start:stop]] = decode_parts((Part(stop - start, part.codec),), found.body)
         except BadPayload as error:
-            raise MemberError(f"slot {owner} made a bad slice of the mean: {error}") from None
+            bad[owner] = f"it made a bad slice of the mean: {error}"
+            lost.append((start, stop))
+            continue
         if stop > start:
             accepted &= set(found.slots)
             weight = max(weight, found.weight)
     if weight <= 0.0:
-        return [], ()
-    return [Update(min(accepted, default=pending.moment.slot), weight, (mean,))], tuple(sorted(accepted))
+        accepted &= among if bad else set()
+    accepted -= set(bad)
+    outside = {slot: pending.left_out.get(slot, "not in every slice of the mean") for slot in sorted(among - accepted)}
+    updates = (
+        [Update(min(accepted, default=pending.moment.slot), weight or 1.0, (mean,))] if weight > 0.0 or bad else []
+    )
+    return Assembled(updates, tuple(sorted(accepted)), outside | bad, tuple(lost))
+
+
+def sent_in_part(strategy: Strategy, before: State, pending: Pending, lost: Sequence[tuple[int, int]]) -> State:
+    """The own state with what this member contributed in slices, when the elements `lost` [start, stop) came to nothing:
+    all of that is still owed, but for what `resume` keeps. `before`: the state before the contribution.
+    """
+    [part], [vector] = pending.parts, pending.vectors
+    owed = np.zeros_like(vector)
+    if strategy.error_feedback:
+        for owner, (start, stop) in slices_of(part.elements, sorted(pending.cut)).items():
+            body = memoryview(pending.cut[owner])[CONTRIBUTION.size :]
+            [seen] = decode_parts((Part(stop - start, part.codec),), body)
+            np.subtract(vector[start:stop], seen, out=owed[start:stop])
+    for start, stop in lost:
+        owed[start:stop] = vector[start:stop]
+    if strategy.keep > 0.0:  # that share of the progress is in the next contribution; what was owed before it is not
+        owed_before = strategy.contribute(before, before["parameters"], pending.moment)[0][0]
+        for start, stop in lost:
+            owed[start:stop] -= np.float32(strategy.keep) * (vector[start:stop] - owed_before[start:stop])
+    return strategy.owing(pending.state, owed, pending.moment)
 
 
 def digest_of(state: State) -> str:

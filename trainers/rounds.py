@@ -275,8 +275,10 @@ class Rounds(RunState):
             others = [judge for judge in judges if judge != slot]
             words = [self._refused[judge][slot] for judge in sorted(others) if slot in self._refused[judge]]
             if words and slot not in self._warned and (not self.plan.agrees or 2 * len(words) > len(others)):
-                reason = "nan" if "finite" in words[0] else "payload"
-                out += self._warn(slot, reason, f"its contribution is refused: {words[0]}")
+                # Of a slice only its owner knows what is wrong.
+                said = next((one for one in words if "finite" in one), words[0])
+                reason = "nan" if "finite" in said else "payload"
+                out += self._warn(slot, reason, f"its contribution is refused: {said}")
         return out
 
     def _committed(self, started: StartRound, digest: str, now_ms: int) -> Decisions:

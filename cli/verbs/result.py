@@ -57,7 +57,7 @@ def result(
         except (ManifestError, NothingRestorable) as error:
             remedy = "try again; if it stays, run `torg books verify`"
             raise CliError("digest_wrong", str(error), None, remedy) from error
-        config = model_config(found.plan, client.job(job_id), _loss(client, job_id, found.plan.round))
+        config = model_config(found.plan, client.job(job_id), client.rounds(job_id))
     size = _write(output / "model.safetensors", parts)
     _write(output / "config.json", [_pretty(config)])
     _write(output / "manifest.json", [_pretty(manifest.to_json())])
@@ -123,12 +123,6 @@ def _fetching(settings: Settings, client: "Market", folder: Path, manifest: Mani
                 target.unlink(missing_ok=True)
 
         yield fetch
-
-
-def _loss(client: "Market", job: str, round: int) -> float | None:
-    losses = {one["round"]: one.get("loss") for one in client.rounds(job)}
-    found = losses.get(round)
-    return None if found is None else float(found)
 
 
 def _write(target: Path, parts: Sequence[bytes | memoryview]) -> int:

@@ -111,7 +111,8 @@ def test_every_kept_round_of_a_job_can_be_had_as_a_model(
             run_of_job.durable(kind)
         assert refusal(lambda: ann.result(job)).code == "no_result"
         _check_reports(ann, stranger, job)
-        square.local("plane").report_readings(job, run_pid=1, evaluated=[{"round": 2, "loss": 1.5}])
+        told = [{"round": 2, "loss": 1.5, "metrics": {"accuracy": 0.5, "f1": 0.25}}]
+        square.local("plane").report_readings(job, run_pid=1, evaluated=told)
 
         for number in (1, 2, 3):
             folder = tmp_path / str(number)
@@ -122,8 +123,12 @@ def test_every_kept_round_of_a_job_can_be_had_as_a_model(
                 "manifest.json",
                 "model.safetensors",
             ]
-        config = json.loads((tmp_path / "2" / "config.json").read_text())
-        assert (config["round"], config["step"], config["held_out_loss"]) == (2, 60, 1.5)
+        figures = {"accuracy": 0.5, "f1": 0.25}
+        for number, held_out in ((1, (None, None, {})), (2, (2, 1.5, figures)), (3, (2, 1.5, figures))):
+            config = json.loads((tmp_path / str(number) / "config.json").read_text())
+            assert (config["round"], config["step"]) == (number, 30 * number)
+            said = (config["held_out_round"], config["held_out_loss"], config["held_out_metrics"])
+            assert said == held_out, "the last evaluation, never a later one"
         capsys.readouterr()
         assert result(job, tmp_path / "9", "--round", "9") == 3
         assert "one of 1, 2, 3" in capsys.readouterr().err

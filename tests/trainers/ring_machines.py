@@ -153,14 +153,14 @@ class _Links:
 
 
 class HookedMesh(meshes.Mesh):
-    """A mesh that comes by the hooks, and sends and takes what `forge` and `spoil` make of payloads."""
+    """A mesh that comes by the hooks, and sends and takes what `forge`, `forge_mean` and `spoil` make of payloads."""
 
     def __init__(self, *, slot: int, **arguments: Any) -> None:
         super().__init__(slot=slot, **arguments)
         self.seat = CURRENT[0].seats[slot]
         self._links = _Links(self._links, self.seat)
 
-    def _run(self, pattern: Any, step: int, outgoing: Any, *rest: Any) -> dict[int, bytes]:
+    def _run(self, pattern: Any, step: int, outgoing: Any, combine: Any, *rest: Any) -> dict[int, bytes]:
         assert self.view is not None
         number, seat = self.seat.member.tentative_round, self.seat
         seat.come("exchange", number)
@@ -170,7 +170,11 @@ class HookedMesh(meshes.Mesh):
             forge = seat.forge.get(number)
             return payloads if forge is None else {slot: forge(payload) for slot, payload in payloads.items()}
 
-        found: dict[int, bytes] = super()._run(pattern, step, forged, *rest)
+        def combined(received: dict[int, bytes]) -> bytes:
+            mean: bytes = combine(received)
+            return seat.forge_mean.get(number, lambda same: same)(mean)
+
+        found: dict[int, bytes] = super()._run(pattern, step, forged, combined, *rest)
         seat.come("exchanged", number)
         spoil = seat.spoil.pop(number, None)
         return found if spoil is None else spoil(dict(found))
@@ -208,6 +212,8 @@ class Seat:
     """What it got of the others: the state after a round, or what a round merged."""
     cut_from: set[int] = field(default_factory=set)
     forge: dict[int, Callable[[bytes], bytes]] = field(default_factory=dict)
+    forge_mean: dict[int, Callable[[bytes], bytes]] = field(default_factory=dict)
+    """What it makes of the slice that it owns."""
     spoil: dict[int, Callable[[dict[int, bytes]], dict[int, bytes]]] = field(default_factory=dict)
     diverges: dict[int, int] = field(default_factory=dict)
     """In which step of a round its numbers are not finite."""

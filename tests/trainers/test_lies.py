@@ -12,6 +12,7 @@ import pytest
 from tests.trainers.ring import ring
 from tests.trainers.ring_jobs import STRATEGIES, is_done, spec_of, strategy_of
 from tests.trainers.ring_machines import hold
+from trainers.codecs.base import LARGEST
 from trainers.contributions import CONTRIBUTION
 
 
@@ -35,8 +36,13 @@ def other(field: int, change: int) -> Callable[[bytes], bytes]:
     return forge
 
 
+HUGE = poison(3e38)
+BEYOND = poison(float(np.nextafter(LARGEST, np.float32(np.inf))))
+"""Finite: three of these have no sum."""
+
 FORGERIES = {
-    "nan": poison(float("nan")), "infinite": poison(float("inf")), "another round": other(1, 1),
+    "nan": poison(float("nan")), "infinite": poison(float("inf")), "huge": HUGE, "beyond what may be": BEYOND,
+    "another kind": lambda payload: b"TR" + payload[2:], "another round": other(1, 1),
     "another step": other(2, 1), "another slot": other(4, 1), "truncated": lambda payload: payload[:-1],
     "empty": lambda payload: b"", "random": lambda payload: np.random.default_rng(5).bytes(len(payload)),
     "random body": lambda payload: payload[: CONTRIBUTION.size] + b"\xff" * (len(payload) - CONTRIBUTION.size),
@@ -56,6 +62,55 @@ def test_a_bad_contribution_is_refused_and_warned_of_and_the_second_costs_the_pl
         assert job.contributors()[3] == [0, 1, 2]
         assert [slot for slot, _ in job.lost()] == [1]
         assert job.contributors()[5:] == [[0, 2]] * 3
+
+
+EXACT = {
+    "ddp in slices": strategy_of("ddp", topology="butterfly"), "ddp whole": strategy_of("ddp", topology="gather"),
+    "local_sgd": strategy_of("local_sgd", codec="identity"),
+    "diloco by a star": strategy_of("diloco", codec="identity", topology="star"),
+    "streaming_diloco": strategy_of("streaming_diloco", codec="identity"),
+    "noloco": strategy_of("noloco", codec="identity", slow_codec="identity"), "demo": strategy_of("demo", codec="identity"),
+    "distro": strategy_of("distro", codec="identity"), "sparseloco": strategy_of("sparseloco", codec="top_k:64/4096+identity"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", EXACT)
+def test_who_sends_numbers_so_large_that_the_sum_would_overflow_is_found_and_costs_nobody_else_anything(what):
+    with ring(spec_of(EXACT[what], rounds=7)) as job:
+        job.seats[1].forge.update({2: HUGE, 4: HUGE})
+        assert is_done(job.run())
+        job.check(agree=what != "noloco")
+        assert job.numbers() == [1, 2, 3, 4, 5, 6, 7]
+        named = [one for number in (2, 4) for one in job.warned(number)]
+        if what != "noloco":  # who is alone in a round shows it to nobody
+            assert [one["slot"] for one in named] == [1, 1]
+            assert job.lost() == [(1, "bad_contribution")]
+            assert job.contributors() == [[0, 1, 2], [0, 2], [0, 1, 2], [0, 2], [0, 2], [0, 2], [0, 2]]
+        assert {one["slot"] for one in named} <= {1}
+        assert all("3e+38 counts as not finite: at most 2^60 is allowed" in one["reason"] for one in named)
+        assert np.abs(job.seats[0].training.member.parameters).max() < 10.0
+
+
+BAD_MEANS = {
+    "huge": HUGE, "nan": poison(float("nan")), "empty": lambda mean: b"", "truncated": lambda mean: mean[:-1],
+    "another kind": lambda mean: b"TC" + mean[2:], "random": lambda mean: np.random.default_rng(6).bytes(len(mean)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD_MEANS)
+@pytest.mark.parametrize("way", ["diloco-butterfly", "diloco-star", "ddp-butterfly"])
+def test_who_makes_a_bad_slice_of_the_mean_is_found_and_all_others_go_on_alike(way, what):
+    name, topology = way.split("-")
+    with ring(spec_of(strategy_of(name, codec="identity", topology=topology), rounds=7)) as job:
+        job.seats[0].forge_mean.update({2: BAD_MEANS[what], 4: BAD_MEANS[what]})
+        assert is_done(job.run())
+        job.check()
+        assert job.numbers() == [1, 2, 3, 4, 5, 6, 7]
+        named = [one for number in (2, 4) for one in job.warned(number)]
+        assert [one["slot"] for one in named] == [0, 0]
+        assert all("it made a bad slice of the mean" in one["reason"] for one in named)
+        assert job.lost() == [(0, "bad_contribution")]
+        assert job.contributors() == [[0, 1, 2], [1, 2], [0, 1, 2], [1, 2], [1, 2], [1, 2], [1, 2]]
 
 
 @pytest.mark.parametrize("name", ["streaming_diloco", "noloco", "demo", "sparseloco"])

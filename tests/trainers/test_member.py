@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainers.codecs import BadPayload
-from trainers.contributions import Bundle, unpack_bundle, unpack_contribution, unpack_reduced
+from trainers.contributions import Bundle, slices_of, unpack_bundle, unpack_contribution, unpack_reduced
 from trainers.layout import layout_of
 from trainers.member import Member, MemberError, RoundOrder
 from trainers.options import strategy_options
@@ -111,6 +111,122 @@ def test_not_finite_work_is_refused_where_it_is_made():
         member.contribute(np.full_like(INITIAL, np.nan), order())
     with pytest.raises(MemberError):
         member.payload()
+
+
+def huge(payload: bytes) -> bytes:
+    """Its last element finite, and too large for three of them to have a sum."""
+    return payload[:-4] + np.float32(3e38).tobytes()
+
+
+def test_a_finite_contribution_so_large_that_the_sum_might_overflow_is_refused_by_all_alike():
+    group, only = (contributed(members(given=spec(codec="identity"))) for _ in range(2))
+    results = gather(group)
+    results[1] = huge(results[1])
+    outcomes = [group[0].merge(results), group[2].merge(results)]
+    assert {merged.accepted for merged in outcomes} == {(0, 4)}
+    assert all("counts as not finite" in merged.refused[1] for merged in outcomes)
+    expected = only[0].merge({slot: results[slot] for slot in (0, 4)}).digest
+    assert {merged.digest for merged in outcomes} == {expected}
+    with pytest.raises(BadPayload, match="counts as not finite"):
+        members()[0].contribute(np.full_like(INITIAL, 3e38), order())
+
+
+@pytest.mark.parametrize("slot", [0, 1, 4])
+def test_bytes_that_call_themselves_the_other_kind_are_their_makers_alone(slot):
+    group = contributed(members())
+    results = gather(group)
+    merged = group[0].merge({**results, slot: b"TR" + results[slot][2:]})
+    assert (set(merged.refused), merged.accepted) == ({slot}, tuple(sorted({0, 1, 4} - {slot})))
+    group = contributed(members())
+    means = butterfly(group, (0, 1, 4))
+    merged = group[0].merge({**means, slot: b"TC" + means[slot][2:]})
+    assert (set(merged.refused), merged.accepted) == ({slot}, tuple(sorted({0, 1, 4} - {slot})))
+
+
+OWING = {
+    "diloco": spec("diloco", codec="int8", topology="butterfly"),
+    "diloco with feedback": spec("diloco", codec="int8", topology="butterfly", error_feedback=True),
+    "fedavg": spec("fedavg", codec="int8"),
+    "streaming": spec("streaming_diloco", inner_steps=20, codec="int8", mixing=0.0, fragments=1, overlap_steps=0),
+    "streaming that mixes": spec("streaming_diloco", inner_steps=20, codec="int8", fragments=1, overlap_steps=0),
+    "streaming with feedback": spec(
+        "streaming_diloco", inner_steps=20, codec="int8", fragments=1, overlap_steps=0, error_feedback=True
+    ),
+}
+
+
+@pytest.mark.parametrize("owners", [(0, 1, 4), (1,)], ids=["butterfly", "star"])
+@pytest.mark.parametrize("what", OWING)
+def test_where_a_slice_of_the_mean_is_none_all_stay_and_what_they_sent_there_is_owed(what, owners):
+    group = members(given=OWING[what])
+    owed_before = np.linspace(-1, 1, INITIAL.size, dtype=np.float32) * np.float32(0.01)
+    for member in group:  # late work, for example
+        member._state = {**member.state, "residual": owed_before}
+    means = butterfly(contributed(group), owners)
+    start, stop = slices_of(INITIAL.size, owners)[1]
+    means[1] = b""
+    progress = {member.slot: member.parameters - trained(member.slot, member) for member in group}
+    keep = group[0].strategy.keep
+    for member in group:
+        merged = member.merge(means)
+        assert merged.accepted == (0, 4)
+        assert "it made a bad slice of the mean: " in merged.refused[1]
+        member.commit()
+    assert len({member.digest() for member in group}) == 1
+    lost = slice(start, stop)
+    np.testing.assert_array_equal(group[0].parameters[lost], INITIAL[lost])
+    for member in (group[0], group[2]):
+        residual, mine = member.state["residual"], progress[member.slot]
+        np.testing.assert_allclose(residual[lost], ((1 - keep) * mine + owed_before)[lost], atol=1e-7)
+        rest = np.delete(residual, np.arange(start, stop))
+        assert rest.any() == (member.strategy.error_feedback and rest.size > 0), "what the codec lost"
+        assert np.square(rest).sum() < 1e-6 * INITIAL.size
+    np.testing.assert_array_equal(group[1].state["residual"], owed_before, "it is not accepted")
+
+
+def test_a_gradient_that_came_to_nothing_in_part_is_in_the_next_one_with_error_feedback():
+    group = members(given=spec("ddp", codec="int8", error_feedback=True))
+    here, gradient = order(1, steps=1), np.linspace(-1, 1, INITIAL.size, dtype=np.float32)
+    for member in group:
+        member.contribute(gradient, here, step=0, rate=0.01)
+    means = butterfly(group, (0, 1, 4))
+    start, stop = slices_of(INITIAL.size, (0, 1, 4))[1]
+    means[1] = b""
+    group[0].merge(means)
+    assert not group[0].step_result()[start:stop].any()
+    np.testing.assert_array_equal(group[0].state["gradient_residual"][start:stop], gradient[start:stop])
+    assert np.abs(group[0].state["gradient_residual"][:start]).max() < 0.05
+
+
+def test_who_was_refused_in_one_step_of_a_round_is_named_at_its_end():
+    group = members(given=spec("ddp", topology="gather"))
+    here = order(1, steps=2)
+    for step in range(2):
+        for member in group:
+            member.contribute(np.full(INITIAL.size, member.slot, dtype=np.float32), here, step=step, rate=0.01)
+        results = gather(group)
+        if step == 0:
+            results[4] = huge(results[4])
+        for member in group[:2]:
+            member.merge(results)
+            assert np.allclose(member.step_result(), 0.5 if step == 0 else 5 / 3)
+    for member in group[:2]:
+        merged = member.finish(INITIAL, here)
+        assert (merged.accepted, set(merged.refused)) == ((0, 1), {4})
+        member.commit(merged.digest)
+    for member in group[:2]:
+        assert member.finish(INITIAL, order(2, steps=2)).refused == {}, "it is of that round alone"
+
+
+def test_parameters_that_overflow_without_such_a_contribution_are_the_jobs_own_doing():
+    member = Member(spec(codec="identity", outer_lr=100.0), LAYOUT, INITIAL)
+    member._state = {**member.state, "momentum": np.full_like(INITIAL, 3e38)}
+    member.contribute(INITIAL, order(slots=(0,)))
+    with np.errstate(over="ignore"), pytest.raises(BadPayload, match="round 1 would make parameters that are not finite"):
+        member.merge({0: member.payload()})
+    with pytest.raises(MemberError):
+        member.commit()
+    assert np.array_equal(member.parameters, INITIAL)
 
 
 def test_a_round_that_is_not_next_is_refused_and_changes_nothing():

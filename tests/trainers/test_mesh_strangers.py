@@ -10,9 +10,9 @@ import pytest
 
 from tests.trainers.mesh_network import SECRET, SOON_S, Crew, crew_of, eventually, results
 from trainers.mesh import Mesh, Peer, View, sockets, wire
-from trainers.mesh.collectives import WAITING_FRAMES, Collectives
+from trainers.mesh.collectives import WAITING_FRAMES, Collectives, Done, Waiting
 from trainers.mesh.sockets import Counter, Wire, call, split
-from trainers.mesh.wire import Header, Hello, Kind, Purpose
+from trainers.mesh.wire import Header, Hello, Kind, Pattern, Purpose
 
 LIMIT = 1 << 16
 
@@ -153,6 +153,18 @@ def test_a_former_life_of_a_member_is_a_stranger(crew: Crew) -> None:
     eventually(lambda: crew.members[0].dropped().get("stranger") == 1)
     still_works(crew)
     line.close()
+
+
+@pytest.mark.parametrize("pattern", [Pattern.REDUCE, Pattern.PAIR])
+def test_a_result_of_another_exchange_is_none(pattern: Pattern) -> None:
+    core = Collectives(0, 1, LIMIT)
+    core.set_view(View(1, 1, (Peer(0, 1, "a:1"), Peer(1, 1, "b:1"))))
+    call = core.begin(Pattern.GATHER, 3, {0: b"mine", 1: b"mine"})
+    for answered in (pattern, Pattern.GATHER):
+        assert core.advance(call) == Waiting(frozenset({1}))
+        core.receive((1, 1), wire.Frame(Kind.RESULT, 1, 1, 3, wire.pack_result(answered, {1: b"theirs"})))
+    assert core.advance(call) == Done({1: b"theirs"})
+    assert core.dropped == {"result": 1}
 
 
 def test_what_waits_for_views_to_come_is_bounded() -> None:

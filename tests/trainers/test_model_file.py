@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,9 +117,33 @@ def test_a_file_that_does_not_hold_the_buffers_it_describes_is_refused(file: byt
 def test_a_config_says_how_to_build_the_model() -> None:
     workload = {"kind": "customer", "class_name": "Mine", "filename": "m.py", "digest": "0" * 64}
     spec = {"workload": workload, "options": {"size": "1M"}, "seed": 4}
-    config = model_config(plan_of(MANIFEST), {"spec": spec}, 2.5)
-    assert (config["model_type"], config["options"], config["held_out_loss"]) == ("Mine", {"size": "1M"}, 2.5)
+    config = model_config(plan_of(MANIFEST), {"spec": spec}, [])
+    assert (config["model_type"], config["options"]) == ("Mine", {"size": "1M"})
     assert (config["parameters"], config["tensors"]["a"]) == (1000, [10, 20])
+
+
+def evaluated(round: int, loss: float | None, **metrics: float) -> dict[str, Any]:
+    return {"round": round, "loss": loss, "metrics": metrics}
+
+
+@pytest.mark.parametrize(
+    ("rounds", "told"),
+    [
+        ([], (None, None, {})),
+        ([evaluated(7, None)], (None, None, {})),
+        ([evaluated(7, 2.5, accuracy=0.5, f1=0.25)], (7, 2.5, {"accuracy": 0.5, "f1": 0.25})),
+        ([evaluated(5, 2.75), evaluated(3, 3.0, accuracy=0.25), evaluated(7, None)], (5, 2.75, {})),
+        ([evaluated(8, 2.0, accuracy=0.75), evaluated(6, 2.5, accuracy=0.5)], (6, 2.5, {"accuracy": 0.5})),
+        ([{"round": 7, "loss": 2.5}], (7, 2.5, {})),
+    ],
+    ids=["no round", "none yet", "of this round", "of one before", "not of a later one", "an older market"],
+)
+def test_a_config_tells_the_last_evaluation_up_to_its_round(
+    rounds: list[dict[str, Any]], told: tuple[Any, ...]
+) -> None:
+    spec = {"workload": {"name": "digits"}, "options": {}, "seed": 4}
+    config = model_config(plan_of(dataclasses.replace(MANIFEST, round=7)), {"spec": spec}, rounds)
+    assert (config["held_out_round"], config["held_out_loss"], config["held_out_metrics"]) == told
 
 
 @pytest.mark.parametrize("at", [0, 12, len(STATE) // 2, len(STATE) - 1])

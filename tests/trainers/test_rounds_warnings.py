@@ -47,6 +47,14 @@ def test_a_refused_contribution_is_warned_of_once_then_costs_the_place():
     assert script.of(StartRound).slots == (0, 2)
 
 
+def test_of_a_slice_the_word_of_its_owner_says_what_is_wrong():
+    script = Script(slots=(0, 1, 2)).contribute(0, 1, 2)
+    script.merge(0, accepted=(0, 2), refused={1: "not in every slice of the mean"})
+    script.merge(1, 2, accepted=(0, 2), refused={1: "an element of magnitude 3e+38 counts as not finite"})
+    assert (script.of(Warned).slot, script.of(Warned).reason) == (1, "nan")
+    assert "3e+38" in script.of(Warned).why
+
+
 def test_who_diverges_is_warned_with_the_round_and_takes_over_what_the_others_made():
     script = Script(slots=(0, 1, 2)).contribute(0)
     assert script.spoil(1).of(MergeAgain).slots == (0, 2)

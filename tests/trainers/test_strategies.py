@@ -206,7 +206,7 @@ def test_a_robust_merge_gathers_and_a_liar_moves_nobody_far(name, merge):
     job = Job(options(name, merge=merge, codec="identity"), range(5))
     assert job.strategy.exchange == "gather"
     honest = Job(options(name, merge=merge, codec="identity"), range(4))
-    job.work = lambda slot: np.full(ELEMENTS, 1e30, np.float32) if slot == 4 else Job.work(job, slot)  # type: ignore[method-assign]
+    job.work = lambda slot: np.full(ELEMENTS, 1e18, np.float32) if slot == 4 else Job.work(job, slot)  # type: ignore[method-assign]
     for each in (job, honest):
         each.advance()
     assert np.abs(job.states[0]["parameters"] - honest.states[0]["parameters"]).max() < 0.2

@@ -18,6 +18,12 @@ Payload: TypeAlias = bytes | bytearray | memoryview
 Buffers: TypeAlias = Sequence[NDArray[Any]]  # contiguous, little-endian
 
 HEADER = struct.Struct("<4sQ")
+LARGEST = np.float32(2.0**60)
+"""Of a value that may travel; one beyond it counts as not finite, so that no sender can make others overflow.
+
+Sums over any number of workers and outer steps at the largest rate (100) and momentum, 1e9 rounds of them, stay below
+float32's largest: 100 · 2^60 · (1e9)² / 2 = 5.8e37.
+"""
 
 
 class BadPayload(ValueError):
@@ -39,10 +45,13 @@ class Codec(Protocol):
         """Length of the encoding of that many elements, whatever they are."""
 
     def encode(self, vector: Vector) -> Encoded:
-        """The bytes of float32 [n]. Raises BadPayload when an element is NaN or infinite."""
+        """The bytes of float32 [n]. Raises BadPayload when an element is NaN or beyond ±LARGEST.
+
+        A transform may make of elements near LARGEST what cannot be encoded, or what `decode` refuses.
+        """
 
     def decode(self, payload: Payload, elements: int) -> Vector:
-        """Float32 [elements]. Raises BadPayload for anything but a whole encoding of finite elements."""
+        """Float32 [elements]. Raises BadPayload for anything but a whole encoding of elements within ±LARGEST."""
 
 
 class Values(Protocol):
@@ -56,10 +65,12 @@ class Values(Protocol):
         """Length of the body of that many values."""
 
     def encode(self, values: Vector) -> Buffers:
-        """What, joined, is the body of float32 [n], n > 0. Raises BadPayload when a value is NaN or infinite."""
+        """What, joined, is the body of float32 [n], n > 0. Raises BadPayload when a value is NaN or beyond ±LARGEST."""
 
     def decode(self, body: memoryview, count: int) -> Vector:
-        """Float32 [count] from a body of the right length, count > 0. Raises BadPayload when one is not finite."""
+        """Float32 [count] from a body of the right length, count > 0. Raises BadPayload when one is NaN or beyond
+        ±LARGEST.
+        """
 
 
 def sum_of_squares(tensor: Vector | NDArray[np.float64], chunk: int = 1 << 16) -> float:
@@ -77,9 +88,13 @@ def sum_of_squares(tensor: Vector | NDArray[np.float64], chunk: int = 1 << 16) -
 
 
 def refuse_not_finite(tensor: Vector) -> None:
-    """Raises BadPayload when an element is NaN or infinite."""
-    if not np.isfinite(tensor).all():
-        raise BadPayload("not all elements are finite")
+    """Raises BadPayload when an element is NaN, infinite or beyond ±LARGEST."""
+    # NaN passes through both, and compares as false.
+    if tensor.size and not (tensor.min() >= -LARGEST and tensor.max() <= LARGEST):
+        if not np.isfinite(tensor).all():
+            raise BadPayload("not all elements are finite")
+        most = float(np.abs(tensor).max())
+        raise BadPayload(f"an element of magnitude {most:.3g} counts as not finite: at most 2^60 is allowed")
 
 
 def scaled_look_up(table: NDArray[np.float32], chunk: int, body: memoryview, count: int) -> Vector:

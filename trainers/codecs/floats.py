@@ -1,6 +1,6 @@
 """Values as shorter floats: float32 itself, IEEE half precision, bfloat16. Little-endian, one after the other.
 
-Rounding is to the nearest, ties to even; what is beyond the largest finite value becomes that value.
+Rounding is to the nearest, ties to even; what is beyond the largest half becomes that.
 """
 
 import numpy as np
@@ -10,7 +10,6 @@ from trainers.codecs.base import Buffers, Vector, refuse_not_finite
 
 LARGEST_FP16 = np.float32(65504.0)
 LEAST_NORMAL_FP16 = np.float32(2.0**-14)
-LARGEST_BF16 = np.array([0x7F7F0000], dtype=np.uint32).view(np.float32)[0]
 BLOCK = 1 << 16  # values worked on at a time, so that what lies between passes stays in the cache
 
 
@@ -74,10 +73,11 @@ class Bf16:
         """See `Values`."""
         refuse_not_finite(values)
         shorts, size = np.empty(values.size, dtype="<u2"), min(BLOCK, values.size)
-        clipped, odd = np.empty(size, dtype=np.float32), np.empty(size, dtype=np.uint32)
+        room, odd = (np.empty(size, dtype=np.uint32) for _ in range(2))
         for start in range(0, values.size, BLOCK):
             part = values[start : start + BLOCK]
-            bits = np.clip(part, -LARGEST_BF16, LARGEST_BF16, out=clipped[: part.size]).view(np.uint32)
+            bits = room[: part.size]
+            np.copyto(bits, part.view(np.uint32))
             ties = np.right_shift(bits, 16, out=odd[: part.size])
             ties &= 1
             bits += ties

@@ -15,7 +15,6 @@ CHUNK = 1 << 12
 ROWS = 4  # chunks worked on at a time, so that what lies between passes stays in the cache
 BINS = 4
 EDGE_SIGMAS = 1.5
-LARGEST = float(np.finfo(np.float32).max)
 
 _BYTES = np.arange(256)
 _QUADS = np.stack([_BYTES >> shift & 3 for shift in (0, 2, 4, 6)], axis=1).astype(np.uint8).reshape(-1).view(np.uint32)
@@ -70,7 +69,7 @@ def _quantise(values: Vector) -> tuple[Vector, NDArray[np.uint8]]:
     sizes = np.full(len(rows), CHUNK)
     sizes[-1] = (values.size - 1) % CHUNK + 1
     edges = EDGE_SIGMAS * np.sqrt(np.square(exact).sum(axis=1) / np.maximum(1, sizes - 1))
-    positive, outer = rows >= 0.0, np.abs(rows) >= np.minimum(edges, LARGEST).astype(np.float32)[:, None]
+    positive, outer = rows >= 0.0, np.abs(rows) >= edges.astype(np.float32)[:, None]
     codes = (positive == outer).view(np.uint8)
     codes += positive.view(np.uint8) << 1
     flat, bins = codes.reshape(-1), BINS * len(rows)

@@ -17,7 +17,7 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.codecs.base import BadPayload, Buffers, Vector, refuse_not_finite, sum_of_squares
+from trainers.codecs.base import LARGEST, Buffers, Vector, refuse_not_finite, sum_of_squares
 from trainers.codecs.kernels import Kernels, kernels
 
 CHUNK = 1 << 16
@@ -30,6 +30,7 @@ ENCODE_SPARED_NS, DECODE_SPARED_NS = 1.7, 0.6  # what compiled loops spare an el
 ROUNDING = np.float32(1.5 * 2**23 + ZERO_POINT)
 NARROWEST = 2.0**-120  # bins narrower than this have no reciprocal in float32
 TRUSTED = (1e-18, 1e36)  # sums of squares that float32 gives right: beyond, squares under- or overflow
+SURELY_SMALL = float(LARGEST) ** 2  # a sum of squares up to it has no value beyond LARGEST
 
 
 class Int8:
@@ -136,6 +137,6 @@ class _Quantiser:
         squares = float(np.square(chunk, out=self._singles[: chunk.size]).sum())
         if not TRUSTED[0] < squares < TRUSTED[1]:
             squares = sum_of_squares(chunk)
-        if not math.isfinite(squares):
-            raise BadPayload("not all elements are finite")
+        if not squares <= SURELY_SMALL:
+            refuse_not_finite(chunk)
         return squares

@@ -178,8 +178,8 @@ class Collectives:
                 found[slot] = one
         return found
 
-    def _finish(self, call: Call, result: dict[int, bytes], pattern: Pattern | None = None) -> Done:
-        self._keep(call.place, pattern or call.pattern, result)
+    def _finish(self, call: Call, result: dict[int, bytes]) -> Done:
+        self._keep(call.place, call.pattern, result)
         call.result = self._result_of(call)
         del self._calls[call.step]
         for waiting in self._waiting.values():
@@ -278,11 +278,13 @@ class Collectives:
         try:
             pattern, result = read_result(frame.payload)
         except BadWire:
+            pattern, result = None, {}
+        if pattern is not call.pattern:
             self.dropped["result"] += 1
             return
         if pattern is Pattern.PAIR and self.slot not in result:
             result = {self.slot: call.outgoing[self.slot]}  # the partner finished without us
-        self._finish(call, result, pattern)
+        self._finish(call, result)
 
     def _want(self, sender: Identity, frame: Frame) -> None:
         """Answer now, or once this member's view is as new; of the future, keep the sender's newest view's few."""

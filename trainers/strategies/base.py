@@ -75,6 +75,8 @@ class Strategy(Protocol):
     """Names in the state that are equal at every member after a merge. The rest is a member's own."""
     overlap_steps: int
     """Steps of the next round that are trained while this round's exchange is under way."""
+    error_feedback: bool
+    """What the codec lost is still owed."""
     keep: float
     """Share of the own parameters that `resume` keeps in the ranges of `mixed`."""
 
@@ -89,6 +91,9 @@ class Strategy(Protocol):
 
     def sent(self, state: State, decoded: tuple[Vector, ...], moment: Moment) -> State:
         """The state of `contribute` once the others will see `decoded` of it."""
+
+    def owing(self, state: State, owed: Vector, moment: Moment) -> State:
+        """The state of `contribute` when `owed` of its first part is what the others have not seen of it and shall yet."""
 
     def partners(self, moment: Moment) -> tuple[int, ...]:
         """Whose contributions `moment.slot` merges, itself included, ascending."""
@@ -141,6 +146,10 @@ class Base:
         """Everybody."""
         return tuple(sorted(moment.slots))
 
+    def owing(self, state: State, owed: Vector, moment: Moment) -> State:
+        """One step's gradient is of no use later; strategies of rounds keep what is owed."""
+        return state
+
     def resume(self, state: State, local: Vector, moment: Moment) -> Vector:
         """The merged parameters."""
         return state["parameters"]
@@ -183,6 +192,10 @@ class PseudoGradients(Base):
         """With error feedback, what the codec lost stays owed."""
         rest = {name: vector for name, vector in state.items() if name != RESIDUAL}
         return {**rest, RESIDUAL: state[RESIDUAL] - decoded[0]} if self.error_feedback else rest
+
+    def owing(self, state: State, owed: Vector, moment: Moment) -> State:
+        """It is the residual."""
+        return {**state, RESIDUAL: owed}
 
     def defer(self, state: State, local: Vector, moment: Moment) -> State:
         """All of it is still owed."""

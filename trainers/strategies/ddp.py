@@ -30,6 +30,10 @@ class Ddp(Base):
         """With error feedback, what the codec lost stays owed."""
         return {**state, OWED: state[OWED] - decoded[0]} if self.error_feedback else state
 
+    def owing(self, state: State, owed: Vector, moment: Moment) -> State:
+        """With error feedback, it is in the next step's gradient."""
+        return {**state, OWED: owed} if self.error_feedback else state
+
     def merge(self, state: State, updates: Sequence[Update], moment: Moment) -> State:
         """The mean gradient as "gradient"; the parameters are what the workers' optimisers make of it."""
         return {**state, "gradient": self.merged(updates)}

@@ -57,16 +57,23 @@ class StreamingDiloco(PseudoGradients):
             return (owed,), state
         if RESIDUAL in state:
             owed += gathered(state[RESIDUAL], self.mixed(moment))
-        return (owed,), self._owing(state, owed, moment)
+        return (owed,), self.owing(state, owed, moment)
 
     def sent(self, state: State, decoded: tuple[Vector, ...], moment: Moment) -> State:
         """With error feedback, what the codec lost of the fragment stays owed."""
         if RESIDUAL not in state:
             return state
         if self.error_feedback:
-            return self._owing(state, gathered(state[RESIDUAL], self.mixed(moment)) - decoded[0], moment)
-        owing = self._owing(state, np.float32(0.0), moment)
+            return self.owing(state, gathered(state[RESIDUAL], self.mixed(moment)) - decoded[0], moment)
+        owing = self.owing(state, np.float32(0.0), moment)
         return owing if owing[RESIDUAL].any() else {name: owing[name] for name in owing if name != RESIDUAL}
+
+    def owing(self, state: State, owed: Vector | np.float32, moment: Moment) -> State:
+        """It is the fragment's residual; other fragments' stay."""
+        before = state.get(RESIDUAL)
+        if before is None:
+            before = np.zeros(self.elements, dtype=np.float32)
+        return {**state, RESIDUAL: scattered(before, self.mixed(moment), owed)}
 
     def merge(self, state: State, updates: Sequence[Update], moment: Moment) -> State:
         """One outer step of the fragment."""
@@ -88,7 +95,7 @@ class StreamingDiloco(PseudoGradients):
         owed *= np.float32(1.0 - self.keep)
         if RESIDUAL in state:
             owed += gathered(state[RESIDUAL], self.mixed(moment))
-        return self._owing(state, owed, moment)
+        return self.owing(state, owed, moment)
 
     def _turn(self, moment: Moment) -> int:
         return (moment.round - 1) % len(self.fragments)
@@ -96,12 +103,6 @@ class StreamingDiloco(PseudoGradients):
     def _progress(self, state: State, local: Vector, moment: Moment) -> Vector:
         ranges = self.mixed(moment)
         return gathered(state["parameters"], ranges) - gathered(local, ranges)
-
-    def _owing(self, state: State, owed: Vector | np.float32, moment: Moment) -> State:
-        before = state.get(RESIDUAL)
-        if before is None:
-            before = np.zeros(self.elements, dtype=np.float32)
-        return {**state, RESIDUAL: scattered(before, self.mixed(moment), owed)}
 
 
 def fragments_of(layout: Layout, count: int) -> tuple[tuple[TensorSpec, ...], ...]:
