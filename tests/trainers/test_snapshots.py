@@ -4,11 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainers.exports import Exported
 from trainers.snapshots import Snapshot, Snapshots
 
 
 def base(round: int, size: int = 10) -> Snapshot:
-    return Snapshot("base", round, f"digest {round}", size, lambda: f"{round}".encode(), inner=b"inner")
+    return Snapshot("base", round, f"digest {round}", size, lambda: f"{round}".encode(), inner=Exported(b"inner", 5))
 
 
 def delta(round: int, size: int = 1) -> Snapshot:
@@ -29,7 +30,12 @@ def test_a_state_is_had_from_its_base_and_the_deltas_since() -> None:
     assert kept.state(5, replay) == b"4+5"
     assert kept.state(7, replay) is None
     assert kept.staged(7) == b"+7"
-    assert kept.inner(4) == b"inner"
+    inner = kept.take_inner(4)
+    assert inner is not None
+    assert inner.content() == b"inner"
+    assert kept.take_inner(4) is None, "its memory is used again once it was handed out"
+    assert kept.take_inner(1) is None, "only the newest base keeps one"
+    assert kept.state(3, replay) == b"1+2+3"
     with pytest.raises(KeyError):
         kept.staged(6)
 

@@ -17,7 +17,7 @@ from trainers.actors.ahead import Ahead
 from trainers.actors.donors import NoDonor, catch_up, fetch, offer, offer_round
 from trainers.actors.meeting import Meeting, Round, peers_of
 from trainers.actors.staging import INNER_TIMEOUT_S, Staging
-from trainers.child_process import InnerStateRefused, Loaded, NotFiniteNumbers, TrainerChild
+from trainers.child_process import Exported, InnerStateRefused, Loaded, NotFiniteNumbers, TrainerChild
 from trainers.codecs import BadPayload, Vector
 from trainers.codecs.kernels import warm_up, worth_loading
 from trainers.exchanging import LeftBehind, Way, way_of
@@ -56,8 +56,10 @@ class Training:
         self._local = False  # the child's own parameters are where this worker's training stands
         self._ahead = Ahead(child)
         self._mix_at: RoundOrder | None = None
-        self._undo: tuple[Member, bytes] | None = None  # what a round of steps began with, until its end is adopted
-        self._inner_offered = b""
+        # what a round of steps began with, until its end is adopted
+        self._undo: tuple[Member, Exported | None] | None = None
+        self._inner_offered: Exported | None = None
+        self._inner_now: Exported | None = None  # what the child's optimiser holds, since its last step
         self.staging = Staging(child, buffers=loaded.buffers)
 
     # the mesh
@@ -187,8 +189,9 @@ class Training:
         self._ahead.forget()
         self.member.take_over(state)
         self._local, self._mix_at, self._undo = False, None, None
+        self._inner_offered = Exported(inner, len(inner)) if inner else None
         if inner or self.member.strategy.applies == "gradient":
-            self._child.import_inner(inner or self._fresh_inner())
+            self._import_inner(inner or self._fresh_inner())
 
     def prepare(self, base: Mapping[str, Any], members: Sequence[Sequence[Any]]) -> None:
         """Take over what living members hold after round `base`, before any round here. Raises NoDonor."""
@@ -206,7 +209,7 @@ class Training:
         """Set the adopted state aside; see `Staging.snapshot`."""
         if inner or self.staging.has_buffers:
             self._ahead.wait()
-        return self.staging.snapshot(self.member, wanted, inner=inner)
+        return self.staging.snapshot(self.member, wanted, inner=self._export_inner if inner else None)
 
     def settled_loss(self, base: Mapping[str, Any], timeout_s: float) -> float | None:
         """Held-out loss of the parameters after round `base`, None when it is not finite. Raises Stale, ChildFailed."""
@@ -260,7 +263,7 @@ class Training:
         except MemberError as error:
             raise NoDonor(str(error)) from None
         if inner:
-            self._child.import_inner(inner)
+            self._import_inner(inner)
         self._offer(mesh)
 
     def _go_back(self) -> None:
@@ -271,30 +274,47 @@ class Training:
         self.member.become(before)
         self._local, self._mix_at = False, None
         if before.strategy.applies == "gradient":
-            self._child.import_inner(inner or self._fresh_inner())
+            self._import_inner(inner.content() if inner is not None else self._fresh_inner())
+            self._inner_now = inner
 
     def _begin_anew(self) -> None:
         """After numbers that were not finite: nothing of the child's own is gone on with, its optimiser's state neither."""
         self._local, self._mix_at = False, None
         fresh = self._fresh_inner()
         if fresh:  # else the optimiser's state cannot be put back, and what it does next decides
-            self._child.import_inner(fresh)
+            self._import_inner(fresh)
 
     def _fresh_inner(self) -> bytes:
         """The inner optimiser's state before its first step, for members that all go back to a checkpoint without one."""
         if self._inner_at_load is None:
             try:
-                self._inner_at_load = self._child.export_inner(INNER_TIMEOUT_S)
+                self._inner_at_load = self._child.export_inner(INNER_TIMEOUT_S).content()
             except InnerStateRefused as refused:  # matters only to a job that needs it, which then fails by this
                 log.info("the inner optimiser cannot be handed over: %s", refused)
                 self._inner_at_load = b""
         return self._inner_at_load
 
+    def _export_inner(self) -> Exported:
+        """The inner optimiser's state as it is now; the child copies it once, however often it is asked for before the next
+        step.
+        """
+        if self._inner_now is None:
+            self._inner_now = self._child.export_inner(INNER_TIMEOUT_S)
+        return self._inner_now
+
+    def _import_inner(self, inner: bytes) -> None:
+        self._fresh_inner()  # not what comes now, however early that is
+        self._inner_now = None
+        self._child.import_inner(inner)
+
     def _offer(self, mesh: Mesh, *, switched: bool = False) -> None:
         """Let newcomers have the state that is here now; with the inner optimiser's where all members' are equal."""
         kept = staged(self.member)
-        inner = self._child.export_inner(INNER_TIMEOUT_S) if kept.strategy.applies == "gradient" else b""
-        self._inner_offered = inner
+        self._inner_offered = None
+        if kept.strategy.applies == "gradient":
+            mesh.make_room()
+            self._inner_offered = self._export_inner()
+        inner = self._inner_offered.content if self._inner_offered is not None else None
         offer(mesh, kept.round, kept.export, inner, switched=switched)
 
     def _train(self, now: Round, order: Json) -> Json:
@@ -304,6 +324,7 @@ class Training:
             "position": order["position"], "worker": member.slot, "evaluate": False, "timeout_s": order["timeout_s"],
         }  # fmt: skip
         self._fresh_inner()
+        self._inner_now = None
         start = self._start_parameters()
         if strategy.cadence == "step":
             trained = self._child.train(
