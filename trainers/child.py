@@ -1,8 +1,8 @@
 """The trainer child: `python -m trainers.child --fd N …`, the only process in which customer code runs.
 
 Warms up (torch, one AdamW step), limits itself, says `ready`, then serves frames: load, train, evaluate, mix, export and
-import of the inner state. Parameters travel in a sealed memory file that the parent makes and passes after `loaded`. It
-exits when the parent is gone. With several ranks all serve the same frames (`trainers/ranks.py`); rank 0 alone answers.
+import of the inner state. Parameters travel in a sealed memory file that the parent makes and passes after `loaded`, the
+inner state in others that are used again. It exits when the parent is gone. With several ranks all serve the same frames (`trainers/ranks.py`); rank 0 alone answers.
 """
 
 import argparse
@@ -102,6 +102,7 @@ class Server:
         self.sending = threading.Lock()
         self.loop: InnerLoop | None = None
         self.shared = np.empty(0, dtype=np.float32)
+        self.areas: dict[int, mmap.mmap] = {}
 
     def run(self, filtered: bool) -> None:
         """Answer frames until the connection ends. `filtered`: whether system calls are."""
@@ -184,23 +185,27 @@ class Server:
         self.answer("evaluated", {"loss": loss, "metrics": loop.metrics})
 
     def export_inner(self, frame: Frame) -> None:
-        """The inner optimiser's state into a memory file of the parent's."""
+        """The inner optimiser's state into one of the memory files that the parent has for it, a larger one if need be."""
         try:
-            self.hand_over(self.loaded().export_inner())
+            file = self.loaded().inner_file()
         except InnerStateError as error:
             raise Refused(str(error)) from None
+        number = frame.fields["area"]
+        if file.size_bytes > frame.fields["room"]:
+            self.areas.pop(number, None)  # before the new one, so that address space never holds both
+            self.answer("export_size", {"bytes": file.size_bytes})
+            self.areas[number] = self.receive_memory()
+        file.write(self.areas[number], writes=self.ranks.rank == 0)
+        self.answer("exported", {"bytes": file.size_bytes})
 
     def export_buffers(self, frame: Frame) -> None:
         """What the model keeps beside its parameters into a memory file of the parent's."""
-        self.hand_over(export_buffers(self.loaded().model))
-
-    def hand_over(self, exported: bytes) -> None:
-        """These bytes into a memory file that the parent makes when it knows how many they are."""
+        exported = export_buffers(self.loaded().model)
         self.answer("export_size", {"bytes": len(exported)})
         memory = self.receive_memory()
         if self.ranks.rank == 0:
             memory[:] = exported
-        self.answer("exported", {})
+        self.answer("exported", {"bytes": len(exported)})
 
     def import_inner(self, frame: Frame) -> None:
         """Another worker's inner state from a memory file of the parent's."""

@@ -3,7 +3,6 @@
 A child may be owned by its customer's code, so each check ends in a clean value or in `ChildFailed`.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 
 from trainers.layout import TensorSpec
 from trainers.metrics import wrong_metrics
+from trainers.tensor_file import LENGTH_BYTES, BadHead, check_head
 
 FailureKind = Literal["exception", "nan", "shape", "memory", "hang", "died", "import"]
 MAX_TENSORS = 100_000
@@ -129,17 +129,26 @@ def checked_refusal(fields: dict[str, Any]) -> InnerStateRefused:
 
 def checked_safetensors(content: bytes) -> bytes:
     """`content` when it has the frame of a safetensors file: its header is JSON and describes all bytes that follow."""
-    size = int.from_bytes(content[:8], "little")
-    if len(content) < 8 or size > min(len(content) - 8, MAX_SAFETENSORS_HEADER):
-        broke_protocol("a state that is no safetensors file")
-    try:
-        described = json.loads(content[8 : 8 + size])
-        ends = [one["data_offsets"][1] for name, one in described.items() if name != "__metadata__"]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        broke_protocol("a state that is no safetensors file")
-    if max(ends, default=0) != len(content) - 8 - size:
-        broke_protocol("a state whose header describes other bytes")
+    length = checked_head_length(content[:LENGTH_BYTES], len(content))
+    checked_head(content[: LENGTH_BYTES + length], len(content))
     return content
+
+
+def checked_head_length(prefix: bytes, size_bytes: int) -> int:
+    """How long the header is that a file of that size begins with."""
+    length = int.from_bytes(prefix, "little")
+    if len(prefix) < LENGTH_BYTES or length > min(size_bytes - LENGTH_BYTES, MAX_SAFETENSORS_HEADER):
+        broke_protocol("a state that is no safetensors file")
+    return length
+
+
+def checked_head(head: bytes, size_bytes: int) -> bytes:
+    """The beginning of a safetensors file of that size, length and header."""
+    try:
+        check_head(head, size_bytes - len(head))
+    except BadHead as reason:
+        broke_protocol(f"a state that is no safetensors file: {reason}")
+    return head
 
 
 def checked_count(value: Any, most: int = MAX_COUNT) -> int:

@@ -15,7 +15,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn, TypeAlias
@@ -47,12 +46,14 @@ from trainers.child_messages import (
 )
 from trainers.child_start import Started, start
 from trainers.child_usage import private_bytes, resident_bytes
+from trainers.deadline import Deadline
 from trainers.devices import Device
+from trainers.exports import ExportAreas, Exported
 from trainers.frames import BadFrame, Frame, Unpacker, pack
 from trainers.layout import TensorSpec, elements_of
 
 __all__ = [
-    "ChildFailed", "InnerStateRefused", "JobPackage", "Loaded", "NotFiniteNumbers", "Progress", "TensorSpec", "Trained", "TrainerChild",
+    "ChildFailed", "Exported", "InnerStateRefused", "JobPackage", "Loaded", "NotFiniteNumbers", "Progress", "TensorSpec", "Trained", "TrainerChild",
 ]  # fmt: skip
 
 MAX_HEADER_BYTES = 4 << 20
@@ -82,6 +83,7 @@ class TrainerChild:
         self._talking = threading.Lock()
         self._baseline_bytes = 0
         self._memory: SharedVector | None = None
+        self.areas = ExportAreas(memory_limit_bytes)
         self._killed = False
 
     @classmethod
@@ -168,7 +170,7 @@ class TrainerChild:
                 return Trained(trained, math.fsum(losses) / steps, losses, tokens, ms, held_out_loss)
         raise failure
 
-    def _synchronised(self, synchronise: Synchronise, steps: range, deadline: "Deadline") -> Exception | None:
+    def _synchronised(self, synchronise: Synchronise, steps: range, deadline: Deadline) -> Exception | None:
         """Exchange the gradient of each of `steps`. What `synchronise` raised, or NotFiniteNumbers, once the child has let
         its step go.
         """
@@ -209,17 +211,24 @@ class TrainerChild:
             self.metrics = checked_metrics(fields.get("metrics"))
             return checked_evaluation(fields.get("loss"))
 
-    def export_inner(self, timeout_s: float = 120.0) -> bytes:
-        """The inner optimiser's state as safetensors, for `import_inner` of another child. Raises InnerStateRefused."""
-        return self._export("export_inner", timeout_s)
+    def export_inner(self, timeout_s: float = 120.0) -> Exported:
+        """The inner optimiser's state, whose bytes are for `import_inner` of another child. Raises InnerStateRefused.
+
+        The child copies it into memory that is used again, and that is all that it takes before it trains on.
+        """
+        with self._conversation(timeout_s, "exporting a state") as deadline:
+            number = self.areas.free()
+            self._send("export_inner", {"area": number, "room": self.areas.size_of(number)}, b"", deadline)
+            answer = self._expect(deadline, "exported", "export_size")
+            if answer.type == "export_size":
+                self._lend(self.areas.renew(number, checked_count(answer.fields.get("bytes"))))
+                answer = self._expect(deadline, "exported")
+            return self.areas.exported(number, checked_count(answer.fields.get("bytes")))
 
     def export_buffers(self, timeout_s: float = 120.0) -> bytes:
         """What the model keeps beside its parameters as safetensors, for a result: believe nothing."""
-        return self._export("export_buffers", timeout_s)
-
-    def _export(self, type_: str, timeout_s: float) -> bytes:
         with self._conversation(timeout_s, "exporting a state") as deadline:
-            self._send(type_, {}, b"", deadline)
+            self._send("export_buffers", {}, b"", deadline)
             size = checked_count(self._expect(deadline, "export_size").fields.get("bytes"), self._memory_limit_bytes)
             with SharedBytes(size) as memory:
                 self._lend(memory.descriptor)
@@ -270,8 +279,8 @@ class TrainerChild:
     def _conversation(self, timeout_s: float, doing: str) -> "_Conversation":
         return _Conversation(self, time.monotonic() + timeout_s, doing)
 
-    def _expect(self, deadline: "Deadline", type_: str) -> Frame:
-        """The next frame that is no progress. Raises ChildFailed for any other, and for silence."""
+    def _expect(self, deadline: Deadline, *types: str) -> Frame:
+        """The next frame that is no progress. Raises ChildFailed for any other than these, and for silence."""
         while True:
             self._check(deadline)
             try:
@@ -286,10 +295,10 @@ class TrainerChild:
                 raise checked_failure(frame.fields, self._log.tail())
             elif frame.type == "refused":
                 raise checked_refusal(frame.fields)
-            elif frame.type == type_:
+            elif frame.type in types:
                 return frame
             else:
-                broke_protocol(f"{frame.type[:40]!r} instead of {type_!r}", self._log.tail())
+                broke_protocol(f"{frame.type[:40]!r} instead of {' or '.join(types)!r}", self._log.tail())
 
     def _lend(self, descriptor: int) -> None:
         """Hand a memory file to the child; it is closed here in any case."""
@@ -298,7 +307,7 @@ class TrainerChild:
         finally:
             os.close(descriptor)
 
-    def _read(self, deadline: "Deadline") -> None:
+    def _read(self, deadline: Deadline) -> None:
         readable, _, _ = select.select([self._connection], [], [], min(CHECK_EVERY_S, deadline.left_s()))
         if readable:
             data = self._connection.recv(1 << 16)
@@ -306,7 +315,7 @@ class TrainerChild:
                 self._died(deadline.doing)
             self._unpacker.feed(data)
 
-    def _send(self, type_: str, fields: dict[str, Any], raw: bytes, deadline: "Deadline") -> None:
+    def _send(self, type_: str, fields: dict[str, Any], raw: bytes, deadline: Deadline) -> None:
         waiting = memoryview(pack(type_, fields, raw))
         while waiting:
             self._check(deadline)
@@ -315,7 +324,7 @@ class TrainerChild:
                 sent = self._connection.send(waiting[: 1 << 16], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
                 waiting = waiting[sent:]
 
-    def _check(self, deadline: "Deadline") -> None:
+    def _check(self, deadline: Deadline) -> None:
         if deadline.left_s() <= 0:
             raise ChildFailed("hang", f"no end of {deadline.doing} in time", self._log.tail())
         used = private_bytes(self.pid) - self._baseline_bytes
@@ -340,7 +349,7 @@ class TrainerChild:
         kind: FailureKind = "memory" if "bad_alloc" in tail else "died"
         raise ChildFailed(kind, f"{how} while {doing}", tail)
 
-    def _progressed(self, fields: dict[str, Any], deadline: "Deadline") -> None:
+    def _progressed(self, fields: dict[str, Any], deadline: Deadline) -> None:
         steps, tokens = checked_count(fields.get("steps")), checked_count(fields.get("tokens"))
         self.progress = Progress(steps, checked_loss(fields.get("loss")), tokens, deadline.elapsed_ms())
 
@@ -356,23 +365,6 @@ class TrainerChild:
             return f"{sandbox.SHARES}/{name}" if sandboxed else str(self._shares[name])
         relative = Path(folder).resolve().relative_to(self._scratch)
         return str(Path(sandbox.SCRATCH) / relative) if sandboxed else str(self._scratch / relative)
-
-
-@dataclass(slots=True)
-class Deadline:
-    """When a call must be over, on the monotonic clock, and what it is doing."""
-
-    began: float
-    ends: float
-    doing: str
-
-    def left_s(self) -> float:
-        """Seconds left, 0 when it is over."""
-        return max(0.0, self.ends - time.monotonic())
-
-    def elapsed_ms(self) -> int:
-        """Since the call began."""
-        return int((time.monotonic() - self.began) * 1000)
 
 
 class _Conversation:

@@ -7,29 +7,66 @@ the metadata's `torg` is JSON: {v, optimizer, parameters: [[name, shape]…], sc
 
 import json
 import math
+import mmap
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import safetensors
 import safetensors.torch
 import torch
 
 from trainers.sharding import is_sharded, set_whole, whole
+from trainers.tensor_file import Entry, head_of
 
 FORMAT = 1
 Named = Sequence[tuple[str, torch.Tensor]]
+WritableBuffer: TypeAlias = "bytearray | mmap.mmap"
+
+DTYPES = {
+    torch.uint64: "U64", torch.int64: "I64", torch.float64: "F64", torch.complex64: "C64", torch.float32: "F32",
+    torch.uint32: "U32", torch.int32: "I32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint16: "U16",
+    torch.int16: "I16", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.int8: "I8",
+    torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+"""What a state's tensors may be of, by the format's names."""
 
 
 class InnerStateError(Exception):
     """A state that cannot be handed over, or that is not this optimiser's; the message names what. Nothing changed."""
 
 
-def export_state(optimizer: torch.optim.Optimizer, named: Named, scale: float | None) -> bytes:
-    """The state as bytes; a collective when parameters are sharded. Raises InnerStateError for what is no number."""
+@dataclass(frozen=True, slots=True)
+class StateFile:
+    """An optimiser's state before it is copied: the file's head, and each tensor with its place in the file."""
+
+    head: bytes
+    places: Sequence[tuple[torch.Tensor, int]]
+    size_bytes: int
+
+    @torch.no_grad()
+    def write(self, memory: WritableBuffer, *, writes: bool = True) -> None:
+        """Copy everything; a collective when tensors are sharded, and only ranks with `writes` look at the memory."""
+        if writes:
+            memory[: len(self.head)] = self.head
+        for tensor, place in self.places:
+            value = whole(tensor)
+            if writes and value.numel():
+                room = torch.frombuffer(memory, dtype=value.dtype, count=value.numel(), offset=place)
+                room.view(value.shape).copy_(value)
+
+    def content(self) -> bytes:
+        """The file as bytes; a collective as `write`."""
+        memory = bytearray(self.size_bytes)
+        self.write(memory)
+        return bytes(memory)
+
+
+def state_file(optimizer: torch.optim.Optimizer, named: Named, scale: float | None) -> StateFile:
+    """The state as a file that is still to be written. Raises InnerStateError for what cannot be handed over."""
     kind = type(optimizer).__name__
     indices = {id(parameter): index for index, (_, parameter) in enumerate(named)}
     tensors: dict[str, torch.Tensor] = {}
-    taken: set[int] = set()
     scalars: dict[str, dict[str, Any]] = {}
     for parameter, state in optimizer.state.items():
         index = indices.get(id(parameter))
@@ -38,14 +75,11 @@ def export_state(optimizer: torch.optim.Optimizer, named: Named, scale: float | 
         for name, value in state.items():
             what = f"{kind} keeps {name!r} of parameter {named[index][0]!r}"
             if isinstance(value, torch.Tensor):
-                tensor = whole(value).detach().cpu().contiguous()
-                if not _fits(tensor.shape, parameter.shape):
-                    raise InnerStateError(f"{what} with shape {list(tensor.shape)}, which cannot be handed over")
-                memory = tensor.untyped_storage()
-                if memory.data_ptr() in taken or memory.nbytes() != tensor.nbytes:
-                    tensor = tensor.clone()  # of memory that two names share, which the format refuses
-                taken.add(memory.data_ptr())
-                tensors[f"{index}.{name}"] = tensor
+                if not _fits(value.shape, parameter.shape):
+                    raise InnerStateError(f"{what} with shape {list(value.shape)}, which cannot be handed over")
+                if value.layout != torch.strided or value.dtype not in DTYPES:
+                    raise InnerStateError(f"{what} as {value.layout} {value.dtype}, which cannot be handed over")
+                tensors[f"{index}.{name}"] = value
             elif _is_scalar(value):
                 scalars.setdefault(str(index), {})[name] = value
             else:
@@ -56,7 +90,10 @@ def export_state(optimizer: torch.optim.Optimizer, named: Named, scale: float | 
         "groups": [_numbers_of(group) for group in optimizer.param_groups],
     }  # fmt: skip
     metadata = {"torg": json.dumps(described, sort_keys=True, separators=(",", ":"))}
-    return bytes(safetensors.torch.save(tensors, metadata))
+    entries = [Entry(name, DTYPES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()]
+    head, places = head_of(entries, metadata)
+    size_bytes = len(head) + sum(entry.size_bytes for entry in entries)
+    return StateFile(head, [(tensors[name], place) for name, place in places.items()], size_bytes)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ import torch
 
 from trainers.flat import FlatModel, ShapeChanged
 from trainers.inner_options import InnerOptions
-from trainers.inner_state import export_state, import_state
+from trainers.inner_state import StateFile, import_state, state_file
 from trainers.metrics import mean_metrics
 from trainers.precision import LossScale, forward_in, norm_of
 from trainers.preparing import compiled, recompute_activations, shard
@@ -146,10 +146,13 @@ class InnerLoop:
         """Copy `flat`, float32 [n], into the model; the optimiser state is left as it is."""
         self.flat.read_parameters(flat)
 
+    def inner_file(self) -> StateFile:
+        """The inner optimiser's state as a safetensors file that is still to be written. Raises InnerStateError."""
+        return state_file(self.optimizer, self.flat.named(), None if self.scale is None else self.scale.value)
+
     def export_inner(self) -> bytes:
         """The inner optimiser's state as safetensors. Raises InnerStateError."""
-        scale = None if self.scale is None else self.scale.value
-        return export_state(self.optimizer, self.flat.named(), scale)
+        return self.inner_file().content()
 
     def import_inner(self, exported: bytes) -> None:
         """Another worker's state of the same optimiser takes the place of this one's. Raises InnerStateError."""

@@ -9,7 +9,9 @@ import safetensors
 import safetensors.numpy
 
 from trainers.codecs import Vector
+from trainers.filled import joined
 from trainers.strategies import State, Strategy
+from trainers.tensor_file import Entry, head_of
 
 FORMAT = 2
 OWN = "own/"
@@ -19,7 +21,9 @@ OWN = "own/"
 def write_export(described: Mapping[str, Any], tensors: Mapping[str, Vector]) -> bytes:
     """Equal states give equal bytes."""
     metadata = {"torg": json.dumps(described, sort_keys=True, separators=(",", ":"))}
-    return bytes(safetensors.numpy.save({name: tensors[name] for name in sorted(tensors)}, metadata))
+    assert all(vector.dtype == np.float32 for vector in tensors.values()), "vectors are float32"
+    head, places = head_of([Entry(name, "F32", vector.shape) for name, vector in tensors.items()], metadata)
+    return joined([head, *(tensors[name] for name in places)])
 
 
 def read_export(exported: bytes) -> tuple[dict[str, Any], dict[str, Vector]]:

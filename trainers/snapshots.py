@@ -2,19 +2,21 @@
 
 The outer state is functional: committing makes new vectors and never writes into old ones. So setting it aside is a
 shallow copy, without a byte copied, and serialising waits until somebody asks. The inner optimiser's tensors, which are
-changed in place, come here as bytes.
+changed in place, lie here as the child's copy of them in memory that is used again (`trainers/exports.py`), so that one
+copy is kept and not for longer than until it was handed out.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from storage.checkpoints import Kind
+from trainers.exports import Exported
 
 Array = NDArray[np.generic]
 
@@ -30,13 +32,14 @@ class Snapshot:
     digest: str
     size_bytes: int
     content: Callable[[], bytes]
-    inner: bytes | None = None
+    inner: Exported | None = None
     buffers: bytes | None = None
 
     @property
     def kept_bytes(self) -> int:
         """What all of it keeps from being freed."""
-        return self.size_bytes + len(self.inner or b"") + len(self.buffers or b"")
+        inner_bytes = 0 if self.inner is None else self.inner.size_bytes
+        return self.size_bytes + inner_bytes + len(self.buffers or b"")
 
 
 class Snapshots:
@@ -52,9 +55,14 @@ class Snapshots:
         self._turn = threading.Lock()
 
     def add(self, snapshot: Snapshot) -> None:
-        """Keep one more; another of the same round and kind is replaced, later ones (undone rounds) go."""
+        """Keep one more; another of the same round and kind is replaced, later ones (undone rounds) go.
+
+        Only the newest base keeps its inner state.
+        """
         with self._turn:
             self._kept = {place: kept for place, kept in self._kept.items() if place[0] <= snapshot.round}
+            if snapshot.kind == "base":
+                self._kept = {place: replace(kept, inner=None) for place, kept in self._kept.items()}
             self._kept[snapshot.round, snapshot.kind] = snapshot
             self._trim()
 
@@ -62,9 +70,15 @@ class Snapshots:
         """The bytes of the snapshot of that round (a base before a delta). Raises KeyError when it is gone."""
         return self._find(round, kind).content()
 
-    def inner(self, round: int) -> bytes | None:
-        """The inner optimiser's state that was set aside with the base of that round, if one was."""
-        return self._find(round, "base").inner
+    def take_inner(self, round: int) -> Exported | None:
+        """The inner optimiser's state that was set aside with the base of that round, if one was; once, so that its
+        memory can be used again.
+        """
+        found = self._find(round, "base")
+        with self._turn:
+            if self._kept.get((round, "base")) is found:
+                self._kept[round, "base"] = replace(found, inner=None)
+        return found.inner
 
     def buffers(self, round: int) -> bytes | None:
         """The model's buffers that were set aside with the base of that round, if it has any."""

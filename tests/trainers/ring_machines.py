@@ -12,7 +12,7 @@ import numpy as np
 
 from tests.trainers.ring_jobs import ELEMENTS, LAYOUT, RATE, TARGET
 from trainers.actors import worker as workers
-from trainers.child_process import ChildFailed, Loaded, NotFiniteNumbers, Trained
+from trainers.child_process import ChildFailed, Exported, Loaded, NotFiniteNumbers, Trained
 from trainers.codecs import Vector
 from trainers.mesh import mesh as meshes
 
@@ -102,8 +102,9 @@ class Child:
         self._seat.evaluated += 1
         return float(np.square(parameters - TARGET).mean())
 
-    def export_inner(self, timeout_s: float = 120.0) -> bytes:
-        return self.moments.tobytes()
+    def export_inner(self, timeout_s: float = 120.0) -> Exported:
+        moments = self.moments.tobytes()
+        return Exported(moments, len(moments))
 
     def import_inner(self, exported: bytes, timeout_s: float = 120.0) -> None:
         self.moments = np.frombuffer(exported, dtype=np.float32).copy()

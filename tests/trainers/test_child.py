@@ -135,7 +135,7 @@ def test_a_failing_workload_is_named_and_its_child_ended(spawn, do, kind, words)
 
 def test_numbers_that_are_not_finite_cost_the_call_and_the_child_serves_on(spawn):
     child, parameters = loaded_customer(spawn, do="make_nan_at_first")
-    inner = child.export_inner()
+    inner = child.export_inner().content()
     assert child.evaluate(parameters) is None, "a held-out loss that is not finite is none"
     with pytest.raises(NotFiniteNumbers, match="the loss is nan at step 0"):
         train(child, parameters)

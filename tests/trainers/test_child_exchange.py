@@ -191,16 +191,16 @@ def test_mixing_moves_only_the_ranges_and_by_as_much_as_asked(warm):
 
 def test_an_inner_state_goes_into_the_child_and_comes_out_again(warm, loop):
     child, initial = warm
-    empty = child.export_inner()
+    empty = child.export_inner().content()
     loop.optimizer = torch.optim.SGD(loop.model.parameters(), lr=0.5, momentum=0.9)
     loop.rates = [0.5]
     loop.train(0, 3, 0)
     exported = loop.export_inner()
     child.import_inner(exported)
-    assert child.export_inner() == exported
+    assert child.export_inner().content() == exported
     with_momentum = train(child, initial, first_step=3, steps=2).parameters
     child.import_inner(empty)
-    assert child.export_inner() == empty
+    assert child.export_inner().content() == empty
     assert not np.array_equal(with_momentum, train(child, initial, first_step=3, steps=2).parameters)
 
 
@@ -229,4 +229,4 @@ def test_a_gradient_that_is_not_finite_is_named_even_when_the_loss_is(tmp_path):
         with pytest.raises(ChildFailed, match="gradients of step 7 are not all finite") as failed:
             train(child, initial, first_step=7, synchronise=lambda *_: initial)
         assert failed.value.kind == "nan"
-        assert len(child.export_inner()) > 0, "it serves on"
+        assert len(child.export_inner().content()) > 0, "it serves on"

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainers.exports import Exported
 from trainers.snapshots import Snapshot, Snapshots
 
 
@@ -12,7 +13,7 @@ def base(round: int, size: int = 10) -> Snapshot:
     inner, buffers = 2 * size // 3, size // 10
     return Snapshot(
         "base", round, f"digest {round}", size - inner - buffers, lambda: f"{round}".encode(),
-        inner=bytes(inner), buffers=bytes(buffers),
+        inner=Exported(bytes(inner), inner), buffers=bytes(buffers),
     )  # fmt: skip
 
 
@@ -35,8 +36,15 @@ def test_a_state_is_had_from_its_base_and_the_deltas_since() -> None:
     assert kept.state(7, replay) is None
     assert [found and found.round for found in map(kept.base, (3, 4, 5, 7))] == [1, 4, 4, None]
     assert kept.staged(7) == b"+7"
-    assert (kept.inner(4), kept.buffers(4)) == (bytes(6), bytes(1))
-    assert kept.size_bytes == 2 * 10 + 4, "what lies beside the states counts too"
+    assert kept.buffers(4) == bytes(1)
+    assert kept.size_bytes == 2 * 10 + 4 - 6, "what lies beside the states counts too"
+    inner = kept.take_inner(4)
+    assert inner is not None
+    assert inner.content() == bytes(6)
+    assert kept.take_inner(4) is None, "its memory is used again once it was handed out"
+    assert kept.take_inner(1) is None, "only the newest base keeps one"
+    assert kept.size_bytes == 2 * 10 + 4 - 12
+    assert kept.state(3, replay) == b"1+2+3"
     with pytest.raises(KeyError):
         kept.staged(6)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from trainers.codecs import BadPayload
 from trainers.contributions import unpack_bundle
+from trainers.filled import joined
 from trainers.member import Member, MemberError, staged
 from trainers.mesh.mesh import Mesh
 from trainers.mesh.views import MeshTimeout, Peer, TransferFailed
@@ -29,13 +30,15 @@ class NoDonor(Exception):
     """Nobody could give the state to start from."""
 
 
-def offer(mesh: Mesh, round: int, state: Callable[[], bytes], inner: bytes, *, switched: bool) -> None:
-    """Let newcomers have the state after `round`, and the inner optimiser's with it.
+def offer(
+    mesh: Mesh, round: int, state: Callable[[], bytes], inner: Callable[[], bytes] | None, *, switched: bool
+) -> None:
+    """Let newcomers have the state after `round`, and the inner optimiser's with it. Both are made when one asks.
 
     `switched`: the state is another strategy's than the one that the round ended with, which may be offered still.
     """
     for place in sorted({_place(round, False), _place(round, switched)}):
-        mesh.offer_state(place, lambda: _packed(state(), inner))
+        mesh.offer_state(place, lambda: _packed(state(), inner() if inner is not None else b""))
 
 
 def fetch(mesh: Mesh, round: int, donors: Sequence[Peer], *, switched: bool) -> tuple[bytes, bytes]:
@@ -90,7 +93,7 @@ def _place(round: int, switched: bool) -> int:
 
 
 def _packed(state: bytes, inner: bytes) -> bytes:
-    return LENGTH.pack(len(state)) + state + inner
+    return joined([LENGTH.pack(len(state)), state, inner])
 
 
 def _unpacked(content: bytes) -> tuple[bytes, bytes]:

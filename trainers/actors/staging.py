@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any, Literal
 
-from trainers.child_process import TrainerChild
+from trainers.actors.quietly import quietly
+from trainers.child_process import Exported, TrainerChild
 from trainers.member import Member, staged
 from trainers.snapshots import Snapshot, Snapshots
 
@@ -16,7 +18,7 @@ INNER_TIMEOUT_S = 60.0
 
 class Staging:
     """See the module. `buffers`: the model keeps tensors beside its parameters, which go with every base. `child` must
-    be idle for them, and when its inner state is wanted too.
+    be idle for them. Whatever is asked for by its round is serialised then, at low priority.
     """
 
     def __init__(self, child: TrainerChild, *, buffers: bool = False) -> None:
@@ -24,16 +26,15 @@ class Staging:
         self.has_buffers = buffers
         self._snapshots = Snapshots()
 
-    def snapshot(self, member: Member, wanted: str, *, inner: bool) -> Json:
+    def snapshot(self, member: Member, wanted: str, *, inner: Callable[[], Exported] | None) -> Json:
         """Set the adopted state aside: {kind, bytes, strategy, inner, buffers}. A delta where one is wanted and can be
-        replayed.
+        replayed, else a base, with what `inner` gives.
         """
         content, buffers, bundle = None, None, member.bundle if wanted == "delta" else None
         if bundle is not None:
-            packed = bundle.pack()
-            kept = Snapshot("delta", member.round, member.digest(), len(packed), lambda: packed)
+            kept = Snapshot("delta", member.round, member.digest(), bundle.payload_bytes, bundle.pack)
         else:
-            content = self._child.export_inner(INNER_TIMEOUT_S) if inner else None
+            content = inner() if inner is not None else None
             buffers = self._child.export_buffers(INNER_TIMEOUT_S) if self.has_buffers else None
             state = staged(member)
             size = sum(vector.nbytes for vector in member.state.values())
@@ -46,13 +47,13 @@ class Staging:
 
     def staged(self, round: int, kind: Literal["base", "delta"]) -> bytes:
         """What `snapshot` set aside at that round, as bytes."""
-        return self._snapshots.staged(round, kind)
+        return quietly(lambda: self._snapshots.staged(round, kind))
 
     def staged_inner(self, round: int) -> bytes:
-        """The inner optimiser's state that `snapshot` set aside with a base."""
-        content = self._snapshots.inner(round)
-        assert content is not None, "no inner state was set aside"
-        return content
+        """The inner optimiser's state that `snapshot` set aside with a base; only once."""
+        exported = self._snapshots.take_inner(round)
+        assert exported is not None, "no inner state was set aside, or it was handed out"
+        return quietly(exported.content)
 
     def staged_buffers(self, round: int) -> bytes:
         """The model's buffers that `snapshot` set aside with a base."""
@@ -63,12 +64,12 @@ class Staging:
     def recall(self, round: int, digest: str, inner: str | None) -> tuple[bytes, bytes | None, bool] | None:
         """(state, inner optimiser's state, whether this member's own vectors of that round are in the state): what was set
         aside here, its deltas replayed. The inner one is the base's, and wanted where it has the digest `inner`. None when
-        either is not here.
+        either is not here: the inner one is not once it was handed out.
         """
         if self._snapshots.rounds().get(round) != digest:
             return None
         base = self._snapshots.base(round)
-        content = base.inner if base is not None and inner is not None else None
+        content = base.inner.content() if base is not None and base.inner is not None and inner is not None else None
         if inner is not None and (content is None or hashlib.sha256(content).hexdigest() != inner):
             return None
         state = self._snapshots.state(round, Member.replay)

@@ -17,7 +17,7 @@ from trainers.actors.ahead import Ahead
 from trainers.actors.donors import NoDonor, catch_up, fetch, offer, offer_round
 from trainers.actors.meeting import Meeting, Round, peers_of
 from trainers.actors.staging import INNER_TIMEOUT_S, Staging
-from trainers.child_process import InnerStateRefused, Loaded, NotFiniteNumbers, TrainerChild
+from trainers.child_process import Exported, InnerStateRefused, Loaded, NotFiniteNumbers, TrainerChild
 from trainers.codecs import BadPayload, Vector
 from trainers.codecs.kernels import warm_up, worth_loading
 from trainers.exchanging import LeftBehind, Way, way_of
@@ -57,8 +57,10 @@ class Training:
         self._uneven = False  # shares were or are unequal
         self._ahead = Ahead(child)
         self._mix_at: RoundOrder | None = None
-        self._undo: tuple[Member, bytes] | None = None  # what a round of steps began with, until its end is adopted
-        self._inner_offered = b""
+        # what a round of steps began with, until its end is adopted
+        self._undo: tuple[Member, Exported | None] | None = None
+        self._inner_offered: Exported | None = None
+        self._inner_now: Exported | None = None  # what the child's optimiser holds, since its last step
         self.staging = Staging(child, buffers=loaded.buffers)
 
     # the mesh
@@ -190,6 +192,7 @@ class Training:
         self._ahead.forget()
         self.member.take_over(state, own=own)
         self._local, self._mix_at, self._undo = False, None, None
+        self._inner_offered = Exported(inner, len(inner)) if inner else None
         if inner or self.member.strategy.applies == "gradient":
             self._give_inner(inner)
         if self.meeting.is_open:
@@ -214,7 +217,7 @@ class Training:
         """Set the adopted state aside; see `Staging.snapshot`."""
         if inner or self.staging.has_buffers:
             self._ahead.wait()
-        return self.staging.snapshot(self.member, wanted, inner=inner)
+        return self.staging.snapshot(self.member, wanted, inner=self._export_inner if inner else None)
 
     def settled_loss(self, base: Mapping[str, Any], timeout_s: float) -> float | None:
         """Held-out loss of the parameters after round `base`, None when it is not finite. Raises Stale, ChildFailed."""
@@ -279,7 +282,8 @@ class Training:
         self.member.become(before)
         self._local, self._mix_at = False, None
         if before.strategy.applies == "gradient":
-            self._give_inner(inner)
+            self._give_inner(inner.content() if inner is not None else None)
+            self._inner_now = inner
 
     def _begin_anew(self) -> None:
         """After numbers that were not finite: nothing of the child's own is gone on with, its optimiser's state neither."""
@@ -290,23 +294,35 @@ class Training:
     def _give_inner(self, inner: bytes | None) -> None:
         """Put this inner optimiser's state in the place of the child's; without one, that of before the first step."""
         fresh = self._fresh_inner()
+        self._inner_now = None
         self._child.import_inner(inner or fresh)
 
     def _fresh_inner(self) -> bytes:
         """The inner optimiser's state before its first step; to be asked for before the child trains or is given another."""
         if self._inner_at_load is None:
             try:
-                self._inner_at_load = self._child.export_inner(INNER_TIMEOUT_S)
+                self._inner_at_load = self._child.export_inner(INNER_TIMEOUT_S).content()
             except InnerStateRefused as refused:  # matters only to a job that needs it, which then fails by this
                 log.info("the inner optimiser cannot be handed over: %s", refused)
                 self._inner_at_load = b""
         return self._inner_at_load
 
+    def _export_inner(self) -> Exported:
+        """The inner optimiser's state as it is now; the child copies it once, however often it is asked for before the next
+        step.
+        """
+        if self._inner_now is None:
+            self._inner_now = self._child.export_inner(INNER_TIMEOUT_S)
+        return self._inner_now
+
     def _offer(self, mesh: Mesh, *, switched: bool = False) -> None:
         """Let newcomers have the state that is here now; with the inner optimiser's where all members' are equal."""
         kept = staged(self.member)
-        inner = self._child.export_inner(INNER_TIMEOUT_S) if kept.strategy.applies == "gradient" else b""
-        self._inner_offered = inner
+        self._inner_offered = None
+        if kept.strategy.applies == "gradient":
+            mesh.make_room()
+            self._inner_offered = self._export_inner()
+        inner = self._inner_offered.content if self._inner_offered is not None else None
         offer(mesh, kept.round, kept.export, inner, switched=switched)
 
     def _train(self, now: Round, order: Json) -> Json:
@@ -319,6 +335,7 @@ class Training:
             "uneven": self._uneven,
         }  # fmt: skip
         self._fresh_inner()
+        self._inner_now = None
         start = self._start_parameters()
         if strategy.cadence == "step":
             trained = self._child.train(

@@ -223,6 +223,11 @@ class Mesh:
         bytes are kept until two later rounds are offered."""
         self._offers.put_state(round, content)
 
+    def make_room(self) -> None:
+        """Let go of the oldest state that is offered now, where another one would take its place: what a new state is
+        copied into may be what the oldest lies in."""
+        self._offers.make_room()
+
     def offer_round(self, round: int, content: Callable[[], bytes], size_bytes: int, limit_bytes: int) -> None:
         """Let those who hold the state before `round` have what it merged, `size_bytes` in all, so that they can make it
         again. The latest rounds are kept that weigh `limit_bytes` together at most."""

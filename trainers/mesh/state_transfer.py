@@ -75,6 +75,12 @@ class Offers:
             self._held[What.STATE] = {one: held[one] for one in sorted(held)[-STATES_KEPT:]}
             self._changed.notify_all()
 
+    def make_room(self) -> None:
+        """Keep as many states as can stay when one more is offered."""
+        with self._changed:
+            held = self._held[What.STATE]
+            self._held[What.STATE] = {one: held[one] for one in sorted(held)[1 - STATES_KEPT :]}
+
     def put_round(self, number: int, content: Callable[[], bytes], size_bytes: int, limit_bytes: int) -> None:
         """Offer what a round merged, beside as many rounds before it as weigh `limit_bytes` together at most."""
         with self._changed:
@@ -105,8 +111,10 @@ class Offers:
         return self._newest[what] >= number
 
     def close(self) -> None:
+        """Answer nobody any more, and hold nothing."""
         with self._changed:
             self._open = False
+            self._held = {what: {} for what in What}
             self._changed.notify_all()
 
     def serve(self, line: Wire) -> None:
