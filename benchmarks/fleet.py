@@ -267,6 +267,10 @@ class FleetTransport:
         """See Transport."""
         return self._fleet.store(content)
 
+    def made(self, parcel: Any, timeout_s: float) -> bool:
+        """See Transport."""
+        return not isinstance(parcel, Future) or bool(wait([parcel], timeout_s).done)
+
     def open(self, parcel: Stored | Future[Any], timeout_s: float) -> bytes | Gone:
         """See Transport."""
         if isinstance(parcel, Stored):

@@ -149,7 +149,7 @@ def test_a_newcomer_takes_the_state_over_while_the_others_train_and_then_what_th
 
 
 def test_a_newcomer_whose_donor_dies_while_it_prepares_joins_all_the_same() -> None:
-    with ring(spec_of(STRATEGIES["diloco"], rounds=8, members=2), slots=(0, 1)) as job:
+    with ring(spec_of(STRATEGIES["diloco"], rounds=30, members=2), slots=(0, 1)) as job:
         gate = threading.Event()
         for slot in (0, 1):
             job.at(slot, 4, "training", hold(gate))

@@ -39,7 +39,7 @@ def test_who_diverges_while_it_trains_ahead_is_warned_in_the_round_that_this_bel
 
 @pytest.mark.parametrize("name", ["diloco", "ddp", "streaming_diloco"])
 def test_who_diverges_twice_loses_its_place_to_a_newcomer(name):
-    with ring(spec_of(STRATEGIES[name], rounds=8)) as job:
+    with ring(spec_of(STRATEGIES[name], rounds=30)) as job:
         job.seats[1].diverges = {2: 0, 4: 0}
         job.once(lambda: bool(job.lost()), lambda: job.join(3))
         assert is_done(job.run())

@@ -127,7 +127,7 @@ def test_held_out_data_are_evaluated_after_the_first_round_the_last_and_when_the
 
 @pytest.mark.parametrize("name", ["ddp", "streaming_diloco", "noloco", "demo"])
 def test_a_joiner_takes_part_from_the_next_boundary_on(name):
-    with ring(spec_of(STRATEGIES[name], rounds=8)) as job:
+    with ring(spec_of(STRATEGIES[name], rounds=30)) as job:
         job.once(job.reported(2), lambda: job.join(3))
         assert is_done(job.run())
         job.check(agree=name in AGREEING)
@@ -137,7 +137,7 @@ def test_a_joiner_takes_part_from_the_next_boundary_on(name):
 
 @pytest.mark.parametrize("name", ["diloco", "ddp", "streaming_diloco"])
 def test_a_donor_may_die_while_it_gives_and_a_joiner_without_any_comes_again(name):
-    with ring(spec_of(STRATEGIES[name], rounds=12)) as job:
+    with ring(spec_of(STRATEGIES[name], rounds=40)) as job:
         gate = threading.Event()
 
         def arrives() -> None:
@@ -293,7 +293,7 @@ def test_a_run_and_a_worker_die_together(name, moment):
 
 
 def test_retuning_meets_a_joiner_and_a_late_worker():
-    with ring(spec_of(STRATEGIES["diloco"], rounds=20), first_deadline_ms=300, grace_ms=200) as job:
+    with ring(spec_of(STRATEGIES["diloco"], rounds=40), first_deadline_ms=300, grace_ms=200) as job:
         slow_round(job, 1, 5)
         job.once(
             job.is_fired(1, 5, "training"),
