@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from tests.trainers.ring import ring
-from tests.trainers.ring_jobs import STRATEGIES, is_done, spec_of, strategy_of
+from tests.trainers.ring_jobs import ELEMENTS, LAYOUT, STRATEGIES, is_done, spec_of, strategy_of
 from tests.trainers.ring_machines import hold
 from trainers.codecs.base import LARGEST
 from trainers.contributions import CONTRIBUTION
+from trainers.member import Member
 
 
 def poison(value: float) -> Callable[[bytes], bytes]:
@@ -216,3 +217,41 @@ def test_one_that_lies_about_where_it_stands_does_not_move_the_job_when_its_run_
         assert [report["step"] for report in job.door.rounds] == [3, 6, 9, 12, 15, 18]
         assert job.lost() == ([(2, "stale")] if what in ("far ahead", "the end", "no number") else [])
         assert {0, 1} <= set(job.contributors()[-1])
+
+
+SET_ASIDE = {
+    "of another round": lambda answer: {**answer, "round": answer["round"] + 1},
+    "of other parameters": lambda answer: {**answer, "digest": "0" * 64},
+    "of no kind": lambda answer: {**answer, "kind": "all"},
+    "of no model": without("tensors"),
+    "of tensors without a shape": lambda answer: {**answer, "tensors": [{"name": "a", "shape": "3", "dtype": "f"}]},
+    "without a verdict": without("ok"),
+}
+
+
+@pytest.mark.parametrize("what", SET_ASIDE)
+def test_who_says_that_it_set_aside_what_cannot_be_loses_its_place_and_another_one_does_it(what):
+    with ring(spec_of(STRATEGIES["diloco"], rounds=6)) as job:
+        job.lies[0, "snapshot"] = SET_ASIDE[what]
+        assert is_done(job.run())
+        job.check()
+        assert job.lost() == [(0, "bad_contribution")]
+        assert "snapshot" in job.door.lost[0]["detail"] or "set aside" in job.door.lost[0]["detail"]
+        assert job.door.checkpoints[-1]["round"] == 6
+
+
+@pytest.mark.parametrize("what", ["no state", "the state of the start"])
+def test_a_base_that_is_not_what_was_agreed_on_never_becomes_durable(what):
+    spec = spec_of(STRATEGIES["diloco"], rounds=8)
+    fresh = Member(spec, LAYOUT, np.zeros(ELEMENTS, dtype=np.float32)).export()
+    with ring(spec) as job:
+        worker = job.seats[0].worker
+        real = worker.staged
+        forged = b"no state" if what == "no state" else fresh
+        worker.staged = lambda round, kind: forged if kind == "base" else real(round, kind)
+        assert is_done(job.run())
+        job.check()
+        assert job.lost() == [(0, "bad_contribution")]
+        assert "not what was agreed on" in job.door.lost[0]["detail"]
+        assert job.door.checkpoints[-1]["round"] == 8
+        assert forged not in job.door.blobs.values()

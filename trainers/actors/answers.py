@@ -59,6 +59,25 @@ def _lines(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, dict) and _text(one.get("line")) for one in value)
 
 
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_flag(value: Any) -> bool:
+    return type(value) is bool
+
+
+def _tensors(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, dict) and _text(one.get("name")) and _counts(one.get("shape")) and _text(one.get("dtype"))
+        for one in value
+    )
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, dict) and all(_text(name) and _text(other) for name, other in value.items())
+
+
 def _or_none(check: Check) -> Check:
     return lambda value: value is None or check(value)
 
@@ -77,11 +96,15 @@ _ANSWERS: Mapping[str, Mapping[str, Check]] = {
     "load": _STANDING,
     "connect": {"address": lambda value: _text(value) and ":" in value},
     "prepare": _STANDING,
-    "recall": {"found": lambda value: type(value) is bool},
+    "recall": {"found": _is_flag},
     "restore": _STANDING,
     "train": _TRAINED,
     "merge": _MERGED,
 }
+_SNAPSHOT: Mapping[str, Check] = {
+    "round": _count, "step": _count, "digest": _digest, "kind": _text, "bytes": _count, "stall_ms": _count,
+    "strategy": _is_mapping, "inner": _is_flag, "buffers": _is_flag, "tensors": _tensors, "tied": _names,
+}  # fmt: skip
 _READING: Mapping[str, Check] = {
     "seen": _count, "unreachable": _counts, "moved_bytes": _count, "rounds": _count, "tokens": _count, "bytes": _count,
     "evaluated": _evaluations, "logs": _lines, **_METER,
@@ -107,6 +130,21 @@ def checked_answer(kind: str, answer: Any) -> Json:
     _fields(kind, found, _ANSWERS[kind])
     if kind == "merge":
         _told(kind, found)
+    return found
+
+
+def checked_snapshot(answer: Any, round: int, digest: str | None, wanted: str) -> Json:
+    """What a worker answers to `snapshot` of that round, whose state has that digest (None: each member's has its own)."""
+    found = _mapping("snapshot", answer)
+    if type(found.get("ok")) is not bool:
+        raise BadAnswer("its answer to snapshot does not say whether it is one")
+    if not found["ok"]:
+        return _fields("snapshot", found, _FAILURE)
+    _fields("snapshot", found, _SNAPSHOT)
+    kinds = ("base", "delta") if wanted == "delta" else ("base",)
+    if found["round"] != round or digest not in (None, found["digest"]) or found["kind"] not in kinds:
+        told = f"a {found['kind']} of round {found['round']} with digest {found['digest'][:12]}"
+        raise BadAnswer(f"it set aside {told}, where a {wanted} of round {round} was wanted, {str(digest)[:12]}")
     return found
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from trainers.actors.answers import BadAnswer, checked_snapshot
 from trainers.actors.keeper import Keeper
 from trainers.actors.roster import Roster, Worker
 from trainers.actors.succession import Succession
-from trainers.actors.transport import Parcel, Transport
+from trainers.actors.transport import CallFailed, Gone, Parcel, Transport
 from trainers.member import read_description
 from trainers.options import keeps_inner_state
 from trainers.rounds import RoundCommitted, Rounds, Standing
@@ -108,7 +109,8 @@ class Durability:
         for worker in self._roster.all():
             if worker.phase != "ready":
                 continue
-            if self._answer(worker, EVALUATE_S, "evaluate", base, EVALUATE_S) is not None:
+            found = self._answer(worker, EVALUATE_S, "evaluate", base, EVALUATE_S)
+            if isinstance(found, dict) and found.get("ok") is True:
                 return
 
     def make_durable(self, base: Json, halted: bool) -> bool | None:
@@ -135,24 +137,42 @@ class Durability:
             worker = self._roster.get(slot)
             if worker is None:
                 continue
-            found = self._answer(worker, BOUNDARY_S, "snapshot", base, wanted, self._inner)
+            found = self._set_aside(worker, base, wanted)
             if found is not None:
                 staged = self._transport.ask(worker.handle, "staged", found["round"], found["kind"])
                 beside = [
                     self._transport.ask(worker.handle, f"staged_{what}", found["round"]) if found[what] else None
                     for what in ("inner", "buffers")
                 ]
-                self._keeper.keep(found, staged, *beside, alive=partial(self._is_there, worker))
+                alive, accuse = partial(self._is_there, worker), partial(self._accuse, worker)
+                self._keeper.keep(found, staged, *beside, alive=alive, accuse=accuse)
                 return True
         return False
 
-    def _answer(self, worker: Worker, limit_s: float, method: str, *arguments: Any) -> Json | None:
-        """A worker's answer; None when it fails, takes longer than that, or is found gone meanwhile (by the roster's watch)."""
+    def _set_aside(self, worker: Worker, base: Json, wanted: str) -> Json | None:
+        """What it says that it has set aside; None when it has not, or says what cannot be, which costs it its place."""
+        answer = self._answer(worker, BOUNDARY_S, "snapshot", base, wanted, self._inner)
+        if answer is None:
+            return None
+        try:
+            found = checked_snapshot(answer, base["round"], base["digest"], wanted)
+        except BadAnswer as bad:
+            self._accuse(worker, str(bad))
+            return None
+        return found if found["ok"] else None
+
+    def _accuse(self, worker: Worker, why: str) -> None:
+        self._roster.lose(worker, Gone("bad_contribution", why))
+
+    def _answer(self, worker: Worker, limit_s: float, method: str, *arguments: Any) -> Any:
+        """A worker's answer, unchecked; None when it fails, takes longer than that, or is found gone meanwhile (by the
+        roster's watch).
+        """
         call, until = self._transport.ask(worker.handle, method, *arguments), time.monotonic() + limit_s
         while self._is_there(worker) and (left_s := until - time.monotonic()) > 0:
             found = self._transport.answers({0: call}, min(LOOK_S, left_s)).get(0)
             if found is not None:
-                return found if isinstance(found, dict) and found["ok"] else None
+                return None if isinstance(found, Gone | CallFailed) else found
         return None
 
     def _is_there(self, worker: Worker) -> bool:

@@ -25,6 +25,7 @@ from storage.checkpoints import (
     removable,
     removable_blobs,
 )
+from storage.model_files import parameters_digest
 from trainers.actors.outbox import Outbox
 from trainers.actors.transport import Gone, Parcel, Transport
 from trainers.actors.wiring import Door, DoorAway, DoorRefused
@@ -43,13 +44,16 @@ MAX_REMOVED = 4096
 
 @dataclass(frozen=True, slots=True)
 class _Staged:
-    """One snapshot on its way. `snapshot`: the answer of `Worker.snapshot`; `alive`: whether who gives it is still there."""
+    """One snapshot on its way. `snapshot`: the answer of `Worker.snapshot`; `alive`: whether who gives it is still there;
+    `accuse`: say what is wrong with what it gave.
+    """
 
     snapshot: Json
     content: Parcel
     inner: Parcel | None
     buffers: Parcel | None
     alive: Callable[[], bool]
+    accuse: Callable[[str], None]
 
     @property
     def kind(self) -> Kind:
@@ -123,17 +127,17 @@ class Keeper:
 
     def keep(
         self, snapshot: Json, staged: Parcel, inner: Parcel | None = None, buffers: Parcel | None = None,
-        *, alive: Callable[[], bool] = lambda: True,
+        *, alive: Callable[[], bool] = lambda: True, accuse: Callable[[str], None] = lambda why: None,
     ) -> None:  # fmt: skip
         """Begin to make a staged snapshot durable. `snapshot`: the answer of `Worker.snapshot`; `staged`: its content;
         `inner`: the inner optimiser's state; `buffers`: the model's; `alive`: whether the worker is not known to be gone,
-        after which nobody waits for what it has not serialised.
+        after which nobody waits for what it has not serialised; `accuse` is told of a base that is not what it says.
 
         A base is left out while another checkpoint is on its way, and a delta that does not continue the chain: the
         next checkpoint is a base then. A worker that gives a base where a delta was wanted has none to give.
         """
         item, strategy, round = (
-            _Staged(snapshot, staged, inner, buffers, alive),
+            _Staged(snapshot, staged, inner, buffers, alive, accuse),
             self._strategy_of(snapshot),
             int(snapshot["round"]),
         )
@@ -274,7 +278,9 @@ class Keeper:
             self._finish(made, fresh, stall_ms)
 
     def _base(self, item: _Staged) -> Manifest:
-        state, size = self._store(item.content, item)
+        content = self._open(item.content, item)
+        self._check(content, item)
+        state, size = self._upload(content), len(content)
         inner, inner_bytes = (None, 0) if item.inner is None else self._store(item.inner, item)
         buffers, buffers_bytes = (None, 0) if item.buffers is None else self._store(item.buffers, item)
         snapshot, workload, data = item.snapshot, self._spec["workload"], self._spec["data"]
@@ -297,6 +303,17 @@ class Keeper:
             buffers=buffers,
             buffers_bytes=buffers_bytes,
         )
+
+    def _check(self, content: bytes, item: _Staged) -> None:
+        """A base must hold what its round agreed on: it is what a job goes back to when nobody else is left."""
+        try:
+            found, wrong = parameters_digest(content), ""
+        except ValueError as error:
+            found, wrong = "", f"it is no state: {error}"
+        if found != item.snapshot["digest"]:
+            why = f"what it set aside of round {item.snapshot['round']} is not what was agreed on"
+            item.accuse(f"{why}: {wrong or f'its parameters have the digest {found[:12]}'}")
+            raise _Lost(why)
 
     def _store(self, parcel: Parcel, item: _Staged) -> tuple[str, int]:
         content = self._open(parcel, item)

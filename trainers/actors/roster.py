@@ -115,6 +115,10 @@ class Roster:
         with self._lock:
             return [worker for _, worker in sorted(self._workers.items())]
 
+    def lose(self, worker: Worker, gone: Gone) -> None:
+        """Somebody found out that this worker cannot stay; `take_losses` hands it out. Any thread may."""
+        self._lose(worker, gone)
+
     def take_losses(self) -> list[tuple[Worker, Gone]]:
         """Who was found gone or silent since the last call."""
         with self._lock:
