@@ -89,6 +89,7 @@ def test_a_newcomer_and_a_restored_worker_go_on_with_the_moments_of_the_others(w
     one_round(0)
     one_round(0, 1, newcomer=1)
     assert inner_of(first) == inner_of(second)
+    assert first._training._fresh_inner() == second._training._fresh_inner(), "not what it took over"
     one_round(0)  # the second one is left behind,
     kept = first.snapshot(one_round.base, "base", True)
     assert kept["inner"]
