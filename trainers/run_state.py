@@ -93,6 +93,11 @@ class RunState:
         return self.at.round
 
     @property
+    def holders(self) -> tuple[int, ...]:
+        """Slots of members that stand where the run does."""
+        return tuple(slot for slot, member in sorted(self._members.items()) if member.at == self.at)
+
+    @property
     def members(self) -> tuple[int, ...]:
         """Slots of all living members, waiting and late ones too."""
         return tuple(sorted({*self._members, *self._arrivals, *self._late}))

@@ -12,6 +12,7 @@ import pytest
 from tests.trainers.ring import ring
 from tests.trainers.ring_jobs import ELEMENTS, LAYOUT, STRATEGIES, is_done, spec_of, strategy_of
 from tests.trainers.ring_machines import hold
+from trainers.child_process import InnerStateRefused
 from trainers.codecs.base import LARGEST
 from trainers.contributions import CONTRIBUTION
 from trainers.member import Member
@@ -255,3 +256,28 @@ def test_a_base_that_is_not_what_was_agreed_on_never_becomes_durable(what):
         assert "not what was agreed on" in job.door.lost[0]["detail"]
         assert job.door.checkpoints[-1]["round"] == 8
         assert forged not in job.door.blobs.values()
+
+
+def test_moments_of_a_donor_that_are_none_cost_the_joiner_a_round_and_the_job_nothing():
+    with ring(spec_of(STRATEGIES["ddp"], rounds=12)) as job:
+        refusals = []
+
+        def arrives() -> None:
+            job.join(3)
+            child = job.seats[3].child
+            real = child.import_inner
+
+            def import_inner(exported: bytes) -> None:
+                if not refusals:
+                    refusals.append(len(exported))
+                    raise InnerStateRefused("no safetensors file")
+                real(exported)
+
+            child.import_inner = import_inner
+
+        job.once(job.reported(2), arrives)
+        assert is_done(job.run())
+        job.check()
+        assert refusals
+        assert job.lost() == []
+        assert job.contributors()[-1] == [0, 1, 2, 3]

@@ -1,8 +1,11 @@
 """State for joiners: from several donors, verified; donors that die, stall or lie cost nothing but time."""
 
 import random
+import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.trainers.mesh_network import SOON_S, crew_of, results
 from trainers.mesh import MeshTimeout, TransferFailed, state_transfer
+from trainers.mesh.sockets import Counter, Wire
 from trainers.mesh.state_transfer import Offers, choose_description
 from trainers.mesh.wire import CHUNK_BYTES, Description, Header, Kind, What
 
@@ -172,3 +176,22 @@ def test_a_transfer_may_take_longer_than_its_patience_while_chunks_come(monkeypa
         assert crew.members[1].fetch_state(4, [crew.members[0].peer], patience_s) == STATE
         took.append(time.monotonic() - began)
     assert took[0] > patience_s
+
+
+def test_bytes_that_come_slowly_are_counted_as_they_come() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        theirs = socket.create_connection(listening.getsockname())
+        ours, _ = listening.accept()
+    counter, content = Counter(), random.Random(5).randbytes(1 << 20)
+    line = Wire(ours, counter)
+    with ThreadPoolExecutor(1) as pool, closing(line), closing(theirs):
+        whole = pool.submit(line.receive, len(content))
+        theirs.sendall(content[: 1 << 17])
+        until = time.monotonic() + SOON_S
+        while counter.received < 1 << 16:
+            assert time.monotonic() < until, "an exchange over a slow line looks as if nothing moved"
+            time.sleep(0.001)
+        assert not whole.done()
+        theirs.sendall(content[1 << 17 :])
+        assert whole.result(SOON_S) == content
+    assert counter.received == len(content)

@@ -349,14 +349,16 @@ class Course:
         """From what can be restored, when that is not what was thought; without anything, by newcomers alone."""
         log.info("Deciding to start over at round %s since that is what can be restored", at.round)
         self._calls.forget_round()
-        self._voided = set(self._orders)
+        self._durability.rebase()
+        self._voided, self._digest, self._evaluated_round = set(self._orders), None, -1
         self._rounds = machine.Rounds(self._rounds.plan, at=at, durable=at)
         ready = [worker for worker in self._roster.all() if worker.phase == "ready"]
-        if at == machine.START:
-            for worker in ready:
-                self._lose(worker, "stale", "no checkpoint can be restored, and its state is not the initial one")
-            ready = []
-        members = [machine.Member(one.slot, one.epoch, one.name, machine.NOWHERE) for one in ready]
+        fresh = [one for one in ready if one.at == machine.START and one.slot not in self._orders]
+        for worker in [one for one in ready if at == machine.START and one not in fresh]:
+            self._lose(worker, "stale", "no checkpoint can be restored, and its state is not the initial one")
+            ready.remove(worker)
+        stand = {worker.slot: machine.START if worker in fresh else machine.NOWHERE for worker in ready}
+        members = [machine.Member(one.slot, one.epoch, one.name, stand[one.slot]) for one in ready]
         self._do(self._rounds.resume(members, self._now_ms()))
 
     def _committed(self, done: machine.RoundCommitted) -> None:
@@ -381,12 +383,11 @@ class Course:
         if isinstance(over, machine.Finished) and self._evaluated_round < over.round:
             self._durability.evaluate(base)
             self._evaluated_round = over.round
-        durable = self._durability.make_durable(base, isinstance(over, machine.Halted))
+        durable = self._durability.make_durable(base, self._rounds.holders, isinstance(over, machine.Halted))
         if durable is None:
             # Everybody went with the last rounds before these were durable: what is missing is trained again.
-            restored = self._durability.restore()
-            at = restored.at if restored is not None else machine.START
-            self._over, self._rounds = None, machine.Rounds(self._rounds.plan, at=at, durable=at)
+            self._over, restored = None, self._durability.restore()
+            self._start_over(restored.at if restored is not None else machine.START)
             return None
         if not durable:
             return None

@@ -113,14 +113,14 @@ class Durability:
             if isinstance(found, dict) and found.get("ok") is True:
                 return
 
-    def make_durable(self, base: Json, halted: bool) -> bool | None:
+    def make_durable(self, base: Json, holders: Iterable[int], halted: bool) -> bool | None:
         """Whether the last round is durable, or (`halted`) as far as it can be; False to try again, None when everybody
         who held it is gone.
         """
         self._keeper.wait(EVALUATE_S)
         if self._keeper.durable_round >= base["round"]:
             return True
-        slots = [worker.slot for worker in self._roster.all() if worker.phase == "ready"]
+        slots = [slot for slot in holders if self._roster.get(slot) is not None]
         if not slots:
             return True if halted else None
         wanted = self._keeper.wants(base["round"], last=True)

@@ -194,7 +194,11 @@ class Training:
         self._local, self._mix_at, self._undo = False, None, None
         self._inner_offered = Exported(inner, len(inner)) if inner else None
         if inner or self.member.strategy.applies == "gradient":
-            self._give_inner(inner)
+            try:
+                self._give_inner(inner)
+            except InnerStateRefused as refused:  # nobody could check it when it was stored
+                log.warning("going on without the inner optimiser's state of the checkpoint: %s", refused)
+                self._give_inner(None)
         if self.meeting.is_open:
             self._offer(self.meeting.mesh)
 
@@ -271,7 +275,10 @@ class Training:
         except MemberError as error:
             raise NoDonor(str(error)) from None
         if inner:
-            self._give_inner(inner)
+            try:
+                self._give_inner(inner)
+            except InnerStateRefused as refused:
+                raise NoDonor(f"the inner optimiser's state of another member is none: {refused}") from None
         self._offer(mesh)
 
     def _go_back(self) -> None:
