@@ -62,6 +62,11 @@ STUDIES: Final = (
         steps_ratios={"ddp": {2: (0.55, 0.66)}, "diloco": {2: (0.91, 1.04), 4: (0.77, 1.07)}},
         options={"diloco": "outer_momentum 0.5"},
     ),
+    Study(
+        workload="byte_lm", size="1M", batch_tokens=768, steps=300, inner_steps=30, seeds=2,
+        steps_ratios={"diloco": {2: (0.82, 0.86), 4: (0.76, 0.78)}},
+        options={"diloco": "outer_momentum 0.5"},
+    ),
 )  # fmt: skip
 """The table: all that plans know. Commands and losses are in docs/PROTOCOLS.md, «Against one machine alone»."""
 
