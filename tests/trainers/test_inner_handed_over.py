@@ -99,7 +99,7 @@ def test_a_newcomer_and_a_restored_worker_go_on_with_the_moments_of_the_others(w
     state, inner = first.staged(kept["round"], "base"), first.staged_inner(kept["round"])
     assert inner == expected
     for worker in (first, second):
-        assert worker.restore(state, inner)["digest"] == kept["digest"]
+        assert worker.restore(state, inner, False)["digest"] == kept["digest"]
         assert inner_of(worker) == expected
     one_round.back_to(kept)
     one_round(0, 1)
