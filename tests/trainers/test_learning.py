@@ -1,11 +1,14 @@
 """The learning gate: on one small model and paired seeds, every protocol learns as well as its equations promise.
 
-23 thousand parameters, 4 workers, 20 rounds of 10 steps, loss in nats per byte. Each strategy's options were chosen by hand
-on a small grid: inner rate 0.01 to 0.04; μ, α, decay and mixing 0.1 to 0.95; η, β, γ 0.4 to 1; kept 64 to 1024 of 4096.
-In so short a run less momentum and denser selections than published are best. `ddp` is at its best rate to 0.1 %.
+102 thousand parameters, 4 workers, 32 rounds of 6 steps, loss in nats per byte, the mean ratio over two seeds. Each
+strategy's options were chosen by hand on a small grid: inner rate 0.014 to 0.04 (`demo` 0.006 to 0.02); η, β 0.6 to 1.2,
+γ 0.8 and 1; μ, α 0 to 0.6, decay 0.6 to 0.95; mixing 0 to 0.3; kept 1/16 to 1/4; weight decay of `demo` 0 to 1, its blocks
+8 to 64 wide. `ddp` is at its best rate. In so short a run less momentum and denser selections than published are best.
 """
 
+from collections.abc import Callable
 from functools import cache
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -15,61 +18,69 @@ from trainers.codecs import Vector
 from trainers.simulation import simulate
 from trainers.strategies import diloco, noloco, sparseloco
 
-DILOCO = {"name": "diloco", "outer_lr": 0.7, "outer_momentum": 0.6}
-NOLOCO = {"name": "noloco", "alpha": 0.2, "beta": 0.8, "gamma": 1.0}
-STREAMING = {"name": "streaming_diloco", "fragments": 2, "overlap_steps": 1, "mixing": 0.1, "outer_lr": 0.7,
-             "outer_momentum": 0.5}  # fmt: skip
-SPARSE = {"name": "sparseloco", "decay": 0.6, "codec": "top_k:512/4096+int2"}
+DDP = {"name": "ddp"}
+DILOCO = {"name": "diloco", "outer_lr": 0.8, "outer_momentum": 0.4}
+NOLOCO = {"name": "noloco", "alpha": 0.1, "beta": 1.0, "gamma": 1.0}
+STREAMING = {"name": "streaming_diloco", "fragments": 2, "overlap_steps": 1, "mixing": 0.1, "outer_lr": 1.0,
+             "outer_momentum": 0.2}  # fmt: skip
+SPARSE = {"name": "sparseloco", "decay": 0.8, "codec": "top_k:256/4096+int2"}
+DEMO = {"name": "demo", "chunk": 8, "top_k": 4, "weight_decay": 0.3}
+SEEDS = (1, 2)
 
 
-def held_out(strategy: dict[str, object], rate: float = 0.02, steps: int = 200, seed: int = 1) -> float:
+def held_out(strategy: dict[str, object], rate: float, seed: int, steps: int = 192, inner_steps: int = 6) -> float:
     """Held-out loss after so many steps of four workers."""
     torch.set_num_threads(1)
-    rounds = simulate(lambda: TinyLM({"lr": rate}, None, seed), {"inner_steps": 10, **strategy}, steps=steps, seed=seed)
-    loss = rounds[-1].held_out
+    options = {"inner_steps": inner_steps, **strategy}
+    loss = simulate(lambda: TinyLM({"lr": rate}, None, seed), options, steps=steps, seed=seed)[-1].held_out
     assert loss is not None
     return loss
 
 
 @cache
-def ddp() -> float:
+def ddp(seed: int) -> float:
     """What one batch four times as large learns."""
-    return held_out({"name": "ddp"})
+    return held_out(DDP, 0.03, seed)
 
 
 @cache
-def plain_diloco() -> float:
+def plain_diloco(seed: int) -> float:
     """DiLoCo in its usual codec."""
-    return held_out(DILOCO)
+    return held_out(DILOCO, 0.03, seed)
+
+
+def against(reference: Callable[[int], float], strategy: dict[str, object], rate: float) -> float:
+    """Mean over the seeds of a strategy's loss divided by the reference's on the same data from the same weights."""
+    return fmean(held_out(strategy, rate, seed) / reference(seed) for seed in SEEDS)
 
 
 def test_diloco_learns_nearly_as_much_as_ddp_from_as_many_tokens():
-    assert 0.98 * ddp() < plain_diloco() <= 1.06 * ddp()
+    assert 0.98 < fmean(plain_diloco(seed) / ddp(seed) for seed in SEEDS) <= 1.06
 
 
 def test_noloco_learns_nearly_as_much_as_diloco():
-    assert held_out(NOLOCO) <= 1.02 * plain_diloco()
+    assert against(plain_diloco, NOLOCO, 0.03) <= 1.02
 
 
 def test_streaming_diloco_learns_as_much_as_diloco():
-    assert held_out(STREAMING) <= 1.005 * plain_diloco()
+    assert against(plain_diloco, STREAMING, 0.04) <= 1.005
 
 
 def test_sparseloco_learns_nearly_as_much_as_ddp():
-    assert held_out(SPARSE, rate=0.03) <= 1.04 * ddp()
+    assert against(ddp, SPARSE, 0.04) <= 1.04
 
 
 def test_demo_learns_nearly_as_much_as_ddp():
-    assert held_out({"name": "demo", "top_k": 128}) <= 1.04 * ddp()
+    assert against(ddp, DEMO, 0.02) <= 1.04
 
 
 def test_quantised_contributions_learn_as_much_as_exact_ones():
-    def together(codec: str) -> float:
-        return sum(held_out({**DILOCO, "codec": codec}, rate=0.01, steps=80, seed=seed) for seed in (1, 2))
+    def short(codec: str, seed: int) -> float:
+        return held_out({**DILOCO, "codec": codec}, 0.01, seed, steps=96, inner_steps=12)
 
-    exact = together("identity")
-    assert abs(together("int8") / exact - 1) <= 0.002
-    assert abs(together("fp4") / exact - 1) <= 0.002
+    exact = {seed: short("identity", seed) for seed in SEEDS}
+    for codec in ("int8", "fp4"):
+        assert abs(fmean(short(codec, seed) / exact[seed] for seed in SEEDS) - 1) <= 0.002
 
 
 def test_the_gate_stops_noloco_with_the_sign_as_printed(monkeypatch):
@@ -80,15 +91,17 @@ def test_the_gate_stops_noloco_with_the_sign_as_printed(monkeypatch):
         self.beta = -self.beta
 
     monkeypatch.setattr(noloco.NoLoco, "__init__", as_printed)
-    assert held_out(NOLOCO, steps=100) > 1.02 * plain_diloco()
+    assert held_out(NOLOCO, 0.03, 1) > 1.02 * plain_diloco(1)
 
 
 def test_the_gate_stops_diloco_whose_momentum_has_the_wrong_sign(monkeypatch):
+    right = plain_diloco(1), ddp(1)
+
     def wrong(theta: Vector, u: Vector, delta: Vector, eta: np.float32, mu: np.float32) -> tuple[Vector, Vector]:
         return theta - eta * (delta - mu * (mu * u + delta)), mu * u + delta
 
     monkeypatch.setattr(diloco, "nesterov", wrong)
-    assert held_out(DILOCO) > 1.06 * ddp()
+    assert held_out(DILOCO, 0.03, 1) > 1.06 * right[1]
 
 
 def test_the_gate_stops_sparseloco_that_forgets_what_it_did_not_send(monkeypatch):
@@ -96,4 +109,4 @@ def test_the_gate_stops_sparseloco_that_forgets_what_it_did_not_send(monkeypatch
         return {name: vector for name, vector in state.items() if name != "residual"}
 
     monkeypatch.setattr(sparseloco.SparseLoco, "sent", forgetful)
-    assert held_out(SPARSE, rate=0.03) > 1.04 * ddp()
+    assert held_out(SPARSE, 0.04, 1) > 1.04 * ddp(1)

@@ -12,7 +12,7 @@ NAMES = sorted(STRATEGIES)
 
 def workload() -> TinyLM:
     torch.set_num_threads(1)
-    return TinyLM({"lr": 0.01}, None, 1)
+    return TinyLM({"lr": 0.01, "width": 64}, None, 1)
 
 
 def of(name: str, **more: object) -> dict[str, object]:
