@@ -3,7 +3,9 @@
 102 thousand parameters, 4 workers, 32 rounds of 6 steps, loss in nats per byte, the mean ratio over two seeds. Each
 strategy's options were chosen by hand on a small grid: inner rate 0.014 to 0.04 (`demo` 0.006 to 0.02); η, β 0.6 to 1.2,
 γ 0.8 and 1; μ, α 0 to 0.6, decay 0.6 to 0.95; mixing 0 to 0.3; kept 1/16 to 1/4; weight decay of `demo` 0 to 1, its blocks
-8 to 64 wide. `ddp` is at its best rate. In so short a run less momentum and denser selections than published are best.
+8 to 64 wide. `ddp` is at its best rate to 0.2 %. In so short a run less momentum and denser selections than published are
+best. Two are not at their best, so that mistakes show: `diloco` with η 1 and μ 0.2 learns 0.4 % more, but a wrong sign of
+μ 0.4 would cost just the 6 % that are allowed; `sparseloco` with 512 of 4096 learns 0.7 % more, and forgets unnoticed.
 """
 
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from trainers.simulation import simulate
 from trainers.strategies import diloco, noloco, sparseloco
 
 DDP = {"name": "ddp"}
-DILOCO = {"name": "diloco", "outer_lr": 0.8, "outer_momentum": 0.4}
+DILOCO = {"name": "diloco", "outer_lr": 0.7, "outer_momentum": 0.5}
 NOLOCO = {"name": "noloco", "alpha": 0.1, "beta": 1.0, "gamma": 1.0}
 STREAMING = {"name": "streaming_diloco", "fragments": 2, "overlap_steps": 1, "mixing": 0.1, "outer_lr": 1.0,
              "outer_momentum": 0.2}  # fmt: skip
@@ -95,13 +97,11 @@ def test_the_gate_stops_noloco_with_the_sign_as_printed(monkeypatch):
 
 
 def test_the_gate_stops_diloco_whose_momentum_has_the_wrong_sign(monkeypatch):
-    right = plain_diloco(1), ddp(1)
-
     def wrong(theta: Vector, u: Vector, delta: Vector, eta: np.float32, mu: np.float32) -> tuple[Vector, Vector]:
         return theta - eta * (delta - mu * (mu * u + delta)), mu * u + delta
 
     monkeypatch.setattr(diloco, "nesterov", wrong)
-    assert held_out(DILOCO, 0.03, 1) > 1.06 * right[1]
+    assert held_out(DILOCO, 0.03, 1) > 1.06 * ddp(1)
 
 
 def test_the_gate_stops_sparseloco_that_forgets_what_it_did_not_send(monkeypatch):
