@@ -300,9 +300,15 @@ class Rounds(RunState):
         return (done, *self._start(now_ms, f"round {self.round} is committed"))
 
     def _accepted(self, holders: Sequence[int]) -> set[int]:
-        """Whose contributions count: those that most holders have merged, or, where each merges others, that any has."""
-        votes = Counter(slot for holder in holders for slot in set(self._merged[holder][1]))
-        least = len(holders) // 2 + 1 if self.plan.agrees else 1
+        """Whose contributions count: those that most holders have merged, or, where each merges others, that any has.
+
+        Holders of one digest merged the same, so words that differ are lies. Without a majority those with most words
+        count: a lie must not make a committed round nobody's work.
+        """
+        assert self._started is not None
+        dealt = {share.slot for share in self._started.shares}
+        votes = Counter(slot for holder in holders for slot in dealt & set(self._merged[holder][1]))
+        least = min(len(holders) // 2 + 1, max(votes.values(), default=1)) if self.plan.agrees else 1
         return {slot for slot, count in votes.items() if count >= least}
 
     def _disputed(self, now_ms: int, disagreeing: str) -> Decisions:

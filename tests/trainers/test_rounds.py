@@ -318,6 +318,11 @@ def test_one_member_alone_cannot_credit_work_that_the_others_did_not_merge():
     assert script.of(RoundCommitted).contributors == (0, 1)
 
 
+def test_a_lie_about_whom_it_merged_does_not_make_a_round_nobodys_work():
+    done = Script(slots=(0, 1)).contribute(0, 1).merge(0, accepted=(0,)).merge(1, accepted=(1, 7)).of(RoundCommitted)
+    assert done.contributors == (0, 1)
+
+
 STALE = {
     "another round": lambda run: run.contributed(0, 100, 2, 0),
     "another epoch": lambda run: run.contributed(0, 99, 1, 0),

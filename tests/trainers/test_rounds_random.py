@@ -54,7 +54,7 @@ class RandomRuns(RuleBasedStateMachine):
                 assert set(decision.slots) <= set(self.started.slots)
             elif isinstance(decision, RoundCommitted):
                 assert decision.round == self.newest.round + 1
-                assert decision.contributors
+                assert set() < set(decision.contributors) <= set(self.started.slots)
                 self.newest = Standing(decision.round, decision.step, decision.position)
                 self.given[decision.round] = self.newest
             elif isinstance(decision, Rewind):
@@ -99,7 +99,8 @@ class RandomRuns(RuleBasedStateMachine):
         number = self.newest.round + 1
         digest = f"lie-{slot}" if lies == 0 else f"d{number}"
         refused = {self.some_member(data): "not all elements are finite"} if bad == 0 else {}
-        self.obey(self.rounds.merged(slot, 100 + slot, number, digest, (slot,), refused, self.now))
+        accepted = (slot,) if lies == 1 else self.rounds.members
+        self.obey(self.rounds.merged(slot, 100 + slot, number, digest, accepted, refused, self.now))
 
     @precondition(lambda self: self.rounds.members)
     @rule(data=st.data())
