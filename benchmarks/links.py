@@ -10,8 +10,9 @@ Every worker is a machine of its own (a network namespace) on a switch; `tc tbf`
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 
 from benchmarks.cables import bits_per_second, why_no_cables
 from benchmarks.report import Target, finish, parser, say
@@ -77,9 +78,8 @@ def main() -> int:
     trials: list[Trial] = []
     with Place() as place:
         figures["parameters"] = float(parameters_of(place, chosen.size))
-        for link in chosen.link:  # the bare loop again before each, so that a machine's moods do not count
-            bare = comparator_trial(place, job_for("bare", "none", chosen), "bare", chosen.timeout)
-            figures[f"bare.{link}.step_s"] = bare.step_s or 0.0
+        for link in chosen.link:
+            before = bare_of(place, chosen)
             for system in chosen.system:
                 job = job_for(system, link, chosen)
                 made = (
@@ -87,23 +87,38 @@ def main() -> int:
                     if system in COMPARATORS
                     else torg_trial(place, job, system, options_for(system, chosen.set), chosen.timeout)
                 )
+                after = bare_of(place, chosen)
                 trials.append(made)
-                figures |= seen(made, bare, figures)
-                say(chosen.json, f"{system} over {link}: {made.step_s:.3f} s a step, bare {bare.step_s:.3f}")
+                figures |= seen(made, (before, after), figures)
+                ratio = figures[f"{system}.{link}.speed_ratio_to_bare"]
+                bare = f"the bare loop {before.step_s:.3f} just before and {after.step_s:.3f} just after"
+                say(chosen.json, f"{system} over {link}: {made.step_s:.3f} s a step, {bare}: {ratio:.2f} of its speed")
+                before = after
     return finish(figures, targets(figures), chosen.json, {"trials": [one.told() for one in trials]})
 
 
-def seen(trial: Trial, bare: Trial, figures: Mapping[str, float]) -> dict[str, float]:
-    """The figures of one trial; with evaluations on both clocks, but for DDP, which has its own rhythm on slow cables."""
+def bare_of(place: Place, chosen) -> Trial:
+    """The job without synchronising, as many workers side by side."""
+    return comparator_trial(place, job_for("bare", "none", chosen), "bare", chosen.timeout)
+
+
+def seen(trial: Trial, bares: Sequence[Trial], figures: Mapping[str, float]) -> dict[str, float]:
+    """The figures of one trial beside the bare loop just before and just after it, so that a machine's moods do not count.
+
+    Evaluations are on both clocks, but for DDP, which has its own rhythm on slow cables.
+    """
     assert trial.step_s is not None
-    assert bare.step_s is not None
-    assert bare.pure_step_s is not None
-    link, named = trial.job.link, {"step_s": trial.step_s, "speed_ratio_to_bare": bare.step_s / trial.step_s}
+    bare_s = [one.step_s for one in bares if one.step_s is not None]
+    pure_s = [one.pure_step_s for one in bares if one.pure_step_s is not None]
+    assert len(bare_s) == len(pure_s) == len(bares)
+    step_s, pure_step_s = fmean(bare_s), fmean(pure_s)
+    link, named = trial.job.link, {"step_s": trial.step_s, "speed_ratio_to_bare": step_s / trial.step_s}
+    named |= {"bare_step_s": step_s, "bare_drift": max(bare_s) / min(bare_s)}
     if trial.system == "torch_ddp":
         assert trial.pure_step_s is not None
-        bound = max(bare.pure_step_s, ring_seconds(int(figures["parameters"]), trial.job.workers, link))
-        named["speed_ratio_to_bare"] = bare.pure_step_s / trial.pure_step_s
-        named |= {"slowdown": trial.pure_step_s / bare.pure_step_s, "ring_ratio": trial.pure_step_s / bound}
+        bound = max(pure_step_s, ring_seconds(int(figures["parameters"]), trial.job.workers, link))
+        named["speed_ratio_to_bare"] = pure_step_s / trial.pure_step_s
+        named |= {"slowdown": trial.pure_step_s / pure_step_s, "ring_ratio": trial.pure_step_s / bound}
     if trial.sent_bytes_per_step is not None:
         named["sent_bytes_per_step"] = trial.sent_bytes_per_step
     return {f"{trial.system}.{link}.{name}": value for name, value in named.items()}
