@@ -82,6 +82,7 @@ class TrainerChild:
         self._unpacker = Unpacker(MAX_HEADER_BYTES, max_raw_bytes=0)
         self._talking = threading.Lock()
         self._baseline_bytes = 0
+        self._weighed_at = 0.0
         self._memory: SharedVector | None = None
         self.areas = ExportAreas(memory_limit_bytes)
         self._killed = False
@@ -327,6 +328,10 @@ class TrainerChild:
     def _check(self, deadline: Deadline) -> None:
         if deadline.left_s() <= 0:
             raise ChildFailed("hang", f"no end of {deadline.doing} in time", self._log.tail())
+        now = time.monotonic()
+        if now < self._weighed_at + CHECK_EVERY_S:  # the kernel takes its time to tell
+            return
+        self._weighed_at = now
         used = private_bytes(self.pid) - self._baseline_bytes
         if self._baseline_bytes and used > self._memory_limit_bytes:
             limit = self._memory_limit_bytes >> 20

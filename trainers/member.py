@@ -149,7 +149,8 @@ class Member:
         if pending.payload is None:
             body = encode_parts(pending.parts, pending.vectors)
             pending.payload = self._contribution(pending, body)
-            pending.sent = self.strategy.sent(pending.state, decode_parts(pending.parts, body), pending.moment)
+            pending.seen = decode_parts(pending.parts, body)
+            pending.sent = self.strategy.sent(pending.state, pending.seen, pending.moment)
             pending.cut, pending.reduces = {}, False
         return pending.payload
 
@@ -379,7 +380,8 @@ class Member:
             mine = sent_in_part(self.strategy, mine, pending, found.lost) if found.lost else pending.sent
         state = self.strategy.merge(mine, found.updates, pending.moment)
         order = pending.order
-        if not np.isfinite(state["parameters"]).all():
+        changed = state["parameters"] is not self._state["parameters"]
+        if changed and not np.isfinite(state["parameters"]).all():
             raise BadPayload(f"round {order.round} would make parameters that are not finite")
         bundle = None
         if self.replays:

@@ -57,6 +57,7 @@ class Pending:
     weight: float
     sent: State | None = None
     payload: bytes | None = None
+    seen: tuple[Vector, ...] = ()  # what everybody decodes `payload` to
     cut: dict[int, bytes] = field(default_factory=dict)
     reduces: bool = False  # slices of the mean are exchanged, not whole contributions
     left_out: dict[int, str] = field(default_factory=dict)  # as the owner of a slice: whose slices, and why
@@ -72,7 +73,8 @@ def read_updates(
             found = unpack_contribution(received[slot], round=pending.order.round, step=pending.moment.step, slot=slot)
             if found.weight > most_weight:
                 raise BadPayload(f"its weight is {found.weight}; at most {most_weight} is allowed")
-            updates.append(Update(slot, found.weight, decode_parts(parts, found.body)))
+            own = received[slot] is pending.payload and parts is pending.parts
+            updates.append(Update(slot, found.weight, pending.seen if own else decode_parts(parts, found.body)))
         except BadPayload as error:
             refused[slot] = str(error)
     return updates, refused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 import threading
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 from tests.trainers.ring import ring
 from tests.trainers.ring_jobs import ELEMENTS, LAYOUT, STRATEGIES, is_done, spec_of, strategy_of
 from tests.trainers.ring_machines import hold
+from trainers.actors.meeting import Meeting
 from trainers.child_process import InnerStateRefused
 from trainers.codecs.base import LARGEST
 from trainers.contributions import CONTRIBUTION
@@ -281,3 +283,14 @@ def test_moments_of_a_donor_that_are_none_cost_the_joiner_a_round_and_the_job_no
         assert refusals
         assert job.lost() == []
         assert job.contributors()[-1] == [0, 1, 2, 3]
+
+
+def test_who_lets_bytes_drip_does_not_hold_up_a_round(monkeypatch):
+    moved, dripped, over = Meeting.moved_bytes.fget, itertools.count(step=10), threading.Event()
+    monkeypatch.setattr(Meeting, "moved_bytes", property(lambda meeting: moved(meeting) + next(dripped)))
+    with ring(spec_of(STRATEGIES["diloco"], rounds=5), exchange_ms=1000) as job:
+        job.at(1, 3, "exchange", hold(over))
+        assert is_done(job.run())
+        assert job.fired == [(1, 3, "exchange")]
+        assert job.lost() == [(1, "network_cut")]
+        over.set()

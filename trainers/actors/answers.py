@@ -116,11 +116,9 @@ _RECENT: Mapping[str, Check] = {
 
 def checked_answer(kind: str, answer: Any) -> Json:
     """What a worker answers to that call of a run."""
-    found = _mapping(kind, answer)
-    if type(found.get("ok")) is not bool:
-        raise BadAnswer(f"its answer to {kind} does not say whether it is one")
+    found = _answered(kind, answer)
     if not found["ok"]:
-        return _fields(kind, found, _FAILURE)
+        return found
     if kind == "merge" and found.get("left"):
         return {
             "left": True,
@@ -135,11 +133,9 @@ def checked_answer(kind: str, answer: Any) -> Json:
 
 def checked_snapshot(answer: Any, round: int, digest: str | None, wanted: str) -> Json:
     """What a worker answers to `snapshot` of that round, whose state has that digest (None: each member's has its own)."""
-    found = _mapping("snapshot", answer)
-    if type(found.get("ok")) is not bool:
-        raise BadAnswer("its answer to snapshot does not say whether it is one")
+    found = _answered("snapshot", answer)
     if not found["ok"]:
-        return _fields("snapshot", found, _FAILURE)
+        return found
     _fields("snapshot", found, _SNAPSHOT)
     kinds = ("base", "delta") if wanted == "delta" else ("base",)
     if found["round"] != round or digest not in (None, found["digest"]) or found["kind"] not in kinds:
@@ -166,6 +162,14 @@ def checked_state(answer: Any) -> Json:
     for one in recent:
         _told("state", _fields("state", _mapping("state", one), _RECENT))
     return found
+
+
+def _answered(kind: str, answer: Any) -> Json:
+    """Fields that say whether they are an answer, and when not, why."""
+    found = _mapping(kind, answer)
+    if type(found.get("ok")) is not bool:
+        raise BadAnswer(f"its answer to {kind} does not say whether it is one")
+    return found if found["ok"] else _fields(kind, found, _FAILURE)
 
 
 def _told(kind: str, answer: Json) -> None:
