@@ -146,3 +146,16 @@ def note_imports(seat: Seat, imports: list[bytes]) -> None:
         real(exported)
 
     seat.child.import_inner = import_inner
+
+
+def test_members_that_a_new_run_sends_back_give_their_state_to_one_that_has_another():
+    with ring(spec_of(STRATEGIES["ddp"], rounds=6, every=2)) as job:
+        gate = threading.Event()
+        job.at(1, 3, "exchanged", hold(gate))
+        job.lies[1, "state"] = lambda told: {**told, "digest": "0" * 64}
+        job.once(job.is_fired(1, 3, "exchanged"), lambda: (job.replace_course(), gate.set()))
+        assert is_done(job.run())
+        job.check()
+        assert job.lost() == []
+        assert job.seats[1].fetched == [("state", 2)]
+        assert [row["slot"] for row in job.door.rounds[2]["members"]] == [0, 1, 2]

@@ -291,6 +291,7 @@ class Training:
         if before.strategy.applies == "gradient":
             self._give_inner(inner.content() if inner is not None else None)
             self._inner_now = inner
+        self._offer(self.meeting.mesh)  # a run that came in the middle of the round has not been offered it
 
     def _begin_anew(self) -> None:
         """After numbers that were not finite: nothing of the child's own is gone on with, its optimiser's state neither."""
