@@ -4,15 +4,16 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from cli.errors import CliError, usage
+from market.batch_forms import BatchFile
 from market.client import Market
 from market.form_errors import FormError
-from market.forms import digest_only, read_job, resolve
+from market.forms import JobFile, digest_only, make_form, read_job, resolve
 
 SMALL_BYTES = 4 * 1024 * 1024
 
@@ -20,11 +21,11 @@ SMALL_BYTES = 4 * 1024 * 1024
 class Prepared:
     """A normalised spec, and its code and data as they were when the plan was made. Use it with `with`."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, form: Callable[[], JobFile | BatchFile], folder: Path) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="torg-submit-")
         self._kept: dict[str, Path] = {}
         try:
-            self.spec: dict[str, Any] = resolve(read_job(file), self._keep, folder=file.parent)
+            self.spec: dict[str, Any] = resolve(form(), self._keep, folder=folder)
         except FormError as error:
             self._folder.cleanup()
             raise _as_usage(error) from None
@@ -59,7 +60,12 @@ class Prepared:
 
 def prepare(file: Path) -> Prepared:
     """Read, check and pack the job file `file`; its paths are relative to its folder. A mistake is a usage error."""
-    return Prepared(file)
+    return Prepared(lambda: read_job(file), file.parent)
+
+
+def prepare_fields(fields: Mapping[str, Any]) -> Prepared:
+    """The same of a batch job's fields as they were typed; its paths are absolute."""
+    return Prepared(lambda: make_form(BatchFile, fields), Path())
 
 
 def _copy(source: Path, target: Path) -> None:

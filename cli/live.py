@@ -56,6 +56,8 @@ class RunView:
     members: dict[str, Member] = field(default_factory=dict)
     happenings: deque[str] = field(default_factory=lambda: deque(maxlen=SHOWN_HAPPENINGS))
     lines: RoundLines = field(default_factory=RoundLines)
+    argv: list[str] = field(default_factory=list)
+    """What a batch job runs; empty of one that trains."""
 
     @property
     def final(self) -> bool:
@@ -80,6 +82,7 @@ def _job_submitted(view: RunView, event: dict[str, Any], at_ms: int) -> list[str
     spec = event.get("spec") or {}
     view.planned, view.steps = spec.get("rounds") or view.planned, spec.get("steps") or 0
     view.budget_nanos = event.get("budget_nanos")
+    view.argv = list((spec.get("command") or {}).get("argv") or ())
     return []
 
 
@@ -193,6 +196,11 @@ def _round_evaluated(view: RunView, event: dict[str, Any], at_ms: int) -> list[s
     return [f"round {event['round']}  held-out loss {event['loss']:.4f}{told}"]
 
 
+def _attempt_ended(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:
+    artifacts = "; its artifacts are kept" if event.get("manifest") else ""
+    return [f"try {event['number']}: {event.get('detail') or event['kind']}{artifacts}"]
+
+
 def _checkpoint_durable(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:
     view.durable_round = event["round"]
     return []
@@ -211,4 +219,5 @@ _TELLERS = {
     "round_committed": _round_committed,
     "round_evaluated": _round_evaluated,
     "checkpoint_durable": _checkpoint_durable,
+    "attempt_ended": _attempt_ended,
 }

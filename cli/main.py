@@ -24,7 +24,7 @@ VERBS = {
     "up": "market", "down": "market", "status": "market", "invite": "market",
     "provide": "provide", "provider": "provider",
     "offers": "offers",
-    "submit": "submit",
+    "submit": "submit", "run": "run",
     "jobs": "jobs", "job": "jobs", "cancel": "jobs", "resume": "jobs", "explain": "jobs", "logs": "jobs",
     "watch": "watch", "metrics": "metrics", "retune": "retune", "result": "result",
     "wallet": "wallet",

@@ -7,6 +7,7 @@ from cli.arguments import megabytes, usd
 from cli.live import RunView
 from cli.output import Column, Styled, printable, table
 from cli.round_lines import RoundLine
+from trainers.attempts import shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -16,6 +17,7 @@ SHOWN_ROUNDS = 8
 SHOWN_FIGURES = 3
 CURVE_ROWS = 12
 ROUNDS_OF_A_CURVE = 2
+LONGEST_COMMAND = 60
 _STYLES = {"active": "green", "lost": "bold red", "ended": "dim", "granted": "yellow"}
 
 
@@ -29,9 +31,12 @@ def render(view: RunView, width: int, height: int = 24) -> "RenderableType":
         no_wrap=True,
         overflow="ellipsis",
     )
-    shown = view.rounds[-SHOWN_ROUNDS:]
-    parts: list[RenderableType] = [headline(view), _workers(view, width), _rounds(shown, width)]
-    used = 12 + len(view.members) + len(shown) + len(view.happenings)
+    newest = view.rounds[-SHOWN_ROUNDS:]
+    parts: list[RenderableType] = [headline(view), _workers(view, width)]
+    if view.argv:
+        return Group(*parts, told)
+    parts.append(_rounds(newest, width))
+    used = 12 + len(view.members) + len(newest) + len(view.happenings)
     if height - used >= CURVE_ROWS:
         parts.append(Text(loss_curve([(one.round, one.held_out_loss) for one in view.rounds], width=width)))
     return Group(*parts, told)
@@ -93,6 +98,10 @@ def headline(view: RunView) -> "RenderableType":
     """One line: which job, how far, how good, how dear."""
     from rich.text import Text
 
+    if view.argv:
+        spent = f"{usd(view.spent_nanos)} of {usd(view.budget_nanos)}" if view.budget_nanos else usd(view.spent_nanos)
+        text = f"{view.job} {view.name}  {view.state}  {shown(view.argv, LONGEST_COMMAND)}  {spent}"
+        return Text(printable(text), style="bold", no_wrap=True, overflow="ellipsis")
     done = view.rounds[-1].round if view.rounds else 0
     strategy = f"  {view.rounds[-1].strategy}" if view.rounds and view.rounds[-1].strategy else ""
     held_out = "" if view.loss_last is None else f"  held-out loss {view.loss_first:.3f} → {view.loss_last:.3f}"

@@ -99,7 +99,7 @@ def check_size(what: str, value: object, most_bytes: int) -> Refusal | None:
 
 def check_spec(spec: Mapping[str, Any], settings: Settings) -> Refusal | None:
     """The first thing wrong with a normalised job spec, or None."""
-    wrong = check_size("spec", dict(spec), settings.max_spec_bytes) or _check_fields(
+    wrong = check_size("spec", dict(spec), settings.max_spec_bytes) or check_fields(
         "", spec, _SPEC_FIELDS, _SPEC_OPTIONAL
     )
     if wrong is not None:
@@ -107,18 +107,19 @@ def check_spec(spec: Mapping[str, Any], settings: Settings) -> Refusal | None:
     return (
         _check_scalars(spec)
         or _check_workload(spec["workload"], spec["options"])
-        or _check_data(spec["data"])
+        or check_data(spec["data"])
         or _check_strategy(spec["strategy"])
         or _check_train(spec.get("train", {}), spec["workers"])
-        or _check_workers(spec["workers"], settings)
-        or _check_limits(spec["limits"], settings)
+        or check_workers(spec["workers"], settings)
+        or check_limits(spec["limits"], settings)
         or _check_checkpoint(spec["checkpoint"])
         or _check_evaluate(spec.get("evaluate", {}))
         or check_tags(spec["tags"])
     )
 
 
-def _check_fields(path: str, value: object, names: tuple[str, ...], optional: tuple[str, ...] = ()) -> Refusal | None:
+def check_fields(path: str, value: object, names: tuple[str, ...], optional: tuple[str, ...] = ()) -> Refusal | None:
+    """Refuse what is no mapping, lacks one of `names`, or has a field beyond them and `optional`."""
     if not isinstance(value, Mapping):
         return invalid(path or "spec", value, "a mapping")
     for name in names:
@@ -152,7 +153,7 @@ def _check_scalars(spec: Mapping[str, Any]) -> Refusal | None:
 def _check_workload(workload: object, options: Mapping[str, Any]) -> Refusal | None:
     kind = workload.get("kind") if isinstance(workload, Mapping) else None
     if kind == "builtin":
-        wrong = _check_fields("workload.", workload, ("kind", "name"))
+        wrong = check_fields("workload.", workload, ("kind", "name"))
         if wrong is not None:
             return wrong
         assert isinstance(workload, Mapping)
@@ -165,7 +166,7 @@ def _check_workload(workload: object, options: Mapping[str, Any]) -> Refusal | N
         return None
     if kind != "file":
         return invalid("workload.kind", kind, "builtin or file")
-    wrong = _check_fields("workload.", workload, ("kind", "digest", "class_name", "filename"))
+    wrong = check_fields("workload.", workload, ("kind", "digest", "class_name", "filename"))
     assert isinstance(workload, Mapping)
     if wrong is not None:
         return wrong
@@ -178,19 +179,20 @@ def _check_workload(workload: object, options: Mapping[str, Any]) -> Refusal | N
     return None
 
 
-def _check_data(data: object) -> Refusal | None:
+def check_data(data: object) -> Refusal | None:
+    """What a job reads: nothing, a blob, or a provider's share."""
     kind = data.get("kind") if isinstance(data, Mapping) else None
     assert kind is None or isinstance(data, Mapping)
     if kind == "none":
-        return _check_fields("data.", data, ("kind",))
+        return check_fields("data.", data, ("kind",))
     if kind == "share":
-        wrong = _check_fields("data.", data, ("kind", "name"))
+        wrong = check_fields("data.", data, ("kind", "name"))
         if wrong is None and not is_name(data["name"]):  # type: ignore[index]
             wrong = invalid("data.name", data["name"], "a name")  # type: ignore[index]
         return wrong
     if kind != "blob":
         return invalid("data.kind", kind, "none, blob or share")
-    wrong = _check_fields("data.", data, ("kind", "digest", "bytes", "label"))
+    wrong = check_fields("data.", data, ("kind", "digest", "bytes", "label"))
     assert isinstance(data, Mapping)
     if wrong is not None:
         return wrong
@@ -224,7 +226,7 @@ def _check_strategy(strategy: object) -> Refusal | None:
 
 def _check_train(train: object, workers: object) -> Refusal | None:
     """Every option may be missing and has its default then."""
-    wrong = _check_fields("train.", train, (), tuple(TRAIN_DEFAULTS))
+    wrong = check_fields("train.", train, (), tuple(TRAIN_DEFAULTS))
     if wrong is not None:
         return wrong
     assert isinstance(train, Mapping)
@@ -246,8 +248,9 @@ def _check_train(train: object, workers: object) -> Refusal | None:
     return None
 
 
-def _check_workers(workers: object, settings: Settings) -> Refusal | None:
-    wrong = _check_fields("workers.", workers, _WORKER_FIELDS)
+def check_workers(workers: object, settings: Settings) -> Refusal | None:
+    """How many workers, and which."""
+    wrong = check_fields("workers.", workers, _WORKER_FIELDS)
     if wrong is not None:
         return wrong
     assert isinstance(workers, Mapping)
@@ -270,8 +273,9 @@ def _check_workers(workers: object, settings: Settings) -> Refusal | None:
     return None
 
 
-def _check_limits(limits: object, settings: Settings) -> Refusal | None:
-    wrong = _check_fields("limits.", limits, _LIMIT_FIELDS)
+def check_limits(limits: object, settings: Settings) -> Refusal | None:
+    """Price, budget, deadline."""
+    wrong = check_fields("limits.", limits, _LIMIT_FIELDS)
     if wrong is not None:
         return wrong
     assert isinstance(limits, Mapping)
@@ -289,7 +293,7 @@ def _check_limits(limits: object, settings: Settings) -> Refusal | None:
 
 
 def _check_checkpoint(checkpoint: object) -> Refusal | None:
-    wrong = _check_fields("checkpoint.", checkpoint, ("every_rounds", "keep"), (*CHECKPOINT_DEFAULTS, "inner_state"))
+    wrong = check_fields("checkpoint.", checkpoint, ("every_rounds", "keep"), (*CHECKPOINT_DEFAULTS, "inner_state"))
     if wrong is not None:
         return wrong
     assert isinstance(checkpoint, Mapping)
@@ -301,7 +305,7 @@ def _check_checkpoint(checkpoint: object) -> Refusal | None:
 
 def _check_evaluate(evaluate: object) -> Refusal | None:
     """By rounds, by the clock, or by both; of old jobs nothing is said."""
-    wrong = _check_fields("evaluate.", evaluate, (), ("every_rounds", "every_ms"))
+    wrong = check_fields("evaluate.", evaluate, (), ("every_rounds", "every_ms"))
     if wrong is not None:
         return wrong
     assert isinstance(evaluate, Mapping)
@@ -313,7 +317,7 @@ def _check_evaluate(evaluate: object) -> Refusal | None:
 
 def _check_every(section: str, options: object, names: tuple[str, ...]) -> Refusal | None:
     """A section of counts of rounds, each of which may be missing."""
-    wrong = _check_fields(f"{section}.", options, (), names)
+    wrong = check_fields(f"{section}.", options, (), names)
     if wrong is not None:
         return wrong
     assert isinstance(options, Mapping)

@@ -256,6 +256,15 @@ class Market:
         base_round."""
         return self._wire.json("POST", "/v1/checkpoints", body=dict(report))
 
+    def report_save(self, report: Mapping[str, Any]) -> Json:
+        """{job, number, lease, epoch, manifest, bytes} → {version}: what a batch job's command has saved is kept."""
+        return self._wire.json("POST", "/v1/saves", body=dict(report))
+
+    def report_attempt(self, report: Mapping[str, Any]) -> Json:
+        """{job, number, lease, epoch, kind, code, signal, duration_ms, detail, manifest} → {version}: a try of a batch job's
+        command has ended by itself."""
+        return self._wire.json("POST", "/v1/attempts", body=dict(report))
+
     def report_halted(
         self, job: str, *, state: str, reason: str, detail: str = "", round: int, manifest: str | None = None,
         run: int | None = None,

@@ -283,6 +283,39 @@ class ReportCheckpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportAttempt:
+    """Try `number` (from 1) of a batch job's command has ended by itself. Told again: answered.
+
+    `kind`, `code` and `signal` as in `trainers.attempts.Outcome`; `manifest` names its artifacts, if they were collected.
+    """
+
+    job: str
+    number: int
+    lease: str
+    epoch: int
+    kind: str
+    code: int | None
+    signal: int | None
+    duration_ms: int
+    detail: str
+    manifest: str | None
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportSave:
+    """What the command's try `number` has closed in its checkpoint folder is on disk under the digest `manifest`."""
+
+    job: str
+    number: int
+    lease: str
+    epoch: int
+    manifest: str
+    bytes: int
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class HaltJob:
     """The run has stopped. `state`: paused, done or failed; `reason` is a cause of market/faults.py when failed.
 
@@ -346,6 +379,8 @@ Command = (
     | ReportReadings
     | ReportRound
     | ReportCheckpoint
+    | ReportAttempt
+    | ReportSave
     | HaltJob
     | StopMarket
     | ReopenMarket

@@ -1,6 +1,6 @@
 """The exchange: `step(command, now)` decides and applies, `replay` rebuilds from the journal. Pure: no clock, no I/O.
 
-Each command is decided by one function of one module (members, offering, jobs, granting, metering, timeouts); what it
+Each command is decided by one function of one module (members, offering, jobs, granting, metering, attempts, timeouts); what it
 decides are events, and the events alone change the state (market/reducer.py). So a replayed journal gives the same
 exchange, and a refusal changes nothing.
 """
@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Final, cast
 
-from market import granting, jobs, members, metering, offering, timeouts, views
-from market.checking import check_spec
+from market import attempts, granting, jobs, members, metering, offering, timeouts, views
+from market.command_checking import check_job_spec
 from market.commands import (
     AddBudget,
     AddMember,
@@ -29,9 +29,11 @@ from market.commands import (
     Payout,
     PlaceOffer,
     ReopenMarket,
+    ReportAttempt,
     ReportCheckpoint,
     ReportReadings,
     ReportRound,
+    ReportSave,
     RetuneJob,
     RevokeMember,
     StartLease,
@@ -75,6 +77,8 @@ _DECISIONS: Final[Mapping[type, _Decide]] = {
     ReportReadings: metering.report_readings,
     ReportRound: metering.report_round,
     ReportCheckpoint: metering.report_checkpoint,
+    ReportAttempt: attempts.report_attempt,
+    ReportSave: attempts.report_save,
     Tick: timeouts.tick,
 }
 
@@ -213,7 +217,7 @@ class Exchange:
     def quote(self, spec: Mapping[str, Any], member: str, now_ms: int) -> Json | Refusal:
         """The plan of a job that is not submitted, or what is wrong with its spec."""
         state = self._state
-        wrong = check_spec(spec, self.settings)
+        wrong = check_job_spec(spec, self.settings)
         if wrong is not None:
             return wrong
         offers = granting.take_snapshot(state, self._volatile, self.settings).offers

@@ -59,6 +59,7 @@ CAUSES: Final[tuple[Cause, ...]] = (
     Cause("memory", "the customer's code takes more memory than its limit", Fault.CUSTOMER, _FAILED),
     Cause("shape", "the customer's model changed shape", Fault.CUSTOMER, _FAILED),
     Cause("import", "the customer's workload does not import", Fault.CUSTOMER, _FAILED),
+    Cause("command_failed", "the customer's command failed, as often as the job says", Fault.CUSTOMER, _FAILED),
     Cause("diverged", "the workers no longer agree on the parameters", Fault.MARKET, _FAILED),
     Cause("checkpoint_lost", "no checkpoint of the job can be restored", Fault.MARKET, _FAILED),
     Cause("worker_killed", "the worker process died", Fault.PROVIDER, _REPLACED),
@@ -84,7 +85,7 @@ CAUSES: Final[tuple[Cause, ...]] = (
 )
 
 BY_REASON: Final[Mapping[str, Cause]] = {cause.reason: cause for cause in CAUSES}
-CUSTOMER_FAILURES: Final = frozenset({"exception", "nan", "hang", "memory", "shape", "import"})
+CUSTOMER_FAILURES: Final = frozenset({"exception", "nan", "hang", "memory", "shape", "import", "command_failed"})
 
 
 def cause_of_loss(reason: str) -> Cause:

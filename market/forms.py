@@ -9,19 +9,17 @@ import ast
 import difflib
 import hashlib
 import math
-import re
-import tempfile
-from collections.abc import Callable, Mapping
-from decimal import Decimal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, ValidationError, model_validator
 
-from market.checking import MAX_DATA_BYTES, MAX_ROUNDS, MAX_STEPS, MAX_VRAM_GIB, MAX_WORKERS
+from market.batch_forms import BatchFile, resolve_batch
+from market.checking import MAX_ROUNDS, MAX_STEPS, MAX_VRAM_GIB
 from market.form_errors import FormError, form_error
+from market.form_parts import GpuName, LimitsForm, Price, ShortName, Tags, Upload, WorkersForm, refuse, resolve_data
 from market.form_sections import (
     CheckpointForm,
     EvaluateForm,
@@ -31,9 +29,7 @@ from market.form_sections import (
     TrainForm,
     option_refusal,
 )
-from market.hardware import MAX_UNITS, UnknownGpu, canonical_name
-from market.packing import Packed, PackingError, pack, pack_stdlib
-from storage.units import MoneyError, parse_usd
+from market.hardware import MAX_UNITS
 from trainers.options import OptionError, round_steps, strategy_options
 from trainers.workloads import BUILT_IN
 from trainers.workloads.options import WORKLOADS, workload_options
@@ -42,84 +38,6 @@ DEFAULT_DATA: Final = {"byte_lm": "stdlib"}
 """What is packed for a built-in workload whose job names no data."""
 MAX_FILE_BYTES: Final = 256 * 1024
 MAX_SOURCE_BYTES: Final = 1024 * 1024
-MAX_PRICE_USD: Final = 1_000
-MAX_BUDGET_USD: Final = 1_000_000
-NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-
-Upload = Callable[[Path], str]
-"""Sends a file to the market and answers its digest; `digest_only` for a dry run."""
-
-
-def _refuse(message: str, remedy: str = "") -> PydanticCustomError:
-    return PydanticCustomError("torg", "{text}", {"text": message, "remedy": remedy})
-
-
-def _nanos(most_usd: int, unit: str) -> Callable[[object], int]:
-    def read(value: object) -> int:
-        allowed = f"allowed: above 0 to {most_usd} dollars{unit}"
-        if not isinstance(value, str | int | float | Decimal) or isinstance(value, bool):
-            raise _refuse("is not an amount of dollars", allowed)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise _refuse("is not an amount of dollars", allowed)
-        try:
-            nanos = parse_usd(value)
-        except MoneyError as error:
-            words = "cannot be negative" if error.code == "negative" else error.message.removeprefix(f"{value!r} ")
-            raise _refuse(words, allowed) from None
-        if not 0 < nanos <= most_usd * 1_000_000_000:
-            raise _refuse("is out of range", allowed)
-        return nanos
-
-    return read
-
-
-def _gpu(value: object) -> str:
-    if not isinstance(value, str):
-        raise _refuse("is not a GPU model", "such as A100, RTX4090 or cpu")
-    try:
-        return canonical_name(value)
-    except UnknownGpu as error:
-        near = " or ".join(error.nearest)
-        raise _refuse(
-            "is no known GPU model", f"did you mean {near}?" if near else "such as A100, RTX4090 or cpu"
-        ) from None
-
-
-def _tag(value: object) -> object:
-    return str(value) if isinstance(value, int | float) else value
-
-
-def _listed(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-Price = Annotated[int, BeforeValidator(_nanos(MAX_PRICE_USD, " per GPU-hour"))]
-Budget = Annotated[int, BeforeValidator(_nanos(MAX_BUDGET_USD, ""))]
-GpuName = Annotated[str, BeforeValidator(_gpu)]
-ShortName = Annotated[str, Field(pattern=NAME)]
-
-
-class WorkersForm(StrictForm):
-    min: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
-    max: Annotated[int, Field(ge=1, le=MAX_WORKERS)] | None = None
-    gpus: Annotated[int, Field(ge=1, le=MAX_UNITS)] = 1
-    gpu: Annotated[list[GpuName], BeforeValidator(_listed), Field(max_length=64)] = Field(default_factory=list)
-    vram_gib: Annotated[float, Field(ge=0, le=MAX_VRAM_GIB)] = 0
-    region: Annotated[list[ShortName], BeforeValidator(_listed), Field(max_length=64)] = Field(default_factory=list)
-    reliability: Annotated[float, Field(ge=0, le=1)] = 0
-    isolation: Literal["process", "sandbox"] = "process"
-
-    @model_validator(mode="after")
-    def _in_order(self) -> WorkersForm:
-        if self.max is not None and self.max < self.min:
-            raise _refuse(f"min is {self.min} and max is {self.max}", "max must not be below min")
-        return self
-
-
-class LimitsForm(StrictForm):
-    max_usd_per_gpu_hour: Price
-    budget_usd: Budget
-    deadline_hours: Annotated[float, Field(gt=0, le=87_600)] | None = None
 
 
 class JobFile(StrictForm):
@@ -139,17 +57,15 @@ class JobFile(StrictForm):
     checkpoint: CheckpointForm = CheckpointForm()
     evaluate: EvaluateForm = EvaluateForm()
     seed: Annotated[int, Field(ge=0, le=2**53)] = 1
-    tags: Annotated[
-        dict[ShortName, Annotated[str, BeforeValidator(_tag), Field(max_length=128)]], Field(max_length=32)
-    ] = Field(default_factory=dict)
+    tags: Tags = Field(default_factory=dict)
     wait: bool = False
 
     @model_validator(mode="after")
     def _has_length(self) -> JobFile:
         if self.steps is None and self.tokens is None:
-            raise _refuse("says neither steps nor tokens", "say how long to train: steps: 600 (per worker)")
+            raise refuse("says neither steps nor tokens", "say how long to train: steps: 600 (per worker)")
         if self.steps is not None and self.tokens is not None:
-            raise _refuse("says steps and tokens", "say one of them")
+            raise refuse("says steps and tokens", "say one of them")
         return self
 
     @model_validator(mode="after")
@@ -177,11 +93,11 @@ class OfferForm(StrictForm):
     @model_validator(mode="after")
     def _in_order(self) -> OfferForm:
         if self.floor_usd_per_gpu_hour is not None and self.floor_usd_per_gpu_hour > self.price_usd_per_gpu_hour:
-            raise _refuse("has a floor above its price", "floor_usd_per_gpu_hour must not be above the price")
+            raise refuse("has a floor above its price", "floor_usd_per_gpu_hour must not be above the price")
         return self
 
 
-def read_job(path: Path) -> JobFile:
+def read_job(path: Path) -> JobFile | BatchFile:
     """The job file at `path`. Raises FormError, also for a file that is missing, too large or no YAML."""
     try:
         size = path.stat().st_size
@@ -193,13 +109,19 @@ def read_job(path: Path) -> JobFile:
     return parse_job(text)
 
 
-def parse_job(text: str) -> JobFile:
-    """A job file's text as a form."""
+def parse_job(text: str) -> JobFile | BatchFile:
+    """A job file's text as a form: of a job that trains, or of one that is a command."""
     try:
         found = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
         line = " ".join(str(error).split())
         raise FormError("job file", None, f"is no YAML: {line}") from None
+    if isinstance(found, Mapping) and "command" in found:
+        if "workload" in found:
+            raise FormError(
+                "command", None, "stands beside workload", "say one of them: a job trains or runs a command"
+            )
+        return make_form(BatchFile, found)
     return make_form(JobFile, found)
 
 
@@ -223,41 +145,28 @@ def digest_only(path: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def resolve(job: JobFile, upload: Upload, *, folder: Path = Path()) -> dict[str, Any]:
+def resolve(job: JobFile | BatchFile, upload: Upload, *, folder: Path = Path()) -> dict[str, Any]:
     """The normalised spec: every default filled in, code and data uploaded by digest, money in nano-dollars.
 
     Paths in the job file are relative to `folder`, where the file lies. Raises FormError.
     """
+    if isinstance(job, BatchFile):
+        return resolve_batch(job, upload, folder)
     workload = _workload(job, upload, folder)
     options = _options(job, builtin=workload["kind"] == "builtin")
     steps = job.steps if job.steps is not None else _steps_of_tokens(job, options)
-    workers = job.workers
-    deadline_hours = job.limits.deadline_hours
     return {
         "name": job.name,
         "workload": workload,
         "options": options,
-        "data": _data(job, upload, folder),
+        "data": resolve_data(_named_data(job), upload, folder),
         "strategy": dict(job.strategy),
         "train": job.train.model_dump(),
         "steps": steps,
         "rounds": min(MAX_ROUNDS, -(-steps // round_steps(job.strategy))),
         "until_loss": job.until_loss,
-        "workers": {
-            "min": workers.min,
-            "max": workers.max if workers.max is not None else workers.min,
-            "gpus": workers.gpus,
-            "gpu": sorted(set(workers.gpu)),
-            "vram_gib": workers.vram_gib,
-            "region": sorted(set(workers.region)),
-            "reliability": workers.reliability,
-            "isolation": workers.isolation,
-        },
-        "limits": {
-            "max_price_nanos_per_gpu_hour": job.limits.max_usd_per_gpu_hour,
-            "budget_nanos": job.limits.budget_usd,
-            "deadline_ms": None if deadline_hours is None else max(1, round(deadline_hours * 3_600_000)),
-        },
+        "workers": job.workers.spec(),
+        "limits": job.limits.spec(),
         "checkpoint": job.checkpoint.model_dump(exclude_none=True),
         "evaluate": job.evaluate.spec(),
         "seed": job.seed,
@@ -313,41 +222,8 @@ def _check_source(path: Path, class_name: str, shown: str) -> None:
         raise FormError("workload", shown, f"has no class {class_name}", remedy)
 
 
-def _data(job: JobFile, upload: Upload, folder: Path) -> dict[str, Any]:
-    data = job.data if job.data is not None else DEFAULT_DATA.get(job.workload, "none")
-    if data == "none":
-        return {"kind": "none"}
-    if data.startswith("share:"):
-        name = data.removeprefix("share:")
-        if re.fullmatch(NAME, name) is None:
-            raise FormError("data", data, "names no share", "write share:NAME")
-        return {"kind": "share", "name": name}
-    with tempfile.TemporaryDirectory(prefix="torg-pack-") as scratch:
-        packed = _packed(data, folder, Path(scratch) / "data.tar")
-        _check_data_size(data, packed.bytes)
-        digest = upload(packed.path)
-    assert digest == packed.digest, "the market has other bytes than were packed"
-    return {"kind": "blob", "digest": packed.digest, "bytes": packed.bytes, "label": packed.label}
-
-
-def _check_data_size(data: str, size: int) -> None:
-    if size > MAX_DATA_BYTES:
-        remedy = f"at most {MAX_DATA_BYTES} (2 GiB); a provider can name more as share:NAME"
-        raise FormError("data", data, f"has {size} bytes", remedy)
-
-
-def _packed(data: str, folder: Path, target: Path) -> Packed:
-    try:
-        if data == "stdlib":
-            return pack_stdlib(target)
-        source = (folder / Path(data).expanduser()).resolve()
-        # Before gigabytes are copied for nothing; what cannot be packed at all, `pack` says.
-        parts = source.rglob("*") if source.is_dir() else [source]
-        _check_data_size(data, sum(part.lstat().st_size for part in parts if part.is_file()))
-        return pack(source, target)
-    except PackingError as error:
-        remedy = "a file, a folder, stdlib, none or share:NAME"
-        raise FormError("data", data, f"cannot be packed: {error}", remedy) from None
+def _named_data(job: JobFile) -> str:
+    return job.data if job.data is not None else DEFAULT_DATA.get(job.workload, "none")
 
 
 def _steps_of_tokens(job: JobFile, options: Mapping[str, Any]) -> int:

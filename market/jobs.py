@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from market.checking import check_size, check_spec, invalid, is_digest, is_int, is_name, option_refusal
+from market.attempts import succeeded
+from market.checking import check_size, invalid, is_digest, is_int, is_name, option_refusal
+from market.command_checking import check_job_spec
 from market.commands import AddBudget, CancelJob, HaltJob, ReopenMarket, RetuneJob, StopMarket, SubmitJob
 from market.faults import cause_of_halt
 from market.feasibility import cheapest_minute_nanos, never_fits
@@ -42,7 +44,7 @@ def submit_job(turn: Turn, command: SubmitJob) -> Answer | Refusal:
             return Answer(job_view(turn.state, turn.volatile, known), created=False)
         return conflict("job", command.id)
     refusal = closing() if turn.state.stopped else None
-    refusal = refusal or check_spec(spec, turn.settings) or _check_open_jobs(turn, command.by)
+    refusal = refusal or check_job_spec(spec, turn.settings) or _check_open_jobs(turn, command.by)
     refusal = refusal or _check_feasible(turn, command.id, spec) or _check_funds(turn, command.by, spec)
     if refusal is not None:
         return refusal
@@ -170,6 +172,8 @@ def retune_job(turn: Turn, command: RetuneJob) -> Answer | Refusal:
         return forbidden(f"{job.id} is steered by {job.customer}, whose job it is")
     if not job.open:
         return Refusal("job_over", f"{job.id} is {job.state}", field="job", status=409)
+    if job.command is not None:
+        return Refusal("no_strategy", f"{job.id} runs a command: it has no strategy", field="job", status=409)
     if len(job.tunings) >= MAX_TUNINGS:
         return Refusal("too_many_tunings", f"{job.id} was retuned {MAX_TUNINGS} times", field="job", status=429)
     before = strategy_options(job.strategy)
@@ -205,10 +209,21 @@ def finish(turn: Turn, job: Job, state: str, reason: str, detail: str) -> None:
     if left:
         mark = f"release:{job.id}"
         turn.transfer(Transfer(mark, "release", escrow(job.id), wallet(job.customer), left, job.id))
-    if state == "done":
-        assert job.durable is not None
-        turn.emit("job_result", {"job": job.id, "manifest": job.durable["manifest"]})
+    manifest = _result(job, state)
+    if manifest is not None:
+        turn.emit("job_result", {"job": job.id, "manifest": manifest})
     turn.set_job(job, state, reason, detail)
+
+
+def _result(job: Job, state: str) -> str | None:
+    """What the job leaves: the last checkpoint of one that is done, a command's artifacts however it ended."""
+    if job.command is not None:
+        found: str | None = job.attempts[-1]["manifest"] if job.attempts and state in ("done", "failed") else None
+        return found
+    if state != "done":
+        return None
+    assert job.durable is not None
+    return str(job.durable["manifest"])
 
 
 def end_all(turn: Turn, job: Job, reason: str, detail: str) -> None:
@@ -255,6 +270,10 @@ def halt_job(turn: Turn, command: HaltJob) -> Answer | Refusal:
         pause(turn, job, cause_of_halt("paused", job.wanted_reason).reason, command.detail)
     elif command.state == "failed":
         finish(turn, job, "failed", cause_of_halt("failed", command.reason).reason, command.detail)
+    elif job.command is not None:
+        if not succeeded(job):
+            return Refusal("not_ended", "the command has not ended well", field="state", status=409)
+        finish(turn, job, "done", "done", command.detail)
     else:
         durable = job.durable
         if (

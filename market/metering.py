@@ -29,7 +29,8 @@ def report_answer(job: Job, created: bool = True, stale: int = 0) -> Answer:
     return Answer({"version": job.version, "state": job.state, "wanted": job.wanted, "stale": stale}, created)
 
 
-def _job_of_run(turn: Turn, name: str, by: str) -> Job | Refusal:
+def job_of_run(turn: Turn, name: str, by: str) -> Job | Refusal:
+    """The job that a run reports about; a sign of life of that run."""
     refusal = turn.require(by, ("plane",))
     if refusal is not None:
         return refusal
@@ -39,7 +40,11 @@ def _job_of_run(turn: Turn, name: str, by: str) -> Job | Refusal:
     return job or Refusal("unknown_job", f"there is no job {name!r}", field="job", status=404)
 
 
-def _lease_of(turn: Turn, job: Job, name: str, epoch: int) -> Lease | None:
+def _no_rounds(job: Job) -> Refusal:
+    return Refusal("no_rounds", f"{job.id} runs a command: it has no rounds", field="job", status=409)
+
+
+def lease_of(turn: Turn, job: Job, name: str, epoch: int) -> Lease | None:
     """The lease, if it is this job's and of this epoch."""
     lease = turn.state.leases.get(name)
     return lease if lease is not None and (lease.job, lease.epoch) == (job.id, epoch) else None
@@ -47,7 +52,7 @@ def _lease_of(turn: Turn, job: Job, name: str, epoch: int) -> Lease | None:
 
 def report_readings(turn: Turn, command: ReportReadings) -> Answer | Refusal:
     """Meters go up, losses are noted, lost workers' leases end. Stale epochs are counted and dropped."""
-    job = _job_of_run(turn, command.job, command.by)
+    job = job_of_run(turn, command.job, command.by)
     if isinstance(job, Refusal):
         return job
     for reading in command.readings:
@@ -71,7 +76,7 @@ def report_readings(turn: Turn, command: ReportReadings) -> Answer | Refusal:
 
 def _meter(turn: Turn, job: Job, reading: Reading) -> bool:
     """Take a reading, all but its `rounds`: a worker counts what it commits, the market what it has been told of."""
-    lease = _lease_of(turn, job, reading.lease, reading.epoch)
+    lease = lease_of(turn, job, reading.lease, reading.epoch)
     if lease is None or lease.state is not LeaseState.ACTIVE:
         return False
     turn.volatile.reading_ms[lease.id] = turn.now_ms
@@ -111,7 +116,7 @@ def _evaluate(turn: Turn, job: Job, evaluated: Iterable[Evaluated]) -> None:
 def _lose(turn: Turn, job: Job, lost: Iterable[LostWorker]) -> int:
     stale = 0
     for one in lost:
-        lease = _lease_of(turn, job, one.lease, one.epoch)
+        lease = lease_of(turn, job, one.lease, one.epoch)
         if lease is None or not lease.live:
             stale += 1
             continue
@@ -121,9 +126,11 @@ def _lose(turn: Turn, job: Job, lost: Iterable[LostWorker]) -> int:
 
 def report_round(turn: Turn, command: ReportRound) -> Answer | Refusal:
     """A round is committed. The one after the last, the same again, or another try of rounds that were lost."""
-    job = _job_of_run(turn, command.job, command.by)
+    job = job_of_run(turn, command.job, command.by)
     if isinstance(job, Refusal):
         return job
+    if job.command is not None:
+        return _no_rounds(job)
     refusal = _check_round(command) or _check_manner(command, job)
     if refusal is not None:
         return refusal
@@ -142,7 +149,7 @@ def report_round(turn: Turn, command: ReportRound) -> Answer | Refusal:
     before = job.rounds[command.round - 1]["step"] if command.round > 1 else 0
     if command.step < before:
         return invalid("step", command.step, f"a step from {before}, where the round before ended")
-    members = [(member, _lease_of(turn, job, member.lease, member.epoch)) for member in command.members]
+    members = [(member, lease_of(turn, job, member.lease, member.epoch)) for member in command.members]
     present = [(member, lease) for member, lease in members if lease is not None and lease.started_ms is not None]
     if not present:
         return Refusal("no_members", "no member of this round holds a lease of the job", field="members", status=409)
@@ -255,9 +262,11 @@ def _commit(turn: Turn, job: Job, command: ReportRound, present: Sequence[tuple[
 
 def report_checkpoint(turn: Turn, command: ReportCheckpoint) -> Answer | Refusal:
     """A round is durable: charge its work to every lease that took part, and leave the proof of the segment."""
-    job = _job_of_run(turn, command.job, command.by)
+    job = job_of_run(turn, command.job, command.by)
     if isinstance(job, Refusal):
         return job
+    if job.command is not None:
+        return _no_rounds(job)
     if not is_digest(command.manifest):
         return invalid("manifest", command.manifest, "a SHA-256 in hex")
     for name in ("step", "bytes", "stall_ms"):

@@ -1,6 +1,7 @@
 """A job's data as one deterministic tar: the same files give the same bytes, so the same digest.
 
 The tar holds regular files only, sorted by name, with zero times and owners and mode 0644. `storage.archives` reads it.
+A command's working folder is packed by market/workdirs.py.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ def pack(source: Path, target: Path) -> Packed:
     with target.open("xb") as out, tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name, path in files:
             with path.open("rb") as content:
-                _add(archive, name, os.fstat(content.fileno()).st_size, content)
-    return _measure(target, source.name, len(files))
+                add_file(archive, name, os.fstat(content.fileno()).st_size, content)
+    return measure(target, source.name, len(files))
 
 
 def pack_stdlib(target: Path, root: Path | None = None) -> Packed:
@@ -76,8 +77,8 @@ def pack_stdlib(target: Path, root: Path | None = None) -> Packed:
         raise PackingError(f"{folder} holds no Python files; name a folder of your own as data")
     text.seek(0)
     with target.open("xb") as out, tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        _add(archive, "stdlib.txt", size, text)
-    return _measure(target, "stdlib", 1)
+        add_file(archive, "stdlib.txt", size, text)
+    return measure(target, "stdlib", 1)
 
 
 def _sources(folder: Path) -> Iterator[Path]:
@@ -96,13 +97,17 @@ def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
         yield path.relative_to(folder).as_posix(), path
 
 
-def _add(archive: tarfile.TarFile, name: str, size: int, content: BinaryIO) -> None:
+def add_file(
+    archive: tarfile.TarFile, name: str, size: int, content: BinaryIO, *, executable: bool = False
+) -> None:  # fmt: skip
+    """Append `size` bytes of `content` under that name, as one that may be executed or not."""
     entry = tarfile.TarInfo(name)
-    entry.size, entry.mode, entry.mtime = size, 0o644, 0
+    entry.size, entry.mode, entry.mtime = size, 0o755 if executable else 0o644, 0
     archive.addfile(entry, content)
 
 
-def _measure(target: Path, label: str, files: int) -> Packed:
+def measure(target: Path, label: str, files: int) -> Packed:
+    """A tar that is written: its digest and length."""
     with target.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     return Packed(target, digest, target.stat().st_size, label, files)

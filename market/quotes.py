@@ -2,8 +2,9 @@
 
 The time is an estimate: floating-point operations of the workload by the measured speed of the offers. For `byte_lm` a
 step costs 6 · parameters · tokens (Kaplan et al., arXiv 2001.08361, section 2.1); of other workloads nothing is known
-before their first round, and the plan says so with None. How the job stands against one machine alone is said of language
-models only, from what was measured of such (market/renting.py). The fields are in docs/API.md.
+before their first round, nor of a batch job's command, and the plan says so with None. How the job stands against one
+machine alone is said of language models only, from what was measured of such (market/renting.py). The fields are in
+docs/API.md.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Final
 
 from market.advice import advice
 from market.clearing import clear, explain
+from market.command_checking import is_command
 from market.feasibility import cheapest_minute_nanos, never_fits
 from market.orders import Bid, BookSnapshot, Offer
 from market.outcomes import Json
@@ -58,7 +60,7 @@ def make_plan(
         "price_nanos_per_gpu_hour": max(prices, default=None),
         "expected_s": None if expected_ms is None else expected_ms / 1_000,
         "expected_cost_nanos": None if cost is None else min(cost, budget),
-        "strategy": spec["strategy"].get("name", DEFAULT_STRATEGY),
+        "strategy": None if is_command(spec) else spec["strategy"].get("name", DEFAULT_STRATEGY),
         "sent_bytes_per_worker_round": sent,
         "sent_bytes_per_worker_hour": None
         if sent is None or expected_ms is None
@@ -70,7 +72,7 @@ def make_plan(
         "max_cost_nanos": budget,
         "wallet_nanos": wallet_nanos,
         "candidates": [_candidate(seat, bid) for seat in seats],
-        "advice": advice(spec) + _on_renting(spec, versus, expected_ms, needed),
+        "advice": [] if is_command(spec) else advice(spec) + _on_renting(spec, versus, expected_ms, needed),
     }
 
 
@@ -157,7 +159,7 @@ def tokens_per_step(spec: Json) -> int | None:
 
 def parameters_of(spec: Json) -> float | None:
     """How many parameters the model has, as far as its size dial says so: of our language models."""
-    workload = spec["workload"]
+    workload = spec.get("workload", {"kind": "command"})
     if workload["kind"] != "builtin" or "size" not in WORKLOADS.get(workload["name"], {}):
         return None
     return size_of(_option(spec, "size"))

@@ -270,6 +270,20 @@ def _checkpoint_durable(state: State, event: Event, at_ms: int) -> None:
     job.durable = {name: event[name] for name in ("round", "step", "manifest", "bytes", "stall_ms")}
 
 
+def _attempt_ended(state: State, event: Event, at_ms: int) -> None:
+    job = state.jobs[event["job"]]
+    assert event["number"] == len(job.attempts) + 1
+    job.attempts.append(
+        {name: value for name, value in event.items() if name not in ("type", "job")} | {"at_ms": at_ms}
+    )
+    job.version += 1
+
+
+def _files_saved(state: State, event: Event, at_ms: int) -> None:
+    saved = {name: event[name] for name in ("number", "lease", "manifest", "bytes")}
+    state.jobs[event["job"]].saved = {**saved, "at_ms": at_ms}
+
+
 def _provenance(state: State, event: Event, at_ms: int) -> None:
     segment = {"segment": event["segment"], "statement": event["statement"], "digest": event["digest"]}
     job = state.jobs[event["job"]]
@@ -312,6 +326,8 @@ _HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     "round_committed": _round_committed,
     "round_evaluated": _round_evaluated,
     "checkpoint_durable": _checkpoint_durable,
+    "attempt_ended": _attempt_ended,
+    "files_saved": _files_saved,
     "provenance": _provenance,
     "job_result": _job_result,
     "clearing": _clearing,

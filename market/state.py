@@ -73,7 +73,8 @@ class ProviderRecord:
 @dataclass(slots=True)
 class Job:
     """`wanted` is what its run is asked to do; `attempt` numbers the stretches of running; `topped_up` says that budget
-    was added while a pause was wanted; `tunings` are the changes of its strategy (market/tuning.py)."""
+    was added while a pause was wanted; `tunings` are the changes of its strategy (market/tuning.py), `attempts` the tries of a
+    batch job's command that ended by themselves, `saved` what it keeps for the next one (market/attempts.py)."""
 
     id: str
     customer: str
@@ -107,6 +108,8 @@ class Job:
     unmatched: dict[str, Any] | None = None
     segments: list[dict[str, Any]] = field(default_factory=list)
     tunings: list[dict[str, Any]] = field(default_factory=list)
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    saved: dict[str, Any] | None = None
     proved_ms: dict[str, tuple[int, int]] = field(default_factory=dict)
     result: str | None = None
     billed_nanos: int = 0
@@ -124,8 +127,14 @@ class Job:
 
     @property
     def strategy(self) -> dict[str, Any]:
-        """The newest strategy; a run may still be at the one before."""
-        found: dict[str, Any] = self.tunings[-1]["strategy"] if self.tunings else self.spec["strategy"]
+        """The newest strategy; a run may still be at the one before. None of a batch job's."""
+        found: dict[str, Any] = self.tunings[-1]["strategy"] if self.tunings else self.spec.get("strategy", {})
+        return found
+
+    @property
+    def command(self) -> dict[str, Any] | None:
+        """What a batch job runs; None of a job that trains."""
+        found: dict[str, Any] | None = self.spec.get("command")
         return found
 
 

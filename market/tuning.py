@@ -41,7 +41,10 @@ def strategy_in_force(job: Job, tuning: int) -> Json:
 
 
 def planned_rounds(job: Job) -> int:
-    """Rounds of the whole job as far as is known: those that are committed and what the rest of the steps needs."""
+    """Rounds of the whole job as far as is known: those that are committed and what the rest of the steps needs. A batch
+    job has none."""
+    if job.command is not None:
+        return 0
     if not job.tunings:
         return int(job.spec["rounds"])
     left = max(0, int(job.spec["steps"]) - job.step)
@@ -49,8 +52,12 @@ def planned_rounds(job: Job) -> int:
 
 
 def spec_in_force(job: Job) -> Json:
-    """The spec as a run follows it now: newest strategy, every default filled in, `rounds` to match."""
-    spec, strategy = job.spec, strategy_options(job.strategy)
+    """The spec as a run follows it now: newest strategy, every default filled in, `rounds` to match. A batch job's is
+    as it was submitted."""
+    spec = job.spec
+    if job.command is not None:
+        return spec
+    strategy = strategy_options(job.strategy)
     inner_state = keeps_inner_state(spec["checkpoint"], strategy)
     return {
         **spec,

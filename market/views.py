@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
+from market.attempts import attempts_view, command_view, restarts
 from market.clearing import clear, explain
 from market.events import MEMBER_BEFORE
 from market.granting import bid_of, is_suspect, take_snapshot
@@ -115,6 +116,7 @@ def job_view(state: State, volatile: Volatile, job: Job) -> Json:
         "tags": dict(job.tags),
         "strategy": job.strategy,
         "tunings": tunings_view(job),
+        "command": command_view(job, state.leases_of(job)),
         "training": training_view(state, job),
         "spec": job.spec,
         "spec_digest": job.spec_digest,
@@ -137,7 +139,7 @@ def training_view(state: State, job: Job) -> Json:
         **sums,
         "leased_ms": leased_ms,
         "trained_ms": trained_ms,
-        "goodput": round(trained_ms / leased_ms, 4) if leased_ms else None,
+        "goodput": round(trained_ms / leased_ms, 4) if leased_ms and job.command is None else None,
         "tokens_per_s": round(sums["tokens"] * 1_000 / round_ms, 1) if round_ms else None,
         "retries": sum(record["attempts"] - 1 for record in job.rounds.values()),
         "late": sum(len(record["late"]) for record in job.rounds.values()),
@@ -181,6 +183,7 @@ def _provider_lease(state: State, lease: Lease) -> Json:
         "state": str(lease.state),
         "gpus": lease.gpus,
         "share": data["name"] if data["kind"] == "share" else None,
+        "command": job.command is not None,
         "worker": lease.worker,
         "metered_ms": lease.metered_ms,
         "charged_nanos": lease.charged_nanos,
@@ -201,6 +204,9 @@ def directive_view(state: State, job: Job) -> Json:
         "spec": spec_in_force(job),
         "tuning": len(job.tunings),
         "rounds_committed": job.rounds_committed,
+        "attempts": attempts_view(job),
+        "restarts": restarts(job, state.leases_of(job)),
+        "saved": None if job.saved is None else job.saved["manifest"],
         "step": job.step,
         "durable": None if durable is None else {name: durable[name] for name in ("round", "step", "manifest")},
         "leases": [_directive_lease(state, lease) for lease in state.live_leases_of(job)],

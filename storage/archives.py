@@ -21,8 +21,11 @@ class PackingError(ValueError):
     """Data that cannot be packed or unpacked; the text says which file and why."""
 
 
-def unpack(archive: BinaryIO, folder: Path, most_bytes: int = MAX_DATA_BYTES) -> int:
-    """Write an uncompressed tar's files into the folder, which is made; the number of files.
+def unpack(
+    archive: BinaryIO, folder: Path, most_bytes: int = MAX_DATA_BYTES, *, executables: bool = False
+) -> int:  # fmt: skip
+    """Write an uncompressed tar's files into the folder, which is made; the number of files. With `executables` those
+    that the tar says may be executed may be.
 
     Raises PackingError at the first entry that is not a plain file inside it, or beyond `most_bytes` in all; what was
     written before stays. OSError: the machine cannot write.
@@ -38,6 +41,8 @@ def unpack(archive: BinaryIO, folder: Path, most_bytes: int = MAX_DATA_BYTES) ->
                 if size > most_bytes or files > MAX_FILES:
                     raise PackingError(f"the data are larger than {most_bytes} bytes or {MAX_FILES} files")
                 _write(entries, entry, folder / name)
+                if executables and entry.mode & 0o100:
+                    (folder / name).chmod(0o755)
     except PackingError:
         raise
     except (tarfile.TarError, EOFError, OSError, ValueError, RecursionError) as error:

@@ -105,6 +105,10 @@ TABLES = {
             "job, round BIGINT, step BIGINT, manifest, bytes BIGINT, stall_ms BIGINT, removed_json, kind,"
             "base_round BIGINT",
         ),
+        _table(
+            "attempts",
+            "job, number BIGINT, lease, epoch BIGINT, kind, code BIGINT, signal BIGINT, duration_ms BIGINT, detail, manifest",
+        ),
         _table("statements", "job, segment BIGINT, digest, statement_json"),
         _table("unmatched", "job, reason, detail"),
         _table("other_events", "type, body"),
@@ -117,7 +121,7 @@ _PLAIN = {
     "job_state": "job_states", "job_budget": "job_budgets", "job_retuned": "tunings", "job_result": "job_results", "lease_granted": "leases",
     "lease_started": "lease_starts", "lease_metered": "lease_meters", "lease_charged": "lease_charges",
     "lease_ended": "lease_ends", "checkpoint_durable": "checkpoints",
-    "provenance": "statements",
+    "attempt_ended": "attempts", "provenance": "statements",
 }  # fmt: skip
 
 

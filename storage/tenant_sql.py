@@ -11,6 +11,8 @@ configuration locked; limits on time, rows, bytes and memory. Tables:
   tokens, leased_ms, trained_ms, bytes, held_out_loss)
 - `metrics` (the workload's own figures of held-out data: job, round, step, at, customer, name, value); a provider sees
   none
+- `attempts` (tries of a batch job's command that ended by themselves: job, number, at, lease, customer, provider, kind,
+  code, signal, duration_ms)
 - `billing` (every reading, charge and refund: at, day, job, customer, provider, lease, gpu, gpu_ms, trained_ms, rounds,
   charged_nanos, fee_nanos, refunded_nanos)
 - `transfers` (id, at, kind, debit, credit, amount_nanos, job, lease)
@@ -27,7 +29,7 @@ import duckdb
 
 from storage.tenants import QueryRefused, Tenant
 
-TENANT_TABLES = ("jobs", "leases", "rounds", "metrics", "billing", "transfers")
+TENANT_TABLES = ("jobs", "leases", "rounds", "metrics", "attempts", "billing", "transfers")
 HIDDEN_FROM_PROVIDERS = ("budget_nanos", "billed_nanos", "fee_nanos", "escrow_nanos", "spec", "tags")
 # In this order: once external access is off, the other settings that touch files cannot be changed any more.
 _SAFE = (

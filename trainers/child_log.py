@@ -1,35 +1,56 @@
-"""What a trainer child prints, read by a thread so that it never blocks, and limited in every direction."""
+"""What a child prints, read by a thread so that it never blocks, and limited in every direction."""
 
 import threading
 from collections import deque
 from typing import IO
 
 MAX_LINES = 2_000
+MAX_BYTES = 4 << 20
 MAX_LINE_CHARACTERS = 2_000
 TAIL_LINES = 20
+LINE_COST = 128
+"""Bytes that a line counts beside its text: what keeping and telling it costs."""
 
 
 class ChildLog:
-    """Lines of one pipe: the newest `MAX_LINES` not yet taken, and the last few for a post-mortem."""
+    """Lines of one pipe: the newest `max_lines` not yet taken, of `max_bytes` at most, and the last few for a post-mortem.
 
-    def __init__(self, pipe: IO[bytes]) -> None:
+    Of a line that was written over (as bars of progress are), what a terminal would show last counts.
+    """
+
+    def __init__(self, pipe: IO[bytes], *, max_lines: int = MAX_LINES, max_bytes: int = MAX_BYTES) -> None:
         self._pipe = pipe
+        self._max_lines, self._max_bytes = max_lines, max_bytes
         self._lock = threading.Lock()
-        self._lines: deque[str] = deque(maxlen=MAX_LINES)
+        self._lines: deque[str] = deque()
+        self._waiting_bytes = 0
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._dropped = 0
+        self._ended = False
         self._thread = threading.Thread(target=self._read, name="trainer-child-log", daemon=True)
         self._thread.start()
 
-    def take(self) -> list[str]:
-        """The lines since the last call; a line says how many were dropped before them, if any were."""
+    def take(self, most_bytes: int | None = None) -> list[str]:
+        """The lines since the last call, the oldest ones up to `most_bytes`; a line says how many were dropped before
+        them, if any were.
+        """
         with self._lock:
-            lines = list(self._lines)
+            taken, room = [], most_bytes
             if self._dropped:
-                lines.insert(0, f"[torg: {self._dropped} lines dropped]")
-            self._lines.clear()
-            self._dropped = 0
-        return lines
+                taken.append(f"[torg: {self._dropped} lines dropped]")
+                self._dropped = 0
+            while self._lines and (room is None or room > 0):
+                line = self._lines.popleft()
+                self._waiting_bytes -= _size(line)
+                room = None if room is None else room - _size(line)
+                taken.append(line)
+        return taken
+
+    @property
+    def said_all(self) -> bool:
+        """Whether the pipe has ended and nothing of it waits."""
+        with self._lock:
+            return self._ended and not self._lines and not self._dropped
 
     def tail(self) -> str:
         """The last lines, taken or not."""
@@ -43,20 +64,36 @@ class ChildLog:
 
     def _read(self) -> None:
         rest = b""
-        while data := self._pipe.read(1 << 16):
-            *whole, rest = (rest + data).split(b"\n")
-            self._add(whole)
-            if len(rest) > 4 * MAX_LINE_CHARACTERS:
+        try:
+            while data := self._pipe.read(1 << 16):
+                *whole, rest = (rest + data).split(b"\n")
+                self._add(whole)
+                if len(rest) > 4 * MAX_LINE_CHARACTERS:
+                    over, _, rest = rest.rpartition(b"\r")
+                    self._add([over or rest])
+                    rest = rest if over else b""
+            if rest:
                 self._add([rest])
-                rest = b""
-        if rest:
-            self._add([rest])
+        finally:
+            with self._lock:
+                self._ended = True
 
     def _add(self, lines: list[bytes]) -> None:
         with self._lock:
+            surplus = len(lines) - self._max_lines
+            if surplus > 0:  # faster than anybody reads: these are not even looked at
+                self._dropped += surplus
+                lines = lines[surplus:]
             for line in lines:
-                text = line[: 4 * MAX_LINE_CHARACTERS].decode(errors="replace").rstrip("\r")[:MAX_LINE_CHARACTERS]
-                if len(self._lines) == MAX_LINES:
-                    self._dropped += 1
+                shown = line.rstrip(b"\r").rpartition(b"\r")[2]
+                text = shown[: 4 * MAX_LINE_CHARACTERS].decode(errors="replace")[:MAX_LINE_CHARACTERS]
                 self._lines.append(text)
+                self._waiting_bytes += _size(text)
                 self._tail.append(text)
+            while len(self._lines) > self._max_lines or self._waiting_bytes > self._max_bytes:
+                self._waiting_bytes -= _size(self._lines.popleft())
+                self._dropped += 1
+
+
+def _size(line: str) -> int:
+    return len(line) + LINE_COST

@@ -40,7 +40,7 @@ def start(
     assert process.stdout is not None
     log = ChildLog(process.stdout)
     try:
-        pid = process.pid if info_fd is None else _sandboxed_pid(info_fd)
+        pid = process.pid if info_fd is None else sandboxed_pid(info_fd)
     except OSError as error:
         process.kill()
         process.wait()
@@ -92,7 +92,7 @@ def _popen(
     return process, ours, info_read
 
 
-def _sandboxed_pid(info_fd: int) -> int:
+def sandboxed_pid(info_fd: int) -> int:
     """The pid, in our namespace, of the program in the sandbox. Raises OSError when bubblewrap does not tell."""
     told = b""
     with open(info_fd, "rb", buffering=0) as info:

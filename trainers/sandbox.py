@@ -4,6 +4,7 @@ Enforced under bubblewrap ("sandbox"): no network (own, empty network namespace)
 keys, sockets or IPC of the machine (own namespaces; only Python, the system's libraries and this package, read-only);
 writes only to the job's own folder and a small /tmp; no new privileges; death with the parent. Enforced in both levels
 (`seccomp.py` and rlimits): no new process or program, no new socket, address space, file size, descriptors, core dumps.
+A batch job's command (`command_child.py`) starts processes and programs, and under bubblewrap sockets that lead nowhere.
 
 Not enforced, so that nobody relies on it: without bubblewrap ("process") the code reads every file that the provider's
 account reads and sends data out through none of our doors but those it may write; CPU beyond the leased cores is bound
@@ -35,6 +36,10 @@ SHARES = "/shares"
 CODE = "/torg"
 TMP_BYTES = 256 << 20
 MAX_DESCRIPTORS = 256
+COMMAND_DESCRIPTORS = 4096
+COMMAND_PROCESSES = 4096
+COMMAND_FILE_BYTES = 64 << 30
+COMMAND_ROOM_BYTES = 1 << 30
 PR_SET_PDEATHSIG = 1
 
 # Each step frees and asks for the same large blocks; given back to the kernel they would cost page faults, a tenth of a
@@ -50,13 +55,14 @@ _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/e
 
 def bubblewrap_command(
     scratch: Path, shares: Mapping[str, Path], environment: Mapping[str, str], info_fd: int | None,
-    further: Sequence[str] = (),
+    further: Sequence[str] = (), dies_with_parent: bool = True,
 ) -> list[str]:  # fmt: skip
     """`bwrap …` up to and including `--`. bubblewrap hands on the descriptors that it inherits. `further`: options of
-    `devices.bubblewrap_arguments`.
+    `devices.bubblewrap_arguments`. What does not die with its parent must see by itself that this is gone.
     """
     command = [str(shutil.which("bwrap")), "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534"]
-    command += ["--cap-drop", "ALL", "--die-with-parent", "--as-pid-1", "--hostname", "torg", "--clearenv"]
+    command += ["--die-with-parent"] if dies_with_parent else []
+    command += ["--cap-drop", "ALL", "--as-pid-1", "--hostname", "torg", "--clearenv"]
     command += ["--size", str(TMP_BYTES), "--tmpfs", "/tmp", "--dev", "/dev", "--proc", "/proc"]  # noqa: S108  a new tmpfs
     for folder in _SYSTEM:
         if os.path.islink(folder):
@@ -98,6 +104,24 @@ def child_environment(
         "OPENBLAS_NUM_THREADS": str(threads),
         **KEEP_FREED_MEMORY,
         **loopback,
+        **devices.environment(cards),
+    }
+
+
+def command_environment(
+    threads: int, home: str, temporary: str, programs: Sequence[str], cards: Sequence[devices.Device] = ()
+) -> dict[str, str]:
+    """What a batch job's command begins with, before what its customer adds. `programs`: folders searched before ours."""
+    count = str(max(1, threads))
+    return {
+        "PATH": ":".join([*programs, str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"]),
+        "HOME": home,
+        "TMPDIR": temporary,
+        "LANG": "C.UTF-8",
+        "PYTHONUNBUFFERED": "1",  # lines reach the log when they are printed
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
         **devices.environment(cards),
     }
 
@@ -148,6 +172,23 @@ def limit_self(memory_limit_bytes: int, isolation: Isolation, cuda: bool) -> Non
     )
     if isolation == "sandbox":  # counted per user namespace there; elsewhere it would count the account's processes
         limits = (*limits, (resource.RLIMIT_NPROC, 512))
+    _limit(limits)
+
+
+def limit_command(memory_limit_bytes: int, isolation: Isolation, cuda: bool) -> None:
+    """The same before a batch job's command begins, for each of its processes; their sum is watched by `command_child`."""
+    limits: Sequence[tuple[int, int]] = (
+        *([] if cuda else [(resource.RLIMIT_DATA, memory_limit_bytes + COMMAND_ROOM_BYTES)]),
+        (resource.RLIMIT_NOFILE, COMMAND_DESCRIPTORS),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, max(COMMAND_FILE_BYTES, memory_limit_bytes)),
+    )
+    if isolation == "sandbox":
+        limits = (*limits, (resource.RLIMIT_NPROC, COMMAND_PROCESSES))
+    _limit(limits)
+
+
+def _limit(limits: Sequence[tuple[int, int]]) -> None:
     for which, wanted in limits:
         _, hard = resource.getrlimit(which)
         value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

@@ -1,8 +1,11 @@
-"""A system call filter that the trainer child puts on itself once torch is imported and before customer code runs.
+"""A system call filter that a child puts on itself before customer code runs.
 
 It refuses what training never needs and attacks do: new processes and programs, new sockets, other processes, mounts,
 kernel interfaces with a history. It is a deny list, so it narrows the kernel's surface; it is no proof. Threads are
 allowed (torch uses them), and so are files: what may be opened is the business of the mount namespace.
+
+A command of a batch job starts programs, so its filter allows processes, and what they need of each other; sockets only
+where it has a network of its own, in which there is nobody else. New namespaces, tracing, mounts and the rest stay refused.
 """
 
 import ctypes
@@ -41,6 +44,13 @@ _TABLE: dict[str, tuple[int | None, int | None]] = {  # (x86_64, aarch64)
     "sethostname": (170, 161), "setdomainname": (171, 162), "iopl": (172, None), "ioperm": (173, None),
     "modify_ldt": (154, None), "fanotify_init": (300, 262), "landlock_create_ruleset": (444, 444),
 }  # fmt: skip
+# what a command of its own may do beside training: processes, and sockets where these lead nowhere
+_PROCESSES = frozenset(
+    {"fork", "vfork", "execve", "execveat", "pidfd_open", "pidfd_send_signal", "rt_sigqueueinfo", "rt_tgsigqueueinfo",
+     "tkill", "memfd_create", "shmget", "semget", "msgget", "mq_open"}
+)  # fmt: skip
+_SOCKETS = frozenset({"socket", "connect", "accept", "accept4", "bind", "listen"})
+NEW_NAMESPACES = 0x7E020000
 _CLONE, _CLONE3, _KILL, _TGKILL, _PRLIMIT = (56, 220), (435, 435), (62, 129), (234, 131), (302, 261)
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E, 317), "aarch64": (1, 0xC00000B7, 277)}
 
@@ -49,8 +59,12 @@ class SeccompUnavailable(Exception):
     """This machine cannot filter system calls; the message says why."""
 
 
-def program(machine: str, own_pid: int) -> bytes:
-    """The classic BPF program for `machine` (x86_64 or aarch64); `own_pid` may still be signalled and limited."""
+def program(machine: str, own_pid: int, *, processes: bool = False, sockets: bool = False) -> bytes:
+    """The classic BPF program for `machine` (x86_64 or aarch64); `own_pid` may still be signalled and limited.
+
+    `processes`: new ones are allowed, and signals to any that can be seen; `sockets`: new ones of those, too.
+    """
+    allowed = (_PROCESSES if processes else frozenset()) | (_SOCKETS if sockets else frozenset())
     column, audit_arch, _ = _ARCHITECTURES[machine]
     deny = _statement(RET, RET_ERRNO | errno.EPERM)
     allow = _statement(RET, RET_ALLOW)
@@ -58,25 +72,30 @@ def program(machine: str, own_pid: int) -> bytes:
     code = [_statement(LD_ABS, 4), _jump(JEQ, audit_arch, 1, 0), _statement(RET, RET_KILL_PROCESS), load_number]
     if machine == "x86_64":  # the x32 table has the same calls under other numbers
         code += [_jump(JGE, X32_BIT, 0, 1), _statement(RET, RET_KILL_PROCESS)]
-    for numbers in _TABLE.values():
+    for name, numbers in _TABLE.items():
         number = numbers[column]
-        if number is not None:
+        if number is not None and name not in allowed:
             code += [_jump(JEQ, number, 0, 1), deny]
     # glibc falls back to clone(), whose flags a filter can read, when clone3() is not there
     code += [_jump(JEQ, _CLONE3[column], 0, 1), _statement(RET, RET_ERRNO | errno.ENOSYS)]
-    code += [_jump(JEQ, _CLONE[column], 0, 4), load_argument, _jump(JSET, CLONE_THREAD, 0, 1), allow, deny]
-    for call in (_KILL, _TGKILL):
+    if processes:
+        code += [_jump(JEQ, _CLONE[column], 0, 4), load_argument, _jump(JSET, NEW_NAMESPACES, 0, 1), deny, allow]
+    else:
+        code += [_jump(JEQ, _CLONE[column], 0, 4), load_argument, _jump(JSET, CLONE_THREAD, 0, 1), allow, deny]
+    for call in () if processes else (_KILL, _TGKILL):
         code += [_jump(JEQ, call[column], 0, 4), load_argument, _jump(JEQ, own_pid, 0, 1), allow, deny]
     code += [_jump(JEQ, _PRLIMIT[column], 0, 5), load_argument, _jump(JEQ, own_pid, 1, 0), _jump(JEQ, 0, 0, 1)]
     return b"".join([*code, allow, deny, allow])
 
 
-def install() -> None:
-    """Filter every thread of this process from now on, for ever. Raises SeccompUnavailable."""
+def install(*, processes: bool = False, sockets: bool = False) -> None:
+    """Filter every thread of this process, and what it starts, from now on, for ever; see `program`. Raises
+    SeccompUnavailable.
+    """
     machine = platform.machine()
     if machine not in _ARCHITECTURES or not os.path.exists("/proc/self/status"):
         raise SeccompUnavailable(f"no system call filter for {machine}")
-    code = program(machine, os.getpid())
+    code = program(machine, os.getpid(), processes=processes, sockets=sockets)
     instructions = ctypes.create_string_buffer(code, len(code))
     header = struct.pack("@HxxxxxxP", len(code) // 8, ctypes.addressof(instructions))  # struct sock_fprog
     libc = ctypes.CDLL(None, use_errno=True)

@@ -55,7 +55,7 @@ def job_row(one: dict[str, Any]) -> list[str | Styled]:
     live = [worker for worker in one["workers"] if worker["state"] in ("granted", "active", "started")]
     return [
         one["id"], one["name"], Styled(one["state"], STATES.get(one["state"], "")),
-        f"{one['rounds_committed']}/{one['rounds_planned']}", loss, str(len(live)),
+        "–" if one.get("command") else f"{one['rounds_committed']}/{one['rounds_planned']}", loss, str(len(live)),
         usd(one["billed_nanos"]), usd(one["budget_nanos"]), (one["reason"] or "")[:48],
     ]  # fmt: skip
 
@@ -67,7 +67,7 @@ def _fall(one: dict[str, Any], digits: int) -> str:
 
 
 def job(ctx: typer.Context, job_id: JobId) -> None:
-    """One job: state, rounds, loss, workers, money."""
+    """One job: state, rounds and loss, or its command and how it ended; workers, money."""
     settings: Settings = ctx.obj
     show_job(settings, connect(settings, "customer").job(job_id))
 
@@ -79,12 +79,13 @@ def show_job(settings: Settings, one: dict[str, Any]) -> None:
         return
     screen = console(settings)
     reason = f" – {one['reason']}" if one["reason"] else ""
-    lines = [f"{one['id']}  {one['name']}", f"state    {one['state']}{reason}",
-             f"rounds   {one['rounds_committed']} of {one['rounds_planned']}"]  # fmt: skip
-    if fall := _fall(one, 4):
-        figures = "".join(f", {name} {value:.4g}" for name, value in (one.get("metrics_last") or {}).items())
-        lines.append(f"loss     {fall} (held out){figures}")
-    lines += _training(one)
+    lines = [f"{one['id']}  {one['name']}", f"state    {one['state']}{reason}"]
+    if one.get("command"):
+        from cli.command_view import job_lines
+
+        lines += job_lines(one)
+    else:
+        lines += _training(one)
     lines.append(
         f"money    billed {usd(one['billed_nanos'])}, escrow {usd(one['escrow_nanos'])}, budget {usd(one['budget_nanos'])}"
     )
@@ -103,7 +104,11 @@ def show_job(settings: Settings, one: dict[str, Any]) -> None:
 
 
 def _training(one: dict[str, Any]) -> Iterator[str]:
-    """How it trains: the strategy, its history, speed and bytes."""
+    """How it trains: how far, how well, the strategy, its history, speed and bytes."""
+    yield f"rounds   {one['rounds_committed']} of {one['rounds_planned']}"
+    if fall := _fall(one, 4):
+        figures = "".join(f", {name} {value:.4g}" for name, value in (one.get("metrics_last") or {}).items())
+        yield f"loss     {fall} (held out){figures}"
     strategy, sums = one.get("strategy") or {}, one.get("training") or {}
     if strategy:
         yield f"strategy {strategy['name']} {strategy.get('codec', '')}, {strategy.get('inner_steps')} steps".rstrip()

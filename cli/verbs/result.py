@@ -1,4 +1,4 @@
-"""`torg result`: fetch the trained model."""
+"""`torg result`: fetch the trained model, or the files that a command left."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +13,7 @@ from cli.errors import CliError, refused
 from cli.output import console, document
 from cli.session import connect_pooled
 from cli.settings import Settings
+from storage.artifacts import is_artifacts
 from storage.checkpoints import Manifest, ManifestError
 from storage.model_files import model_config, model_file
 from trainers.restoring import NothingRestorable, Restored, restore_newest
@@ -34,20 +35,28 @@ def result(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", metavar="DIR", help="folder for model.safetensors, config.json and manifest.json"
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="folder for model.safetensors, config.json and manifest.json, or for a command's artifacts",
         ),
     ],
     round: Annotated[
         int | None, typer.Option("--round", min=0, metavar="N", help="as it was after this round, if that is kept")
     ] = None,
 ) -> None:
-    """Fetch the model that a job ended with, or has after a round; its digest is checked."""
+    """Fetch the model that a job ended with, or has after a round, or a command's artifacts; digests are checked."""
     settings: Settings = ctx.obj
     if output.exists() and not output.is_dir():
         raise refused("not_a_folder", f"{output} is a file", field="-o", remedy="name a folder")
     with connect_pooled(settings, "customer") as client:
         answer = client.result(job_id, round=round)
         output.mkdir(parents=True, exist_ok=True)
+        if is_artifacts(answer["manifest"]):
+            from cli.artifacts import fetch_artifacts
+
+            fetch_artifacts(settings, client, output, answer)
+            return
         try:
             manifest = Manifest.from_json(answer["manifest"])
             with _fetching(settings, client, output, manifest) as fetch:

@@ -36,12 +36,16 @@ def submit(
     with prepare(file) as prepared, connect_pooled(settings, "customer") as client:
         plan = client.quote(prepared.spec)
         if dry_run or not settings.as_json:
-            _show(settings, prepared.spec, plan, only=dry_run)
+            show(settings, prepared.spec, plan, only=dry_run)
         if dry_run:
             raise typer.Exit(Exit.DONE if plan["feasible"] else Exit.REFUSED)
-        _ask(settings, prepared.spec, yes)
+        ask(settings, prepared.spec, yes)
         prepared.upload(client, told=None if settings.as_json else log)
         made = client.submit_job(id or new_id("job"), prepared.spec)
+    if follow and "command" in prepared.spec:
+        from cli.command_view import follow_command
+
+        raise typer.Exit(follow_command(settings, made["id"]))
     if follow:
         from cli.verbs.watch import end_as
         from cli.verbs.watch import follow as follow_job
@@ -50,17 +54,20 @@ def submit(
     elif settings.as_json:
         document(made)
     else:
-        print(f"{made['id']} is {made['state']}.  torg watch {made['id']}")
+        verb = "logs -f" if "command" in prepared.spec else "watch"
+        print(f"{made['id']} is {made['state']}.  torg {verb} {made['id']}")
 
 
-def _show(settings: Settings, spec: dict[str, Any], plan: dict[str, Any], *, only: bool) -> None:
+def show(settings: Settings, spec: dict[str, Any], plan: dict[str, Any], *, only: bool) -> None:
+    """The plan, for people or (`only`) as the whole answer."""
     if not settings.as_json:
         show_plan(settings, spec, plan)
     elif only:
         document({"spec": spec, "plan": plan})
 
 
-def _ask(settings: Settings, spec: dict[str, Any], yes: bool) -> None:
+def ask(settings: Settings, spec: dict[str, Any], yes: bool) -> None:
+    """Whether to go on, unless that was said."""
     if yes:
         return
     if not sys.stdin.isatty() or settings.as_json:
@@ -83,31 +90,46 @@ def show_plan(settings: Settings, spec: dict[str, Any], plan: dict[str, Any]) ->
              str(one.get("region") or "–"), str(one.get("offer") or one.get("id") or "")]
             for one in candidates
         ]  # fmt: skip
-        print_table(settings, _CANDIDATES, rows)
+        print_table(settings, _candidates("run" if "command" in spec else "train"), rows)
 
 
-_CANDIDATES = (
-    Column("would train on"), Column("gpu"), Column("$/GPU-h", right=True), Column("region", gives_way=2),
-    Column("offer", gives_way=1),
-)  # fmt: skip
+def _candidates(verb: str) -> tuple[Column, ...]:
+    return (
+        Column(f"would {verb} on"), Column("gpu"), Column("$/GPU-h", right=True), Column("region", gives_way=2),
+        Column("offer", gives_way=1),
+    )  # fmt: skip
 
 
 def _facts(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
+    return [*_what(spec, plan), *([] if "command" in spec else _when(plan)), *_why_not(plan)]
+
+
+def _what(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
+    """The job, its data, its workers, its money."""
     workers, limits = spec["workers"], spec["limits"]
     count = str(workers["min"]) if workers["min"] == workers["max"] else f"{workers['min']} to {workers['max']}"
     kinds = " or ".join(workers["gpu"]) or "any GPU"
+    limit, budget = usd(limits["max_price_nanos_per_gpu_hour"]), usd(limits["budget_nanos"])
+    asked = [
+        ("workers", f"{count} of {workers['gpus']} × {kinds}, at most {limit} per GPU-hour"),
+        ("budget", f"{budget} into escrow; what is left comes back"),
+    ]
+    data = ("data", _data(spec["data"]))
+    if "command" in spec:
+        from cli.command_view import plan_facts
+
+        return [*plan_facts(spec, plan), *([] if spec["data"]["kind"] == "none" else [data]), *asked]
     workload = spec["workload"]
     what = workload["name"] if workload["kind"] == "builtin" else f"{workload['filename']}:{workload['class_name']}"
     strategy = " ".join(str(spec["strategy"][name]) for name in ("name", "codec") if spec["strategy"].get(name))
-    limit, budget = usd(limits["max_price_nanos_per_gpu_hour"]), usd(limits["budget_nanos"])
-    facts = [
-        ("job", f"{spec['name']}: {what}, {spec['steps']} steps in {spec['rounds']} rounds, {strategy}"),
-        ("data", _data(spec["data"])),
-        ("workers", f"{count} of {workers['gpus']} × {kinds}, at most {limit} per GPU-hour"),
-        ("budget", f"{budget} into escrow; what is left comes back"),
-        ("kept", _kept(spec)),
-        ("held out", _evaluated(spec.get("evaluate") or {"every_rounds": 1})),
-    ]
+    job = f"{spec['name']}: {what}, {spec['steps']} steps in {spec['rounds']} rounds, {strategy}"
+    held_out = _evaluated(spec.get("evaluate") or {"every_rounds": 1})
+    return [("job", job), data, *asked, ("kept", _kept(spec)), ("held out", held_out)]
+
+
+def _when(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    """What it sends, how long it takes, what it costs, as far as that is known."""
+    facts: list[tuple[str, str]] = []
     expected = (
         format_duration(round(1_000 * plan["expected_s"]))
         if plan.get("expected_s") is not None
@@ -119,10 +141,15 @@ def _facts(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
     cost = f", about {usd(plan['expected_cost_nanos'])}" if plan.get("expected_cost_nanos") is not None else ""
     facts.append(("expected", expected + cost))
     facts += [("advice", sentence) for sentence in plan.get("advice") or []]
-    if not plan["feasible"]:
-        facts.append(("no match", str(plan.get("detail") or plan.get("reason") or "")))
-        facts += [("would help", str(one)) for one in plan.get("relaxations") or []]
     return facts
+
+
+def _why_not(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    """Why nobody would begin it now, and what would help."""
+    if plan["feasible"]:
+        return []
+    helps = [("would help", str(one)) for one in plan.get("relaxations") or []]
+    return [("no match", str(plan.get("detail") or plan.get("reason") or "")), *helps]
 
 
 def _kept(spec: dict[str, Any]) -> str:

@@ -61,6 +61,8 @@ def stream(settings: Settings, job_id: str) -> dict[str, Any]:
         _print_line(waiting)
         last = client.job(job_id)
     end = {name: last[name] for name in ("state", "reason", "rounds_committed", "loss_last", "billed_nanos")}
+    if last.get("command"):
+        end["exit_code"] = last["command"]["exit_code"]
     print(json.dumps({"type": "end", "job": job_id, **end}), flush=True)
     return last
 
@@ -75,6 +77,7 @@ def follow(settings: Settings, job_id: str) -> dict[str, Any]:
     with connect_pooled(settings, "customer", patience_s=PATIENCE_S) as client:
         first = client.job(job_id)
         view = RunView(job_id, name=first["name"], planned=first["rounds_planned"], budget_nanos=first["budget_nanos"])
+        view.argv = list((first.get("command") or {}).get("argv") or ())
         if settings.as_json:
             for record in client.job_events(job_id):
                 view.fold(record)

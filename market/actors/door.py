@@ -42,7 +42,7 @@ class HomeDoor:
     def read_blob(self, digest: str) -> bytes:
         return self._ask(lambda market: market.read_blob(digest))
 
-    def upload(self, content: bytes) -> str:
+    def upload(self, content: bytes | Path) -> str:
         return self._ask(lambda market: market.upload(content), _UPLOADS_PASSING)
 
     def report_round(self, report: Mapping[str, Any]) -> Json:
@@ -66,6 +66,12 @@ class HomeDoor:
 
     def report_checkpoint(self, report: Mapping[str, Any]) -> Json:
         return self._ask(lambda market: market.report_checkpoint(report))
+
+    def report_save(self, report: Mapping[str, Any]) -> Json:
+        return self._ask(lambda market: market.report_save(report))
+
+    def report_attempt(self, report: Mapping[str, Any]) -> Json:
+        return self._ask(lambda market: market.report_attempt(report))
 
     def report_halted(
         self, job: str, *, state: str, reason: str, detail: str, round: int, manifest: str | None, run: int

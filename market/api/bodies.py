@@ -190,6 +190,28 @@ class CheckpointBody(Body):
     base_round: Count | None = None
 
 
+class AttemptBody(Body):
+    job: Id
+    number: Positive
+    lease: Id
+    epoch: Count
+    kind: Annotated[str, Field(max_length=64)]
+    code: Annotated[int, Field(ge=0, le=255)] | None = None
+    signal: Annotated[int, Field(ge=0, le=255)] | None = None
+    duration_ms: Count
+    detail: Text = ""
+    manifest: Digest | None = None
+
+
+class SaveBody(Body):
+    job: Id
+    number: Positive
+    lease: Id
+    epoch: Count
+    manifest: Digest
+    bytes: Count
+
+
 class HaltedBody(Body):
     state: Literal["paused", "done", "failed"]
     reason: Name

@@ -36,7 +36,10 @@ class JobLogs:
         if not lines:
             return False
         data = "".join(_render(line) for line in lines).encode("utf-8", "replace")
-        mark = sha256(data).digest()
+        # By their milliseconds: the same text may well be printed twice in a second.
+        mark = sha256(
+            repr([(line.at_ms, line.source, line.text) for line in lines]).encode("utf-8", "replace")
+        ).digest()
         seen = self._batches.setdefault(job, [])
         if mark in seen:
             return False

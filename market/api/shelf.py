@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from market.api.problems import Problem
+from storage.artifacts import Artifacts, ArtifactsError
 from storage.blobs import BlobDamaged, BlobMissing, BlobOffsetWrong, BlobStore, BlobStoreFull, BlobTooLarge, Upload
 from storage.checkpoints import Manifest, ManifestError
 
@@ -42,6 +43,8 @@ class Shelf:
         self._used: dict[str, dict[str, int]] = {}
         self._needed_by: dict[str, set[str]] = {}
         self._manifests: dict[str, set[str]] = {}
+        self._left: list[tuple[str, str]] = []
+        self._saved: dict[str, str] = {}
         self._checkpoints: dict[str, dict[str, Manifest]] = {}
         self._note_known()
 
@@ -98,15 +101,19 @@ class Shelf:
             self._needed_by.setdefault(digest, set()).add(job)
 
     def observe(self, events: Sequence[dict[str, Any]]) -> None:
-        """Learn from the journal, at start, which checkpoints are kept."""
+        """Learn from the journal, at start, which checkpoints are kept, and what commands have left."""
         for event in events:
             if event["type"] == "checkpoint_durable":
                 kept = self._manifests.setdefault(event["job"], set())
                 kept.add(event["manifest"])
                 kept.difference_update(event["removed"])
+            elif event["type"] == "attempt_ended" and event["manifest"] is not None:
+                self._left.append((event["job"], event["manifest"]))
+            elif event["type"] == "files_saved":
+                self._saved[event["job"]] = event["manifest"]
 
     def recall_manifests(self) -> None:
-        """After `observe`: what the kept checkpoints name is needed."""
+        """After `observe`: what the kept checkpoints and artifacts name is needed."""
         for job, manifests in self._manifests.items():
             for digest in manifests:
                 try:
@@ -114,6 +121,47 @@ class Shelf:
                 except Problem as problem:
                     log.error("a checkpoint of %s is damaged: %s", job, problem.message)
         self._manifests.clear()
+        kept = [
+            *((self.need_artifacts, *one) for one in self._left),
+            *((self.need_saved, *one) for one in self._saved.items()),
+        ]
+        for need, job, digest in kept:
+            try:
+                need(job, digest)
+            except Problem as problem:
+                log.error("files of the command of %s are damaged: %s", job, problem.message)
+        self._left.clear()
+        self._saved.clear()
+
+    def need_artifacts(self, job: str, digest: str) -> None:
+        """What a job's command has left, as long as there is the job. Raises Problem when it is not here, or another job's."""
+        self.need(job, self._named(job, digest))
+
+    def need_saved(self, job: str, digest: str) -> None:
+        """What a job's command has saved, until `remove_saved`. Raises Problem as `need_artifacts`."""
+        self.need(_saved(job), self._named(job, digest))
+
+    async def remove_saved(self, job: str, digest: str, kept: str) -> None:
+        """What was saved before `kept`, without what that names too."""
+        try:
+            gone = set(self._named(job, digest)) - set(self._named(job, kept))
+        except Problem as problem:
+            log.error("what %s had saved stays: %s", job, problem.message)
+        else:
+            await self.remove(_saved(job), gone)
+
+    def _named(self, job: str, digest: str) -> list[str]:
+        """A manifest of a command's files and the blobs that it names."""
+        try:
+            found = Artifacts.decode(self.store.read(digest))
+        except (BlobMissing, BlobDamaged, ArtifactsError) as error:
+            message = f"manifest {digest} cannot be used: {error}"
+            raise Problem(422, "manifest_missing", message, field="manifest", remedy="upload it first") from error
+        missing = [blob for blob in found.blobs if blob not in self.store]
+        if found.job != job or missing:
+            what = f"blob {missing[0]} of it is not here" if missing else f"it is of {found.job}, not of {job}"
+            raise Problem(422, "manifest_wrong", f"manifest {digest} cannot be used: {what}", field="manifest")
+        return [digest, *found.blobs]
 
     def need_manifest(self, job: str, digest: str, *, place: tuple[int, int] | None = None) -> None:
         """A checkpoint and what its manifest names. Raises Problem when its blobs are not here, or when it is another
@@ -205,3 +253,8 @@ class Shelf:
         except OSError:
             beside.unlink(missing_ok=True)
             log.exception("%s could not be made shorter", self._uploads)
+
+
+def _saved(job: str) -> str:
+    """Who needs what a command saves, beside its job: an id of a job has no blank."""
+    return f"{job} saved"

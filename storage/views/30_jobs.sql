@@ -33,3 +33,10 @@ JOIN rounds r ON r.record = m.record AND r.ordinal = m.ordinal
 LEFT JOIN leases l USING (lease)
 LEFT JOIN (SELECT job, round, arg_max(loss, (record, ordinal)) AS loss FROM evaluations GROUP BY job, round) e
   ON e.job = m.job AND e.round = m.round;
+
+-- attempt_lines: every try of a batch job's command that ended by itself. A try that was lost is a lease that is over.
+CREATE OR REPLACE VIEW attempt_lines AS
+SELECT a.job, a.number, a.at_ms, a.lease, l.customer, l.provider, a.kind, a.code, a.signal, a.duration_ms, a.detail,
+  a.manifest
+FROM attempts a
+LEFT JOIN leases l USING (lease);

@@ -19,6 +19,10 @@ CREATE OR REPLACE VIEW tenant_metrics AS
 SELECT job, round, step, make_timestamp(at_ms * 1000) AS at, customer, name, value
 FROM metric_lines ORDER BY job, round, name;
 
+CREATE OR REPLACE VIEW tenant_attempts AS
+SELECT job, number, make_timestamp(at_ms * 1000) AS at, lease, customer, provider, kind, code, signal, duration_ms
+FROM attempt_lines ORDER BY job, number;
+
 CREATE OR REPLACE VIEW tenant_billing AS
 SELECT make_timestamp(at_ms * 1000) AS at, make_timestamp(at_ms * 1000)::DATE AS day, job, customer, provider, lease,
   gpu, gpu_ms, trained_ms, rounds, charged_nanos, fee_nanos, refunded_nanos

@@ -76,7 +76,10 @@ def root_command() -> Any:
 
 
 def check(words: list[str]) -> None:
-    """The verb, the verb of its group and the options exist; alternatives are written with a bar or a slash."""
+    """The verb, the verb of its group and the options exist; alternatives are written with a bar or a slash. What follows a
+    bare `--` is another program's.
+    """
+    words = words[: words.index("--")] if "--" in words else words
     here = root_command()
     for word in words:
         if not hasattr(here, "commands") or re.fullmatch(r"[a-z|]+,?", word) is None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from trainers.attempts import KINDS
+
 Json = dict[str, Any]
 Check = Callable[[Any], bool]
 
@@ -59,6 +61,35 @@ def _lines(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, dict) and _text(one.get("line")) for one in value)
 
 
+def _files(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, list)
+        and len(one) == 4
+        and _text(one[0])
+        and _digest(one[1])
+        and _count(one[2])
+        and _is_flag(one[3])
+        for one in value
+    )
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_text, value))
+
+
+def _ended(value: Any) -> bool:
+    """How a command ended: a code with an exit, a number with a signal, and neither else."""
+    if not isinstance(value, dict) or not (_text(value.get("detail")) and _text(value.get("tail"))):
+        return False
+    kind, code, number = value.get("kind"), value.get("code"), value.get("signal")
+    right = _byte(code) == (kind == "exit") and _byte(number) == (kind == "signal")
+    return kind in KINDS and right and _count(value.get("duration_ms"))
+
+
+def _byte(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 256
+
+
 def _is_mapping(value: Any) -> bool:
     return isinstance(value, dict)
 
@@ -100,6 +131,11 @@ _ANSWERS: Mapping[str, Mapping[str, Check]] = {
     "restore": _STANDING,
     "train": _TRAINED,
     "merge": _MERGED,
+    "begin": {"number": _count},
+    "outcome": {"number": _count, "outcome": _or_none(_ended)},
+    "end_command": {},
+    "artifacts": {"number": _count, "files": _files, "unmatched": _texts, "left_out": _count},
+    "saved": {"number": _count, "files": _files, "open": _texts, "left_out": _count},
 }
 _SNAPSHOT: Mapping[str, Check] = {
     "round": _count, "step": _count, "digest": _digest, "kind": _text, "bytes": _count, "stall_ms": _count,

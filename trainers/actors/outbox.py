@@ -1,17 +1,19 @@
 """What a run has to tell the market: sent in order, each thing until it is answered, however long the market is away.
 
 Readings are cumulative, so while they wait a newer one replaces the older; rounds, losses, evaluations and checkpoints
-are all kept (a job has finitely many), log lines up to a limit.
+are all kept (a job has finitely many), log lines up to a limit, and no more of them in one report than the market takes.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from trainers.actors.wiring import Door, DoorAway, DoorRefused
@@ -20,7 +22,13 @@ log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
-MAX_LOG_LINES = 5000
+MAX_LOG_LINES = 4000
+MAX_LOG_BYTES = 1 << 20
+"""Of one report, as JSON."""
+MAX_LOG_REPORTS = 8
+"""With lines, that wait; of older ones the lines are dropped and counted."""
+LINE_BYTES = 200
+"""Of a line in a report, beside its text."""
 PAUSE_AWAY_S = 0.3
 
 
@@ -32,27 +40,30 @@ class Readings:
     evaluated: list[Json] = field(default_factory=list)
     lost: list[Json] = field(default_factory=list)
     logs: list[Json] = field(default_factory=list)
+    log_bytes: int = 0
     dropped: int = 0
 
-    def add_logs(self, lines: Sequence[Json]) -> None:
-        """Keep the newest lines; a dropped one is counted."""
-        self.logs += lines
-        over = len(self.logs) - MAX_LOG_LINES
-        if over > 0:
-            del self.logs[:over]
-            self.dropped += over
+    def takes(self, line: Json) -> bool:
+        """Keep one line more, unless there are enough."""
+        size = len(json.dumps(line["line"])) + LINE_BYTES
+        if self.logs and (len(self.logs) >= MAX_LOG_LINES or self.log_bytes + size > MAX_LOG_BYTES):
+            return False
+        self.logs.append(line)
+        self.log_bytes += size
+        return True
 
     def all_logs(self) -> list[Json]:
         """The lines, headed by how many are missing."""
         if not self.dropped:
             return self.logs
-        line = f"[torg: {self.dropped} lines dropped while the market was away]"
-        return [{"at_ms": self.logs[0]["at_ms"], "source": "run", "line": line}, *self.logs]
+        line = f"[torg: {self.dropped} lines dropped, for which the market had no time]"
+        at_ms = self.logs[0]["at_ms"] if self.logs else 0
+        return [{"at_ms": at_ms, "source": "run", "line": line}, *self.logs]
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One report other than readings. `kind`: round, checkpoint or halted."""
+    """One report other than readings. `kind`: round, checkpoint, save, attempt or halted."""
 
     kind: str
     body: Mapping[str, Any]
@@ -98,8 +109,22 @@ class Outbox:
             batch.readings.update({reading["epoch"]: reading for reading in readings})
             batch.evaluated += evaluated
             batch.lost += lost
-            batch.add_logs(logs)
+            self._add_logs(logs)
             self._changed.notify_all()
+
+    def _add_logs(self, lines: Sequence[Json]) -> None:
+        """Behind what waits, in a further report when the last one has enough."""
+        for line in lines:
+            last = self._queue[-1]
+            assert isinstance(last, Readings)
+            if not last.takes(line):
+                more = Readings()
+                more.takes(line)
+                self._queue.append(more)
+        told = [one for one in self._queue if isinstance(one, Readings) and one.logs]
+        for old, following in pairwise(told[: 1 - MAX_LOG_REPORTS]):
+            following.dropped += old.dropped + len(old.logs)
+            old.logs, old.log_bytes, old.dropped = [], 0, 0
 
     def wait_empty(self, timeout_s: float) -> bool:
         """Wait until everything is answered; False when that takes longer."""
@@ -149,6 +174,10 @@ class Outbox:
             self._door.report_round(item.body)
         elif item.kind == "checkpoint":
             self._door.report_checkpoint(item.body)
+        elif item.kind == "save":
+            self._door.report_save(item.body)
+        elif item.kind == "attempt":
+            self._door.report_attempt(item.body)
         else:
             assert item.kind == "halted"
             self._door.report_halted(self._job, **item.body)

@@ -6,6 +6,8 @@
 3. Tell the market of rounds that a predecessor committed and could not report.
 4. Rounds, until done, paused, stopped or failed; then make the last round durable and say how it ended.
 
+A job that is a command has no rounds: its worker begins it, or goes on with it, and the run waits for its end.
+
 Its loop begins in the constructor, so that a restart by Ray (after SIGKILL, for example) needs no caller.
 """
 
@@ -20,8 +22,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from storage.artifacts import Artifacts, ArtifactsError
 from trainers import rounds as machine
 from trainers.actors.answers import BadAnswer, checked_state
+from trainers.actors.batch_course import BatchCourse
 from trainers.actors.course import Course, Halt
 from trainers.actors.durability import restored_from
 from trainers.actors.keeper import Keeper
@@ -91,6 +95,9 @@ class Run:
         directive = self._patiently(lambda: self._door.directive(self._job, wait_s=0, seen=None))
         if not self._is_ours(directive):
             return
+        if "command" in directive["spec"]:
+            self._run_command(directive)
+            return
         spec, durable = directive["spec"], directive["durable"]
         keepers: list[Keeper] = []
         outbox = Outbox(self._job, os.getpid(), self._door, lambda report, _: _refused(report, keepers))
@@ -101,19 +108,21 @@ class Run:
         if durable is not None:
             keeper.resume(durable)
         if durable is not None and keeper.durable_step >= spec["steps"]:
-            self._tell_end(outbox, keeper, Halt("done", "done", "all rounds are durable"), keeper.durable_round)
+            self._tell_end(
+                outbox, Halt("done", "done", "all rounds are durable"), keeper.durable_round, keeper.manifest
+            )
             return
         living, recent, liars = self._find_living(directive)
         try:
             at, durable_at = self._find_place(keeper, living, directive["rounds_committed"])
         except NothingRestorable as lost:
-            self._tell_end(outbox, keeper, Halt("failed", "checkpoint_lost", str(lost)), keeper.durable_round)
+            self._tell_end(outbox, Halt("failed", "checkpoint_lost", str(lost)), keeper.durable_round, keeper.manifest)
             return
         self._tell_missed(outbox, directive, recent, at.round)
         log.info(
             "Deciding to go on from round %s since %s living workers hold it or it is durable", at.round, len(living)
         )
-        roster = Roster(self._transport, outbox, every_s=self._reading_every_s, lost_after_s=self._lost_after_s)
+        roster = self._roster(outbox)
         course = Course(
             job=self._job,
             spec=spec,
@@ -131,14 +140,44 @@ class Run:
         for worker, why in liars:
             course.give_up(worker, "stale", why)
         course.resume(living)
-        self._set_directive(directive)
-        threading.Thread(target=self._poll, args=(directive["version"],), name="directive", daemon=True).start()
-        halt = self._drive(course)
+        halt = self._follow(directive, course)
         if halt is not None:
             roster.last_readings()
-            self._tell_end(outbox, keeper, halt, keeper.durable_round)
+            self._tell_end(outbox, halt, keeper.durable_round, keeper.manifest)
 
-    def _drive(self, course: Course) -> Halt | None:
+    def _run_command(self, directive: Json) -> None:
+        spec, outbox = directive["spec"], Outbox(self._job, os.getpid(), self._door)
+        roster = self._roster(outbox)
+        course = BatchCourse(
+            job=self._job, directive=directive, workdir=self._blob(spec["command"]["workdir"] or {}),
+            data=self._blob(spec["data"]), transport=self._transport, outbox=outbox, roster=roster, door=self._door,
+            wall_ms=wall_ms, saved=self._saved(directive["saved"]),
+        )  # fmt: skip
+        halt = self._follow(directive, course)
+        if halt is not None:
+            roster.last_readings()
+            self._tell_end(outbox, halt, 0, course.manifest)
+
+    def _saved(self, manifest: str | None) -> Artifacts | None:
+        """What the command has saved; None when that is nothing, or cannot be read."""
+        if manifest is None:
+            return None
+        try:
+            return Artifacts.decode(self._patiently(lambda: self._door.read_blob(manifest)))
+        except (DoorRefused, ArtifactsError):
+            log.exception("what was saved cannot be read")
+            return None
+
+    def _roster(self, outbox: Outbox) -> Roster:
+        return Roster(self._transport, outbox, every_s=self._reading_every_s, lost_after_s=self._lost_after_s)
+
+    def _follow(self, directive: Json, course: Course | BatchCourse) -> Halt | None:
+        """Drive the course by this directive and all that come after it."""
+        self._set_directive(directive)
+        threading.Thread(target=self._poll, args=(directive["version"],), name="directive", daemon=True).start()
+        return self._drive(course)
+
+    def _drive(self, course: Course | BatchCourse) -> Halt | None:
         """Until the course halts, or (None) until the market wants this run no longer."""
         while True:
             if self._directive_changed.is_set():
@@ -152,7 +191,7 @@ class Run:
             if halt is not None:
                 return halt
 
-    def _apply(self, course: Course, directive: Json) -> None:
+    def _apply(self, course: Course | BatchCourse, directive: Json) -> None:
         listed = {lease["slot"] for lease in directive["leases"]}
         ended = {lease["slot"]: lease for lease in directive["ended"]}
         for slot in course.slots():
@@ -171,7 +210,7 @@ class Run:
         if directive["wanted"] == "pause":
             course.pause(directive["reason"])
 
-    def _miss(self, course: Course, lease: Json) -> bool:
+    def _miss(self, course: Course | BatchCourse, lease: Json) -> bool:
         """A worker that Ray does not know, perhaps not yet; True once it is given up and reported."""
         now = time.monotonic()
         if now - self._missing.setdefault(lease["epoch"], now) < MISSING_S:
@@ -270,7 +309,7 @@ class Run:
         self._directive = directive
         self._directive_changed.set()
 
-    def _tell_end(self, outbox: Outbox, keeper: Keeper, halt: Halt, round: int) -> None:
+    def _tell_end(self, outbox: Outbox, halt: Halt, round: int, manifest: str | None) -> None:
         log.info("halted: %s, %s: %s", halt.state, halt.reason, halt.detail)
         outbox.put(
             "halted",
@@ -279,7 +318,7 @@ class Run:
                 "reason": halt.reason,
                 "detail": halt.detail[-4000:],
                 "round": round,
-                "manifest": keeper.manifest,
+                "manifest": manifest,
                 "run": self._attempt,
             },
         )

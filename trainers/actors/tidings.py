@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 KEPT = 4000
@@ -25,6 +25,22 @@ class Tidings:
         """One or more of a kind: "evaluated" or "logs"."""
         with self._lock:
             self._waiting.extend((next(self._numbers), kind, one) for one in news)
+
+    def evaluated(self, round: int, loss: float | None, metrics: Mapping[str, float]) -> str | None:
+        """A held-out loss after a round, unless it is not finite (None), and figures; a line to log about it, if one is due."""
+        if loss is None:
+            return f"held-out after round {round}: the loss is not finite, so that it is missing"
+        self.add("evaluated", [{"round": round, "loss": loss, "metrics": dict(metrics)}])
+        if not metrics:
+            return None
+        told = ", ".join(f"{name} {value:.6g}" for name, value in sorted(metrics.items()))
+        return f"held-out after round {round}: loss {loss:.6g}, {told}"
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so much waits that further lines had better wait elsewhere."""
+        with self._lock:
+            return len(self._waiting) > KEPT // 4
 
     def above(self, seen: int) -> dict[str, Any]:
         """{evaluated, logs, seen}: what is numbered above `seen`, and the `seen` to ask with next. The rest is dropped."""

@@ -6,6 +6,7 @@ The bodies in `worker.py` and `run.py` are plain classes; only this module and `
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 NAMESPACE = "torg"
@@ -54,7 +55,7 @@ class Door(Protocol):
 
     def read_blob(self, digest: str) -> bytes: ...
 
-    def upload(self, content: bytes) -> str: ...
+    def upload(self, content: bytes | Path) -> str: ...
 
     def report_round(self, report: Mapping[str, Any]) -> Json: ...
 
@@ -70,6 +71,10 @@ class Door(Protocol):
     ) -> Json: ...
 
     def report_checkpoint(self, report: Mapping[str, Any]) -> Json: ...
+
+    def report_save(self, report: Mapping[str, Any]) -> Json: ...
+
+    def report_attempt(self, report: Mapping[str, Any]) -> Json: ...
 
     def report_halted(
         self, job: str, *, state: str, reason: str, detail: str, round: int, manifest: str | None, run: int

@@ -2,7 +2,8 @@
 
 Life of a worker: made warm by its provider's host; `assign` ties it to one lease for good; `load` hands it the job
 (its meter starts here and runs until the lease ends) and `connect` opens its end of the run's mesh; then rounds of
-`train` and `merge`, the exchange itself going from worker to worker. Failures of the child are answers (`{"ok": False,
+`train` and `merge`, the exchange itself going from worker to worker. The job may be a command instead
+(`command_calls.py`). Failures of the child are answers (`{"ok": False,
 "kind": …}`), not exceptions: they are the run's business.
 
 Calls that change the worker take turns; `merge` of the round that is being trained, `reading` and `state` answer at any
@@ -21,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from trainers.actors.command_calls import CommandCalls
 from trainers.actors.failures import failed_answer, failure
 from trainers.actors.lifeline import exit_with
 from trainers.actors.meter import Meter
@@ -30,6 +32,7 @@ from trainers.devices import devices_of
 from trainers.mesh.allocation import keep_freed_memory
 
 if TYPE_CHECKING:
+    from trainers.actors.command_desk import CommandDesk
     from trainers.actors.training import Training
 
 Json = dict[str, Any]
@@ -38,7 +41,7 @@ LAST_WORDS = "last-words.json"
 RECENT_ROUNDS = 64
 
 
-class Worker:
+class Worker(CommandCalls):
     """See the module. `host_pid`: the provider's host process, with which the worker ends.
 
     The warm child has the threads of one unit and the first of the worker's `devices` (fields of `Device`). `host`: the
@@ -55,6 +58,7 @@ class Worker:
         self._host = host
         exit_with(host_pid)
         self._scratch, self._threads_per_unit = Path(scratch), threads_per_unit
+        self._isolation, self._memory_limit_bytes = isolation, memory_limit_bytes
         self._has = (1, list(devices), None)
         self._shares = {share: Path(folder) for share, folder in shares.items()}
         self._orphan_after_s = orphan_after_s
@@ -65,6 +69,7 @@ class Worker:
         self._phase = "warm"
         self._draining = False
         self._training: Training | None = None
+        self._commands: CommandDesk | None = None
         self._load_failure: Json | None = None
         self._tidings = Tidings()
         self._recent: deque[Json] = deque(maxlen=RECENT_ROUNDS)
@@ -86,7 +91,8 @@ class Worker:
     def assign(self, lease: Json) -> Json:
         """Tie this worker to one lease ({id, epoch, slot, job, share, gpus, devices}) for good; {pid}.
 
-        A job with a share, or with other units or cards than the warm child's, gets a fresh child with just these.
+        A job with a share, or with other units or cards than the warm child's, gets a fresh child with just these, unless it
+        is a `command`, which needs none.
         """
         with self._turn:
             if self._lease is not None:
@@ -97,17 +103,21 @@ class Worker:
             share, devices = lease.get("share"), list(lease.get("devices", []))
             if (lease["gpus"], devices, share) != self._has:
                 self._has = (lease["gpus"], devices, share)
-                self._child.replace(
-                    threads=self._threads_per_unit * lease["gpus"],
-                    devices=devices_of(devices),
-                    shares={share: self._shares[share]} if share is not None else {},
-                )
+                if not lease.get("command", False):
+                    self._child.replace(
+                        threads=self._threads_per_unit * lease["gpus"],
+                        devices=devices_of(devices),
+                        shares={share: self._shares[share]} if share is not None else {},
+                    )
             self._phase = "assigned"
             return {"pid": os.getpid()}
 
     def drain(self, timeout_s: float) -> bool:
-        """Refuse the next round; True once no round is in progress here, False when that took too long."""
+        """Refuse the next round, or end the command; True once nothing is in progress here, False when that took too long."""
         self._draining = True
+        if self._commands is not None:
+            self._commands.stop()
+            return self._commands.wait_over(timeout_s)
         deadline = time.monotonic() + timeout_s
         while self._in_a_round():
             if time.monotonic() > deadline:
@@ -121,6 +131,8 @@ class Worker:
         self._meter.stop()
         if self._training is not None:
             self._training.close()
+        if self._commands is not None:
+            self._commands.close()
         self._child.kill()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
@@ -318,10 +330,10 @@ class Worker:
         """
         self._called_at = time.monotonic()
         child = self._child.now
-        if child is not None:
-            at_ms = time.time_ns() // 1_000_000
-            lines = [{"at_ms": at_ms, "source": self.name, "line": line} for line in child.read_log()]
-            self._tidings.add("logs", lines)
+        printed = child.read_log() if child is not None else []
+        if self._commands is not None and not self._tidings.crowded:
+            printed += self._commands.lines()
+        self._log(printed)
         lease = self._lease or {"lease": None, "epoch": None}
         return {
             "lease": lease["lease"],
@@ -372,16 +384,12 @@ class Worker:
                 self._recent.append({**answer, "info": training.info, **training.standing(), **self._meter.reading()})
 
     def _tell_loss(self, loss: float | None, round: int) -> None:
-        metrics, line = dict(self._child.now.metrics), None
-        if loss is None:
-            line = f"held-out after round {round}: the loss is not finite, so that it is missing"
-        else:
-            self._tidings.add("evaluated", [{"round": round, "loss": loss, "metrics": metrics}])
-            if metrics:
-                told = ", ".join(f"{name} {value:.6g}" for name, value in sorted(metrics.items()))
-                line = f"held-out after round {round}: loss {loss:.6g}, {told}"
-        if line is not None:
-            self._tidings.add("logs", [{"at_ms": time.time_ns() // 1_000_000, "source": self.name, "line": line}])
+        line = self._tidings.evaluated(round, loss, self._child.now.metrics)
+        self._log([] if line is None else [line])
+
+    def _log(self, lines: Sequence[str]) -> None:
+        at_ms = time.time_ns() // 1_000_000
+        self._tidings.add("logs", [{"at_ms": at_ms, "source": self.name, "line": line} for line in lines])
 
     def _loaded_answer(self, training: Training) -> Json:
         elements = int(training.member.parameters.size)

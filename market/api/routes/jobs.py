@@ -137,7 +137,8 @@ async def checkpoints(services: Has, caller: Someone, job: str) -> dict[str, Any
 async def result(
     services: Has, caller: Someone, job: str, round: Annotated[int | None, Query(ge=0)] = None
 ) -> dict[str, Any]:
-    """The checkpoint that the job ended with, or one that leads to `round`: its manifest names the blobs."""
+    """The checkpoint that the job ended with, or one that leads to `round`, or a command's artifacts: the manifest names
+    the blobs."""
     found = job_for(services, caller, job)
     if round is not None:
         kept = services.shelf.checkpoints(job)
@@ -151,7 +152,7 @@ async def result(
     digest = found["manifest"]
     if digest is None:
         message = f"{job} is {found['state']} and has no result"
-        raise Problem(409, "no_result", message, remedy="wait until it is done, or name a durable round")
+        raise Problem(409, "no_result", message, remedy=_how_to_get_one(found))
     try:
         manifest = json.loads(services.shelf.store.read(digest))
     except (BlobMissing, BlobDamaged) as error:
@@ -175,10 +176,21 @@ async def provenance(services: Has, caller: Someone, job: str) -> dict[str, Any]
     )
 
 
+def _how_to_get_one(job: dict[str, Any]) -> str:
+    command = job["spec"].get("command")
+    if command is None:
+        return "wait until it is done, or name a durable round"
+    return (
+        "wait until it is over" if command["artifacts"] else "say `artifacts` in the next one: nothing was to be kept"
+    )
+
+
 def _check_blobs(services: Has, spec: dict[str, Any]) -> None:
     """Code and data must be here, and of the size that the spec says, before money is held for them."""
-    for field in ("workload", "data"):
-        part = spec.get(field)
+    command = spec.get("command")
+    parts = {name: spec.get(name) for name in ("workload", "data")}
+    parts["command.workdir"] = command.get("workdir") if isinstance(command, dict) else None
+    for field, part in parts.items():
         digest = part.get("digest") if isinstance(part, dict) else None
         if not (isinstance(part, dict) and isinstance(digest, str) and len(digest) == 64):
             continue
@@ -186,6 +198,6 @@ def _check_blobs(services: Has, spec: dict[str, Any]) -> None:
         if size is None:
             message = f"{field} names blob {digest}, which was not uploaded"
             raise Problem(422, "blob_missing", message, field=f"{field}.digest", remedy="upload it first")
-        if field == "data" and part.get("bytes") != size:
-            message = f"data.bytes is {part.get('bytes')!r}, and blob {digest} has {size} bytes"
-            raise Problem(422, "invalid_field", message, field="data.bytes", remedy=f"allowed: {size}")
+        if field != "workload" and part.get("bytes") != size:
+            message = f"{field}.bytes is {part.get('bytes')!r}, and blob {digest} has {size} bytes"
+            raise Problem(422, "invalid_field", message, field=f"{field}.bytes", remedy=f"allowed: {size}")

@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from market.api.bodies import CheckpointBody, HaltedBody, LostBody, ReadingsBody, RoundBody
+from market.api.bodies import AttemptBody, CheckpointBody, HaltedBody, LostBody, ReadingsBody, RoundBody, SaveBody
 from market.api.job_logs import Line
 from market.api.limits import StrictRoute
 from market.api.problems import not_found
@@ -17,9 +17,11 @@ from market.commands import (
     LostWorker,
     Member,
     Reading,
+    ReportAttempt,
     ReportCheckpoint,
     ReportReadings,
     ReportRound,
+    ReportSave,
     Warned,
 )
 
@@ -96,6 +98,27 @@ async def report_checkpoint(services: Has, caller: Plane, body: CheckpointBody) 
     )
     await services.ask(command)
     await services.shelf.remove(body.job, body.removed)
+    return {"version": _directive(services, body.job)["version"]}
+
+
+@router.post("/saves")
+async def report_save(services: Has, caller: Plane, body: SaveBody) -> dict[str, Any]:
+    """What a batch job's command has closed in its checkpoint folder is here; what it had saved before may go."""
+    before = _directive(services, body.job)["saved"]
+    services.shelf.need_saved(body.job, body.manifest)
+    await services.ask(ReportSave(**body.model_dump(), by=caller.name))
+    found = _directive(services, body.job)
+    if before not in (None, found["saved"]):
+        await services.shelf.remove_saved(body.job, before, found["saved"])
+    return {"version": found["version"]}
+
+
+@router.post("/attempts")
+async def report_attempt(services: Has, caller: Plane, body: AttemptBody) -> dict[str, Any]:
+    """A try of a batch job's command has ended by itself; its artifacts are here already."""
+    if body.manifest is not None:
+        services.shelf.need_artifacts(body.job, body.manifest)
+    await services.ask(ReportAttempt(**body.model_dump(), by=caller.name))
     return {"version": _directive(services, body.job)["version"]}
 
 

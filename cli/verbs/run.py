@@ -1,0 +1,156 @@
+"""`torg run`: one command on a rented machine, as if it ran here: its output, its exit code."""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.arguments import gpu_request, pair, price_nanos, usd_nanos
+from cli.errors import Exit, usage
+from cli.output import document, log
+from cli.session import connect_pooled, new_id
+from cli.settings import Settings
+from storage.units import NANOS_PER_USD
+
+if TYPE_CHECKING:
+    from market.client import Market
+
+HIGHEST_PRICE_NANOS = 1_000 * NANOS_PER_USD
+ROOM = 2
+"""How much above the cheapest offer of now the price may go, where nothing is said of it: others may be needed later."""
+DEFAULT_HOURS = 1.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb; what follows the command's name is the command's own."""
+    app.command("run", context_settings={"allow_interspersed_args": False})(run)
+
+
+def run(
+    ctx: typer.Context,
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND…", help="such as: python train.py --epochs 10")],
+    gpu: Annotated[str | None, typer.Option(metavar="MODEL[:N]", help="cards of one machine, such as A100:2")] = None,
+    cpu: Annotated[int | None, typer.Option(metavar="N", min=1, help="cores of one machine; 1 without --gpu")] = None,
+    max_price: Annotated[
+        str | None, typer.Option(metavar="USD", help="per GPU-hour or core-hour; twice the cheapest of now")
+    ] = None,
+    hours: Annotated[float | None, typer.Option(min=0.001, help="the job ends so long after it is submitted")] = None,
+    budget: Annotated[str | None, typer.Option(metavar="USD", help="what --hours (or one hour) may cost")] = None,
+    name: Annotated[str | None, typer.Option(help="of the job; its script's or program's")] = None,
+    env: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="a variable, and again for more")] = None,
+    workdir: Annotated[
+        Path, typer.Option(metavar="DIR", help="its files go along, but what .gitignore leaves out")
+    ] = Path(),
+    artifacts: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="files to keep, for torg result; and again for more")
+    ] = None,
+    timeout: Annotated[str | None, typer.Option(metavar="TIME", help="such as 90s, 15m or 2h, for each try")] = None,
+    retries: Annotated[int, typer.Option(min=0, help="further tries when it fails by itself")] = 0,
+    region: Annotated[list[str] | None, typer.Option(help="only there; and again for more")] = None,
+    tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="for bills; and again for more")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan; nothing is uploaded or submitted")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="submit it and leave")] = False,
+    id: Annotated[str | None, typer.Option(help="name of this job: the same id twice is one job")] = None,
+) -> None:
+    """Run a command on a rented machine: plan, (y/N), its output live, its exit code."""
+    from cli.command_view import follow_command
+    from cli.jobfiles import prepare_fields
+    from cli.verbs.submit import ask, show
+
+    settings: Settings = ctx.obj
+    fields: dict[str, Any] = {
+        "name": name or _short(command),
+        "command": command,
+        "env": dict(_variable(one) for one in env or ()),
+        "workdir": str(workdir.absolute()),
+        "artifacts": artifacts or [],
+        "timeout": timeout,
+        "retries": retries,
+        "workers": {**_machine(gpu, cpu), "region": region or []},
+        "tags": dict(pair(one, "--tag") for one in tag or ()),
+    }
+    with connect_pooled(settings, "customer") as client:
+        fields["limits"] = _limits(client, fields, max_price, budget, hours)
+        with prepare_fields(fields) as prepared:
+            plan = client.quote(prepared.spec)
+            if dry_run or not settings.as_json:
+                show(settings, prepared.spec, plan, only=dry_run)
+            if dry_run:
+                raise typer.Exit(Exit.DONE if plan["feasible"] else Exit.REFUSED)
+            ask(settings, prepared.spec, yes)
+            prepared.upload(client, told=None if settings.as_json else log)
+            made = client.submit_job(id or new_id("job"), prepared.spec)
+    if not detach:
+        raise typer.Exit(follow_command(settings, made["id"]))
+    if settings.as_json:
+        document(made)
+    else:
+        print(f"{made['id']} is {made['state']}.  torg logs {made['id']} -f")
+
+
+def _short(command: Sequence[str]) -> str:
+    """A job's name from its script's, or else its program's."""
+    script = next((word.removesuffix(".py") for word in command[1:3] if word.endswith(".py")), command[0])
+    last = script.rpartition("/")[2]
+    kept = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in last)
+    return kept.strip("._-")[:64] or "command"
+
+
+def _variable(text: str) -> tuple[str, str]:
+    """`NAME=VALUE`; a value may be empty and have blanks."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise usage(f"--env {text!r} is not NAME=VALUE", field="--env")
+    return name, value
+
+
+def _machine(gpu: str | None, cpu: int | None) -> dict[str, Any]:
+    """The wanted machine, as `workers` of a job file."""
+    if gpu is not None and cpu is not None:
+        raise usage(
+            "--gpu and --cpu stand together", field="--cpu", remedy="a machine with cards brings its cores along"
+        )
+    if gpu is None:
+        return {"gpu": ["cpu"], "gpus": cpu or 1}
+    asked = gpu_request(gpu, "--gpu")
+    if asked.gpu is None:
+        raise usage(f"--gpu {gpu!r} names no model", field="--gpu", remedy="such as A100 or RTX4090:2; see torg offers")
+    return {"gpu": [asked.gpu], "gpus": asked.gpus or 1}
+
+
+def _limits(
+    client: "Market", fields: dict[str, Any], max_price: str | None, budget: str | None, hours: float | None
+) -> dict[str, Any]:
+    """Price, budget and deadline as a job file says them; what is not said follows from the offers of now."""
+    price = price_nanos(max_price, "--max-price") if max_price is not None else _usual_price(client, fields)
+    paid_hours = Decimal(str(hours if hours is not None else DEFAULT_HOURS))
+    if budget is not None:
+        budget_nanos = usd_nanos(budget, "--budget")
+    else:
+        budget_nanos = max(1, int(price * fields["workers"]["gpus"] * paid_hours))
+    told: dict[str, Any] = {"max_usd_per_gpu_hour": _usd(price), "budget_usd": _usd(budget_nanos)}
+    return told if hours is None else {**told, "deadline_hours": hours}
+
+
+def _usual_price(client: "Market", fields: dict[str, Any]) -> int:
+    """Twice what the cheapest machine of this kind that is free now costs."""
+    from cli.jobfiles import prepare_fields
+
+    limits = {"max_usd_per_gpu_hour": _usd(HIGHEST_PRICE_NANOS), "budget_usd": "1"}
+    with prepare_fields({**fields, "workdir": None, "limits": limits}) as asked:
+        plan = client.quote(asked.spec)
+    cheapest = plan.get("price_nanos_per_gpu_hour")
+    if not cheapest:
+        why = plan.get("detail") or "nobody offers such a machine now"
+        raise usage(
+            f"no price is known: {why}", field="--max-price", remedy="say the highest price, such as --max-price 0.50"
+        )
+    return min(HIGHEST_PRICE_NANOS, ROOM * int(cheapest))
+
+
+def _usd(nanos: int) -> str:
+    """An amount as a job file takes it, exact."""
+    return f"{nanos // NANOS_PER_USD}.{nanos % NANOS_PER_USD:09d}"

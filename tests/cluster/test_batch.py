@@ -1,0 +1,168 @@
+"""Batch jobs on real machines: a command runs, is killed with its machine, begins again elsewhere, and leaves files."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from storage.artifacts import Artifacts
+from tests.cluster.plaza import HERE, USD, Json, Plaza, tar_of, until
+from tests.cluster.test_faults import gone
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+
+SCRIPT = b"""
+import os, pathlib, sys, time
+restarts = int(os.environ["TORG_RESTART_COUNT"])
+print("begun", restarts, os.environ["WORD"], flush=True)
+if "wait" in sys.argv and restarts == 0:
+    time.sleep(3600)
+pathlib.Path("out").mkdir()
+pathlib.Path("out/answer.txt").write_text(f"{restarts} {pathlib.Path('given.txt').read_text()}")
+sys.exit(int(sys.argv[1]) if restarts < int(sys.argv[2]) else 0)
+"""
+
+
+def submit(plaza: Plaza, *argv: str, retries: int = 0, **changes: Any) -> str:
+    """A batch job of the local customer on one core here."""
+    customer = plaza.local("customer")
+    plaza.local("operator").deposit(f"deposit-{secrets.token_hex(5)}", "customer", USD)
+    workdir = tar_of({"train.py": SCRIPT, "given.txt": b"forty-two"})
+    command = {
+        "argv": ["python", "train.py", *argv], "env": {"WORD": "hello"}, "artifacts": ["out", "*.onnx"], "timeout_ms": None,
+        "retries": retries, "workdir": {"digest": customer.upload(workdir), "bytes": len(workdir), "label": "work"},
+    }  # fmt: skip
+    spec = {
+        "name": "batch", "command": command | changes, "data": {"kind": "none"},
+        "workers": {"min": 1, "max": 1, "gpus": 1, "gpu": ["cpu"], "vram_gib": 0, "region": [HERE], "reliability": 0.0,
+                    "isolation": "process"},
+        "limits": {"max_price_nanos_per_gpu_hour": 9 * USD // 10, "budget_nanos": USD, "deadline_ms": None},
+        "tags": {},
+    }  # fmt: skip
+    job = f"job-{secrets.token_hex(5)}"
+    customer.submit_job(job, spec)
+    return job
+
+
+def log_of(plaza: Plaza, job: str) -> str:
+    found: str = plaza.local("customer").job_logs(job)["text"]
+    return found
+
+
+def artifacts_of(plaza: Plaza, job: str) -> tuple[Artifacts, dict[str, bytes]]:
+    customer = plaza.local("customer")
+    found = Artifacts.from_json(customer.result(job)["manifest"])
+    return found, {file.path: customer.read_blob(file.blob) for file in found.files}
+
+
+def test_a_machine_that_is_killed_costs_its_try_and_the_command_begins_again_elsewhere(plaza: Plaza) -> None:
+    job = submit(plaza, "0", "0", "wait")
+    until(lambda: "begun 0 hello" in log_of(plaza, job), "the command prints, and that is seen live")
+    victim = plaza.worker_of(job)
+    actor = psutil.Process(victim["pid"])
+    family = [actor, *actor.children(recursive=True)]
+    assert len(family) >= 3, "the worker, what is around the command, and the command"
+
+    actor.kill()
+
+    done = plaza.wait_state(job, "done")
+    until(lambda: all(gone(process) for process in family), "nothing of the lost try lives on")
+    first, second = done["leases"]
+    assert (first["id"], first["fault"], first["charged_ms"]) == (victim["id"], "provider", 0)
+    assert second["provider"] != first["provider"]
+    assert second["charged_ms"] == second["metered_ms"] > 0
+    assert done["billed_nanos"] == second["charged_nanos"]
+    assert (done["command"]["exit_code"], done["command"]["restarts"]) == (0, 1)
+    assert "begun 1 hello" in log_of(plaza, job)
+    found, files = artifacts_of(plaza, job)
+    assert files == {"out/answer.txt": b"1 forty-two"}
+    assert found.unmatched == ("*.onnx",)
+    bill = plaza.local("customer").invoice(job)
+    assert bill["billed_nanos"] == done["billed_nanos"]
+    assert {line["rounds"] for line in bill["lines"]} == {0}
+
+
+def test_a_command_that_fails_by_itself_is_tried_again_on_the_same_lease(plaza: Plaza) -> None:
+    job = submit(plaza, "3", "1", retries=1)
+    done = plaza.wait_state(job, "done")
+    assert [one["exit_code"] for one in done["command"]["attempts"]] == [3, 0]
+    [lease] = done["leases"]
+    assert lease["charged_ms"] == lease["metered_ms"]
+    assert artifacts_of(plaza, job)[1] == {"out/answer.txt": b"1 forty-two"}
+    rows: Json = plaza.local("customer").sql(f"SELECT number, code FROM attempts WHERE job = '{job}' ORDER BY number")
+    assert rows["rows"] == [[1, 3], [2, 0]]
+
+
+def test_a_command_that_goes_on_failing_fails_the_job_and_leaves_its_files(plaza: Plaza) -> None:
+    job = submit(plaza, "3", "9")
+    until(lambda: plaza.job(job)["state"] == "failed", "the job fails")
+    failed = plaza.job(job)
+    assert (failed["reason"], failed["command"]["exit_code"]) == ("command_failed", 3)
+    assert failed["detail"].startswith("python train.py 3 9 exited with status 3")
+    assert [one["fault"] for one in failed["leases"]] == ["customer"]
+    assert artifacts_of(plaza, job)[1] == {"out/answer.txt": b"0 forty-two"}
+
+
+def test_a_run_that_is_killed_finds_its_command_still_running(plaza: Plaza) -> None:
+    job = submit(
+        plaza, "0", "0", argv=["sh", "-c", "echo begun; while [ ! -e $HOME/go ]; do sleep 0.1; done; echo gone on"]
+    )
+    until(lambda: "begun" in log_of(plaza, job), "the command runs")
+    pid = until(lambda: plaza.job(job)["run_pid"], "the run says its pid")
+    psutil.Process(pid).kill()
+    until(lambda: plaza.job(job)["run_pid"] not in (None, pid), "another process runs the job")
+    worker = plaza.worker_of(job)
+    (_folder_of(worker) / "home" / "go").touch()
+    done = plaza.wait_state(job, "done")
+    assert len(done["leases"]) == 1, "the worker outlived the run"
+    assert done["command"]["restarts"] == 0
+    assert "gone on" in log_of(plaza, job)
+
+
+def _folder_of(worker: Json) -> Path:
+    """The command's folder as this machine names it: where the process around it was started."""
+    around = psutil.Process(worker["pid"]).children()
+    [found] = {Path(one.cwd()) for one in around if "trainers.command_child" in one.cmdline()}
+    return found
+
+
+def test_a_cancelled_command_hears_of_it_and_is_gone(plaza: Plaza) -> None:
+    job = submit(plaza, "0", "0", argv=["sh", "-c", "trap 'exit 0' TERM; echo begun; while true; do sleep 0.1; done"])
+    until(lambda: "begun" in log_of(plaza, job), "the command runs")
+    worker = plaza.worker_of(job)
+    family = psutil.Process(worker["pid"]).children(recursive=True)
+    assert family
+    plaza.local("customer").cancel_job(job)
+    cancelled = plaza.wait_state(job, "cancelled")
+    assert [one["reason"] for one in cancelled["leases"]] == ["cancelled"]
+    until(lambda: all(gone(process) for process in family), "nothing of it lives on")
+
+
+COUNTER = """
+import os, pathlib, time
+kept = pathlib.Path(os.environ["TORG_CHECKPOINT_DIR"], "count")
+done = int(kept.read_text()) if kept.exists() else 0
+print("from", done, flush=True)
+while done < 3 or os.environ["TORG_RESTART_COUNT"] == "0":
+    done += 1
+    beside = kept.with_suffix(".new")
+    beside.write_text(str(done))
+    beside.rename(kept)
+    time.sleep(0.2)
+print("done", done)
+"""
+
+
+def test_what_was_saved_is_there_on_the_next_machine(plaza: Plaza) -> None:
+    job = submit(plaza, argv=["python", "-c", COUNTER])
+    until(lambda: plaza.job(job)["command"]["saved"], "something is saved")
+    victim = plaza.worker_of(job)
+    psutil.Process(victim["pid"]).kill()
+    plaza.wait_state(job, "done")
+    [begun, again] = [line.partition("from ")[2] for line in log_of(plaza, job).splitlines() if " | from " in line]
+    assert begun == "0"
+    assert int(again) > 0, "it goes on from what it had closed"

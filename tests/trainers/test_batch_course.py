@@ -1,0 +1,303 @@
+"""A batch job's run with real commands on machines of this process: no Ray, no torch, a market that only listens."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from storage.artifacts import Artifacts
+from tests.cluster.plaza import tar_of
+from trainers.actors.batch_course import BatchCourse
+from trainers.actors.command_calls import CommandCalls
+from trainers.actors.failures import Halt
+from trainers.actors.meter import Meter
+from trainers.actors.outbox import Outbox
+from trainers.actors.roster import Roster, Worker
+from trainers.actors.tidings import Tidings
+from trainers.actors.transport import CallFailed, Gone
+from trainers.sandbox import isolation_level
+
+PATIENCE_S = 60.0
+Json = dict[str, Any]
+
+
+class Machine(CommandCalls):
+    """What a worker is to a batch job's run, without the warm child."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._turn, self._meter = threading.RLock(), Meter(time.monotonic)
+        self._child = SimpleNamespace(kill=lambda: None)  # type: ignore[assignment]
+        self._scratch, self._isolation, self._memory_limit_bytes = scratch, isolation_level(), 256 << 20
+        self._threads_per_unit, self._has, self._shares = 1, (1, [], None), {}
+        self._called_at, self._phase, self._commands = 0.0, "assigned", None
+        self._tidings = Tidings()
+        self.dead = False
+
+    def reading(self, seen: int) -> Json:
+        """As `Worker.reading`."""
+        lines = self._commands.lines() if self._commands is not None else []
+        self._tidings.add("logs", [{"at_ms": 1, "source": "machine", "line": line} for line in lines])
+        return {"unreachable": [], "moved_bytes": 0, **self._meter.reading(), **self._tidings.above(seen)}
+
+    def kill(self) -> None:
+        self.dead = True
+        if self._commands is not None:
+            self._commands.close()
+
+
+class Transport:
+    """Calls run in threads; those of a dead machine have no answer."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(16)
+
+    def find(self, name: str) -> Any:
+        return None
+
+    def has_met(self, node: str) -> bool:
+        return True
+
+    def ask(self, machine: Machine, method: str, *arguments: Any) -> Future[Any]:
+        def call() -> Any:
+            if machine.dead:
+                return Gone("worker_killed", "killed")
+            try:
+                answer = getattr(machine, method)(*arguments)
+            except Exception as error:  # noqa: BLE001 - as Ray answers it
+                answer = CallFailed(repr(error))
+            return Gone("worker_killed", "killed") if machine.dead else answer
+
+        return self._pool.submit(call)
+
+    def answers(self, calls: Mapping[Any, Future[Any]], timeout_s: float) -> dict[Any, Any]:
+        done = wait(calls.values(), max(0.0, timeout_s), "FIRST_COMPLETED").done
+        return {key: call.result() for key, call in calls.items() if call in done}
+
+    def parcel(self, content: bytes) -> bytes:
+        return content
+
+    def made(self, parcel: Any, timeout_s: float) -> bool:
+        return True
+
+    def open(self, parcel: Any, timeout_s: float) -> Any:
+        return parcel
+
+
+class Door:
+    """A market that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.attempts: list[Json] = []
+        self.saves: list[Json] = []
+        self.lost: list[Json] = []
+        self.lines: list[str] = []
+
+    def upload(self, content: bytes | Path) -> str:
+        held = content if isinstance(content, bytes) else content.read_bytes()
+        digest = hashlib.sha256(held).hexdigest()
+        self.blobs[digest] = held
+        return digest
+
+    def read_blob(self, digest: str) -> bytes:
+        return self.blobs[digest]
+
+    def report_attempt(self, report: Mapping[str, Any]) -> Json:
+        self.attempts.append(dict(report))
+        return {}
+
+    def report_save(self, report: Mapping[str, Any]) -> Json:
+        self.saves.append(dict(report))
+        return {}
+
+    def report_readings(self, job: str, *, lost: Any, logs: Any, **_: Any) -> Json:
+        self.lost += lost
+        self.lines += [one["line"] for one in logs]
+        return {}
+
+
+class Play:
+    """One batch job, its run, and the machines that it gets."""
+
+    def __init__(self, folder: Path, **command: Any) -> None:
+        self.folder, self.door, self.transport = folder, Door(), Transport()
+        told = {
+            "argv": ["true"],
+            "env": {},
+            "workdir": None,
+            "artifacts": [],
+            "timeout_ms": None,
+            "retries": 0,
+        } | command
+        self.directive: Json = {
+            "spec": {"name": "a", "command": told, "data": {"kind": "none"}}, "attempts": [], "restarts": 0, "saved": None,
+        }  # fmt: skip
+        self.workdir: bytes | None = None
+        self.machines: list[Machine] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """A run, perhaps another one than before."""
+        self.outbox = Outbox("job-1", 1, self.door)  # type: ignore[arg-type]
+        self.roster = Roster(self.transport, self.outbox, every_s=0.05, lost_after_s=30)  # type: ignore[arg-type]
+        self.course = BatchCourse(
+            job="job-1", directive=self.directive, workdir=self.workdir, data=None, transport=self.transport,  # type: ignore[arg-type]
+            outbox=self.outbox, roster=self.roster, door=self.door, wall_ms=lambda: 1, save_every_s=0.05,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def machine(self) -> Machine:
+        """The market has granted a lease: one more machine for the run."""
+        slot = len(self.machines)
+        folder = self.folder / f"machine-{slot}"
+        folder.mkdir()
+        self.machines.append(Machine(folder))
+        self.welcome(slot)
+        return self.machines[-1]
+
+    def welcome(self, slot: int) -> None:
+        worker = Worker(
+            lease=f"lease-{slot}",
+            epoch=slot,
+            slot=slot,
+            provider=f"p{slot}",
+            name=f"m{slot}",
+            handle=self.machines[slot],
+        )
+        self.course.welcome(worker)
+
+    def drive(self, reached: Callable[[], bool] = lambda: False) -> Halt | None:
+        """Until the run halts, or so far."""
+        until = time.monotonic() + PATIENCE_S
+        while (halt := self.course.advance()) is None and not reached():
+            assert time.monotonic() < until, self.door.lines
+        if halt is not None:
+            self.roster.last_readings()
+        assert self.outbox.wait_empty(PATIENCE_S)
+        return halt
+
+    def printed(self, line: str) -> Callable[[], bool]:
+        return lambda: line in self.door.lines
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Iterator[Callable[..., Play]]:
+    made: list[Play] = []
+
+    def begin(**command: Any) -> Play:
+        made.append(Play(tmp_path, **command))
+        return made[-1]
+
+    yield begin
+    for one in made:
+        for machine in one.machines:
+            machine.kill()
+
+
+def test_output_artifacts_and_the_end_are_told(play: Callable[..., Play]) -> None:
+    job = play(argv=["sh", "-c", "mkdir out; cp given.txt out/; echo printed; exit 0"], artifacts=["out", "*.pt"])
+    job.workdir = tar_of({"given.txt": b"42"})
+    job.begin()
+    job.machine()
+    halt = job.drive()
+    assert halt is not None
+    assert (halt.state, halt.reason) == ("done", "done")
+    assert "printed" in job.door.lines
+    [attempt] = job.door.attempts
+    assert (attempt["number"], attempt["kind"], attempt["code"], attempt["lease"]) == (1, "exit", 0, "lease-0")
+    assert attempt["manifest"] == job.course.manifest
+    found = Artifacts.decode(job.door.blobs[attempt["manifest"]])
+    assert [(file.path, job.door.blobs[file.blob]) for file in found.files] == [("out/given.txt", b"42")]
+    assert "[torg: artifacts: nothing matches '*.pt']" in job.door.lines
+
+
+def test_a_flood_is_followed_to_its_last_line(play: Callable[..., Play]) -> None:
+    job = play(argv=["sh", "-c", "yes 'a line' | head -n 300000; echo the last"])
+    job.machine()
+    halt = job.drive()
+    assert halt is not None
+    assert "the last" in job.door.lines
+    dropped = sum(int(line.split()[1]) for line in job.door.lines if line.endswith("lines dropped]"))
+    assert dropped > 0
+    assert job.door.lines.count("a line") + dropped == 300_000
+
+
+COUNT = """
+n=$(cat $TORG_CHECKPOINT_DIR/n 2>/dev/null || echo 0)
+echo begun $TORG_RESTART_COUNT from $n
+echo 7 > $TORG_CHECKPOINT_DIR/n
+[ $TORG_RESTART_COUNT = 1 ] || sleep 3600
+"""
+
+
+def test_a_lost_machine_is_told_and_the_next_one_has_what_was_saved(play: Callable[..., Play]) -> None:
+    job = play(argv=["sh", "-c", COUNT])
+    first = job.machine()
+    assert job.drive(lambda: bool(job.door.saves)) is None
+    first.kill()
+    assert job.drive(lambda: bool(job.door.lost)) is None
+    assert [(one["lease"], one["reason"]) for one in job.door.lost] == [("lease-0", "worker_killed")]
+    job.machine()
+    halt = job.drive()
+    assert halt is not None
+    assert halt.state == "done"
+    assert [line for line in job.door.lines if line.startswith("begun")] == ["begun 0 from 0", "begun 1 from 7"]
+    assert [one["lease"] for one in job.door.attempts] == ["lease-1"]
+
+
+def test_a_retry_begins_in_a_fresh_folder_with_the_same_checkpoint(play: Callable[..., Play]) -> None:
+    code = "ls | wc -l; ls $TORG_CHECKPOINT_DIR | wc -l; touch left $TORG_CHECKPOINT_DIR/kept; exit $((1 - TORG_RESTART_COUNT))"
+    job = play(argv=["sh", "-c", code], retries=1)
+    job.machine()
+    halt = job.drive()
+    assert halt is not None
+    assert halt.state == "done"
+    assert [line for line in job.door.lines if not line.startswith("[")] == ["0", "0", "0", "1"]
+    assert [one["code"] for one in job.door.attempts] == [1, 0]
+
+
+def test_a_pause_stops_the_command_and_what_it_saved_last_is_kept(play: Callable[..., Play]) -> None:
+    code = "trap 'echo last > $TORG_CHECKPOINT_DIR/n; exit 0' TERM; echo begun; while true; do sleep 0.05; done"
+    job = play(argv=["sh", "-c", code])
+    job.machine()
+    job.drive(job.printed("begun"))
+    job.course.pause("escrow_exhausted")
+    halt = job.drive()
+    assert halt is not None
+    assert halt.state == "paused"
+    assert job.door.attempts == []
+    saved = Artifacts.decode(job.door.blobs[job.door.saves[-1]["manifest"]])
+    assert [job.door.blobs[file.blob] for file in saved.files] == [b"last\n"]
+
+
+def test_a_run_that_is_replaced_goes_on_with_the_command(play: Callable[..., Play], tmp_path: Path) -> None:
+    job = play(argv=["sh", "-c", "echo begun; while [ ! -e $HOME/go ]; do sleep 0.05; done; echo gone on; exit 4"])
+    job.machine()
+    job.drive(job.printed("begun"))
+    job.begin()
+    job.welcome(0)
+    (tmp_path / "machine-0" / "command" / "home" / "go").touch()
+    halt = job.drive()
+    assert halt is not None
+    assert (halt.state, halt.reason) == ("failed", "command_failed")
+    assert halt.detail.startswith("sh -c")
+    assert halt.detail.endswith("begun\ngone on")
+    assert job.door.lines.count("begun") == 1
+    assert [one["code"] for one in job.door.attempts] == [4]
+
+
+def test_files_that_do_not_unpack_are_the_customers(play: Callable[..., Play]) -> None:
+    job = play()
+    job.workdir = b"no tar at all" * 100
+    job.begin()
+    job.machine()
+    halt = job.drive()
+    assert halt is not None
+    assert (halt.state, halt.reason) == ("failed", "import")

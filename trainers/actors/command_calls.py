@@ -1,0 +1,98 @@
+"""The calls of a worker that a batch job's run makes: `begin` instead of `load`, `outcome` instead of rounds.
+
+A part of `Worker`, whose meter, lease and folder these calls use. A worker serves one job, so one that begins a command
+trains nothing: its warm child is ended and gives its memory back.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from trainers.actors.failures import failure
+from trainers.actors.meter import Meter
+from trainers.actors.warm_child import WarmChild
+from trainers.devices import devices_of
+
+if TYPE_CHECKING:  # a worker that is warm imports little
+    from trainers.actors.command_desk import CommandDesk
+
+Json = dict[str, Any]
+
+OUTCOME_WAIT_S = 10.0
+
+
+class CommandCalls:
+    """See the module."""
+
+    _turn: threading.RLock
+    _meter: Meter
+    _child: WarmChild
+    _scratch: Path
+    _isolation: Literal["sandbox", "process"]
+    _memory_limit_bytes: int
+    _threads_per_unit: int
+    _has: tuple[int, Sequence[Json], str | None]
+    _shares: Mapping[str, Path]
+    _called_at: float
+    _phase: str
+    _commands: CommandDesk | None
+
+    def begin(self, order: Json, workdir: bytes | None, data: bytes | None, checkpoint: bytes | None) -> Json:
+        """Start a try of the job's command; {ok, number}. See `CommandDesk.begin`. Starts the meter."""
+        from trainers.actors.command_desk import CommandDesk
+
+        with self._turn:
+            self._called_at = time.monotonic()
+            self._meter.start()
+            if self._commands is None:
+                self._child.kill()
+                self._commands = CommandDesk(
+                    scratch=self._scratch, isolation=self._isolation, memory_limit_bytes=self._memory_limit_bytes
+                )
+            units, devices, share = self._has
+            answer = self._commands.begin(
+                order, workdir, data, checkpoint, threads=self._threads_per_unit * units, devices=devices_of(devices),
+                shares={share: self._shares[share]} if share is not None else {},
+            )  # fmt: skip
+            if self._commands.running:
+                self._phase = "running"
+                self._meter.training()
+            return answer
+
+    def outcome(self, number: int) -> Json:
+        """How that try ended, or after a while that it has not; {ok, number, outcome}. See `CommandDesk.wait`."""
+        self._called_at = time.monotonic()
+        if self._commands is None:
+            return failure("stale", "no command was begun here", "")
+        answer = self._commands.wait(number, OUTCOME_WAIT_S)
+        if not self._commands.running and self._phase == "running":
+            self._phase = "ended"
+            self._meter.trained()
+        return answer
+
+    def end_command(self) -> Json:
+        """Ask the command to end, and see to it that it does; {ok}. `outcome` tells when it has."""
+        if self._commands is not None:
+            self._commands.stop()
+        return {"ok": True}
+
+    def artifacts(self, number: int) -> Json:
+        """What the try left of what the job wants to keep; {ok, number, files, unmatched, left_out}."""
+        if self._commands is None:
+            return failure("stale", "no command was begun here", "")
+        return self._commands.artifacts(number)
+
+    def saved(self, number: int) -> Json:
+        """What the try has closed in its checkpoint folder; {ok, number, files, open, left_out}."""
+        if self._commands is None:
+            return failure("stale", "no command was begun here", "")
+        return self._commands.saved(number)
+
+    def piece(self, kind: Literal["artifacts", "saved"], path: str, offset: int) -> bytes:
+        """Some bytes of a file that `artifacts` or `saved` told of, from `offset` on; none at its end. Raises OSError."""
+        assert self._commands is not None, "files before their pieces"
+        return self._commands.piece(kind, path, offset)

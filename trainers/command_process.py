@@ -1,0 +1,227 @@
+"""The parent's side of a batch job's command: start it in its sandbox, read what it prints, end it. Believes nothing.
+
+The command lies in a folder of its own, `scratch`, which is all that it may write: `work` (where it begins), `home`, `tmp`,
+`checkpoint`, and `data` where the job has any. What is said to it beside its arguments is in the environment: see
+`trainers/actors/command_desk.py` for the variables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainers import sandbox
+from trainers.attempts import KINDS, Outcome
+from trainers.child_log import ChildLog
+from trainers.child_start import sandboxed_pid
+from trainers.devices import Device, bubblewrap_arguments
+
+GRACE_S = 5.0
+PATIENCE_S = 15.0
+"""Beyond timeout and grace, for the process around the command to say that it ended."""
+MAX_TOLD_BYTES = 64 << 10
+LOG_LINES = 20_000
+LOG_BYTES = 4 << 20
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a command runs: `scratch`, an existing folder with `work`, `home` and `tmp`; what it may use of the machine."""
+
+    scratch: Path
+    isolation: sandbox.Isolation
+    threads: int
+    memory_limit_bytes: int
+    devices: Sequence[Device] = ()
+    shares: Mapping[str, Path] | None = None
+
+    def seen(self, name: str) -> str:
+        """A folder of the scratch as the command sees it."""
+        return f"{sandbox.SCRATCH}/{name}" if self.isolation == "sandbox" else str(self.scratch / name)
+
+    def share(self, name: str) -> str:
+        """A share as the command sees it."""
+        assert self.shares is not None
+        return f"{sandbox.SHARES}/{name}" if self.isolation == "sandbox" else str(self.shares[name])
+
+
+class CommandProcess:
+    """One try of a command. Any thread may call anything; `outcome` is None while it runs."""
+
+    def __init__(
+        self, argv: Sequence[str], environment: Mapping[str, str], place: Place, *, timeout_s: float | None,
+        grace_s: float = GRACE_S,
+    ) -> None:  # fmt: skip
+        """Starts it. `environment` is added to what every command has. Raises OSError when there is no sandbox to be had."""
+        self.outcome: Outcome | None = None
+        self._began = time.monotonic()
+        self._over = threading.Event()
+        self._stopping = threading.Event()
+        self._grace_s = grace_s
+        self._process, self._connection, self._inner = _start(place)
+        assert self._process.stdout is not None
+        self._log = ChildLog(self._process.stdout, max_lines=LOG_LINES, max_bytes=LOG_BYTES)
+        own = sandbox.command_environment(
+            place.threads, place.seen("home"), place.seen("tmp"), _programs(place), place.devices
+        )
+        order = {
+            "argv": list(argv), "environment": {**own, **environment}, "folder": place.seen("work"), "timeout_s": timeout_s,
+            "grace_s": grace_s, "memory_limit_bytes": place.memory_limit_bytes, "cuda": bool(place.devices),
+        }  # fmt: skip
+        with contextlib.suppress(OSError):  # it is gone already, as its watch will find
+            self._connection.sendall(json.dumps(order).encode() + b"\n")
+        ends = None if timeout_s is None else self._began + timeout_s + grace_s + PATIENCE_S
+        threading.Thread(target=self._watch, args=(ends,), name="watch-command", daemon=True).start()
+
+    def stop(self) -> None:
+        """SIGTERM to all of it, SIGKILL after the grace; returns at once. Harmless when it is over."""
+        self._stopping.set()
+        with contextlib.suppress(OSError):
+            self._connection.send(b"stop\n", socket.MSG_NOSIGNAL)
+
+    def wait(self, timeout_s: float) -> Outcome | None:
+        """How it ended, once it has."""
+        self._over.wait(timeout_s)
+        return self.outcome
+
+    def take_lines(self, most_bytes: int) -> list[str]:
+        """What it printed since the last call, the oldest lines first."""
+        return self._log.take(most_bytes)
+
+    @property
+    def said_all(self) -> bool:
+        """Whether it is over and every line of it was taken."""
+        return self._over.is_set() and self._log.said_all
+
+    def close(self) -> None:
+        """End what is left of it at once."""
+        self._end_it_all()
+        self._over.wait(PATIENCE_S)
+
+    def _watch(self, ends: float | None) -> None:
+        told = self._heard(ends)
+        if told is None:
+            self._end_it_all()
+        self._process.wait()
+        self._log.close()
+        with contextlib.suppress(OSError):
+            self._connection.close()
+        duration_ms = int(1000 * (time.monotonic() - self._began))
+        self.outcome = _outcome(told, duration_ms, self._log.tail())
+        self._over.set()
+
+    def _heard(self, ends: float | None) -> bytes | None:
+        """The one line that the process around the command says at its end; None when it says none in time."""
+        found = b""
+        while not found.endswith(b"\n") and len(found) < MAX_TOLD_BYTES:
+            if self._stopping.is_set() and ends is None:
+                ends = time.monotonic() + self._grace_s + PATIENCE_S
+            if ends is not None and time.monotonic() > ends:
+                return None
+            try:
+                if select.select([self._connection], [], [], 0.5)[0]:
+                    piece = self._connection.recv(1 << 16)
+                    if not piece:
+                        return None
+                    found += piece
+            except (OSError, ValueError):  # closed under us
+                return None
+        return found
+
+    def _end_it_all(self) -> None:
+        """Without asking: under bubblewrap the end of its first process is the end of all."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._inner, signal.SIGKILL)
+
+
+def _programs(place: Place) -> list[str]:
+    """A folder with a `python`, where this Python's own has none under that name."""
+    if (Path(sys.executable).parent / "python").exists():
+        return []
+    folder = place.scratch / "bin"
+    folder.mkdir(exist_ok=True)
+    program = folder / "python"
+    program.unlink(missing_ok=True)
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    program.chmod(0o755)
+    return [place.seen("bin")]
+
+
+def _start(place: Place) -> tuple[subprocess.Popen[bytes], socket.socket, int]:
+    """The process around the command (bubblewrap's with a sandbox), our end of the connection, and its pid."""
+    ours, theirs = socket.socketpair()
+    inherited, info_read, command = [theirs.fileno()], None, []
+    if place.isolation == "sandbox":
+        environment = sandbox.child_environment(1, sandbox.SCRATCH, sandbox.CODE, place.devices)
+        info_read, info_write = os.pipe()
+        inherited.append(info_write)
+        command = sandbox.bubblewrap_command(
+            place.scratch, place.shares or {}, environment, info_write, bubblewrap_arguments(place.devices),
+            dies_with_parent=False,
+        )  # fmt: skip
+    else:
+        code = str(sandbox.package_folder().parent)
+        environment = sandbox.child_environment(1, str(place.scratch), code, place.devices)
+    command += [*sandbox.python_command(), "-m", "trainers.command_child"]
+    command += ["--fd", str(theirs.fileno()), "--isolation", place.isolation]
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
+            cwd=place.scratch, pass_fds=inherited, start_new_session=True, bufsize=0,
+        )  # fmt: skip
+    except BaseException:
+        ours.close()
+        if info_read is not None:
+            os.close(info_read)
+        raise
+    finally:
+        theirs.close()
+        for descriptor in inherited[1:]:
+            os.close(descriptor)
+    try:
+        return process, ours, process.pid if info_read is None else sandboxed_pid(info_read)
+    except OSError:
+        process.kill()
+        process.wait()
+        ours.close()
+        raise
+
+
+def _outcome(told: bytes | None, duration_ms: int, tail: str) -> Outcome:
+    """What the process around the command says, as far as it can be."""
+    gone = Outcome("died", duration_ms=duration_ms, detail="it ended without a word", tail=tail)
+    if told is None:
+        return gone
+    try:
+        found = json.loads(told)
+        kind, detail = found["kind"], str(found.get("detail") or "")[:1000]
+        code, number = found.get("code"), found.get("signal")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return gone
+    right = kind in KINDS and (kind != "exit" or _is_byte(code)) and (kind != "signal" or _is_byte(number))
+    if not right:
+        return gone
+    return Outcome(
+        kind, code if kind == "exit" else None, number if kind == "signal" else None, duration_ms, detail, tail
+    )
+
+
+def _is_byte(value: object) -> bool:
+    return type(value) is int and 0 <= value <= 255
