@@ -8,6 +8,7 @@ from cli.errors import CliError, refused
 from cli.output import console, document, printable
 from cli.settings import Settings
 from storage.artifacts import Artifacts, ArtifactsError
+from trainers.attempts import counted
 
 if TYPE_CHECKING:
     from market.client import Market
@@ -29,11 +30,11 @@ def fetch_artifacts(settings: Settings, client: "Market", output: Path, answer: 
         return
     for file in found.files:
         print(printable(f"{output / file.path}  {file.bytes:,} bytes"))
-    print(f"{len(found.files)} files, {found.total_bytes:,} bytes")
+    print(f"{counted(len(found.files), 'file')}, {found.total_bytes:,} bytes")
     for pattern in found.unmatched:
         print(printable(f"nothing matched {pattern!r}"))
     if found.left_out:
-        print(f"{found.left_out} files could not be kept")
+        print(f"{counted(found.left_out, 'file')} could not be kept")
 
 
 def _check_folder(output: Path, found: Artifacts) -> None:

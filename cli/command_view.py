@@ -49,7 +49,7 @@ def job_lines(one: dict[str, Any]) -> Iterator[str]:
         took = format_duration(attempt["duration_ms"])
         yield f"try {attempt['number']:<5}{attempt['detail'] or attempt['kind']}, after {took} ({attempt['lease']})"
     if command.get("lost"):
-        yield f"lost     {command['lost']} tries with their machines"
+        yield f"lost     {command['lost']} when a machine went or the job paused"
     if command["exit_code"] is not None:
         yield f"exit     {command['exit_code']}"
 
@@ -60,6 +60,8 @@ def follow_command(settings: Settings, job_id: str) -> int:
     Interrupted, it leaves the job running and says how to go on.
     """
     with connect_pooled(settings, "customer", patience_s=PATIENCE_S) as client:
+        if not settings.as_json:
+            log(_say_where(client.job(job_id)))
         try:
             for source, text in printed_lines(client, job_id):
                 if settings.as_json:
@@ -98,6 +100,12 @@ def exit_code(job: dict[str, Any]) -> int:
     code = job["command"]["exit_code"]
     own = job["state"] == "failed" and job["reason"] == "command_failed" and code
     return int(code) if own else int(Exit.FAILED)
+
+
+def _say_where(job: dict[str, Any]) -> str:
+    """Whose output is to come, and why it does not, where that is known."""
+    why = (job.get("detail") or "").partition("\n")[0] if job["state"] in ("pending", "paused") else ""
+    return printable(f"torg: {job['id']} is {job['state']}" + (f": {why}" if why else ""))
 
 
 def _say_end(job: dict[str, Any]) -> None:

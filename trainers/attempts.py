@@ -82,6 +82,11 @@ def shown(argv: Sequence[str], longest: int = 200) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
+def counted(number: int, what: str) -> str:
+    """Such as `1 file` and `2 files`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def signal_name(number: int) -> str:
     """Such as `SIGKILL (Killed)`."""
     try:
@@ -239,7 +244,7 @@ class Attempts:
 
     def _begin(self) -> Begin:
         self.phase = "running"
-        again = f", after {self._restarts} earlier starts" if self._restarts else ""
+        again = f", after {counted(self._restarts, 'earlier start')}" if self._restarts else ""
         tries = f" (try {self.number} of {self._ended + 1 + self._retries - self._failures})" if self._retries else ""
         assert self._slot is not None
         return Begin(self._slot, self.number, self._restarts, f"starting {shown(self._argv)}{tries}{again}")

@@ -214,7 +214,9 @@ def test_an_interrupt_leaves_it_running_and_says_how_to_go_on(
 
     def submit(asked: Asked) -> tuple[int, object]:
         open_market.routes["GET /v1/jobs/job-a/logs"] = waiting
-        return 201, batch_job("pending", None, id="job-a")
+        pending = batch_job("pending", None, id="job-a", detail="no machine is free")
+        open_market.routes["GET /v1/jobs/job-a"] = (200, pending)
+        return 201, pending
 
     open_market.routes["POST /v1/jobs"] = submit
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TORG_")}
@@ -229,6 +231,7 @@ def test_an_interrupt_leaves_it_running_and_says_how_to_go_on(
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert "job-a is pending: no machine is free" in told
     assert "job-a goes on" in told
     assert "torg logs job-a -f" in told
     assert "torg cancel job-a" in told

@@ -34,7 +34,7 @@ def test_a_failure_of_its_own_uses_up_a_retry_and_the_last_one_ends_the_job() ->
     machine.arrived(0)
     report, again = machine.ended(0, 1, BADLY)
     assert isinstance(report, Report)
-    assert again == Begin(0, 2, 1, "starting python train.py (try 2 of 2), after 1 earlier starts")
+    assert again == Begin(0, 2, 1, "starting python train.py (try 2 of 2), after 1 earlier start")
     report, over = machine.ended(0, 2, Outcome("timeout"))
     assert isinstance(over, Over)
     assert (over.state, over.reason) == ("failed", "command_failed")

@@ -141,6 +141,7 @@ class Play:
             "spec": {"name": "a", "command": told, "data": {"kind": "none"}}, "attempts": [], "restarts": 0, "saved": None,
         }  # fmt: skip
         self.workdir: bytes | None = None
+        self.data: bytes | None = None
         self.machines: list[Machine] = []
         self.begin()
 
@@ -149,7 +150,7 @@ class Play:
         self.outbox = Outbox("job-1", 1, self.door)  # type: ignore[arg-type]
         self.roster = Roster(self.transport, self.outbox, every_s=0.05, lost_after_s=30)  # type: ignore[arg-type]
         self.course = BatchCourse(
-            job="job-1", directive=self.directive, workdir=self.workdir, data=None, transport=self.transport,  # type: ignore[arg-type]
+            job="job-1", directive=self.directive, workdir=self.workdir, data=self.data, transport=self.transport,  # type: ignore[arg-type]
             outbox=self.outbox, roster=self.roster, door=self.door, wall_ms=lambda: 1, save_every_s=0.05,  # type: ignore[arg-type]
         )  # fmt: skip
 
@@ -301,3 +302,13 @@ def test_files_that_do_not_unpack_are_the_customers(play: Callable[..., Play]) -
     halt = job.drive()
     assert halt is not None
     assert (halt.state, halt.reason) == ("failed", "import")
+
+
+def test_data_are_where_the_environment_says(play: Callable[..., Play]) -> None:
+    job = play(argv=["sh", "-c", "cat $TORG_DATA/corpus/a.txt; echo; echo $TORG_JOB $TORG_ATTEMPT $TORG_RESTART_COUNT"])
+    job.directive["spec"]["data"] = {"kind": "blob", "digest": "ab" * 32, "bytes": 1, "label": "corpus"}
+    job.data = tar_of({"corpus/a.txt": b"to be"})
+    job.begin()
+    job.machine()
+    assert job.drive() is not None
+    assert [line for line in job.door.lines if not line.startswith("[")] == ["to be", "job-1 1 0"]

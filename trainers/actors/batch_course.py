@@ -20,7 +20,7 @@ from trainers.actors.outbox import Outbox
 from trainers.actors.roster import Roster, Worker
 from trainers.actors.transport import Gone, Transport
 from trainers.actors.wiring import Door
-from trainers.attempts import Attempts, Begin, Collect, Decisions, Outcome, Over, Report, Stop
+from trainers.attempts import Attempts, Begin, Collect, Decisions, Outcome, Over, Report, Stop, counted
 
 log = logging.getLogger(__name__)
 
@@ -184,8 +184,8 @@ class BatchCourse:
         for pattern in found.unmatched:
             self._say(f"artifacts: nothing matches {pattern!r}")
         if found.left_out:
-            self._say(f"artifacts: {found.left_out} files could not be kept")
-        self._say(f"artifacts: {len(found.files)} files, {found.total_bytes:,} bytes")
+            self._say(f"artifacts: {counted(found.left_out, 'file')} could not be kept")
+        self._say(f"artifacts: {counted(len(found.files), 'file')}, {found.total_bytes:,} bytes")
         self._do(self._attempts.collected(slot, gathering.manifest))
 
     def _lose(self, worker: Worker, reason: str, detail: str) -> None:
@@ -237,8 +237,8 @@ class BatchCourse:
         worker = self._met[decision.slot]
         self._used.add(decision.slot)
         if checkpoint is not None and self._saved is not None:
-            files = self._saved.files
-            self._say(f"TORG_CHECKPOINT_DIR has what was saved: {len(files)} files, {self._saved.total_bytes:,} bytes")
+            files = counted(len(self._saved.files), "file")
+            self._say(f"TORG_CHECKPOINT_DIR has what was saved: {files}, {self._saved.total_bytes:,} bytes")
         order = {"job": self._job, "number": decision.number, "restarts": decision.restarts}
         order |= {name: self._spec[name] for name in ("command", "data")}
         parcel = None if checkpoint is None else self._transport.parcel(checkpoint)
