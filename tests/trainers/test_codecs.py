@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from trainers.codecs import VALUES, BadPayload, codec, kernels
-from trainers.codecs.base import LARGEST
+from trainers.codecs.base import CHECKED, LARGEST, refuse_not_finite
 from trainers.codecs.dct import Dct
 from trainers.codecs.int8 import BINS, CHUNK
 from trainers.layout import layout_of
@@ -395,3 +395,17 @@ def test_codecs_need_no_torch_and_their_texts_no_numpy():
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("size", [1, CHECKED - 1, CHECKED, CHECKED + 1, 2 * CHECKED + 1])
+def test_one_element_that_is_not_finite_is_found_wherever_it_is(size: int) -> None:
+    vector = np.full(size, LARGEST, dtype=np.float32)
+    refuse_not_finite(vector)
+    refuse_not_finite(vector[:0])
+    beyond = np.nextafter(LARGEST, np.float32(np.inf))
+    for place in {0, size // 2, size - 1}:
+        for wrong in (np.nan, np.inf, -np.inf, beyond, -beyond):
+            spoilt = vector.copy()
+            spoilt[place] = wrong
+            with pytest.raises(BadPayload, match="finite"):
+                refuse_not_finite(spoilt)
