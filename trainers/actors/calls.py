@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from trainers.actors.answers import BadAnswer, checked_answer
-from trainers.actors.roster import Worker
+from trainers.actors.roster import Roster, Worker
 from trainers.actors.transport import Call, CallFailed, Gone, Transport
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,19 @@ class Calls:
                 self._later.append((self._clock() + AGAIN_AFTER_S, key))
             else:
                 yield *key, _usable(key, answer)
+
+    def heard(self, roster: Roster, timeout_s: float) -> Iterator[tuple[str, Worker, Json | Gone]]:
+        """As `take`, of workers that are in the roster still; what is due to be repeated is begun first. While nothing is
+        awaited, wait for a change of the roster instead.
+        """
+        self.start_repeats()
+        if not self:
+            roster.changed.wait(timeout_s)
+            return
+        for kind, slot, answer in self.take(timeout_s):
+            worker = roster.get(slot)
+            if worker is not None:
+                yield kind, worker, answer
 
     def start_repeats(self) -> None:
         """Start the repetitions that are due."""

@@ -167,14 +167,7 @@ class Course:
     # answers of workers
 
     def _take_answers(self) -> None:
-        self._calls.start_repeats()
-        if not self._calls:
-            self._roster.changed.wait(LOOK_S)
-            return
-        for kind, slot, answer in self._calls.take(LOOK_S):
-            worker = self._roster.get(slot)
-            if worker is None:
-                continue
+        for kind, worker, answer in self._calls.heard(self._roster, LOOK_S):
             if isinstance(answer, Gone):
                 self._lose(worker, answer.reason, answer.detail)
             elif answer["ok"]:

@@ -180,10 +180,10 @@ class Saving:
             {} if self._before is None else {file.path: file for file in self._before.files},
         )
         listed = fetcher.listed("saved")
-        held = {file.blob for file in before.values()}
+        held = {(file.blob, file.bytes) for file in before.values()}
         kept = {path: before[path] for path in listed["open"] if path in before}
         for path, digest, size, executable in listed["files"]:
-            if digest in held or fetcher.fetch("saved", path, digest, size):
+            if (digest, size) in held or fetcher.fetch("saved", path, digest, size):
                 kept[path] = Artifact(path, digest, size, executable)
             elif path in before:
                 kept[path] = before[path]
