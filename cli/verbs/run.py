@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.arguments import gpu_request, pair, price_nanos, usd_nanos
-from cli.errors import Exit, usage
-from cli.output import document, log
-from cli.session import connect_pooled, new_id
+from cli.errors import usage
+from cli.output import document
+from cli.session import connect_pooled
 from cli.settings import Settings
 from storage.units import NANOS_PER_USD
 
@@ -58,7 +58,7 @@ def run(
     """Run a command on a rented machine: plan, (y/N), its output live, its exit code."""
     from cli.command_view import follow_command
     from cli.jobfiles import prepare_fields
-    from cli.verbs.submit import ask, show
+    from cli.verbs.submit import place
 
     settings: Settings = ctx.obj
     fields: dict[str, Any] = {
@@ -75,14 +75,7 @@ def run(
     with connect_pooled(settings, "customer") as client:
         fields["limits"] = _limits(client, fields, max_price, budget, hours)
         with prepare_fields(fields) as prepared:
-            plan = client.quote(prepared.spec)
-            if dry_run or not settings.as_json:
-                show(settings, prepared.spec, plan, only=dry_run)
-            if dry_run:
-                raise typer.Exit(Exit.DONE if plan["feasible"] else Exit.REFUSED)
-            ask(settings, prepared.spec, yes)
-            prepared.upload(client, told=None if settings.as_json else log)
-            made = client.submit_job(id or new_id("job"), prepared.spec)
+            made = place(settings, client, prepared, id, yes=yes, dry_run=dry_run)
     if not detach:
         raise typer.Exit(follow_command(settings, made["id"]))
     if settings.as_json:

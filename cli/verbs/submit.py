@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,10 @@ from cli.settings import Settings
 from market.traffic import EXCHANGE_SHARE, format_speed
 from storage.units import format_duration
 from trainers.options import keeps_inner_state
+
+if TYPE_CHECKING:
+    from cli.jobfiles import Prepared
+    from market.client import Market
 
 
 def register(app: typer.Typer) -> None:
@@ -34,14 +38,7 @@ def submit(
 
     settings: Settings = ctx.obj
     with prepare(file) as prepared, connect_pooled(settings, "customer") as client:
-        plan = client.quote(prepared.spec)
-        if dry_run or not settings.as_json:
-            show(settings, prepared.spec, plan, only=dry_run)
-        if dry_run:
-            raise typer.Exit(Exit.DONE if plan["feasible"] else Exit.REFUSED)
-        ask(settings, prepared.spec, yes)
-        prepared.upload(client, told=None if settings.as_json else log)
-        made = client.submit_job(id or new_id("job"), prepared.spec)
+        made = place(settings, client, prepared, id, yes=yes, dry_run=dry_run)
     if follow and "command" in prepared.spec:
         from cli.command_view import follow_command
 
@@ -56,6 +53,20 @@ def submit(
     else:
         verb = "logs -f" if "command" in prepared.spec else "watch"
         print(f"{made['id']} is {made['state']}.  torg {verb} {made['id']}")
+
+
+def place(
+    settings: Settings, client: "Market", prepared: "Prepared", id: str | None, *, yes: bool, dry_run: bool
+) -> dict[str, Any]:
+    """The job as the market has taken it: plan, question, upload, submission. Ends here with `dry_run`."""
+    plan = client.quote(prepared.spec)
+    if dry_run or not settings.as_json:
+        show(settings, prepared.spec, plan, only=dry_run)
+    if dry_run:
+        raise typer.Exit(Exit.DONE if plan["feasible"] else Exit.REFUSED)
+    ask(settings, prepared.spec, yes)
+    prepared.upload(client, told=None if settings.as_json else log)
+    return client.submit_job(id or new_id("job"), prepared.spec)
 
 
 def show(settings: Settings, spec: dict[str, Any], plan: dict[str, Any], *, only: bool) -> None:
