@@ -213,7 +213,7 @@ _SENTENCES: dict[Reason, str] = {
     Reason.SHARE_MISSING: "too few offers have the named data",
     Reason.OFFER_TOO_SMALL: "no offer has that many GPUs on one machine",
     Reason.PRICE_TOO_LOW: "too few offers ask as little as the price limit",
-    Reason.NOT_AVAILABLE: "offers that would fit are offline, draining or not heard of",
+    Reason.NOT_AVAILABLE: "offers that would fit are offline, draining, paused or not heard of",
     Reason.AVOIDED: "offers that would fit have just lost a worker of this job",
     Reason.BUSY: "offers that would fit are busy",
     Reason.GANG_TOO_BIG: "the gang needs more workers than all offers together have room for",

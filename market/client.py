@@ -124,6 +124,14 @@ class Market:
         body = {"price_nanos_per_gpu_hour": price_nanos_per_gpu_hour}
         return self._wire.json("POST", f"/v1/offers/{_part(offer)}/price", body=body)
 
+    def hold_offer(
+        self, offer: str, gpus: int, *, reason: str = "reclaim", why: str = "", until_ms: int | None = None,
+        leases: Sequence[str] = (),
+    ) -> Json:  # fmt: skip
+        """The owner takes `gpus` units back, 0 releases them; `leases` get notice. {id, state, held}."""
+        body = {"gpus": gpus, "reason": reason, "why": why, "until_ms": until_ms, "leases": list(leases)}
+        return self._wire.json("POST", f"/v1/offers/{_part(offer)}/hold", body=body)
+
     def leases(self, offer: str, *, wait_s: float = 0, seen: str | int | None = None) -> Json:
         """{version, offer, earned_nanos, leases}; also the offer's heartbeat. Answers at once when version ≠ seen."""
         params = {"offer": offer, "wait_s": wait_s, "seen": seen}

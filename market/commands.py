@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from market.clearing import Clearing
+from market.owner_terms import OwnerTerms
 
 SYSTEM: Final = "market"
 
@@ -81,6 +82,7 @@ class PlaceOffer:
     node: str
     versions: Mapping[str, str]
     by: str
+    terms: OwnerTerms = field(default_factory=OwnerTerms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,20 @@ class ChangeOffer:
     action: str
     by: str
     price_nanos_per_gpu_hour: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HoldOffer:
+    """The owner holds `gpus` units of an offer back (0 releases them), until `until_ms` if that is said, and gives notice
+    to `leases`. `reason` is one of market/holding.py, `why` a sentence for people."""
+
+    offer: str
+    gpus: int
+    by: str
+    reason: str = "reclaim"
+    why: str = ""
+    until_ms: int | None = None
+    leases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,6 +384,7 @@ Command = (
     | Payout
     | PlaceOffer
     | ChangeOffer
+    | HoldOffer
     | Heard
     | LoseRay
     | SubmitJob

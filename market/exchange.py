@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Final, cast
 
-from market import attempts, granting, jobs, members, metering, offering, timeouts, views
+from market import attempts, granting, holding, jobs, members, metering, offering, timeouts, views
 from market.command_checking import check_job_spec
 from market.commands import (
     AddBudget,
@@ -24,6 +24,7 @@ from market.commands import (
     EndLease,
     HaltJob,
     Heard,
+    HoldOffer,
     LoseRay,
     OpenMarket,
     Payout,
@@ -62,6 +63,7 @@ _DECISIONS: Final[Mapping[type, _Decide]] = {
     Payout: members.payout,
     PlaceOffer: offering.place_offer,
     ChangeOffer: offering.change_offer,
+    HoldOffer: holding.hold_offer,
     Heard: offering.heard,
     LoseRay: offering.lose_ray,
     SubmitJob: jobs.submit_job,
@@ -83,8 +85,10 @@ _DECISIONS: Final[Mapping[type, _Decide]] = {
 }
 
 _DIRTYING: Final = frozenset(
-    {"offer_placed", "offer_changed", "job_submitted", "job_state", "job_wanted", "job_budget", "lease_ended"}
-)
+    {
+        "offer_placed", "offer_changed", "offer_held", "job_submitted", "job_state", "job_wanted", "job_budget", "lease_ended",
+    }
+)  # fmt: skip
 
 
 class Exchange:

@@ -6,10 +6,11 @@ from market.checking import is_int, is_text
 from market.clearing import CONSTRAINTS, Match, Unmatched, covers
 from market.commands import SYSTEM, ApplyClearing, EndLease, StartLease
 from market.faults import BY_REASON, Charged, cause_of_provider_end
+from market.holding import is_paused
 from market.leases import Lease, LeaseState
 from market.orders import Bid, BookSnapshot, Offer, Requirements
 from market.outcomes import Answer, Json, Refusal, Settings, forbidden, unknown
-from market.pricing import cover_ms, fee_step, rate_nanos_per_hour, spendable_nanos
+from market.pricing import FIRST_COVER_MS, cover_ms, fee_step, rate_nanos_per_hour, spendable_nanos
 from market.state import Job, OfferRecord, State, Volatile
 from market.turn import Turn
 from storage.ledger import FEE, Transfer, earnings, escrow
@@ -20,6 +21,12 @@ def is_suspect(offer: OfferRecord, volatile: Volatile) -> bool:
     return offer.lost_ms is not None and volatile.heard_ms.get(offer.id, -1) <= offer.lost_ms
 
 
+def _goes_soon(offer: OfferRecord, volatile: Volatile) -> bool:
+    """Whether what begins now could not work for a minute before its machine goes."""
+    until_ms = offer.terms.until_ms
+    return until_ms is not None and until_ms - offer.terms.notice_ms - volatile.now_ms < FIRST_COVER_MS
+
+
 def offer_order(state: State, offer: OfferRecord, volatile: Volatile) -> Offer:
     """The offer as the book lists it now."""
     return Offer(
@@ -27,14 +34,15 @@ def offer_order(state: State, offer: OfferRecord, volatile: Volatile) -> Offer:
         provider=offer.provider,
         gpu=offer.gpu,
         gpus=offer.gpus,
-        gpus_free=offer.gpus - offer.gpus_used,
+        gpus_free=offer.gpus_free,
         vram_gib=offer.vram_gib,
         region=offer.region,
         reliability=state.providers[offer.provider].reliability,
         isolation=offer.isolation,
         price_nanos_per_gpu_hour=offer.price_nanos_per_gpu_hour,
         shares=offer.shares,
-        matchable=offer.state == "open" and not is_suspect(offer, volatile),
+        matchable=offer.state == "open"
+        and not (is_suspect(offer, volatile) or is_paused(offer) or _goes_soon(offer, volatile)),
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from storage.units import charge_nanos
 
@@ -33,7 +34,8 @@ TRANSITIONS: frozenset[tuple[LeaseState, LeaseState]] = frozenset(
 
 @dataclass(slots=True)
 class Lease:
-    """`slot` is the worker's number for data, never used twice in a job; `epoch` is unique in the market."""
+    """`slot` is the worker's number for data, never used twice in a job; `epoch` is unique in the market; `ending` is the
+    notice that it has, if it has: {reason, notice_ms, ends_ms}."""
 
     id: str
     epoch: int
@@ -62,6 +64,7 @@ class Lease:
     charged_ms: int = 0
     charged_nanos: int = 0
     fee_nanos: int = 0
+    ending: dict[str, Any] | None = None
     ended_ms: int | None = None
     reason: str | None = None
     fault: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from market.checking import (
     ISOLATIONS,
+    MAX_INT,
     MAX_VRAM_GIB,
     check_size,
     invalid,
@@ -15,6 +16,7 @@ from market.checking import (
 from market.commands import SYSTEM, ChangeOffer, Heard, LoseRay, PlaceOffer
 from market.granting import end_lease, end_lost, is_suspect
 from market.outcomes import Answer, Json, Refusal, conflict, unknown
+from market.owner_terms import LONGEST_NOTICE_MS, OwnerTerms
 from market.state import OfferRecord
 from market.turn import Turn
 from storage.canonical import digest_of
@@ -33,7 +35,7 @@ def place_offer(turn: Turn, command: PlaceOffer) -> Answer | Refusal:
     known = turn.state.offers.get(command.id)
     if known is not None and known.provider != command.by:
         return conflict("offer", command.id)
-    digest = digest_of(_terms(command))
+    digest = _digest(command)
     if known is None:
         refusal = _check_limits(turn, command)
         if refusal is not None:
@@ -87,6 +89,11 @@ def _terms(command: PlaceOffer) -> Json:
     }
 
 
+def _digest(command: PlaceOffer) -> str:
+    asked = command.terms.as_json()
+    return digest_of(_terms(command) | ({"terms": asked} if asked else {}))
+
+
 def _facts(command: PlaceOffer) -> tuple[object, ...]:
     return (
         float(command.vram_gib),
@@ -112,6 +119,8 @@ def _list(turn: Turn, command: PlaceOffer, digest: str) -> None:
         "request_digest": digest,
     }
     turn.emit("offer_placed", fields)
+    if command.terms.as_json():
+        turn.emit("offer_terms", {"offer": command.id, "terms": command.terms.as_json()})
     turn.volatile.heard_ms[command.id] = turn.now_ms
 
 
@@ -152,8 +161,19 @@ def _check_offer(turn: Turn, command: PlaceOffer) -> Refusal | None:
         return invalid("shares", command.shares, "at most 64 names")
     if not is_text(command.node, 200):
         return invalid("node", command.node, "a short text")
+    refusal = _check_terms(turn, command.terms)
+    if refusal is not None:
+        return refusal
     everything = {"measured": dict(command.measured), "versions": dict(command.versions)}
     return check_size("offer", everything, settings.max_offer_bytes)
+
+
+def _check_terms(turn: Turn, terms: OwnerTerms) -> Refusal | None:
+    if not is_int(terms.notice_ms, 0, LONGEST_NOTICE_MS):
+        return invalid("notice_ms", terms.notice_ms, f"milliseconds from 0 to {LONGEST_NOTICE_MS}")
+    if terms.until_ms is not None and not is_int(terms.until_ms, turn.now_ms, MAX_INT):
+        return invalid("until_ms", terms.until_ms, "a time to come, in milliseconds since the epoch")
+    return None
 
 
 def _check_price(turn: Turn, price: object) -> Refusal | None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from market.avoidance import after_loss
 from market.events import EVALUATED_BEFORE, MEMBER_BEFORE, ROUND_BEFORE, Event
 from market.leases import Lease, LeaseState
+from market.owner_terms import OwnerTerms
 from market.state import FINAL_STATES, Job, MemberRecord, OfferRecord, ProviderRecord, State
 from storage.ledger import Status, Transfer
 
@@ -75,9 +76,20 @@ def _offer_placed(state: State, event: Event, at_ms: int) -> None:
         offer.lost_ms = before.lost_ms
         offer.live = before.live
         offer.gpus_used = before.gpus_used
+        offer.held = before.held
     state.offers[offer.id] = offer
     state.offers_of.setdefault(offer.provider, {})[offer.id] = None
     state.providers.setdefault(offer.provider, ProviderRecord())
+
+
+def _offer_terms(state: State, event: Event, at_ms: int) -> None:
+    state.offers[event["offer"]].terms = OwnerTerms.of_json(event["terms"])
+
+
+def _offer_held(state: State, event: Event, at_ms: int) -> None:
+    offer = state.offers[event["offer"]]
+    offer.held = {name: event[name] for name in ("gpus", "reason", "why", "until_ms")}
+    offer.version += 1
 
 
 def _offer_changed(state: State, event: Event, at_ms: int) -> None:
@@ -189,6 +201,13 @@ def _lease_started(state: State, event: Event, at_ms: int) -> None:
     lease.worker, lease.pid, lease.node = event["worker"], event["pid"], event["node"]
     state.jobs[lease.job].version += 1
     state.offers[lease.offer].version += 1
+
+
+def _lease_noticed(state: State, event: Event, at_ms: int) -> None:
+    lease = state.leases[event["lease"]]
+    said = {name: event[name] for name in ("reason", "notice_ms")}
+    lease.ending = {**said, "ends_ms": at_ms + event["notice_ms"]}
+    state.jobs[lease.job].version += 1
 
 
 def _lease_metered(state: State, event: Event, at_ms: int) -> None:
@@ -312,7 +331,9 @@ _HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     "member_revoked": _member_revoked,
     "transfer": _transfer,
     "offer_placed": _offer_placed,
+    "offer_terms": _offer_terms,
     "offer_changed": _offer_changed,
+    "offer_held": _offer_held,
     "job_submitted": _job_submitted,
     "job_state": _job_state,
     "job_wanted": _job_wanted,
@@ -320,6 +341,7 @@ _HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     "job_retuned": _job_retuned,
     "lease_granted": _lease_granted,
     "lease_started": _lease_started,
+    "lease_noticed": _lease_noticed,
     "lease_metered": _lease_metered,
     "lease_charged": _lease_charged,
     "lease_ended": _lease_ended,

@@ -11,6 +11,7 @@ from typing import Any
 
 from market.avoidance import Avoidance
 from market.leases import Lease
+from market.owner_terms import OwnerTerms
 from storage.ledger import Ledger
 
 ROLES = ("customer", "provider", "operator", "plane")
@@ -29,7 +30,8 @@ class MemberRecord:
 
 @dataclass(slots=True)
 class OfferRecord:
-    """`returns_to` is the state that an offline offer has again when its provider is heard; `away` is why it is offline."""
+    """`returns_to` is the state that an offline offer has again when its provider is heard; `away` is why it is offline;
+    `held` is what its owner holds back: {gpus, reason, why, until_ms} (market/holding.py)."""
 
     id: str
     provider: str
@@ -55,6 +57,13 @@ class OfferRecord:
     version: int = 1
     live: dict[str, None] = field(default_factory=dict)
     gpus_used: int = 0
+    terms: OwnerTerms = field(default_factory=OwnerTerms)
+    held: dict[str, Any] = field(default_factory=lambda: {"gpus": 0, "reason": "", "why": "", "until_ms": None})
+
+    @property
+    def gpus_free(self) -> int:
+        """Units for rent now: neither leased nor held back."""
+        return max(0, self.gpus - self.gpus_used - int(self.held["gpus"]))
 
 
 @dataclass(slots=True)

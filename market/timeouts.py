@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from market.commands import SYSTEM, Tick
 from market.granting import end_lease
+from market.holding import release_what_is_over
 from market.jobs import finish, pause
 from market.leases import LeaseState
 from market.outcomes import Answer, Refusal, forbidden
@@ -17,6 +18,7 @@ def tick(turn: Turn, command: Tick) -> Answer | Refusal:
     """Let the time since the last tick pass."""
     if command.by != SYSTEM:
         return forbidden("only the market's own process lets time pass")
+    release_what_is_over(turn)
     _silent_offers(turn)
     _silent_leases(turn)
     _jobs(turn, turn.volatile.ticked_ms)

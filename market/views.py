@@ -10,6 +10,7 @@ from market.attempts import attempts_view, command_view, restarts
 from market.clearing import clear, explain
 from market.events import MEMBER_BEFORE
 from market.granting import bid_of, is_suspect, take_snapshot
+from market.holding import shown_state
 from market.leases import Lease, LeaseState
 from market.outcomes import Json, Settings
 from market.state import Job, OfferRecord, State, Volatile
@@ -29,7 +30,7 @@ def offer_view(state: State, volatile: Volatile, offer: OfferRecord) -> Json:
         "name": offer.name,
         "gpu": offer.gpu,
         "gpus": offer.gpus,
-        "gpus_free": offer.gpus - offer.gpus_used,
+        "gpus_free": offer.gpus_free,
         "vram_gib": offer.vram_gib,
         "region": offer.region,
         "reliability": state.providers[offer.provider].reliability,
@@ -39,7 +40,10 @@ def offer_view(state: State, volatile: Volatile, offer: OfferRecord) -> Json:
         "interruptible": offer.floor_price_nanos_per_gpu_hour is not None,
         "isolation": offer.isolation,
         "measured": dict(offer.measured),
-        "state": offer.state,
+        "state": shown_state(offer),
+        "held": dict(offer.held),
+        "notice_ms": offer.terms.notice_ms,
+        "until_ms": offer.terms.until_ms,
         "suspect": is_suspect(offer, volatile),
         "shares": list(offer.shares),
         "node": offer.node,
@@ -79,6 +83,7 @@ def lease_view(state: State, lease: Lease) -> Json:
         "replaces": lease.replaces,
         "granted_ms": lease.granted_ms,
         "started_ms": lease.started_ms,
+        "ending": lease.ending if lease.live else None,
         "ended_ms": lease.ended_ms,
     }
 
@@ -232,6 +237,7 @@ def _directive_lease(state: State, lease: Lease) -> Json:
         "gpu": lease.gpu,
         "state": str(lease.state),
         "draining": offer.state == "draining",
+        "ending": lease.ending,
         "price_nanos_per_gpu_hour": lease.price_nanos_per_gpu_hour,
     }
 
@@ -351,7 +357,7 @@ def totals_view(state: State, volatile: Volatile) -> Json:
         "members": len(state.members),
         "offers": len(offers),
         "gpus": sum(offer.gpus for offer in offers),
-        "gpus_free": sum(offer.gpus - offer.gpus_used for offer in offers),
+        "gpus_free": sum(offer.gpus_free for offer in offers),
         "jobs": states,
         "jobs_running": states.get("running", 0),
         "leases_active": sum(state.leases[name].state is LeaseState.ACTIVE for name in state.live_leases),

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from market.hardware import MAX_UNITS
+from market.owner_terms import DEFAULT_NOTICE_MS, LONGEST_NOTICE_MS
 from trainers.metrics import MAX_METRIC_NAME, MAX_METRICS
 
 ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -61,6 +62,16 @@ class OfferBody(Body):
     shares: Annotated[list[Name], Field(max_length=256)]
     node: Annotated[str, Field(max_length=256)]
     versions: Annotated[dict[Name, Name], Field(max_length=32)]
+    notice_ms: Annotated[int, Field(ge=0, le=LONGEST_NOTICE_MS)] = DEFAULT_NOTICE_MS
+    until_ms: Positive | None = None
+
+
+class HoldBody(Body):
+    gpus: Annotated[int, Field(ge=0, le=MAX_UNITS)]
+    reason: Name = "reclaim"
+    why: Text = ""
+    until_ms: Positive | None = None
+    leases: Annotated[list[Id], Field(max_length=MAX_UNITS)] = []
 
 
 class PriceBody(Body):

@@ -5,7 +5,9 @@ from benchmarks.trials import Job, Trial
 from trainers.options import strategy_options
 
 
-def trial(system: str, loss: float, *, steps: int = 600, sent: float | None = None, step_s: float | None = None) -> Trial:
+def trial(
+    system: str, loss: float, *, steps: int = 600, sent: float | None = None, step_s: float | None = None
+) -> Trial:
     chosen = strategy_options({"name": system, "inner_steps": 30}) if system in ("diloco", "ddp") else {}
     return Trial(
         system=system, job=Job(steps=steps), held_out=loss, curve=[(steps, loss, 0.0)], tokens=1,

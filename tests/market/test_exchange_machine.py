@@ -21,6 +21,7 @@ from market.commands import (
     Evaluated,
     HaltJob,
     Heard,
+    HoldOffer,
     LoseRay,
     LostWorker,
     Payout,
@@ -114,6 +115,15 @@ class ExchangeMachine(RuleBasedStateMachine):
         directive = self.scene.exchange.directive(job)
         if directive is not None and directive["wanted"] == "pause":
             self.say(HaltJob(job, "paused", "", "", None, "plane"))
+
+    @rule(
+        offer=OFFERS, by=st.sampled_from(["p1", "p2", "op", "ann"]), gpus=st.integers(-1, 3), for_ms=st.none() | MS,
+        leases=st.sets(LEASES, max_size=2),
+    )  # fmt: skip
+    def hold(self, offer: str, by: str, gpus: int, for_ms: int | None, leases: set[int]) -> None:
+        until_ms = None if for_ms is None else self.scene.now_ms + for_ms
+        names = tuple(f"lease-{number:06d}" for number in leases)
+        self.say(HoldOffer(offer, gpus, by, "reclaim", "mine", until_ms, names))
 
     @rule(offer=OFFERS, by=st.sampled_from(["p1", "p2", "ann"]))
     def hear(self, offer: str, by: str) -> None:

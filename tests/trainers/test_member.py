@@ -222,7 +222,10 @@ def test_parameters_that_overflow_without_such_a_contribution_are_the_jobs_own_d
     member = Member(spec(codec="identity", outer_lr=100.0), LAYOUT, INITIAL)
     member._state = {**member.state, "momentum": np.full_like(INITIAL, 3e38)}
     member.contribute(INITIAL, order(slots=(0,)))
-    with np.errstate(over="ignore"), pytest.raises(BadPayload, match="round 1 would make parameters that are not finite"):
+    with (
+        np.errstate(over="ignore"),
+        pytest.raises(BadPayload, match="round 1 would make parameters that are not finite"),
+    ):
         member.merge({0: member.payload()})
     with pytest.raises(MemberError):
         member.commit()

@@ -125,9 +125,7 @@ def test_states_of_rounds_that_were_undone_are_offered_no_more() -> None:
     assert [offers.get(What.STATE, round_) is not None for round_ in (4, 5, 6)] == [True, False, False]
 
 
-@given(
-    sizes=st.lists(st.integers(1, 50), min_size=1, max_size=12), limit=st.integers(0, 120), again=st.integers(0, 12)
-)
+@given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=12), limit=st.integers(0, 120), again=st.integers(0, 12))
 def test_what_rounds_merged_is_offered_newest_first_as_far_as_it_weighs_less_than_the_limit(
     sizes: list[int], limit: int, again: int
 ) -> None:

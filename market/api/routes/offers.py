@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
-from market.api.bodies import LeaseEndedBody, LeaseStartedBody, Nothing, OfferBody, PriceBody
+from market.api.bodies import HoldBody, LeaseEndedBody, LeaseStartedBody, Nothing, OfferBody, PriceBody
 from market.api.limits import StrictRoute
 from market.api.problems import Problem, not_found
 from market.api.services import (
@@ -19,7 +19,8 @@ from market.api.services import (
     id_of,
     settle,
 )
-from market.commands import ChangeOffer, EndLease, Heard, PlaceOffer, StartLease
+from market.commands import ChangeOffer, EndLease, Heard, HoldOffer, PlaceOffer, StartLease
+from market.owner_terms import OwnerTerms
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["offers"])
 
@@ -52,6 +53,7 @@ async def place_offer(
         node=body.node,
         versions=body.versions,
         by=caller.name,
+        terms=OwnerTerms(notice_ms=body.notice_ms, until_ms=body.until_ms),
     )
     return settle(*await services.ask(command))
 
@@ -61,6 +63,16 @@ async def set_price(services: Has, caller: Provider, offer: str, body: PriceBody
     """For leases to come; running ones keep theirs."""
     price = body.price_nanos_per_gpu_hour
     command = ChangeOffer(offer=offer, action="price", by=caller.name, price_nanos_per_gpu_hour=price)
+    return (await services.ask(command))[0]
+
+
+@router.post("/offers/{offer}/hold")
+async def hold_offer(services: Has, caller: Provider, offer: str, body: HoldBody) -> dict[str, Any]:
+    """The owner takes units back (0 releases them) and gives notice to leases; its host then ends them."""
+    command = HoldOffer(
+        offer=offer, gpus=body.gpus, by=caller.name, reason=body.reason, why=body.why, until_ms=body.until_ms,
+        leases=tuple(body.leases),
+    )  # fmt: skip
     return (await services.ask(command))[0]
 
 

@@ -1,0 +1,40 @@
+"""What the owner of an offer asks beside its price. Pure; every field has a default that asks for nothing.
+
+Kept as plain JSON that names only what differs from the defaults, so that an offer from before a field was there has the
+same digest and reads the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+DEFAULT_NOTICE_MS: Final = 5_000
+LONGEST_NOTICE_MS: Final = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerTerms:
+    """See the module.
+
+    Args:
+        notice_ms: how long a lease that the owner takes back has to leave what it has.
+        until_ms: when the machine goes, in milliseconds since the epoch; None is never. No lease begins shortly before.
+    """
+
+    notice_ms: int = DEFAULT_NOTICE_MS
+    until_ms: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """What differs from the defaults."""
+        plain = {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) != one.default}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+
+    @classmethod
+    def of_json(cls, found: Mapping[str, Any]) -> OwnerTerms:
+        """The terms that `as_json` told of."""
+        known: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in found.items()
+        }
+        return cls(**known)
