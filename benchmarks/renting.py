@@ -109,7 +109,7 @@ def _job(
 ) -> Job:
     return Job(
         size=chosen.size, context=chosen.context, batch=batch, lr=rate, steps=steps, inner_steps=inner_steps,
-        workers=workers, seed=seed, link="none",
+        workers=workers, seed=seed, link="none", optimizer=chosen.optimizer,
     )  # fmt: skip
 
 

@@ -39,6 +39,7 @@ from benchmarks.headline import headline, place_of, promised, ratios_to_ddp, spe
 from benchmarks.report import finish, parser, say
 from benchmarks.trials import COMPARATORS, Job, Place, Trial, comparator_trial, mean, seconds_to, torg_trial
 from trainers.options import STRATEGIES, strategy_options
+from trainers.workloads.options import OPTIMIZERS
 
 Json = dict[str, Any]
 ALONE = "bare"
@@ -57,6 +58,7 @@ def add_job_arguments(made: argparse.ArgumentParser, *, grid: bool = False) -> N
     made.add_argument("--context", type=int, default=128)
     made.add_argument("--batch", type=int, default=[6] if grid else 6, **several)
     made.add_argument("--lr", type=float, default=None)
+    made.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw", help="of inner steps; comparators have AdamW")
     made.add_argument("--inner-steps", type=int, default=[30] if grid else 30, **several)
     made.add_argument("--set", action="append", default=[], metavar="[STRATEGY.]OPTION=VALUE")
 
@@ -109,7 +111,7 @@ def jobs(chosen: argparse.Namespace) -> list[Job]:
     for seed, workers, link, length in product(range(1, chosen.seeds + 1), chosen.workers, chosen.link, lengths):
         job = Job(
             size=chosen.size, context=chosen.context, batch=chosen.batch, lr=chosen.lr, steps=length,
-            inner_steps=chosen.inner_steps, workers=workers, seed=seed, link=link,
+            inner_steps=chosen.inner_steps, workers=workers, seed=seed, link=link, optimizer=chosen.optimizer,
         )  # fmt: skip
         if chosen.tokens is not None:
             job = replace(job, steps=max(1, length // (job.tokens_per_step * workers)))
@@ -230,6 +232,8 @@ def checked(chosen: argparse.Namespace) -> argparse.Namespace:
     unknown = sorted(set(chosen.strategy) - set(STRATEGIES) - set(COMPARATORS))
     if unknown:
         sys.exit(f"no strategy or comparator {', '.join(unknown)}; there are {', '.join([*STRATEGIES, *COMPARATORS])}")
+    if chosen.optimizer != "adamw" and (set(chosen.strategy) & set(COMPARATORS) or not (chosen.no_alone or chosen.simulate)):
+        sys.exit("the lone machine and all comparators have AdamW: with --optimizer give --no-alone and torg's strategies")
     if chosen.simulate and set(chosen.strategy) - set(STRATEGIES):
         sys.exit("only torg's own strategies can be simulated")
     cables = [link for link in [*chosen.link, *chosen.speed_on] if link != "loopback"]

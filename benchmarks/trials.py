@@ -57,6 +57,7 @@ class Job:
     seed: int = 1
     link: str = "loopback"
     checkpoint_every: int | None = None
+    optimizer: str = "adamw"
 
     @property
     def tokens_per_step(self) -> int:
@@ -65,7 +66,7 @@ class Job:
 
     def options(self) -> Json:
         """The workload's."""
-        chosen: Json = {"size": self.size, "context": self.context, "batch": self.batch}
+        chosen: Json = {"size": self.size, "context": self.context, "batch": self.batch, "optimizer": self.optimizer}
         return chosen if self.lr is None else chosen | {"lr": self.lr}
 
 

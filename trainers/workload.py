@@ -83,15 +83,22 @@ class Workload(ABC):
         return {}
 
     def optimizer(self, model: torch.nn.Module, total_steps: int) -> torch.optim.Optimizer:
-        """The inner optimiser; its state stays on its worker. The default is AdamW (option `lr`, 0.001).
+        """The inner optimiser; its state stays on its worker. Option `optimizer`: adamw (the default) or muon, `lr`: 0.001.
 
         Matrices decay by 0.1, vectors do not; beta2 = 0.99 as in the DiLoCo scaling laws (arXiv 2503.09799).
         """
+        rate, name = float(self.options.get("lr", 1e-3)), self.options.get("optimizer", "adamw")
+        if name == "muon":
+            from trainers.muon import Muon
+
+            return Muon(model, rate)
+        if name != "adamw":
+            raise ValueError(f"options.optimizer is {name!r}; it must be adamw or muon")
         matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
         vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
         groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
         groups = [group for group in groups if group["params"]]
-        return torch.optim.AdamW(groups, lr=float(self.options.get("lr", 1e-3)), betas=(0.9, 0.99))
+        return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99))
 
     def checkpointed(self, model: torch.nn.Module) -> Sequence[torch.nn.Module]:
         """Modules that compute their activations again in the backward pass when the job asks for it, to save memory.

@@ -18,6 +18,7 @@ __all__ = ["WORKLOADS", "OptionError", "WorkloadOption", "size_of", "workload_op
 READINGS: Final = ("random", "stream", "own")
 TABLES: Final = ("breast_cancer", "diabetes", "iris", "wine")
 TOKEN_TYPES: Final = ("uint8", "uint16", "uint32")
+OPTIMIZERS: Final = ("adamw", "muon")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +95,9 @@ def _is_size(value: Any) -> bool:
 
 
 _RATE = WorkloadOption(
-    None, "a number above 0", lambda value: _is_number(value) and value > 0, "AdamW's rate; by default fits the size"
+    None, "a number above 0", lambda value: _is_number(value) and value > 0, "the optimiser's; by default fits the size"
 )
+_OPTIMIZER = _choice("adamw", OPTIMIZERS, "of inner steps; muon: hidden matrices by Muon, the rest by AdamW")
 _SIZE = WorkloadOption("1M", "a parameter count from 10k to 10G, such as 100k, 1M or 10M", _is_size, "of the model")
 _BATCH_WORDS = "a whole number from 1 to 65536, or a fraction such as 0.05"
 _BATCH_MEANING = "samples a step; a fraction: that part of the samples that the worker has"
@@ -105,6 +107,7 @@ _LANGUAGE: Final = {
     "context": _whole(128, 8, 8192, "elements that the model sees at once"),
     "batch": _whole(6, 1, 4096, "sequences a step"),
     "lr": _RATE,
+    "optimizer": _OPTIMIZER,
 }
 
 WORKLOADS: Final[Mapping[str, Mapping[str, WorkloadOption]]] = MappingProxyType(
@@ -125,7 +128,8 @@ WORKLOADS: Final[Mapping[str, Mapping[str, WorkloadOption]]] = MappingProxyType(
                 "model": _choice("cnn", ("cnn", "mlp"), "three convolutions, or one hidden layer"),
                 "width": _whole(16, 1, 1024, "channels of the first convolution, a quarter of the hidden layer"),
                 "batch": WorkloadOption(64, _BATCH_WORDS, _is_batch, _BATCH_MEANING),
-                "lr": WorkloadOption(3e-3, _RATE.allowed, _RATE.accepts, "AdamW's rate"),
+                "lr": WorkloadOption(3e-3, _RATE.allowed, _RATE.accepts, "the optimiser's rate"),
+                "optimizer": _OPTIMIZER,
                 "reading": _choice("random", READINGS, "how images are drawn"),
                 "labels_per_worker": _whole(None, 1, 9, "a worker draws only so many of the ten digits"),
             }
@@ -149,7 +153,8 @@ WORKLOADS: Final[Mapping[str, Mapping[str, WorkloadOption]]] = MappingProxyType(
                 "width": _whole(64, 1, 8192, "of the hidden layers"),
                 "depth": _whole(2, 0, 16, "hidden layers; none: a linear model"),
                 "batch": WorkloadOption(64, _BATCH_WORDS, _is_batch, _BATCH_MEANING),
-                "lr": WorkloadOption(3e-3, _RATE.allowed, _RATE.accepts, "AdamW's rate"),
+                "lr": WorkloadOption(3e-3, _RATE.allowed, _RATE.accepts, "the optimiser's rate"),
+                "optimizer": _OPTIMIZER,
                 "reading": _choice("random", READINGS, "how rows are drawn"),
             }
         ),
