@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from market.checking import invalid, is_digest, is_int, is_name, is_text
 from market.commands import SYSTEM, AddMember, Deposit, OpenMarket, Payout, RevokeMember
 from market.granting import end_lease
 from market.outcomes import Answer, Json, Refusal, conflict, unknown
 from market.state import ROLES, MemberRecord
 from market.turn import Turn
-from storage.ledger import WORLD, Status, Transfer, earnings, wallet
+from storage.ledger import FEE, WORLD, Status, Transfer, earnings, wallet
 from storage.units import format_usd
+
+# The market's own process and accounts: a member of that name would be shown what is theirs.
+_RESERVED: Final = (SYSTEM, FEE, WORLD)
 
 
 def open_market(turn: Turn, command: OpenMarket) -> Answer | Refusal:
@@ -30,8 +35,8 @@ def add_member(turn: Turn, command: AddMember) -> Answer | Refusal:
     refusal = turn.require(command.by, ("operator",))
     if refusal is not None:
         return refusal
-    if not is_name(command.member) or command.member == SYSTEM:
-        return invalid("member", command.member, "1 to 64 letters, digits, dots, dashes, and not 'market'")
+    if not is_name(command.member) or command.member in _RESERVED:
+        return invalid("member", command.member, f"1 to 64 letters, digits, dots, dashes, and not {' or '.join(_RESERVED)}")
     if command.role not in ROLES:
         return invalid("role", command.role, ", ".join(ROLES))
     if not is_digest(command.key_sha256):

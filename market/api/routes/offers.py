@@ -1,6 +1,6 @@
 """What is for rent, and the leases on it."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
@@ -10,6 +10,7 @@ from market.api.limits import StrictRoute
 from market.api.problems import Problem, not_found
 from market.api.services import (
     LEASE_WAIT_S,
+    Caller,
     Has,
     IdempotencyKey,
     Lessor,
@@ -25,12 +26,14 @@ from market.owner_terms import OwnerTerms
 router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["offers"])
 
 Wait = Annotated[float, Query(ge=0, le=60)]
+_OWNERS_ONLY: Final[dict[str, Any]] = {"leases": [], "earned_nanos": None}
 
 
 @router.get("/offers")
-async def offers(services: Has, _: Someone) -> dict[str, Any]:
-    """Everything that is listed, for everybody."""
-    return {"items": services.exchange.offers(services.desk.now_ms())}
+async def offers(services: Has, caller: Someone) -> dict[str, Any]:
+    """Everything that is listed, for everybody; what runs on an offer and what it earned are its owner's."""
+    found = services.exchange.offers(services.desk.now_ms())
+    return {"items": [one if _may_know(caller, one) else one | _OWNERS_ONLY for one in found]}
 
 
 @router.post("/offers", status_code=201)
@@ -117,3 +120,7 @@ async def lease_ended(services: Has, caller: Lessor, lease: str, body: LeaseEnde
     """The provider gives the lease up."""
     command = EndLease(lease=lease, epoch=body.epoch, reason=body.reason, detail=body.detail, by=caller.name)
     return (await services.ask(command))[0]
+
+
+def _may_know(caller: Caller, offer: dict[str, Any]) -> bool:
+    return caller.sees_all or bool(offer["provider"] == caller.name)

@@ -1,0 +1,118 @@
+"""Who owns what each route names: one entry a route, read by test_ownership.py. A new route needs an entry here.
+
+The key is `METHOD path` as OpenAPI writes it. Names in braces (in the path, the query or the body) are filled from the
+scene: objects of `ann` (a customer), whose job runs on a machine of `host` (a provider). `eve` and `thief` are a customer
+and a provider who own nothing. What is tried on a route:
+
+- without a key and with a wrong one: 401 (but where `who` is «anybody»);
+- every role that `who` does not name: 403;
+- a stranger of a role that `who` names: the answer for ann's or host's ids is the one for ids that never were, and names
+  nothing of theirs;
+- the owner: neither 401, 403 nor 404, so that the ids of the entry are known to be right. Where the owner's call would
+  end or change something, name a spare: `{spare_job}`, `{spare_offer}`, `{spare_lease}`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+Json = dict[str, Any]
+ROLES = ("customer", "provider", "operator", "plane")
+ZERO = "0" * 64
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """`who` as docs/API.md writes it: «anybody», «member», or roles. `owner`: ann, host, or None for a route that names no
+    object. `trusted`: roles that see everybody's. `status`: what a stranger gets for somebody else's id and for one that
+    never was. `shows`: names of the scene that everybody may see here; `because` says why, and why a status is not 404.
+    """
+
+    who: str
+    owner: str | None = None
+    query: str = ""
+    body: Json | None = None
+    content: bytes | None = None
+    headers: Json | None = None
+    trusted: tuple[str, ...] = ("operator", "plane")
+    status: int = 404
+    shows: tuple[str, ...] = ()
+    because: str = ""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Who may call it."""
+        return ROLES if self.who in ("anybody", "member") else tuple(self.who.split(", "))
+
+
+NEW_OFFER = {
+    "id": "{spare_offer}", "name": "n", "gpu": "cpu", "gpus": 1, "vram_gib": 1.0, "region": "nowhere",
+    "price_nanos_per_gpu_hour": 10**9, "isolation": "process", "measured": {}, "shares": [], "node": "n", "versions": {},
+}  # fmt: skip
+LOST = {"lease": "{lease}", "epoch": 1}
+MEMBER = {**LOST, "slot": 0, "steps": 1, "tokens": 1, "leased_ms": 1, "trained_ms": 1, "bytes": 1, "contribution": ZERO}
+ROUND = {"job": "{job}", "round": 99, "step": 99, "digest": ZERO, "reason": "r", "duration_ms": 1, "members": [MEMBER]}
+CHECKPOINT = {"job": "{job}", "round": 1, "step": 1, "manifest": "{manifest}", "bytes": 1, "stall_ms": 1}
+ATTEMPT = {"job": "{job}", "number": 1, **LOST, "kind": "exit", "code": 0, "duration_ms": 1}
+STARTED = {"epoch": 1, "worker": "w", "pid": 1, "node": "n"}
+MINE = {"sql": "SELECT * FROM jobs"}
+DIGESTS = "who knows a digest may read its bytes: 256 bits are not guessed, and only a job's owner is shown them"
+
+DOORS: dict[str, Door] = {
+    "GET /healthz": Door("anybody"),
+    "GET /metrics": Door("anybody"),
+    "GET /v1/status": Door("member"),
+    "POST /v1/market/stop": Door("operator", body={}),
+    "POST /v1/market/reopen": Door("operator", body={}),
+    "POST /v1/market/ray": Door("plane", body={"address": "a", "token_path": "t"}),
+    "GET /v1/ray": Door("provider, plane"),
+    "GET /v1/members": Door("operator"),
+    "POST /v1/members": Door("operator", body={"member": "{customer}", "role": "customer"}),
+    "POST /v1/members/{member}/revoke": Door("operator", body={}),
+    "POST /v1/deposits": Door("operator", body={"id": "d", "account": "{customer}", "amount_nanos": 1}),
+    "POST /v1/payouts": Door("operator", body={"id": "p", "account": "{provider}", "amount_nanos": 1}),
+    "GET /v1/balance": Door("member", "ann", query="account={customer}", trusted=("operator",)),
+    "GET /v1/transfers": Door("member", "ann", query="account=escrow:{job}", trusted=("operator",)),
+    "GET /v1/offers": Door("member", shows=("offer", "spare_offer", "provider"), because="what is for rent is public"),
+    "POST /v1/offers": Door(
+        "provider", "host", body=NEW_OFFER, status=409, because="ids are the market's: one that is taken is a conflict"
+    ),
+    "POST /v1/offers/{offer}/price": Door("provider, operator", "host", body={"price_nanos_per_gpu_hour": 10**9}),
+    "POST /v1/offers/{offer}/hold": Door("provider, operator", "host", body={"gpus": 0, "leases": ["{lease}"]}),
+    "POST /v1/offers/{spare_offer}/{action}": Door("provider, operator", "host", body={}),
+    "GET /v1/leases": Door("provider", "host", query="offer={offer}"),
+    "POST /v1/leases/{lease}/started": Door("provider", "host", body={**STARTED, "epoch": 10**6}),
+    "POST /v1/leases/{lease}/ended": Door("provider", "host", body={"epoch": 10**6, "reason": "r"}),
+    "POST /v1/quotes": Door("customer, operator", body={"spec": {}}),
+    "POST /v1/jobs": Door(
+        "customer, operator", "ann", body={"id": "{job}", "spec": "{spec}"}, status=409,
+        because="ids are the market's: one that is taken is a conflict",
+    ),
+    "GET /v1/jobs": Door("member"),
+    "GET /v1/jobs/{job}": Door("member", "ann"),
+    "POST /v1/jobs/{spare_job}/cancel": Door("customer, operator", "ann", body={}),
+    "POST /v1/jobs/{job}/budget": Door("customer, operator", "ann", body={"id": "b", "add_nanos": 1}),
+    "POST /v1/jobs/{job}/retune": Door("customer, operator", "ann", body={"id": "t", "options": {"outer_lr": 0.5}}),
+    "GET /v1/jobs/{job}/explain": Door("member", "ann"),
+    "GET /v1/jobs/{job}/rounds": Door("member", "ann"),
+    "GET /v1/jobs/{job}/events": Door("member", "ann"),
+    "GET /v1/jobs/{job}/logs": Door("member", "ann"),
+    "GET /v1/jobs/{job}/result": Door("member", "ann", query="round=1"),
+    "GET /v1/jobs/{job}/checkpoints": Door("member", "ann"),
+    "GET /v1/jobs/{job}/provenance": Door("member", "ann"),
+    "GET /v1/runs": Door("plane"),
+    "GET /v1/jobs/{job}/run": Door("plane"),
+    "POST /v1/rounds": Door("plane", body=ROUND),
+    "POST /v1/readings": Door("plane", body={"job": "{job}"}),
+    "POST /v1/checkpoints": Door("plane", body=CHECKPOINT),
+    "POST /v1/saves": Door("plane", body={"job": "{job}", "number": 1, **LOST, "manifest": ZERO, "bytes": 1}),
+    "POST /v1/attempts": Door("plane", body=ATTEMPT),
+    "POST /v1/jobs/{job}/halted": Door("plane", body={"state": "paused", "reason": "r", "round": 1}),
+    "HEAD /v1/blobs/{digest}": Door("member", because=DIGESTS),
+    "GET /v1/blobs/{digest}": Door("member", shows=("job",), because=DIGESTS),
+    "PUT /v1/blobs/{digest}": Door("member", content=b"", because=DIGESTS),
+    "GET /v1/billing": Door("member", query="job={job}"),
+    "GET /v1/invoices/{job}": Door("member", "ann", trusted=("operator",)),
+    "POST /v1/sql": Door("member", body=MINE),
+    "GET /v1/books/verify": Door("operator"),
+    "POST /v1/books/rebuild": Door("operator", body={}),
+}
