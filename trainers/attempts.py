@@ -14,11 +14,11 @@ from typing import Any, Final
 
 from storage.units import format_duration
 
-KINDS: Final = ("exit", "signal", "timeout", "not_found", "not_executable", "memory", "stopped", "died")
-"""How a try ends. The last two do not count: it was told to stop, or its machine let it down."""
+KINDS: Final = ("exit", "signal", "timeout", "not_found", "not_executable", "memory", "limit", "stopped", "died")
+"""How a try ends. `limit`: of processes or disk. The last two do not count: it was told to stop, or its machine let it down."""
 COUNTED: Final = KINDS[:-2]
 FAILED: Final = "command_failed"
-_SHELL_CODES: Final = {"timeout": 124, "not_executable": 126, "not_found": 127, "memory": 137}
+_SHELL_CODES: Final = {"timeout": 124, "not_executable": 126, "not_found": 127, "memory": 137, "limit": 137}
 
 Json = dict[str, Any]
 
@@ -73,6 +73,8 @@ def told(argv: Sequence[str], outcome: Outcome, timeout_ms: int | None) -> str:
         return f"{argv[0]} cannot be executed: {outcome.detail or 'permission denied'}"
     if outcome.kind == "memory":
         return f"{what} was ended: {outcome.detail or 'it took more memory than its limit'}"
+    if outcome.kind == "limit":
+        return f"{what} was ended: {outcome.detail or 'it went beyond a limit of its sandbox'}"
     return f"{what} was stopped" if outcome.kind == "stopped" else f"{what} is gone: {outcome.detail}"
 
 

@@ -9,7 +9,6 @@ import argparse
 import mmap
 import os
 import socket
-import sys
 import threading
 import time
 import traceback
@@ -20,12 +19,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from trainers import sandbox, seccomp
+from trainers import sandbox
 from trainers.frames import Frame, Unpacker, pack
 from trainers.inner_options import inner_options
 from trainers.inner_state import InnerStateError
 from trainers.job_code import ImportFailed, find_workload
 from trainers.light_torch import postpone_compiler
+from trainers.lockdown import lock_trainer
 from trainers.loop import InnerLoop, NotFinite, ShapeChanged
 from trainers.naming import export_buffers, kept_buffers, tied_names
 from trainers.preparing import CannotPrepare
@@ -63,14 +63,7 @@ def main() -> None:
     server = Server(connection, device, ranks)
     ranks.watch(lambda frame: server.send(frame.type, frame.fields))
     ranks.join(device)
-    sandbox.limit_self(arguments.memory_limit_bytes, arguments.isolation, cuda=device.type == "cuda")
-    try:
-        seccomp.install()
-        filtered = True
-    except seccomp.SeccompUnavailable as error:
-        sys.stderr.write(f"torg: {error}\n")
-        filtered = False
-    server.run(filtered)
+    server.run(lock_trainer(arguments.memory_limit_bytes, arguments.isolation, cuda=device.type == "cuda"))
 
 
 def warm_up(threads: int, device: torch.device) -> None:

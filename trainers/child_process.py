@@ -78,6 +78,7 @@ class TrainerChild:
         self.progress = Progress()
         self.metrics: Mapping[str, float] = {}
         self._process, self._connection, self._log = started.process, started.connection, started.log
+        self._group = started.group
         self._scratch, self._shares, self._memory_limit_bytes = scratch, dict(shares), memory_limit_bytes
         self._unpacker = Unpacker(MAX_HEADER_BYTES, max_raw_bytes=0)
         self._talking = threading.Lock()
@@ -265,6 +266,7 @@ class TrainerChild:
             self._connection.shutdown(socket.SHUT_RDWR)
         self._process.kill()
         self._process.wait(timeout=10)
+        self._group.close()
         self._log.close()
         self._killed = True
         if self._talking.acquire(blocking=False):  # else the call in progress closes it when it ends

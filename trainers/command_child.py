@@ -6,7 +6,7 @@ SIGKILL: when it is told `stop`, after the command's timeout, at its memory limi
 command has left running when it ends is killed.
 
 Over a socket, lines of JSON. Parent to child: the order {argv, environment, folder, timeout_s, grace_s, memory_limit_bytes,
-cuda}, later perhaps "stop". Child to parent: {kind, code, signal, detail}, the fields of `attempts.Outcome`.
+cuda, processes}, later perhaps "stop". Child to parent: {kind, code, signal, detail}, the fields of `attempts.Outcome`.
 """
 
 import argparse
@@ -25,10 +25,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trainers import sandbox, seccomp
+from trainers.lockdown import lock_command
 from trainers.process_tree import descendants, memory_bytes
 
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
+KILLING_S = 10.0
+"""As the first process of a sandbox it need not see everybody dead: all end when it does."""
 TICK_S = 0.5
 KILL_EVERY_S = 0.02
 MAX_ORDER_BYTES = 4 << 20
@@ -47,13 +49,10 @@ def main() -> None:
     os.set_blocking(parent.fileno(), True)
     line, _, more = _order(parent).partition(b"\n")
     order = json.loads(line)
-    # What the command leaves behind becomes ours, so that it is found and ended.
+    # What the command leaves behind becomes ours, so that it is found and ended. Nobody of the same account may trace us.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    sandbox.limit_command(order["memory_limit_bytes"], arguments.isolation, order["cuda"])
-    try:
-        seccomp.install(processes=True, sockets=arguments.isolation == "sandbox")
-    except seccomp.SeccompUnavailable as error:
-        sys.stderr.write(f"torg: {error}\n")
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    lock_command(order["memory_limit_bytes"], arguments.isolation, order["cuda"])
     told: int | Json = {"kind": "stopped"} if more else _started(order)
     if isinstance(told, int):
         told = Watch(parent, told, order).until_the_end()
@@ -113,6 +112,7 @@ class Watch:
         self._memory_limit_bytes: int = order["memory_limit_bytes"]
         timeout_s = order["timeout_s"]
         self._ends = None if timeout_s is None else time.monotonic() + timeout_s
+        self._most_processes: int = order["processes"]
         self._status: int | None = None
         self._measured = 0.0
 
@@ -130,7 +130,7 @@ class Watch:
             why = self._reason(heard=self._parent.fileno() in readable)
         if why is not None:
             self._end(signal.SIGTERM, self._grace_s)
-        self._end(signal.SIGKILL, None)
+        self._end(signal.SIGKILL, KILLING_S if os.getpid() == 1 else None)
         return why or _told(self._status)
 
     def _wait_s(self) -> float:
@@ -145,7 +145,10 @@ class Watch:
         if time.monotonic() - self._measured < TICK_S:
             return None
         self._measured = time.monotonic()
-        used = memory_bytes(descendants(os.getpid()), self._memory_limit_bytes)
+        below = descendants(os.getpid())
+        if len(below) > self._most_processes:
+            return {"kind": "limit", "detail": f"it had more processes than its limit of {self._most_processes}"}
+        used = memory_bytes(below, self._memory_limit_bytes)
         if used > self._memory_limit_bytes:
             limit = self._memory_limit_bytes >> 20
             return {"kind": "memory", "detail": f"it took more memory than its limit: {used >> 20} of {limit} MiB"}

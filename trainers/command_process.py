@@ -13,50 +13,31 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trainers import sandbox
 from trainers.attempts import KINDS, Outcome
 from trainers.child_log import ChildLog
-from trainers.child_start import sandboxed_pid
-from trainers.devices import Device, bubblewrap_arguments
+from trainers.disk_use import DiskWatch
+from trainers.spawning import Place, spawn
+
+__all__ = ["CommandProcess", "Place"]
 
 GRACE_S = 5.0
 PATIENCE_S = 15.0
 """Beyond timeout and grace, for the process around the command to say that it ended."""
+NO_MEMORY = "it took more memory than its limit: the kernel ended a process of it"
 MAX_TOLD_BYTES = 64 << 10
 LOG_LINES = 20_000
 LOG_BYTES = 4 << 20
 
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a command runs: `scratch`, an existing folder with `work`, `home` and `tmp`; what it may use of the machine."""
-
-    scratch: Path
-    isolation: sandbox.Isolation
-    threads: int
-    memory_limit_bytes: int
-    devices: Sequence[Device] = ()
-    shares: Mapping[str, Path] | None = None
-
-    def seen(self, name: str) -> str:
-        """A folder of the scratch as the command sees it."""
-        return f"{sandbox.SCRATCH}/{name}" if self.isolation == "sandbox" else str(self.scratch / name)
-
-    def share(self, name: str) -> str:
-        """A share as the command sees it."""
-        assert self.shares is not None
-        return f"{sandbox.SHARES}/{name}" if self.isolation == "sandbox" else str(self.shares[name])
 
 
 class CommandProcess:
@@ -72,7 +53,13 @@ class CommandProcess:
         self._over = threading.Event()
         self._stopping = threading.Event()
         self._grace_s = grace_s
-        self._process, self._connection, self._inner = _start(place)
+        begun = spawn("trainers.command_child", ["--isolation", place.isolation], place, dies_with_parent=False)
+        self._process, self._connection, self._inner, self._group = (
+            begun.process,
+            begun.connection,
+            begun.pid,
+            begun.group,
+        )
         assert self._process.stdout is not None
         self._log = ChildLog(self._process.stdout, max_lines=LOG_LINES, max_bytes=LOG_BYTES)
         own = sandbox.command_environment(
@@ -81,9 +68,12 @@ class CommandProcess:
         order = {
             "argv": list(argv), "environment": {**own, **environment}, "folder": place.seen("work"), "timeout_s": timeout_s,
             "grace_s": grace_s, "memory_limit_bytes": place.memory_limit_bytes, "cuda": bool(place.devices),
+            "processes": place.tasks,
         }  # fmt: skip
         with contextlib.suppress(OSError):  # it is gone already, as its watch will find
             self._connection.sendall(json.dumps(order).encode() + b"\n")
+        self._disk = DiskWatch(place.scratch, place.disk_limit_bytes)
+        self._beyond: str | None = None
         ends = None if timeout_s is None else self._began + timeout_s + grace_s + PATIENCE_S
         threading.Thread(target=self._watch, args=(ends,), name="watch-command", daemon=True).start()
 
@@ -117,17 +107,28 @@ class CommandProcess:
         if told is None:
             self._end_it_all()
         self._process.wait()
+        no_memory = self._group.ran_out_of_memory()
+        self._group.close()
         self._log.close()
         with contextlib.suppress(OSError):
             self._connection.close()
         duration_ms = int(1000 * (time.monotonic() - self._began))
-        self.outcome = _outcome(told, duration_ms, self._log.tail())
+        outcome = _outcome(told, duration_ms, self._log.tail())
+        if self._beyond is not None and not outcome.succeeded:
+            outcome = replace(outcome, kind="limit", code=None, signal=None, detail=self._beyond)
+        elif no_memory and not outcome.succeeded:
+            outcome = replace(outcome, kind="memory", code=None, signal=None, detail=NO_MEMORY)
+        self.outcome = outcome
         self._over.set()
 
     def _heard(self, ends: float | None) -> bytes | None:
         """The one line that the process around the command says at its end; None when it says none in time."""
         found = b""
         while not found.endswith(b"\n") and len(found) < MAX_TOLD_BYTES:
+            if self._beyond is None and (used := self._disk.beyond()) is not None:
+                limit = self._disk.limit_bytes
+                self._beyond = f"it wrote more than its folder may hold: {used >> 20} of {limit >> 20} MiB"
+                self.stop()
             if self._stopping.is_set() and ends is None:
                 ends = time.monotonic() + self._grace_s + PATIENCE_S
             if ends is not None and time.monotonic() > ends:
@@ -162,46 +163,6 @@ def _programs(place: Place) -> list[str]:
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     program.chmod(0o755)
     return [place.seen("bin")]
-
-
-def _start(place: Place) -> tuple[subprocess.Popen[bytes], socket.socket, int]:
-    """The process around the command (bubblewrap's with a sandbox), our end of the connection, and its pid."""
-    ours, theirs = socket.socketpair()
-    inherited, info_read, command = [theirs.fileno()], None, []
-    if place.isolation == "sandbox":
-        environment = sandbox.child_environment(1, sandbox.SCRATCH, sandbox.CODE, place.devices)
-        info_read, info_write = os.pipe()
-        inherited.append(info_write)
-        command = sandbox.bubblewrap_command(
-            place.scratch, place.shares or {}, environment, info_write, bubblewrap_arguments(place.devices),
-            dies_with_parent=False,
-        )  # fmt: skip
-    else:
-        code = str(sandbox.package_folder().parent)
-        environment = sandbox.child_environment(1, str(place.scratch), code, place.devices)
-    command += [*sandbox.python_command(), "-m", "trainers.command_child"]
-    command += ["--fd", str(theirs.fileno()), "--isolation", place.isolation]
-    try:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
-            cwd=place.scratch, pass_fds=inherited, start_new_session=True, bufsize=0,
-        )  # fmt: skip
-    except BaseException:
-        ours.close()
-        if info_read is not None:
-            os.close(info_read)
-        raise
-    finally:
-        theirs.close()
-        for descriptor in inherited[1:]:
-            os.close(descriptor)
-    try:
-        return process, ours, process.pid if info_read is None else sandboxed_pid(info_read)
-    except OSError:
-        process.kill()
-        process.wait()
-        ours.close()
-        raise
 
 
 def _outcome(told: bytes | None, duration_ms: int, tail: str) -> Outcome:

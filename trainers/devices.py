@@ -39,10 +39,9 @@ def bubblewrap_arguments(devices: Sequence[Device], nodes: Path = Path("/dev")) 
     if not devices:
         return []
     command: list[str] = []
-    for name in (f"nvidia{device.minor}" for device in devices):
-        command += ["--dev-bind", str(nodes / name), f"/dev/{name}"]
-    for name in SHARED_NODES:
-        if (nodes / name).exists():
+    own = [f"nvidia{device.minor}" for device in devices]
+    for name in node_names(devices):
+        if name in own or (nodes / name).exists():
             command += ["--dev-bind", str(nodes / name), f"/dev/{name}"]
     for folder in dict.fromkeys(device.libraries for device in devices):
         if not any(Path(folder).is_relative_to(bound) for bound in BOUND_ALREADY):
@@ -50,6 +49,11 @@ def bubblewrap_arguments(devices: Sequence[Device], nodes: Path = Path("/dev")) 
     for folder in SYSTEM_FOLDERS:
         command += ["--ro-bind-try", folder, folder]
     return command
+
+
+def node_names(devices: Sequence[Device]) -> list[str]:
+    """Names below /dev of these cards and of what the driver has for all cards; none without cards."""
+    return [*(f"nvidia{device.minor}" for device in devices), *SHARED_NODES] if devices else []
 
 
 def environment(devices: Sequence[Device]) -> dict[str, str]:

@@ -2,17 +2,19 @@
 
 Enforced under bubblewrap ("sandbox"): no network (own, empty network namespace); no sight of other processes, files,
 keys, sockets or IPC of the machine (own namespaces; only Python, the system's libraries and this package, read-only);
-writes only to the job's own folder and a small /tmp; no new privileges; death with the parent. Enforced in both levels
-(`seccomp.py` and rlimits): no new process or program, no new socket, address space, file size, descriptors, core dumps.
-A batch job's command (`command_child.py`) starts processes and programs, and under bubblewrap sockets that lead nowhere.
+writes only to the job's own folder and two small RAM disks; kernel settings in /proc read-only; no new privileges; death
+with the parent. Enforced in both levels: files (`landlock.py`), system calls (`seccomp.py`), memory, tasks and cores of all
+its processes (`cgroups.py`), and rlimits: no new process or program, no new socket, address space, file size, descriptors,
+core dumps. A batch job's command (`command_child.py`) starts processes and programs, and under bubblewrap sockets that lead
+nowhere. `selftest/` tries to break each of these.
 
-Not enforced, so that nobody relies on it: without bubblewrap ("process") the code reads every file that the provider's
-account reads and sends data out through none of our doors but those it may write; CPU beyond the leased cores is bound
-by torch's thread count only (no cgroup), as are memory bandwidth and caches; the sum of the job folder's files is not
-bounded, only each file; address space is bounded, which on Linux is no exact bound on memory, so the parent watches
-RSS too; the kernel is shared: a kernel bug is a way out. Timing side channels are open. With a card (`devices.py`; not
-run on a real one yet) address space is not bounded at all, the driver's device nodes are one more way into the kernel,
-and a card's memory is cleared between jobs only as far as its driver does so.
+Not enforced, so that nobody relies on it: without bubblewrap ("process") the code sees other processes and their command
+lines, and where the kernel has no Landlock it reads every file that the provider's account reads; memory bandwidth and
+caches are shared; address space is bounded, which on Linux is no exact bound on memory, so the parent watches RSS too; the
+kernel is shared: a kernel bug is a way out. Timing side channels are open. With a card (`devices.py`; not run on a real one
+yet) address space is not bounded at all, the driver's device nodes are one more way into the kernel, and a card's memory is
+cleared between jobs only as far as its driver does so. As root the kernel does not count processes (RLIMIT_NPROC), so there
+a fork bomb is bounded by cgroups, and where these cannot be written, by being seen and ended.
 """
 
 import ctypes
@@ -35,11 +37,18 @@ SCRATCH = "/scratch"
 SHARES = "/shares"
 CODE = "/torg"
 TMP_BYTES = 256 << 20
+SHM_BYTES = 1 << 30
 MAX_DESCRIPTORS = 256
 COMMAND_DESCRIPTORS = 4096
 COMMAND_PROCESSES = 4096
 COMMAND_FILE_BYTES = 64 << 30
 COMMAND_ROOM_BYTES = 1 << 30
+COMMAND_DISK_BYTES = 128 << 30
+CHILD_TASKS = 1024
+GROUP_ROOM_BYTES = 2 << 30
+"""Beyond the memory limit, for a group of processes: Python, torch, the RAM disks. Whoever watches ends it before."""
+NO_CORE_DUMP = 1
+"""Of RLIMIT_CORE: with 0 the kernel still runs a program that takes core dumps, with 1 it does not."""
 PR_SET_PDEATHSIG = 1
 
 # Each step frees and asks for the same large blocks; given back to the kernel they would cost page faults, a tenth of a
@@ -51,6 +60,10 @@ KEEP_FREED_MEMORY = {
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin")
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime", "/etc/alternatives",
                  "/sys/devices/system/cpu")  # fmt: skip
+# Root's files of /proc are those of whoever root is outside, so with a provider that is root they are the child's own.
+_KERNEL_SETTINGS = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus")
+_KERNEL_MEMORY = ("/proc/kcore", "/proc/keys", "/proc/kmsg", "/proc/kallsyms", "/proc/timer_list", "/proc/sched_debug",
+                  "/proc/latency_stats", "/proc/kpagecount", "/proc/kpageflags", "/proc/kpagecgroup", "/proc/mtrr")  # fmt: skip
 
 
 def bubblewrap_command(
@@ -64,6 +77,9 @@ def bubblewrap_command(
     command += ["--die-with-parent"] if dies_with_parent else []
     command += ["--cap-drop", "ALL", "--as-pid-1", "--hostname", "torg", "--clearenv"]
     command += ["--size", str(TMP_BYTES), "--tmpfs", "/tmp", "--dev", "/dev", "--proc", "/proc"]  # noqa: S108  a new tmpfs
+    command += ["--size", str(SHM_BYTES), "--tmpfs", "/dev/shm"]  # noqa: S108  a new tmpfs
+    command += [word for name in _KERNEL_SETTINGS for word in ("--ro-bind-try", name, name)]
+    command += [word for name in _KERNEL_MEMORY if os.path.exists(name) for word in ("--ro-bind", os.devnull, name)]
     for folder in _SYSTEM:
         if os.path.islink(folder):
             command += ["--symlink", os.readlink(folder), folder]
@@ -79,6 +95,7 @@ def bubblewrap_command(
     for name, share in shares.items():
         command += ["--ro-bind", str(share), f"{SHARES}/{name}"]
     command += [*further, "--bind", str(scratch), SCRATCH, "--chdir", SCRATCH]
+    command += ["--remount-ro", "/dev", "--remount-ro", "/"]  # RAM disks without a bound
     for name, value in environment.items():
         command += ["--setenv", name, value]
     if info_fd is not None:
@@ -167,11 +184,11 @@ def limit_self(memory_limit_bytes: int, isolation: Isolation, cuda: bool) -> Non
     limits: Sequence[tuple[int, int]] = (
         *([] if cuda else [(resource.RLIMIT_AS, mapped + memory_limit_bytes)]),
         (resource.RLIMIT_NOFILE, 4 * MAX_DESCRIPTORS if cuda else MAX_DESCRIPTORS),
-        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CORE, NO_CORE_DUMP),
         (resource.RLIMIT_FSIZE, max(1 << 30, memory_limit_bytes)),
     )
     if isolation == "sandbox":  # counted per user namespace there; elsewhere it would count the account's processes
-        limits = (*limits, (resource.RLIMIT_NPROC, 512))
+        limits = (*limits, (resource.RLIMIT_NPROC, CHILD_TASKS))
     _limit(limits)
 
 
@@ -180,7 +197,7 @@ def limit_command(memory_limit_bytes: int, isolation: Isolation, cuda: bool) -> 
     limits: Sequence[tuple[int, int]] = (
         *([] if cuda else [(resource.RLIMIT_DATA, memory_limit_bytes + COMMAND_ROOM_BYTES)]),
         (resource.RLIMIT_NOFILE, COMMAND_DESCRIPTORS),
-        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CORE, NO_CORE_DUMP),
         (resource.RLIMIT_FSIZE, max(COMMAND_FILE_BYTES, memory_limit_bytes)),
     )
     if isolation == "sandbox":

@@ -4,8 +4,8 @@ It refuses what training never needs and attacks do: new processes and programs,
 kernel interfaces with a history. It is a deny list, so it narrows the kernel's surface; it is no proof. Threads are
 allowed (torch uses them), and so are files: what may be opened is the business of the mount namespace.
 
-A command of a batch job starts programs, so its filter allows processes, and what they need of each other; sockets only
-where it has a network of its own, in which there is nobody else. New namespaces, tracing, mounts and the rest stay refused.
+A command of a batch job starts programs, so its filter allows processes, and what they need of each other; sockets
+only where it has a network of its own, in which there is nobody else, and only of families that such a network bounds. New namespaces, tracing, mounts and the rest stay refused.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ SECCOMP_SET_MODE_FILTER = 1
 SECCOMP_FILTER_FLAG_TSYNC = 1
 CLONE_THREAD = 0x00010000
 RET_ALLOW, RET_KILL_PROCESS, RET_ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-LD_ABS, JEQ, JGE, JSET, RET = 0x20, 0x15, 0x35, 0x45, 0x06
+LD_ABS, JEQ, JGE, JSET, AND, RET = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 X32_BIT = 0x40000000
 
 # names -> numbers from the kernel's syscall tables; None where an architecture has no such call
@@ -43,6 +43,10 @@ _TABLE: dict[str, tuple[int | None, int | None]] = {  # (x86_64, aarch64)
     "settimeofday": (164, 170), "clock_settime": (227, 112), "adjtimex": (159, 171), "clock_adjtime": (305, 266),
     "sethostname": (170, 161), "setdomainname": (171, 162), "iopl": (172, None), "ioperm": (173, None),
     "modify_ldt": (154, None), "fanotify_init": (300, 262), "landlock_create_ruleset": (444, 444),
+    "quotactl_fd": (443, 443), "memfd_secret": (447, 447), "process_mrelease": (448, 448), "statmount": (457, 457),
+    "listmount": (458, 458), "lsm_set_self_attr": (460, 460), "move_pages": (279, 239), "migrate_pages": (256, 238),
+    "vhangup": (153, 58), "nfsservctl": (180, 42), "lookup_dcookie": (212, 18), "uselib": (134, None),
+    "_sysctl": (156, None), "create_module": (174, None), "query_module": (178, None), "get_kernel_syms": (177, None),
 }  # fmt: skip
 # what a command of its own may do beside training: processes, and sockets where these lead nowhere
 _PROCESSES = frozenset(
@@ -51,6 +55,11 @@ _PROCESSES = frozenset(
 )  # fmt: skip
 _SOCKETS = frozenset({"socket", "connect", "accept", "accept4", "bind", "listen"})
 NEW_NAMESPACES = 0x7E020000
+_SOCKET, _IOCTL = (41, 198), (16, 29)
+_TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: what they put in is typed to whoever reads the terminal next
+_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK, _SOCK_RAW, _SOCK_DCCP, _TYPE_BITS = 1, 2, 10, 16, 3, 6, 0xF
+NEWEST_KNOWN = 462
+"""Of the calls that were looked at; later ones are not there, as on an older kernel. The numbers are all architectures'."""
 _CLONE, _CLONE3, _KILL, _TGKILL, _PRLIMIT = (56, 220), (435, 435), (62, 129), (234, 131), (302, 261)
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E, 317), "aarch64": (1, 0xC00000B7, 277)}
 
@@ -69,15 +78,19 @@ def program(machine: str, own_pid: int, *, processes: bool = False, sockets: boo
     deny = _statement(RET, RET_ERRNO | errno.EPERM)
     allow = _statement(RET, RET_ALLOW)
     load_number, load_argument = _statement(LD_ABS, 0), _statement(LD_ABS, 16)
+    not_there = _statement(RET, RET_ERRNO | errno.ENOSYS)
     code = [_statement(LD_ABS, 4), _jump(JEQ, audit_arch, 1, 0), _statement(RET, RET_KILL_PROCESS), load_number]
     if machine == "x86_64":  # the x32 table has the same calls under other numbers
         code += [_jump(JGE, X32_BIT, 0, 1), _statement(RET, RET_KILL_PROCESS)]
+    code += [_jump(JGE, NEWEST_KNOWN + 1, 0, 1), not_there]
     for name, numbers in _TABLE.items():
         number = numbers[column]
         if number is not None and name not in allowed:
             code += [_jump(JEQ, number, 0, 1), deny]
     # glibc falls back to clone(), whose flags a filter can read, when clone3() is not there
-    code += [_jump(JEQ, _CLONE3[column], 0, 1), _statement(RET, RET_ERRNO | errno.ENOSYS)]
+    code += [_jump(JEQ, _CLONE3[column], 0, 1), not_there]
+    code += _terminals(_IOCTL[column])
+    code += _families(_SOCKET[column]) if sockets else []
     if processes:
         code += [_jump(JEQ, _CLONE[column], 0, 4), load_argument, _jump(JSET, NEW_NAMESPACES, 0, 1), deny, allow]
     else:
@@ -86,6 +99,27 @@ def program(machine: str, own_pid: int, *, processes: bool = False, sockets: boo
         code += [_jump(JEQ, call[column], 0, 4), load_argument, _jump(JEQ, own_pid, 0, 1), allow, deny]
     code += [_jump(JEQ, _PRLIMIT[column], 0, 5), load_argument, _jump(JEQ, own_pid, 1, 0), _jump(JEQ, 0, 0, 1)]
     return b"".join([*code, allow, deny, allow])
+
+
+def _terminals(call: int) -> list[bytes]:
+    """No typing to a terminal; the call's number stays what was loaded where it is another one."""
+    first, second = _TERMINAL_INPUT
+    deny, allow = _statement(RET, RET_ERRNO | errno.EPERM), _statement(RET, RET_ALLOW)
+    return [
+        _jump(JEQ, call, 0, 5), _statement(LD_ABS, 24), _jump(JEQ, first, 1, 0), _jump(JEQ, second, 0, 1), deny, allow,
+    ]  # fmt: skip
+
+
+def _families(call: int) -> list[bytes]:
+    """Sockets of a network namespace only (vsock, for one, has none), and of netlink only what asks for addresses."""
+    deny, allow = _statement(RET, RET_ERRNO | errno.EPERM), _statement(RET, RET_ALLOW)
+    no_family = _statement(RET, RET_ERRNO | errno.EAFNOSUPPORT)
+    return [
+        _jump(JEQ, call, 0, 14), _statement(LD_ABS, 16), _jump(JEQ, _AF_UNIX, 6, 0), _jump(JEQ, _AF_INET, 5, 0),
+        _jump(JEQ, _AF_INET6, 4, 0), _jump(JEQ, _AF_NETLINK, 1, 0), no_family, _statement(LD_ABS, 32),
+        _jump(JEQ, 0, 5, 4), _statement(LD_ABS, 24), _statement(AND, _TYPE_BITS), _jump(JGE, _SOCK_DCCP, 1, 0),
+        _jump(JEQ, _SOCK_RAW, 0, 1), deny, allow,
+    ]  # fmt: skip
 
 
 def install(*, processes: bool = False, sockets: bool = False) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import tempfile
 import threading
@@ -24,6 +23,7 @@ from market.actors.ray_node import RayNode
 from market.lease_lists import Lease
 from trainers.actors.lifeline import watch
 from trainers.actors.wiring import start_worker, worker_name
+from trainers.scratch import wiped
 
 Json = dict[str, Any]
 
@@ -80,6 +80,7 @@ class Stable:
     _failures: int = 0
     _killing: list[threading.Thread] = field(default_factory=list)
     _pool: CardPool = field(init=False)
+    _unwiped: list[Path] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._pool = CardPool([claim.card for claim in self.hardware.claims])
@@ -88,6 +89,7 @@ class Stable:
         """Have one warm worker while a unit is free; returns at once, it warms up by itself. Raises HeadGone."""
         taken = sum(stall.lease["gpus"] for stall in self._stalls.values() if stall.lease is not None)
         waiting = any(stall.lease is None for stall in self._stalls.values())
+        self._unwiped = [folder for folder in self._unwiped if not wiped(folder)]
         # A unit that is free is a card that is free: every lease has its own, and nobody waits with one.
         if not waiting and taken < self.hardware.units and self._failures < MAX_FAILURES_IN_A_ROW:
             self._make()
@@ -151,7 +153,7 @@ class Stable:
             return None
         self._pool.give_back(stall.cards)
         words = _last_words(stall.scratch)
-        shutil.rmtree(stall.scratch, ignore_errors=True)
+        self._wipe(stall.scratch)
         self._kill(stall)
         if stall.lease is None:
             self._failures += 1
@@ -181,7 +183,7 @@ class Stable:
         for stall in list(self._stalls.values()):
             if stall.pidfd is None:
                 del self._stalls[stall.name]
-                shutil.rmtree(stall.scratch, ignore_errors=True)
+                self._wipe(stall.scratch)
             else:
                 self._discard(stall)
         for thread in self._killing:
@@ -259,6 +261,10 @@ class Stable:
         name, on_death = stall.name, self.on_death
         watch(stall.pid, lambda: on_death(name))
 
+    def _wipe(self, scratch: Path) -> None:
+        """Nothing of a lease stays on this machine; a process that is dying yet may write until the next call."""
+        self._unwiped = [folder for folder in (*self._unwiped, scratch) if not wiped(folder)]
+
     def _serving(self, epoch: int) -> _Stall | None:
         return next((s for s in self._stalls.values() if s.lease is not None and s.lease["epoch"] == epoch), None)
 
@@ -268,7 +274,7 @@ class Stable:
         if self._stalls.pop(stall.name, None) is not None:
             self._pool.give_back(stall.cards)
         self._kill(stall)
-        shutil.rmtree(stall.scratch, ignore_errors=True)
+        self._wipe(stall.scratch)
 
     def _kill(self, stall: _Stall) -> None:
         """By signal, not by Ray: Ray asks the process to end, which a frozen one does not hear, and waits for a head

@@ -11,8 +11,6 @@ The command's environment, beside what its job says: `TORG_JOB`, `TORG_ATTEMPT` 
 from __future__ import annotations
 
 import io
-import os
-import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +24,7 @@ from trainers.collecting import PIECE_BYTES, Collection, Found, collect, read_pi
 from trainers.command_process import CommandProcess, Place
 from trainers.devices import Device
 from trainers.saving import Saver
+from trainers.scratch import wipe
 
 Json = dict[str, Any]
 Kind = Literal["artifacts", "saved"]
@@ -162,7 +161,7 @@ class CommandDesk:
         if checkpoint is not None and not (self._folder / CHECKPOINT).exists():
             unpack(io.BytesIO(checkpoint), self._folder / CHECKPOINT, executables=True)
         for name in FRESH:
-            _remove(self._folder / name)
+            wipe(self._folder / name)
         for name in ("work", "home", "tmp", CHECKPOINT):
             (self._folder / name).mkdir(parents=True, exist_ok=True)
         if workdir is not None:
@@ -187,16 +186,3 @@ def _rows(files: Sequence[Found]) -> list[list[Any]]:
 def _fields(outcome: Outcome) -> Json:
     names = ("kind", "code", "signal", "duration_ms", "detail", "tail")
     return {name: getattr(outcome, name) for name in names}
-
-
-def _remove(folder: Path) -> None:
-    """Whatever rights its maker has taken away. Raises OSError when something of it stays."""
-    if not folder.is_symlink() and folder.is_dir():
-        for here, folders, _ in os.walk(folder):
-            for name in folders:
-                inner = os.path.join(here, name)
-                if not os.path.islink(inner):
-                    os.chmod(inner, 0o700)
-        shutil.rmtree(folder)
-    else:
-        folder.unlink(missing_ok=True)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import threading
 import time
 from collections import deque
@@ -30,6 +29,7 @@ from trainers.actors.tidings import Tidings
 from trainers.actors.warm_child import WarmChild
 from trainers.devices import devices_of
 from trainers.mesh.allocation import keep_freed_memory
+from trainers.scratch import wiped
 
 if TYPE_CHECKING:
     from trainers.actors.command_desk import CommandDesk
@@ -134,7 +134,7 @@ class Worker(CommandCalls):
         if self._commands is not None:
             self._commands.close()
         self._child.kill()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        wiped(self._scratch)
 
     # the run
 

@@ -1,0 +1,131 @@
+"""How a sandboxed process of ours begins: its command, its environment, the descriptors that it inherits. No torch.
+
+The one place where one is started: a trainer child, the process around a batch job's command, an attempt of the self-test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainers import cgroups, sandbox
+from trainers.devices import Device, bubblewrap_arguments, node_names
+
+LAST_WORDS_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a sandboxed process may use of the machine. `scratch`: an existing folder, the only one that it may write.
+
+    `disk_limit_bytes`: of what a command may write to the scratch. `tasks`: processes and threads together, where they can
+    be counted (see `cgroups`).
+    """
+
+    scratch: Path
+    isolation: sandbox.Isolation
+    threads: int
+    memory_limit_bytes: int
+    devices: Sequence[Device] = ()
+    shares: Mapping[str, Path] = field(default_factory=dict)
+    disk_limit_bytes: int = sandbox.COMMAND_DISK_BYTES
+    tasks: int = sandbox.COMMAND_PROCESSES
+
+    def seen(self, name: str) -> str:
+        """A folder of the scratch as the process sees it."""
+        return f"{sandbox.SCRATCH}/{name}" if self.isolation == "sandbox" else str(self.scratch / name)
+
+    def share(self, name: str) -> str:
+        """A share as the process sees it."""
+        return f"{sandbox.SHARES}/{name}" if self.isolation == "sandbox" else str(self.shares[name])
+
+    @property
+    def code(self) -> str:
+        """The folder that this package is imported from, as the process sees it."""
+        return sandbox.CODE if self.isolation == "sandbox" else str(sandbox.package_folder().parent)
+
+
+@dataclass(frozen=True, slots=True)
+class Sandboxed:
+    """A process that runs: bubblewrap's with a sandbox; our end of the connection; the pid of ours in there; its group."""
+
+    process: subprocess.Popen[bytes]
+    connection: socket.socket
+    pid: int
+    group: cgroups.Group
+
+
+def spawn(
+    module: str, arguments: Sequence[str], place: Place, *, processes: int = 1, dies_with_parent: bool = True
+) -> Sandboxed:
+    """Run `module` with `--fd N` (its end of the connection) and `arguments` in a sandbox.
+
+    `processes`: ranks that share the threads. Raises OSError when it does not even start.
+    """
+    ours, theirs = socket.socketpair()
+    inherited, info_read = [theirs.fileno()], None
+    sandboxed = place.isolation == "sandbox"
+    home = sandbox.SCRATCH if sandboxed else str(place.scratch)
+    environment = sandbox.child_environment(place.threads, home, place.code, place.devices, processes)
+    command = []
+    if sandboxed:
+        info_read, info_write = os.pipe()
+        inherited.append(info_write)
+        command = sandbox.bubblewrap_command(
+            place.scratch, place.shares, environment, info_write, bubblewrap_arguments(place.devices), dies_with_parent
+        )
+    command += [*sandbox.python_command(), "-m", "trainers.inside", *_inside(place, home), module]
+    command += ["--fd", str(theirs.fileno()), *arguments]
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
+            cwd=place.scratch, pass_fds=inherited, start_new_session=True, bufsize=0,
+        )  # fmt: skip
+    except BaseException:
+        ours.close()
+        if info_read is not None:
+            os.close(info_read)
+        raise
+    finally:
+        theirs.close()
+        for descriptor in inherited[1:]:
+            os.close(descriptor)
+    try:
+        pid = process.pid if info_read is None else _sandboxed_pid(info_read)
+    except OSError as error:
+        process.kill()
+        words = process.communicate()[0][-LAST_WORDS_BYTES:].decode("utf-8", "replace").strip()
+        ours.close()
+        raise OSError(f"bubblewrap did not start: {error}: {words}") from None
+    group = cgroups.enter(
+        pid, cgroups.Limits(place.memory_limit_bytes + sandbox.GROUP_ROOM_BYTES, place.tasks, place.threads + 1)
+    )
+    return Sandboxed(process, ours, pid, group)
+
+
+def _inside(place: Place, home: str) -> list[str]:
+    """The options of `trainers.inside`."""
+    words = ["--isolation", place.isolation, "--scratch", home]
+    if place.isolation == "process":
+        readable = [*map(str, place.shares.values()), *(device.libraries for device in place.devices)]
+        words += [word for path in readable for word in ("--readable", path)]
+        words += [word for name in node_names(place.devices) for word in ("--node", name)]
+    return words
+
+
+def _sandboxed_pid(info_fd: int) -> int:
+    """The pid, in our namespace, of the program in the sandbox. Raises OSError when bubblewrap does not tell."""
+    told = b""
+    with open(info_fd, "rb", buffering=0) as info:
+        while select.select([info], [], [], 20.0)[0] and (part := info.read(4096)):
+            told += part
+            with contextlib.suppress(ValueError):
+                return int(json.loads(told)["child-pid"])
+    raise OSError("it reported no process")
