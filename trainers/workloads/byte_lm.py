@@ -53,6 +53,10 @@ class Shape:
             layers, heads = round(wanted / (12 * width**2)), width // 64
         return cls(layers, width, heads, learning_rate=4e-3 * (144 / width) ** 0.5)
 
+    def rate_of(self, optimizer: str) -> float:
+        """The rate to begin with: Muon stands twice AdamW's (docs/PROTOCOLS.md)."""
+        return self.learning_rate * (2.0 if optimizer == "muon" else 1.0)
+
 
 class Block(nn.Module):
     """Pre-norm attention and a four times wider feed-forward layer. [B, T, D] -> [B, T, D]."""
@@ -101,7 +105,7 @@ class GPT(nn.Module):
 
 
 class ByteLM(Workload):
-    """Options: `size` (1M), `context` bytes (128), `batch` sequences (6), `lr` (from the size when not given), `reading`.
+    """Options: `size` (1M), `context` bytes (128), `batch` sequences (6), `lr` (from the size when not given), `optimizer`, `reading`.
 
     Readings: `random` windows by (seed, step, worker); `stream`, every byte once an epoch by all workers together;
     `own`, every byte once an epoch by each worker for itself, for workers that have different data.
@@ -110,7 +114,7 @@ class ByteLM(Workload):
     def __init__(self, options: dict[str, Any], data: Path | None, seed: int) -> None:
         known = workload_options("byte_lm", options)
         self.shape = Shape.of(known["size"])
-        super().__init__({**known, "lr": known["lr"] or self.shape.learning_rate}, data, seed)
+        super().__init__({**known, "lr": known["lr"] or self.shape.rate_of(known["optimizer"])}, data, seed)
         self.context, self.batch_size, self.reading = known["context"], known["batch"], known["reading"]
         if data is None:
             raise ValueError("byte_lm needs data: a file or a folder of files")

@@ -22,7 +22,7 @@ class TokenLM(Workload):
     def __init__(self, options: dict[str, Any], data: Path | None, seed: int) -> None:
         known = workload_options("token_lm", options)
         self.shape = Shape.of(known["size"])
-        super().__init__({**known, "lr": known["lr"] or self.shape.learning_rate}, data, seed)
+        super().__init__({**known, "lr": known["lr"] or self.shape.rate_of(known["optimizer"])}, data, seed)
         self.context, self.vocabulary, self.reading = known["context"], known["vocabulary"], known["reading"]
         if data is None:
             raise ValueError("token_lm needs data: a folder of .bin or .npy files of tokens")
