@@ -60,6 +60,9 @@ CAUSES: Final[tuple[Cause, ...]] = (
     Cause("shape", "the customer's model changed shape", Fault.CUSTOMER, _FAILED),
     Cause("import", "the customer's workload does not import", Fault.CUSTOMER, _FAILED),
     Cause("command_failed", "the customer's command failed, as often as the job says", Fault.CUSTOMER, _FAILED),
+    Cause(
+        "kills_workers", "machines die in a row soon after the customer's command began, with nothing saved", Fault.CUSTOMER, _FAILED
+    ),
     Cause("diverged", "the workers no longer agree on the parameters", Fault.MARKET, _FAILED),
     Cause("checkpoint_lost", "no checkpoint of the job can be restored", Fault.MARKET, _FAILED),
     Cause("worker_killed", "the worker process died", Fault.PROVIDER, _REPLACED),
@@ -85,7 +88,9 @@ CAUSES: Final[tuple[Cause, ...]] = (
 )
 
 BY_REASON: Final[Mapping[str, Cause]] = {cause.reason: cause for cause in CAUSES}
-CUSTOMER_FAILURES: Final = frozenset({"exception", "nan", "hang", "memory", "shape", "import", "command_failed"})
+CUSTOMER_FAILURES: Final = frozenset(
+    {"exception", "nan", "hang", "memory", "shape", "import", "command_failed", "kills_workers"}
+)
 
 
 def cause_of_loss(reason: str) -> Cause:

@@ -7,10 +7,12 @@ from typing import Any, Final
 
 from market.avoidance import after_loss
 from market.events import EVALUATED_BEFORE, MEMBER_BEFORE, ROUND_BEFORE, Event
+from market.fruitless import deaths_in_a_row
 from market.leases import Lease, LeaseState
 from market.owner_terms import OwnerTerms
 from market.state import FINAL_STATES, Job, MemberRecord, OfferRecord, ProviderRecord, State
 from storage.ledger import Status, Transfer
+from trainers.attempts import KILLS
 
 
 def apply(state: State, event: Event, at_ms: int) -> None:
@@ -132,6 +134,9 @@ def _job_state(state: State, event: Event, at_ms: int) -> None:
     job.version += 1
     if job.state in FINAL_STATES:
         assert not job.live, f"{job.id} is {job.state} with living leases"
+        if job.reason == KILLS:  # which its providers could not help
+            for lease in deaths_in_a_row(job, state.leases_of(job)):
+                state.providers[lease.provider].faulted -= 1
         job.ended_ms = at_ms
         del state.open_jobs[job.id]
 

@@ -9,6 +9,7 @@ from typing import Any
 from market.attempts import attempts_view, command_view, restarts
 from market.clearing import clear, explain
 from market.events import MEMBER_BEFORE
+from market.fruitless import deaths_in_a_row
 from market.granting import bid_of, is_suspect, take_snapshot
 from market.holding import shown_state
 from market.leases import Lease, LeaseState
@@ -212,6 +213,7 @@ def directive_view(state: State, job: Job) -> Json:
         "attempts": attempts_view(job),
         "restarts": restarts(job, state.leases_of(job)),
         "saved": None if job.saved is None else job.saved["manifest"],
+        "deaths": [] if job.command is None else [one.provider for one in deaths_in_a_row(job, state.leases_of(job))],
         "step": job.step,
         "durable": None if durable is None else {name: durable[name] for name in ("round", "step", "manifest")},
         "leases": [_directive_lease(state, lease) for lease in state.live_leases_of(job)],

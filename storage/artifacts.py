@@ -1,12 +1,11 @@
-"""What a command has left, or saved while it ran: a manifest that names each file by its digest, kept in the blob store like
-the files themselves.
+"""What a command has left: a manifest that names each file by its digest, kept in the blob store like the files themselves.
+
+Jobs of before blocks have one of what they saved, too (`storage.saved`).
 """
 
 from __future__ import annotations
 
-import io
-import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -79,14 +78,14 @@ class Artifacts:
             odd = sorted(set(value) ^ set(_FIELDS))
             raise ArtifactsError(f"fields missing or unknown: {', '.join(odd)}")
         files, unmatched = value["files"], value["unmatched"]
-        if not isinstance(value["job"], str) or not _is_count(value["number"]) or not _is_count(value["left_out"]):
+        if not isinstance(value["job"], str) or not is_count(value["number"]) or not is_count(value["left_out"]):
             raise ArtifactsError("job is no text, or number or left_out no count")
         if not isinstance(unmatched, list) or not all(isinstance(one, str) for one in unmatched):
             raise ArtifactsError("unmatched is no list of patterns")
         if not isinstance(files, list) or len(files) > MAX_FILES:
             raise ArtifactsError(f"files is no list of at most {MAX_FILES}")
         found = tuple(_file(one) for one in files)
-        _check_paths(file.path for file in found)
+        check_paths(file.path for file in found)
         return cls(value["job"], value["number"], found, tuple(unmatched), value["left_out"])
 
     @classmethod
@@ -98,17 +97,6 @@ class Artifacts:
             raise ArtifactsError(str(error)) from error
 
 
-def tar_of(found: Artifacts, read: Callable[[str], bytes]) -> bytes:
-    """The files as an uncompressed tar, as `storage.archives.unpack` takes it. `read` gives a blob by its digest."""
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for file in found.files:
-            entry = tarfile.TarInfo(file.path)
-            entry.size, entry.mode = file.bytes, 0o755 if file.executable else 0o644
-            archive.addfile(entry, io.BytesIO(read(file.blob)))
-    return made.getvalue()
-
-
 def is_artifacts(value: object) -> bool:
     """Whether a manifest is of files that a command has left."""
     return isinstance(value, dict) and value.get("format") == FORMAT
@@ -118,23 +106,24 @@ def _file(value: object) -> Artifact:
     if not isinstance(value, dict) or set(value) != set(_FILE_FIELDS):
         raise ArtifactsError(f"one of files needs {', '.join(_FILE_FIELDS)}: {str(value)[:80]}")
     path, blob = value["path"], value["blob"]
-    if not isinstance(path, str) or not _stays_inside(path):
+    if not isinstance(path, str) or not stays_inside(path):
         raise ArtifactsError(f"a path does not stay in its folder: {path!r}")
     if not isinstance(blob, str) or DIGEST.fullmatch(blob) is None:
         raise ArtifactsError(f"{path}: blob is not a digest")
-    if not _is_count(value["bytes"]) or not isinstance(value["executable"], bool):
+    if not is_count(value["bytes"]) or not isinstance(value["executable"], bool):
         raise ArtifactsError(f"{path}: bytes is no count or executable neither true nor false")
     return Artifact(**value)
 
 
-def _stays_inside(path: str) -> bool:
+def stays_inside(path: str) -> bool:
+    """Whether a path is relative, printable, in its shortest form, and leads out of its folder nowhere."""
     pure = PurePosixPath(path)
     plain = path.isprintable() and "\\" not in path and str(pure) == path
     return plain and bool(pure.parts) and not pure.is_absolute() and ".." not in pure.parts
 
 
-def _check_paths(paths: Iterable[str]) -> None:
-    """No path twice, and none that is a folder of another."""
+def check_paths(paths: Iterable[str]) -> None:
+    """No path twice, and none that is a folder of another. Raises ArtifactsError."""
     files: set[str] = set()
     for path in paths:
         if path in files:
@@ -146,5 +135,6 @@ def _check_paths(paths: Iterable[str]) -> None:
                 raise ArtifactsError(f"{folder} is a file and a folder")
 
 
-def _is_count(value: object) -> bool:
+def is_count(value: object) -> bool:
+    """Whether it is a whole number from 0."""
     return type(value) is int and value >= 0

@@ -2,6 +2,9 @@
 
 A try that ends by itself counts: it succeeds, or one of `retries` is used up. One whose worker is lost does not count: the
 command begins again wherever the next worker is. Every decision says why, in a sentence for the job's log.
+
+A command may take its machine down with it, and the next one too. Nobody can prove that of one death; so a job fails only
+after several in a row (`kills_machines`), each soon after the command's start and with nothing to show for it.
 """
 
 from __future__ import annotations
@@ -18,6 +21,14 @@ KINDS: Final = ("exit", "signal", "timeout", "not_found", "not_executable", "mem
 """How a try ends. `limit`: of processes or disk. The last two do not count: it was told to stop, or its machine let it down."""
 COUNTED: Final = KINDS[:-2]
 FAILED: Final = "command_failed"
+KILLS: Final = "kills_workers"
+DEATHS: Final = frozenset({"worker_killed", "worker_frozen", "worker_lost", "node_died"})
+"""Losses that a command can bring about: of its worker or its machine, not of a network, and none that was announced."""
+SOON_MS: Final = 300_000
+"""A machine that lived longer with the command died of something else."""
+DEATHS_OF_TWO: Final = 3
+DEATHS_OF_ONE: Final = 6
+"""Deaths in a row after which the command is at fault: of two providers' machines or more, or of one's."""
 _SHELL_CODES: Final = {"timeout": 124, "not_executable": 126, "not_found": 127, "memory": 137, "limit": 137}
 
 Json = dict[str, Any]
@@ -30,6 +41,7 @@ class Outcome:
     Args:
         kind: one of KINDS. code: the exit status, of `exit`. signal: its number, of `signal`.
         duration_ms: from its start to its end. detail: more about it, or empty. tail: the last lines that it printed.
+        exited: whether a command that was told to end did so by itself, and not by the signal.
     """
 
     kind: str
@@ -38,6 +50,7 @@ class Outcome:
     duration_ms: int = 0
     detail: str = ""
     tail: str = ""
+    exited: bool = False
 
     @property
     def succeeded(self) -> bool:
@@ -48,6 +61,12 @@ class Outcome:
     def counts(self) -> bool:
         """Whether the command ended by its own doing."""
         return self.kind in COUNTED
+
+
+def kills_machines(providers: Sequence[str]) -> bool:
+    """Whether a command is at fault, by whose machines died in a row soon after its start, with nothing to show for it."""
+    enough = DEATHS_OF_TWO if len(set(providers)) > 1 else DEATHS_OF_ONE
+    return len(providers) >= enough
 
 
 def shell_code(kind: str, code: int | None, number: int | None) -> int:
@@ -155,15 +174,17 @@ class Attempts:
         argv, retries, timeout_ms: the command's. collects: whether artifacts are wanted.
         before: tries that the market knows of, oldest first: {kind, exit_code, manifest, detail} each.
         restarts: how often the command began before, lost tries included.
+        deaths: whose machines died in a row of late, soon after its start there, with nothing to show for it.
     """
 
     def __init__(
         self, argv: Sequence[str], *, retries: int, timeout_ms: int | None = None, collects: bool = False,
-        before: Sequence[Mapping[str, Any]] = (), restarts: int = 0,
+        before: Sequence[Mapping[str, Any]] = (), restarts: int = 0, deaths: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self._argv, self._retries, self._timeout_ms, self._collects = list(argv), retries, timeout_ms, collects
         self._before = list(before)
         self._restarts = restarts
+        self._deaths = list(deaths)
         self._ended = len(self._before)
         self._failures = sum(one["exit_code"] != 0 for one in self._before)
         self._slot: int | None = None
@@ -227,12 +248,24 @@ class Attempts:
         assert self._last is not None
         return self._close(slot, self._last, manifest)
 
-    def lost(self, slot: int) -> Decisions:
-        """The worker is gone, and what it was doing with it."""
+    def progressed(self) -> None:
+        """The command has something to show: it saved some of its work, or its machine lived for long with it."""
+        self._deaths.clear()
+
+    def lost(self, slot: int, died: str = "") -> Decisions:
+        """The worker is gone, and what it was doing with it. `died`: whose machine it was, if it died soon after the start."""
         if self.phase == "over" or slot != self._slot:
             return ()
+        if died and self.phase == "running":
+            self._deaths.append(died)
         self._leave()
-        return self._paused() if self._pausing else ()
+        if self._pausing:
+            return self._paused()
+        if kills_machines(self._deaths):
+            what = f"{shown(self._argv)}: {counted(len(self._deaths), 'machine')} died in a row soon after it began there"
+            why = f"{what} ({', '.join(self._deaths)}), and it had saved nothing; look at what it takes of memory and devices"
+            return self._over("failed", KILLS, None, why)
+        return ()
 
     def pause(self, why: str) -> Decisions:
         """Stop the command and halt; artifacts that are being collected are collected first."""
@@ -255,6 +288,7 @@ class Attempts:
         number, why = self.number, self._told(outcome)
         self._ended += 1
         self._restarts += 1
+        self.progressed()
         report = Report(number, slot, outcome, manifest, why)
         if outcome.succeeded:
             return (report, *self._over("done", "done", manifest, why))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -48,11 +48,12 @@ def collect(
 ) -> Collection:
     """Find and hash the plain files below `folder` that the patterns mean, the first ones by name up to the limits."""
     wanted, met = [], set()
-    for path, size in sorted(plain_files(folder)):
+    for path, status in plain_files(folder):
         hits = matching(patterns, path)
         met.update(hits)
         if hits:
-            wanted.append((path, size))
+            wanted.append((path, status.st_size))
+    wanted.sort()
     found: list[Found] = []
     total = 0
     for path, size in wanted:
@@ -76,8 +77,10 @@ def read_piece(folder: Path, path: str, offset: int, size: int) -> bytes:
         os.close(descriptor)
 
 
-def plain_files(folder: Path) -> Iterator[tuple[str, int]]:
-    """(path, bytes) of all plain files below the folder whose names can be told."""
+def plain_files(
+    folder: Path, unnameable: Callable[[str], object] = lambda _: None
+) -> Iterator[tuple[str, os.stat_result]]:
+    """Path and status of all plain files below the folder whose names can be told; `unnameable` hears of the others."""
     for here, folders, names in os.walk(folder, followlinks=False):
         folders[:] = [name for name in folders if not os.path.islink(os.path.join(here, name))]
         for name in names:
@@ -85,11 +88,14 @@ def plain_files(folder: Path) -> Iterator[tuple[str, int]]:
             path = os.path.relpath(whole, folder)
             try:
                 status = os.lstat(whole)
-                path.encode()
-            except (OSError, UnicodeEncodeError):
+            except OSError:
                 continue
-            if stat.S_ISREG(status.st_mode) and path.isprintable() and "\\" not in path:
-                yield path, status.st_size
+            if not stat.S_ISREG(status.st_mode):
+                continue
+            if path.isprintable() and "\\" not in path:  # what is no UTF-8 has surrogates, which are not printable
+                yield path, status
+            else:
+                unnameable(path)
 
 
 def _hashed(folder: Path, path: str) -> Found:

@@ -6,7 +6,7 @@ SIGKILL: when it is told `stop`, after the command's timeout, at its memory limi
 command has left running when it ends is killed.
 
 Over a socket, lines of JSON. Parent to child: the order {argv, environment, folder, timeout_s, grace_s, memory_limit_bytes,
-cuda, processes}, later perhaps "stop". Child to parent: {kind, code, signal, detail}, the fields of `attempts.Outcome`.
+cuda, processes}, later perhaps "stop". Child to parent: {kind, code, signal, detail, exited}, the fields of `attempts.Outcome`.
 """
 
 import argparse
@@ -131,7 +131,9 @@ class Watch:
         if why is not None:
             self._end(signal.SIGTERM, self._grace_s)
         self._end(signal.SIGKILL, KILLING_S if os.getpid() == 1 else None)
-        return why or _told(self._status)
+        if why is None:
+            return _told(self._status)
+        return why | {"exited": self._status is not None and os.WIFEXITED(self._status)}
 
     def _wait_s(self) -> float:
         return TICK_S if self._ends is None else max(0.0, min(TICK_S, self._ends - time.monotonic()))

@@ -41,7 +41,7 @@ Json = dict[str, Any]
 
 
 class CommandProcess:
-    """One try of a command. Any thread may call anything; `outcome` is None while it runs."""
+    """One try of a command. Any thread may call anything; `outcome` is None while it runs, and `ended_ms` (since 1970) 0."""
 
     def __init__(
         self, argv: Sequence[str], environment: Mapping[str, str], place: Place, *, timeout_s: float | None,
@@ -49,6 +49,7 @@ class CommandProcess:
     ) -> None:  # fmt: skip
         """Starts it. `environment` is added to what every command has. Raises OSError when there is no sandbox to be had."""
         self.outcome: Outcome | None = None
+        self.ended_ms = 0
         self._began = time.monotonic()
         self._over = threading.Event()
         self._stopping = threading.Event()
@@ -83,6 +84,11 @@ class CommandProcess:
         with contextlib.suppress(OSError):
             self._connection.send(b"stop\n", socket.MSG_NOSIGNAL)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to end."""
+        return self._stopping.is_set()
+
     def wait(self, timeout_s: float) -> Outcome | None:
         """How it ended, once it has."""
         self._over.wait(timeout_s)
@@ -104,6 +110,7 @@ class CommandProcess:
 
     def _watch(self, ends: float | None) -> None:
         told = self._heard(ends)
+        self.ended_ms = time.time_ns() // 1_000_000
         if told is None:
             self._end_it_all()
         self._process.wait()
@@ -180,8 +187,9 @@ def _outcome(told: bytes | None, duration_ms: int, tail: str) -> Outcome:
     if not right:
         return gone
     return Outcome(
-        kind, code if kind == "exit" else None, number if kind == "signal" else None, duration_ms, detail, tail
-    )
+        kind, code if kind == "exit" else None, number if kind == "signal" else None, duration_ms, detail, tail,
+        exited=found.get("exited") is True,
+    )  # fmt: skip
 
 
 def _is_byte(value: object) -> bool:

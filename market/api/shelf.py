@@ -6,21 +6,26 @@ Who knows a digest may read its bytes: a digest of 256 bits cannot be guessed, a
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from market.api.problems import Problem
 from storage.artifacts import Artifacts, ArtifactsError
 from storage.blobs import BlobDamaged, BlobMissing, BlobOffsetWrong, BlobStore, BlobStoreFull, BlobTooLarge, Upload
 from storage.checkpoints import Manifest, ManifestError
+from storage.saved import Saved, SavedError
 
 log = logging.getLogger("torg.shelf")
 
 QUOTA_BYTES = 64 * 1024**3
 PIECE_BYTES = 1024 * 1024
+PLANE = "plane"
+"""The account of our own actors, whose uploads are others' files."""
+Decoded = TypeVar("Decoded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,7 @@ class Shelf:
         self._manifests: dict[str, set[str]] = {}
         self._left: list[tuple[str, str]] = []
         self._saved: dict[str, str] = {}
+        self._owners: dict[str, str] = {}
         self._checkpoints: dict[str, dict[str, Manifest]] = {}
         self._note_known()
 
@@ -109,8 +115,12 @@ class Shelf:
                 kept.difference_update(event["removed"])
             elif event["type"] == "attempt_ended" and event["manifest"] is not None:
                 self._left.append((event["job"], event["manifest"]))
+            elif event["type"] == "job_submitted":
+                self._owners[event["job"]] = event["customer"]
             elif event["type"] == "files_saved":
                 self._saved[event["job"]] = event["manifest"]
+            elif event["type"] == "job_state" and event["state"] == "done":
+                self._saved.pop(event["job"], None)
 
     def recall_manifests(self) -> None:
         """After `observe`: what the kept checkpoints and artifacts name is needed."""
@@ -122,46 +132,70 @@ class Shelf:
                     log.error("a checkpoint of %s is damaged: %s", job, problem.message)
         self._manifests.clear()
         kept = [
-            *((self.need_artifacts, *one) for one in self._left),
-            *((self.need_saved, *one) for one in self._saved.items()),
+            *((partial(self.need_artifacts, job), job, digest) for job, digest in self._left),
+            *((partial(self.need_saved, job, self._owners[job]), job, digest) for job, digest in self._saved.items()),
         ]
         for need, job, digest in kept:
             try:
-                need(job, digest)
+                need(digest)
             except Problem as problem:
                 log.error("files of the command of %s are damaged: %s", job, problem.message)
         self._left.clear()
         self._saved.clear()
+        self._owners.clear()
 
     def need_artifacts(self, job: str, digest: str) -> None:
         """What a job's command has left, as long as there is the job. Raises Problem when it is not here, or another job's."""
-        self.need(job, self._named(job, digest))
+        found = self._read(digest, Artifacts.decode)
+        self.need(job, self._named(job, digest, found.job, found.blobs))
 
-    def need_saved(self, job: str, digest: str) -> None:
-        """What a job's command has saved, until `remove_saved`. Raises Problem as `need_artifacts`."""
-        self.need(_saved(job), self._named(job, digest))
+    def need_saved(self, job: str, owner: str, digest: str) -> None:
+        """What a job's command has saved, until `remove_saved`; it counts for the owner. Raises Problem as `need_artifacts`."""
+        named = self._named_saved(job, digest)
+        self.need(_saved(job), named)
+        for one in named:
+            self._used.get(PLANE, {}).pop(one, None)
+            self._note(owner, one, self.store.size(one) or 0)
 
-    async def remove_saved(self, job: str, digest: str, kept: str) -> None:
-        """What was saved before `kept`, without what that names too."""
+    async def keep_saved(self, job: str, owner: str, digest: str) -> None:
+        """`need_saved`, if the owner has room for what is new; else that goes. Raises Problem."""
+        held = self._used.get(owner, {})
+        new = {one: self.store.size(one) or 0 for one in self._named_saved(job, digest) if one not in held}
         try:
-            gone = set(self._named(job, digest)) - set(self._named(job, kept))
+            self._check_room(owner, sum(new.values()))
+        except Problem:
+            await self.remove(_saved(job), new)
+            raise
+        self.need_saved(job, owner, digest)
+
+    async def remove_saved(self, job: str, digest: str, kept: str | None) -> None:
+        """What was saved before `kept` (or nothing is to be kept), without what that names too."""
+        try:
+            gone = set(self._named_saved(job, digest)) - set(() if kept is None else self._named_saved(job, kept))
         except Problem as problem:
             log.error("what %s had saved stays: %s", job, problem.message)
         else:
             await self.remove(_saved(job), gone)
 
-    def _named(self, job: str, digest: str) -> list[str]:
-        """A manifest of a command's files and the blobs that it names."""
+    def _named_saved(self, job: str, digest: str) -> list[str]:
+        found = self._read(digest, Saved.decode)
+        return self._named(job, digest, found.job, found.blocks)
+
+    def _read(self, digest: str, decode: Callable[[bytes], Decoded]) -> Decoded:
+        """A manifest of a command's files."""
         try:
-            found = Artifacts.decode(self.store.read(digest))
-        except (BlobMissing, BlobDamaged, ArtifactsError) as error:
+            return decode(self.store.read(digest))
+        except (BlobMissing, BlobDamaged, ArtifactsError, SavedError) as error:
             message = f"manifest {digest} cannot be used: {error}"
             raise Problem(422, "manifest_missing", message, field="manifest", remedy="upload it first") from error
-        missing = [blob for blob in found.blobs if blob not in self.store]
-        if found.job != job or missing:
-            what = f"blob {missing[0]} of it is not here" if missing else f"it is of {found.job}, not of {job}"
+
+    def _named(self, job: str, digest: str, of: str, blobs: Iterable[str]) -> list[str]:
+        """A manifest and the blobs that it names, which must be here."""
+        missing = [blob for blob in blobs if blob not in self.store]
+        if of != job or missing:
+            what = f"blob {missing[0]} of it is not here" if missing else f"it is of {of}, not of {job}"
             raise Problem(422, "manifest_wrong", f"manifest {digest} cannot be used: {what}", field="manifest")
-        return [digest, *found.blobs]
+        return [digest, *blobs]
 
     def need_manifest(self, job: str, digest: str, *, place: tuple[int, int] | None = None) -> None:
         """A checkpoint and what its manifest names. Raises Problem when its blobs are not here, or when it is another
@@ -221,9 +255,13 @@ class Shelf:
                 self._senders.pop(digest, None)
 
     def _check_quota(self, member: str, digest: str, total: int) -> None:
+        if digest not in self._used.get(member, {}):
+            self._check_room(member, total)
+
+    def _check_room(self, member: str, more: int) -> None:
         used = self.used_bytes(member)
-        if digest not in self._used.get(member, {}) and used + total > self._quota_bytes:
-            message = f"{used} of {self._quota_bytes} bytes are used; {total} more do not fit"
+        if used + more > self._quota_bytes:
+            message = f"{used} of {self._quota_bytes} bytes are used; {more} more do not fit"
             raise Problem(413, "quota_exceeded", message, remedy="ask the operator for more room")
 
     def _note(self, member: str, digest: str, size: int) -> None:

@@ -1,7 +1,9 @@
 """Bytes up and down: resumed, checked, limited."""
 
+import asyncio
 import hashlib
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx2
@@ -9,6 +11,7 @@ import pytest
 
 from market.api.problems import Problem
 from market.api.shelf import Piece, Shelf
+from storage.saved import Block, Saved, SavedFile
 from tests.api.square import Square, refusal
 
 MIB = 1024 * 1024
@@ -95,9 +98,6 @@ def test_the_sdk_uploads_once_and_resumes_downloads(square: Square, tmp_path: Pa
 
 
 def test_a_quota_is_a_members_own_and_survives_a_restart(tmp_path: Path) -> None:
-    import asyncio
-    from collections.abc import AsyncIterator
-
     async def bytes_of(data: bytes) -> AsyncIterator[bytes]:
         yield data
 
@@ -117,8 +117,6 @@ def test_a_quota_is_a_members_own_and_survives_a_restart(tmp_path: Path) -> None
 
 
 def test_a_blob_that_two_jobs_name_goes_with_the_second(tmp_path: Path) -> None:
-    import asyncio
-
     shelf = Shelf(tmp_path / "blobs", tmp_path / "uploads.log")
     digest = shelf.store.put(b"the same initial state")
     shelf.need("job-a", [digest])
@@ -127,3 +125,56 @@ def test_a_blob_that_two_jobs_name_goes_with_the_second(tmp_path: Path) -> None:
     assert digest in shelf.store
     asyncio.run(shelf.remove("job-b", [digest]))
     assert digest not in shelf.store
+
+
+def keep(shelf: Shelf, owner: str, *contents: bytes) -> str:
+    """The market hears of a save of one file in these blocks, which its own actors uploaded."""
+    blocks = tuple(Block(shelf.store.put(content), len(content)) for content in contents)
+    saved = Saved("job-a", 1, (SavedFile("model", blocks),), 0, block_bytes=4096)
+    manifest = shelf.store.put(saved.encode())
+    asyncio.run(shelf.keep_saved("job-a", owner, manifest))
+    return manifest
+
+
+def test_a_save_is_its_customers_and_blocks_that_the_next_one_has_not_go(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "blobs", tmp_path / "uploads.log")
+    first, second = b"a" * 4096, b"b" * 4096
+    old = keep(shelf, "ann", first, b"c" * 9)
+    new = keep(shelf, "ann", first, second)
+    asyncio.run(shelf.remove_saved("job-a", old, new))
+    left = {len(shelf.store.read(digest)) for digest in shelf.store.digests()}
+    assert left == {4096, shelf.store.size(new)}, "two blocks and a manifest"
+    assert shelf.used_bytes("ann") == 2 * 4096 + (shelf.store.size(new) or 0)
+    again = Shelf(tmp_path / "blobs", tmp_path / "uploads.log")
+    events = [
+        {"type": "job_submitted", "job": "job-a", "customer": "ann"},
+        {"type": "files_saved", "job": "job-a", "manifest": new},
+    ]
+    again.observe(events)
+    again.recall_manifests()
+    asyncio.run(again.remove("job-b", [hashlib.sha256(first).hexdigest()]))
+    assert again.used_bytes("ann") == shelf.used_bytes("ann")
+    assert hashlib.sha256(first).hexdigest() in again.store, "the job needs it"
+    asyncio.run(again.remove_saved("job-a", new, None))
+    assert list(again.store.digests()) == []
+
+
+def test_a_save_over_the_quota_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "blobs", tmp_path / "uploads.log", quota_bytes=5000)
+    kept = keep(shelf, "ann", b"a" * 4000)
+    before = set(shelf.store.digests())
+    with pytest.raises(Problem) as refused:
+        keep(shelf, "ann", b"b" * 4096, b"a" * 2000)
+    assert (refused.value.status, refused.value.code) == (413, "quota_exceeded")
+    assert set(shelf.store.digests()) == before
+    assert kept in shelf.store
+
+
+def test_another_jobs_save_and_one_without_its_blocks_are_refused(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "blobs", tmp_path / "uploads.log")
+    missing = Saved("job-a", 1, (SavedFile("model", (Block("ab" * 32, 5),)),))
+    others = Saved("job-b", 1, ())
+    for saved in (missing, others):
+        with pytest.raises(Problem) as refused:
+            asyncio.run(shelf.keep_saved("job-a", "ann", shelf.store.put(saved.encode())))
+        assert refused.value.code == "manifest_wrong"

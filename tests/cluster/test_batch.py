@@ -171,3 +171,28 @@ def test_what_was_saved_is_there_on_the_next_machine(plaza: Plaza) -> None:
     [begun, again] = [line.partition("from ")[2] for line in log_of(plaza, job).splitlines() if " | from " in line]
     assert begun == "0"
     assert int(again) > 0, "it goes on from what it had closed"
+
+
+LAST_WORDS = """
+import os, pathlib, signal, sys, time
+kept = pathlib.Path(os.environ["TORG_CHECKPOINT_DIR"], "words")
+if kept.exists():
+    sys.exit(print("found", kept.read_text()))
+def leave(*_):
+    kept.write_text("the last ones")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, leave)
+print("begun", flush=True)
+time.sleep(3600)
+"""
+
+
+def test_a_provider_that_drains_lets_the_last_save_come_to_the_market(plaza: Plaza) -> None:
+    job = submit(plaza, argv=["python", "-c", LAST_WORDS])
+    until(lambda: printed(plaza, job, "begun"), "the command runs")
+    [host] = [one for one in plaza.hosts.values() if one.name == plaza.worker_of(job)["provider"]]
+    host.stop()
+    done = plaza.wait_state(job, "done")
+    assert printed(plaza, job, "found the last ones")
+    assert [one["reason"] for one in done["leases"]] == ["drained", "done"]
+    assert (done["command"]["restarts"], done["command"]["lost"]) == (1, 1)

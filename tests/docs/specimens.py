@@ -14,6 +14,7 @@ import numpy as np
 
 from cli.invites import Invite, write_invite
 from market.packing import pack
+from storage.artifacts import Artifact, Artifacts
 from storage.canonical import canonical_bytes
 from storage.checkpoints import Delta, Manifest, TensorEntry
 from storage.journal import Journal
@@ -28,6 +29,7 @@ from storage.provenance import (
     make_statement,
     statement_digest,
 )
+from storage.saved import BLOCK_BYTES, Block, Saved, SavedFile
 from trainers.codecs import codec
 from trainers.frames import pack as pack_frame
 from trainers.layout import layout_of
@@ -155,6 +157,23 @@ def write_tar(folder: Path) -> bytes:
     return target.read_bytes()
 
 
+def make_artifacts() -> Artifacts:
+    """Two files that a command left, one of them a program."""
+    files = (Artifact("out/model.pt", digest("model"), 1_500_000), Artifact("run.sh", digest("run"), 20, True))
+    return Artifacts("job-1", 2, files, ("*.onnx",), 1)
+
+
+def make_saved() -> Saved:
+    """A file of two blocks, an empty one, and a program."""
+    blocks = (Block(digest("first"), BLOCK_BYTES), Block(digest("second"), 451_424))
+    files = (
+        SavedFile("empty", (), False, 1_763_900_000_000_000_000),
+        SavedFile("run.sh", (Block(digest("run"), 20),), True, 0),
+        SavedFile("step-500/model.pt", blocks, False, 1_763_900_000_123_456_789),
+    )
+    return Saved("job-1", 2, files, 1)
+
+
 def make_small() -> bytes:
     """Formats of a few bytes together: frame and identity codec in hex, the invitation as it is printed."""
     small = {
@@ -190,6 +209,8 @@ def make_all(folder: Path) -> dict[str, bytes]:
         "manifest.json": make_manifest().encode(),
         "manifest-2.json": make_delta_manifest().encode(),
         "manifest-3.json": make_buffers_manifest().encode(),
+        "artifacts.json": make_artifacts().encode(),
+        "saved.json": make_saved().encode(),
         "bundle.json": bundle_bytes(make_proof()),
         "data.tar": write_tar(folder),
         "small.json": make_small(),

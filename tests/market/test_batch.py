@@ -141,10 +141,10 @@ def test_a_command_runs_on_one_worker() -> None:
 # the life of one
 
 
-def running(retries: int = 0, offers: int = 2, **changes: Any) -> Scene:
+def running(retries: int = 0, offers: int = 2, usd: float = 0.36, **changes: Any) -> Scene:
     scene = Scene()
     for number in range(1, offers + 1):
-        scene.offer(f"offer-{number}", f"p{number}", 0.36 * number)
+        scene.offer(f"offer-{number}", f"p{number}", usd * number)
     scene.do(SubmitJob("job-1", make_spec(retries=retries, **changes), "ann"))
     scene.clear()
     scene.start_all()
@@ -322,3 +322,45 @@ def test_what_a_command_saves_is_there_for_the_next_machine() -> None:
     assert scene.view()["command"]["saved"]["bytes"] == 5
     assert scene.replayed().fingerprint() == scene.exchange.fingerprint()
     assert scene.refused(save(scene, "x", manifest="no digest")).code == "invalid"
+
+
+def lose(scene: Scene, reason: str = "worker_killed", after_ms: int = 100) -> None:
+    """The newest machine is lost, another one is found."""
+    lost = scene.view()["leases"][-1]
+    scene.do(ReportReadings("job-1", 77, (), (), (LostWorker(lost["id"], lost["epoch"], reason),), "plane"))
+    scene.wait(after_ms)
+    scene.clear()
+    scene.start_all()
+
+
+def test_machines_that_die_in_a_row_are_remembered_and_a_command_at_fault_spoils_no_record() -> None:
+    scene = running(offers=4, usd=0.2)
+    for known in ([], ["p1"], ["p1", "p2"]):
+        assert scene.exchange.directive("job-1")["deaths"] == known
+        scene.wait(2_000)
+        read(scene, 2_000)
+        lose(scene)
+    assert scene.exchange.directive("job-1")["deaths"] == ["p1", "p2", "p3"]
+    reliable = [offer["reliability"] for offer in scene.exchange.offers(scene.now_ms)]
+    scene.halt("failed", "kills_workers")
+    view = scene.view()
+    assert (view["state"], view["reason"], view["billed_nanos"]) == ("failed", "kills_workers", 0)
+    assert [one["fault"] for one in view["leases"]] == ["provider"] * 3 + ["customer"]
+    after = [offer["reliability"] for offer in scene.exchange.offers(scene.now_ms)]
+    assert all(new > old for new, old in zip(after, reliable, strict=True))
+    assert scene.replayed().fingerprint() == scene.exchange.fingerprint()
+
+
+def test_what_a_command_can_show_and_long_lives_break_the_row() -> None:
+    scene = running(offers=4, usd=0.2)
+    lose(scene)
+    lose(scene, "drained")
+    assert scene.exchange.directive("job-1")["deaths"] == ["p1"], "a drain says nothing of the command"
+    scene.do(save(scene, "one"))
+    lose(scene)
+    assert scene.exchange.directive("job-1")["deaths"] == []
+    lose(scene, after_ms=9_000)
+    assert len(scene.exchange.directive("job-1")["deaths"]) == 1
+    scene.wait(300_000)
+    lose(scene)
+    assert scene.exchange.directive("job-1")["deaths"] == []

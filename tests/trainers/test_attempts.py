@@ -8,7 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.attempts import Attempts, Begin, Collect, Outcome, Over, Report, Stop, shell_code, told
+from trainers.attempts import (
+    DEATHS_OF_ONE,
+    DEATHS_OF_TWO,
+    KILLS,
+    Attempts,
+    Begin,
+    Collect,
+    Outcome,
+    Over,
+    Report,
+    Stop,
+    kills_machines,
+    shell_code,
+    told,
+)
 
 WELL = Outcome("exit", code=0)
 BADLY = Outcome("exit", code=3, tail="Traceback: oh no")
@@ -162,3 +176,55 @@ def test_however_it_goes_tries_are_counted_once_and_it_ends_once(
     failures = [one for one in reported if not one.outcome.succeeded]
     assert len(failures) <= retries + 1
     assert len(overs) == (1 if len(failures) > retries or any(one.outcome.succeeded for one in reported) else 0)
+
+
+def test_a_command_under_which_machine_after_machine_dies_is_at_fault() -> None:
+    machine = attempts(retries=5)
+    for slot, provider in enumerate(["ann", "bob"]):
+        machine.arrived(slot)
+        assert machine.lost(slot, died=provider) == ()
+    machine.arrived(2)
+    [over] = machine.lost(2, died="ann")
+    assert isinstance(over, Over)
+    assert (over.state, over.reason) == ("failed", "kills_workers")
+    assert over.why.startswith("python train.py: 3 machines died in a row soon after it began there (ann, bob, ann)")
+    assert machine.arrived(3) == ()
+
+
+def test_one_providers_machines_may_be_the_ones_that_are_broken() -> None:
+    machine = attempts(deaths=["ann", "ann"])
+    machine.arrived(0)
+    assert machine.lost(0, died="ann") == ()
+    machine.arrived(1)
+    assert isinstance(machine.lost(1, died="bob")[-1], Over), "not only ann's"
+    assert not kills_machines(["ann"] * (DEATHS_OF_ONE - 1))
+    assert kills_machines(["ann"] * DEATHS_OF_ONE)
+
+
+LOSSES = st.lists(st.sampled_from(["ann", "bob", "", "progress", "fails", "stopped"]), max_size=25)
+
+
+@given(known=st.lists(st.sampled_from(["ann", "bob"]), max_size=2), happenings=LOSSES)
+def test_only_deaths_in_a_row_with_nothing_in_between_end_a_job(known: list[str], happenings: list[str]) -> None:
+    machine = attempts(retries=99, deaths=known)
+    row = list(known)
+    for slot, what in enumerate(happenings):
+        machine.arrived(slot)
+        if what == "progress":
+            machine.progressed()
+            row = []
+            decisions = machine.lost(slot)
+        elif what in ("fails", "stopped"):
+            decisions = machine.ended(slot, machine.number, BADLY if what == "fails" else Outcome("stopped"))
+            row = [] if what == "fails" else row
+            if what == "fails":
+                machine.lost(slot)
+        else:
+            decisions = machine.lost(slot, died=what)
+            row += [what] if what else []
+        at_fault = len(row) >= DEATHS_OF_ONE or (len(row) >= DEATHS_OF_TWO and len(set(row)) == 2)
+        overs = [one for one in decisions if isinstance(one, Over)]
+        assert [one.reason for one in overs] == ([KILLS] if at_fault else [])
+        assert (machine.phase == "over") == at_fault
+        if at_fault:
+            return

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from storage.artifacts import Artifacts
+from storage.artifacts import Artifact, Artifacts
+from storage.saved import Block, Saved, SavedFile
 from tests.cluster.plaza import tar_of
 from trainers.actors.batch_course import BatchCourse
 from trainers.actors.command_calls import CommandCalls
@@ -37,7 +38,7 @@ class Machine(CommandCalls):
         self._child = SimpleNamespace(kill=lambda: None)  # type: ignore[assignment]
         self._scratch, self._isolation, self._memory_limit_bytes = scratch, isolation_level(), 256 << 20
         self._threads_per_unit, self._has, self._shares = 1, (1, [], None), {}
-        self._called_at, self._phase, self._commands = 0.0, "assigned", None
+        self._called_at, self._phase, self._commands, self._draining = 0.0, "assigned", None, False
         self._tidings = Tidings()
         self.dead = False
 
@@ -46,6 +47,12 @@ class Machine(CommandCalls):
         lines = self._commands.lines() if self._commands is not None else []
         self._tidings.add("logs", [{"at_ms": 1, "source": "machine", "line": line} for line in lines])
         return {"unreachable": [], "moved_bytes": 0, **self._meter.reading(), **self._tidings.above(seen)}
+
+    def drain(self, timeout_s: float) -> bool:
+        """As `Worker.drain`."""
+        self._draining = True
+        assert self._commands is not None
+        return self._commands.drain(timeout_s)
 
     def kill(self) -> None:
         self.dead = True
@@ -139,7 +146,9 @@ class Play:
         } | command
         self.directive: Json = {
             "spec": {"name": "a", "command": told, "data": {"kind": "none"}}, "attempts": [], "restarts": 0, "saved": None,
+            "deaths": [],
         }  # fmt: skip
+        self.saved: Saved | None = None
         self.workdir: bytes | None = None
         self.data: bytes | None = None
         self.machines: list[Machine] = []
@@ -152,6 +161,7 @@ class Play:
         self.course = BatchCourse(
             job="job-1", directive=self.directive, workdir=self.workdir, data=self.data, transport=self.transport,  # type: ignore[arg-type]
             outbox=self.outbox, roster=self.roster, door=self.door, wall_ms=lambda: 1, save_every_s=0.05,  # type: ignore[arg-type]
+            saved=self.saved,
         )  # fmt: skip
 
     def machine(self) -> Machine:
@@ -183,6 +193,14 @@ class Play:
             self.roster.last_readings()
         assert self.outbox.wait_empty(PATIENCE_S)
         return halt
+
+    def saves(self) -> list[dict[str, bytes]]:
+        """What was kept, save by save: content by path."""
+        told = [Saved.decode(self.door.blobs[one["manifest"]]) for one in self.door.saves]
+        return [
+            {file.path: b"".join(self.door.blobs[block.digest] for block in file.blocks) for file in saved.files}
+            for saved in told
+        ]
 
     def printed(self, line: str) -> Callable[[], bool]:
         return lambda: line in self.door.lines
@@ -274,8 +292,7 @@ def test_a_pause_stops_the_command_and_what_it_saved_last_is_kept(play: Callable
     assert halt is not None
     assert halt.state == "paused"
     assert job.door.attempts == []
-    saved = Artifacts.decode(job.door.blobs[job.door.saves[-1]["manifest"]])
-    assert [job.door.blobs[file.blob] for file in saved.files] == [b"last\n"]
+    assert job.saves()[-1] == {"n": b"last\n"}
 
 
 def test_a_run_that_is_replaced_goes_on_with_the_command(play: Callable[..., Play], tmp_path: Path) -> None:
@@ -312,3 +329,120 @@ def test_data_are_where_the_environment_says(play: Callable[..., Play]) -> None:
     job.machine()
     assert job.drive() is not None
     assert [line for line in job.door.lines if not line.startswith("[")] == ["to be", "job-1 1 0"]
+
+
+SAVES = """
+import os, pathlib, sys, time
+folder = pathlib.Path(os.environ["TORG_CHECKPOINT_DIR"])
+whole = folder / "model.bin"
+print("finds", whole.stat().st_size if whole.exists() else 0, flush=True)
+if not whole.exists():
+    whole.write_bytes(bytes(3 << 20) + b"first")
+    print("saved", flush=True)
+    while not (folder.parent / "home" / "go").exists():
+        time.sleep(0.02)
+    with whole.open("r+b") as file:
+        file.seek(2 << 20)
+        file.write(b"changed")
+    print("saved again", flush=True)
+    time.sleep(3600)
+"""
+
+
+def test_only_blocks_that_changed_travel_and_the_next_machine_has_the_whole(
+    play: Callable[..., Play], tmp_path: Path
+) -> None:
+    job = play(argv=["python", "-c", SAVES])
+    first = job.machine()
+    job.drive(lambda: len(job.door.saves) == 1)
+    blobs = len(job.door.blobs)
+    assert blobs == 3, "one block of zeros three times, the rest, and the manifest"
+    (tmp_path / "machine-0" / "command" / "home" / "go").touch()
+    job.drive(lambda: len(job.door.saves) == 2)
+    assert len(job.door.blobs) == blobs + 2, "the block that changed, and the manifest"
+    first.kill()
+    job.drive(lambda: bool(job.door.lost))
+    job.machine()
+    halt = job.drive()
+    assert halt is not None
+    assert halt.state == "done"
+    size = (3 << 20) + 5
+    assert job.printed(f"finds {size}")()
+    assert (tmp_path / "machine-1" / "command" / "checkpoint" / "model.bin").read_bytes() == (
+        bytes(2 << 20) + b"changed" + bytes((1 << 20) - 7) + b"first"
+    )
+
+
+def test_a_drain_ships_what_was_saved_last_before_it_lets_the_machine_go(play: Callable[..., Play]) -> None:
+    code = """[ -e $TORG_CHECKPOINT_DIR/n ] && exec cat $TORG_CHECKPOINT_DIR/n
+    trap 'echo at the end > $TORG_CHECKPOINT_DIR/n; exit 0' TERM; echo begun; while true; do sleep 0.05; done"""
+    job = play(argv=["sh", "-c", code])
+    machine = job.machine()
+    job.drive(job.printed("begun"))
+    with ThreadPoolExecutor(1) as beside:
+        drained = beside.submit(machine.drain, PATIENCE_S)
+        job.drive(drained.done)
+        assert drained.result() is True
+    assert job.saves() == [{"n": b"at the end\n"}], "the market has it by then"
+    job.course.leave(0, "drained", "the provider drained the offer")
+    job.machine()
+    halt = job.drive()
+    assert halt is not None
+    assert (halt.state, job.printed("at the end")()) == ("done", True)
+
+
+def test_a_machine_that_is_told_of_late_does_not_disturb_the_next_one(play: Callable[..., Play]) -> None:
+    job = play(argv=["sh", "-c", "echo found $(cat $TORG_CHECKPOINT_DIR/n)"])
+    blob = job.door.upload(b"kept")
+    job.saved = Saved("job-1", 1, (SavedFile("n", (Block(blob, 4),)),))
+    job.begin()
+    job.machine()
+    job.machine()  # the market has ended the first lease and granted this one
+    job.course.leave(0, "drained", "the provider drained the offer")
+    halt = job.drive()
+    assert halt is not None
+    assert (halt.state, job.printed("found kept")()) == ("done", True)
+
+
+def test_what_a_signal_interrupted_is_not_taken_for_a_save(play: Callable[..., Play]) -> None:
+    code = "echo good > $TORG_CHECKPOINT_DIR/n; sleep 1.5; echo begun; while true; do echo torn > $TORG_CHECKPOINT_DIR/n; done"
+    job = play(argv=["sh", "-c", code])
+    machine = job.machine()
+    job.drive(lambda: job.printed("begun")() and bool(job.door.saves))
+    machine.drain(0.5)
+    job.course.pause("market_down")
+    assert job.drive() is not None
+    assert job.saves() == [{"n": b"good\n"}]
+
+
+def test_what_a_job_of_before_has_saved_is_there_again(play: Callable[..., Play]) -> None:
+    job = play(argv=["sh", "-c", "cat $TORG_CHECKPOINT_DIR/deep/n"])
+    blob = job.door.upload(b"of old\n")
+    older = Artifacts("job-1", 1, (Artifact("deep/n", blob, 7),))
+    job.saved = Saved.decode(older.encode())
+    job.begin()
+    job.machine()
+    assert job.drive() is not None
+    assert "of old" in job.door.lines
+
+
+def test_a_save_that_the_market_declines_is_told_and_the_one_before_counts(play: Callable[..., Play]) -> None:
+    job = play(argv=["sh", "-c", COUNT])
+    job.machine()
+    job.drive(lambda: bool(job.door.saves))
+    job.course.save_refused("quota_exceeded")
+    job.drive(lambda: any("quota_exceeded" in line and "stays" in line for line in job.door.lines))
+
+
+def test_a_command_that_takes_its_machines_down_ends_the_job(play: Callable[..., Play]) -> None:
+    job = play(argv=["sh", "-c", "echo begun $TORG_RESTART_COUNT; sleep 3600"])
+    for number in range(3):
+        machine = job.machine()
+        assert job.drive(job.printed(f"begun {number}")) is None
+        machine.kill()
+        halt = job.drive(lambda wanted=number + 1: len(job.door.lost) == wanted)  # type: ignore[misc]
+    halt = halt or job.drive()
+    assert halt is not None
+    assert (halt.state, halt.reason) == ("failed", "kills_workers")
+    assert "3 machines died in a row" in halt.detail
+    assert [one["reason"] for one in job.door.lost] == ["worker_killed"] * 3

@@ -135,7 +135,9 @@ _ANSWERS: Mapping[str, Mapping[str, Check]] = {
     "outcome": {"number": _count, "outcome": _or_none(_ended)},
     "end_command": {},
     "artifacts": {"number": _count, "files": _files, "unmatched": _texts, "left_out": _count},
-    "saved": {"number": _count, "files": _files, "open": _texts, "left_out": _count},
+    "saved": {"number": _count, "saved": _is_mapping, "waiting": _texts, "spent_ms": _count},
+    "lacks": {"lacking": _texts},
+    "put_blocks": {},
 }
 _SNAPSHOT: Mapping[str, Check] = {
     "round": _count, "step": _count, "digest": _digest, "kind": _text, "bytes": _count, "stall_ms": _count,

@@ -7,27 +7,29 @@ are a command; `Run` drives either.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from storage.artifacts import Artifacts
+from storage.saved import Saved
 from trainers.actors.calls import Calls
 from trainers.actors.failures import Halt, detail_of
-from trainers.actors.gathering import Fetcher, Gathering, Restoring, Saving
+from trainers.actors.gathering import Fetcher, Gathering
 from trainers.actors.outbox import Outbox
 from trainers.actors.roster import Roster, Worker
+from trainers.actors.saves import Restoring, Saving
 from trainers.actors.transport import Gone, Transport
 from trainers.actors.wiring import Door
-from trainers.attempts import Attempts, Begin, Collect, Decisions, Outcome, Over, Report, Stop, counted
+from trainers.attempts import DEATHS, SOON_MS, Attempts, Begin, Collect, Decisions, Outcome, Over, Report, Stop, counted
 
 log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
 LOOK_S = 0.2
-SAVE_EVERY_S = 5.0
+SAVE_EVERY_S = 2.0
 ENDS = ("kind", "code", "signal", "duration_ms", "detail", "tail")
 
 
@@ -36,13 +38,13 @@ class BatchCourse:
 
     Args:
         directive: of the job, when the run began. workdir, data: tars, as the spec names them. saved: what the command
-            has saved so far. save_every_s: how often a running one is looked at for that.
+            has saved so far. save_every_s: how often, at most, a running one is looked at for that.
         clock: monotonic seconds; wall_ms: milliseconds since the epoch.
     """
 
     def __init__(
         self, *, job: str, directive: Json, workdir: bytes | None, data: bytes | None, transport: Transport, outbox: Outbox,
-        roster: Roster, door: Door, wall_ms: Callable[[], int], saved: Artifacts | None = None,
+        roster: Roster, door: Door, wall_ms: Callable[[], int], saved: Saved | None = None,
         save_every_s: float = SAVE_EVERY_S, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._job, self._spec = job, directive["spec"]
@@ -59,14 +61,19 @@ class BatchCourse:
         self._attempts = Attempts(
             command["argv"], retries=command["retries"], timeout_ms=command["timeout_ms"],
             collects=bool(command["artifacts"]), before=directive["attempts"], restarts=directive["restarts"],
+            deaths=directive["deaths"],
         )  # fmt: skip
         self._met: dict[int, Worker] = {}
         self._saved, self._save_every_s = saved, save_every_s
+        self._saved_before: Saved | None = saved
         self._gathering: tuple[int, Gathering] | None = None
         self._restoring: tuple[Begin, Restoring] | None = None
         self._saving: Saving | None = None
         self._stopped: tuple[int, int, Outcome] | None = None
         self._used: set[int] = set()
+        self._dismissed: list[Worker] = []
+        self._clock, self._began_at = clock, 0.0
+        self._has_saved = threading.Event()
         self._halt: Halt | None = None
         self.manifest: str | None = None
         self._do(self._attempts.resume())
@@ -88,7 +95,7 @@ class BatchCourse:
     def leave(self, slot: int, reason: str, detail: str) -> None:
         """The market has ended this lease."""
         if self._roster.remove(slot) is not None:
-            self._forget(slot, f"{reason}: {detail}")
+            self._forget(slot, reason, f"{reason}: {detail}")
 
     def give_up(self, worker: Worker, reason: str, detail: str) -> None:
         """This lease's worker was never met and will not be."""
@@ -141,13 +148,17 @@ class BatchCourse:
         if self._attempts.pausing:  # asked for before there was anything to stop
             self._calls.ask("end_command", worker)
         self._saving = Saving(
-            self._fetcher(worker, number), self._saved, partial(self._keep, worker), every_s=self._save_every_s
+            self._fetcher(worker, number), self._saved, partial(self._keep, worker), self._say, every_s=self._save_every_s
         )
 
     def _end(self) -> None:
         """Tell the machine how the try ended."""
         assert self._stopped is not None
         (slot, number, outcome), self._stopped = self._stopped, None
+        if outcome.kind == "stopped":
+            self._dismiss(slot)
+            if not self._attempts.pausing:
+                self._say(f"{self._met[slot].provider} takes its machine back: the command begins again elsewhere")
         self._do(self._attempts.ended(slot, number, outcome))
 
     def _failed(self, worker: Worker, answer: Json) -> None:
@@ -160,10 +171,14 @@ class BatchCourse:
         """What is done in the background."""
         if self._restoring is not None and self._restoring[1].done:
             (decision, restoring), self._restoring = self._restoring, None
-            self._ask_to_begin(decision, restoring.content)
+            self._restored(decision, restoring)
         if self._stopped is not None and (self._saving is None or self._saving.done):
             self._end()
         self._look_at_artifacts()
+        if self._dismissed and self._outbox.wait_empty(0):  # the market knows all that came from there
+            for worker in self._dismissed:
+                self._transport.ask(worker.handle, "dismiss")
+            self._dismissed.clear()
 
     def _look_at_artifacts(self) -> None:
         if self._gathering is None or not self._gathering[1].done:
@@ -186,13 +201,25 @@ class BatchCourse:
         self._report_lost(worker, reason, detail)
         self._forget(worker.slot, reason)
 
-    def _forget(self, slot: int, why: str) -> None:
+    def _forget(self, slot: int, reason: str, why: str = "") -> None:
         self._calls.forget(slot)
+        if slot != self._attempts.slot:  # told late: the command begins elsewhere already
+            return
         self._finish_saving()
+        died = self._died(slot, reason)
         self._gathering = self._restoring = self._stopped = None
         if self._attempts.phase != "over":
-            self._say(f"{self._met[slot].provider} is lost ({why}): the command begins again elsewhere")
-        self._do(self._attempts.lost(slot))
+            decisions = self._attempts.lost(slot, died)
+            then = "" if self._attempts.phase == "over" else ": the command begins again elsewhere"
+            self._say(f"{self._met[slot].provider} is lost ({why or reason}){then}")
+            self._do(decisions)
+
+    def _died(self, slot: int, reason: str) -> str:
+        """Whose machine it was that died soon after the command began there, if that is what happened."""
+        soon = 1000 * (self._clock() - self._began_at) < SOON_MS
+        if self._has_saved.is_set() or (reason in DEATHS and not soon):
+            self._attempts.progressed()
+        return self._met[slot].provider if reason in DEATHS and soon and not self._has_saved.is_set() else ""
 
     def _report_lost(self, worker: Worker, reason: str, detail: str) -> None:
         log.info("lost %s: %s, %s", worker.name, reason, detail)
@@ -217,6 +244,8 @@ class BatchCourse:
             else:
                 assert isinstance(decision, Over)
                 self.manifest = decision.manifest
+                for slot in self.slots():
+                    self._dismiss(slot)
                 self._halt = Halt(decision.state, decision.reason, decision.why)
 
     def _begin(self, decision: Begin) -> None:
@@ -224,18 +253,31 @@ class BatchCourse:
         if decision.slot in self._used or self._saved is None or not self._saved.files:
             self._ask_to_begin(decision, None)
         else:
-            self._restoring = decision, Restoring(self._saved, self._door)
+            worker = self._met[decision.slot]
+            self._restoring = decision, Restoring(self._saved, self._fetcher(worker, decision.number))
 
-    def _ask_to_begin(self, decision: Begin, checkpoint: bytes | None) -> None:
+    def _restored(self, decision: Begin, restoring: Restoring) -> None:
+        assert self._saved is not None
+        worker = self._met[decision.slot]
+        if restoring.lost:
+            self._lose(worker, "worker_lost", restoring.lost)
+        elif restoring.why:
+            self._say(f"what was saved cannot be read ({restoring.why}): TORG_CHECKPOINT_DIR is empty")
+            self._ask_to_begin(decision, None)
+        else:
+            files, size = counted(len(self._saved.files), "file"), self._saved.total_bytes
+            self._say(f"TORG_CHECKPOINT_DIR has what was saved: {files}, {size:,} bytes")
+            self._ask_to_begin(decision, self._saved)
+
+    def _ask_to_begin(self, decision: Begin, saved: Saved | None) -> None:
         worker = self._met[decision.slot]
         self._used.add(decision.slot)
-        if checkpoint is not None and self._saved is not None:
-            files = counted(len(self._saved.files), "file")
-            self._say(f"TORG_CHECKPOINT_DIR has what was saved: {files}, {self._saved.total_bytes:,} bytes")
+        self._has_saved.clear()
+        self._began_at = self._clock()
         order = {"job": self._job, "number": decision.number, "restarts": decision.restarts}
         order |= {name: self._spec[name] for name in ("command", "data")}
-        parcel = None if checkpoint is None else self._transport.parcel(checkpoint)
-        self._calls.ask("begin", worker, order, self._workdir, self._data, parcel)
+        told = None if saved is None else saved.to_json()
+        self._calls.ask("begin", worker, order, self._workdir, self._data, told)
 
     def _stop(self, slot: int) -> None:
         worker = self._roster.get(slot)
@@ -254,11 +296,25 @@ class BatchCourse:
             is_there=lambda: self._roster.get(worker.slot) is worker,
         )  # fmt: skip
 
-    def _keep(self, worker: Worker, saved: Artifacts, manifest: str) -> None:
+    def _keep(self, worker: Worker, saved: Saved, manifest: str) -> None:
         """The market is to know what was saved. Called by a thread of `Saving`."""
-        self._saved = saved
+        self._saved_before, self._saved = self._saved, saved
+        self._has_saved.set()
         body = {"job": self._job, "number": saved.number, "lease": worker.lease, "epoch": worker.epoch}
         self._outbox.put("save", {**body, "manifest": manifest, "bytes": saved.total_bytes})
+
+    def save_refused(self, code: str) -> None:
+        """The market did not take what was saved last: what was saved before it is what counts. From any thread."""
+        self._saved = self._saved_before
+        if self._saving is not None:
+            self._saving.refused(self._saved)
+        self._say(f"what TORG_CHECKPOINT_DIR has now was not kept ({code}); what was saved before stays")
+
+    def _dismiss(self, slot: int) -> None:
+        """Let a provider that drains go on, once the market knows what came from its worker."""
+        worker = self._roster.get(slot)
+        if worker is not None:
+            self._dismissed.append(worker)
 
     def _finish_saving(self) -> None:
         if self._saving is not None:

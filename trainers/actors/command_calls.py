@@ -39,26 +39,35 @@ class CommandCalls:
     _shares: Mapping[str, Path]
     _called_at: float
     _phase: str
+    _draining: bool
     _commands: CommandDesk | None
 
-    def begin(self, order: Json, workdir: bytes | None, data: bytes | None, checkpoint: bytes | None) -> Json:
-        """Start a try of the job's command; {ok, number}. See `CommandDesk.begin`. Starts the meter."""
-        from trainers.actors.command_desk import CommandDesk
-
+    def lacks(self, digests: Sequence[str]) -> Json:
+        """Which blocks of what the command saved this machine needs before `begin`; {ok, lacking}."""
         with self._turn:
             self._called_at = time.monotonic()
+            return {"ok": True, "lacking": self._desk().lacks(digests)}
+
+    def put_blocks(self, contents: Sequence[bytes]) -> Json:
+        """Some of them; {ok}. Raises OSError when they cannot be written."""
+        with self._turn:
+            self._called_at = time.monotonic()
+            self._desk().put_blocks(contents)
+            return {"ok": True}
+
+    def begin(self, order: Json, workdir: bytes | None, data: bytes | None, saved: Json | None) -> Json:
+        """Start a try of the job's command; {ok, number}. See `CommandDesk.begin`. Starts the meter."""
+        with self._turn:
+            self._called_at = time.monotonic()
+            if self._draining:
+                return failure("drained", "the provider takes its machine back", "")
             self._meter.start()
-            if self._commands is None:
-                self._child.kill()
-                self._commands = CommandDesk(
-                    scratch=self._scratch, isolation=self._isolation, memory_limit_bytes=self._memory_limit_bytes
-                )
             units, devices, share = self._has
-            answer = self._commands.begin(
-                order, workdir, data, checkpoint, threads=self._threads_per_unit * units, devices=devices_of(devices),
+            answer = self._desk().begin(
+                order, workdir, data, saved, threads=self._threads_per_unit * units, devices=devices_of(devices),
                 shares={share: self._shares[share]} if share is not None else {},
             )  # fmt: skip
-            if self._commands.running:
+            if self._desk().running:
                 self._phase = "running"
                 self._meter.training()
             return answer
@@ -86,13 +95,35 @@ class CommandCalls:
             return failure("stale", "no command was begun here", "")
         return self._commands.artifacts(number)
 
-    def saved(self, number: int) -> Json:
-        """What the try has closed in its checkpoint folder; {ok, number, files, open, left_out}."""
+    def saved(self, number: int, kept: bool) -> Json:
+        """What the try has saved; {ok, number, saved, waiting, spent_ms}. See `CommandDesk.saved`."""
         if self._commands is None:
             return failure("stale", "no command was begun here", "")
-        return self._commands.saved(number)
+        return self._commands.saved(number, kept)
 
-    def piece(self, kind: Literal["artifacts", "saved"], path: str, offset: int) -> bytes:
-        """Some bytes of a file that `artifacts` or `saved` told of, from `offset` on; none at its end. Raises OSError."""
+    def block(self, digest: str) -> bytes:
+        """A block of what `saved` told of, nothing when it is gone."""
+        assert self._commands is not None, "what was saved before its blocks"
+        return self._commands.block(digest)
+
+    def piece(self, path: str, offset: int) -> bytes:
+        """Some bytes of a file that `artifacts` told of, from `offset` on; none at its end. Raises OSError."""
         assert self._commands is not None, "files before their pieces"
-        return self._commands.piece(kind, path, offset)
+        return self._commands.piece(path, offset)
+
+    def dismiss(self) -> Json:
+        """The run needs nothing more from here; {ok}. A drain waits for it."""
+        if self._commands is not None:
+            self._commands.dismiss()
+        return {"ok": True}
+
+    def _desk(self) -> CommandDesk:
+        """Made when it is first needed; ends the warm child."""
+        from trainers.actors.command_desk import CommandDesk
+
+        if self._commands is None:
+            self._child.kill()
+            self._commands = CommandDesk(
+                scratch=self._scratch, isolation=self._isolation, memory_limit_bytes=self._memory_limit_bytes
+            )
+        return self._commands

@@ -1,8 +1,8 @@
 """One worker's command of a batch job: begins tries, tells how they end, hands out what they leave.
 
 A try has a number, and beginning the same one again changes nothing: so a run that was replaced goes on by asking again.
-Every try begins in a fresh working folder; only `checkpoint` stays from one try to the next, and what the command has closed
-in it can be fetched while it runs.
+Every try begins in a fresh working folder; only `checkpoint` stays from one try to the next, and what the command has saved
+in it can be fetched while it runs (`trainers.saving`).
 
 The command's environment, beside what its job says: `TORG_JOB`, `TORG_ATTEMPT` (tries count from 1), `TORG_RESTART_COUNT`
 (how often it began before, here or elsewhere), `TORG_CHECKPOINT_DIR`, and `TORG_DATA` where the job has data.
@@ -10,6 +10,7 @@ The command's environment, beside what its job says: `TORG_JOB`, `TORG_ATTEMPT` 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 import time
@@ -18,21 +19,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 from storage.archives import PackingError, unpack
+from storage.saved import Saved
 from trainers.actors.failures import failure
 from trainers.attempts import Outcome
 from trainers.collecting import PIECE_BYTES, Collection, Found, collect, read_piece
 from trainers.command_process import CommandProcess, Place
 from trainers.devices import Device
-from trainers.saving import Saver
+from trainers.saving import Saver, Taken
 from trainers.scratch import wipe
 
 Json = dict[str, Any]
-Kind = Literal["artifacts", "saved"]
 
 FRESH = ("work", "home", "tmp", "data", "bin")
 CHECKPOINT = "checkpoint"
-FOLDERS: Mapping[Kind, str] = {"artifacts": "work", "saved": CHECKPOINT}
+BLOCKS = "blocks"
 LOOK_S = 0.05
+WHOLE_S = 2.0
+"""For what is being saved to become whole, before that is told or the command is ended."""
 LINES_BYTES = 256 << 10
 """Of printed lines, in one reading."""
 
@@ -50,7 +53,10 @@ class CommandDesk:
         self._refused: Json | None = None
         self._artifacts: Sequence[str] = ()
         self._collected: Collection | None = None
-        self._saver = Saver(self._folder / CHECKPOINT)
+        self._job = ""
+        self._told: set[str] = set()
+        self._saver = Saver(self._folder / CHECKPOINT, scratch / BLOCKS)
+        self._dismissed = threading.Event()
 
     @property
     def running(self) -> bool:
@@ -58,13 +64,13 @@ class CommandDesk:
         return self._process is not None and self._process.outcome is None
 
     def begin(
-        self, order: Json, workdir: bytes | None, data: bytes | None, checkpoint: bytes | None, *, threads: int,
+        self, order: Json, workdir: bytes | None, data: bytes | None, saved: Json | None, *, threads: int,
         devices: Sequence[Device], shares: Mapping[str, Path],
     ) -> Json:  # fmt: skip
         """Start try `order["number"]`, unless it was; {ok, number}, or what is wrong with the job's files.
 
-        `order`: {job, number, restarts, command, data}, the last two as in the spec. workdir, data, checkpoint: tars; the
-        last one is what was saved elsewhere, and is unpacked where nothing has begun yet.
+        `order`: {job, number, restarts, command, data}, the last two as in the spec. workdir, data: tars. saved: a manifest
+        of what was saved elsewhere, whose blocks are here (`lacks`, `put_blocks`); it is for where nothing has begun yet.
         """
         with self._beginning:
             if order["number"] == self._number:
@@ -72,9 +78,10 @@ class CommandDesk:
             self._end_process()
             command, job_data = order["command"], order["data"]
             self._artifacts, self._collected, self._number = command["artifacts"], None, order["number"]
+            self._job = order["job"]
             try:
                 self._refused = None
-                self._prepare(workdir, data, checkpoint)
+                self._prepare(workdir, data, saved)
             except PackingError as error:
                 self._refused = failure("import", f"the job's files cannot be unpacked: {error}", "")
                 return self._refused
@@ -107,11 +114,6 @@ class CommandDesk:
         if process is not None:
             process.stop()
 
-    def wait_over(self, timeout_s: float) -> bool:
-        """Whether no command runs, after at most so long."""
-        process = self._process
-        return process is None or process.wait(timeout_s) is not None
-
     def lines(self) -> list[str]:
         """What the command printed since the last call, as much of it as may travel at once."""
         process = self._process
@@ -129,23 +131,60 @@ class CommandDesk:
                 "ok": True, "number": number, "files": _rows(found.files), "unmatched": list(found.unmatched), "left_out": found.left_out,
             }  # fmt: skip
 
-    def saved(self, number: int) -> Json:
-        """{ok, number, files, open, left_out}: what is closed in the checkpoint folder now; see `Saver`. `files` as above."""
-        if number != self._number:
+    def saved(self, number: int, kept: bool) -> Json:
+        """{ok, number, saved, waiting, spent_ms}: what is whole in the checkpoint folder now, as a manifest, and units of it
+        that are not (see `Saver`). kept: whether all of the last answer is in the store.
+        """
+        process = self._process
+        if process is None or number != self._number:
             return failure("stale", f"try {number} does not run here", "")
         with self._looking:
-            found = self._saver.look()
-        return {
-            "ok": True,
-            "number": number,
-            "files": _rows(found.files),
-            "open": list(found.open),
-            "left_out": found.left_out,
-        }
+            if kept:
+                self._saver.kept(self._told)
+            try:
+                found = self._look(process)
+            except OSError as error:
+                return failure("died", f"there is no room for what is to be saved: {error.strerror}", "")
+            saved = Saved(self._job, number, found.files, found.left_out)
+            self._told = set(saved.blocks)
+        answer = {"saved": saved.to_json(), "waiting": list(found.waiting), "spent_ms": int(1000 * found.spent_s)}
+        return {"ok": True, "number": number, **answer}
 
-    def piece(self, kind: Kind, path: str, offset: int) -> bytes:
-        """At most PIECE_BYTES of an artifact or of a saved file, from byte `offset` on. Raises OSError."""
-        return read_piece(self._folder / FOLDERS[kind], path, offset, PIECE_BYTES)
+    def block(self, digest: str) -> bytes:
+        """A block of what `saved` told; nothing when it is not to be had any more."""
+        with self._looking:
+            return self._saver.read(digest) or b""
+
+    def lacks(self, digests: Sequence[str]) -> list[str]:
+        """Those of the blocks that are not here; none where something has begun already, as what it saved is here."""
+        return [] if (self._folder / CHECKPOINT).exists() else self._saver.lacks(digests)
+
+    def put_blocks(self, contents: Sequence[bytes]) -> None:
+        """Blocks of what was saved elsewhere. Raises OSError."""
+        for content in contents:
+            self._saver.put(content)
+
+    def piece(self, path: str, offset: int) -> bytes:
+        """At most PIECE_BYTES of an artifact, from byte `offset` on. Raises OSError."""
+        return read_piece(self._folder / "work", path, offset, PIECE_BYTES)
+
+    def drain(self, timeout_s: float) -> bool:
+        """Take what is saved, end the command politely, and wait until the run has fetched what it needs (`dismiss`); whether
+        all that was done in time.
+        """
+        process, until = self._process, time.monotonic() + timeout_s
+        if process is None:
+            return True
+        if process.outcome is None:
+            with self._looking, contextlib.suppress(OSError):
+                self._saver.look(min(WHOLE_S, timeout_s / 4))
+        process.stop()
+        over = process.wait(max(0.0, until - time.monotonic())) is not None
+        return over and self._dismissed.wait(max(0.0, until - time.monotonic()))
+
+    def dismiss(self) -> None:
+        """The run needs nothing more from here."""
+        self._dismissed.set()
 
     def close(self) -> None:
         """End the command at once."""
@@ -156,10 +195,18 @@ class CommandDesk:
             self._process.close()
             self._process = None
 
-    def _prepare(self, workdir: bytes | None, data: bytes | None, checkpoint: bytes | None) -> None:
+    def _look(self, process: CommandProcess) -> Taken:
+        if process.outcome is None:
+            found = self._saver.look(WHOLE_S, lambda: process.outcome is None and not process.stopping)
+        if process.outcome is not None:
+            by_itself = process.outcome.kind == "exit" or process.outcome.exited
+            found = self._saver.look_last(process.ended_ms, by_itself=by_itself)
+        return found
+
+    def _prepare(self, workdir: bytes | None, data: bytes | None, saved: Json | None) -> None:
         """Fresh folders with the job's files. Raises PackingError, and OSError when this machine cannot write them."""
-        if checkpoint is not None and not (self._folder / CHECKPOINT).exists():
-            unpack(io.BytesIO(checkpoint), self._folder / CHECKPOINT, executables=True)
+        if saved is not None and not (self._folder / CHECKPOINT).exists():
+            self._saver.restore(Saved.from_json(saved).files)
         for name in FRESH:
             wipe(self._folder / name)
         for name in ("work", "home", "tmp", CHECKPOINT):

@@ -1,8 +1,7 @@
 """Brings files of a command from its worker to the blob store, in the background: file by file, in pieces.
 
 What a worker says of a file is compared with the bytes that come; a file that changed meanwhile, or that the store does not
-take, is left out and counted. `Gathering` brings the artifacts of a try that has ended, `Saving` what one that runs has
-closed in its checkpoint folder, again and again; `Restoring` reads that for the next worker.
+take, is left out and counted. `Gathering` brings the artifacts of a try that has ended; `saves.py` what one that runs saves.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from storage.artifacts import Artifact, Artifacts, ArtifactsError, tar_of
+from storage.artifacts import Artifact, Artifacts, ArtifactsError
 from trainers.actors.answers import BadAnswer, checked_answer
 from trainers.actors.roster import Worker
 from trainers.actors.transport import CallFailed, Gone, Transport
@@ -31,7 +30,6 @@ PAUSE_AWAY_S = 0.3
 LIST_S = 3600.0
 """To find and hash the files: there may be many, and large ones."""
 PIECE_S = 120.0
-MOST_EVERY_S = 60.0
 
 
 class Lost(Exception):
@@ -39,27 +37,37 @@ class Lost(Exception):
 
 
 class Fetcher:
-    """The way of one try's files. `is_there`: whether its worker is."""
+    """The way of one try's files. `is_there`: whether its worker is. `refused`: the code with which the market declined the
+    last upload, or empty.
+    """
 
     def __init__(
         self, *, job: str, number: int, worker: Worker, door: Door, transport: Transport, is_there: Callable[[], bool]
     ) -> None:
         self.job, self.number = job, number
         self._worker, self._door, self._transport, self._is_there = worker, door, transport, is_there
+        self.refused = ""
 
-    def listed(self, kind: str) -> Json:
-        """What the worker says of its files of that kind: artifacts or saved. Raises Lost, BadAnswer."""
-        answer = checked_answer(kind, self._ask(LIST_S, kind, self.number))
+    def answer(self, method: str, *arguments: Any) -> Json:
+        """What the worker answers, {ok, …}. Raises Lost, BadAnswer."""
+        answer = checked_answer(method, self._ask(LIST_S, method, *arguments))
         if not answer["ok"]:
             raise Lost(answer["message"])
         return answer
 
-    def fetch(self, kind: str, path: str, digest: str, size: int) -> bool:
-        """Whether the file is in the store now. Raises Lost."""
+    def block(self, digest: str, size: int) -> bytes | None:
+        """A block of what the command saved, or None when the worker has it no more. Raises Lost."""
+        found = self._ask(PIECE_S, "block", digest, failing=b"")
+        if not isinstance(found, bytes):
+            raise Lost(f"it does not hand out block {digest}")
+        return found if len(found) == size and hashlib.sha256(found).hexdigest() == digest else None
+
+    def fetch(self, path: str, digest: str, size: int) -> bool:
+        """Whether the artifact is in the store now. Raises Lost."""
         with tempfile.NamedTemporaryFile(prefix="torg-file-") as file:
             sha, there = hashlib.sha256(), 0
             while there < size:
-                piece = self._ask(PIECE_S, "piece", kind, path, there, failing=b"")
+                piece = self._ask(PIECE_S, "piece", path, there, failing=b"")
                 if not isinstance(piece, bytes):
                     raise Lost(f"it does not hand out {path}")
                 if not piece:
@@ -82,8 +90,18 @@ class Fetcher:
                 time.sleep(PAUSE_AWAY_S)
             except DoorRefused as refused:
                 log.warning("the market does not take a file: %s", refused)
+                self.refused = refused.code
                 return None
         raise Lost("the worker went before its files were kept")
+
+    def read_blob(self, digest: str) -> bytes:
+        """A blob of the market's, however long it is away. Raises Lost, DoorRefused."""
+        while self._is_there():
+            try:
+                return self._door.read_blob(digest)
+            except DoorAway:
+                time.sleep(PAUSE_AWAY_S)
+        raise Lost("the worker is gone")
 
     def _ask(self, limit_s: float, method: str, *arguments: Any, failing: Any = None) -> Any:
         """A worker's answer; `failing` (where that is something) when its call raised."""
@@ -130,107 +148,15 @@ class Gathering:
 
     def _gather(self) -> tuple[Artifacts, str | None]:
         fetcher, kept = self._fetcher, []
-        listed = fetcher.listed("artifacts")
+        listed = fetcher.answer("artifacts", fetcher.number)
         for path, digest, size, executable in listed["files"]:
-            if fetcher.fetch("artifacts", path, digest, size):
+            if fetcher.fetch(path, digest, size):
                 kept.append(Artifact(path, digest, size, executable))
         left_out = listed["left_out"] + len(listed["files"]) - len(kept)
         made = Artifacts(fetcher.job, fetcher.number, tuple(kept), tuple(listed["unmatched"]), left_out)
         return made, fetcher.upload(checked(made).encode())
 
 
-class Saving:
-    """Keeps what a running try closes in its checkpoint folder. `before` is what was kept last; `tell` hears of each new
-    manifest, with its digest. It looks every `every_s` at first and less often when it finds something again and again. Ends by
-    itself when the worker is gone.
-    """
-
-    def __init__(
-        self, fetcher: Fetcher, before: Artifacts | None, tell: Callable[[Artifacts, str], None], *, every_s: float
-    ) -> None:
-        self._fetcher, self._before, self._tell, self._every_s = fetcher, before, tell, every_s
-        self._finish, self._done = threading.Event(), threading.Event()
-        threading.Thread(target=self._work, name="saving", daemon=True).start()
-
-    def finish(self) -> None:
-        """Look once more, then no longer; returns at once, `done` says when."""
-        self._finish.set()
-
-    @property
-    def done(self) -> bool:
-        """Whether the last look is over."""
-        return self._done.is_set()
-
-    def _work(self) -> None:
-        last, every_s = False, self._every_s
-        try:
-            while not last:
-                last = self._finish.wait(every_s)
-                if self._look():  # each one is a record of the market's
-                    every_s = min(2 * every_s, MOST_EVERY_S)
-        except (Lost, BadAnswer, ArtifactsError) as error:
-            log.info("nothing more is saved: %s", error)
-        finally:
-            self._done.set()
-
-    def _look(self) -> bool:
-        """Whether there was something new, and it is kept."""
-        fetcher, before = (
-            self._fetcher,
-            {} if self._before is None else {file.path: file for file in self._before.files},
-        )
-        listed = fetcher.listed("saved")
-        held = {(file.blob, file.bytes) for file in before.values()}
-        kept = {path: before[path] for path in listed["open"] if path in before}
-        for path, digest, size, executable in listed["files"]:
-            if (digest, size) in held or fetcher.fetch("saved", path, digest, size):
-                kept[path] = Artifact(path, digest, size, executable)
-            elif path in before:
-                kept[path] = before[path]
-        if kept == before:
-            return False
-        files = tuple(kept[path] for path in sorted(kept))
-        made = checked(Artifacts(fetcher.job, fetcher.number, files, (), listed["left_out"]))
-        manifest = fetcher.upload(made.encode())
-        if manifest is None:
-            return False
-        self._before = made
-        self._tell(made, manifest)
-        return True
-
-
 def checked(made: Artifacts) -> Artifacts:
     """As it is: paths that leave their folder are no files to keep, whoever names them. Raises ArtifactsError."""
     return Artifacts.from_json(made.to_json())
-
-
-class Restoring:
-    """Reads what was saved out of the store, in the background: `content` is a tar once it is `done`, None when it cannot be
-    read, and then the command begins without it.
-    """
-
-    def __init__(self, saved: Artifacts, door: Door) -> None:
-        self.content: bytes | None = None
-        self._saved, self._door = saved, door
-        self._done = threading.Event()
-        threading.Thread(target=self._work, name="restoring", daemon=True).start()
-
-    @property
-    def done(self) -> bool:
-        """See the class."""
-        return self._done.is_set()
-
-    def _work(self) -> None:
-        try:
-            self.content = tar_of(self._saved, self._read)
-        except DoorRefused as refused:
-            log.warning("what was saved cannot be read: %s", refused)
-        finally:
-            self._done.set()
-
-    def _read(self, digest: str) -> bytes:
-        while True:
-            try:
-                return self._door.read_blob(digest)
-            except DoorAway:
-                time.sleep(PAUSE_AWAY_S)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from storage.artifacts import Artifacts, ArtifactsError
+from storage.saved import Saved, SavedError
 from trainers import rounds as machine
 from trainers.actors.answers import BadAnswer, checked_state
 from trainers.actors.batch_course import BatchCourse
@@ -146,25 +146,27 @@ class Run:
             self._tell_end(outbox, halt, keeper.durable_round, keeper.manifest)
 
     def _run_command(self, directive: Json) -> None:
-        spec, outbox = directive["spec"], Outbox(self._job, os.getpid(), self._door)
+        spec, courses = directive["spec"], list[BatchCourse]()
+        outbox = Outbox(self._job, os.getpid(), self._door, lambda report, code: _save_refused(report, code, courses))
         roster = self._roster(outbox)
         course = BatchCourse(
             job=self._job, directive=directive, workdir=self._blob(spec["command"]["workdir"] or {}),
             data=self._blob(spec["data"]), transport=self._transport, outbox=outbox, roster=roster, door=self._door,
             wall_ms=wall_ms, saved=self._saved(directive["saved"]),
         )  # fmt: skip
+        courses.append(course)
         halt = self._follow(directive, course)
         if halt is not None:
             roster.last_readings()
             self._tell_end(outbox, halt, 0, course.manifest)
 
-    def _saved(self, manifest: str | None) -> Artifacts | None:
+    def _saved(self, manifest: str | None) -> Saved | None:
         """What the command has saved; None when that is nothing, or cannot be read."""
         if manifest is None:
             return None
         try:
-            return Artifacts.decode(self._patiently(lambda: self._door.read_blob(manifest)))
-        except (DoorRefused, ArtifactsError):
+            return Saved.decode(self._patiently(lambda: self._door.read_blob(manifest)))
+        except (DoorRefused, SavedError):
             log.exception("what was saved cannot be read")
             return None
 
@@ -348,6 +350,13 @@ def _refused(report: Report, keepers: Sequence[Keeper]) -> None:
     if report.kind == "checkpoint":
         for keeper in keepers:
             keeper.rebase()
+
+
+def _save_refused(report: Report, code: str, courses: Sequence[BatchCourse]) -> None:
+    """What the market did not take is not what the next machine gets."""
+    if report.kind == "save":
+        for course in courses:
+            course.save_refused(code)
 
 
 def wall_ms() -> int:

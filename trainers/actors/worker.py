@@ -113,11 +113,12 @@ class Worker(CommandCalls):
             return {"pid": os.getpid()}
 
     def drain(self, timeout_s: float) -> bool:
-        """Refuse the next round, or end the command; True once nothing is in progress here, False when that took too long."""
+        """Refuse the next round, or end the command and let the run fetch what it saved; True once nothing is in progress
+        here, False when that took too long.
+        """
         self._draining = True
         if self._commands is not None:
-            self._commands.stop()
-            return self._commands.wait_over(timeout_s)
+            return self._commands.drain(timeout_s)
         deadline = time.monotonic() + timeout_s
         while self._in_a_round():
             if time.monotonic() > deadline:

@@ -104,12 +104,14 @@ async def report_checkpoint(services: Has, caller: Plane, body: CheckpointBody) 
 @router.post("/saves")
 async def report_save(services: Has, caller: Plane, body: SaveBody) -> dict[str, Any]:
     """What a batch job's command has closed in its checkpoint folder is here; what it had saved before may go."""
-    before = _directive(services, body.job)["saved"]
-    services.shelf.need_saved(body.job, body.manifest)
+    known = _directive(services, body.job)
+    before = known["saved"]
+    await services.shelf.keep_saved(body.job, known["customer"], body.manifest)
     await services.ask(ReportSave(**body.model_dump(), by=caller.name))
     found = _directive(services, body.job)
-    if before not in (None, found["saved"]):
-        await services.shelf.remove_saved(body.job, before, found["saved"])
+    gone = before if found["saved"] == body.manifest else body.manifest  # of a lease that is over nothing is kept any more
+    if gone not in (None, found["saved"]):
+        await services.shelf.remove_saved(body.job, gone, found["saved"])
     return {"version": found["version"]}
 
 
@@ -127,7 +129,10 @@ async def halted(services: Has, caller: Plane, job: str, body: HaltedBody) -> di
     """The run has stopped: paused, done or failed."""
     command = HaltJob(job, body.state, body.reason, body.detail, body.manifest, by=caller.name, run=body.run)
     await services.ask(command)
-    return {"version": _directive(services, job)["version"]}
+    found = _directive(services, job)
+    if found["state"] == "done" and found["saved"] is not None:  # a job that goes no further begins no more
+        await services.shelf.remove_saved(job, found["saved"], None)
+    return {"version": found["version"]}
 
 
 def _directive(services: Services, job: str) -> dict[str, Any]:
