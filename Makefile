@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 BENCH  := .bench-venv
 export UV_FIND_LINKS := $(PIP_FIND_LINKS)
 
-.PHONY: demo test lint bench bench-deps bench-links clean
+.PHONY: demo test lint fuzz bench bench-deps bench-links clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make demo        a whole job on this machine, with a machine killed in the middle"
 	@echo "make test        lint, types, layering and every test"
 	@echo "make lint        ruff, mypy, import-linter"
+	@echo "make fuzz        the HTTP API against its own OpenAPI page: EXAMPLES=500 a route, SEED=1"
 	@echo "make bench       the benchmarks of docs/BENCHMARKS.md that take minutes"
 	@echo "make bench-deps  torchft and hivemind, to compare with"
 	@echo "make bench-links training over slow cables (root)"
@@ -39,6 +40,12 @@ lint: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+
+# A long run of what the suite does with a few examples; another SEED sends other things.
+EXAMPLES ?= 500
+SEED ?= 1
+fuzz: $(STAMP)
+	EXAMPLES=$(EXAMPLES) SEED=$(SEED) $(BIN)/python -m pytest tests/api/test_fuzz.py --hypothesis-seed=$(SEED) --timeout=0
 
 # torchft and hivemind, for the comparisons only, in an environment of their own.
 bench-deps: $(STAMP) $(BENCH)/.installed

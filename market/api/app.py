@@ -7,6 +7,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from market.api import problems
+from market.api.openapi import describe
 from market.api.routes import blobs, books, events, jobs, market, members, money, offers, runs
 from market.api.services import Services
 
@@ -44,6 +45,7 @@ def make_app(services: Services) -> FastAPI:
     app = FastAPI(title="torg", version=services.version, description=DESCRIPTION)
     app.state.services = services
     problems.install(app)
+    describe(app)
     app.add_middleware(CountAnswers)
     for part in (market, members, money, offers, jobs, events, runs, blobs, books):
         app.include_router(part.router)

@@ -13,11 +13,16 @@ and a provider who own nothing. What is tried on a route:
 """
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
+
+from market.api.app import make_app
+from market.api.openapi import api_routes
 
 Json = dict[str, Any]
 ROLES = ("customer", "provider", "operator", "plane")
 ZERO = "0" * 64
+PAGES = {"GET /openapi.json", "GET /docs", "GET /docs/oauth2-redirect", "GET /redoc"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,10 @@ DOORS: dict[str, Door] = {
     "POST /v1/leases/{lease}/ended": Door("provider", "host", body={"epoch": 10**6, "reason": "r"}),
     "POST /v1/quotes": Door("customer, operator", body={"spec": {}}),
     "POST /v1/jobs": Door(
-        "customer, operator", "ann", body={"id": "{job}", "spec": "{spec}"}, status=409,
+        "customer, operator",
+        "ann",
+        body={"id": "{job}", "spec": "{spec}"},
+        status=409,
         because="ids are the market's: one that is taken is a conflict",
     ),
     "GET /v1/jobs": Door("member"),
@@ -116,3 +124,18 @@ DOORS: dict[str, Door] = {
     "GET /v1/books/verify": Door("operator"),
     "POST /v1/books/rebuild": Door("operator", body={}),
 }
+
+
+def operations() -> set[str]:
+    """`METHOD path` of everything that the application answers, whether or not its OpenAPI page shows it."""
+    found: set[str] = set()
+    for route in api_routes(make_app(SimpleNamespace(version="x")).routes):  # type: ignore[arg-type]
+        methods = getattr(route, "methods", None) or {"WEBSOCKET"}
+        shown = methods - {"HEAD"} if "GET" in methods else methods
+        found |= {f"{method} {route.path}" for method in shown}  # type: ignore[attr-defined]
+    return found - PAGES
+
+
+def route_of(key: str) -> str:
+    """An entry's key as OpenAPI writes it: a spare object has the place of its kind."""
+    return key.replace("{spare_", "{")

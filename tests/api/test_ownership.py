@@ -5,39 +5,20 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
-from starlette.routing import BaseRoute
 
-from market.api.app import make_app
-from tests.api.ownership import DOORS, ROLES, Door
+from tests.api.ownership import DOORS, ROLES, Door, operations, route_of
 from tests.api.square import USD, FakeProvider, FakeRun, Square, make_offer, make_spec, refusal
 
 Json = dict[str, Any]
-PAGES = {"GET /openapi.json", "GET /docs", "GET /docs/oauth2-redirect", "GET /redoc"}
 PRIVATE = ("customer", "provider", "job", "spare_job", "offer", "spare_offer", "lease", "manifest", "digest", "printed")
-_SPARE = re.compile(r"\{spare_(\w+)\}")
-
-
-def operations(routes: list[BaseRoute] | None = None) -> set[str]:
-    """`METHOD path` of everything that the application answers, whether or not its OpenAPI page shows it."""
-    found: set[str] = set()
-    for route in make_app(SimpleNamespace(version="x")).routes if routes is None else routes:  # type: ignore[arg-type]
-        inner = getattr(route, "original_router", None)
-        if inner is not None:
-            found |= operations(inner.routes)
-            continue
-        methods = getattr(route, "methods", None) or {"WEBSOCKET"}
-        shown = methods - {"HEAD"} if "GET" in methods else methods
-        found |= {f"{method} {route.path}" for method in shown}  # type: ignore[attr-defined]
-    return found - PAGES
 
 
 def test_every_route_has_an_entry() -> None:
-    known = {_SPARE.sub(r"{\1}", key) for key in DOORS}
+    known = {route_of(key) for key in DOORS}
     told = "\n".join(f'    "{one}": Door("WHO", "OWNER"),' for one in sorted(operations() - known))
     assert not told, (
         "routes without an entry: add each to DOORS in tests/api/ownership.py, whose head says what it means "

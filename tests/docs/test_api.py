@@ -1,16 +1,13 @@
 """docs/API.md lists exactly the routes that the application has, and who may use them."""
 
-import inspect
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from fastapi import APIRouter
-from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from market.api import app
-from market.api.services import caller_of
+from market.api.openapi import who
 
 PAGE = (Path(__file__).parents[2] / "docs" / "API.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| (GET|POST|PUT|HEAD) \| `([^`?]+)(?:\?[^`]*)?` \| ([\w, ]+) \| .+ \|$", re.M)
@@ -21,25 +18,11 @@ def routers() -> list[APIRouter]:
     return [module.router for module in vars(app).values() if isinstance(getattr(module, "router", None), APIRouter)]
 
 
-def dependencies(dependant: Dependant) -> Iterator[object]:
-    for one in dependant.dependencies:
-        yield one.call
-        yield from dependencies(one)
-
-
-def who(route: APIRoute) -> str:
-    """The roles of a route as the page writes them."""
-    calls = list(dependencies(route.dependant))
-    roles = [inspect.getclosurevars(call).nonlocals.get("roles") for call in calls if inspect.isfunction(call)]
-    named = next((found for found in roles if found), None)
-    return ", ".join(named) if named else "member" if caller_of in calls else "anybody"
-
-
 def test_the_page_lists_every_route_with_its_roles() -> None:
     routes = [route for router in routers() for route in router.routes]
     assert all(isinstance(route, APIRoute) for route in routes)
     found = {
-        (method, route.path, who(route)) for route in routes if isinstance(route, APIRoute) for method in route.methods
+        (method, route.path, ", ".join(who(route))) for route in routes if isinstance(route, APIRoute) for method in route.methods
     }
     assert len(found) > 40
     assert set(ROW.findall(PAGE)) == found

@@ -22,7 +22,10 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 _RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")
 
 
-@router.head("/{digest}")
+_BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+
+
+@router.head("/{digest}", response_class=Response)
 async def size(services: Has, _: Someone, digest: Digest) -> Response:
     """Content-Length of a whole blob; 404 with Upload-Offset for one that is not whole."""
     found = services.shelf.store.size(digest)
@@ -31,7 +34,15 @@ async def size(services: Has, _: Someone, digest: Digest) -> Response:
     return Response(headers={"Content-Length": str(found), "Accept-Ranges": "bytes"})
 
 
-@router.get("/{digest}")
+@router.get(
+    "/{digest}",
+    response_class=StreamingResponse,
+    responses={
+        200: {"description": "The bytes", **_BYTES},
+        206: {"description": "Those of `Range`", **_BYTES},
+        416: {"description": "`Range` is past the end"},
+    },
+)
 async def read(
     services: Has, _: Someone, digest: Digest, range_: Annotated[str | None, Header(alias="Range")] = None
 ) -> StreamingResponse:
@@ -58,7 +69,14 @@ async def read(
     )
 
 
-@router.put("/{digest}", status_code=201)
+@router.put(
+    "/{digest}",
+    status_code=201,
+    responses={
+        202: {"description": "More is to come", "content": {"application/json": {"schema": {"type": "object"}}}}
+    },
+    openapi_extra={"requestBody": {"required": False, **_BYTES}},
+)
 async def write(
     request: Request,
     services: Has,

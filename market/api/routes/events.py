@@ -19,7 +19,11 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
 STILL_HERE_S = 10.0
 
 
-@router.get("/jobs/{job}/events")
+@router.get(
+    "/jobs/{job}/events",
+    response_class=StreamingResponse,
+    responses={200: {"description": "Server-sent events", "content": {"text/event-stream": {}}}},
+)
 async def events(services: Has, caller: Someone, job: str, after: Annotated[int, Query(ge=0)] = 0) -> StreamingResponse:
     """Events in records after `after`, then new ones; `event: end` after the final state."""
     job_for(services, caller, job)

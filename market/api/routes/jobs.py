@@ -70,7 +70,7 @@ async def cancel(services: Has, caller: Customer, job: str, _: Nothing) -> dict[
     return (await services.ask(CancelJob(job=job, by=caller.name)))[0]
 
 
-@router.post("/jobs/{job}/budget")
+@router.post("/jobs/{job}/budget", status_code=201)
 async def add_budget(
     services: Has, caller: Customer, job: str, body: BudgetBody, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
@@ -80,7 +80,7 @@ async def add_budget(
     return settle(*await services.ask(command))
 
 
-@router.post("/jobs/{job}/retune")
+@router.post("/jobs/{job}/retune", status_code=201)
 async def retune(
     services: Has, caller: Customer, job: str, body: RetuneBody, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
@@ -133,7 +133,7 @@ async def checkpoints(services: Has, caller: Someone, job: str) -> dict[str, Any
     return {"items": items, "rounds": sorted({plan.round for plan in restore_plans(kept)})}
 
 
-@router.get("/jobs/{job}/result")
+@router.get("/jobs/{job}/result", responses={409: {"description": "It has no result (yet)"}})
 async def result(
     services: Has, caller: Someone, job: str, round: Annotated[int | None, Query(ge=0)] = None
 ) -> dict[str, Any]:
