@@ -215,11 +215,22 @@ def _check_source(path: Path, class_name: str, shown: str) -> None:
         tree = ast.parse(source, filename=path.name)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise FormError("workload", shown, f"is not Python: {error}") from None
-    classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
-    if class_name not in classes:
-        near = difflib.get_close_matches(class_name, classes, n=1) or classes
+    made = _workloads_in(tree)
+    if class_name not in made:
+        near = difflib.get_close_matches(class_name, made, n=1) or made
         remedy = f"did you mean {' or '.join(near)}?" if near else "it defines no class"
         raise FormError("workload", shown, f"has no class {class_name}", remedy)
+
+
+def _workloads_in(tree: ast.Module) -> list[str]:
+    """Names of what may be a workload: classes, functions that are decorated, what a call gave (`torg.workload(setup)`)."""
+    names = []
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) or (isinstance(node, ast.FunctionDef) and node.decorator_list):
+            names.append(node.name)
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            names += [target.id for target in node.targets if isinstance(target, ast.Name)]
+    return names
 
 
 def _named_data(job: JobFile) -> str:

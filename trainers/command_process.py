@@ -64,7 +64,7 @@ class CommandProcess:
         assert self._process.stdout is not None
         self._log = ChildLog(self._process.stdout, max_lines=LOG_LINES, max_bytes=LOG_BYTES)
         own = sandbox.command_environment(
-            place.threads, place.seen("home"), place.seen("tmp"), _programs(place), place.devices
+            place.threads, place.seen("home"), place.seen("tmp"), place.code, _programs(place), place.devices
         )
         order = {
             "argv": list(argv), "environment": {**own, **environment}, "folder": place.seen("work"), "timeout_s": timeout_s,

@@ -29,8 +29,8 @@ def main() -> None:
     if given.isolation == "sandbox":
         rules = landlock.rules_within(given.scratch)
     else:
-        package = str(sandbox.package_folder())
-        rules = landlock.rules_beside(given.scratch, [package, *given.readable], given.node)
+        code = map(str, sandbox.code_folders())
+        rules = landlock.rules_beside(given.scratch, [*code, *given.readable], given.node)
     give_up_capabilities()
     try:
         landlock.confine(rules)

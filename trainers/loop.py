@@ -162,10 +162,10 @@ class InnerLoop:
 
     def _schedule(self, step: int) -> float:
         """Set the learning rates of a global step; the first group's, which a strategy may need."""
-        factor = self.workload.schedule(step, self.total_steps)
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
-        return self.rates[0] * factor
+        rates = self.workload.learning_rates(self.rates, step, self.total_steps)
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        return rates[0]
 
     def _gradient(self, step: int, worker: int, position: int, drawn: int) -> tuple[float, int]:
         """The gradient and the loss of one step, means over its micro-batches and ranks; this rank's tokens. `drawn`: by

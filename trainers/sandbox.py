@@ -91,7 +91,8 @@ def bubblewrap_command(
         command += ["--ro-bind", prefix, prefix]
     if os.path.realpath(sys.prefix) != sys.prefix:
         command += ["--ro-bind", sys.prefix, sys.prefix]
-    command += ["--ro-bind", str(package_folder()), f"{CODE}/trainers"]
+    for code in code_folders():
+        command += ["--ro-bind", str(code), f"{CODE}/{code.name}"]
     for name, share in shares.items():
         command += ["--ro-bind", str(share), f"{SHARES}/{name}"]
     command += [*further, "--bind", str(scratch), SCRATCH, "--chdir", SCRATCH]
@@ -126,15 +127,19 @@ def child_environment(
 
 
 def command_environment(
-    threads: int, home: str, temporary: str, programs: Sequence[str], cards: Sequence[devices.Device] = ()
+    threads: int, home: str, temporary: str, code: str, programs: Sequence[str], cards: Sequence[devices.Device] = ()
 ) -> dict[str, str]:
-    """What a batch job's command begins with, before what its customer adds. `programs`: folders searched before ours."""
+    """What a batch job's command begins with, before what its customer adds. `programs`: folders searched before ours.
+
+    `code`: where a script finds `torg`, of the provider's version; without bubblewrap in an installation only.
+    """
     count = str(max(1, threads))
     return {
         "PATH": ":".join([*programs, str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"]),
         "HOME": home,
         "TMPDIR": temporary,
         "LANG": "C.UTF-8",
+        "PYTHONPATH": code,
         "PYTHONUNBUFFERED": "1",  # lines reach the log when they are printed
         "OMP_NUM_THREADS": count,
         "MKL_NUM_THREADS": count,
@@ -149,8 +154,13 @@ def python_command() -> list[str]:
 
 
 def package_folder() -> Path:
-    """The folder of this package, the only one of ours that a child sees."""
+    """The folder of this package."""
     return Path(__file__).resolve().parent
+
+
+def code_folders() -> list[Path]:
+    """All of ours that a child sees: this package, and `torg`, which customers' scripts import."""
+    return [package_folder(), package_folder().parent / "torg"]
 
 
 @functools.cache

@@ -118,6 +118,11 @@ class Workload(ABC):
         done = min(1.0, (step - warm_up) / max(1, total_steps - warm_up))
         return 0.05 + 0.95 * 0.5 * (1.0 + math.cos(math.pi * done))
 
+    def learning_rates(self, base: Sequence[float], step: int, total_steps: int) -> list[float]:
+        """The rate of each group of parameters at a global step; `base` are those that the optimiser was made with."""
+        factor = self.schedule(step, total_steps)
+        return [rate * factor for rate in base]
+
     def tokens(self, batch: Batch) -> int:
         """How much data a batch holds, for the meters: by default the elements of its first tensor."""
         first = batch[0] if isinstance(batch, (tuple, list)) else batch

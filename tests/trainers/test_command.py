@@ -110,7 +110,7 @@ def test_what_cannot_be_started_says_why(
     assert words in outcome.detail
 
 
-def test_it_begins_in_its_folder_with_its_environment_and_nothing_of_ours(
+def test_it_begins_in_its_folder_with_its_environment_and_no_more_of_ours_than_torg(
     start: Start, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORG_KEY", "secret")
@@ -123,8 +123,16 @@ def test_it_begins_in_its_folder_with_its_environment_and_nothing_of_ours(
     outcome, text = finished(start(*python(code), LEVEL="3"))
     assert outcome.succeeded, text
     here = "/scratch" if place.isolation == "sandbox" else str(place.scratch)
-    assert text.splitlines() == [f"{here}/work {here}/home {here}/tmp 3 1", "no card None None"]
+    assert text.splitlines() == [f"{here}/work {here}/home {here}/tmp 3 1", f"no card None {place.code}"]
     assert (place.scratch / "work" / "made").read_text() == "here"
+
+
+def test_a_script_finds_torg(start: Start, place: Place) -> None:
+    outcome, text = finished(start(*python("import torg; print(torg.__name__)")))
+    # Without bubblewrap a checkout's folder may not be listed; an installation is among Python's packages.
+    listed = place.isolation == "sandbox" or Path(sys.prefix) in Path(place.code).parents
+    assert outcome.succeeded == listed, text
+    assert text.splitlines()[-1] == ("torg" if listed else "ModuleNotFoundError: No module named 'torg'")
 
 
 def test_python_is_this_one_with_its_packages(start: Start) -> None:

@@ -37,7 +37,7 @@ def test_the_page_has_every_option_of_every_built_in(name):
 
 
 def test_the_workload_on_the_page_streams_its_shards_and_learns(tmp_path):
-    [source] = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    source = next(block for block in re.findall(r"```python\n(.*?)```", PAGE, re.S) if "class NextToken" in block)
     namespace = {"__name__": "page"}
     exec(compile(source, "WORKLOADS.md", "exec"), namespace)
     [made] = [
@@ -57,6 +57,16 @@ def test_the_workload_on_the_page_streams_its_shards_and_learns(tmp_path):
     with torch.no_grad():
         figures = mean_metrics([workload.metrics(loop.model, batch) for batch in workload.held_out()])
     assert 0 <= figures["accuracy"] <= 1
+
+
+def test_the_script_on_the_page_is_a_workload():
+    source = next(block for block in re.findall(r"```python\n(.*?)```", PAGE, re.S) if "torg.workload" in block)
+    namespace = {"__name__": "page"}
+    exec(compile(source, "WORKLOADS.md", "exec"), namespace)
+    loop = InnerLoop(namespace["Job"]({}, None, 1), 1, 40)
+    before = loop.evaluate()
+    loop.train(0, 40, 0)
+    assert loop.evaluate() < before
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
