@@ -52,6 +52,8 @@ def main() -> None:
     # What the command leaves behind becomes ours, so that it is found and ended. Nobody of the same account may trace us.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    # Of the signals from inside its namespace the first process gets those that it handles, and Python handles this one.
+    signal.signal(signal.SIGINT, lambda *_: None)
     lock_command(order["memory_limit_bytes"], arguments.isolation, order["cuda"])
     told: int | Json = {"kind": "stopped"} if more else _started(order)
     if isinstance(told, int):

@@ -10,6 +10,7 @@ from cli.output import document
 from cli.session import connect
 from cli.settings import Settings
 from cli.verbs.offers import show_offers
+from cli.verbs.selftest import selftest
 
 Target = Annotated[str, typer.Argument(metavar="OFFER", help="offer id, or the name of a provider for all its offers")]
 
@@ -18,7 +19,7 @@ def register(app: typer.Typer) -> None:
     """Add the verbs."""
     group = typer.Typer(
         name="provider",
-        help="Offers that are placed: list, drain, relist, withdraw, price, revoke.",
+        help="Offers that are placed: list, drain, relist, withdraw, price, revoke; test this machine's sandbox.",
         no_args_is_help=True,
     )
     group.command("ls")(ls)
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
     group.command("withdraw")(withdraw)
     group.command("price")(price)
     group.command("revoke")(revoke)
+    group.command("selftest")(selftest)
     app.add_typer(group)
 
 
