@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from market.hardware import GpuRequest
 
 HIGHEST_PRICE_USD = 1_000
-_VALUED = ("--url", "--key", "--home")
+_VALUED = ("--url", "--key", "--home", "--ca")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class Globals:
     url: str | None = None
     key: str | None = None
     home: str | None = None
+    ca: str | None = None
 
 
 def hoist(argv: Sequence[str]) -> tuple[Globals, list[str]]:
@@ -49,6 +50,8 @@ def hoist(argv: Sequence[str]) -> tuple[Globals, list[str]]:
 def _with(found: Globals, name: str, value: str) -> Globals:
     if name == "--url":
         return replace(found, url=value)
+    if name == "--ca":
+        return replace(found, ca=value)
     return replace(found, key=value) if name == "--key" else replace(found, home=value)
 
 

@@ -34,7 +34,7 @@ VERBS = {
     "demo": "demo",
 }  # fmt: skip
 HELP = "An open exchange for training compute: offer GPUs, rent them, train through deaths, read the bill."
-EPILOG = "Anywhere on the line: --json, --url URL, --key KEY, --home DIR. Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 no market."
+EPILOG = "Anywhere on the line: --json, --url URL, --key KEY, --home DIR, --ca FILE. Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 no market."
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

@@ -6,17 +6,21 @@ from typing import Any
 from cli.errors import CliError, Exit
 
 
-def start_market(home: Path, *, host: str, port: int | None, ray: str, ray_token: Path | None = None) -> dict[str, Any]:
+def start_market(
+    home: Path, *, host: str, port: int | None, ray: str, ray_token: Path | None = None,
+    tls: tuple[Path, Path] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Start the market of `home`, or find the one that runs: {url, host, port, supervisor_pid, home, already}."""
     supervisor = _supervisor()
     embedded, none = ray == "embedded", ray == "none"
     try:
         found = supervisor.start(
-            home, host=host, port=port, ray=None if embedded or none else ray, ray_token=ray_token, no_ray=none
-        )
+            home, host=host, port=port, ray=None if embedded or none else ray, ray_token=ray_token, no_ray=none,
+            tls=supervisor.TlsFiles(*tls) if tls else None,
+        )  # fmt: skip
     except supervisor.StartFailed as failed:
         line, _, rest = failed.message.partition("\n")
-        wrong = failed.code in ("port_in_use", "address_unusable")
+        wrong = failed.code in ("port_in_use", "address_unusable", "tls_unusable", "tls_failed")
         raise CliError(
             failed.code, line, failed.field, failed.remedy or (rest.strip().splitlines() or [None])[-1],
             Exit.REFUSED if wrong else Exit.FAILED,

@@ -7,11 +7,12 @@ Streams and blobs stay with the SDK's own wire.
 import http.client
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from market.client import Market
-from market.wire import MarketUnreachable, Wire
+from market.wire import Wire
 
 
 class QuickAnswer:
@@ -51,7 +52,7 @@ class QuickWire(Wire):
         query = urlencode({name: value for name, value in (params or {}).items() if value is not None})
         parts = urlsplit(self.url)
         try:
-            connection = _connection(parts.scheme, parts.netloc, self._timeout_s + wait_s)
+            connection = self._connection(parts.scheme, parts.netloc, self._timeout_s + wait_s)
             try:
                 connection.request(method, parts.path + path + (f"?{query}" if query else ""), content, sent)
                 answer = connection.getresponse()
@@ -59,23 +60,23 @@ class QuickWire(Wire):
             finally:
                 connection.close()
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise MarketUnreachable(self.url, _reason(error)) from error
+            raise self._unreachable(error) from error
+
+    def _connection(self, scheme: str, netloc: str, timeout_s: float) -> http.client.HTTPConnection:
+        if scheme not in ("http", "https") or not netloc:
+            raise ValueError("the URL must begin with http:// or https://")
+        if scheme == "https":
+            return http.client.HTTPSConnection(netloc, timeout=timeout_s, context=self._trust())
+        return http.client.HTTPConnection(netloc, timeout=timeout_s)
 
 
 class QuickMarket(Market):
     """`Market` for one short question."""
 
-    def __init__(self, url: str, key: str | None = None, *, timeout_s: float = 30.0, patience_s: float = 2.0) -> None:
-        super().__init__(url, key, timeout_s=timeout_s, patience_s=patience_s)
-        self._wire = QuickWire(url, key, timeout_s=timeout_s, patience_s=patience_s)
+    def __init__(
+        self, url: str, key: str | None = None, *, timeout_s: float = 30.0, patience_s: float = 2.0,
+        ca: Path | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(url, key, timeout_s=timeout_s, patience_s=patience_s, ca=ca)
+        self._wire = QuickWire(url, key, timeout_s=timeout_s, patience_s=patience_s, ca=ca)
 
-
-def _connection(scheme: str, netloc: str, timeout_s: float) -> http.client.HTTPConnection:
-    if scheme not in ("http", "https") or not netloc:
-        raise ValueError("the URL must begin with http:// or https://")
-    made = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
-    return made(netloc, timeout=timeout_s)
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -22,14 +22,16 @@ def connect(settings: Settings, role: str) -> "Market":
 
     if role not in ROLES:
         raise usage(f"--role {role!r} is not known", field="--role", remedy=f"one of {', '.join(ROLES)}")
-    return QuickMarket(settings.market_url(), settings.key_for(role), timeout_s=TIMEOUT_S, patience_s=PATIENCE_S)
+    url, key, ca = settings.market_url(), settings.key_for(role), settings.trusted()
+    return QuickMarket(url, key, timeout_s=TIMEOUT_S, patience_s=PATIENCE_S, ca=ca)
 
 
 def connect_pooled(settings: Settings, role: str, *, patience_s: float = PATIENCE_S) -> "Market":
     """The market as `role` for uploads, streams and many calls."""
     from market.client import Market
 
-    return Market(settings.market_url(), settings.key_for(role), timeout_s=TIMEOUT_S, patience_s=patience_s)
+    url, key, ca = settings.market_url(), settings.key_for(role), settings.trusted()
+    return Market(url, key, timeout_s=TIMEOUT_S, patience_s=patience_s, ca=ca)
 
 
 @contextmanager
@@ -43,7 +45,8 @@ def market_errors() -> Iterator[None]:
         code = Exit.FAILED if error.status >= 500 and error.status not in (503, 507) else Exit.REFUSED
         raise CliError(error.code, error.message, error.field, error.remedy, code) from error
     except MarketUnreachable as error:
-        raise unreachable(f"no market answers at {error.url} ({error.reason})", "`torg up` starts one") from error
+        remedy = error.remedy or "`torg up` starts one"
+        raise unreachable(f"no market answers at {error.url} ({error.reason})", remedy) from error
 
 
 def new_id(kind: str) -> str:

@@ -20,6 +20,7 @@ class Settings:
     key: str | None
     as_json: bool
     color: bool
+    ca: Path | None = None
 
     def market_url(self) -> str:
         """The named URL, else the one that `torg up` wrote into the home."""
@@ -30,6 +31,13 @@ class Settings:
         raise unreachable(
             f"no market is known here: {self.home / 'market.json'} is missing", "run `torg up` or name --url"
         )
+
+    def trusted(self) -> Path | None:
+        """The certificates to trust beside the machine's: those named, else what `torg up` noted of its own market."""
+        if self.ca is not None or (self.url and self.url.rstrip("/") != self._local_url()):
+            return self.ca
+        found = _read_json(self.home / "market.json")
+        return Path(str(found["ca"])) if found and found.get("ca") else None
 
     def key_for(self, role: str) -> str:
         """The named key, else the local account's. Local keys are never sent to another market's URL."""
@@ -63,6 +71,7 @@ def read_settings(named: Globals, environment: Mapping[str, str], *, terminal: b
         key=named.key or environment.get("TORG_KEY") or None,
         as_json=named.as_json,
         color=terminal and not environment.get("NO_COLOR"),
+        ca=Path(ca).expanduser().absolute() if (ca := named.ca or environment.get("TORG_CA")) else None,
     )
 
 

@@ -31,8 +31,11 @@ END_OF_STREAM = "end"
 class Market:
     """One member's view of one market. Safe to use from several threads; close it or use `with`."""
 
-    def __init__(self, url: str, key: str | None = None, *, timeout_s: float = 30.0, patience_s: float = 2.0) -> None:
-        self._wire = Wire(url, key, timeout_s=timeout_s, patience_s=patience_s)
+    def __init__(
+        self, url: str, key: str | None = None, *, timeout_s: float = 30.0, patience_s: float = 2.0,
+        ca: Path | None = None,
+    ) -> None:  # fmt: skip
+        self._wire = Wire(url, key, timeout_s=timeout_s, patience_s=patience_s, ca=ca)
         self.blobs = Transfers(self._wire)
 
     @property

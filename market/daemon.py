@@ -17,6 +17,7 @@ from typing import Any
 from market.children import Child, cut_log, descendants, end_processes, reap_orphans
 from market.client import Market, MarketUnreachable, Refused
 from market.homes import Home, write_json
+from market.tls import TlsFiles
 
 log = logging.getLogger("torg.supervisor")
 
@@ -31,13 +32,16 @@ BACKLOG = 2048
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """How a market is to be started. `port` None: the one of before if it is free, else any; `ray` None: embedded."""
+    """How a market is to be started. `port` None: the one of before if it is free, else any; `ray` None: embedded; `name`:
+    the host in its URL, where a certificate is for another one than it listens at."""
 
     host: str = "127.0.0.1"
     port: int | None = None
     ray: str | None = None
     ray_token: Path | None = None
     no_ray: bool = False
+    tls: TlsFiles | None = None
+    name: str | None = None
 
 
 class StartFailed(Exception):
@@ -59,9 +63,11 @@ class Supervisor:
         self._wanted = wanted
         self._listening = listening
         host, port = wanted.host, int(listening.getsockname()[1])
-        shown = "127.0.0.1" if host in WILDCARDS else host
-        url = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+        shown = shown_host(host)
+        url = url_of(wanted.name or shown, port, secure=wanted.tls is not None)
         self.facts: dict[str, Any] = {"url": url, "host": host, "port": port, "supervisor_pid": os.getpid()}
+        if wanted.tls is not None:
+            self.facts["ca"] = str(wanted.tls.certificate)
         self._children = {child.name: child for child in self._plan(shown)}
         self._stopping = False
         self._ears, self._mouth = os.pipe()
@@ -90,6 +96,9 @@ class Supervisor:
         python = [sys.executable, "-m"]
         fd = self._listening.fileno()
         exchange = [*python, "market.api.process", "--home", folder, "--host", host, "--fd", str(fd)]
+        exchange += ["--url", self.facts["url"]]
+        if (tls := self._wanted.tls) is not None:
+            exchange += ["--tls-cert", str(tls.certificate), "--tls-key", str(tls.key)]
         plan = [Child("exchange", exchange, home, passed=(fd,))]
         plan.append(Child("books", [*python, "market.api.books_process", "--home", folder], home))
         if not self._wanted.no_ray:
@@ -103,7 +112,7 @@ class Supervisor:
         """Bring the exchange up and reopen the market; what went wrong, or None."""
         exchange = self._children["exchange"]
         exchange.start()
-        until_s = time.monotonic() + START_S
+        until_s, why = time.monotonic() + START_S, "not yet"
         while True:
             assert exchange.process is not None
             if (code := exchange.process.poll()) is not None:
@@ -114,12 +123,15 @@ class Supervisor:
                     "remedy": f"see {self._home.log_file('exchange')}",
                 }
             if self._stopping or time.monotonic() > until_s:
-                return {"code": "start_failed", "message": "the exchange did not answer"}
+                return {"code": "start_failed", "message": f"the exchange did not answer at {self.facts['url']}: {why}"}
             try:
                 with self._market(timeout_s=1.0) as market:
                     market.healthz()
                     break
-            except MarketUnreachable:
+            except MarketUnreachable as away:
+                if away.remedy is not None:  # TLS: waiting does not help
+                    return {"code": "tls_failed", "message": str(away), "field": "--tls-cert", "remedy": away.remedy}
+                why = away.reason
                 self._hear(0.05)
         write_json(self._home.market_file, self.facts)
         with self._market(timeout_s=START_S) as market:
@@ -131,7 +143,8 @@ class Supervisor:
         return None
 
     def _market(self, *, timeout_s: float) -> Market:
-        return Market(self.facts["url"], self._home.read_keys().get("operator"), timeout_s=timeout_s, patience_s=0)
+        key, ca = self._home.read_keys().get("operator"), self.facts.get("ca")
+        return Market(self.facts["url"], key, timeout_s=timeout_s, patience_s=0, ca=Path(ca) if ca else None)
 
     def _look(self) -> None:
         """Wait for a signal (a child's death is one), then see to every child."""
@@ -185,6 +198,16 @@ class Supervisor:
         readable, _, _ = select.select([self._ears], [], [], timeout_s)
         if readable:
             os.read(self._ears, 4096)
+
+
+def shown_host(host: str) -> str:
+    """Where the market is found that listens at `host`: a wildcard is no address to go to."""
+    return "127.0.0.1" if host in WILDCARDS else host
+
+
+def url_of(name: str, port: int, *, secure: bool) -> str:
+    """The market's URL for its clients."""
+    return f"{'https' if secure else 'http'}://{f'[{name}]' if ':' in name else name}:{port}"
 
 
 def choose_socket(home: Home, wanted: Wanted) -> socket.socket:

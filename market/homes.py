@@ -2,7 +2,7 @@
 
 The folder is an argument everywhere; nothing here reads the environment, the clock or the network.
 
-    market.json    url, host, port, supervisor_pid, public_key             (found by every command)
+    market.json    url, host, port, supervisor_pid, public_key, ca         (found by every command)
     keys.json      operator, customer, provider, plane: the plain keys of the local accounts  (0600)
     market.key     Ed25519 private key, 32 bytes in hex: signs provenance bundles             (0600)
     journal/       the record                          blobs/        content-addressed bytes
@@ -102,6 +102,12 @@ class Home:
     def read_market(self) -> dict[str, Any]:
         """The content of market.json; empty where there is no market yet."""
         return read_json(self.market_file)
+
+    @property
+    def ca(self) -> Path | None:
+        """What clients on this machine trust of an https:// market: its certificate's file, which market.json names."""
+        found = self.read_market().get("ca")
+        return Path(found) if found else None
 
     def read_keys(self) -> dict[str, str]:
         """Member name → plain key of the local accounts; empty where there is no market yet."""

@@ -28,8 +28,20 @@ from typing import Any
 
 from market.children import adopt_orphans, code_folder, cut_log, end_processes, open_log
 from market.client import Market, MarketUnreachable, Refused
-from market.daemon import GRACE_S, PAUSE_JOBS_S, START_S, StartFailed, Supervisor, Wanted, choose_socket, say, tail_of
+from market.daemon import (
+    GRACE_S,
+    PAUSE_JOBS_S,
+    START_S,
+    StartFailed,
+    Supervisor,
+    Wanted,
+    choose_socket,
+    say,
+    shown_host,
+    tail_of,
+)
 from market.homes import PROCESSES, Home, pid_is_alive
+from market.tls import TlsFiles, TlsRefused, check_files, now_utc
 
 log = logging.getLogger("torg.supervisor")
 
@@ -56,12 +68,21 @@ def start(
     ray: str | None = None,
     ray_token: Path | None = None,
     no_ray: bool = False,
+    tls: TlsFiles | None = None,
     timeout_s: float = START_S,
 ) -> MarketInfo:
     """Start the daemon detached and return when the API answers; a market that runs is returned as it is.
 
-    Raises StartFailed with code port_in_use, address_unusable, exchange_failed or start_failed.
+    `tls`: speak https. Raises StartFailed with code port_in_use, address_unusable, tls_unusable, tls_failed,
+    exchange_failed or start_failed.
     """
+    name = None
+    if tls is not None:
+        tls = TlsFiles(tls.certificate.absolute(), tls.key.absolute())
+        try:
+            name = check_files(tls, shown_host(host), now_utc())
+        except TlsRefused as wrong:
+            raise StartFailed("tls_unusable", wrong.message, field=wrong.field, remedy=wrong.remedy) from wrong
     home = Home(home_folder.absolute())
     home.make_folders()
     until_s = time.monotonic() + timeout_s
@@ -72,7 +93,7 @@ def start(
                 return found
             time.sleep(0.1)
             continue
-        wanted = Wanted(host, port, ray, ray_token.absolute() if ray_token else None, no_ray)
+        wanted = Wanted(host, port, ray, ray_token.absolute() if ray_token else None, no_ray, tls, name)
         said = _spawn(home, wanted, max(1.0, until_s - time.monotonic()))
         if said.get("code") == "already_running":
             continue
@@ -82,6 +103,7 @@ def start(
             raise StartFailed(
                 said.get("code", "start_failed"), message, field=said.get("field"), remedy=said.get("remedy")
             )
+        said.pop("ca", None)
         return MarketInfo(**said, home=str(home.root), fresh=True)
     tail = tail_of(home.log_file("exchange"))
     raise StartFailed("start_failed", f"the market did not answer within {timeout_s:.0f} s:\n{tail}")
@@ -138,6 +160,9 @@ def main(arguments: list[str] | None = None) -> int:
     ray.add_argument("--ray", help="address of a Ray cluster that exists")
     ray.add_argument("--no-ray", action="store_true", help="no data plane")
     parser.add_argument("--ray-token", type=Path, help="file with the token of that cluster")
+    parser.add_argument("--tls-cert", type=Path, help="certificate, PEM: speak https")
+    parser.add_argument("--tls-key", type=Path, help="its key")
+    parser.add_argument("--name", help="the host in the market's URL")
     parser.add_argument("--ready-fd", type=int, help="descriptor that is told how the start went")
     given = parser.parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO, stream=sys.stderr)
@@ -152,7 +177,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     adopt_orphans()
     end_left(home)
-    wanted = Wanted(given.host, given.port, given.ray, given.ray_token, given.no_ray)
+    tls = TlsFiles(given.tls_cert, given.tls_key) if given.tls_cert and given.tls_key else None
+    wanted = Wanted(given.host, given.port, given.ray, given.ray_token, given.no_ray, tls, given.name)
     try:
         listening = choose_socket(home, wanted)
     except StartFailed as failed:
@@ -171,6 +197,8 @@ def _spawn(home: Home, wanted: Wanted, timeout_s: float) -> dict[str, Any]:
     command += ["--ray", wanted.ray] if wanted.ray else []
     command += ["--ray-token", str(wanted.ray_token)] if wanted.ray_token else []
     command += ["--no-ray"] if wanted.no_ray else []
+    command += ["--tls-cert", str(wanted.tls.certificate), "--tls-key", str(wanted.tls.key)] if wanted.tls else []
+    command += ["--name", wanted.name] if wanted.name else []
     command += ["--ready-fd", str(mouth)]
     cut_log(home.log_file("supervisor"))
     try:
@@ -207,7 +235,7 @@ def _answering(home: Home) -> MarketInfo | None:
     if facts.get("supervisor_pid") != home.read_pid("supervisor"):
         return None
     try:
-        with Market(str(facts["url"]), timeout_s=2.0, patience_s=0) as market:
+        with Market(str(facts["url"]), timeout_s=2.0, patience_s=0, ca=home.ca) as market:
             market.healthz()
     except (MarketUnreachable, Refused):
         return None

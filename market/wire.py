@@ -8,9 +8,12 @@ import random
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx2
 
 FIRST_PAUSE_S = 0.05
@@ -19,11 +22,13 @@ BUSY = (502, 503, 504)
 
 
 class MarketUnreachable(Exception):
-    """No market answers at `url`: nothing listens, the network is cut, or it did not answer in time."""
+    """No market answers at `url`: nothing listens, the network is cut, it did not answer in time, or its certificate is
+    not to be trusted (then `remedy` says what would do)."""
 
-    def __init__(self, url: str, reason: str) -> None:
+    def __init__(self, url: str, reason: str, remedy: str | None = None) -> None:
         self.url = url
         self.reason = reason
+        self.remedy = remedy
         super().__init__(f"the market at {url} cannot be reached: {reason}")
 
 
@@ -44,11 +49,15 @@ class Refused(Exception):
 class Wire:
     """One connection pool to one market. Safe to use from several threads.
 
-    `patience_s` is how long a call that may be repeated goes on trying while the market is away or busy.
+    `patience_s` is how long a call that may be repeated goes on trying while the market is away or busy. `ca`: a file of
+    certificates to trust beside the machine's, for an https:// `url`.
     """
 
-    def __init__(self, url: str, key: str | None, *, timeout_s: float, patience_s: float) -> None:
+    def __init__(
+        self, url: str, key: str | None, *, timeout_s: float, patience_s: float, ca: Path | None = None
+    ) -> None:
         self.url = url.rstrip("/")
+        self._ca = ca
         self.patience_s = patience_s
         self._key = key
         self._timeout_s = timeout_s
@@ -107,7 +116,7 @@ class Wire:
                     raise refusal(answer)
                 yield answer
         except httpx2.TransportError as error:
-            raise MarketUnreachable(self.url, _reason(error)) from error
+            raise self._unreachable(error) from error
 
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
@@ -137,7 +146,25 @@ class Wire:
                 method, path, params=_clean(params), content=content, headers=extra, timeout=timeout
             )
         except httpx2.TransportError as error:
-            raise MarketUnreachable(self.url, _reason(error)) from error
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> MarketUnreachable:
+        from market.tls import reason_of
+
+        found = reason_of(error) if self.url.startswith("https:") else None
+        return MarketUnreachable(self.url, *(found or (_reason(error),)))
+
+    def _trust(self) -> "ssl.SSLContext | None":
+        """What an https:// market must be signed by; None for http://. Raises MarketUnreachable for a bad file."""
+        if not self.url.startswith("https:"):
+            return None
+        from market.tls import client_context
+
+        try:
+            return client_context(self._ca)
+        except OSError as error:  # SSLError is one
+            what = error.strerror or "it holds no certificate in PEM"
+            raise MarketUnreachable(self.url, f"{self._ca} cannot be read: {what}", "name another --ca") from error
 
     def _client(self) -> "httpx2.Client":
         import httpx2
@@ -147,8 +174,9 @@ class Wire:
             limits = httpx2.Limits(max_connections=64, max_keepalive_connections=16)
             # trust_env off: a proxy named in the environment must not see keys meant for a market on loopback
             self._pool = httpx2.Client(
-                base_url=self.url, headers=headers, timeout=self._timeout_s, limits=limits, trust_env=False
-            )
+                base_url=self.url, headers=headers, timeout=self._timeout_s, limits=limits, trust_env=False,
+                verify=self._trust() or True,
+            )  # fmt: skip
         return self._pool
 
 
@@ -170,7 +198,7 @@ def refusal(answer: "httpx2.Response") -> Refused:
 
 
 def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _clean(params: Mapping[str, object] | None) -> dict[str, Any]:

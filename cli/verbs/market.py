@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.errors import refused
+from cli.errors import refused, usage
 from cli.output import document, log
 from cli.session import connect, new_id
 from cli.settings import Settings
@@ -33,17 +33,28 @@ def up(
     host: Annotated[str, typer.Option(help="address to listen at; a mesh VPN's for other machines")] = "127.0.0.1",
     ray: Annotated[str, typer.Option(help="embedded, none, or the address of a cluster that exists")] = "embedded",
     ray_token: Annotated[Path | None, typer.Option(metavar="FILE", help="file with the token of that cluster")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="certificate (PEM): speak https")] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="its key (PEM), readable by you only")] = None,
 ) -> None:
     """Start the market in the background, or show the one that runs."""
     settings: Settings = ctx.obj
     from cli.market_processes import start_market
 
-    found = start_market(settings.home, host=host, port=port, ray=ray, ray_token=ray_token)
+    found = start_market(settings.home, host=host, port=port, ray=ray, ray_token=ray_token, tls=_tls(tls_cert, tls_key))
     if settings.as_json:
         document(found)
         return
     said = "runs already" if found["already"] else "is up"
     print(f"The market {said}: {found['url']}  (home {settings.home})")
+
+
+def _tls(certificate: Path | None, key: Path | None) -> tuple[Path, Path] | None:
+    if certificate and key:
+        return certificate, key
+    if certificate or key:
+        missing = "--tls-key" if certificate else "--tls-cert"
+        raise usage(f"{missing} is missing", field=missing, remedy="a certificate and its key go together")
+    return None
 
 
 def down(ctx: typer.Context) -> None:

@@ -53,11 +53,12 @@ def provide(
         raise usage(f"--floor {floor} is above --price {price}", field="--floor", code="floor_above_price")
     called, shares = _name(name), _shares(share or [])
     url, key = _market(settings, invite, invite_file)
+    ca = settings.ca if invite or invite_file else settings.trusted()
     home = settings.home / "providers" / called
     home.mkdir(parents=True, exist_ok=True)
     home.chmod(0o700)
     config = {
-        "url": url, "key": key, "offer": _offer_id(home), "home": str(home), "name": called, "gpu": asked.gpu or "auto",
+        "url": url, "key": key, "ca": str(ca) if ca else None, "offer": _offer_id(home), "home": str(home), "name": called, "gpu": asked.gpu or "auto",
         "units": _units(asked), "price_nanos_per_gpu_hour": nanos, "floor_price_nanos_per_gpu_hour": floor_nanos,
         "region": region, "shares": shares,
     }  # fmt: skip

@@ -84,8 +84,8 @@ class HomeDoor:
 
     def _ask(self, question: Callable[[Market], Answer], passing: tuple[int, ...] = _PASSING_STATUSES) -> Answer:
         if self._market is None:
-            key = Home(Path(self._home)).read_keys()["plane"]
-            self._market = Market(self._url, key, patience_s=0)
+            home = Home(Path(self._home))
+            self._market = Market(self._url, home.read_keys()["plane"], patience_s=0, ca=home.ca)
         try:
             return question(self._market)
         except MarketUnreachable as away:

@@ -31,6 +31,7 @@ class HostConfig(BaseModel):
 
     url: str
     key: str = Field(repr=False)
+    ca: Path | None = None
     offer: str
     name: str
     home: Path

@@ -70,7 +70,7 @@ class Host:
 
     def __init__(self, config: HostConfig) -> None:
         self._config = config
-        self._market = Market(config.url, config.key, patience_s=0)
+        self._market = Market(config.url, config.key, patience_s=0, ca=config.ca)
         self._happenings: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._lists = LeaseLists()
         self._hardware = find_hardware(config)

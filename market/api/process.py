@@ -24,8 +24,9 @@ from market.api.desk import Desk
 from market.api.feed import Feed
 from market.api.opening import new_exchange, open_services, wall_ms
 from market.api.shelf import Shelf
-from market.daemon import listen
+from market.daemon import listen, url_of
 from market.homes import Home
+from market.tls import TlsFiles
 from storage.journal import Journal, JournalCorrupt, JournalFull, JournalLocked
 
 log = logging.getLogger("torg.exchange")
@@ -49,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
         log.error("the journal cannot be opened: %s", error)
         return EXIT_DAMAGED
     with journal:
-        return _serve(home, journal, given.host, given.port, given.fd)
+        tls = TlsFiles(given.tls_cert, given.tls_key) if given.tls_cert else None
+        return _serve(home, journal, given, tls)
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -58,10 +60,14 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--fd", type=int, help="a listening socket inherited from the parent")
+    parser.add_argument("--url", help="where clients find it; default: where it listens")
+    parser.add_argument("--tls-cert", type=Path, help="certificate, PEM: speak https")
+    parser.add_argument("--tls-key", type=Path, help="its key")
     return parser.parse_args(arguments)
 
 
-def _serve(home: Home, journal: Journal, host: str, port: int, fd: int | None) -> int:
+def _serve(home: Home, journal: Journal, given: argparse.Namespace, tls: TlsFiles | None) -> int:
+    host, port, fd = given.host, given.port, given.fd
     try:
         listening = listen(host, port) if fd is None else socket.socket(fileno=fd)
     except OSError as error:
@@ -71,7 +77,8 @@ def _serve(home: Home, journal: Journal, host: str, port: int, fd: int | None) -
     try:
         shelf = Shelf(home.blobs, home.uploads_file)
         desk = Desk(journal, new_exchange, feed, now_ms=wall_ms, broken=_broken, observe=shelf.observe)
-        services = open_services(home, f"http://{host}:{listening.getsockname()[1]}", desk, shelf)
+        url = given.url or url_of(host, listening.getsockname()[1], secure=tls is not None)
+        services = open_services(home, url, desk, shelf)
     except (OSError, ValueError, JournalCorrupt, JournalFull) as error:
         log.exception("the market cannot be opened: %s", error)
         return EXIT_DAMAGED
@@ -85,6 +92,9 @@ def _serve(home: Home, journal: Journal, host: str, port: int, fd: int | None) -
         date_header=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=LAST_ANSWERS_S,
+        ssl_certfile=tls.certificate if tls else None,
+        ssl_keyfile=tls.key if tls else None,
+        ssl_keyfile_password="" if tls else None,  # ask nobody
     )
     server = _Server(config, feed)
     log.info("%s answers with %s records, pid %s", services.url, journal.records, os.getpid())
