@@ -16,6 +16,8 @@ from market.form_errors import FormError
 from market.forms import JobFile, digest_only, make_form, read_job, resolve
 
 SMALL_BYTES = 4 * 1024 * 1024
+Progress = Callable[[int, int], None]
+"""Hears how many bytes are sent, and of how many."""
 
 
 class Prepared:
@@ -41,13 +43,23 @@ class Prepared:
     ) -> None:
         self._folder.cleanup()
 
-    def upload(self, market: Market, told: Callable[[str], None] | None = None) -> None:
-        """Bring to the market what it does not hold yet."""
-        for digest, path in self._kept.items():
-            if told is not None:
-                told(f"uploading {path.stat().st_size:,} bytes ({digest[:12]}…)")
-            sent = market.upload(path)
-            assert sent == digest, "a kept file changed"
+    def upload(
+        self, market: Market, told: Callable[[str], None] | None = None, progress: Progress | None = None
+    ) -> int:  # fmt: skip
+        """Bring to the market what it does not hold yet, and answer how many bytes that are."""
+        missing = market.missing_blobs(list(self._kept)) if self._kept else []
+        sizes = {digest: self._kept[digest].stat().st_size for digest in missing}
+        total, whole, sent = sum(sizes.values()), sum(path.stat().st_size for path in self._kept.values()), 0
+        if told is not None and self._kept:
+            of = f" of {whole:,}: the market has the rest" if total < whole else ""
+            told(f"uploading {total:,} bytes{of}")
+        for digest in missing:
+            found = market.upload(self._kept[digest])
+            assert found == digest, "a kept file changed"
+            sent += sizes[digest]
+            if progress is not None:
+                progress(sent, total)
+        return total
 
     def _keep(self, path: Path) -> str:
         digest = digest_only(path)

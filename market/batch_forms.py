@@ -23,7 +23,7 @@ from market.form_errors import FormError
 from market.form_parts import LimitsForm, ShortName, Tags, Upload, WorkersForm, listed, refuse, resolve_data
 from market.form_sections import StrictForm
 from market.packing import PackingError
-from market.workdirs import pack_workdir
+from market.workdirs import pack_workdir, send_workdir
 from storage.units import TimeError, parse_duration_ms
 from trainers.globs import BadPattern, checked_pattern
 
@@ -140,9 +140,8 @@ def _workdir(named: str, upload: Upload, folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="torg-pack-") as scratch:
         try:
             packed = pack_workdir(source, Path(scratch) / "workdir.tar")
+            sent = send_workdir(packed, upload, Path(scratch))
         except PackingError as error:
             remedy = "a folder of plain files; .gitignore says what stays here"
             raise FormError("workdir", named, f"cannot be packed: {error}", remedy) from None
-        digest = upload(packed.path)
-    assert digest == packed.digest, "the market has other bytes than were packed"
-    return {"digest": packed.digest, "bytes": packed.bytes, "label": packed.label}
+    return {"bytes": packed.bytes, "label": packed.label, **sent}

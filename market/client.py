@@ -307,6 +307,10 @@ class Market:
 
     # bytes, for which there is more in `self.blobs`
 
+    def missing_blobs(self, digests: Sequence[str]) -> list[str]:
+        """Those that the market does not hold whole."""
+        return self.blobs.missing(digests)
+
     def upload(self, source: Path | bytes) -> str:
         """Bring a file or bytes to the market and answer the digest; what is already there is not sent again."""
         return self.blobs.upload(source)

@@ -25,6 +25,7 @@ from market.checking import (
     is_text,
 )
 from market.outcomes import Refusal, Settings
+from storage.parts import MAX_PARTS
 from trainers.globs import BadPattern, checked_pattern
 
 MAX_ARGUMENTS: Final = 1_000
@@ -111,7 +112,7 @@ def _check_env(env: object) -> Refusal | None:
 def _check_workdir(workdir: object) -> Refusal | None:
     if workdir is None:
         return None
-    wrong = check_fields("command.workdir.", workdir, ("digest", "bytes", "label"))
+    wrong = check_fields("command.workdir.", workdir, ("digest", "bytes", "label"), ("parts",))
     if wrong is not None:
         return wrong
     assert isinstance(workdir, Mapping)
@@ -119,6 +120,8 @@ def _check_workdir(workdir: object) -> Refusal | None:
         return invalid("command.workdir.digest", workdir["digest"], "a SHA-256 in hex")
     if not is_int(workdir["bytes"], 1, MAX_DATA_BYTES):
         return invalid("command.workdir.bytes", workdir["bytes"], f"a whole number of bytes from 1 to {MAX_DATA_BYTES}")
+    if not is_int(workdir.get("parts", 1), 1, MAX_PARTS):
+        return invalid("command.workdir.parts", workdir["parts"], f"how many, from 1 to {MAX_PARTS}")
     return (
         None if is_text(workdir["label"], 255) else invalid("command.workdir.label", workdir["label"], "a short text")
     )

@@ -2,13 +2,14 @@
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from market.wire import MarketUnreachable, Refused, Wire
 
 CHUNK_BYTES = 8 * 1024 * 1024
 MOVES_WITHOUT_PROGRESS = 5
+ASK_AT_ONCE = 4_096
 
 
 class Transfers:
@@ -22,6 +23,15 @@ class Transfers:
         """Bytes of a blob that the market holds whole, else None."""
         answer = self._wire.call("HEAD", f"/v1/blobs/{digest}", accept=(404,))
         return int(answer.headers["Content-Length"]) if answer.status_code == 200 else None
+
+    def missing(self, digests: Sequence[str]) -> list[str]:
+        """Those that the market does not hold whole, in their order; all, when it cannot tell."""
+        found: list[str] = []
+        for at in range(0, len(digests), ASK_AT_ONCE):
+            asked = list(digests[at : at + ASK_AT_ONCE])
+            answer = self._wire.call("POST", "/v1/blobs/missing", body={"digests": asked}, accept=(404, 405))
+            found += answer.json()["missing"] if answer.status_code == 200 else asked
+        return found
 
     def upload(self, source: Path | bytes) -> str:
         """Send what the market does not hold yet; answers the digest. Raises Refused (quota, disk full, digest)."""

@@ -1,4 +1,5 @@
-"""A command's working folder as one deterministic tar: like a job's data, but that programs stay programs.
+"""A command's working folder as one deterministic tar: like a job's data, but that programs stay programs. One that is not
+small travels in parts, of which the next job's folder shares what did not change.
 
 Left out are `.git` and what `.gitignore` files say. A link to something in the folder is packed as what it leads to; one that
 leads out of it is refused, as is everything that is neither file nor folder: whoever runs the command has only the tar.
@@ -9,13 +10,15 @@ from __future__ import annotations
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from market.gitignore import REPOSITORY, Rule, is_ignored, read, rules_above
 from market.packing import Packed, add_file, measure
 from storage.archives import MAX_DATA_BYTES, MAX_FILES, PackingError
+from storage.parts import Parts, cut
 
 _KINDS = (
     (stat.S_ISSOCK, "a socket"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISBLK, "a device"), (stat.S_ISCHR, "a device")
@@ -46,6 +49,23 @@ def pack_workdir(source: Path, target: Path) -> Packed:
             except OSError as error:
                 raise PackingError(f"{file.name} cannot be read: {error.strerror or error}") from None
     return measure(target, source.name or "workdir", count)
+
+
+def send_workdir(packed: Packed, upload: Callable[[Path], str], scratch: Path) -> dict[str, Any]:
+    """Send the packed folder: whole, or in parts and with a manifest of them. {digest}, with `parts` where there are some."""
+    ends = list(cut(packed.path))
+    if len(ends) == 1:
+        digest = upload(packed.path)
+        assert digest == packed.digest, "the market has other bytes than were packed"
+        return {"digest": digest}
+    parts: list[tuple[str, int]] = []
+    piece = scratch / "part"
+    with packed.path.open("rb") as archive:
+        for begin, end in ends:
+            piece.write_bytes(archive.read(end - begin))
+            parts.append((upload(piece), end - begin))
+    piece.write_bytes(Parts(tuple(parts)).encode())
+    return {"digest": upload(piece), "parts": len(parts)}
 
 
 @dataclass(frozen=True, slots=True)

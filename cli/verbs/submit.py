@@ -65,8 +65,22 @@ def place(
     if dry_run:
         raise typer.Exit(Exit.DONE if plan["feasible"] else Exit.REFUSED)
     ask(settings, prepared.spec, yes)
-    prepared.upload(client, told=None if settings.as_json else log)
+    _upload(settings, client, prepared)
     return client.submit_job(id or new_id("job"), prepared.spec)
+
+
+def _upload(settings: Settings, client: "Market", prepared: "Prepared") -> None:
+    """With a bar where somebody looks."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    screen = console(settings, stderr=True)
+    columns = (TextColumn("upload"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=screen, transient=True, disable=settings.as_json or not screen.is_terminal) as bar:
+        task = bar.add_task("upload", total=None)
+        prepared.upload(
+            client, told=None if settings.as_json else log,
+            progress=lambda sent, total: bar.update(task, completed=sent, total=total),
+        )  # fmt: skip
 
 
 def show(settings: Settings, spec: dict[str, Any], plan: dict[str, Any], *, only: bool) -> None:

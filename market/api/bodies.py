@@ -214,6 +214,10 @@ class AttemptBody(Body):
     manifest: Digest | None = None
 
 
+class MissingBody(Body):
+    digests: Annotated[list[Digest], Field(max_length=4_096)]
+
+
 class SaveBody(Body):
     job: Id
     number: Positive

@@ -6,7 +6,7 @@ Who knows a digest may read its bytes: a digest of 256 bits cannot be guessed, a
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from market.api.problems import Problem
 from storage.artifacts import Artifacts, ArtifactsError
 from storage.blobs import BlobDamaged, BlobMissing, BlobOffsetWrong, BlobStore, BlobStoreFull, BlobTooLarge, Upload
 from storage.checkpoints import Manifest, ManifestError
+from storage.parts import Parts, PartsError
 from storage.saved import Saved, SavedError
 
 log = logging.getLogger("torg.shelf")
@@ -117,6 +118,7 @@ class Shelf:
                 self._left.append((event["job"], event["manifest"]))
             elif event["type"] == "job_submitted":
                 self._owners[event["job"]] = event["customer"]
+                self.need_parts(event["job"], event.get("spec", {}))
             elif event["type"] == "files_saved":
                 self._saved[event["job"]] = event["manifest"]
             elif event["type"] == "job_state" and event["state"] == "done":
@@ -156,6 +158,26 @@ class Shelf:
         for one in named:
             self._used.get(PLANE, {}).pop(one, None)
             self._note(owner, one, self.store.size(one) or 0)
+
+    def parts(self, digest: str) -> Parts:
+        """A manifest of parts. Raises PartsError, also when it is not here."""
+        try:
+            return Parts.decode(self.store.read(digest))
+        except (BlobMissing, BlobDamaged) as error:
+            raise PartsError(str(error)) from error
+
+    def need_parts(self, job: str, spec: Mapping[str, Any]) -> None:
+        """What a job's working folder is made of, which was looked at before, stays as long as there is the job."""
+        workdir = (spec.get("command") or {}).get("workdir") or {}
+        if "parts" in workdir:
+            try:
+                self.need(job, [workdir["digest"], *(digest for digest, _ in self.parts(workdir["digest"]).parts)])
+            except PartsError as error:
+                log.error("the working folder of %s is damaged: %s", job, error)
+
+    def missing(self, digests: Iterable[str]) -> list[str]:
+        """Those that are not here whole."""
+        return [digest for digest in digests if digest not in self.store]
 
     async def keep_saved(self, job: str, owner: str, digest: str) -> None:
         """`need_saved`, if the owner has room for what is new; else that goes. Raises Problem."""

@@ -19,6 +19,7 @@ from storage.canonical import canonical_bytes
 from storage.checkpoints import Delta, Manifest, TensorEntry
 from storage.journal import Journal
 from storage.ledger import Transfer
+from storage.parts import Parts
 from storage.provenance import (
     Charge,
     Segment,
@@ -163,6 +164,11 @@ def make_artifacts() -> Artifacts:
     return Artifacts("job-1", 2, files, ("*.onnx",), 1)
 
 
+def make_parts() -> Parts:
+    """A working folder of three parts."""
+    return Parts(((digest("first"), 65_536), (digest("second"), 1_048_576), (digest("third"), 10_240)))
+
+
 def make_saved() -> Saved:
     """A file of two blocks, an empty one, and a program."""
     blocks = (Block(digest("first"), BLOCK_BYTES), Block(digest("second"), 451_424))
@@ -211,6 +217,7 @@ def make_all(folder: Path) -> dict[str, bytes]:
         "manifest-3.json": make_buffers_manifest().encode(),
         "artifacts.json": make_artifacts().encode(),
         "saved.json": make_saved().encode(),
+        "parts.json": make_parts().encode(),
         "bundle.json": bundle_bytes(make_proof()),
         "data.tar": write_tar(folder),
         "small.json": make_small(),

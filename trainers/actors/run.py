@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from storage.parts import Parts
 from storage.saved import Saved, SavedError
 from trainers import rounds as machine
 from trainers.actors.answers import BadAnswer, checked_state
@@ -150,7 +151,7 @@ class Run:
         outbox = Outbox(self._job, os.getpid(), self._door, lambda report, code: _save_refused(report, code, courses))
         roster = self._roster(outbox)
         course = BatchCourse(
-            job=self._job, directive=directive, workdir=self._blob(spec["command"]["workdir"] or {}),
+            job=self._job, directive=directive, workdir=self._workdir(spec["command"]["workdir"] or {}),
             data=self._blob(spec["data"]), transport=self._transport, outbox=outbox, roster=roster, door=self._door,
             wall_ms=wall_ms, saved=self._saved(directive["saved"]),
         )  # fmt: skip
@@ -333,6 +334,13 @@ class Run:
         if digest is None:
             return None
         return self._patiently(lambda: self._door.read_blob(digest))
+
+    def _workdir(self, source: Json) -> bytes | None:
+        """The tar, of its parts where it has some."""
+        content = self._blob(source)
+        if content is None or "parts" not in source:
+            return content
+        return Parts.decode(content).join(lambda digest: self._patiently(lambda: self._door.read_blob(digest)))
 
     def _patiently(self, question: Callable[[], Found]) -> Found:
         while True:

@@ -1,14 +1,15 @@
 """Content-addressed bytes: resumable uploads, ranged downloads."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from io import BufferedReader
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from market.api.bodies import DIGEST
+from market.api.bodies import DIGEST, MissingBody
 from market.api.limits import BLOB_BYTES, declared_length, too_long
 from market.api.problems import Problem
 from market.api.services import Has, Someone
@@ -67,6 +68,12 @@ async def read(
     return StreamingResponse(
         _pieces(file, start, end), status_code=status, headers=headers, media_type="application/octet-stream"
     )
+
+
+@router.post("/missing")
+async def missing(services: Has, _: Someone, body: MissingBody) -> dict[str, Any]:
+    """Which of these blobs are not here whole: what an upload in parts has to send."""
+    return {"missing": await asyncio.to_thread(services.shelf.missing, body.digests)}
 
 
 @router.put(

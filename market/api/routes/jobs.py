@@ -27,6 +27,7 @@ from market.outcomes import Refusal
 from market.state import FINAL_STATES
 from storage.blobs import BlobDamaged, BlobMissing
 from storage.checkpoints import restore_plan, restore_plans
+from storage.parts import PartsError
 from storage.provenance import make_bundle
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["jobs"])
@@ -48,6 +49,7 @@ async def submit(
     """Hold the budget and wait for a clearing; the same id and spec again is answered as before."""
     _check_blobs(services, body.spec)
     command = SubmitJob(id=id_of(body.id, idempotency_key), spec=body.spec, by=caller.name)
+    services.shelf.need_parts(command.id, body.spec)
     return settle(*await services.ask(command))
 
 
@@ -198,6 +200,21 @@ def _check_blobs(services: Has, spec: dict[str, Any]) -> None:
         if size is None:
             message = f"{field} names blob {digest}, which was not uploaded"
             raise Problem(422, "blob_missing", message, field=f"{field}.digest", remedy="upload it first")
+        if "parts" in part:
+            size = _bytes_of_parts(services, field, digest)
         if field != "workload" and part.get("bytes") != size:
             message = f"{field}.bytes is {part.get('bytes')!r}, and blob {digest} has {size} bytes"
             raise Problem(422, "invalid_field", message, field=f"{field}.bytes", remedy=f"allowed: {size}")
+
+
+def _bytes_of_parts(services: Has, field: str, digest: str) -> int:
+    """Bytes of what travelled in parts, which must all be here."""
+    try:
+        found = services.shelf.parts(digest)
+    except PartsError as error:
+        raise Problem(422, "manifest_wrong", f"{field}.digest: {error}", field=f"{field}.digest") from error
+    missing = [part for part, size in found.parts if services.shelf.store.size(part) != size]
+    if missing:
+        message = f"{field}: {len(missing)} of its {len(found.parts)} parts were not uploaded, the first is {missing[0]}"
+        raise Problem(422, "blob_missing", message, field=f"{field}.digest", remedy="submit it again")
+    return found.total_bytes
