@@ -60,6 +60,9 @@ class HostTeller:
         if event == "ready":
             price = usd(self._config["price_nanos_per_gpu_hour"])
             return f"offered: {told['id']}  {told['gpus']} × {told['gpu']} at {price}/h, isolation {told['isolation']}"
+        if event == "selftest" and "held" in told:
+            tried = told["held"] + len(told["escaped"])
+            return f"self-test: {told['held']} of {tried} attempts to break out held; isolation {told['isolation']}"
         message = f": {told['message']}" if told.get("message") else ""
         return _SAYINGS.get(event, "") + message
 
@@ -107,6 +110,7 @@ _STATES = ("waiting", "joined", "ready", "away", "draining", "drained")
 _SAYINGS = {
     "waiting": "waiting for the market",
     "joined": "joined the market's Ray cluster",
+    "selftest": "the self-test of the sandbox could not be made",
     "away": "the market is away; waiting for it",
     "back": "the market is back",
     "draining": "draining: no new leases, the running ones end at their next round",

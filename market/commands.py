@@ -66,7 +66,10 @@ class Payout:
 
 @dataclass(frozen=True, slots=True)
 class PlaceOffer:
-    """List hardware. An offer that is offline or withdrawn may be placed again under its id with other terms."""
+    """List hardware. An offer that is offline or withdrawn may be placed again under its id with other terms.
+
+    `selftest`: signed, see `market/selftests.py`; without one by which a sandbox held the offer shows isolation `process`.
+    """
 
     id: str
     name: str
@@ -83,6 +86,7 @@ class PlaceOffer:
     versions: Mapping[str, str]
     by: str
     terms: OwnerTerms = field(default_factory=OwnerTerms)
+    selftest: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

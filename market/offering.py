@@ -17,6 +17,7 @@ from market.commands import SYSTEM, ChangeOffer, Heard, LoseRay, PlaceOffer
 from market.granting import end_lease, end_lost, is_suspect
 from market.outcomes import Answer, Json, Refusal, conflict, unknown
 from market.owner_terms import LONGEST_NOTICE_MS, OwnerTerms
+from market.selftests import fault, shown_isolation
 from market.state import OfferRecord
 from market.turn import Turn
 from storage.canonical import digest_of
@@ -97,22 +98,23 @@ def _digest(command: PlaceOffer) -> str:
 def _facts(command: PlaceOffer) -> tuple[object, ...]:
     return (
         float(command.vram_gib),
-        command.isolation,
+        shown_isolation(command.isolation, command.selftest),
         dict(command.measured),
         command.node,
         dict(command.versions),
+        command.selftest,
     )
 
 
 def _known_facts(offer: OfferRecord) -> tuple[object, ...]:
-    return (offer.vram_gib, offer.isolation, offer.measured, offer.node, offer.versions)
+    return (offer.vram_gib, offer.isolation, offer.measured, offer.node, offer.versions, offer.selftest)
 
 
 def _list(turn: Turn, command: PlaceOffer, digest: str) -> None:
     fields = _terms(command) | {
         "offer": command.id,
         "vram_gib": float(command.vram_gib),
-        "isolation": command.isolation,
+        "isolation": shown_isolation(command.isolation, command.selftest),
         "measured": dict(command.measured),
         "node": command.node,
         "versions": dict(command.versions),
@@ -121,6 +123,8 @@ def _list(turn: Turn, command: PlaceOffer, digest: str) -> None:
     turn.emit("offer_placed", fields)
     if command.terms.as_json():
         turn.emit("offer_terms", {"offer": command.id, "terms": command.terms.as_json()})
+    if command.selftest is not None:
+        turn.emit("offer_tested", {"offer": command.id, "selftest": dict(command.selftest)})
     turn.volatile.heard_ms[command.id] = turn.now_ms
 
 
@@ -164,7 +168,10 @@ def _check_offer(turn: Turn, command: PlaceOffer) -> Refusal | None:
     refusal = _check_terms(turn, command.terms)
     if refusal is not None:
         return refusal
-    everything = {"measured": dict(command.measured), "versions": dict(command.versions)}
+    wanted = None if command.selftest is None else fault(command.selftest)
+    if wanted is not None:
+        return invalid("selftest", "this", wanted)
+    everything = {"measured": dict(command.measured), "versions": dict(command.versions), "selftest": command.selftest}
     return check_size("offer", everything, settings.max_offer_bytes)
 
 

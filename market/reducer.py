@@ -88,6 +88,10 @@ def _offer_terms(state: State, event: Event, at_ms: int) -> None:
     state.offers[event["offer"]].terms = OwnerTerms.of_json(event["terms"])
 
 
+def _offer_tested(state: State, event: Event, at_ms: int) -> None:
+    state.offers[event["offer"]].selftest = event["selftest"]
+
+
 def _offer_held(state: State, event: Event, at_ms: int) -> None:
     offer = state.offers[event["offer"]]
     offer.held = {name: event[name] for name in ("gpus", "reason", "why", "until_ms")}
@@ -337,6 +341,7 @@ _HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     "transfer": _transfer,
     "offer_placed": _offer_placed,
     "offer_terms": _offer_terms,
+    "offer_tested": _offer_tested,
     "offer_changed": _offer_changed,
     "offer_held": _offer_held,
     "job_submitted": _job_submitted,

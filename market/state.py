@@ -58,6 +58,7 @@ class OfferRecord:
     live: dict[str, None] = field(default_factory=dict)
     gpus_used: int = 0
     terms: OwnerTerms = field(default_factory=OwnerTerms)
+    selftest: dict[str, Any] | None = None
     held: dict[str, Any] = field(default_factory=lambda: {"gpus": 0, "reason": "", "why": "", "until_ms": None})
 
     @property

@@ -14,6 +14,7 @@ from market.granting import bid_of, is_suspect, take_snapshot
 from market.holding import shown_state
 from market.leases import Lease, LeaseState
 from market.outcomes import Json, Settings
+from market.selftests import summary
 from market.state import Job, OfferRecord, State, Volatile
 from market.tuning import planned_rounds, spec_in_force, tunings_view
 from storage.ledger import Entry, account_class, earnings, escrow, wallet
@@ -40,6 +41,7 @@ def offer_view(state: State, volatile: Volatile, offer: OfferRecord) -> Json:
         "floor_price_nanos_per_gpu_hour": offer.floor_price_nanos_per_gpu_hour,
         "interruptible": offer.floor_price_nanos_per_gpu_hour is not None,
         "isolation": offer.isolation,
+        "selftest": summary(offer.selftest),
         "measured": dict(offer.measured),
         "state": shown_state(offer),
         "held": dict(offer.held),

@@ -71,7 +71,7 @@ class Stage:
         code.write_text(invite, encoding="ascii")
         command = [
             sys.executable, "-m", "cli", "--home", str(home), "provide", "--price", price_usd, "--gpus", "cpu:1",
-            "--region", region, "--name", name, "--invite-file", str(code),
+            "--region", region, "--name", name, "--invite-file", str(code), "--no-selftest",
         ]  # fmt: skip
         with (self.root / f"{name}.log").open("wb") as log:
             self._providers[name] = subprocess.Popen(

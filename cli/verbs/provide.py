@@ -37,6 +37,9 @@ def provide(
     share: Annotated[
         list[str] | None, typer.Option(metavar="NAME=PATH", help="a folder that jobs may read as share:NAME")
     ] = None,
+    selftest: Annotated[
+        bool, typer.Option(help="try to break out of the sandbox once, so that the offer may show isolation sandbox")
+    ] = True,
     invite: Annotated[
         str | None, typer.Option(metavar="CODE", help="line of `torg invite provider`; - reads stdin")
     ] = None,
@@ -54,15 +57,21 @@ def provide(
     called, shares = _name(name), _shares(share or [])
     url, key = _market(settings, invite, invite_file)
     ca = settings.ca if invite or invite_file else settings.trusted()
-    home = settings.home / "providers" / called
-    home.mkdir(parents=True, exist_ok=True)
-    home.chmod(0o700)
+    home = provider_home(settings, name)
     config = {
         "url": url, "key": key, "ca": str(ca) if ca else None, "offer": _offer_id(home), "home": str(home), "name": called, "gpu": asked.gpu or "auto",
         "units": _units(asked), "price_nanos_per_gpu_hour": nanos, "floor_price_nanos_per_gpu_hour": floor_nanos,
-        "region": region, "shares": shares,
+        "region": region, "shares": shares, "selftest": selftest,
     }  # fmt: skip
     _run(settings, home, config)
+
+
+def provider_home(settings: Settings, name: str | None) -> Path:
+    """The folder of this machine's provider, made if it is missing."""
+    home = settings.home / "providers" / _name(name)
+    home.mkdir(parents=True, exist_ok=True)
+    home.chmod(0o700)
+    return home
 
 
 def _run(settings: Settings, home: Path, config: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.errors import Exit, usage
-from cli.output import Cell, Column, Styled, console, document, print_table
+from cli.output import Cell, Column, Styled, console, document, log, print_table
 from cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ def selftest(
     isolation: Annotated[
         str, typer.Option(help="auto, sandbox (needs bubblewrap) or process; auto takes what this machine can do")
     ] = "auto",
+    name: Annotated[
+        str | None, typer.Option(help="of this machine, as for `torg provide`, whose offer shows the result")
+    ] = None,
 ) -> None:
     """Some eighty attempts to break out of this machine's sandbox; exit 1 when one of them got out."""
     settings: Settings = ctx.obj
@@ -39,6 +42,8 @@ def selftest(
         )
     result = _run(settings, can if isolation == "auto" else isolation)
     told = _report(result)
+    if result.isolation == "sandbox":
+        _keep(settings, name, told)
     if settings.as_json:
         document({"report": told, "attempts": [asdict(one) for one in result.findings]})
     else:
@@ -68,6 +73,17 @@ def _report(result: "Result") -> dict[str, Any]:
     from trainers.selftest.report import machine, report
 
     return report(result, machine(torg_version()), int(time.time() * 1000))
+
+
+def _keep(settings: Settings, name: str | None, told: dict[str, Any]) -> None:
+    """Signed, for the offers of this provider."""
+    from cli.verbs.provide import provider_home
+    from market.selftest_files import keep
+
+    try:
+        keep(provider_home(settings, name), told)
+    except ImportError as error:
+        log(f"not signed, so no offer shows it: {error}")
 
 
 def _row(one: "Finding") -> list[Cell]:

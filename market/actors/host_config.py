@@ -45,6 +45,7 @@ class HostConfig(BaseModel):
     ray: RayAccess | None = None
     node_ip: str | None = None
     isolation: str = Field(default="auto", pattern="^(auto|sandbox|process)$")
+    selftest: bool = True
     memory_limit_bytes: int = Field(default=4 * GIBIBYTE, ge=2**28)
     object_store_bytes: int = Field(default=150 * 2**20, ge=2**26)
     drain_s: float = Field(default=15.0, ge=0)

@@ -7,7 +7,7 @@
 4. SIGINT or SIGTERM drains: no new lease, each worker until its next round boundary, leases given back, node down.
 
 Prints one JSON object a line on stdout: {"event": "waiting" | "joined" | "ready" | "lease" | "earned" | "away" | "back" |
-"draining" | "drained" | "refused" | "rejoin", …}. Everything it starts is its descendant and ends with it.
+"selftest" | "draining" | "drained" | "refused" | "rejoin", …}. Everything it starts is its descendant and ends with it.
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ from market.actors.host_config import (
 )
 from market.actors.measure import measure
 from market.actors.ray_node import NodeSettings, RayNode, enter_ray, join, write_token
+from market.actors.selftesting import begin, known
 from market.actors.stable import HeadGone, Stable, WorkerEnded
 from market.client import Market, MarketUnreachable, Refused
 from market.lease_lists import Lease, LeaseLists
+from market.selftests import shown_isolation, summary
 from trainers.actors.lifeline import watch
 
 FAILED, REFUSED = 1, 3
@@ -76,6 +78,7 @@ class Host:
         self._hardware = find_hardware(config)
         self._ray_address = ""
         self._earned_nanos = -1
+        self._offer_state = "open"
         self._away = False
         self._stable: Stable | None = None
         self._stopping = threading.Event()
@@ -162,6 +165,8 @@ class Host:
             isolation = self._stable.wait_warm()
             figures = measured.result()
         self._offer_body = offer_body(self._config, self._hardware, node.node_id, isolation, figures)
+        tested = known(self._config.home) if isolation == "sandbox" else None
+        self._offer_body["selftest"] = tested
         warm_s = round(time.monotonic() - began, 2)
         while not self._stopping.is_set():
             try:
@@ -173,9 +178,12 @@ class Host:
                 self._stopping.wait(PAUSE_AWAY_S)
         say(
             "ready",
-            **{name: self._offer_body[name] for name in ("id", "gpu", "gpus", "isolation")},
+            **{name: self._offer_body[name] for name in ("id", "gpu", "gpus")},
+            isolation=shown_isolation(isolation, tested),
             warm_seconds=warm_s,
         )
+        if isolation == "sandbox" and tested is None and self._config.selftest:
+            begin(self._config.home, lambda result, why: self._happen("tested", (result, why)))
 
     # serving
 
@@ -201,6 +209,8 @@ class Host:
                 self._gone(what)
             elif kind == "died":
                 self._report_death(node, what)
+            elif kind == "tested":
+                self._tested(*what)
             elif kind == "rejoin":
                 return True
             elif kind == "refused":
@@ -237,6 +247,16 @@ class Host:
                     self._happen("refused", refused)
                     return
 
+    def _tested(self, result: Json | None, why: str) -> None:
+        """Place the offer again with what the self-test says, unless it is shut: that would open it."""
+        if result is None:
+            say("selftest", message=why)
+            return
+        self._offer_body["selftest"] = result
+        if self._offer_state == "open":
+            self._relist()
+        say("selftest", isolation=shown_isolation("sandbox", result), **summary(result) or {})
+
     def _relist(self) -> None:
         try:
             self._market.place_offer(self._offer_body)
@@ -245,6 +265,7 @@ class Host:
 
     def _reconcile(self, node: RayNode, answer: Json) -> None:
         assert self._stable is not None
+        self._offer_state = answer.get("offer", {}).get("state", self._offer_state)
         if answer.get("earned_nanos", 0) != self._earned_nanos:
             self._earned_nanos = answer.get("earned_nanos", 0)
             say("earned", nanos=self._earned_nanos)

@@ -162,6 +162,7 @@ class Plaza:
             "object_store_bytes": 80 * 2**20,
             "shares": {},
             "drain_s": 10,
+            "selftest": False,
         }
         config.touch(mode=0o600)
         config.write_text(json.dumps(settings))

@@ -8,9 +8,8 @@ import subprocess
 from typing import Any
 
 from trainers import landlock
+from trainers.selftest import FORMAT
 from trainers.selftest.battery import Result
-
-FORMAT = "torg-selftest-1"
 
 Json = dict[str, Any]
 

@@ -57,6 +57,7 @@ async def place_offer(
         versions=body.versions,
         by=caller.name,
         terms=OwnerTerms(notice_ms=body.notice_ms, until_ms=body.until_ms),
+        selftest=body.selftest,
     )
     return settle(*await services.ask(command))
 

@@ -1,0 +1,38 @@
+"""A provider's folder keeps its signed self-test (`selftest.json`) and the key that signs it (`selftest.key`, 0600)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from market.homes import read_json, write_file, write_json
+from market.selftests import fault, signed
+
+RESULT, KEY = "selftest.json", "selftest.key"
+
+Json = dict[str, Any]
+
+
+def kept(home: Path, machine: Mapping[str, Any]) -> Json | None:
+    """The signed report in a provider's folder, if it is of this machine as it is now."""
+    try:
+        found = read_json(home / RESULT)
+    except (OSError, ValueError):
+        return None
+    return found if fault(found) is None and found["report"]["machine"] == machine else None
+
+
+def keep(home: Path, report: Json) -> Json:
+    """Sign a report with the provider's own key, which is made if it is missing (0600), and keep it."""
+    from storage.statements import new_signing_key
+
+    file = home / KEY
+    try:
+        key = bytes.fromhex(file.read_text(encoding="ascii").strip())
+    except FileNotFoundError:
+        key = new_signing_key()
+        write_file(file, key.hex().encode("ascii") + b"\n", mode=0o600)
+    made = signed(report, key)
+    write_json(home / RESULT, made)
+    return made
