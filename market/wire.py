@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
 BUSY = (502, 503, 504)
+TOO_MANY = 429
 
 
 class MarketUnreachable(Exception):
@@ -91,7 +92,7 @@ class Wire:
             else:
                 if answer.is_success or answer.status_code in accept:
                     return answer
-                if answer.status_code not in BUSY or time.monotonic() + pause_s > give_up_at:
+                if not _passes(answer) or time.monotonic() + pause_s > give_up_at:
                     raise refusal(answer)
             time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads retries, guards nothing
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
@@ -178,6 +179,13 @@ class Wire:
                 verify=self._trust() or True,
             )  # fmt: skip
         return self._pool
+
+
+def _passes(answer: "httpx2.Response") -> bool:
+    """Whether the same call may be answered in a moment: a market that is busy, or that says when to ask again."""
+    if answer.status_code == TOO_MANY:
+        return "retry-after" in {name.lower() for name in answer.headers}
+    return answer.status_code in BUSY
 
 
 def refusal(answer: "httpx2.Response") -> Refused:

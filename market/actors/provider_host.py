@@ -236,7 +236,7 @@ class Host:
                 self._happen("away", str(away))
                 self._stopping.wait(PAUSE_AWAY_S)
             except Refused as refused:
-                if refused.status >= MARKETS_TROUBLE:
+                if refused.status >= MARKETS_TROUBLE or refused.code == "too_many_requests":
                     if refused.code != "ray_starting":
                         self._happen("away", str(refused))
                     self._stopping.wait(PAUSE_AWAY_S)

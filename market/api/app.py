@@ -7,6 +7,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from market.api import problems
+from market.api.gate import address_of
 from market.api.openapi import describe
 from market.api.routes import blobs, books, events, jobs, market, members, money, offers, runs
 from market.api.services import Services
@@ -17,8 +18,9 @@ DESCRIPTION = (
 )
 
 
-class CountAnswers:
-    """Notes method, route template, status and time to the first byte of every answer."""
+class FrontDoor:
+    """Limits calls that show no key at all, and notes method, route template, status and time to the first byte of every
+    answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -37,6 +39,12 @@ class CountAnswers:
                 services.requests.note(scope["method"], template, message["status"], time.perf_counter() - began)
             await send(message)
 
+        if not any(name == b"authorization" for name, _ in scope["headers"]):
+            try:
+                scope["app"].state.services.gate.pass_address(address_of(scope))
+            except problems.Problem as problem:
+                await problem.answer()(scope, receive, noting)
+                return
         await self._app(scope, receive, noting)
 
 
@@ -46,7 +54,7 @@ def make_app(services: Services) -> FastAPI:
     app.state.services = services
     problems.install(app)
     describe(app)
-    app.add_middleware(CountAnswers)
+    app.add_middleware(FrontDoor)
     for part in (market, members, money, offers, jobs, events, runs, blobs, books):
         app.include_router(part.router)
     return app

@@ -43,6 +43,7 @@ _MEANING = {
     402: "not enough money",
     403: "this role may not",
     404: "there is no such thing, or it is somebody else's",
+    408: "the body came too slowly",
     409: "it exists with other contents, or is past this",
     413: "too large",
     422: "a field is wrong",
@@ -119,7 +120,7 @@ def _complete(operation: Json, method: str, roles: tuple[str, ...]) -> None:
     if asked:
         said |= {404, 422}
     if method in WRITES:
-        said |= {400, 402, 409, 413, 507}
+        said |= {400, 402, 408, 409, 413, 507}
     for status in sorted(said):
         answers.setdefault(str(status), {"description": _MEANING[status]})
     for status, answer in answers.items():

@@ -22,6 +22,7 @@ from fastapi import FastAPI
 from market.api.app import make_app
 from market.api.desk import Desk
 from market.api.feed import Feed
+from market.api.guarded import GuardedProtocol
 from market.api.opening import new_exchange, open_services, wall_ms
 from market.api.shelf import Shelf
 from market.daemon import listen, url_of
@@ -86,6 +87,7 @@ def _serve(home: Home, journal: Journal, given: argparse.Namespace, tls: TlsFile
     app.router.lifespan_context = _lifespan
     config = uvicorn.Config(
         app,
+        http=GuardedProtocol,
         log_config=None,
         access_log=False,
         server_header=False,

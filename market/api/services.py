@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from market.api.books_link import BooksLink
 from market.api.desk import Desk
 from market.api.feed import Feed
+from market.api.gate import Gate, address_of
 from market.api.job_logs import JobLogs
 from market.api.metrics import RequestCounts
 from market.api.problems import Problem, not_found
@@ -47,6 +48,7 @@ class Services:
     started_ms: int
     ray: Json = field(default_factory=dict)
     requests: RequestCounts = field(default_factory=RequestCounts)
+    gate: Gate = field(default_factory=Gate)
 
     @property
     def exchange(self) -> Exchange:
@@ -83,18 +85,21 @@ Has = Annotated[Services, Depends(services_of)]
 
 
 async def caller_of(
-    services: Has, authorization: Annotated[str | None, Header(include_in_schema=False)] = None
+    request: Request, services: Has, authorization: Annotated[str | None, Header(include_in_schema=False)] = None
 ) -> Caller:
-    """The member of this request; Problem 401 for no key, a wrong one, or a revoked one."""
+    """The member of this request; Problem 401 for no key, a wrong one, or a revoked one, 429 for too many calls."""
     scheme, _, key = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise _unauthorised("key_missing", "this needs a key: Authorization: Bearer KEY")
     hashed = sha256(key.strip().encode("utf-8", "surrogateescape")).hexdigest()
     found = services.exchange.member_by_key(hashed)
     if found is None or not hmac.compare_digest(found["key_sha256"], hashed):
+        services.gate.pass_wrong_key(address_of(request.scope))
         raise _unauthorised("key_wrong", "this key belongs to nobody here")
     if found["revoked"]:
+        services.gate.pass_wrong_key(address_of(request.scope))
         raise _unauthorised("key_revoked", f"the key of {found['member']} was revoked")
+    services.gate.pass_member(found["member"], found["role"])
     return Caller(found["member"], found["role"])
 
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from market.api.bodies import DIGEST, MissingBody
-from market.api.limits import BLOB_BYTES, declared_length, too_long
+from market.api.limits import BLOB_BYTES, declared_length, parts_of, too_long
 from market.api.problems import Problem
 from market.api.services import Has, Someone
 from market.api.shelf import PIECE_BYTES, Piece
@@ -114,7 +114,7 @@ def _piece(content_range: str | None) -> Piece | None:
 async def _limited(request: Request, piece: Piece | None) -> AsyncIterator[bytes]:
     """The body as it comes, no longer than is allowed."""
     received = 0
-    async for part in request.stream():
+    async for part in parts_of(request):
         received += len(part)
         if received > BLOB_BYTES or (piece is not None and piece.start + received > piece.total):
             raise too_long(BLOB_BYTES)
