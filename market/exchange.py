@@ -43,6 +43,7 @@ from market.commands import (
     Tick,
 )
 from market.events import Event
+from market.figures import Figures, figures
 from market.orders import BookSnapshot
 from market.outcomes import Answer, Json, Outcome, Refusal, Settings
 from market.quotes import make_plan
@@ -228,6 +229,10 @@ class Exchange:
         measured = {offer.id: state.offers[offer.id].measured for offer in offers}
         bid = granting.bid_of_spec("quote", dict(spec), now_ms)
         return make_plan(dict(spec), bid, offers, measured, state.balance(wallet(member)))
+
+    def figures(self) -> Figures:
+        """Counts by state and what lags, for metrics."""
+        return figures(self._state, self._volatile, self._volatile.now_ms)
 
     def totals(self) -> Json:
         """Figures for status and metrics."""

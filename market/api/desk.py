@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import Any
 
 from market.api.feed import Feed
 from market.api.problems import disk_full
-from market.clearing import clear
+from market.clearing import Clearing, clear
 from market.commands import ApplyClearing, Command, Heard, Tick
-from market.exchange import Exchange, Outcome
+from market.exchange import Exchange, Outcome, Refusal
+from market.orders import BookSnapshot
 from storage.canonical import canonical_bytes, parse_json
 from storage.journal import Journal, JournalBroken, JournalFull, read_journal
 
@@ -52,6 +54,9 @@ class Numbers:
     sync_ns: int = 0
     full: int = 0
     bugs: int = 0
+    clearing_ns: int = 0
+    by_kind: Counter[str] = field(default_factory=Counter)
+    by_refusal: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)
@@ -102,6 +107,11 @@ class Desk:
     def records(self) -> int:
         """Number of the last durable record."""
         return self._journal.records
+
+    @property
+    def waiting(self) -> int:
+        """Commands that are not decided yet."""
+        return self._queue.qsize()
 
     @property
     def head(self) -> str:
@@ -184,6 +194,9 @@ class Desk:
                 _fail(waiting, error)
                 continue
             staged.answers.append((waiting, outcome))
+            self.numbers.by_kind[type(waiting.command).__name__] += 1
+            if isinstance(outcome.answer, Refusal):
+                self.numbers.by_refusal[outcome.answer.code] += 1
         self._clear_small(staged, now_ms)
         self._settle(staged)
         self.numbers.batches += 1
@@ -251,9 +264,16 @@ class Desk:
         snapshot = self.exchange.snapshot()
         if len(snapshot.bids) * len(snapshot.offers) > LARGE_BOOK:
             return
-        self.numbers.clearings += 1
-        outcome = self.exchange.step(ApplyClearing(clear(snapshot, CLEARING_WORK)), now_ms)
+        clearing = self._timed(snapshot)
+        outcome = self.exchange.step(ApplyClearing(clearing), now_ms)
         self._stage(staged, outcome, now_ms)
+
+    def _timed(self, snapshot: BookSnapshot) -> Clearing:
+        began_ns = time.perf_counter_ns()
+        clearing = clear(snapshot, CLEARING_WORK)
+        self.numbers.clearings += 1
+        self.numbers.clearing_ns += time.perf_counter_ns() - began_ns
+        return clearing
 
     def _clear_large(self) -> None:
         """A large book is cleared on a frozen snapshot in a thread; its result is validated again as a command."""
@@ -262,8 +282,7 @@ class Desk:
 
         async def clear_aside() -> None:
             try:
-                clearing = await asyncio.to_thread(clear, self.exchange.snapshot(), CLEARING_WORK)
-                self.numbers.clearings += 1
+                clearing = await asyncio.to_thread(self._timed, self.exchange.snapshot())
                 waiting = _Waiting(ApplyClearing(clearing), asyncio.get_running_loop().create_future())
                 await self._queue.put(waiting)
                 await asyncio.wait((waiting.answer,))

@@ -32,6 +32,15 @@ async def events(services: Has, caller: Someone, job: str, after: Annotated[int,
 
 
 async def _stream(services: Services, job: str, after: int) -> AsyncIterator[str]:
+    services.requests.streams += 1
+    try:
+        async for piece in _pieces(services, job, after):
+            yield piece
+    finally:
+        services.requests.streams -= 1
+
+
+async def _pieces(services: Services, job: str, after: int) -> AsyncIterator[str]:
     topic = f"job:{job}"
     while True:
         upto = services.desk.records

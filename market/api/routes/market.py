@@ -29,7 +29,8 @@ async def healthz(services: Has) -> dict[str, Any]:
 @router.get("/metrics", response_class=PlainTextResponse)
 async def prometheus(services: Has) -> PlainTextResponse:
     """Figures for Prometheus; no member's data."""
-    return PlainTextResponse(metrics.render(services), media_type=metrics.MEDIA_TYPE)
+    books = await metrics.books_status(services)
+    return PlainTextResponse(metrics.render(services, books), media_type=metrics.MEDIA_TYPE)
 
 
 @router.get("/v1/status")

@@ -1,0 +1,98 @@
+"""The figures of a market that works, and the alerts that stand on them."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.api.square import USD, FakeProvider, FakeRun, Square, make_offer, make_spec, refusal
+
+ROOT = Path(__file__).parents[2]
+RULES: list[dict[str, Any]] = yaml.safe_load((ROOT / "examples" / "monitoring" / "alerts.yml").read_text())["groups"][0]["rules"]  # fmt: skip
+PAGE = (ROOT / "docs" / "OPERATING.md").read_text(encoding="utf-8")
+_SELECTOR = re.compile(r"(torg_\w+)(?:\{([^}]*)\})?")
+_LABEL = re.compile(r"(\w+)(=~?)\"([^\"]*)\"")
+Samples = dict[str, list[tuple[dict[str, str], float]]]
+
+
+def scrape(square: Square) -> Samples:
+    """Every sample by name, as Prometheus reads them."""
+    found: Samples = {}
+    for family in text_string_to_metric_families(httpx2.get(f"{square.url}/metrics").text):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append((dict(sample.labels), sample.value))
+    return found
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    return next((number for found, number in samples.get(name, []) if found == labels), 0.0)
+
+
+def test_there_are_ten_alerts_and_each_is_explained() -> None:
+    names = [rule["alert"] for rule in RULES]
+    assert len(names) == len(set(names)) == 10
+    assert re.findall(r"^### (\w+)$", PAGE, re.M) == names
+    assert {rule["labels"]["severity"] for rule in RULES} == {"page", "ticket"}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_what_an_alert_reads_is_in_a_real_scrape(square: Square, rule: dict[str, Any]) -> None:
+    samples = scrape(square)
+    selectors = _SELECTOR.findall(rule["expr"])
+    assert selectors or rule["expr"].startswith("up{"), "only `up` is Prometheus's own"
+    for name, condition in selectors:
+        assert name in samples, name
+        for label, how, wanted in _LABEL.findall(condition):
+            values = {labels[label] for labels, _ in samples[name]}
+            known = [one for one in values if re.fullmatch(wanted, one)]
+            assert known or wanted == "5..", f"{name} has no {label} {how} {wanted}: {values}"
+
+
+def test_every_figure_that_the_page_names_is_there(square: Square) -> None:
+    """Also those that have no sample yet, because nothing was refused or waits."""
+    found = {family.name for family in text_string_to_metric_families(httpx2.get(f"{square.url}/metrics").text)}
+    named = {name.removesuffix("_total") for name in re.findall(r"`(torg_\w+)`", PAGE)}
+    assert named <= found, named - found
+
+
+def test_figures_follow_what_happens(square: Square) -> None:
+    region, job = square.name("region"), square.name("job")
+    _, ann = square.newcomer("customer", 10 * USD)
+    _, host = square.newcomer("provider")
+    ann.submit_job(job, make_spec(region, workers__min=1, workers__max=1))
+    before = scrape(square)
+    assert sum(number for _, number in before["torg_jobs_unmatched"]) >= 1, "it waits for hardware"
+    machine = FakeProvider(host, make_offer(square.name("offer"), region))
+    try:
+        run = FakeRun(square.local("plane"), job)
+        workers = run.workers(1)
+        for _ in range(12):
+            run.read(workers)
+            run.report(workers)
+        after = scrape(square)
+        assert value(after, "torg_rounds") >= value(before, "torg_rounds") + 12
+        assert value(after, "torg_rounds_not_durable") >= 12, "none of them is durable yet"
+        assert value(after, "torg_leases", state="active") >= 1
+        kind = "torg_commands_by_kind_total"
+        assert value(after, kind, kind="ReportRound") >= value(before, kind, kind="ReportRound") + 24
+        run.checkpoint()
+        assert value(scrape(square), "torg_rounds_not_durable") < 12
+        refusal(lambda: ann.add_budget(job, id="b-1", add_nanos=100 * USD))
+        refused = scrape(square)
+        code = "torg_refusals_by_code_total"
+        assert value(refused, code, code="insufficient_funds") > value(after, code, code="insufficient_funds")
+        for name, expected in (("torg_balance_sum_nanos", 0), ("torg_balanced", 1), ("torg_books_up", 1)):
+            assert value(refused, name) == expected
+        assert 0 < value(refused, "torg_disk_free_bytes") <= value(refused, "torg_disk_size_bytes")
+        with ann._wire.stream(f"/v1/jobs/{job}/events") as stream:
+            next(stream.iter_text())
+            assert value(scrape(square), "torg_event_streams") >= 1
+        text = httpx2.get(f"{square.url}/metrics").text
+        assert not [name for name in (job, region, "customer-", "provider-") if name in text], "it names nobody"
+    finally:
+        machine.close()
+        ann.cancel_job(job)
