@@ -21,7 +21,7 @@ OWN_SOURCE = "run"
 INTERRUPTED = 130
 
 
-def plan_facts(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
+def command_facts(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
     """What a plan says of the command: what it is, with which files, for how long at most."""
     command, lasts_s = spec["command"], plan.get("budget_lasts_s")
     facts = [("job", f"{spec['name']}: {shown(command['argv'])}"), ("files", _files(command["workdir"]))]

@@ -228,7 +228,7 @@ class Exchange:
         offers = granting.take_snapshot(state, self._volatile, self.settings).offers
         measured = {offer.id: state.offers[offer.id].measured for offer in offers}
         bid = granting.bid_of_spec("quote", dict(spec), now_ms)
-        return make_plan(dict(spec), bid, offers, measured, state.balance(wallet(member)))
+        return make_plan(dict(spec), bid, offers, measured, state.balance(wallet(member)), state.experience, member)
 
     def figures(self) -> Figures:
         """Counts by state and what lags, for metrics."""
@@ -258,6 +258,7 @@ class Exchange:
         }
         order = {name: list(getattr(state, name)) for name in ("open_jobs", "live_leases", "offers", "jobs", "leases")}
         counts = {"last_epoch": state.last_epoch, "runs_version": state.runs_version, "now_ms": state.now_ms}
+        whole["experience"] = asdict(state.experience)
         return whole | {"order": order, "balances": state.ledger.balances()} | counts
 
 

@@ -8,9 +8,10 @@ from market.attempts import succeeded
 from market.checking import check_size, invalid, is_digest, is_int, is_name, option_refusal
 from market.command_checking import check_job_spec
 from market.commands import AddBudget, CancelJob, HaltJob, ReopenMarket, RetuneJob, StopMarket, SubmitJob
+from market.estimates import estimate_of, seats_for
 from market.faults import cause_of_halt
 from market.feasibility import cheapest_minute_nanos, never_fits
-from market.granting import bid_of_spec, end_lease, offer_order
+from market.granting import bid_of_spec, end_lease, offer_order, take_snapshot
 from market.metering import report_answer
 from market.offering import closing
 from market.outcomes import Answer, Json, Refusal, conflict, forbidden
@@ -52,8 +53,20 @@ def submit_job(turn: Turn, command: SubmitJob) -> Answer | Refusal:
     fields = {"job": command.id, "customer": command.by, "name": spec["name"], "spec": spec, "budget_nanos": budget}
     turn.emit("job_submitted", fields | {"spec_digest": digest, "tags": spec["tags"]})
     job = turn.state.jobs[command.id]
+    _estimate(turn, job)
     turn.hold(f"hold:{job.id}", job, budget)
     return Answer(job_view(turn.state, turn.volatile, job))
+
+
+def _estimate(turn: Turn, job: Job) -> None:
+    """Keep what a plan says of it now, to compare with what comes (market/learning.py)."""
+    state = turn.state
+    offers = take_snapshot(state, turn.volatile, turn.settings).offers
+    measured = {offer.id: state.offers[offer.id].measured for offer in offers}
+    seats = seats_for(bid_of_spec(job.id, job.spec, turn.now_ms), offers)
+    estimate = estimate_of(job.spec, seats, measured, state.experience, job.customer)
+    if estimate is not None:
+        turn.emit("job_estimated", {"job": job.id, **estimate})
 
 
 def _check_open_jobs(turn: Turn, customer: str) -> Refusal | None:

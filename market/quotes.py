@@ -1,39 +1,33 @@
 """The plan of a job before it is submitted: who would train it, for how long, for how much, or why nobody can.
 
-The time is an estimate: floating-point operations of the workload by the measured speed of the offers. For `byte_lm` a
-step costs 6 · parameters · tokens (Kaplan et al., arXiv 2001.08361, section 2.1); of other workloads nothing is known
-before their first round, nor of a batch job's command, and the plan says so with None. How the job stands against one
-machine alone is said of language models only, from what was measured of such (market/renting.py). The fields are in
-docs/API.md.
+The time is an estimate: from earlier runs of the same work, else from the measured speed of the offers, always with a range
+(market/estimates.py); where nothing is known the plan says so with None. How the job stands against one machine alone is
+said of language models only, from what was measured of such (market/renting.py). The fields are in docs/API.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
 
 from market.advice import advice
 from market.clearing import clear, explain
 from market.command_checking import is_command
+from market.estimates import alternatives, estimate_of
+from market.experience import Experience
 from market.feasibility import cheapest_minute_nanos, never_fits
 from market.orders import Bid, BookSnapshot, Offer
 from market.outcomes import Json
 from market.renting import against_alone, sentence
+from market.speeds import expected_step_s, parameters_of, tokens_per_step
 from market.traffic import format_speed, needed_bits_per_second, sent_bytes_of_round
-from storage.units import MS_PER_HOUR, charge_nanos
+from storage.units import MS_PER_HOUR
 from trainers.options import DEFAULT_STRATEGY
-from trainers.workloads.options import WORKLOADS, size_of
-
-UTILISATION: Final = 0.5
-"""Share of a measured matrix product's speed that training reaches: 0.51 for byte_lm 1M on one core, measured."""
-START_MS: Final = 3_000
-ROUND_MS: Final = 300
-"""What a lease takes to its first step, and what a round takes beside its steps."""
 
 
 def make_plan(
-    spec: Json, bid: Bid, offers: Sequence[Offer], measured: Mapping[str, Mapping[str, float]], wallet_nanos: int
-) -> Json:
+    spec: Json, bid: Bid, offers: Sequence[Offer], measured: Mapping[str, Mapping[str, float]], wallet_nanos: int,
+    experience: Experience, customer: str,
+) -> Json:  # fmt: skip
     """The plan of a valid spec on the book of now. `measured` maps offers to what their providers measured."""
     clearing = clear(BookSnapshot(tuple(offers), (bid,)))
     by_id = {offer.id: offer for offer in offers}
@@ -41,8 +35,9 @@ def make_plan(
     reason, detail, relaxations = _why_not(spec, bid, offers, seats, wallet_nanos)
     prices = [seat.price_nanos_per_gpu_hour for seat in seats]
     rate = sum(prices) * bid.requires.gpus
-    expected_ms = expected_job_ms(spec, seats, measured)
-    cost = None if expected_ms is None else charge_nanos(rate, 1, expected_ms)
+    estimate = estimate_of(spec, seats, measured, experience, customer)
+    expected_ms = None if estimate is None else estimate["middle_ms"]
+    cost = None if estimate is None else estimate["middle_nanos"]
     budget = spec["limits"]["budget_nanos"]
     sent = expected_sent_bytes(spec, len(seats))
     step_s = expected_step_s(spec, seats, measured)
@@ -60,6 +55,9 @@ def make_plan(
         "price_nanos_per_gpu_hour": max(prices, default=None),
         "expected_s": None if expected_ms is None else expected_ms / 1_000,
         "expected_cost_nanos": None if cost is None else min(cost, budget),
+        "estimate": estimate,
+        "alternatives": alternatives(spec, bid, offers, measured, experience, customer, len(seats)),
+        "calibration": experience.calibration(),
         "strategy": None if is_command(spec) else spec["strategy"].get("name", DEFAULT_STRATEGY),
         "sent_bytes_per_worker_round": sent,
         "sent_bytes_per_worker_hour": None
@@ -124,64 +122,7 @@ def _why_not(
     return None, "", ()
 
 
-def expected_job_ms(spec: Json, seats: Sequence[Offer], measured: Mapping[str, Mapping[str, float]]) -> int | None:
-    """How long the job takes on these seats: as long as its slowest worker; None if that is not known."""
-    step_s = expected_step_s(spec, seats, measured)
-    if step_s is None:
-        return None
-    return START_MS + int(spec["rounds"]) * ROUND_MS + round(int(spec["steps"]) * step_s * 1_000)
-
-
-def expected_step_s(spec: Json, seats: Sequence[Offer], measured: Mapping[str, Mapping[str, float]]) -> float | None:
-    """Seconds of an inner step of the slowest worker; None if that is not known."""
-    flops = flops_per_step(spec)
-    speeds = [flops_per_second(measured.get(seat.id, {}), seat.gpus) for seat in seats]
-    known = [speed for speed in speeds if speed is not None]
-    if flops is None or not seats or len(known) < len(seats):
-        return None
-    return flops / (min(known) * int(spec["workers"]["gpus"]))
-
-
-def flops_per_step(spec: Json) -> float | None:
-    """Floating-point operations of one inner step of one worker, or None for a workload that is no language model."""
-    parameters, tokens = parameters_of(spec), tokens_per_step(spec)
-    return None if parameters is None or tokens is None else 6.0 * parameters * tokens
-
-
-def tokens_per_step(spec: Json) -> int | None:
-    """What one worker of a language model reads in an inner step; None for other workloads."""
-    if parameters_of(spec) is None:
-        return None
-    train = spec.get("train", {})
-    batches = int(train.get("accumulate", 1)) * int(train.get("processes", 1))
-    return int(_option(spec, "context")) * int(_option(spec, "batch")) * batches
-
-
-def parameters_of(spec: Json) -> float | None:
-    """How many parameters the model has, as far as its size dial says so: of our language models."""
-    workload = spec.get("workload", {"kind": "command"})
-    if workload["kind"] != "builtin" or "size" not in WORKLOADS.get(workload["name"], {}):
-        return None
-    return size_of(_option(spec, "size"))
-
-
-def _option(spec: Json, name: str) -> Any:
-    """An option of a built-in workload, which may be left to its default."""
-    return spec["options"].get(name, WORKLOADS[spec["workload"]["name"]][name].default)
-
-
 def expected_sent_bytes(spec: Json, workers: int) -> int | None:
     """What each worker sends in a round, or None where the model's size is not known."""
     parameters = parameters_of(spec)
     return None if parameters is None else sent_bytes_of_round(spec["strategy"], parameters, workers)
-
-
-def flops_per_second(measured: Mapping[str, float], gpus: int) -> float | None:
-    """What one unit of the offer trains at: measured in training, or a share of its measured matrix products."""
-    if measured.get("train_gflops"):
-        return measured["train_gflops"] * 1e9 / gpus
-    if measured.get("matmul_mflops_per_unit"):
-        return measured["matmul_mflops_per_unit"] * 1e6 * UTILISATION
-    if measured.get("matmul_gflops"):
-        return measured["matmul_gflops"] * 1e9 * UTILISATION / gpus
-    return None

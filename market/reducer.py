@@ -8,6 +8,7 @@ from typing import Any, Final
 from market.avoidance import after_loss
 from market.events import EVALUATED_BEFORE, MEMBER_BEFORE, ROUND_BEFORE, Event
 from market.fruitless import deaths_in_a_row
+from market.learning import learn
 from market.leases import Lease, LeaseState
 from market.owner_terms import OwnerTerms
 from market.state import FINAL_STATES, Job, MemberRecord, OfferRecord, ProviderRecord, State
@@ -126,6 +127,10 @@ def _job_submitted(state: State, event: Event, at_ms: int) -> None:
     state.open_jobs[job.id] = None
 
 
+def _job_estimated(state: State, event: Event, at_ms: int) -> None:
+    state.jobs[event["job"]].estimate = {name: value for name, value in event.items() if name not in ("type", "job")}
+
+
 def _job_state(state: State, event: Event, at_ms: int) -> None:
     job = state.jobs[event["job"]]
     if "running" in (job.state, event["state"]):
@@ -143,6 +148,8 @@ def _job_state(state: State, event: Event, at_ms: int) -> None:
                 state.providers[lease.provider].faulted -= 1
         job.ended_ms = at_ms
         del state.open_jobs[job.id]
+    if job.state == "done":
+        learn(state, job)
 
 
 def _job_wanted(state: State, event: Event, at_ms: int) -> None:
@@ -345,6 +352,7 @@ _HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     "offer_changed": _offer_changed,
     "offer_held": _offer_held,
     "job_submitted": _job_submitted,
+    "job_estimated": _job_estimated,
     "job_state": _job_state,
     "job_wanted": _job_wanted,
     "job_budget": _job_budget,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from market.avoidance import Avoidance
+from market.experience import Experience
 from market.leases import Lease
 from market.owner_terms import OwnerTerms
 from storage.ledger import Ledger
@@ -84,7 +85,7 @@ class ProviderRecord:
 class Job:
     """`wanted` is what its run is asked to do; `attempt` numbers the stretches of running; `topped_up` says that budget
     was added while a pause was wanted; `tunings` are the changes of its strategy (market/tuning.py), `attempts` the tries of a
-    batch job's command that ended by themselves, `saved` what it keeps for the next one (market/attempts.py)."""
+    batch job's command that ended by themselves, `saved` what it keeps for the next one (market/attempts.py), `estimate` what its customer was told (market/estimates.py)."""
 
     id: str
     customer: str
@@ -116,6 +117,7 @@ class Job:
     orphans: list[str] = field(default_factory=list)
     avoided: dict[str, Avoidance] = field(default_factory=dict)
     unmatched: dict[str, Any] | None = None
+    estimate: dict[str, Any] | None = None
     segments: list[dict[str, Any]] = field(default_factory=list)
     tunings: list[dict[str, Any]] = field(default_factory=list)
     attempts: list[dict[str, Any]] = field(default_factory=list)
@@ -167,6 +169,7 @@ class State:
     open_jobs: dict[str, None] = field(default_factory=dict)
     leases: dict[str, Lease] = field(default_factory=dict)
     live_leases: dict[str, None] = field(default_factory=dict)
+    experience: Experience = field(default_factory=Experience)
     last_epoch: int = 0
     runs_version: int = 1
     ledger: Ledger = field(default_factory=Ledger)

@@ -8,10 +8,12 @@ from typing import Any
 
 from market.attempts import attempts_view, command_view, restarts
 from market.clearing import clear, explain
+from market.estimates import outcome_of
 from market.events import MEMBER_BEFORE
 from market.fruitless import deaths_in_a_row
 from market.granting import bid_of, is_suspect, take_snapshot
 from market.holding import shown_state
+from market.learning import took_of
 from market.leases import Lease, LeaseState
 from market.outcomes import Json, Settings
 from market.selftests import summary
@@ -126,11 +128,21 @@ def job_view(state: State, volatile: Volatile, job: Job) -> Json:
         "tunings": tunings_view(job),
         "command": command_view(job, state.leases_of(job)),
         "training": training_view(state, job),
+        "estimate": estimate_view(state, job),
         "spec": job.spec,
         "spec_digest": job.spec_digest,
         "submitted_ms": job.submitted_ms,
         "ended_ms": job.ended_ms,
     }
+
+
+def estimate_view(state: State, job: Job) -> Json | None:
+    """What its customer was told at submit, and how that came true once the job is done (None until then)."""
+    if job.estimate is None:
+        return None
+    took_ms = took_of(state, job) if job.state == "done" else None
+    outcome = None if took_ms is None else outcome_of(job.estimate, took_ms, job.billed_nanos)
+    return {**job.estimate, "outcome": outcome}
 
 
 def training_view(state: State, job: Job) -> Json:
@@ -366,6 +378,7 @@ def totals_view(state: State, volatile: Volatile) -> Json:
         "jobs_running": states.get("running", 0),
         "leases_active": sum(state.leases[name].state is LeaseState.ACTIVE for name in state.live_leases),
         "balances_nanos": sums,
+        "calibration": state.experience.calibration(),
         "balanced": sum(balances.values()) == 0,
     }
     return found

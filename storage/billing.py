@@ -137,7 +137,18 @@ def invoice(connection: duckdb.DuckDBPyConnection, tenant: Tenant, job: str) -> 
         [job],
     )
     answer["payments"] = [{**payment, "at": format_instant(payment.pop("at_ms"))} for payment in payments]
+    answer["estimate"] = _estimate(connection, job)
     return answer | {name: head[name] for name in ("held_nanos", "released_nanos", "escrow_nanos")}
+
+
+def _estimate(connection: duckdb.DuckDBPyConnection, job: str) -> Line | None:
+    """What was expected of the job, with `outcome` once it is done; None where nothing was."""
+    found = list(fetch(connection, "SELECT * EXCLUDE (job, at_ms, customer) FROM estimate_lines WHERE job = ?", [job]))
+    if not found:
+        return None
+    names = ("took_ms", "cost_nanos", "within_time", "within_cost")
+    outcome = {name: found[0].pop(name) for name in names}
+    return {**found[0], "outcome": None if outcome["took_ms"] is None else outcome}
 
 
 def _lease_lines(lease: dict[str, Any]) -> list[Line]:

@@ -23,7 +23,7 @@ from storage.tables import TABLES, Row, rows_of
 
 log = logging.getLogger("torg.books")
 
-VERSION = 4  # of the tables; views are made anew at every open
+VERSION = 5  # of the tables; views are made anew at every open
 BATCH_ROWS = 16_384
 VIEWS = Path(__file__).parent / "views"
 # Few threads: the books are small, and trainers on the same machine need the cores.
@@ -38,6 +38,7 @@ _SCHEMAS = {
 VIEW_NAMES = (
     "entries", "balances", "history", "lease_readings", "refunds", "billing_facts", "lease_lines", "job_lines",
     "round_lines", "round_totals", "worker_totals", "training_lines", "metric_lines", "attempt_lines",
+    "estimate_lines",
 )  # fmt: skip
 
 

@@ -67,6 +67,11 @@ TABLES = {
         ),
         _table("offer_changes", "offer, state, price_nanos_per_gpu_hour BIGINT, reason"),
         _table("jobs", "job, customer, name, spec_json, budget_nanos BIGINT, spec_digest, tags_json"),
+        _table(
+            "estimates",
+            "job, basis, runs BIGINT, gpu, workers BIGINT, low_ms BIGINT, middle_ms BIGINT, high_ms BIGINT,"
+            "low_nanos BIGINT, middle_nanos BIGINT, high_nanos BIGINT, half DOUBLE, widened DOUBLE, claimed DOUBLE",
+        ),
         _table("job_states", "job, state, reason, detail"),
         _table("job_budgets", "job, added_nanos BIGINT, budget_nanos BIGINT"),
         _table("job_results", "job, manifest"),
@@ -117,7 +122,7 @@ TABLES = {
 
 # event types that are one row of one table
 _PLAIN = {
-    "transfer": "transfers", "offer_placed": "offers", "offer_changed": "offer_changes", "job_submitted": "jobs",
+    "transfer": "transfers", "offer_placed": "offers", "offer_changed": "offer_changes", "job_submitted": "jobs", "job_estimated": "estimates",
     "job_state": "job_states", "job_budget": "job_budgets", "job_retuned": "tunings", "job_result": "job_results", "lease_granted": "leases",
     "lease_started": "lease_starts", "lease_metered": "lease_meters", "lease_charged": "lease_charges",
     "lease_ended": "lease_ends", "checkpoint_durable": "checkpoints",

@@ -5,6 +5,9 @@ configuration locked; limits on time, rows, bytes and memory. Tables:
 
 - `jobs` (job, customer, name, submitted_at, state, reason, rounds_committed, budget_nanos, billed_nanos, fee_nanos,
   escrow_nanos, spec, tags); a provider sees the jobs it worked for without their money, spec and tags
+- `estimates` (what a job was expected to take and cost, and what it did: job, at, customer, basis, runs, gpu, workers,
+  low_ms, middle_ms, high_ms, low_nanos, middle_nanos, high_nanos, widened, claimed, took_ms, cost_nanos, within_time,
+  within_cost); a provider sees none
 - `leases` (lease, slot, job, customer, offer, provider, gpu, gpus, price_nanos_per_gpu_hour, granted_at, ended_at,
   end_reason, fault, metered_ms, charged_ms, trained_ms, rounds, tokens, charged_nanos, fee_nanos, refunded_nanos)
 - `rounds` (one row per round and member: job, round, step, at, duration_ms, lease, customer, provider, slot, loss, steps,
@@ -29,7 +32,7 @@ import duckdb
 
 from storage.tenants import QueryRefused, Tenant
 
-TENANT_TABLES = ("jobs", "leases", "rounds", "metrics", "attempts", "billing", "transfers")
+TENANT_TABLES = ("jobs", "estimates", "leases", "rounds", "metrics", "attempts", "billing", "transfers")
 HIDDEN_FROM_PROVIDERS = ("budget_nanos", "billed_nanos", "fee_nanos", "escrow_nanos", "spec", "tags")
 # In this order: once external access is off, the other settings that touch files cannot be changed any more.
 _SAFE = (
@@ -115,7 +118,7 @@ def _rows(tenant: Tenant) -> dict[str, tuple[str, str, list[Any]]]:
         rows["transfers"] = ("*", f"{touches} OR {own_escrow}", [*accounts, *accounts, tenant.member])
     else:
         rows["transfers"] = ("*", touches, [*accounts, *accounts])
-        rows["metrics"] = ("*", "false", [])
+        rows["metrics"] = rows["estimates"] = ("*", "false", [])
         hidden = ", ".join(f"NULL AS {name}" for name in HIDDEN_FROM_PROVIDERS)
         rows["jobs"] = (f"* REPLACE ({hidden})", "job IN (SELECT job FROM leases WHERE provider = ?)", who)
     return rows

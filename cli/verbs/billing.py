@@ -9,6 +9,7 @@ import typer
 
 from cli.arguments import exact_usd, usd
 from cli.errors import usage
+from cli.estimate_view import outcome
 from cli.output import Column, console, document, print_table, printable
 from cli.session import connect
 from cli.settings import Settings
@@ -88,6 +89,9 @@ def show_invoice(settings: Settings, answer: dict[str, Any]) -> None:
     ]
     for name, nanos in sums:
         screen.print(f"  {_SUMS.get(name, name):<38}{exact_usd(nanos):>18}", markup=False)
+    told = outcome(answer.get("estimate"))
+    if told:
+        screen.print(f"  estimated {told}", markup=False)
 
 
 _SUMS = {

@@ -7,6 +7,7 @@ import typer
 
 from cli.arguments import megabytes, usd, usd_nanos
 from cli.errors import usage
+from cli.estimate_view import outcome
 from cli.output import Column, Styled, console, document, print_table, printable
 from cli.session import connect, new_id
 from cli.settings import Settings
@@ -89,6 +90,8 @@ def show_job(settings: Settings, one: dict[str, Any]) -> None:
     lines.append(
         f"money    billed {usd(one['billed_nanos'])}, escrow {usd(one['escrow_nanos'])}, budget {usd(one['budget_nanos'])}"
     )
+    told = outcome(one.get("estimate"))
+    lines += [f"estimate {told}"] if told else []
     for line in lines:
         screen.print(printable(line), markup=False)
     if one["state"] != "done":

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.errors import refused, usage
+from cli.estimate_view import calibration
 from cli.output import document, log
 from cli.session import connect, new_id
 from cli.settings import Settings
@@ -83,6 +84,9 @@ def status(ctx: typer.Context) -> None:
     print(
         f"offers {told['offers']}, jobs running {told['jobs_running']}, journal {told['journal_records']} records, Ray {ray}"
     )
+    judged = calibration(told.get("calibration") or {})
+    if judged:
+        print(judged)
     print(f"exchange pid {told['exchange_pid']}, books pid {told['books_pid'] or 'not up'}")
 
 

@@ -8,11 +8,11 @@ import typer
 
 from cli.arguments import megabytes, usd
 from cli.errors import Exit, refused, usage
+from cli.estimate_view import plan_facts
 from cli.output import Column, console, document, log, print_table, printable
 from cli.session import connect_pooled, new_id
 from cli.settings import Settings
 from market.traffic import EXCHANGE_SHARE, format_speed
-from storage.units import format_duration
 from trainers.options import keeps_inner_state
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _candidates(verb: str) -> tuple[Column, ...]:
 
 
 def _facts(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
-    return [*_what(spec, plan), *([] if "command" in spec else _when(plan)), *_why_not(plan)]
+    return [*_what(spec, plan), *(plan_facts(plan) if "command" in spec else _when(plan)), *_why_not(plan)]
 
 
 def _what(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
@@ -141,9 +141,9 @@ def _what(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     data = ("data", _data(spec["data"]))
     if "command" in spec:
-        from cli.command_view import plan_facts
+        from cli.command_view import command_facts
 
-        return [*plan_facts(spec, plan), *([] if spec["data"]["kind"] == "none" else [data]), *asked]
+        return [*command_facts(spec, plan), *([] if spec["data"]["kind"] == "none" else [data]), *asked]
     workload = spec["workload"]
     what = workload["name"] if workload["kind"] == "builtin" else f"{workload['filename']}:{workload['class_name']}"
     strategy = " ".join(str(spec["strategy"][name]) for name in ("name", "codec") if spec["strategy"].get(name))
@@ -155,16 +155,10 @@ def _what(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
 def _when(plan: dict[str, Any]) -> list[tuple[str, str]]:
     """What it sends, how long it takes, what it costs, as far as that is known."""
     facts: list[tuple[str, str]] = []
-    expected = (
-        format_duration(round(1_000 * plan["expected_s"]))
-        if plan.get("expected_s") is not None
-        else "not known before the first round"
-    )
     traffic = _traffic(plan)
     if traffic:
         facts.append(("network", traffic))
-    cost = f", about {usd(plan['expected_cost_nanos'])}" if plan.get("expected_cost_nanos") is not None else ""
-    facts.append(("expected", expected + cost))
+    facts += plan_facts(plan)
     facts += [("advice", sentence) for sentence in plan.get("advice") or []]
     return facts
 

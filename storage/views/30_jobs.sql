@@ -40,3 +40,17 @@ SELECT a.job, a.number, a.at_ms, a.lease, l.customer, l.provider, a.kind, a.code
   a.manifest
 FROM attempts a
 LEFT JOIN leases l USING (lease);
+
+-- estimate_lines: what was told of a job at submit, and how that came true. What it took counts from its first lease to its
+-- end; it is NULL until the job is done.
+CREATE OR REPLACE VIEW estimate_lines AS
+SELECT *, (took_ms BETWEEN low_ms AND high_ms) AS within_time, (cost_nanos BETWEEN low_nanos AND high_nanos) AS within_cost
+FROM (
+  SELECT e.job, e.at_ms, l.customer, e.basis, e.runs, e.gpu, e.workers, e.low_ms, e.middle_ms, e.high_ms, e.low_nanos,
+    e.middle_nanos, e.high_nanos, e.widened, e.claimed, (d.at_ms - g.at_ms)::BIGINT AS took_ms,
+    CASE WHEN d.at_ms IS NOT NULL THEN l.billed_nanos END AS cost_nanos
+  FROM estimates e
+  LEFT JOIN job_lines l USING (job)
+  LEFT JOIN (SELECT job, max(at_ms) AS at_ms FROM job_states WHERE state = 'done' GROUP BY job) d USING (job)
+  LEFT JOIN (SELECT job, min(at_ms) AS at_ms FROM leases GROUP BY job) g USING (job)
+);

@@ -23,6 +23,11 @@ CREATE OR REPLACE VIEW tenant_attempts AS
 SELECT job, number, make_timestamp(at_ms * 1000) AS at, lease, customer, provider, kind, code, signal, duration_ms
 FROM attempt_lines ORDER BY job, number;
 
+CREATE OR REPLACE VIEW tenant_estimates AS
+SELECT job, make_timestamp(at_ms * 1000) AS at, customer, basis, runs, gpu, workers, low_ms, middle_ms, high_ms, low_nanos,
+  middle_nanos, high_nanos, widened, claimed, took_ms, cost_nanos, within_time, within_cost
+FROM estimate_lines ORDER BY at_ms, job;
+
 CREATE OR REPLACE VIEW tenant_billing AS
 SELECT make_timestamp(at_ms * 1000) AS at, make_timestamp(at_ms * 1000)::DATE AS day, job, customer, provider, lease,
   gpu, gpu_ms, trained_ms, rounds, charged_nanos, fee_nanos, refunded_nanos

@@ -6,7 +6,8 @@ import pytest
 
 from market.advice import advice
 from market.outcomes import Refusal
-from market.quotes import expected_job_ms, expected_sent_bytes, flops_per_second, flops_per_step, parameters_of
+from market.quotes import expected_sent_bytes
+from market.speeds import expected_job_ms, flops_per_second, flops_per_step, parameters_of
 from storage.units import charge_nanos
 from tests.market.scene import USD, Scene, digest, make_spec
 

@@ -22,6 +22,8 @@ GOOD: dict[str, Any] = {
 }
 PLAN = {
     "feasible": True, "reason": None, "detail": "", "relaxations": [], "expected_s": 61.0, "expected_cost_nanos": 15_000_000,
+    "estimate": {"basis": "runs", "runs": 2, "gpu": "cpu", "workers": 1, "claimed": 0.8, "low_ms": 50_000, "high_ms": 72_000,
+                 "low_nanos": 12_000_000, "high_nanos": 18_000_000},
     "candidates": [{"offer": "offer-1", "provider": "aurora", "gpu": "cpu", "gpus": 1, "region": "eu",
                     "price_nanos_per_gpu_hour": 300_000_000}],
 }  # fmt: skip
@@ -128,7 +130,7 @@ def test_code_travels_by_its_digest(torg: Torg, open_market: FakeMarket, file: P
 def test_the_plan_is_shown_and_nothing_is_sent_by_a_dry_run(torg: Torg, open_market: FakeMarket, file: Path) -> None:
     ran = torg("submit", str(file), "--dry-run")
     assert ran.code == 0
-    for part in ("1 to 2 of 1 × cpu", "$0.90 per GPU-hour", "61 s, about $0.015", "aurora",
+    for part in ("1 to 2 of 1 × cpu", "$0.90 per GPU-hour", "50 s to 72 s for $0.012 to $0.018", "aurora",
                  "a checkpoint every round, the newest 3\n", "loss measured every round, and at the end"):  # fmt: skip
         assert part in ran.out
     assert [one.path for one in open_market.asked] == ["/v1/quotes"]

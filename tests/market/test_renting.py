@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from market.quotes import parameters_of, tokens_per_step
 from market.renting import STUDIES, Study, against_alone, sentence
+from market.speeds import parameters_of, tokens_per_step
 from market.traffic import FRAMING, format_speed, needed_bits_per_second
 from tests.market.scene import Scene, digest, make_spec
 from trainers.options import STRATEGIES

@@ -49,6 +49,7 @@ async def status(services: Has, _: Someone) -> dict[str, Any]:
         "offers": totals["offers"],
         "jobs_running": totals["jobs_running"],
         "jobs": totals["jobs"],
+        "calibration": totals["calibration"],
         "stopped": totals["stopped"],
         "journal_records": services.desk.records,
         "disk_full": services.desk.full,

@@ -1,0 +1,45 @@
+"""What the market learns from a job that is done: called by the reducer alone."""
+
+from __future__ import annotations
+
+from market.estimates import score_of
+from market.experience import Run, run_of_attempts, run_of_rounds, work_of
+from market.speeds import flops_per_second
+from market.state import Job, State
+
+
+def learn(state: State, job: Job) -> None:
+    """Keep how long its work took, if it went in one go, and how its estimate came true."""
+    took_ms = took_of(state, job)
+    if took_ms is None:
+        return
+    if job.estimate is not None:
+        state.experience.judge(score_of(job.id, job.estimate, took_ms, job.billed_nanos))
+    run = _run(state, job, took_ms)
+    if run is not None:
+        state.experience.learn(work_of(job.spec, job.customer), run)
+
+
+def took_of(state: State, job: Job) -> int | None:
+    """From its first lease to its end, pauses included; None while it goes on, or when it never had one."""
+    if job.ended_ms is None or not job.leases:
+        return None
+    return job.ended_ms - state.leases[job.leases[0]].granted_ms
+
+
+def _run(state: State, job: Job, took_ms: int) -> Run | None:
+    """None of a job that paused, was retuned, lost a worker or had different GPUs: it says nothing clean of its work."""
+    leases = state.leases_of(job)
+    gpus = {lease.gpu for lease in leases}
+    if job.attempt != 1 or job.tunings or len(gpus) != 1 or any(lease.fault == "provider" for lease in leases):
+        return None
+    offers = [state.offers[lease.offer] for lease in leases]
+    speeds = [flops_per_second(offer.measured, offer.gpus) for offer in offers]
+    known = [speed for speed in speeds if speed is not None]
+    slowest = min(known) if len(known) == len(speeds) else None
+    charged = [lease.charged_ms for lease in leases]
+    [gpu] = gpus
+    if job.command is not None:
+        return run_of_attempts(job.id, gpu, slowest, job.attempts, took_ms, charged)
+    rounds = [record for _, record in sorted(job.rounds.items())]
+    return run_of_rounds(job.id, gpu, slowest, rounds, took_ms, charged)
