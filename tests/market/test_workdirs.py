@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from market import workdirs
 from market.workdirs import pack_workdir
 from storage.archives import PackingError, unpack
 
@@ -95,6 +96,16 @@ def test_what_cannot_go_along_is_refused_by_name(folder: Path, tmp_path: Path) -
     odd.unlink()
     os.close(os.open(os.fsencode(folder) + b"/src/\xff", os.O_CREAT))
     refused("name that is not UTF-8")
+
+
+def test_a_name_may_have_a_newline_and_too_many_files_are_refused_with_a_remedy(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "two\nlines").write_text("x")
+    assert "two\nlines" in names(packed(folder, tmp_path))
+    monkeypatch.setattr(workdirs, "MAX_FILES", 3)
+    with pytest.raises(PackingError, match=r"is larger than .* or 3 files; leave something out by \.gitignore"):
+        pack_workdir(folder, tmp_path / "many.tar")
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
