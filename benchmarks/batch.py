@@ -1,0 +1,141 @@
+"""What a batch job waits for and what it pays for being safe.
+
+    python -m benchmarks.batch [--json]
+
+A market and providers of one core each on this machine, all in the sandbox that there is:
+
+- `first_line_warm_s`: from the start of `torg run` to the first line of its command's output, a provider waiting; `…_cold_s`:
+  from the submission to that line when the provider is started only then.
+- `upload_…_bytes`: of a working folder, and of the next one after one line of one file was changed.
+- `restart_s`: from SIGKILL of the worker to the first line of the command on another machine, with what it had saved.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import Target, finish, parser, say
+from benchmarks.square import Square, open_square, until
+from cli.jobfiles import prepare_fields
+
+WARM_RUNS, RESTARTS = 5, 3
+LINE = "the first line"
+COUNTER = """
+import os, pathlib, time
+kept = pathlib.Path(os.environ["TORG_CHECKPOINT_DIR"], "state")
+print("begins with", kept.stat().st_size if kept.exists() else 0, flush=True)
+if not kept.exists():
+    kept.write_bytes(os.urandom(16 << 20))
+time.sleep(3600)
+"""
+
+
+def main() -> int:
+    """See the module."""
+    chosen = parser(__doc__).parse_args()
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        files = Path(folder)
+        with open_square(0) as square:
+            figures["first_line_cold_s"] = cold(square, files)
+        with open_square(2) as square:
+            warm = [first_line(square, files) for _ in range(WARM_RUNS)]
+            figures |= {"first_line_warm_s": statistics.median(warm), "first_line_warm_most_s": max(warm)}
+            say(chosen.json, f"first lines after {', '.join(f'{one:.2f}' for one in warm)} s")
+            figures |= uploads(square, files)
+            restarts = [restart(square, files) for _ in range(RESTARTS)]
+            figures |= {"restart_s": statistics.median(restarts), "restart_most_s": max(restarts)}
+            say(chosen.json, f"restarts after {', '.join(f'{one:.2f}' for one in restarts)} s")
+    targets = {
+        "first_line_warm_s": Target(figures["first_line_warm_s"], 2.0),
+        "upload_change_ratio": Target(figures["upload_change_ratio"], 0.05),
+    }
+    return finish(figures, targets, chosen.json)
+
+
+def cold(square: Square, files: Path) -> float:
+    """Seconds from the submission to the first line, the provider being started in between."""
+    began = time.monotonic()
+    job = square.submit(["echo", LINE], files)
+    square.add_provider()
+    until(lambda: LINE in square.lines(job))
+    return time.monotonic() - began
+
+
+def first_line(square: Square, files: Path) -> float:
+    """Seconds from the start of `torg run` to the first line."""
+    square.wait_free()
+    time.sleep(3)  # the next warm worker is being made
+    command = [
+        sys.executable,
+        "-m",
+        "cli",
+        "run",
+        "-y",
+        "--max-price",
+        "0.9",
+        "--workdir",
+        str(files),
+        "--",
+        "echo",
+        LINE,
+    ]
+    began = time.monotonic()
+    with subprocess.Popen(
+        command, env=square.environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        while (line := process.stdout.readline()).strip() != LINE.encode():
+            if not line:
+                raise RuntimeError("torg run ended without its line")
+        taken = time.monotonic() - began
+        process.stdout.read()
+    return taken
+
+
+def uploads(square: Square, files: Path) -> dict[str, float]:
+    """Bytes of a folder of 400 files and a change in it."""
+    draw = random.Random(1)
+    folder = files / "project"
+    for number in range(400):
+        path = folder / f"package{number % 20}" / f"module{number}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"value{line} = {draw.random()}\n" for line in range(draw.randrange(20, 800))))
+    sent = []
+    for _ in range(2):
+        with prepare_fields(_fields(folder)) as prepared:
+            sent.append(prepared.upload(square.customer))
+        with (folder / "package7" / "module187.py").open("a") as file:
+            file.write("changed = True\n")
+    shutil.rmtree(folder)
+    return {"upload_whole_bytes": sent[0], "upload_change_bytes": sent[1], "upload_change_ratio": sent[1] / sent[0]}
+
+
+def _fields(folder: Path) -> dict[str, Any]:
+    limits = {"max_usd_per_gpu_hour": 0.9, "budget_usd": 1}
+    return {"name": "a", "command": ["true"], "workdir": str(folder), "workers": {"gpu": ["cpu"]}, "limits": limits}
+
+
+def restart(square: Square, files: Path) -> float:
+    """Seconds from the death of a machine to the first line on the next, which has 16 MiB that were saved."""
+    square.wait_free()
+    job = square.submit(["python", "-c", COUNTER], files)
+    until(lambda: square.customer.job(job)["command"]["saved"])
+    began = time.monotonic()
+    square.kill_worker(job)
+    until(lambda: f"begins with {16 << 20}" in square.lines(job))
+    taken = time.monotonic() - began
+    square.customer.cancel_job(job)
+    return taken
+
+
+if __name__ == "__main__":
+    sys.exit(main())
