@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import secrets
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,7 @@ import psutil
 import pytest
 
 from storage.artifacts import Artifacts
-from tests.cluster.plaza import HERE, USD, Json, Plaza, tar_of, until
+from tests.cluster.plaza import HERE, ROOT, USD, Json, Plaza, environment, tar_of, until
 from tests.cluster.test_faults import gone
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
@@ -196,3 +200,22 @@ def test_a_provider_that_drains_lets_the_last_save_come_to_the_market(plaza: Pla
     assert printed(plaza, job, "found the last ones")
     assert [one["reason"] for one in done["leases"]] == ["drained", "done"]
     assert (done["command"]["restarts"], done["command"]["lost"]) == (1, 1)
+
+
+def test_a_script_that_is_killed_at_a_random_moment_ends_with_the_very_bytes(plaza: Plaza, tmp_path: Path) -> None:
+    script = ROOT / "examples" / "batch" / "byte_lm.py"
+    words = ["--steps", "40", "--every", "10"]
+    with subprocess.Popen([sys.executable, script, *words], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE) as alone:
+        workdir = tar_of({"byte_lm.py": script.read_bytes()})
+        kept = {"digest": plaza.local("customer").upload(workdir), "bytes": len(workdir), "label": "work"}
+        job = submit(plaza, argv=["python", "byte_lm.py", *words, "--rest", "0.15"], workdir=kept)
+        until(lambda: plaza.job(job)["command"]["saved"], "something is saved")
+        time.sleep(random.Random(7).uniform(0, 1))
+        psutil.Process(plaza.worker_of(job)["pid"]).kill()
+        done = plaza.wait_state(job, "done")
+    assert alone.returncode == 0
+    begun = [line.partition(" | begins at step ")[2] for line in log_of(plaza, job).splitlines() if "| begins at" in line]
+    assert begun[0] == "0"
+    assert int(begun[1]) in (10, 20, 30, 40)
+    assert done["command"]["restarts"] == 1
+    assert artifacts_of(plaza, job)[1]["out/weights.bin"] == (tmp_path / "out" / "weights.bin").read_bytes()
