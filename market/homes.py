@@ -8,7 +8,7 @@ The folder is an argument everywhere; nothing here reads the environment, the cl
     journal/       the record                          blobs/        content-addressed bytes
     books/         books.duckdb, the projection        uploads.log   who uploaded which blob (quotas)
     run/           *.pid, books.json (port), ray.json  logs/         one file per process, jobs/ID.log
-    lock           held by the one supervisor
+    lock           held by the one supervisor          moved.json    this market lives elsewhere now: it does not start
 """
 
 import json
@@ -44,6 +44,11 @@ class Home:
     @property
     def lock_file(self) -> Path:
         return self.root / "lock"
+
+    @property
+    def moved_file(self) -> Path:
+        """Says when and into which backup this market was moved; where it is, no market starts."""
+        return self.root / "moved.json"
 
     @property
     def journal(self) -> Path:

@@ -40,7 +40,7 @@ from market.daemon import (
     shown_host,
     tail_of,
 )
-from market.homes import PROCESSES, Home, pid_is_alive
+from market.homes import PROCESSES, Home, pid_is_alive, read_json
 from market.tls import TlsFiles, TlsRefused, check_files, now_utc
 
 log = logging.getLogger("torg.supervisor")
@@ -84,6 +84,7 @@ def start(
         except TlsRefused as wrong:
             raise StartFailed("tls_unusable", wrong.message, field=wrong.field, remedy=wrong.remedy) from wrong
     home = Home(home_folder.absolute())
+    check_not_moved(home)
     home.make_folders()
     until_s = time.monotonic() + timeout_s
     while time.monotonic() < until_s:
@@ -141,6 +142,14 @@ def is_running(home: Home) -> bool:
     return False
 
 
+def check_not_moved(home: Home) -> None:
+    """Raises StartFailed with code market_moved where `torg backup --move` has ended the market of this home for good."""
+    if (moved := read_json(home.moved_file)) or home.moved_file.exists():
+        message = f"the market of {home.root} was moved into the backup {moved.get('file', 'of before')}"
+        remedy = f"start it where that was restored; if it never was, remove {home.moved_file}"
+        raise StartFailed("market_moved", message, remedy=remedy)
+
+
 def end_left(home: Home) -> list[int]:
     """End processes that a killed supervisor left; a pid counts only if its command line names this home."""
     left = [pid for name in PROCESSES if (pid := home.read_pid(name)) is not None]
@@ -174,6 +183,12 @@ def main(arguments: list[str] | None = None) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         say(given.ready_fd, {"code": "already_running", "message": f"a market runs in {home.root} already"})
+        return 1
+    try:
+        check_not_moved(home)
+    except StartFailed as failed:
+        log.error("%s", failed)
+        say(given.ready_fd, {"code": failed.code, "message": failed.message, "remedy": failed.remedy})
         return 1
     adopt_orphans()
     end_left(home)

@@ -114,6 +114,11 @@ class Desk:
         return self._queue.qsize()
 
     @property
+    def term(self) -> int:
+        """Which open of the journal this is; a restored market's is of a later generation."""
+        return self._journal.term
+
+    @property
     def head(self) -> str:
         """Chain hash of the last durable record."""
         return self._journal.head

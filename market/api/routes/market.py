@@ -23,7 +23,13 @@ router = APIRouter(route_class=StrictRoute, tags=["market"])
 @router.get("/healthz")
 async def healthz(services: Has) -> dict[str, Any]:
     """Answers without a key as soon as the journal is read."""
-    return {"ok": not services.desk.full, "version": services.version, "journal_records": services.desk.records}
+    return {
+        "ok": not services.desk.full,
+        "version": services.version,
+        "journal_records": services.desk.records,
+        "market": services.exchange.market_id,
+        "term": services.desk.term,
+    }
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
