@@ -1,0 +1,63 @@
+"""`torg members`: who is in the market, who comes in, whose key ends."""
+
+from typing import Annotated
+
+import typer
+
+from cli.errors import usage
+from cli.output import Column, Styled, document, print_table
+from cli.session import ROLES, connect
+from cli.settings import Settings
+
+Member = Annotated[str, typer.Argument(metavar="NAME")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    group = typer.Typer(name="members", help="Who is in the market (operators only).", no_args_is_help=True)
+    group.command("ls")(ls)
+    group.command("add")(add)
+    group.command("revoke")(revoke)
+    app.add_typer(group)
+
+
+def ls(ctx: typer.Context) -> None:
+    """Everybody who ever was a member, in the order in which they came."""
+    settings: Settings = ctx.obj
+    found = connect(settings, "operator").members()
+    if settings.as_json:
+        document(found)
+        return
+    from cli.verbs.wallet import moment
+
+    columns = (Column("member"), Column("role"), Column("key"), Column("added", gives_way=1))
+    rows = [[one["member"], one["role"], Styled("revoked", "red") if one["revoked"] else "valid", moment(one["added_ms"])]
+            for one in found]  # fmt: skip
+    print_table(settings, columns, rows)
+
+
+def add(
+    ctx: typer.Context,
+    name: Member,
+    role: Annotated[str, typer.Option(help="customer, provider or operator")] = "customer",
+) -> None:
+    """Make a member, or give one whose key was revoked a new one. The key is shown this once."""
+    settings: Settings = ctx.obj
+    if role not in ROLES:
+        raise usage(f"--role {role!r} is not known", field="--role", remedy=f"one of {', '.join(ROLES)}")
+    made = connect(settings, "operator").add_member(name, role)  # type: ignore[arg-type]
+    if settings.as_json:
+        document(made)
+        return
+    print(f"{made['member']} is a {made['role']}. Its key, shown this once: {made['key']}")
+    print(f"With it: TORG_URL={settings.market_url()} TORG_KEY=… torg offers")
+
+
+def revoke(ctx: typer.Context, name: Member) -> None:
+    """End a member's key at once; a provider's offers are withdrawn and its leases end."""
+    settings: Settings = ctx.obj
+    answer = connect(settings, "operator").revoke_member(name)
+    if settings.as_json:
+        document(answer)
+    else:
+        print(f"The key of {name} is revoked. `torg members add {name} --role {answer['role']}` gives it a new one.")
