@@ -87,6 +87,11 @@ class Market:
         """{member, role, key}: the key is shown this once. Not retried."""
         return self._wire.json("POST", "/v1/members", body={"member": member, "role": role}, repeatable=False)
 
+    def rotate_key(self, member: str, *, grace_ms: int = 3_600_000) -> Json:
+        """{member, role, old_until_ms, key}: another key, shown this once (operator). Not retried."""
+        body = {"grace_ms": grace_ms}
+        return self._wire.json("POST", f"/v1/members/{_part(member)}/rotate", body=body, repeatable=False)
+
     def revoke_member(self, member: str) -> Json:
         return self._wire.json("POST", f"/v1/members/{_part(member)}/revoke", body={})
 

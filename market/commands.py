@@ -37,6 +37,16 @@ class AddMember:
 
 
 @dataclass(frozen=True, slots=True)
+class RotateKey:
+    """Another key for the member; the one of now works for `grace_ms` on. Told again: answered."""
+
+    member: str
+    key_sha256: str
+    grace_ms: int
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class RevokeMember:
     """The member's key stops working; a provider's offers are withdrawn."""
 
@@ -384,6 +394,7 @@ Command = (
     OpenMarket
     | AddMember
     | RevokeMember
+    | RotateKey
     | Deposit
     | Payout
     | PlaceOffer

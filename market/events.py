@@ -16,6 +16,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "market_reopened": ("by",),
     "member_added": ("member", "role", "key_sha256"),
     "member_revoked": ("member",),
+    "member_rotated": ("member", "key_sha256", "old_until_ms", "by"),
     "transfer": ("id", "kind", "debit", "credit", "amount_nanos", "job", "lease"),
     "offer_placed": (
         "offer",

@@ -37,6 +37,7 @@ from market.commands import (
     ReportSave,
     RetuneJob,
     RevokeMember,
+    RotateKey,
     StartLease,
     StopMarket,
     SubmitJob,
@@ -60,6 +61,7 @@ _DECISIONS: Final[Mapping[type, _Decide]] = {
     OpenMarket: members.open_market,
     AddMember: members.add_member,
     RevokeMember: members.revoke_member,
+    RotateKey: members.rotate_key,
     Deposit: members.deposit,
     Payout: members.payout,
     PlaceOffer: offering.place_offer,
@@ -149,8 +151,8 @@ class Exchange:
         member = None if name is None else self._state.members[name]
         if member is None:
             return None
-        # A key that was replaced stays known as revoked.
-        revoked = member.revoked or member.key_sha256 != key_sha256
+        # A key that was replaced stays known as revoked, once its grace is over.
+        revoked = not member.opens(key_sha256, max(self._state.now_ms, self._volatile.now_ms))
         return {"member": member.name, "role": member.role, "revoked": revoked, "key_sha256": key_sha256}
 
     def members(self) -> list[Json]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from market.checking import invalid, is_digest, is_int, is_name, is_text
-from market.commands import SYSTEM, AddMember, Deposit, OpenMarket, Payout, RevokeMember
+from market.commands import SYSTEM, AddMember, Deposit, OpenMarket, Payout, RevokeMember, RotateKey
 from market.granting import end_lease
 from market.outcomes import Answer, Json, Refusal, conflict, unknown
 from market.state import ROLES, MemberRecord
@@ -13,6 +13,7 @@ from market.turn import Turn
 from storage.ledger import FEE, WORLD, Status, Transfer, earnings, wallet
 from storage.units import format_usd
 
+LONGEST_GRACE_MS: Final = 30 * 86_400_000
 # The market's own process and accounts: a member of that name would be shown what is theirs.
 _RESERVED: Final = (SYSTEM, FEE, WORLD)
 
@@ -36,7 +37,9 @@ def add_member(turn: Turn, command: AddMember) -> Answer | Refusal:
     if refusal is not None:
         return refusal
     if not is_name(command.member) or command.member in _RESERVED:
-        return invalid("member", command.member, f"1 to 64 letters, digits, dots, dashes, and not {' or '.join(_RESERVED)}")
+        return invalid(
+            "member", command.member, f"1 to 64 letters, digits, dots, dashes, and not {' or '.join(_RESERVED)}"
+        )
     if command.role not in ROLES:
         return invalid("role", command.role, ", ".join(ROLES))
     if not is_digest(command.key_sha256):
@@ -75,6 +78,40 @@ def revoke_member(turn: Turn, command: RevokeMember) -> Answer | Refusal:
                 end_lease(turn, turn.state.leases[lease], "withdrew", "its provider was revoked")
             turn.set_offer(offer, "withdrawn", offer.price_nanos_per_gpu_hour, "revoked")
     return Answer(member_view(member))
+
+
+def rotate_key(turn: Turn, command: RotateKey) -> Answer | Refusal:
+    refusal = turn.require(command.by, ("operator",))
+    if refusal is not None:
+        return refusal
+    state = turn.state
+    member = state.members.get(command.member)
+    if member is None:
+        return unknown("member", command.member)
+    if member.revoked:
+        return Refusal(
+            "key_revoked", f"the key of {member.name!r} was revoked", field="member", remedy="add it again", status=409
+        )
+    if member.role == "plane":
+        return Refusal(
+            "forbidden", "the market's own actors have this key for as long as they run", field="member", status=403
+        )
+    if not is_digest(command.key_sha256):
+        return invalid("key_sha256", command.key_sha256, "a SHA-256 in hex")
+    if not is_int(command.grace_ms, 0, LONGEST_GRACE_MS):
+        return invalid("grace_ms", command.grace_ms, f"0 to {LONGEST_GRACE_MS}")
+    if command.key_sha256 == member.key_sha256:
+        return Answer(rotated_view(member), created=False)
+    if command.key_sha256 in state.by_key:
+        return Refusal("conflict", "this key is or was somebody's", field="key_sha256", status=409)
+    until_ms = turn.now_ms + command.grace_ms
+    fields = {"member": member.name, "key_sha256": command.key_sha256, "old_until_ms": until_ms, "by": command.by}
+    turn.emit("member_rotated", fields)
+    return Answer(rotated_view(member))
+
+
+def rotated_view(member: MemberRecord) -> Json:
+    return {"member": member.name, "role": member.role, "old_until_ms": member.old_until_ms}
 
 
 def member_view(member: MemberRecord) -> Json:

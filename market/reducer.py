@@ -47,6 +47,13 @@ def _member_revoked(state: State, event: Event, at_ms: int) -> None:
     member.revoked = True
 
 
+def _member_rotated(state: State, event: Event, at_ms: int) -> None:
+    member = state.members[event["member"]]
+    member.old_key_sha256, member.old_until_ms = member.key_sha256, event["old_until_ms"]
+    member.key_sha256 = event["key_sha256"]
+    state.by_key[member.key_sha256] = member.name
+
+
 def _transfer(state: State, event: Event, at_ms: int) -> None:
     transfer = Transfer(**{name: value for name, value in event.items() if name != "type"})
     status = state.ledger.apply(transfer, at_ms)
@@ -345,6 +352,7 @@ _HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     "market_reopened": _market_reopened,
     "member_added": _member_added,
     "member_revoked": _member_revoked,
+    "member_rotated": _member_rotated,
     "transfer": _transfer,
     "offer_placed": _offer_placed,
     "offer_terms": _offer_terms,

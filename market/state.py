@@ -27,6 +27,14 @@ class MemberRecord:
     key_sha256: str
     added_ms: int
     revoked: bool = False
+    old_key_sha256: str | None = None
+    old_until_ms: int = 0
+
+    def opens(self, key_sha256: str, now_ms: int) -> bool:
+        """Whether this key is the member's now: the newest one, or the one before within its grace."""
+        if self.revoked:
+            return False
+        return key_sha256 == self.key_sha256 or (key_sha256 == self.old_key_sha256 and now_ms < self.old_until_ms)
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(name="members", help="Who is in the market (operators only).", no_args_is_help=True)
     group.command("ls")(ls)
     group.command("add")(add)
+    group.command("rotate")(rotate)
     group.command("revoke")(revoke)
     app.add_typer(group)
 
@@ -51,6 +52,30 @@ def add(
         return
     print(f"{made['member']} is a {made['role']}. Its key, shown this once: {made['key']}")
     print(f"With it: TORG_URL={settings.market_url()} TORG_KEY=… torg offers")
+
+
+def rotate(
+    ctx: typer.Context,
+    name: Member,
+    grace: Annotated[
+        int, typer.Option(min=0, max=43_200, metavar="MINUTES", help="how long the old key still works")
+    ] = 60,
+) -> None:
+    """Give a member another key, shown this once; the old one works a while on."""
+    settings: Settings = ctx.obj
+    from market.homes import LOCAL_MEMBERS, Home, write_json
+
+    answer = connect(settings, "operator").rotate_key(name, grace_ms=60_000 * grace)
+    home = Home(settings.home)
+    if name in LOCAL_MEMBERS and not settings.url and name in (keys := home.read_keys()):
+        write_json(home.keys_file, {**keys, name: answer["key"]}, mode=0o600)
+    if settings.as_json:
+        document(answer)
+        return
+    from cli.verbs.wallet import moment
+
+    print(f"The new key of {name}, shown this once: {answer['key']}")
+    print(f"The old one works until {moment(answer['old_until_ms'])}.")
 
 
 def revoke(ctx: typer.Context, name: Member) -> None:

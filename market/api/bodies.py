@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from market.hardware import MAX_UNITS
+from market.members import LONGEST_GRACE_MS
 from market.owner_terms import DEFAULT_NOTICE_MS, LONGEST_NOTICE_MS
 from trainers.metrics import MAX_METRIC_NAME, MAX_METRICS
 
@@ -36,6 +37,10 @@ class Nothing(Body):
 class MemberBody(Body):
     member: Id
     role: Literal["customer", "provider", "operator", "plane"]
+
+
+class RotateBody(Body):
+    grace_ms: Annotated[int, Field(ge=0, le=LONGEST_GRACE_MS)] = 3_600_000
 
 
 class DepositBody(Body):

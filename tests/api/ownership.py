@@ -73,6 +73,7 @@ DOORS: dict[str, Door] = {
     "GET /v1/members": Door("operator"),
     "POST /v1/members": Door("operator", body={"member": "{customer}", "role": "customer"}),
     "POST /v1/members/{member}/revoke": Door("operator", body={}),
+    "POST /v1/members/{member}/rotate": Door("operator", body={"grace_ms": 0}),
     "POST /v1/deposits": Door("operator", body={"id": "d", "account": "{customer}", "amount_nanos": 1}),
     "POST /v1/payouts": Door("operator", body={"id": "p", "account": "{provider}", "amount_nanos": 1}),
     "GET /v1/balance": Door("member", "ann", query="account={customer}", trusted=("operator",)),

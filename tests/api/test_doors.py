@@ -30,6 +30,7 @@ DOORS = [
     ("GET", "/v1/members", None, "operator"),
     ("POST", "/v1/members", {"member": "x", "role": "customer"}, "operator"),
     ("POST", "/v1/members/x/revoke", {}, "operator"),
+    ("POST", "/v1/members/x/rotate", {}, "operator"),
     ("POST", "/v1/deposits", {"id": "d", "account": "customer", "amount_nanos": 1}, "operator"),
     ("POST", "/v1/payouts", {"id": "p", "account": "provider", "amount_nanos": 1}, "operator"),
     ("POST", "/v1/offers", OFFER, "provider"),

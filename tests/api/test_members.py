@@ -28,6 +28,19 @@ def test_a_member_comes_in_by_name_and_its_key_ends_at_once(
         code, out, _ = torg("revoke", ann)
         assert (code, out.startswith(f"The key of {ann} is revoked.")) == (0, True)
         assert refusal(market.balance).code == "key_revoked"
+    bob = square.name("bob")
+    old, new = (json.loads(torg(verb, bob, "--json")[1])["key"] for verb in ("add", "rotate"))
+    for key in (old, new):
+        with Market(square.url, key) as market:
+            assert market.balance()["account"] == bob, "within the grace both open"
+    newest = json.loads(torg("rotate", bob, "--grace", "0", "--json")[1])["key"]
+    for key in (old, new):
+        with Market(square.url, key) as market:
+            assert refusal(market.balance).code == "key_revoked"
+    with Market(square.url, newest) as market:
+        assert market.balance()["account"] == bob
+        torg("revoke", bob)
+        assert refusal(market.balance).code == "key_revoked"
     row = next(one for one in json.loads(torg("ls", "--json")[1]) if one["member"] == ann)
     assert (row["role"], row["revoked"]) == ("customer", True)
     line = next(line for line in torg("ls")[1].splitlines() if ann in line.split())

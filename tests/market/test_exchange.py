@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -26,12 +27,13 @@ from market.commands import (
     ReportCheckpoint,
     ReportReadings,
     RevokeMember,
+    RotateKey,
     StartLease,
     StopMarket,
     SubmitJob,
     Tick,
 )
-from market.exchange import Refusal
+from market.exchange import Exchange, Refusal
 from market.faults import BY_REASON, CAUSES, Charged, Fault, render_table
 from market.outcomes import Settings
 from storage.provenance import make_bundle, verify_bundle
@@ -276,6 +278,10 @@ def test_the_same_id_twice() -> None:
         (Deposit("d2", "ann", USD, "nobody"), 401),
         (AddMember("eve", "operator", digest("eve"), "ann"), 403),
         (RevokeMember("ann", "p1"), 403),
+        (RotateKey("ann", digest("new"), 0, "ann"), 403),
+        (RotateKey("nobody", digest("new"), 0, "op"), 404),
+        (RotateKey("plane", digest("new"), 0, "op"), 403),
+        (RotateKey("ann", digest("bob"), 0, "op"), 409),
         (CancelJob("job-1", "bob"), 404),
         (AddBudget("x", "job-1", USD, "bob"), 404),
         (ChangeOffer("offer-1", "withdraw", "p2"), 404),
@@ -849,3 +855,24 @@ def test_the_table_of_faults_is_whole() -> None:
                  "memory", "shape", "import", "RunActor died", "head node", "took the machine back", "drained", "cancelled",
                  "escrow ran out", "market down", "withdrew", "could not start"):  # fmt: skip
         assert any(word in line for line in lines), word
+
+
+def test_a_rotated_keys_predecessor_opens_until_its_grace_is_over_also_after_a_replay() -> None:
+    scene = Scene()
+
+    def opens(exchange: Exchange, key: str) -> bool:
+        found = exchange.member_by_key(digest(key))
+        assert found is not None
+        return not found["revoked"]
+
+    scene.do(RotateKey("ann", digest("new"), 5_000, "op"))
+    assert scene.say(RotateKey("ann", digest("new"), 5_000, "op")).created is False
+    assert (opens(scene.exchange, "ann"), opens(scene.exchange, "new")) == (True, True)
+    scene.now_ms += 5_000
+    scene.do(Deposit("d9", "ann", USD, "op"))
+    again = Exchange(scene.settings)
+    for record in scene.records:
+        body = json.loads(record)
+        again.replay(body["at_ms"], body["events"])
+    for exchange in (scene.exchange, again):
+        assert (opens(exchange, "ann"), opens(exchange, "new")) == (False, True)

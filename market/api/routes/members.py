@@ -7,10 +7,10 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from market.api.bodies import MemberBody, Nothing
+from market.api.bodies import MemberBody, Nothing, RotateBody
 from market.api.limits import StrictRoute
 from market.api.services import Has, Operator
-from market.commands import AddMember, RevokeMember
+from market.commands import AddMember, RevokeMember, RotateKey
 
 router = APIRouter(prefix="/v1/members", route_class=StrictRoute, tags=["members"])
 
@@ -34,6 +34,15 @@ async def revoke_member(services: Has, caller: Operator, member: str, _: Nothing
     """The member's key stops working at once."""
     answer, _created = await services.ask(RevokeMember(member=member, by=caller.name))
     return answer
+
+
+@router.post("/{member}/rotate")
+async def rotate_key(services: Has, caller: Operator, member: str, body: RotateBody) -> dict[str, Any]:
+    """Another key, in this answer and nowhere else; the one of before works for `grace_ms` on."""
+    key = new_key()
+    command = RotateKey(member=member, key_sha256=hash_of(key), grace_ms=body.grace_ms, by=caller.name)
+    answer, _created = await services.ask(command)
+    return {**answer, "key": key}
 
 
 def new_key() -> str:
