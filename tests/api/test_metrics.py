@@ -89,7 +89,8 @@ def test_figures_follow_what_happens(square: Square) -> None:
             assert value(refused, name) == expected
         assert 0 < value(refused, "torg_disk_free_bytes") <= value(refused, "torg_disk_size_bytes")
         with ann._wire.stream(f"/v1/jobs/{job}/events") as stream:
-            next(stream.iter_text())
+            pieces = stream.iter_text()  # kept: one that is collected closes the stream
+            assert next(pieces)
             assert value(scrape(square), "torg_event_streams") >= 1
         text = httpx2.get(f"{square.url}/metrics").text
         assert not [name for name in (job, region, "customer-", "provider-") if name in text], "it names nobody"
