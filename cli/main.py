@@ -28,7 +28,7 @@ VERBS = {
     "submit": "submit", "run": "run",
     "jobs": "jobs", "job": "jobs", "cancel": "jobs", "resume": "jobs", "explain": "jobs", "logs": "jobs",
     "watch": "watch", "metrics": "metrics", "retune": "retune", "result": "result",
-    "wallet": "wallet",
+    "wallet": "wallet", "secret": "secret",
     "billing": "billing", "invoice": "billing", "sql": "billing",
     "provenance": "proof", "verify": "proof",
     "books": "books",

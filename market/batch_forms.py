@@ -13,6 +13,7 @@ from market.command_checking import (
     MAX_ARGUMENTS,
     MAX_PATTERNS,
     MAX_RETRIES,
+    MAX_SECRETS,
     MAX_TIMEOUT_MS,
     MAX_VARIABLES,
     VARIABLE,
@@ -91,6 +92,7 @@ class BatchFile(StrictForm):
     env: Annotated[
         dict[str, Annotated[str, BeforeValidator(_variable)]], Field(max_length=MAX_VARIABLES)
     ] = Field(default_factory=dict)  # fmt: skip
+    secrets: Annotated[list[str], BeforeValidator(listed), Field(max_length=MAX_SECRETS)] = Field(default_factory=list)
     workdir: Annotated[str, Field(min_length=1, max_length=4_096)] | None = None
     artifacts: Annotated[
         list[Annotated[str, BeforeValidator(_pattern)]], BeforeValidator(listed), Field(max_length=MAX_PATTERNS)
@@ -112,6 +114,11 @@ class BatchFile(StrictForm):
                 raise refuse(f"has a variable {name!r} in env", "names are letters, digits and underscores")
             if is_reserved(name):
                 raise refuse(f"sets {name} in env", "torg sets HOME, TORG_… and CUDA_VISIBLE_DEVICES itself")
+        for number, name in enumerate(self.secrets):
+            if VARIABLE.fullmatch(name) is None or is_reserved(name):
+                raise refuse(f"has {name!r} in secrets", "names are letters, digits and underscores, and none of torg's own")
+            if name in self.env or name in self.secrets[:number]:
+                raise refuse(f"says {name} twice", "a secret is a variable of the command: leave it out of env")
         return self
 
 
@@ -122,6 +129,7 @@ def resolve_batch(job: BatchFile, upload: Upload, folder: Path) -> dict[str, Any
         "command": {
             "argv": list(job.command),
             "env": dict(job.env),
+            **({"secrets": list(job.secrets)} if job.secrets else {}),
             "workdir": None if job.workdir is None else _workdir(job.workdir, upload, folder),
             "artifacts": list(job.artifacts),
             "timeout_ms": job.timeout,

@@ -132,6 +132,24 @@ class Market:
         body = {"price_nanos_per_gpu_hour": price_nanos_per_gpu_hour}
         return self._wire.json("POST", f"/v1/offers/{_part(offer)}/price", body=body)
 
+    def secrets(self) -> list[Json]:
+        """One's own secrets: [{name, set_ms, used_by}]."""
+        items: list[Json] = self._wire.json("GET", "/v1/secrets")["items"]
+        return items
+
+    def set_secret(self, name: str, value: str) -> Json:
+        """{name, set_ms, used_by}; the value is sealed by the market and never shown again."""
+        return self._wire.json("PUT", f"/v1/secrets/{_part(name)}", body={"value": value})
+
+    def remove_secret(self, name: str) -> Json:
+        """{name, removed}; refused while an open job names it."""
+        return self._wire.json("DELETE", f"/v1/secrets/{_part(name)}")
+
+    def lease_secrets(self, lease: str, *, epoch: int) -> dict[str, str]:
+        """Values by name of what the job of a living lease names; for the provider that has it."""
+        found: dict[str, str] = self._wire.json("GET", f"/v1/leases/{_part(lease)}/secrets", params={"epoch": epoch})["secrets"]
+        return found
+
     def hold_offer(
         self, offer: str, gpus: int, *, reason: str = "reclaim", why: str = "", until_ms: int | None = None,
         leases: Sequence[str] = (),

@@ -35,6 +35,8 @@ MAX_PATTERNS: Final = 100
 MAX_RETRIES: Final = 100
 MAX_TIMEOUT_MS: Final = 30 * 86_400_000
 VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+SECRET: Final = VARIABLE
+MAX_SECRETS: Final = 64
 RESERVED: Final = frozenset({"HOME", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"})
 RESERVED_PREFIX: Final = "TORG_"
 
@@ -79,7 +81,7 @@ def is_argument(value: object) -> bool:
 
 
 def _check_command(command: object) -> Refusal | None:
-    wrong = check_fields("command.", command, _COMMAND_FIELDS)
+    wrong = check_fields("command.", command, _COMMAND_FIELDS, ("secrets",))
     if wrong is not None:
         return wrong
     assert isinstance(command, Mapping)
@@ -93,7 +95,7 @@ def _check_command(command: object) -> Refusal | None:
     timeout = command["timeout_ms"]
     if timeout is not None and not is_int(timeout, 1_000, MAX_TIMEOUT_MS):
         return invalid("command.timeout_ms", timeout, f"milliseconds from 1000 to {MAX_TIMEOUT_MS}, or null")
-    return _check_env(command["env"]) or _check_workdir(command["workdir"]) or _check_artifacts(command["artifacts"])
+    return _check_env(command["env"]) or _check_secrets(command) or _check_workdir(command["workdir"]) or _check_artifacts(command["artifacts"])
 
 
 def _check_env(env: object) -> Refusal | None:
@@ -106,6 +108,18 @@ def _check_env(env: object) -> Refusal | None:
             return invalid("command.env", name, "free: torg sets it itself")
         if not is_argument(value):
             return invalid(f"command.env.{name}", value, f"a text of at most {MAX_ARGUMENT_CHARACTERS} characters")
+    return None
+
+
+def _check_secrets(command: Mapping[str, Any]) -> Refusal | None:
+    names = command.get("secrets", [])
+    if not isinstance(names, list) or len(names) > MAX_SECRETS or not all(isinstance(one, str) for one in names):
+        return invalid("command.secrets", names, f"a list of at most {MAX_SECRETS} names")
+    for number, name in enumerate(names):
+        if SECRET.fullmatch(name) is None or is_reserved(name):
+            return invalid("command.secrets", name, "the name of a variable that torg does not set itself")
+        if name in command["env"] or name in names[:number]:
+            return invalid("command.secrets", name, "a name that is there once: it is a variable of the command, too")
     return None
 
 

@@ -75,6 +75,23 @@ class Payout:
 
 
 @dataclass(frozen=True, slots=True)
+class SetSecret:
+    """A value was sealed on the disk under `token` (market/api/vault.py) and counts from now on."""
+
+    name: str
+    token: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveSecret:
+    """Forget a secret that no open job names."""
+
+    name: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class PlaceOffer:
     """List hardware. An offer that is offline or withdrawn may be placed again under its id with other terms.
 
@@ -397,6 +414,8 @@ Command = (
     | RotateKey
     | Deposit
     | Payout
+    | SetSecret
+    | RemoveSecret
     | PlaceOffer
     | ChangeOffer
     | HoldOffer

@@ -17,6 +17,8 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "member_added": ("member", "role", "key_sha256"),
     "member_revoked": ("member",),
     "member_rotated": ("member", "key_sha256", "old_until_ms", "by"),
+    "secret_set": ("member", "name", "token"),
+    "secret_removed": ("member", "name"),
     "transfer": ("id", "kind", "debit", "credit", "amount_nanos", "job", "lease"),
     "offer_placed": (
         "offer",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Final, cast
 
-from market import attempts, granting, holding, jobs, members, metering, offering, timeouts, views
+from market import attempts, granting, holding, jobs, members, metering, offering, secret_keeping, timeouts, views
 from market.command_checking import check_job_spec
 from market.commands import (
     AddBudget,
@@ -29,6 +29,7 @@ from market.commands import (
     OpenMarket,
     Payout,
     PlaceOffer,
+    RemoveSecret,
     ReopenMarket,
     ReportAttempt,
     ReportCheckpoint,
@@ -38,6 +39,7 @@ from market.commands import (
     RetuneJob,
     RevokeMember,
     RotateKey,
+    SetSecret,
     StartLease,
     StopMarket,
     SubmitJob,
@@ -64,6 +66,8 @@ _DECISIONS: Final[Mapping[type, _Decide]] = {
     RotateKey: members.rotate_key,
     Deposit: members.deposit,
     Payout: members.payout,
+    SetSecret: secret_keeping.set_secret,
+    RemoveSecret: secret_keeping.remove_secret,
     PlaceOffer: offering.place_offer,
     ChangeOffer: offering.change_offer,
     HoldOffer: holding.hold_offer,
@@ -158,6 +162,23 @@ class Exchange:
     def members(self) -> list[Json]:
         """Every member, without keys."""
         return [members.member_view(member) for member in self._state.members.values()]
+
+    def secrets_of(self, member: str) -> list[Json]:
+        """A member's secrets by name, without values."""
+        return secret_keeping.secrets_of(self._state, member)
+
+    def secret_token(self, member: str, name: str) -> str | None:
+        """By which the value is found on the market's disk."""
+        found = self._state.secrets.get(member, {}).get(name)
+        return None if found is None else found["token"]
+
+    def secret_tokens(self) -> frozenset[str]:
+        """Of all members."""
+        return frozenset(one["token"] for own in self._state.secrets.values() for one in own.values())
+
+    def secrets_for_lease(self, lease: str, epoch: int, provider: str) -> tuple[str, dict[str, str]] | None:
+        """See `secret_keeping.secrets_for_lease`."""
+        return secret_keeping.secrets_for_lease(self._state, lease, epoch, provider)
 
     def offers(self, now_ms: int, withdrawn: bool = False) -> list[Json]:
         """Every offer that is listed, cheapest first; offline and draining ones say so in `state`."""

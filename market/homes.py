@@ -4,6 +4,8 @@ The folder is an argument everywhere; nothing here reads the environment, the cl
 
     market.json    url, host, port, supervisor_pid, public_key, ca         (found by every command)
     keys.json      operator, customer, provider, plane: the plain keys of the local accounts  (0600)
+    secrets.key    AES-256 key, 32 bytes in hex: seals members' secrets                       (0600)
+    secrets/       sealed secrets, one file each                                               (0700)
     market.key     Ed25519 private key, 32 bytes in hex: signs provenance bundles             (0600)
     journal/       the record                          blobs/        content-addressed bytes
     books/         books.duckdb, the projection        uploads.log   who uploaded which blob (quotas)
@@ -40,6 +42,14 @@ class Home:
     @property
     def signing_key_file(self) -> Path:
         return self.root / "market.key"
+
+    @property
+    def secrets_key_file(self) -> Path:
+        return self.root / "secrets.key"
+
+    @property
+    def secrets(self) -> Path:
+        return self.root / "secrets"
 
     @property
     def lock_file(self) -> Path:

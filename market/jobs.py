@@ -15,6 +15,7 @@ from market.granting import bid_of_spec, end_lease, offer_order, take_snapshot
 from market.metering import report_answer
 from market.offering import closing
 from market.outcomes import Answer, Json, Refusal, conflict, forbidden
+from market.secret_keeping import check_secrets
 from market.state import Job
 from market.tuning import MAX_TUNINGS, retuned
 from market.turn import Turn
@@ -46,6 +47,7 @@ def submit_job(turn: Turn, command: SubmitJob) -> Answer | Refusal:
         return conflict("job", command.id)
     refusal = closing() if turn.state.stopped else None
     refusal = refusal or check_job_spec(spec, turn.settings) or _check_open_jobs(turn, command.by)
+    refusal = refusal or check_secrets(turn.state, command.by, spec)
     refusal = refusal or _check_feasible(turn, command.id, spec) or _check_funds(turn, command.by, spec)
     if refusal is not None:
         return refusal

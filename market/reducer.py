@@ -54,6 +54,14 @@ def _member_rotated(state: State, event: Event, at_ms: int) -> None:
     state.by_key[member.key_sha256] = member.name
 
 
+def _secret_set(state: State, event: Event, at_ms: int) -> None:
+    state.secrets.setdefault(event["member"], {})[event["name"]] = {"token": event["token"], "set_ms": at_ms}
+
+
+def _secret_removed(state: State, event: Event, at_ms: int) -> None:
+    del state.secrets[event["member"]][event["name"]]
+
+
 def _transfer(state: State, event: Event, at_ms: int) -> None:
     transfer = Transfer(**{name: value for name, value in event.items() if name != "type"})
     status = state.ledger.apply(transfer, at_ms)
@@ -353,6 +361,8 @@ _HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     "member_added": _member_added,
     "member_revoked": _member_revoked,
     "member_rotated": _member_rotated,
+    "secret_set": _secret_set,
+    "secret_removed": _secret_removed,
     "transfer": _transfer,
     "offer_placed": _offer_placed,
     "offer_terms": _offer_terms,

@@ -160,7 +160,7 @@ class Job:
 
 @dataclass(slots=True)
 class State:
-    """The whole market. Ids map to records; `open_jobs` and `live_leases` are sets in order of arrival."""
+    """The whole market. Ids map to records, `secrets` a member's names to {token, set_ms}; `open_jobs` and `live_leases` are sets in order of arrival."""
 
     market_id: str = ""
     fee_ppm: int = 0
@@ -169,6 +169,7 @@ class State:
     now_ms: int = 0
     members: dict[str, MemberRecord] = field(default_factory=dict)
     by_key: dict[str, str] = field(default_factory=dict)
+    secrets: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     offers: dict[str, OfferRecord] = field(default_factory=dict)
     offers_of: dict[str, dict[str, None]] = field(default_factory=dict)
     providers: dict[str, ProviderRecord] = field(default_factory=dict)

@@ -204,6 +204,7 @@ def _provider_lease(state: State, lease: Lease) -> Json:
         "gpus": lease.gpus,
         "share": data["name"] if data["kind"] == "share" else None,
         "command": job.command is not None,
+        "secrets": bool((job.command or {}).get("secrets")),
         "worker": lease.worker,
         "metered_ms": lease.metered_ms,
         "charged_nanos": lease.charged_nanos,

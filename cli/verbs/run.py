@@ -40,6 +40,9 @@ def run(
     budget: Annotated[str | None, typer.Option(metavar="USD", help="what --hours (or one hour) may cost")] = None,
     name: Annotated[str | None, typer.Option(help="of the job; its script's or program's")] = None,
     env: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="a variable, and again for more")] = None,
+    secret: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="a secret (torg secret set) as a variable, and again for more")
+    ] = None,
     workdir: Annotated[
         Path, typer.Option(metavar="DIR", help="its files go along, but what .gitignore leaves out")
     ] = Path(),
@@ -65,6 +68,7 @@ def run(
         "name": name or _short(command),
         "command": command,
         "env": dict(_variable(one) for one in env or ()),
+        "secrets": secret or [],
         "workdir": str(workdir.absolute()),
         "artifacts": artifacts or [],
         "timeout": timeout,

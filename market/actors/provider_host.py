@@ -281,7 +281,15 @@ class Host:
     def _begin(self, node: RayNode, lease: Lease) -> None:
         assert self._stable is not None
         try:
-            worker, pid = self._stable.assign(lease)
+            secrets = self._market.lease_secrets(lease["id"], epoch=lease["epoch"]) if lease.get("secrets") else {}
+        except (MarketUnreachable, Refused) as problem:
+            if isinstance(problem, MarketUnreachable) or problem.status == 404:  # the next list says what became of it
+                self._gone(str(problem))
+            else:
+                self._end_lease(lease["id"], lease["epoch"], "failed_to_start", problem.message)
+            return
+        try:
+            worker, pid = self._stable.assign(lease, secrets)
         except WorkerEnded as ended:
             self._end_lease(lease["id"], lease["epoch"], "failed_to_start", str(ended))
             say("lease", state="failed", lease=lease["id"], message=str(ended))

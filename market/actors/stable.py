@@ -12,9 +12,10 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from market.actors.cards import Card, CardPool
@@ -24,6 +25,7 @@ from market.lease_lists import Lease
 from trainers.actors.lifeline import watch
 from trainers.actors.wiring import start_worker, worker_name
 from trainers.scratch import wiped
+from trainers.secrecy import leave
 
 Json = dict[str, Any]
 
@@ -104,8 +106,11 @@ class Stable:
         """Whether a worker is tied to that lease and the market has been told."""
         return any(s.lease is not None and s.lease["epoch"] == epoch and s.told for s in self._stalls.values())
 
-    def assign(self, lease: Lease) -> tuple[str, int]:
-        """Tie the waiting worker to a lease; (actor name, process id). Raises WorkerEnded."""
+    def assign(self, lease: Lease, secrets: Mapping[str, str] = MappingProxyType({})) -> tuple[str, int]:
+        """Tie the waiting worker to a lease; (actor name, process id). Raises WorkerEnded.
+
+        `secrets` go by a file that the worker removes as it reads them: what Ray carries, others of its cluster may see.
+        """
         import ray
 
         share = lease.get("share")
@@ -118,6 +123,8 @@ class Stable:
         self._await_ready(stall)
         self._add_cards(stall, lease["gpus"])
         try:
+            if secrets:
+                leave(stall.scratch, secrets)
             ref = stall.actor.assign.remote({**lease, "devices": _devices(stall.cards)})
             ray.get(ref, timeout=READY_TIMEOUT_S)
         except (ray.exceptions.RayError, OSError) as error:

@@ -43,6 +43,10 @@ class RotateBody(Body):
     grace_ms: Annotated[int, Field(ge=0, le=LONGEST_GRACE_MS)] = 3_600_000
 
 
+class SecretBody(Body):
+    value: Annotated[str, Field(min_length=1, max_length=32_768, pattern=r"^[^\x00]*$")]
+
+
 class DepositBody(Body):
     id: Id | None = None
     account: Id

@@ -15,6 +15,7 @@ from market.api.job_logs import JobLogs
 from market.api.routes.members import hash_of, new_key
 from market.api.services import Services
 from market.api.shelf import Shelf
+from market.api.vault import Vault
 from market.commands import SYSTEM, AddMember, OpenMarket
 from market.exchange import Exchange, Settings
 from market.homes import LOCAL_MEMBERS, Home, read_json, write_file, write_json
@@ -42,6 +43,8 @@ def open_services(home: Home, url: str, desk: Desk, shelf: Shelf) -> Services:
     open_market(home, desk)
     shelf.recall_manifests()
     signing_key = load_signing_key(home)
+    vault = Vault(home.secrets, home.secrets_key_file)
+    vault.keep_only(desk.exchange.secret_tokens())
     return Services(
         home=home,
         url=url,
@@ -50,6 +53,7 @@ def open_services(home: Home, url: str, desk: Desk, shelf: Shelf) -> Services:
         feed=desk.feed,
         shelf=shelf,
         job_logs=JobLogs(home.job_logs),
+        vault=vault,
         books=BooksLink(home),
         signing_key=signing_key,
         public_key=public_key_of(signing_key),

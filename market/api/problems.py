@@ -16,6 +16,10 @@ log = logging.getLogger("torg.api")
 MEDIA_TYPE = "application/problem+json"
 
 
+SECRET_FIELDS = frozenset({"value"})
+"""Of bodies: an answer never repeats what was in them."""
+
+
 class Problem(HTTPException):
     """Ends a request with a problem document. An HTTPException, because FastAPI swallows others while it reads a body."""
 
@@ -120,6 +124,8 @@ def _say(field: str, found: Mapping[str, Any], known: Sequence[str]) -> tuple[st
         return f"unknown field {field}", hint
     if found["type"] == "missing":
         return f"{field} is missing", None
+    if found["loc"][0] == "body" and field in SECRET_FIELDS:
+        return f"{field} cannot be taken (it is not shown): {found['msg']}", None
     value = repr(found.get("input"))
     shown = value if len(value) <= 80 else value[:77] + "…"
     return f"{field} is {shown}: {found['msg']}", None

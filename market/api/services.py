@@ -19,6 +19,7 @@ from market.api.job_logs import JobLogs
 from market.api.metrics import RequestCounts
 from market.api.problems import Problem, not_found
 from market.api.shelf import Shelf
+from market.api.vault import Vault
 from market.commands import Command
 from market.exchange import Exchange
 from market.homes import Home
@@ -42,6 +43,7 @@ class Services:
     feed: Feed
     shelf: Shelf
     job_logs: JobLogs
+    vault: Vault
     books: BooksLink
     signing_key: bytes
     public_key: str

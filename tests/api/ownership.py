@@ -88,6 +88,10 @@ DOORS: dict[str, Door] = {
     "GET /v1/leases": Door("provider", "host", query="offer={offer}"),
     "POST /v1/leases/{lease}/started": Door("provider", "host", body={**STARTED, "epoch": 10**6}),
     "POST /v1/leases/{lease}/ended": Door("provider", "host", body={"epoch": 10**6, "reason": "r"}),
+    "GET /v1/leases/{lease}/secrets": Door("provider", "host", query="epoch={epoch}"),
+    "GET /v1/secrets": Door("customer, operator"),
+    "PUT /v1/secrets/{spare_secret}": Door("customer, operator", body={"value": "v"}),
+    "DELETE /v1/secrets/{secret}": Door("customer, operator", "ann"),
     "POST /v1/quotes": Door("customer, operator", body={"spec": {}}),
     "POST /v1/jobs": Door(
         "customer, operator",

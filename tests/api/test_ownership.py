@@ -14,7 +14,7 @@ from tests.api.ownership import DOORS, ROLES, Door, operations, route_of
 from tests.api.square import USD, FakeProvider, FakeRun, Square, make_offer, make_spec, refusal
 
 Json = dict[str, Any]
-PRIVATE = ("customer", "provider", "job", "spare_job", "offer", "spare_offer", "lease", "manifest", "digest", "printed")
+PRIVATE = ("customer", "provider", "job", "spare_job", "offer", "spare_offer", "lease", "manifest", "digest", "printed", "secret")
 
 
 def test_every_route_has_an_entry() -> None:
@@ -84,8 +84,10 @@ def scene(square: Square) -> Iterator[Scene]:
         run.read(workers, logs=[{"at_ms": 1, "source": "slot 0", "line": printed}])
         run.report(workers)
         digest = run.checkpoint()
+        ann.set_secret("ANNS_OWN", "not for others")
         names = {**ids, "customer": customer, "provider": provider, "lease": workers[0]["id"], "printed": printed,
-                 "digest": digest, "manifest": run.manifest}  # fmt: skip
+                 "digest": digest, "manifest": run.manifest,
+                 "epoch": str(workers[0]["epoch"]), "secret": "ANNS_OWN", "spare_secret": "ANNS_OTHER"}  # fmt: skip
         keys = {"ann": str(ann._wire._key), "host": str(host._wire._key), **square.home.read_keys()}
         keys |= {role: str(one._wire._key) for role, one in strangers.items()}
         with httpx2.Client(base_url=square.url, timeout=30) as http:

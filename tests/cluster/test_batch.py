@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import secrets
 import subprocess
@@ -219,3 +220,18 @@ def test_a_script_that_is_killed_at_a_random_moment_ends_with_the_very_bytes(pla
     assert int(begun[1]) in (10, 20, 30, 40)
     assert done["command"]["restarts"] == 1
     assert artifacts_of(plaza, job)[1]["out/weights.bin"] == (tmp_path / "out" / "weights.bin").read_bytes()
+
+
+def test_a_secret_reaches_the_command_and_nothing_that_stays(plaza: Plaza) -> None:
+    value = f"canary-{secrets.token_hex(8)}"
+    plaza.local("customer").set_secret("TOKEN", value)
+    code = "import hashlib, os; v = os.environ['TOKEN']; print('it is', v); print(hashlib.sha256(v.encode()).hexdigest())"
+    job = submit(plaza, argv=["python", "-c", code], secrets=["TOKEN"], artifacts=[])
+    assert plaza.wait_state(job, "done", "failed")["state"] == "done"
+    until(lambda: printed(plaza, job, hashlib.sha256(value.encode()).hexdigest()), "the command had the value")
+    assert printed(plaza, job, "it is ***")
+    assert value not in str(plaza.local("customer").provenance(job)) + str(plaza.job(job))
+    files = [path for path in plaza.folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert plaza.home.journal in {path.parent for path in files}
+    assert not [path for path in files if value.encode() in path.read_bytes()]
+    plaza.local("customer").remove_secret("TOKEN")

@@ -10,7 +10,7 @@ from market.api import app
 from market.api.openapi import who
 
 PAGE = (Path(__file__).parents[2] / "docs" / "API.md").read_text(encoding="utf-8")
-ROW = re.compile(r"^\| (GET|POST|PUT|HEAD) \| `([^`?]+)(?:\?[^`]*)?` \| ([\w, ]+) \| .+ \|$", re.M)
+ROW = re.compile(r"^\| (GET|POST|PUT|HEAD|DELETE) \| `([^`?]+)(?:\?[^`]*)?` \| ([\w, ]+) \| .+ \|$", re.M)
 
 
 def routers() -> list[APIRouter]:

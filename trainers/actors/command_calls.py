@@ -41,6 +41,7 @@ class CommandCalls:
     _phase: str
     _draining: bool
     _commands: CommandDesk | None
+    _secrets: Mapping[str, str]
 
     def lacks(self, digests: Sequence[str]) -> Json:
         """Which blocks of what the command saved this machine needs before `begin`; {ok, lacking}."""
@@ -124,6 +125,7 @@ class CommandCalls:
         if self._commands is None:
             self._child.kill()
             self._commands = CommandDesk(
-                scratch=self._scratch, isolation=self._isolation, memory_limit_bytes=self._memory_limit_bytes
-            )
+                scratch=self._scratch, isolation=self._isolation, memory_limit_bytes=self._memory_limit_bytes,
+                secrets=self._secrets,
+            )  # fmt: skip
         return self._commands

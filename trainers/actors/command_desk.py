@@ -5,7 +5,8 @@ Every try begins in a fresh working folder; only `checkpoint` stays from one try
 in it can be fetched while it runs (`trainers.saving`).
 
 The command's environment, beside what its job says: `TORG_JOB`, `TORG_ATTEMPT` (tries count from 1), `TORG_RESTART_COUNT`
-(how often it began before, here or elsewhere), `TORG_CHECKPOINT_DIR`, and `TORG_DATA` where the job has data.
+(how often it began before, here or elsewhere), `TORG_CHECKPOINT_DIR`, `TORG_DATA` where the job has data, and the secrets that
+it names. The values of these are hidden in what it prints.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from storage.archives import PackingError, unpack
@@ -27,6 +29,7 @@ from trainers.command_process import CommandProcess, Place
 from trainers.devices import Device
 from trainers.saving import Saver, Taken
 from trainers.scratch import wipe
+from trainers.secrecy import Masks
 
 Json = dict[str, Any]
 
@@ -43,7 +46,10 @@ LINES_BYTES = 256 << 10
 class CommandDesk:
     """See the module. `scratch`: the worker's own folder, in which the command gets one."""
 
-    def __init__(self, *, scratch: Path, isolation: Literal["sandbox", "process"], memory_limit_bytes: int) -> None:
+    def __init__(
+        self, *, scratch: Path, isolation: Literal["sandbox", "process"], memory_limit_bytes: int,
+        secrets: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         self._folder = scratch / "command"
         self._isolation: Literal["sandbox", "process"] = isolation
         self._memory_limit_bytes = memory_limit_bytes
@@ -57,6 +63,7 @@ class CommandDesk:
         self._told: set[str] = set()
         self._saver = Saver(self._folder / CHECKPOINT, scratch / BLOCKS)
         self._dismissed = threading.Event()
+        self._secrets, self._mask = secrets, Masks(secrets)
 
     @property
     def running(self) -> bool:
@@ -87,6 +94,7 @@ class CommandDesk:
                 return self._refused
             place = Place(self._folder, self._isolation, threads, self._memory_limit_bytes, devices, shares)
             environment = _environment(order, place) | command["env"]
+            environment |= {name: self._secrets[name] for name in command.get("secrets", ()) if name in self._secrets}
             if job_data["kind"] != "none":
                 shared = job_data["kind"] == "share"
                 environment["TORG_DATA"] = place.share(job_data["name"]) if shared else place.seen("data")
@@ -106,7 +114,7 @@ class CommandDesk:
         while outcome is not None and not process.said_all and time.monotonic() < until:
             time.sleep(LOOK_S)
         told = outcome if process.said_all else None
-        return {"ok": True, "number": number, "outcome": None if told is None else _fields(told)}
+        return {"ok": True, "number": number, "outcome": None if told is None else self._fields(told)}
 
     def stop(self) -> None:
         """End the command politely; returns at once."""
@@ -117,7 +125,7 @@ class CommandDesk:
     def lines(self) -> list[str]:
         """What the command printed since the last call, as much of it as may travel at once."""
         process = self._process
-        return process.take_lines(LINES_BYTES) if process is not None else []
+        return [self._mask(line) for line in process.take_lines(LINES_BYTES)] if process is not None else []
 
     def artifacts(self, number: int) -> Json:
         """{ok, number, files: [[path, digest, bytes, executable]], unmatched, left_out} of a try that has ended."""
@@ -203,6 +211,10 @@ class CommandDesk:
             found = self._saver.look_last(process.ended_ms, by_itself=by_itself)
         return found
 
+    def _fields(self, outcome: Outcome) -> Json:
+        told = {name: getattr(outcome, name) for name in ("kind", "code", "signal", "duration_ms")}
+        return told | {"detail": self._mask(outcome.detail), "tail": self._mask(outcome.tail)}
+
     def _prepare(self, workdir: bytes | None, data: bytes | None, saved: Json | None) -> None:
         """Fresh folders with the job's files. Raises PackingError, and OSError when this machine cannot write them."""
         if saved is not None and not (self._folder / CHECKPOINT).exists():
@@ -228,8 +240,3 @@ def _environment(order: Json, place: Place) -> dict[str, str]:
 
 def _rows(files: Sequence[Found]) -> list[list[Any]]:
     return [[file.path, file.digest, file.bytes, file.executable] for file in files]
-
-
-def _fields(outcome: Outcome) -> Json:
-    names = ("kind", "code", "signal", "duration_ms", "detail", "tail")
-    return {name: getattr(outcome, name) for name in names}

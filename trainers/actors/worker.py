@@ -30,6 +30,7 @@ from trainers.actors.warm_child import WarmChild
 from trainers.devices import devices_of
 from trainers.mesh.allocation import keep_freed_memory
 from trainers.scratch import wiped
+from trainers.secrecy import take
 
 if TYPE_CHECKING:
     from trainers.actors.command_desk import CommandDesk
@@ -70,6 +71,7 @@ class Worker(CommandCalls):
         self._draining = False
         self._training: Training | None = None
         self._commands: CommandDesk | None = None
+        self._secrets: dict[str, str] = {}
         self._load_failure: Json | None = None
         self._tidings = Tidings()
         self._recent: deque[Json] = deque(maxlen=RECENT_ROUNDS)
@@ -100,6 +102,7 @@ class Worker(CommandCalls):
                 return {"pid": os.getpid()}
             self._lease = {"lease": lease["id"], **{name: lease[name] for name in ("epoch", "slot", "job")}}
             self._called_at = time.monotonic()
+            self._secrets = take(self._scratch)
             share, devices = lease.get("share"), list(lease.get("devices", []))
             if (lease["gpus"], devices, share) != self._has:
                 self._has = (lease["gpus"], devices, share)
