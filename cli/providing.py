@@ -57,6 +57,8 @@ class HostTeller:
             return ""
         if event in _STATES:
             self._state = event
+        if event == "resumed":
+            self._state = "ready"
         if event == "ready":
             price = usd(self._config["price_nanos_per_gpu_hour"])
             return f"offered: {told['id']}  {told['gpus']} × {told['gpu']} at {price}/h, isolation {told['isolation']}"
@@ -106,7 +108,7 @@ def _last_line(file: Path) -> str:
     return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "it said nothing")
 
 
-_STATES = ("waiting", "joined", "ready", "away", "draining", "drained")
+_STATES = ("waiting", "joined", "ready", "away", "draining", "drained", "paused")
 _SAYINGS = {
     "waiting": "waiting for the market",
     "joined": "joined the market's Ray cluster",
@@ -114,6 +116,9 @@ _SAYINGS = {
     "away": "the market is away; waiting for it",
     "back": "the market is back",
     "draining": "draining: no new leases, the running ones end at their next round",
+    "paused": "paused",
+    "resumed": "offered again",
+    "untold": "the market does not know it yet",
     "restart": "starting again",
     "rejoin": "the market's Ray cluster is a new one; joining it",
 }

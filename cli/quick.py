@@ -79,4 +79,3 @@ class QuickMarket(Market):
     ) -> None:  # fmt: skip
         super().__init__(url, key, timeout_s=timeout_s, patience_s=patience_s, ca=ca)
         self._wire = QuickWire(url, key, timeout_s=timeout_s, patience_s=patience_s, ca=ca)
-

@@ -61,7 +61,10 @@ CAUSES: Final[tuple[Cause, ...]] = (
     Cause("import", "the customer's workload does not import", Fault.CUSTOMER, _FAILED),
     Cause("command_failed", "the customer's command failed, as often as the job says", Fault.CUSTOMER, _FAILED),
     Cause(
-        "kills_workers", "machines die in a row soon after the customer's command began, with nothing saved", Fault.CUSTOMER, _FAILED
+        "kills_workers",
+        "machines die in a row soon after the customer's command began, with nothing saved",
+        Fault.CUSTOMER,
+        _FAILED,
     ),
     Cause("diverged", "the workers no longer agree on the parameters", Fault.MARKET, _FAILED),
     Cause("checkpoint_lost", "no checkpoint of the job can be restored", Fault.MARKET, _FAILED),

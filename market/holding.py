@@ -75,4 +75,4 @@ def shown_state(offer: OfferRecord) -> str:
 
 
 def held_view(offer: OfferRecord) -> Json:
-    return {"id": offer.id, "state": shown_state(offer), "held": dict(offer.held)}
+    return {"id": offer.id, "state": shown_state(offer), "held": dict(offer.held), "version": offer.version}

@@ -262,7 +262,9 @@ class Attempts:
         if self._pausing:
             return self._paused()
         if kills_machines(self._deaths):
-            what = f"{shown(self._argv)}: {counted(len(self._deaths), 'machine')} died in a row soon after it began there"
+            what = (
+                f"{shown(self._argv)}: {counted(len(self._deaths), 'machine')} died in a row soon after it began there"
+            )
             why = f"{what} ({', '.join(self._deaths)}), and it had saved nothing; look at what it takes of memory and devices"
             return self._over("failed", KILLS, None, why)
         return ()

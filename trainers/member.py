@@ -374,7 +374,9 @@ class Member:
         else:
             found = assemble_whole(pending, results, self._most_weight)
         if not found.updates:
-            raise MemberError(f"nothing to merge in round {pending.order.round}: {found.refused or 'nobody contributed'}")
+            raise MemberError(
+                f"nothing to merge in round {pending.order.round}: {found.refused or 'nobody contributed'}"
+            )
         mine = self._state
         if pending.sent is not None and self.slot in found.accepted:
             mine = sent_in_part(self.strategy, mine, pending, found.lost) if found.lost else pending.sent

@@ -22,7 +22,9 @@ def hidden_matrices(model: torch.nn.Module) -> list[torch.nn.Parameter]:
 
     A model without blocks (members of an nn.ModuleList): all but the last, which makes the output.
     """
-    looked_up = {id(one.weight) for one in model.modules() if isinstance(one, torch.nn.Embedding | torch.nn.EmbeddingBag)}
+    looked_up = {
+        id(one.weight) for one in model.modules() if isinstance(one, torch.nn.Embedding | torch.nn.EmbeddingBag)
+    }
 
     def matrices(module: torch.nn.Module) -> list[torch.nn.Parameter]:
         return [one for one in module.parameters() if one.ndim >= 2 and id(one) not in looked_up]

@@ -65,7 +65,9 @@ class RunState:
         self._arrivals: dict[int, Member] = {}  # wait for the next boundary
         self._late: dict[int, Late] = {}
         self._deadlines: dict[int, int] = {}  # whose answer is awaited
-        self._fetching: dict[int, int] = {}  # who takes a state over first, and the ms that its share may take after that
+        self._fetching: dict[
+            int, int
+        ] = {}  # who takes a state over first, and the ms that its share may take after that
         self._began_ms = 0
         self._started: StartRound | None = None
         self._attempt = 0

@@ -4,7 +4,12 @@ from collections.abc import Mapping, Sequence
 
 
 def share_out(
-    steps: int, slots: Sequence[int], nominal_members: int | None, ms_per_step: Mapping[int, float], *, equal: bool = False
+    steps: int,
+    slots: Sequence[int],
+    nominal_members: int | None,
+    ms_per_step: Mapping[int, float],
+    *,
+    equal: bool = False,
 ) -> dict[int, int]:
     """Steps of every slot, each at least 1.
 

@@ -18,7 +18,7 @@ COLUMNS = (
     Column("reliable", right=True, gives_way=3), Column("isolation", gives_way=6), Column("kind", gives_way=7),
     Column("state"),
 )  # fmt: skip
-_STATES = {"open": "green", "draining": "yellow", "offline": "dim", "withdrawn": "dim"}
+_STATES = {"open": "green", "draining": "yellow", "paused": "yellow", "offline": "dim", "withdrawn": "dim"}
 
 
 def register(app: typer.Typer) -> None:

@@ -13,6 +13,7 @@ import typer
 from cli.arguments import gpu_request, pair, price_nanos
 from cli.errors import refused, usage
 from cli.settings import Settings
+from market.owner_terms import LONGEST_NOTICE_MS
 
 if TYPE_CHECKING:
     from market.hardware import GpuRequest
@@ -40,6 +41,9 @@ def provide(
     selftest: Annotated[
         bool, typer.Option(help="try to break out of the sandbox once, so that the offer may show isolation sandbox")
     ] = True,
+    notice: Annotated[
+        str, typer.Option(metavar="TIME", help="that renters have to leave when you take the machine back")
+    ] = "5s",
     invite: Annotated[
         str | None, typer.Option(metavar="CODE", help="line of `torg invite provider`; - reads stdin")
     ] = None,
@@ -61,7 +65,7 @@ def provide(
     config = {
         "url": url, "key": key, "ca": str(ca) if ca else None, "offer": _offer_id(home), "home": str(home), "name": called, "gpu": asked.gpu or "auto",
         "units": _units(asked), "price_nanos_per_gpu_hour": nanos, "floor_price_nanos_per_gpu_hour": floor_nanos,
-        "region": region, "shares": shares, "selftest": selftest,
+        "region": region, "shares": shares, "selftest": selftest, "notice_ms": _notice_ms(notice),
     }  # fmt: skip
     _run(settings, home, config)
 
@@ -103,6 +107,18 @@ def _market(settings: Settings, invite: str | None, invite_file: Path | None) ->
         return settings.market_url(), settings.key_for("provider")
     found = read_invite(code)
     return found.url, found.key
+
+
+def _notice_ms(text: str) -> int:
+    from storage.units import TimeError, parse_duration_ms
+
+    try:
+        notice_ms = parse_duration_ms(text)
+    except TimeError as error:
+        raise usage(f"--notice {error.message}", field="--notice", code=error.code) from None
+    if notice_ms > LONGEST_NOTICE_MS:
+        raise usage(f"--notice {text!r} is too long", field="--notice", remedy="from 0s to 1h", code="out_of_range")
+    return notice_ms
 
 
 def _units(asked: "GpuRequest") -> int | None:

@@ -1,16 +1,18 @@
 """`torg provider`: steer offers that are placed, and shut a provider out."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cli.arguments import price_nanos, usd
 from cli.errors import refused
-from cli.output import document
+from cli.output import document, printable
 from cli.session import connect
 from cli.settings import Settings
+from cli.verbs import reclaim
 from cli.verbs.offers import show_offers
 from cli.verbs.selftest import selftest
+from storage.units import format_instant
 
 Target = Annotated[str, typer.Argument(metavar="OFFER", help="offer id, or the name of a provider for all its offers")]
 
@@ -19,10 +21,11 @@ def register(app: typer.Typer) -> None:
     """Add the verbs."""
     group = typer.Typer(
         name="provider",
-        help="Offers that are placed: list, drain, relist, withdraw, price, revoke; test this machine's sandbox.",
+        help="Offers that are placed: list, reclaim, release, drain, relist, withdraw, price, revoke; test this sandbox.",
         no_args_is_help=True,
     )
     group.command("ls")(ls)
+    reclaim.register(group)
     group.command("drain")(drain)
     group.command("relist")(relist)
     group.command("withdraw")(withdraw)
@@ -35,9 +38,22 @@ def register(app: typer.Typer) -> None:
 def ls(ctx: typer.Context) -> None:
     """Every offer of this market, whatever its state."""
     settings: Settings = ctx.obj
-    show_offers(
-        settings, sorted(connect(settings, _role(settings)).offers(), key=lambda one: (one["provider"], one["id"]))
-    )
+    found = sorted(connect(settings, _role(settings)).offers(), key=lambda one: (one["provider"], one["id"]))
+    show_offers(settings, found)
+    if not settings.as_json:
+        for one in found:
+            if said := _held(one):
+                print(printable(said))
+
+
+def _held(one: dict[str, Any]) -> str:
+    """Why an offer, or a part of it, is not for rent."""
+    held = one.get("held") or {"gpus": 0}
+    if not held["gpus"]:
+        return ""
+    until = "" if held["until_ms"] is None else f", until {format_instant(held['until_ms'])}"
+    part = "" if held["gpus"] >= one["gpus"] else f" {held['gpus']} of {one['gpus']}"
+    return f"{one['name']} paused{part}: {held['why'] or held['reason']}{until}"
 
 
 def drain(ctx: typer.Context, target: Target) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from market.actors.cards import GIBIBYTE, Card, Claim, claim, find_cards, torch_devices
+from market.owner_terms import DEFAULT_NOTICE_MS, LONGEST_NOTICE_MS
 
 
 class RayAccess(BaseModel):
@@ -49,6 +50,8 @@ class HostConfig(BaseModel):
     memory_limit_bytes: int = Field(default=4 * GIBIBYTE, ge=2**28)
     object_store_bytes: int = Field(default=150 * 2**20, ge=2**26)
     drain_s: float = Field(default=15.0, ge=0)
+    notice_ms: int = Field(default=DEFAULT_NOTICE_MS, ge=0, le=LONGEST_NOTICE_MS)
+    until_ms: int | None = Field(default=None, ge=1)
     orphan_after_s: float = Field(default=120.0, gt=0)
 
 

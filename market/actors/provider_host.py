@@ -4,10 +4,12 @@
 2. Makes a warm worker and measures the hardware side by side, then places the offer.
 3. Long-polls its leases: gives each a warm worker and reports it started, makes the next warm one, stops the workers
    whose lease is over, reports a lease whose worker process has died. While the market is away it waits, and relists.
-4. SIGINT or SIGTERM drains: no new lease, each worker until its next round boundary, leases given back, node down.
+4. Its owner takes units back, or lets them again, over a socket in the home (`control.py`, `reclaimer.py`).
+5. SIGINT or SIGTERM drains: no new lease, each worker until its next round boundary, leases given back, node down.
 
 Prints one JSON object a line on stdout: {"event": "waiting" | "joined" | "ready" | "lease" | "earned" | "away" | "back" |
-"selftest" | "draining" | "drained" | "refused" | "rejoin", …}. Everything it starts is its descendant and ends with it.
+"selftest" | "draining" | "drained" | "paused" | "resumed" | "untold" | "refused" | "rejoin", …}. Everything it starts is its
+descendant and ends with it.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from market.actors.control import Control
 from market.actors.host_config import (
     ConfigRefused,
     Hardware,
@@ -36,6 +39,7 @@ from market.actors.host_config import (
 )
 from market.actors.measure import measure
 from market.actors.ray_node import NodeSettings, RayNode, enter_ray, join, write_token
+from market.actors.reclaimer import Reclaimer
 from market.actors.selftesting import begin, known
 from market.actors.stable import HeadGone, Stable, WorkerEnded
 from market.client import Market, MarketUnreachable, Refused
@@ -81,6 +85,8 @@ class Host:
         self._offer_state = "open"
         self._away = False
         self._stable: Stable | None = None
+        self._reclaimer: Reclaimer | None = None
+        self._control: Control | None = None
         self._stopping = threading.Event()
 
     def run(self) -> int:
@@ -102,6 +108,10 @@ class Host:
             if not rejoin:
                 self._drain()
         finally:
+            if self._control is not None:
+                self._control.close()
+            if self._reclaimer is not None:
+                self._reclaimer.close()
             at_rest = self._stable is None or self._stable.close()
             node.stop() if at_rest and not rejoin else node.abandon()
             self._market.close()
@@ -189,6 +199,9 @@ class Host:
 
     def _serve(self, node: RayNode) -> bool:
         """Until told to stop (False) or until this node's cluster is over (True)."""
+        assert self._stable is not None
+        self._reclaimer = Reclaimer(self._config, self._market, self._stable, self._lists, say)
+        self._control = Control(self._config.home, lambda asked: self._happen("asked", asked))
         polling = threading.Thread(target=self._poll, name="poll", daemon=True)
         polling.start()
         try:
@@ -197,6 +210,7 @@ class Host:
             return True
 
     def _take_happenings(self, node: RayNode) -> bool:
+        assert self._reclaimer is not None
         while True:
             kind, what = self._happenings.get()
             if kind == "stop":
@@ -207,6 +221,8 @@ class Host:
                     self._reconcile(node, what)
             elif kind == "away":
                 self._gone(what)
+            elif kind == "asked":
+                self._reclaimer.answer(what)
             elif kind == "died":
                 self._report_death(node, what)
             elif kind == "tested":
@@ -215,6 +231,7 @@ class Host:
                 return True
             elif kind == "refused":
                 raise what
+            self._reclaimer.pass_time(time.time_ns() // 1_000_000)
             if not node.alive():
                 return True
 
@@ -265,6 +282,7 @@ class Host:
 
     def _reconcile(self, node: RayNode, answer: Json) -> None:
         assert self._stable is not None
+        assert self._reclaimer is not None
         self._offer_state = answer.get("offer", {}).get("state", self._offer_state)
         if answer.get("earned_nanos", 0) != self._earned_nanos:
             self._earned_nanos = answer.get("earned_nanos", 0)
@@ -274,8 +292,10 @@ class Host:
             return
         for ended in self._stable.end_all_but({lease["epoch"] for lease in answer["leases"]}):
             say("lease", state="ended", lease=ended)
+        self._reclaimer.reconcile(answer)
         for lease in self._lists.to_begin(answer, self._stable.serves):
-            self._begin(node, lease)
+            if not self._reclaimer.refuse(lease):
+                self._begin(node, lease)
         self._stable.fill()
 
     def _begin(self, node: RayNode, lease: Lease) -> None:
@@ -382,6 +402,8 @@ def offer_body(config: HostConfig, hardware: Hardware, node_id: str, isolation: 
         "shares": sorted(config.shares),
         "node": node_id,
         "versions": own_versions(),
+        "notice_ms": config.notice_ms,
+        "until_ms": config.until_ms,
     }
 
 

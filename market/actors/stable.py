@@ -12,11 +12,12 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from market.actors.cards import Card, CardPool
 from market.actors.host_config import Hardware, HostConfig
@@ -27,10 +28,15 @@ from trainers.actors.wiring import start_worker, worker_name
 from trainers.scratch import wiped
 from trainers.secrecy import leave
 
+if TYPE_CHECKING:
+    import psutil
+
 Json = dict[str, Any]
 
 READY_TIMEOUT_S = 120.0
 KILL_TIMEOUT_S = 2.0
+GONE_TIMEOUT_S = 5.0
+GONE_LOOK_S = 0.01
 MAX_FAILURES_IN_A_ROW = 5
 
 
@@ -80,6 +86,8 @@ class Stable:
     _stalls: dict[str, _Stall] = field(default_factory=dict)
     _made: int = 0
     _failures: int = 0
+    _held: int = 0
+    _held_cards: tuple[Card, ...] = ()
     _killing: list[threading.Thread] = field(default_factory=list)
     _pool: CardPool = field(init=False)
     _unwiped: list[Path] = field(default_factory=list)
@@ -89,11 +97,10 @@ class Stable:
 
     def fill(self) -> None:
         """Have one warm worker while a unit is free; returns at once, it warms up by itself. Raises HeadGone."""
-        taken = sum(stall.lease["gpus"] for stall in self._stalls.values() if stall.lease is not None)
         waiting = any(stall.lease is None for stall in self._stalls.values())
         self._unwiped = [folder for folder in self._unwiped if not wiped(folder)]
         # A unit that is free is a card that is free: every lease has its own, and nobody waits with one.
-        if not waiting and taken < self.hardware.units and self._failures < MAX_FAILURES_IN_A_ROW:
+        if not waiting and self.taken + self._held < self.hardware.units and self._failures < MAX_FAILURES_IN_A_ROW:
             self._make()
 
     def wait_warm(self) -> str:
@@ -101,6 +108,24 @@ class Stable:
         stall = next(stall for stall in self._stalls.values() if stall.lease is None)
         self._await_ready(stall)
         return self.isolation
+
+    @property
+    def taken(self) -> int:
+        """Units that are leased."""
+        return sum(lease["gpus"] for lease in self.leases())
+
+    def leases(self) -> list[Lease]:
+        """The lease of every worker that is tied to one."""
+        return [stall.lease for stall in self._stalls.values() if stall.lease is not None]
+
+    def hold(self, units: int) -> None:
+        """Keep that many units free of workers, those that wait for a lease, too; as far as no lease sits there."""
+        if self.taken + units >= self.hardware.units:
+            for stall in [one for one in self._stalls.values() if one.lease is None]:
+                self._end([stall])
+        self._pool.give_back(self._held_cards)
+        self._held = units
+        self._held_cards = self._pool.take(min(units, len(self._pool.free)))
 
     def serves(self, epoch: int) -> bool:
         """Whether a worker is tied to that lease and the market has been told."""
@@ -170,18 +195,58 @@ class Stable:
 
     def serving(self) -> list[tuple[str, int]]:
         """(lease, epoch) of every worker that is tied to one."""
-        return [(s.lease["id"], s.lease["epoch"]) for s in self._stalls.values() if s.lease is not None]
+        return [(lease["id"], lease["epoch"]) for lease in self.leases()]
 
     def drain(self, timeout_s: float) -> None:
         """Let every worker come to its round boundary, at most that long. Raises HeadGone when Ray cannot ask them."""
+        self._ask_to_leave([lease["epoch"] for lease in self.leases()], timeout_s, "drained")
+
+    def leave(self, epochs: Collection[int], timeout_s: float) -> list[str]:
+        """Let the workers of these leases go at their boundary, at most that long; the leases of those that were ready to
+        be ended. Where Ray cannot ask them, nobody was.
+        """
+        try:
+            return self._ask_to_leave(epochs, timeout_s, "preempted")
+        except HeadGone:
+            return []
+
+    def end(self, epochs: Collection[int]) -> None:
+        """End the workers of these leases; returns when every process of them is gone."""
+        self._end(
+            [stall for stall in self._stalls.values() if stall.lease is not None and stall.lease["epoch"] in epochs]
+        )
+
+    def _end(self, stalls: Sequence[_Stall]) -> None:
+        import psutil
+
+        family: list[psutil.Process] = []
+        for stall in stalls:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if stall.pid:
+                    worker = psutil.Process(stall.pid)
+                    family += [worker, *worker.children(recursive=True)]
+        for stall in stalls:
+            self._discard(stall)
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it went with its parent
+                process.kill()
+        until = time.monotonic() + GONE_TIMEOUT_S
+        while any(_lives(process) for process in family) and time.monotonic() < until:
+            time.sleep(GONE_LOOK_S)
+
+    def _ask_to_leave(self, epochs: Collection[int], timeout_s: float, why: str) -> list[str]:
         import ray
 
+        stalls = [
+            stall for stall in self._stalls.values() if stall.lease is not None and stall.lease["epoch"] in epochs
+        ]
         try:
-            refs = [stall.actor.drain.remote(timeout_s) for stall in self._stalls.values() if stall.lease is not None]
-            if refs:
-                ray.wait(refs, num_returns=len(refs), timeout=timeout_s + 1)
+            asked = {stall.actor.drain.remote(timeout_s, why): stall for stall in stalls}
+            done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout_s + 1) if asked else ([], [])
+            ready = [asked[ref] for ref in done if _is_true(ref)]
         except (ray.exceptions.RayError, OSError) as error:
             raise HeadGone(str(error)) from error
+        return [str(stall.lease["id"]) for stall in ready if stall.lease is not None]
 
     def close(self) -> bool:
         """End every worker that is born; the others end with the node. Answers whether nothing here uses Ray any more:
@@ -296,6 +361,26 @@ class Stable:
             signal.pidfd_send_signal(stall.pidfd, signal.SIGKILL)
         os.close(stall.pidfd)
         stall.pidfd = None
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether it holds anything of the machine: one that has ended and was not waited for by its parent does not."""
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _is_true(ref: Any) -> bool:
+    """What an answered call says; False where its worker has died."""
+    import ray
+
+    try:
+        return bool(ray.get(ref))
+    except ray.exceptions.RayError:
+        return False
 
 
 def _devices(cards: tuple[Card, ...]) -> list[Json]:

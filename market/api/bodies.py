@@ -78,7 +78,7 @@ class OfferBody(Body):
 
 class HoldBody(Body):
     gpus: Annotated[int, Field(ge=0, le=MAX_UNITS)]
-    reason: Name = "reclaim"
+    reason: Annotated[str, Field(max_length=64)] = "reclaim"
     why: Text = ""
     until_ms: Positive | None = None
     leases: Annotated[list[Id], Field(max_length=MAX_UNITS)] = []

@@ -21,7 +21,9 @@ def too_long(limit_bytes: int) -> Problem:
 
 
 def too_slow(limit_s: float) -> Problem:
-    return Problem(408, "body_too_slow", f"the body did not come within {limit_s:.0f} s", headers={"Connection": "close"})
+    return Problem(
+        408, "body_too_slow", f"the body did not come within {limit_s:.0f} s", headers={"Connection": "close"}
+    )
 
 
 async def parts_of(request: Request) -> AsyncIterator[bytes]:

@@ -37,6 +37,7 @@ DOORS = [
     ("POST", "/v1/offers/offer-x/drain", {}, "provider operator"),
     ("POST", "/v1/offers/offer-x/withdraw", {}, "provider operator"),
     ("POST", "/v1/offers/offer-x/relist", {}, "provider operator"),
+    ("POST", "/v1/offers/offer-x/hold", {"gpus": 0}, "provider operator"),
     ("POST", "/v1/offers/offer-x/price", {"price_nanos_per_gpu_hour": 1}, "provider operator"),
     ("GET", "/v1/leases?offer=offer-x", None, "provider"),
     ("POST", "/v1/leases/lease-x/started", STARTED, "provider"),

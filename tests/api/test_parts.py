@@ -84,7 +84,11 @@ def test_parts_that_are_not_what_the_spec_says_are_refused(square: Square, folde
     workdir = spec["command"]["workdir"]
 
     def wrong(**changes: Any) -> Any:
-        return refusal(lambda: market.submit_job("job-wrong", {**spec, "command": {**spec["command"], "workdir": workdir | changes}}))
+        return refusal(
+            lambda: market.submit_job(
+                "job-wrong", {**spec, "command": {**spec["command"], "workdir": workdir | changes}}
+            )
+        )
 
     assert wrong(bytes=workdir["bytes"] + 1).code == "invalid_field"
     assert wrong(parts=0).field == "command.workdir.parts"

@@ -206,7 +206,9 @@ def test_a_provider_that_drains_lets_the_last_save_come_to_the_market(plaza: Pla
 def test_a_script_that_is_killed_at_a_random_moment_ends_with_the_very_bytes(plaza: Plaza, tmp_path: Path) -> None:
     script = ROOT / "examples" / "batch" / "byte_lm.py"
     words = ["--steps", "40", "--every", "10"]
-    with subprocess.Popen([sys.executable, script, *words], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE) as alone:
+    with subprocess.Popen(
+        [sys.executable, script, *words], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE
+    ) as alone:
         workdir = tar_of({"byte_lm.py": script.read_bytes()})
         kept = {"digest": plaza.local("customer").upload(workdir), "bytes": len(workdir), "label": "work"}
         job = submit(plaza, argv=["python", "byte_lm.py", *words, "--rest", "0.15"], workdir=kept)
@@ -215,7 +217,9 @@ def test_a_script_that_is_killed_at_a_random_moment_ends_with_the_very_bytes(pla
         psutil.Process(plaza.worker_of(job)["pid"]).kill()
         done = plaza.wait_state(job, "done")
     assert alone.returncode == 0
-    begun = [line.partition(" | begins at step ")[2] for line in log_of(plaza, job).splitlines() if "| begins at" in line]
+    begun = [
+        line.partition(" | begins at step ")[2] for line in log_of(plaza, job).splitlines() if "| begins at" in line
+    ]
     assert begun[0] == "0"
     assert int(begun[1]) in (10, 20, 30, 40)
     assert done["command"]["restarts"] == 1

@@ -22,7 +22,10 @@ def test_the_page_lists_every_route_with_its_roles() -> None:
     routes = [route for router in routers() for route in router.routes]
     assert all(isinstance(route, APIRoute) for route in routes)
     found = {
-        (method, route.path, ", ".join(who(route))) for route in routes if isinstance(route, APIRoute) for method in route.methods
+        (method, route.path, ", ".join(who(route)))
+        for route in routes
+        if isinstance(route, APIRoute)
+        for method in route.methods
     }
     assert len(found) > 40
     assert set(ROW.findall(PAGE)) == found

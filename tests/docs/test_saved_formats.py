@@ -113,7 +113,29 @@ def test_both_readers_read_the_golden_manifests() -> None:
 
 
 VALUES = st.sampled_from(
-    [None, True, -1, 0, 1, 20, 4096, 1 << 20, 1 << 63, 1.5, "", "a", "../a", "/a", "a/b", "step-500", "run.sh", "zz", [], {}, "ab" * 32]
+    [
+        None,
+        True,
+        -1,
+        0,
+        1,
+        20,
+        4096,
+        1 << 20,
+        1 << 63,
+        1.5,
+        "",
+        "a",
+        "../a",
+        "/a",
+        "a/b",
+        "step-500",
+        "run.sh",
+        "zz",
+        [],
+        {},
+        "ab" * 32,
+    ]
 )
 
 
@@ -122,7 +144,11 @@ def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
     """The golden manifest with some values changed, fields gone or new, or bytes cut."""
     value: Any = json.loads(whole)
     for _ in range(draw(st.integers(1, 2))):
-        place = value if draw(st.booleans()) or not value["files"] else value["files"][draw(st.integers(0, len(value["files"]) - 1))]
+        place = (
+            value
+            if draw(st.booleans()) or not value["files"]
+            else value["files"][draw(st.integers(0, len(value["files"]) - 1))]
+        )
         if not isinstance(place, dict):
             continue
         name = draw(st.sampled_from([*sorted(place), "more"]))

@@ -172,7 +172,14 @@ def test_sections_that_are_not_written_have_the_defaults_of_those_who_read_them(
     assert spec["train"] == dict(TRAIN_DEFAULTS) == asdict(InnerOptions())
     assert (spec["checkpoint"], spec["evaluate"]) == (dict(CHECKPOINT_DEFAULTS), dict(EVALUATE_DEFAULTS))
     assert "inner_state" not in spec["checkpoint"], "the strategy in force decides"
-    assert spec["options"] == {"size": "1M", "context": 128, "batch": 6, "lr": None, "reading": "random", "optimizer": "adamw"}
+    assert spec["options"] == {
+        "size": "1M",
+        "context": 128,
+        "batch": 6,
+        "lr": None,
+        "reading": "random",
+        "optimizer": "adamw",
+    }
 
 
 RAW = [

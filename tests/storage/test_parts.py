@@ -55,7 +55,9 @@ def test_a_change_a_new_file_and_one_less_stay_within_their_parts(tmp_path: Path
     draw = random.Random(1)
     files = {f"src/{number:04}.py": draw.randbytes(draw.randrange(200, 8_000)) for number in range(1_000)}
     files["large.bin"] = draw.randbytes(3 * MAX_BYTES + 5)
-    before = {hashlib.sha256(part).hexdigest() for part in (write_tar(tmp_path / "a", files), parts_of(tmp_path / "a"))[1]}
+    before = {
+        hashlib.sha256(part).hexdigest() for part in (write_tar(tmp_path / "a", files), parts_of(tmp_path / "a"))[1]
+    }
     changed = {**files, "src/0500.py": files["src/0500.py"] + b"one more line\n"}
     more = {**files, "src/0500b.py": b"new"}
     less = {name: content for name, content in files.items() if name != "src/0500.py"}

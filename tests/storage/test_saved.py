@@ -21,7 +21,9 @@ FILE = GOOD.to_json()["files"][0]
 @st.composite
 def manifests(draw: st.DrawFn) -> Saved:
     block_bytes = 1 << draw(st.integers(12, 24))
-    paths = draw(st.lists(st.text("abé", min_size=1, max_size=4).map(lambda name: f"f/{name}"), unique=True, max_size=4))
+    paths = draw(
+        st.lists(st.text("abé", min_size=1, max_size=4).map(lambda name: f"f/{name}"), unique=True, max_size=4)
+    )
     files = []
     for path in paths:
         size = draw(st.integers(0, 3 * block_bytes))
@@ -76,7 +78,9 @@ def test_what_is_no_manifest_is_refused(change: dict[str, Any]) -> None:
 def test_more_blocks_than_are_allowed_are_refused() -> None:
     many = SavedFile("a", (Block(DIGEST, SIZE),) * (1 << 14))
     with pytest.raises(SavedError, match="blocks"):
-        Saved.from_json(Saved("job-1", 1, (many, SavedFile("b", many.blocks), SavedFile("c", many.blocks)), 0, SIZE).to_json())
+        Saved.from_json(
+            Saved("job-1", 1, (many, SavedFile("b", many.blocks), SavedFile("c", many.blocks)), 0, SIZE).to_json()
+        )
 
 
 @given(data=st.binary(max_size=60), place=st.integers(0, 400))

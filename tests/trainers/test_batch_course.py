@@ -19,6 +19,7 @@ from tests.cluster.plaza import tar_of
 from trainers.actors.batch_course import BatchCourse
 from trainers.actors.command_calls import CommandCalls
 from trainers.actors.failures import Halt
+from trainers.actors.leaving import Leaving
 from trainers.actors.meter import Meter
 from trainers.actors.outbox import Outbox
 from trainers.actors.roster import Roster, Worker
@@ -38,7 +39,7 @@ class Machine(CommandCalls):
         self._child = SimpleNamespace(kill=lambda: None)  # type: ignore[assignment]
         self._scratch, self._isolation, self._memory_limit_bytes = scratch, isolation_level(), 256 << 20
         self._threads_per_unit, self._has, self._shares = 1, (1, [], None), {}
-        self._called_at, self._phase, self._commands, self._draining = 0.0, "assigned", None, False
+        self._called_at, self._phase, self._commands, self._leaving = 0.0, "assigned", None, Leaving()
         self._tidings = Tidings()
         self.dead = False
 
@@ -50,7 +51,7 @@ class Machine(CommandCalls):
 
     def drain(self, timeout_s: float) -> bool:
         """As `Worker.drain`."""
-        self._draining = True
+        self._leaving.begin("drained")
         assert self._commands is not None
         return self._commands.drain(timeout_s)
 

@@ -130,7 +130,9 @@ def test_without_bubblewrap_landlock_keeps_a_process_to_its_files(tmp_path: Path
     secret.chmod(0o755)
     command = [sys.executable, "-c", CONFINED, str(own), str(share), str(secret)]
     told = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
-    held = dict.fromkeys(("share written", "secret", "program", "kernel", "parent", "root", "signal"), "PermissionError")
+    held = dict.fromkeys(
+        ("share written", "secret", "program", "kernel", "parent", "root", "signal"), "PermissionError"
+    )
     assert told == {"own": "done", "moved": "done", "null": "done", "share": "done", **held}
 
 

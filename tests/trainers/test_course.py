@@ -158,10 +158,13 @@ class Job:
         )  # fmt: skip
         self._workers = workers
 
-    def run(self) -> Halt:
+    def begin(self) -> None:
         self.course.resume([])
         for slot, worker in zip(SLOTS, self._workers, strict=True):
             self.course.welcome(known.Worker(f"lease-{slot}", slot + 1, slot, f"p{slot}", f"worker-{slot}", worker))
+
+    def run(self) -> Halt:
+        self.begin()
         give_up_at = time.monotonic() + PATIENCE_S
         try:
             while (halt := self.course.advance()) is None:
@@ -201,6 +204,28 @@ def test_calls_that_a_cut_network_swallowed_are_repeated_and_nobody_is_lost(work
     assert job.door.lost == []
     assert [one["round"] for one in job.door.rounds] == [1, 2, 3]
     assert all(len(one["members"]) == 2 for one in job.door.rounds)
+
+
+def test_when_all_providers_take_their_machines_back_the_last_round_is_durable_before_they_go(
+    workers: list[Worker],
+) -> None:
+    job = Job(workers, {**SPEC, "checkpoint": {"every_rounds": 1000, "keep": 2}})
+    job.begin()
+    leaving: list[Future[bool]] = []
+    give_up_at = time.monotonic() + PATIENCE_S
+    try:
+        while len(job.door.lost) < len(SLOTS):
+            assert job.course.advance() is None
+            assert time.monotonic() < give_up_at, "nobody leaves"
+            if not leaving and len(job.door.rounds) >= 2:
+                assert job.keeper.durable_round == 0
+                leaving = [job.transport.threads.submit(worker.drain, PATIENCE_S, "preempted") for worker in workers]
+        assert all(one.result(PATIENCE_S) for one in leaving)
+        assert job.outbox.wait_empty(PATIENCE_S)
+    finally:
+        job.transport.closed = True
+    assert {one["reason"] for one in job.door.lost} == {"preempted"}
+    assert job.keeper.durable_round == len(job.door.rounds) >= 2
 
 
 def test_data_that_do_not_unpack_end_the_job_at_the_customers_expense(workers: list[Worker]) -> None:

@@ -45,7 +45,12 @@ class Blocks(torch.nn.Module):
 
 
 @settings(deadline=None, max_examples=40)
-@given(rows=st.integers(1, 24), columns=st.integers(1, 24), seed=st.integers(0, 2**32), scale=st.sampled_from([1e-6, 1.0, 1e6]))
+@given(
+    rows=st.integers(1, 24),
+    columns=st.integers(1, 24),
+    seed=st.integers(0, 2**32),
+    scale=st.sampled_from([1e-6, 1.0, 1e6]),
+)
 def test_singular_values_come_near_one_and_directions_stay(rows, columns, seed, scale):
     made = np.random.default_rng(seed)
     left, _ = np.linalg.qr(made.normal(size=(rows, min(rows, columns))))
@@ -102,7 +107,10 @@ def test_vectors_and_outputs_move_as_adamw_moves_them():
     twin = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 1))
     twin.load_state_dict(model.state_dict())
     made = Muon(model, 0.01)
-    groups = [{"params": [twin[1].weight], "weight_decay": 0.1}, {"params": [twin[0].bias, twin[1].bias], "weight_decay": 0}]
+    groups = [
+        {"params": [twin[1].weight], "weight_decay": 0.1},
+        {"params": [twin[0].bias, twin[1].bias], "weight_decay": 0},
+    ]
     reference = torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.99))
     for step in range(5):
         for one, other in zip(model.parameters(), twin.parameters(), strict=True):

@@ -123,9 +123,7 @@ def test_a_save_that_went_stays_until_the_one_that_takes_its_place_is_whole(save
     assert contents(saver) == {}
 
 
-def test_what_changes_while_it_is_read_is_read_again(
-    saver: Saver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_changes_while_it_is_read_is_read_again(saver: Saver, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saver.folder / "a"
     path.write_bytes(bytes(3 * BLOCK_BYTES))
     real, changes = saving._pieces, iter([b"x", b"y"])
@@ -224,7 +222,9 @@ FILES = st.dictionaries(st.sampled_from(["a", "b", "d/a", "d/e/b"]), st.binary(m
 
 @settings(max_examples=40, deadline=None)
 @given(states=st.lists(FILES, min_size=1, max_size=4))
-def test_what_was_taken_comes_back_byte_for_byte(tmp_path_factory: pytest.TempPathFactory, states: list[dict[str, bytes]]) -> None:
+def test_what_was_taken_comes_back_byte_for_byte(
+    tmp_path_factory: pytest.TempPathFactory, states: list[dict[str, bytes]]
+) -> None:
     clock, root = Clock(), tmp_path_factory.mktemp("states")
     saver = Saver(root / "saved", root / "aside", clock, clock.pause)
     saver.folder.mkdir()

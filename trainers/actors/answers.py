@@ -17,7 +17,7 @@ Check = Callable[[Any], bool]
 MOST = 1 << 62
 MOST_TEXT = 1 << 20
 FAILURES = frozenset(
-    {"exception", "nan", "shape", "memory", "hang", "died", "import", "drained", "stale", "no_donor"}
+    {"exception", "nan", "shape", "memory", "hang", "died", "import", "drained", "preempted", "stale", "no_donor"}
 )  # fmt: skip
 
 

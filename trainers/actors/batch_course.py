@@ -148,7 +148,11 @@ class BatchCourse:
         if self._attempts.pausing:  # asked for before there was anything to stop
             self._calls.ask("end_command", worker)
         self._saving = Saving(
-            self._fetcher(worker, number), self._saved, partial(self._keep, worker), self._say, every_s=self._save_every_s
+            self._fetcher(worker, number),
+            self._saved,
+            partial(self._keep, worker),
+            self._say,
+            every_s=self._save_every_s,
         )
 
     def _end(self) -> None:

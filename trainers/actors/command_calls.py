@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from trainers.actors.failures import failure
+from trainers.actors.leaving import Leaving
 from trainers.actors.meter import Meter
 from trainers.actors.warm_child import WarmChild
 from trainers.devices import devices_of
@@ -39,7 +40,7 @@ class CommandCalls:
     _shares: Mapping[str, Path]
     _called_at: float
     _phase: str
-    _draining: bool
+    _leaving: Leaving
     _commands: CommandDesk | None
     _secrets: Mapping[str, str]
 
@@ -60,8 +61,9 @@ class CommandCalls:
         """Start a try of the job's command; {ok, number}. See `CommandDesk.begin`. Starts the meter."""
         with self._turn:
             self._called_at = time.monotonic()
-            if self._draining:
-                return failure("drained", "the provider takes its machine back", "")
+            refusal = self._leaving.refusal()
+            if refusal is not None:
+                return refusal
             self._meter.start()
             units, devices, share = self._has
             answer = self._desk().begin(

@@ -17,6 +17,7 @@ from trainers.actors.calls import Calls
 from trainers.actors.durability import Durability
 from trainers.actors.failures import REMEDY, CustomerFailed, Failures, Halt, detail_of
 from trainers.actors.keeper import Keeper
+from trainers.actors.leaving import LEAVING
 from trainers.actors.orders import Began, base_of, merge_order, prepare_order, train_order
 from trainers.actors.outbox import Outbox
 from trainers.actors.reports import market_reason, round_report
@@ -221,13 +222,21 @@ class Course:
             self._do(self._rounds.skipped(worker.slot, worker.epoch, place, detail_of(answer), self._now_ms()))
         else:
             others = len(set(self._rounds.members) - {worker.slot})
+            if kind in LEAVING:
+                self._durability.see_off(worker, base_of(self._rounds.round, self._digest), alone=not others)
             self._lose(worker, self._failures.reason(worker, answer, place, others), detail_of(answer))
 
     def _prepare(self, worker: Worker) -> None:
         """A newcomer takes the newest state over while the others train on; where that cannot be, it joins at once."""
         rounds = self._rounds
         donors = self._members_of(slot for slot in rounds.members if slot != worker.slot)
-        if donors and not self._resuming and self._digest is not None and rounds.round > 0 and not rounds.plan.every_step:
+        if (
+            donors
+            and not self._resuming
+            and self._digest is not None
+            and rounds.round > 0
+            and not rounds.plan.every_step
+        ):
             self._calls.ask("prepare", worker, prepare_order(rounds.round, self._digest, donors))
         else:
             self._join(worker)

@@ -22,6 +22,7 @@ Json = dict[str, Any]
 LOOK_S = 0.2
 BOUNDARY_S = 30.0
 EVALUATE_S = 300.0
+LEAVE_S = 10.0
 
 
 @dataclass(slots=True)
@@ -113,11 +114,13 @@ class Durability:
             if isinstance(found, dict) and found.get("ok") is True:
                 return
 
-    def make_durable(self, base: Json, holders: Iterable[int], halted: bool) -> bool | None:
+    def make_durable(
+        self, base: Json, holders: Iterable[int], halted: bool, patience_s: float = EVALUATE_S
+    ) -> bool | None:
         """Whether the last round is durable, or (`halted`) as far as it can be; False to try again, None when everybody
-        who held it is gone.
+        who held it is gone. Waits for at most `patience_s`, twice.
         """
-        self._keeper.wait(EVALUATE_S)
+        self._keeper.wait(patience_s)
         if self._keeper.durable_round >= base["round"]:
             return True
         slots = [slot for slot in holders if self._roster.get(slot) is not None]
@@ -125,11 +128,17 @@ class Durability:
             return True if halted else None
         wanted = self._keeper.wants(base["round"], last=True)
         if wanted is not None and self._snapshot(slots, base, wanted):
-            self._keeper.wait(EVALUATE_S)
+            self._keeper.wait(patience_s)
         if self._keeper.durable_round >= base["round"]:
             return True
         time.sleep(LOOK_S)
         return False
+
+    def see_off(self, worker: Worker, base: Json, *, alone: bool) -> None:
+        """A worker's provider takes the machine back: what nobody else holds is made durable first."""
+        if alone:
+            self.make_durable(base, [worker.slot], True, LEAVE_S)
+        self._transport.ask(worker.handle, "goodbye")
 
     def _snapshot(self, holders: Iterable[int], base: Json, wanted: str) -> bool:
         """Set the state aside at the first holder that answers, and begin to make it durable."""

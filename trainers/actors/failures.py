@@ -16,7 +16,8 @@ SAME_PLACE_DEATHS = 3
 REMEDY = "Lower the learning rate, clip gradients (train.clip), or compute in fp32 or bf16 (train.precision)."
 CUSTOMER_FAILURES = frozenset({"exception", "nan", "shape", "memory", "import"})
 _REASONS = {
-    "died": "worker_killed", "hang": "worker_slow", "drained": "drained", "stale": "stale", "nan": "bad_contribution",
+    "died": "worker_killed", "hang": "worker_slow", "drained": "drained", "preempted": "preempted", "stale": "stale",
+    "nan": "bad_contribution",
 }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trainers.actors.command_calls import CommandCalls
 from trainers.actors.failures import failed_answer, failure
+from trainers.actors.leaving import Leaving, Why
 from trainers.actors.lifeline import exit_with
 from trainers.actors.meter import Meter
 from trainers.actors.tidings import Tidings
@@ -68,7 +69,7 @@ class Worker(CommandCalls):
         self._called_at = time.monotonic()
         self._lease: Json | None = None
         self._phase = "warm"
-        self._draining = False
+        self._leaving = Leaving()
         self._training: Training | None = None
         self._commands: CommandDesk | None = None
         self._secrets: dict[str, str] = {}
@@ -115,19 +116,14 @@ class Worker(CommandCalls):
             self._phase = "assigned"
             return {"pid": os.getpid()}
 
-    def drain(self, timeout_s: float) -> bool:
-        """Refuse the next round, or end the command and let the run fetch what it saved; True once nothing is in progress
-        here, False when that took too long.
+    def drain(self, timeout_s: float, why: Why = "drained") -> bool:
+        """Refuse the next round, or end the command and let the run fetch what it saved; True once this worker may go, False
+        when that took too long.
         """
-        self._draining = True
+        self._leaving.begin(why)
         if self._commands is not None:
             return self._commands.drain(timeout_s)
-        deadline = time.monotonic() + timeout_s
-        while self._in_a_round():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.05)
-        return True
+        return self._leaving.wait(timeout_s, busy=self._in_a_round, holds=self._holds_a_round)
 
     def stop(self) -> None:
         """End the child and clean up; the actor itself is ended by its host."""
@@ -214,8 +210,9 @@ class Worker(CommandCalls):
 
         with self._turn:
             self._called_at = time.monotonic()
-            if self._draining:
-                return failure("drained", "the provider takes its machine back", "")
+            refusal = self._leaving.refusal()
+            if refusal is not None:
+                return refusal
             if self._training is None:
                 return failure("stale", "nothing is loaded here", "")
             self._phase = "training"
@@ -349,6 +346,10 @@ class Worker(CommandCalls):
             **self._tidings.above(seen),
         }
 
+    def goodbye(self) -> None:
+        """The run goes on without this worker, and needs nothing more of it."""
+        self._leaving.see_off()
+
     # inside
 
     def _in_turn(self, do: Callable[[Training], Json]) -> Json:
@@ -378,6 +379,10 @@ class Worker(CommandCalls):
             assert self._training is not None
             return not self._training.at_rest
         return self._phase == "training"
+
+    def _holds_a_round(self) -> bool:
+        """Whether the run may still want something of a round that was merged here."""
+        return self._phase == "idle" and bool(self._recent)
 
     def _remember(self, answer: Json) -> None:
         training = self._training

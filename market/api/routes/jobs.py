@@ -215,6 +215,8 @@ def _bytes_of_parts(services: Has, field: str, digest: str) -> int:
         raise Problem(422, "manifest_wrong", f"{field}.digest: {error}", field=f"{field}.digest") from error
     missing = [part for part, size in found.parts if services.shelf.store.size(part) != size]
     if missing:
-        message = f"{field}: {len(missing)} of its {len(found.parts)} parts were not uploaded, the first is {missing[0]}"
+        message = (
+            f"{field}: {len(missing)} of its {len(found.parts)} parts were not uploaded, the first is {missing[0]}"
+        )
         raise Problem(422, "blob_missing", message, field=f"{field}.digest", remedy="submit it again")
     return found.total_bytes

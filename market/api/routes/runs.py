@@ -109,7 +109,9 @@ async def report_save(services: Has, caller: Plane, body: SaveBody) -> dict[str,
     await services.shelf.keep_saved(body.job, known["customer"], body.manifest)
     await services.ask(ReportSave(**body.model_dump(), by=caller.name))
     found = _directive(services, body.job)
-    gone = before if found["saved"] == body.manifest else body.manifest  # of a lease that is over nothing is kept any more
+    gone = (
+        before if found["saved"] == body.manifest else body.manifest
+    )  # of a lease that is over nothing is kept any more
     if gone not in (None, found["saved"]):
         await services.shelf.remove_saved(body.job, gone, found["saved"])
     return {"version": found["version"]}

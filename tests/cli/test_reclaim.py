@@ -1,0 +1,99 @@
+"""`torg provider reclaim` and `release`: spoken with the host on this machine, or noted for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from market.actors.control import Asked, Control
+from market.provider_control import read_holds
+from tests.cli.conftest import Torg
+
+
+def make_provider(home: Path, name: str) -> Path:
+    folder = home / "providers" / name
+    folder.mkdir(parents=True)
+    (folder / "offer").write_text(f"offer-of-{name}\n")
+    return folder
+
+
+@pytest.fixture
+def heard(home: Path) -> Iterator[list[dict[str, Any]]]:
+    """What a host called ada is asked; it frees one GPU of one renter, or releases it."""
+    asked: list[dict[str, Any]] = []
+
+    def take(one: Asked) -> None:
+        asked.append(one.request)
+        if one.request["ask"] == "release":
+            one.end("released", gpus=0, why="", told=True)
+            return
+        one.tell("asked", units=1, gpu="cpu")
+        one.tell("notice", lease="lease-000001", job="job-1", gpus=1, notice_s=5.0)
+        one.tell("left", leases=["lease-000001"])
+        one.end("free", gpus=1, seconds=0.4, leases=["lease-000001"], told=False)
+
+    control = Control(make_provider(home, "ada"), take)
+    yield asked
+    control.close()
+
+
+def test_the_steps_are_shown_and_the_machine_is_the_owners(torg: Torg, heard: list[dict[str, Any]]) -> None:
+    ran = torg("provider", "reclaim", "--for", "2h", "--gpus", "1", "--notice", "0s", "--why", "a game")
+    assert ran.code == 0
+    assert ran.out.splitlines() == [
+        "ada: 1 free after 0.4 s, 1 renter moved",
+        "Not for rent until then; it is offered again in 2h.",
+    ]
+    assert ran.err.splitlines() == [
+        "lease-000001 of job-1 has 5 s to leave",
+        "left at a boundary: lease-000001",
+        "the market is away: it will be told",
+    ]
+    [wish] = heard
+    assert (wish["gpus"], wish["why"], wish["notice_s"]) == (1, "a game", 0.0)
+    assert wish["until_ms"] > 0
+
+
+def test_it_is_one_document_and_a_release_follows(torg: Torg, heard: list[dict[str, Any]]) -> None:
+    taken = torg("provider", "reclaim", "offer-of-ada", "--json").document
+    assert (taken["provider"], taken["gpus"], taken["seconds"], taken["leases"]) == ("ada", 1, 0.4, ["lease-000001"])
+    assert torg("provider", "release", "ada").out == "ada is for rent again.\n"
+    assert [one["ask"] for one in heard] == ["reclaim", "release"]
+
+
+def test_a_host_that_does_not_run_reads_it_when_it_starts(torg: Torg, home: Path) -> None:
+    folder = make_provider(home, "ada")
+    ran = torg("provider", "reclaim")
+    assert ran.code == 0
+    assert ran.out.startswith("ada does not run: the machine is yours.")
+    assert read_holds(folder).now.gpus > 0
+    assert torg("provider", "release").code == 0
+    assert read_holds(folder).now.gpus == 0
+
+
+def test_which_provider_is_meant_must_be_clear(torg: Torg, home: Path) -> None:
+    ran = torg("provider", "reclaim")
+    assert (ran.code, ran.err) == (
+        3,
+        "torg: NAME: no provider runs on this machine (`torg provide` starts one)\n",
+    )
+    make_provider(home, "ada")
+    make_provider(home, "ben")
+    assert torg("provider", "reclaim").err == "torg: NAME: more than one provider is here: ada, ben (name one)\n"
+    assert torg("provider", "release", "cleo").err == "torg: NAME: 'cleo' is no provider of this machine (ada, ben)\n"
+    ran = torg("provider", "reclaim", "ada", "--for", "2")
+    assert (ran.code, ran.err.startswith("torg: --for: ")) == (2, True)
+    assert torg("provider", "reclaim", "ada", "--gpus", "0").code == 2
+
+
+def test_an_answer_that_breaks_off_is_no_answer(torg: Torg, home: Path) -> None:
+    control = Control(
+        make_provider(home, "ada"), lambda one: one.end("unknown") if one.request["ask"] == "?" else one.hang_up()
+    )
+    try:
+        assert torg("provider", "reclaim", "--json").document["running"] is False
+    finally:
+        control.close()
