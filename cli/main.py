@@ -22,7 +22,7 @@ from cli.settings import Settings, current_settings
 
 VERBS = {
     "up": "market", "down": "market", "status": "market", "invite": "market",
-    "backup": "backup", "restore": "backup", "members": "members",
+    "backup": "backup", "restore": "backup", "members": "members", "teams": "teams",
     "provide": "provide", "provider": "provider",
     "offers": "offers",
     "submit": "submit", "run": "run",

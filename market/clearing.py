@@ -1,6 +1,6 @@
 """Clearing: which bid gets which offers, and for everybody else the reason. A pure function of a snapshot.
 
-Bids are served in the order of submission; each takes the cheapest seats that fit and pays their asking price. A seat is
+Bids are served in the order of submission, or where there are teams in their turn (market/fair_share.py); each takes the cheapest seats that fit and pays their asking price. A seat is
 `requires.gpus` units on one offer. The result does not depend on the order of the input.
 """
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from market.book import OrderBook
+from market.fair_share import Turns
 from market.orders import Bid, BookSnapshot, Offer, Requirements
 from storage.units import charge_nanos, format_usd
 
@@ -32,6 +33,7 @@ class Reason(StrEnum):
     BUSY = "busy"
     GANG_TOO_BIG = "gang_too_big"
     BUDGET_TOO_SMALL = "budget_too_small"
+    TEAM_QUOTA = "team_quota"
     NOT_CONSIDERED = "not_considered"
 
 
@@ -106,7 +108,14 @@ def clear(snapshot: BookSnapshot, budget_of_work: int = 1_000_000) -> Clearing:
     matches: list[Match] = []
     unmatched: list[Unmatched] = []
     left = budget_of_work
-    for bid in sorted(snapshot.bids, key=lambda one: (one.submitted_ms, one.job)):
+    turns = Turns(snapshot.bids, snapshot.standings) if snapshot.standings else None
+    for asked in turns or sorted(snapshot.bids, key=lambda one: (one.submitted_ms, one.job)):
+        bid = asked if turns is None else turns.within_quota(asked)
+        if bid is None:
+            assert turns is not None
+            if asked.essential:
+                unmatched.append(Unmatched(asked.job, Reason.TEAM_QUOTA, turns.why_not(asked)))
+            continue
         if left <= 0:
             unmatched.append(Unmatched(bid.job, Reason.NOT_CONSIDERED, "this clearing ran out of its budget of work"))
             continue
@@ -121,6 +130,8 @@ def clear(snapshot: BookSnapshot, budget_of_work: int = 1_000_000) -> Clearing:
             assert now is not None
             assert now.gpus_free >= bid.requires.gpus
             book.put(replace(now, gpus_free=now.gpus_free - bid.requires.gpus))
+        if turns is not None:
+            turns.granted(bid, len(seats) * bid.requires.gpus)
         prices = tuple(offer.price_nanos_per_gpu_hour for offer in seats)
         matches.append(Match(bid.job, tuple(offer.id for offer in seats), bid.requires.gpus, prices))
     return Clearing(tuple(matches), tuple(unmatched))

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
-from urllib.parse import quote
 
+from market.consortium_client import Consortium
+from market.consortium_client import part as _part
 from market.transfers import Transfers
 from market.wire import MarketUnreachable, Refused, Wire
 
@@ -28,7 +29,7 @@ OfferAction = Literal["drain", "withdraw", "relist"]
 END_OF_STREAM = "end"
 
 
-class Market:
+class Market(Consortium):
     """One member's view of one market. Safe to use from several threads; close it or use `with`."""
 
     def __init__(
@@ -352,11 +353,6 @@ def _items(answer: Json) -> list[Json]:
     items = answer["items"]
     assert isinstance(items, list), "a list route answered without items"
     return items
-
-
-def _part(name: str) -> str:
-    """One segment of a path: an id with a slash in it must not become another route."""
-    return quote(name, safe="")
 
 
 def _lines(pieces: Iterator[str], url: str) -> Iterator[str]:

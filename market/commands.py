@@ -13,7 +13,9 @@ from typing import Any, Final
 
 from market.clearing import Clearing
 from market.owner_terms import OwnerTerms
+from market.team_commands import MoveMember, RemoveTeam, SetTeam, TeamCommand
 
+__all__ = ["MoveMember", "RemoveTeam", "SetTeam"]
 SYSTEM: Final = "market"
 
 
@@ -437,4 +439,5 @@ Command = (
     | ReopenMarket
     | ApplyClearing
     | Tick
+    | TeamCommand
 )

@@ -11,7 +11,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Final, cast
 
-from market import attempts, granting, holding, jobs, members, metering, offering, secret_keeping, timeouts, views
+from market import (
+    attempts,
+    granting,
+    holding,
+    jobs,
+    members,
+    metering,
+    offering,
+    secret_keeping,
+    teams,
+    timeouts,
+    views,
+)
 from market.command_checking import check_job_spec
 from market.commands import (
     AddBudget,
@@ -26,10 +38,12 @@ from market.commands import (
     Heard,
     HoldOffer,
     LoseRay,
+    MoveMember,
     OpenMarket,
     Payout,
     PlaceOffer,
     RemoveSecret,
+    RemoveTeam,
     ReopenMarket,
     ReportAttempt,
     ReportCheckpoint,
@@ -40,6 +54,7 @@ from market.commands import (
     RevokeMember,
     RotateKey,
     SetSecret,
+    SetTeam,
     StartLease,
     StopMarket,
     SubmitJob,
@@ -64,6 +79,9 @@ _DECISIONS: Final[Mapping[type, _Decide]] = {
     AddMember: members.add_member,
     RevokeMember: members.revoke_member,
     RotateKey: members.rotate_key,
+    SetTeam: teams.set_team,
+    RemoveTeam: teams.remove_team,
+    MoveMember: teams.move_member,
     Deposit: members.deposit,
     Payout: members.payout,
     SetSecret: secret_keeping.set_secret,
@@ -94,6 +112,7 @@ _DECISIONS: Final[Mapping[type, _Decide]] = {
 _DIRTYING: Final = frozenset(
     {
         "offer_placed", "offer_changed", "offer_held", "job_submitted", "job_state", "job_wanted", "job_budget", "lease_ended",
+        "team_set", "team_removed", "member_teamed",
     }
 )  # fmt: skip
 
@@ -162,6 +181,10 @@ class Exchange:
     def members(self) -> list[Json]:
         """Every member, without keys."""
         return [members.member_view(member) for member in self._state.members.values()]
+
+    def teams(self, now_ms: int) -> list[Json]:
+        """See `teams.teams_view`; empty in a market without teams."""
+        return teams.teams_view(self._state, max(self._state.now_ms, now_ms)) if self._state.teams else []
 
     def secrets_of(self, member: str) -> list[Json]:
         """A member's secrets by name, without values."""
@@ -245,7 +268,7 @@ class Exchange:
     def quote(self, spec: Mapping[str, Any], member: str, now_ms: int) -> Json | Refusal:
         """The plan of a job that is not submitted, or what is wrong with its spec."""
         state = self._state
-        wrong = check_job_spec(spec, self.settings)
+        wrong = check_job_spec(spec, self.settings) or teams.check_gang_in_quota(state, member, dict(spec))
         if wrong is not None:
             return wrong
         offers = granting.take_snapshot(state, self._volatile, self.settings).offers
@@ -273,6 +296,8 @@ class Exchange:
                 "stopped",
                 "members",
                 "by_key",
+                "teams",
+                "usage",
                 "offers",
                 "providers",
                 "jobs",

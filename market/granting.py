@@ -12,6 +12,7 @@ from market.orders import Bid, BookSnapshot, Offer, Requirements
 from market.outcomes import Answer, Json, Refusal, Settings, forbidden, unknown
 from market.pricing import FIRST_COVER_MS, cover_ms, fee_step, rate_nanos_per_hour, spendable_nanos
 from market.state import Job, OfferRecord, State, Volatile
+from market.teams import has_room, standings
 from market.turn import Turn
 from storage.ledger import FEE, Transfer, earnings, escrow
 
@@ -93,6 +94,7 @@ def bid_of(state: State, job: Job, settings: Settings, now_ms: int) -> Bid | Non
         running_nanos_per_hour=rate_nanos_per_hour(live),
         avoid=frozenset(offer for offer, lost in job.avoided.items() if now_ms < lost.until_ms(settings)),
         essential=len(live) < workers["min"],
+        team=state.members[job.customer].team,
     )
 
 
@@ -102,7 +104,7 @@ def take_snapshot(state: State, volatile: Volatile, settings: Settings) -> BookS
     if state.stopped:
         return BookSnapshot(offers, ())
     bids = (bid_of(state, state.jobs[job], settings, volatile.now_ms) for job in state.open_jobs)
-    return BookSnapshot(offers, tuple(bid for bid in bids if bid is not None))
+    return BookSnapshot(offers, tuple(bid for bid in bids if bid is not None), standings(state, volatile.now_ms))
 
 
 def apply_clearing(turn: Turn, command: ApplyClearing) -> Answer | Refusal:
@@ -163,7 +165,7 @@ def _grant(turn: Turn, match: Match) -> int:
         if not all(test(offer, bid) for _, test in CONSTRAINTS):
             return 0
         seats.append(offer)
-    if not covers(bid, seats):
+    if not covers(bid, seats) or not has_room(state, bid, len(seats)):
         return 0
     for offer in seats:
         _grant_lease(turn, job, state.offers[offer.id])

@@ -17,6 +17,7 @@ from market.offering import closing
 from market.outcomes import Answer, Json, Refusal, conflict, forbidden
 from market.secret_keeping import check_secrets
 from market.state import Job
+from market.teams import check_gang_in_quota
 from market.tuning import MAX_TUNINGS, retuned
 from market.turn import Turn
 from market.views import job_view
@@ -47,7 +48,7 @@ def submit_job(turn: Turn, command: SubmitJob) -> Answer | Refusal:
         return conflict("job", command.id)
     refusal = closing() if turn.state.stopped else None
     refusal = refusal or check_job_spec(spec, turn.settings) or _check_open_jobs(turn, command.by)
-    refusal = refusal or check_secrets(turn.state, command.by, spec)
+    refusal = refusal or check_secrets(turn.state, command.by, spec) or check_gang_in_quota(turn.state, command.by, spec)
     refusal = refusal or _check_feasible(turn, command.id, spec) or _check_funds(turn, command.by, spec)
     if refusal is not None:
         return refusal

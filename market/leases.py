@@ -69,6 +69,8 @@ class Lease:
     reason: str | None = None
     fault: str | None = None
     detail: str = ""
+    team: str | None = None
+    """Whose usage it is, the customer's team when it was granted; None: granted when there were no teams."""
 
     @property
     def live(self) -> bool:

@@ -115,7 +115,8 @@ def rotated_view(member: MemberRecord) -> Json:
 
 
 def member_view(member: MemberRecord) -> Json:
-    return {"member": member.name, "role": member.role, "revoked": member.revoked, "added_ms": member.added_ms}
+    told = {"member": member.name, "role": member.role, "revoked": member.revoked, "added_ms": member.added_ms}
+    return told | {"team": member.team or None}
 
 
 def deposit(turn: Turn, command: Deposit) -> Answer | Refusal:

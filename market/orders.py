@@ -60,6 +60,18 @@ class Bid:
     avoid: frozenset[str] = field(default_factory=frozenset)
     essential: bool = True
     """False for a running gang that could grow but needs nobody: going empty is then no news."""
+    team: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A team as a clearing sees it: `units` in use now, `used_unit_ms` lately (market/fair_share.py)."""
+
+    team: str
+    weight: int
+    quota_units: int | None
+    units: int
+    used_unit_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +80,5 @@ class BookSnapshot:
 
     offers: tuple[Offer, ...]
     bids: tuple[Bid, ...]
+    standings: tuple[Standing, ...] = ()
+    """Of every team that a bid is of; empty in a market without teams."""

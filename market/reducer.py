@@ -12,6 +12,7 @@ from market.learning import learn
 from market.leases import Lease, LeaseState
 from market.owner_terms import OwnerTerms
 from market.state import FINAL_STATES, Job, MemberRecord, OfferRecord, ProviderRecord, State
+from market.team_events import TEAM_HANDLERS, note_use
 from storage.ledger import Status, Transfer
 from trainers.attempts import KILLS
 
@@ -221,6 +222,9 @@ def _lease_granted(state: State, event: Event, at_ms: int) -> None:
     offer.live[lease.id] = None
     offer.gpus_used += lease.gpus
     offer.version += 1
+    if state.teams:
+        lease.team = state.members[lease.customer].team
+        note_use(state, lease.team, lease.gpus, at_ms)
     assert offer.gpus_used <= offer.gpus, f"{offer.id} is sold twice"
 
 
@@ -272,6 +276,8 @@ def _lease_ended(state: State, event: Event, at_ms: int) -> None:
     del job.live[lease.id]
     del offer.live[lease.id]
     offer.gpus_used -= lease.gpus
+    if lease.team is not None:
+        note_use(state, lease.team, -lease.gpus, at_ms)
     assert offer.gpus_used >= 0
     job.version += 1
     offer.version += 1
@@ -389,4 +395,5 @@ _HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     "provenance": _provenance,
     "job_result": _job_result,
     "clearing": _clearing,
+    **TEAM_HANDLERS,
 }

@@ -11,6 +11,7 @@ from typing import Any
 
 from market.avoidance import Avoidance
 from market.experience import Experience
+from market.fair_share import Usage
 from market.leases import Lease
 from market.owner_terms import OwnerTerms
 from storage.ledger import Ledger
@@ -29,12 +30,23 @@ class MemberRecord:
     revoked: bool = False
     old_key_sha256: str | None = None
     old_until_ms: int = 0
+    team: str = ""
 
     def opens(self, key_sha256: str, now_ms: int) -> bool:
         """Whether this key is the member's now: the newest one, or the one before within its grace."""
         if self.revoked:
             return False
         return key_sha256 == self.key_sha256 or (key_sha256 == self.old_key_sha256 and now_ms < self.old_until_ms)
+
+
+@dataclass(slots=True)
+class TeamRecord:
+    """`weight` against those of the other teams; at most `quota_units` in use at once (None: no quota)."""
+
+    name: str
+    weight: int
+    quota_units: int | None
+    set_ms: int
 
 
 @dataclass(slots=True)
@@ -160,7 +172,8 @@ class Job:
 
 @dataclass(slots=True)
 class State:
-    """The whole market. Ids map to records, `secrets` a member's names to {token, set_ms}; `open_jobs` and `live_leases` are sets in order of arrival."""
+    """The whole market. Ids map to records, `secrets` a member's names to {token, set_ms}; `usage` is by team
+    since there are teams (market/fair_share.py); `open_jobs` and `live_leases` are sets in order of arrival."""
 
     market_id: str = ""
     fee_ppm: int = 0
@@ -169,6 +182,8 @@ class State:
     now_ms: int = 0
     members: dict[str, MemberRecord] = field(default_factory=dict)
     by_key: dict[str, str] = field(default_factory=dict)
+    teams: dict[str, TeamRecord] = field(default_factory=dict)
+    usage: dict[str, Usage] = field(default_factory=dict)
     secrets: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     offers: dict[str, OfferRecord] = field(default_factory=dict)
     offers_of: dict[str, dict[str, None]] = field(default_factory=dict)

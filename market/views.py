@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from market.attempts import attempts_view, command_view, restarts
-from market.clearing import clear, explain
+from market.clearing import Reason, clear, explain
 from market.estimates import outcome_of
 from market.events import MEMBER_BEFORE
 from market.fruitless import deaths_in_a_row
@@ -18,6 +18,7 @@ from market.leases import Lease, LeaseState
 from market.outcomes import Json, Settings
 from market.selftests import summary
 from market.state import Job, OfferRecord, State, Volatile
+from market.teams import quota_refuses, share_sentence
 from market.tuning import planned_rounds, spec_in_force, tunings_view
 from storage.ledger import Entry, account_class, earnings, escrow, wallet
 from storage.units import NANOS_PER_USD, format_instant
@@ -325,6 +326,10 @@ def explain_view(state: State, volatile: Volatile, settings: Settings, job: Job)
     if bid is None:
         return view
     snapshot = take_snapshot(state, volatile, settings)
+    if snapshot.standings:
+        view |= {"team": bid.team or None, "share": share_sentence(state, snapshot, job)}
+        if (quota := quota_refuses(snapshot, bid)) is not None:
+            return view | {"reason": str(Reason.TEAM_QUOTA), "detail": quota}
     own = clear(type(snapshot)(snapshot.offers, (bid,)))
     if own.matches:
         return view | {"detail": view["detail"] or "it fits and waits for its turn"}

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from market.hardware import MAX_UNITS
 from market.members import LONGEST_GRACE_MS
 from market.owner_terms import DEFAULT_NOTICE_MS, LONGEST_NOTICE_MS
+from market.teams import MAX_QUOTA, MAX_WEIGHT
 from trainers.metrics import MAX_METRIC_NAME, MAX_METRICS
 
 ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -41,6 +42,17 @@ class MemberBody(Body):
 
 class RotateBody(Body):
     grace_ms: Annotated[int, Field(ge=0, le=LONGEST_GRACE_MS)] = 3_600_000
+
+
+class TeamBody(Body):
+    """None keeps what is; `quota_units` 0: no quota."""
+
+    weight: Annotated[int, Field(ge=1, le=MAX_WEIGHT)] | None = None
+    quota_units: Annotated[int, Field(ge=0, le=MAX_QUOTA)] | None = None
+
+
+class MoveBody(Body):
+    team: Id | None
 
 
 class SecretBody(Body):

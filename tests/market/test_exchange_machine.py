@@ -24,12 +24,15 @@ from market.commands import (
     HoldOffer,
     LoseRay,
     LostWorker,
+    MoveMember,
     Payout,
     Reading,
+    RemoveTeam,
     ReopenMarket,
     ReportCheckpoint,
     ReportReadings,
     RevokeMember,
+    SetTeam,
     StartLease,
     StopMarket,
     SubmitJob,
@@ -259,6 +262,21 @@ class ExchangeMachine(RuleBasedStateMachine):
     def revoke(self, member: str, by: str) -> None:
         self.say(RevokeMember(member, by))
 
+    @rule(
+        team=st.sampled_from(["physics", "bio"]), weight=st.none() | st.integers(0, 3),
+        quota=st.none() | st.integers(0, 3), by=st.sampled_from(["op", "op", "ann"]),
+    )  # fmt: skip
+    def set_team(self, team: str, weight: int | None, quota: int | None, by: str) -> None:
+        self.say(SetTeam(team, by, weight, quota))
+
+    @rule(member=WHO, team=st.sampled_from(["physics", "bio", "", "chem"]))
+    def move(self, member: str, team: str) -> None:
+        self.say(MoveMember(member, team, "op"))
+
+    @rule(team=st.sampled_from(["physics", "bio"]))
+    def remove_team(self, team: str) -> None:
+        self.say(RemoveTeam(team, "op"))
+
     @rule(data=st.data())
     def retry(self, data: Any) -> None:
         """Whatever was said may be said again at once: a repeated write moves no money."""
@@ -303,6 +321,13 @@ class ExchangeMachine(RuleBasedStateMachine):
             used = sum(lease["gpus"] for lease in live if lease["offer"] == offer["id"])
             assert used == offer["gpus_used"] <= offer["gpus"]
         assert len({lease["epoch"] for lease in whole["leases"].values()}) == len(whole["leases"])
+
+    @invariant()
+    def teams_use_what_their_leases_have(self) -> None:
+        whole = self.scene.exchange.fingerprint()
+        live = [whole["leases"][name] for name in whole["order"]["live_leases"]]
+        for team, usage in whole["usage"].items():
+            assert usage["units"] == sum(lease["gpus"] for lease in live if lease["team"] == team)
 
     @invariant()
     def every_lease_has_a_running_job(self) -> None:

@@ -1,0 +1,100 @@
+"""`torg teams`: labs that share a market, what each may have, what each has used."""
+
+from typing import Annotated, Any
+
+import typer
+
+from cli.errors import usage
+from cli.output import Column, Styled, document, print_table
+from cli.session import connect
+from cli.settings import Settings
+
+Team = Annotated[str, typer.Argument(metavar="TEAM")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    group = typer.Typer(name="teams", help="Labs that share the machines (operators only).", no_args_is_help=True)
+    group.command("ls")(ls)
+    group.command("set")(set_)
+    group.command("move")(move)
+    group.command("rm")(remove)
+    app.add_typer(group)
+
+
+def ls(ctx: typer.Context) -> None:
+    """Every team: its weight, what it uses and has used, its share and its quota."""
+    settings: Settings = ctx.obj
+    found = connect(settings, "operator").teams()
+    if settings.as_json:
+        document(found)
+        return
+    columns = (Column("team"), Column("members", right=True, gives_way=2), Column("weight", right=True),
+               Column("share", right=True), Column("used", right=True), Column("units", right=True),
+               Column("quota", right=True), Column("open jobs", right=True, gives_way=1))  # fmt: skip
+    print_table(settings, columns, [_row(one) for one in found])
+
+
+def _row(one: dict[str, Any]) -> list[str | Styled]:
+    over = one["used_ppm"] > one["share_ppm"]
+    used = f"{one['used_ppm'] / 10_000:.0f} %"
+    return [
+        one["team"] or "(no team)",
+        str("–" if one["members"] is None else one["members"]),
+        str(one["weight"]),
+        f"{one['share_ppm'] / 10_000:.0f} %",
+        Styled(used, "yellow") if over else used,
+        str(one["units"]),
+        str(one["quota_units"] or "–"),
+        str(one["open_jobs"]),
+    ]
+
+
+def set_(
+    ctx: typer.Context,
+    team: Team,
+    weight: Annotated[int | None, typer.Option(help="its part of the machines, against the other teams' weights")] = None,
+    quota: Annotated[str | None, typer.Option(metavar="UNITS", help="most units in use at once, or none")] = None,
+) -> None:
+    """Make a team, or change its weight or quota; what is not named stays."""
+    settings: Settings = ctx.obj
+    answer = connect(settings, "operator").set_team(team, weight=weight, quota_units=_units(quota))
+    if settings.as_json:
+        document(answer)
+        return
+    most = f"at most {answer['quota_units']} units at once" if answer["quota_units"] else "no quota"
+    print(f"Team {team}: weight {answer['weight']}, {most}.")
+
+
+def _units(quota: str | None) -> int | None:
+    if quota is None:
+        return None
+    if quota == "none":
+        return 0
+    if not quota.isdecimal() or not quota.isascii() or int(quota) == 0:
+        raise usage(f"--quota {quota!r} is no number of units", field="--quota", remedy="1 or more, or none")
+    return int(quota)
+
+
+def move(
+    ctx: typer.Context,
+    member: Annotated[str, typer.Argument(metavar="MEMBER")],
+    team: Annotated[str, typer.Argument(metavar="TEAM", help="a team, or none")],
+) -> None:
+    """Put a member into a team, out of the one of before; what runs stays with that one."""
+    settings: Settings = ctx.obj
+    answer = connect(settings, "operator").move_member(member, None if team == "none" else team)
+    if settings.as_json:
+        document(answer)
+    else:
+        print(f"{member} belongs to {'no team' if answer['team'] is None else 'team ' + answer['team']}.")
+
+
+def remove(ctx: typer.Context, team: Team) -> None:
+    """Forget a team that has no members."""
+    settings: Settings = ctx.obj
+    answer = connect(settings, "operator").remove_team(team)
+    if settings.as_json:
+        document(answer)
+    else:
+        print(f"There is no team {team} any more.")

@@ -1,0 +1,36 @@
+"""The part of the SDK for those who run a market together: teams. Mixed into `market.client.Market`."""
+
+from typing import Any
+from urllib.parse import quote
+
+from market.wire import Wire
+
+Json = dict[str, Any]
+
+
+class Consortium:
+    """Routes for operators, each one method."""
+
+    _wire: Wire
+
+    def teams(self) -> list[Json]:
+        """Every team with its use and share (operator)."""
+        items: list[Json] = self._wire.json("GET", "/v1/teams")["items"]
+        return items
+
+    def set_team(self, team: str, *, weight: int | None = None, quota_units: int | None = None) -> Json:
+        """Make a team or change it; None keeps, `quota_units` 0 is no quota (operator)."""
+        body = {"weight": weight, "quota_units": quota_units}
+        return self._wire.json("PUT", f"/v1/teams/{part(team)}", body=body)
+
+    def remove_team(self, team: str) -> Json:
+        return self._wire.json("POST", f"/v1/teams/{part(team)}/remove", body={})
+
+    def move_member(self, member: str, team: str | None) -> Json:
+        """The member belongs to this team from now on, or to none (operator)."""
+        return self._wire.json("POST", f"/v1/members/{part(member)}/team", body={"team": team})
+
+
+def part(name: str) -> str:
+    """One segment of a path: an id with a slash in it must not become another route."""
+    return quote(name, safe="")

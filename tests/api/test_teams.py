@@ -1,0 +1,36 @@
+"""`torg teams` on a real market, from the first team to its end."""
+
+import json
+
+import pytest
+
+from cli.main import run
+from tests.api.square import Square
+
+
+def test_an_operator_makes_teams_and_reads_them(
+    square: Square, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TORG_URL", "TORG_KEY", "TORG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def torg(*argv: str) -> tuple[int, str, str]:
+        code = run([*argv, "--home", str(square.home.root)])
+        return code, *capsys.readouterr()
+
+    ann, team = square.name("ann"), square.name("lab")
+    torg("members", "add", ann)
+    made = torg("teams", "set", team, "--weight", "2", "--quota", "16")
+    assert made[:2] == (0, f"Team {team}: weight 2, at most 16 units at once.\n")
+    assert torg("teams", "set", team, "--quota", "none")[1] == f"Team {team}: weight 2, no quota.\n"
+    assert torg("teams", "set", team, "--quota", "many")[0] == 2
+    assert torg("teams", "move", ann, team)[1] == f"{ann} belongs to team {team}.\n"
+    row = next(one for one in json.loads(torg("teams", "ls", "--json")[1]) if one["team"] == team)
+    assert (row["weight"], row["quota_units"], row["members"], row["units"]) == (2, None, 1, 0)
+    assert team in torg("teams", "ls")[1]
+    code, _, said = torg("teams", "rm", team)
+    assert (code, said) == (3, f"torg: team {team} has members: {ann} (move them to another)\n")
+    assert torg("teams", "move", ann, "none")[1] == f"{ann} belongs to no team.\n"
+    assert torg("teams", "rm", team)[1] == f"There is no team {team} any more.\n"
+    code, _, said = torg("teams", "move", ann, team)
+    assert (code, said) == (3, f"torg: there is no team '{team}'\n")
