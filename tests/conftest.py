@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,12 @@ from xdist.scheduler import LoadScopeScheduling
 ROOT = Path(__file__).parent
 TOGETHER = {"cluster": "cluster", "network": "cluster", "api": "api", "bad_input": "bad_input"}
 """Folders whose tests share what takes long to start, and never two Ray clusters at a time; others go file by file."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begun in a shell's background, the suite would hand an ignored Ctrl-C down to the programs that it interrupts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class ByFolder(LoadScopeScheduling):

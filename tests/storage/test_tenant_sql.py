@@ -114,7 +114,7 @@ def test_anything_but_one_select_is_refused(ask, sql, code) -> None:
 
 
 def test_a_statement_without_end_is_interrupted(ask) -> None:
-    endless = "SELECT count(*) FROM range(1000000000) a, range(1000000000) b WHERE (a.range * b.range) % 7 = 3"
+    endless = "SELECT count(*) FROM range(1000000000000000) WHERE range % 7 = 8"  # it streams: no memory runs out first
     assert ask(ANN, endless, Limits(time_s=0.2)).code == "sql_too_slow"
     assert ask(ANN, "SELECT 1")["rows"] == [[1]]
 
