@@ -93,6 +93,7 @@ class BatchFile(StrictForm):
         dict[str, Annotated[str, BeforeValidator(_variable)]], Field(max_length=MAX_VARIABLES)
     ] = Field(default_factory=dict)  # fmt: skip
     secrets: Annotated[list[str], BeforeValidator(listed), Field(max_length=MAX_SECRETS)] = Field(default_factory=list)
+    network: bool = False
     workdir: Annotated[str, Field(min_length=1, max_length=4_096)] | None = None
     artifacts: Annotated[
         list[Annotated[str, BeforeValidator(_pattern)]], BeforeValidator(listed), Field(max_length=MAX_PATTERNS)
@@ -130,6 +131,7 @@ def resolve_batch(job: BatchFile, upload: Upload, folder: Path) -> dict[str, Any
             "argv": list(job.command),
             "env": dict(job.env),
             **({"secrets": list(job.secrets)} if job.secrets else {}),
+            **({"network": True} if job.network else {}),
             "workdir": None if job.workdir is None else _workdir(job.workdir, upload, folder),
             "artifacts": list(job.artifacts),
             "timeout_ms": job.timeout,

@@ -81,7 +81,7 @@ def is_argument(value: object) -> bool:
 
 
 def _check_command(command: object) -> Refusal | None:
-    wrong = check_fields("command.", command, _COMMAND_FIELDS, ("secrets",))
+    wrong = check_fields("command.", command, _COMMAND_FIELDS, ("secrets", "network"))
     if wrong is not None:
         return wrong
     assert isinstance(command, Mapping)
@@ -95,6 +95,8 @@ def _check_command(command: object) -> Refusal | None:
     timeout = command["timeout_ms"]
     if timeout is not None and not is_int(timeout, 1_000, MAX_TIMEOUT_MS):
         return invalid("command.timeout_ms", timeout, f"milliseconds from 1000 to {MAX_TIMEOUT_MS}, or null")
+    if not isinstance(command.get("network", False), bool):
+        return invalid("command.network", command["network"], "true or false")
     return _check_env(command["env"]) or _check_secrets(command) or _check_workdir(command["workdir"]) or _check_artifacts(command["artifacts"])
 
 

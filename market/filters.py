@@ -47,7 +47,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "isolation": "isolation",
     "state": "state",
 }
-FLAGS: Final[Mapping[str, str]] = {"interruptible": "interruptible", "suspect": "suspect"}
+FLAGS: Final[Mapping[str, str]] = {"interruptible": "interruptible", "network": "network", "suspect": "suspect"}
 FIELDS: Final[Mapping[str, str]] = {**NUMBERS, **TEXTS, **FLAGS}
 
 _TOKEN: Final = re.compile(

@@ -28,6 +28,11 @@ def _goes_soon(offer: OfferRecord, volatile: Volatile) -> bool:
     return until_ms is not None and until_ms - offer.terms.notice_ms - volatile.now_ms < FIRST_COVER_MS
 
 
+def has_network(offer: OfferRecord) -> bool:
+    """Whether its owner allows it and its isolation can bound it: a command without a network of its own gets none."""
+    return offer.terms.network and offer.isolation == "sandbox"
+
+
 def offer_order(state: State, offer: OfferRecord, volatile: Volatile) -> Offer:
     """The offer as the book lists it now."""
     return Offer(
@@ -42,6 +47,7 @@ def offer_order(state: State, offer: OfferRecord, volatile: Volatile) -> Offer:
         isolation=offer.isolation,
         price_nanos_per_gpu_hour=offer.price_nanos_per_gpu_hour,
         shares=offer.shares,
+        network=has_network(offer),
         matchable=offer.state == "open"
         and not (is_suspect(offer, volatile) or is_paused(offer) or _goes_soon(offer, volatile)),
     )
@@ -57,6 +63,7 @@ def requirements_of(spec: Json) -> Requirements:
         reliability=float(workers["reliability"]),
         isolation=workers["isolation"],
         share=data["name"] if data["kind"] == "share" else None,
+        network=bool(spec.get("command", {}).get("network", False)),
     )
 
 

@@ -23,6 +23,8 @@ class Offer:
     isolation: str
     price_nanos_per_gpu_hour: int
     shares: tuple[str, ...] = ()
+    network: bool = False
+    """Whether a command may have a way out to the public internet."""
     matchable: bool = True
     """False for an offer that is listed but cannot be matched now (offline, draining, suspect)."""
 
@@ -38,6 +40,7 @@ class Requirements:
     reliability: float = 0.0
     isolation: str = "process"
     share: str | None = None
+    network: bool = False
 
 
 @dataclass(frozen=True, slots=True)

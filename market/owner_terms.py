@@ -21,10 +21,12 @@ class OwnerTerms:
     Args:
         notice_ms: how long a lease that the owner takes back has to leave what it has.
         until_ms: when the machine goes, in milliseconds since the epoch; None is never. No lease begins shortly before.
+        network: whether commands of batch jobs that ask for it have a way out to the public internet.
     """
 
     notice_ms: int = DEFAULT_NOTICE_MS
     until_ms: int | None = None
+    network: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """What differs from the defaults."""

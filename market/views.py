@@ -11,7 +11,7 @@ from market.clearing import Reason, clear, explain
 from market.estimates import outcome_of
 from market.events import MEMBER_BEFORE
 from market.fruitless import deaths_in_a_row
-from market.granting import bid_of, is_suspect, take_snapshot
+from market.granting import bid_of, has_network, is_suspect, take_snapshot
 from market.holding import shown_state
 from market.learning import took_of
 from market.leases import Lease, LeaseState
@@ -52,6 +52,7 @@ def offer_view(state: State, volatile: Volatile, offer: OfferRecord) -> Json:
         "until_ms": offer.terms.until_ms,
         "suspect": is_suspect(offer, volatile),
         "shares": list(offer.shares),
+        "network": has_network(offer),
         "node": offer.node,
         "versions": dict(offer.versions),
         "earned_nanos": offer.earned_nanos,

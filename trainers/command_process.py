@@ -25,6 +25,8 @@ from trainers import sandbox
 from trainers.attempts import KINDS, Outcome
 from trainers.child_log import ChildLog
 from trainers.disk_use import DiskWatch
+from trainers.outward import door as outward
+from trainers.outward.door import GatewayProcess, NoWayOut
 from trainers.spawning import Place, spawn
 
 __all__ = ["CommandProcess", "Place"]
@@ -47,7 +49,8 @@ class CommandProcess:
         self, argv: Sequence[str], environment: Mapping[str, str], place: Place, *, timeout_s: float | None,
         grace_s: float = GRACE_S,
     ) -> None:  # fmt: skip
-        """Starts it. `environment` is added to what every command has. Raises OSError when there is no sandbox to be had."""
+        """Starts it. `environment` is added to what every command has. Raises OSError when there is no sandbox to be had, and
+        NoWayOut when `place` has one and it does not open."""
         self.outcome: Outcome | None = None
         self.ended_ms = 0
         self._began = time.monotonic()
@@ -61,11 +64,21 @@ class CommandProcess:
             begun.pid,
             begun.group,
         )
+        self._gateway = None
+        if begun.listener is not None:
+            assert place.way_out is not None
+            try:
+                self._gateway = GatewayProcess(begun.listener, place.way_out)
+            except NoWayOut:
+                self._end_it_all()
+                raise
         assert self._process.stdout is not None
         self._log = ChildLog(self._process.stdout, max_lines=LOG_LINES, max_bytes=LOG_BYTES)
         own = sandbox.command_environment(
             place.threads, place.seen("home"), place.seen("tmp"), place.code, _programs(place), place.devices
         )
+        if self._gateway is not None:
+            own |= outward.environment()
         order = {
             "argv": list(argv), "environment": {**own, **environment}, "folder": place.seen("work"), "timeout_s": timeout_s,
             "grace_s": grace_s, "memory_limit_bytes": place.memory_limit_bytes, "cuda": bool(place.devices),
@@ -95,13 +108,14 @@ class CommandProcess:
         return self.outcome
 
     def take_lines(self, most_bytes: int) -> list[str]:
-        """What it printed since the last call, the oldest lines first."""
-        return self._log.take(most_bytes)
+        """What it printed since the last call, the oldest lines first, and what there is to say of its way out."""
+        printed = self._log.take(most_bytes)
+        return printed if self._gateway is None else printed + self._gateway.take_lines()
 
     @property
     def said_all(self) -> bool:
         """Whether it is over and every line of it was taken."""
-        return self._over.is_set() and self._log.said_all
+        return self._over.is_set() and self._log.said_all and (self._gateway is None or self._gateway.said_all)
 
     def close(self) -> None:
         """End what is left of it at once."""
@@ -116,6 +130,8 @@ class CommandProcess:
         self._process.wait()
         no_memory = self._group.ran_out_of_memory()
         self._group.close()
+        if self._gateway is not None:
+            self._gateway.close()
         self._log.close()
         with contextlib.suppress(OSError):
             self._connection.close()

@@ -1,6 +1,6 @@
 """The first code in a sandbox: `python -m trainers.inside --isolation LEVEL --scratch FOLDER [--readable PATH]… MODULE …`.
 
-Gives up what root may do and puts Landlock's rules on the process while it has one thread, then runs MODULE in it as if it
+Leaves a listener behind where there is a way out (`trainers.outward.door`). Gives up what root may do and puts Landlock's rules on the process while it has one thread, then runs MODULE in it as if it
 had been started.
 """
 
@@ -11,6 +11,7 @@ import struct
 import sys
 
 from trainers import landlock, sandbox
+from trainers.outward.door import leave_listener
 from trainers.seccomp import PR_SET_NO_NEW_PRIVS
 
 CAPABILITY_VERSION_3 = 0x20080522
@@ -23,6 +24,7 @@ def main() -> None:
     parser.add_argument("--scratch", required=True)
     parser.add_argument("--readable", action="append", default=[])
     parser.add_argument("--node", action="append", default=[])
+    parser.add_argument("--listener-to", type=int, metavar="FD")
     parser.add_argument("module")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     given = parser.parse_args()
@@ -32,6 +34,8 @@ def main() -> None:
         code = map(str, sandbox.code_folders())
         rules = landlock.rules_beside(given.scratch, [*code, *given.readable], given.node)
     give_up_capabilities()
+    if given.listener_to is not None:
+        leave_listener(given.listener_to)
     try:
         landlock.confine(rules)
     except landlock.LandlockUnavailable as error:

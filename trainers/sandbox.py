@@ -1,6 +1,7 @@
 """Where customer code runs: the bubblewrap command, the fixed environment, the limits that a process sets on itself.
 
-Enforced under bubblewrap ("sandbox"): no network (own, empty network namespace); no sight of other processes, files,
+Enforced under bubblewrap ("sandbox"): no network (own, empty network namespace; a command whose offer and job both allow
+it has a way out to the public internet, see `outward/`); no sight of other processes, files,
 keys, sockets or IPC of the machine (own namespaces; only Python, the system's libraries and this package, read-only);
 writes only to the job's own folder and two small RAM disks; kernel settings in /proc read-only; no new privileges; death
 with the parent. Enforced in both levels: files (`landlock.py`), system calls (`seccomp.py`), memory, tasks and cores of all
@@ -60,6 +61,10 @@ KEEP_FREED_MEMORY = {
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin")
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime", "/etc/alternatives",
                  "/sys/devices/system/cpu")  # fmt: skip
+# Whom to believe: what programs need to speak to servers, and nothing private.
+_CERTIFICATES = ("/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/pki/tls/certs", "/etc/pki/tls/openssl.cnf",
+                 "/etc/pki/ca-trust/extracted", "/etc/ca-certificates")  # fmt: skip
+CERTIFICATES = tuple(word for name in _CERTIFICATES for word in ("--ro-bind-try", name, name))
 # Root's files of /proc are those of whoever root is outside, so with a provider that is root they are the child's own.
 _KERNEL_SETTINGS = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus")
 _KERNEL_MEMORY = ("/proc/kcore", "/proc/keys", "/proc/kmsg", "/proc/kallsyms", "/proc/timer_list", "/proc/sched_debug",

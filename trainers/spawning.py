@@ -17,6 +17,8 @@ from pathlib import Path
 
 from trainers import cgroups, sandbox
 from trainers.devices import Device, bubblewrap_arguments, node_names
+from trainers.outward.door import NoWayOut, take_listener
+from trainers.outward.rules import OutwardRules
 
 LAST_WORDS_BYTES = 4096
 
@@ -26,7 +28,8 @@ class Place:
     """What a sandboxed process may use of the machine. `scratch`: an existing folder, the only one that it may write.
 
     `disk_limit_bytes`: of what a command may write to the scratch. `tasks`: processes and threads together, where they can
-    be counted (see `cgroups`).
+    be counted (see `cgroups`). `way_out`: what the machine's owner says of whom it may reach; None for nobody. Only with a
+    sandbox, and for a command.
     """
 
     scratch: Path
@@ -37,6 +40,7 @@ class Place:
     shares: Mapping[str, Path] = field(default_factory=dict)
     disk_limit_bytes: int = sandbox.COMMAND_DISK_BYTES
     tasks: int = sandbox.COMMAND_PROCESSES
+    way_out: OutwardRules | None = None
 
     def seen(self, name: str) -> str:
         """A folder of the scratch as the process sees it."""
@@ -54,12 +58,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Sandboxed:
-    """A process that runs: bubblewrap's with a sandbox; our end of the connection; the pid of ours in there; its group."""
+    """A process that runs: bubblewrap's with a sandbox; our end of the connection; the pid of ours in there; its group; the
+    listener that it left behind, where it has a way out.
+    """
 
     process: subprocess.Popen[bytes]
     connection: socket.socket
     pid: int
     group: cgroups.Group
+    listener: socket.socket | None = None
 
 
 def spawn(
@@ -67,21 +74,27 @@ def spawn(
 ) -> Sandboxed:
     """Run `module` with `--fd N` (its end of the connection) and `arguments` in a sandbox.
 
-    `processes`: ranks that share the threads. Raises OSError when it does not even start.
+    `processes`: ranks that share the threads. Raises OSError when it does not even start, NoWayOut when it leaves no listener.
     """
     ours, theirs = socket.socketpair()
-    inherited, info_read = [theirs.fileno()], None
+    inherited, info_read, options = [theirs.fileno()], None, []
     sandboxed = place.isolation == "sandbox"
+    assert sandboxed or place.way_out is None, "outside of a network of its own it would listen on the machine's"
+    listens = socket.socketpair() if place.way_out is not None else None
+    if listens is not None:
+        inherited.append(listens[1].detach())
+        options = ["--listener-to", str(inherited[-1])]
     home = sandbox.SCRATCH if sandboxed else str(place.scratch)
     environment = sandbox.child_environment(place.threads, home, place.code, place.devices, processes)
     command = []
     if sandboxed:
         info_read, info_write = os.pipe()
         inherited.append(info_write)
+        further = [*bubblewrap_arguments(place.devices), *(sandbox.CERTIFICATES if place.way_out is not None else ())]
         command = sandbox.bubblewrap_command(
-            place.scratch, place.shares, environment, info_write, bubblewrap_arguments(place.devices), dies_with_parent
+            place.scratch, place.shares, environment, info_write, further, dies_with_parent
         )
-    command += [*sandbox.python_command(), "-m", "trainers.inside", *_inside(place, home), module]
+    command += [*sandbox.python_command(), "-m", "trainers.inside", *_inside(place, home), *options, module]
     command += ["--fd", str(theirs.fileno()), *arguments]
     try:
         process = subprocess.Popen(
@@ -97,17 +110,21 @@ def spawn(
         theirs.close()
         for descriptor in inherited[1:]:
             os.close(descriptor)
+    listener = None
     try:
         pid = process.pid if info_read is None else _sandboxed_pid(info_read)
-    except OSError as error:
+        if listens is not None:
+            with listens[0]:
+                listener = take_listener(listens[0])
+    except (OSError, NoWayOut) as error:
         process.kill()
         words = process.communicate()[0][-LAST_WORDS_BYTES:].decode("utf-8", "replace").strip()
         ours.close()
-        raise OSError(f"bubblewrap did not start: {error}: {words}") from None
+        raise type(error)(f"bubblewrap did not start: {error}: {words}") from None
     group = cgroups.enter(
         pid, cgroups.Limits(place.memory_limit_bytes + sandbox.GROUP_ROOM_BYTES, place.tasks, place.threads + 1)
     )
-    return Sandboxed(process, ours, pid, group)
+    return Sandboxed(process, ours, pid, group, listener)
 
 
 def _inside(place: Place, home: str) -> list[str]:

@@ -41,6 +41,15 @@ def provide(
     selftest: Annotated[
         bool, typer.Option(help="try to break out of the sandbox once, so that the offer may show isolation sandbox")
     ] = True,
+    network: Annotated[
+        bool, typer.Option("--network", help="let commands that ask for it reach the public internet, and nothing near you")
+    ] = False,
+    network_allow: Annotated[
+        list[str] | None, typer.Option(metavar="NET", help="and this network near you, such as a mirror's; and again for more")
+    ] = None,
+    network_deny: Annotated[
+        list[str] | None, typer.Option(metavar="NET", help="but not this one, though it is public; and again for more")
+    ] = None,
     notice: Annotated[
         str, typer.Option(metavar="TIME", help="that renters have to leave when you take the machine back")
     ] = "5s",
@@ -66,6 +75,8 @@ def provide(
         "url": url, "key": key, "ca": str(ca) if ca else None, "offer": _offer_id(home), "home": str(home), "name": called, "gpu": asked.gpu or "auto",
         "units": _units(asked), "price_nanos_per_gpu_hour": nanos, "floor_price_nanos_per_gpu_hour": floor_nanos,
         "region": region, "shares": shares, "selftest": selftest, "notice_ms": _notice_ms(notice),
+        "network": network, "network_allow": _networks(network_allow, "--network-allow", network),
+        "network_deny": _networks(network_deny, "--network-deny", network),
     }  # fmt: skip
     _run(settings, home, config)
 
@@ -119,6 +130,19 @@ def _notice_ms(text: str) -> int:
     if notice_ms > LONGEST_NOTICE_MS:
         raise usage(f"--notice {text!r} is too long", field="--notice", remedy="from 0s to 1h", code="out_of_range")
     return notice_ms
+
+
+def _networks(given: list[str] | None, option: str, network: bool) -> list[str]:
+    from trainers.outward import rules
+
+    if given and not network:
+        raise usage(f"{option} says nothing without --network", field=option, remedy="add --network, or leave it out")
+    if len(given or ()) > rules.MOST_NETWORKS:
+        raise usage(f"{option} is given {len(given or ())} times", field=option, remedy=f"at most {rules.MOST_NETWORKS}")
+    try:
+        return [str(rules.network(text)) for text in given or ()]
+    except rules.BadTarget as bad:
+        raise usage(f"{option} {bad}", field=option) from None
 
 
 def _units(asked: "GpuRequest") -> int | None:

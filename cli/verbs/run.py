@@ -51,6 +51,9 @@ def run(
     ] = None,
     timeout: Annotated[str | None, typer.Option(metavar="TIME", help="such as 90s, 15m or 2h, for each try")] = None,
     retries: Annotated[int, typer.Option(min=0, help="further tries when it fails by itself")] = 0,
+    network: Annotated[
+        bool, typer.Option("--network", help="reach the internet, by HTTP_PROXY; on machines whose owners allow it")
+    ] = False,
     region: Annotated[list[str] | None, typer.Option(help="only there; and again for more")] = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="for bills; and again for more")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
@@ -69,6 +72,7 @@ def run(
         "command": command,
         "env": dict(_variable(one) for one in env or ()),
         "secrets": secret or [],
+        "network": network,
         "workdir": str(workdir.absolute()),
         "artifacts": artifacts or [],
         "timeout": timeout,

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from market.actors.cards import GIBIBYTE, Card, Claim, claim, find_cards, torch_devices
 from market.owner_terms import DEFAULT_NOTICE_MS, LONGEST_NOTICE_MS
+from trainers.outward.rules import MOST_NETWORKS, network
 
 
 class RayAccess(BaseModel):
@@ -52,7 +53,19 @@ class HostConfig(BaseModel):
     drain_s: float = Field(default=15.0, ge=0)
     notice_ms: int = Field(default=DEFAULT_NOTICE_MS, ge=0, le=LONGEST_NOTICE_MS)
     until_ms: int | None = Field(default=None, ge=1)
+    network: bool = False
+    network_allow: list[str] = Field(default=[], max_length=MOST_NETWORKS)
+    network_deny: list[str] = Field(default=[], max_length=MOST_NETWORKS)
     orphan_after_s: float = Field(default=120.0, gt=0)
+
+    @field_validator("network_allow", "network_deny")
+    @classmethod
+    def _are_networks(cls, texts: list[str]) -> list[str]:
+        return [str(network(text)) for text in texts]
+
+    def way_out(self) -> dict[str, list[str]] | None:
+        """For the workers: the fields of `OutwardRules`, or None for no way out."""
+        return {"allowed": self.network_allow, "denied": self.network_deny} if self.network else None
 
 
 class ConfigRefused(Exception):

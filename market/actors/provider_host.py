@@ -404,6 +404,7 @@ def offer_body(config: HostConfig, hardware: Hardware, node_id: str, isolation: 
         "versions": own_versions(),
         "notice_ms": config.notice_ms,
         "until_ms": config.until_ms,
+        "network": config.network,
     }
 
 

@@ -282,6 +282,7 @@ class Stable:
             "threads_per_unit": self.hardware.threads_per_unit,
             "devices": _devices(cards),
             "memory_limit_bytes": self.config.memory_limit_bytes,
+            "way_out": self.config.way_out(),
             "shares": {share: str(folder) for share, folder in self.config.shares.items()},
             "isolation": self.isolation,
             "orphan_after_s": self.config.orphan_after_s,

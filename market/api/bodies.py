@@ -85,6 +85,7 @@ class OfferBody(Body):
     versions: Annotated[dict[Name, Name], Field(max_length=32)]
     notice_ms: Annotated[int, Field(ge=0, le=LONGEST_NOTICE_MS)] = DEFAULT_NOTICE_MS
     until_ms: Positive | None = None
+    network: bool = False
     selftest: dict[str, Any] | None = None
 
 

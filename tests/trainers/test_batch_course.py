@@ -40,7 +40,7 @@ class Machine(CommandCalls):
         self._scratch, self._isolation, self._memory_limit_bytes = scratch, isolation_level(), 256 << 20
         self._threads_per_unit, self._has, self._shares = 1, (1, [], None), {}
         self._called_at, self._phase, self._commands, self._leaving = 0.0, "assigned", None, Leaving()
-        self._tidings, self._secrets = Tidings(), {}
+        self._tidings, self._secrets, self._way_out = Tidings(), {}, None
         self.dead = False
 
     def reading(self, seen: int) -> Json:

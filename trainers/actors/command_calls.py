@@ -43,6 +43,7 @@ class CommandCalls:
     _leaving: Leaving
     _commands: CommandDesk | None
     _secrets: Mapping[str, str]
+    _way_out: Json | None
 
     def lacks(self, digests: Sequence[str]) -> Json:
         """Which blocks of what the command saved this machine needs before `begin`; {ok, lacking}."""
@@ -128,6 +129,6 @@ class CommandCalls:
             self._child.kill()
             self._commands = CommandDesk(
                 scratch=self._scratch, isolation=self._isolation, memory_limit_bytes=self._memory_limit_bytes,
-                secrets=self._secrets,
+                secrets=self._secrets, way_out=self._way_out,
             )  # fmt: skip
         return self._commands

@@ -16,6 +16,7 @@ import io
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -27,6 +28,8 @@ from trainers.attempts import Outcome
 from trainers.collecting import PIECE_BYTES, Collection, Found, collect, read_piece
 from trainers.command_process import CommandProcess, Place
 from trainers.devices import Device
+from trainers.outward.door import NoWayOut
+from trainers.outward.rules import OutwardRules
 from trainers.saving import Saver, Taken
 from trainers.scratch import wipe
 from trainers.secrecy import Masks
@@ -44,11 +47,11 @@ LINES_BYTES = 256 << 10
 
 
 class CommandDesk:
-    """See the module. `scratch`: the worker's own folder, in which the command gets one."""
+    """See the module. `scratch`: the worker's own folder, in which the command gets one. `way_out`: see `Worker`."""
 
     def __init__(
         self, *, scratch: Path, isolation: Literal["sandbox", "process"], memory_limit_bytes: int,
-        secrets: Mapping[str, str] = MappingProxyType({}),
+        secrets: Mapping[str, str] = MappingProxyType({}), way_out: Json | None = None,
     ) -> None:  # fmt: skip
         self._folder = scratch / "command"
         self._isolation: Literal["sandbox", "process"] = isolation
@@ -64,6 +67,7 @@ class CommandDesk:
         self._saver = Saver(self._folder / CHECKPOINT, scratch / BLOCKS)
         self._dismissed = threading.Event()
         self._secrets, self._mask = secrets, Masks(secrets)
+        self._way_out = None if way_out is None else OutwardRules(tuple(way_out["allowed"]), tuple(way_out["denied"]))
 
     @property
     def running(self) -> bool:
@@ -93,15 +97,24 @@ class CommandDesk:
                 self._refused = failure("import", f"the job's files cannot be unpacked: {error}", "")
                 return self._refused
             place = Place(self._folder, self._isolation, threads, self._memory_limit_bytes, devices, shares)
+            if command.get("network", False):
+                if self._way_out is None or self._isolation != "sandbox":
+                    self._refused = failure("died", "this machine gives commands no way out", "")
+                    return self._refused
+                place = replace(place, way_out=self._way_out)
             environment = _environment(order, place) | command["env"]
             environment |= {name: self._secrets[name] for name in command.get("secrets", ()) if name in self._secrets}
             if job_data["kind"] != "none":
                 shared = job_data["kind"] == "share"
                 environment["TORG_DATA"] = place.share(job_data["name"]) if shared else place.seen("data")
             timeout_ms = command["timeout_ms"]
-            self._process = CommandProcess(
-                command["argv"], environment, place, timeout_s=None if timeout_ms is None else timeout_ms / 1000
-            )
+            try:
+                self._process = CommandProcess(
+                    command["argv"], environment, place, timeout_s=None if timeout_ms is None else timeout_ms / 1000
+                )
+            except NoWayOut as error:
+                self._refused = failure("died", f"the command has no way out: {error}", "")
+                return self._refused
             return {"ok": True, "number": self._number}
 
     def wait(self, number: int, timeout_s: float) -> Json:

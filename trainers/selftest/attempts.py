@@ -25,6 +25,7 @@ class Attempt:
         roles: the processes that it is tried in, a batch job's command or a trainer child.
         control: what is run outside, where it must succeed to show that it is a real attempt; the attack itself if None.
         alone: it takes its process along, so it gets one of its own.
+        way_out: it has one, as a command whose offer and job allow the network.
         judge: who says from outside whether it worked, when it cannot know itself; see `judges.py`.
     """
 
@@ -33,6 +34,7 @@ class Attempt:
     roles: tuple[Role, ...] = BOTH
     control: Attack | None = None
     alone: bool = False
+    way_out: bool = False
     judge: Judge = ""
 
     @property
@@ -112,6 +114,12 @@ ATTEMPTS: tuple[Attempt, ...] = (
     Attempt("metadata", network.metadata),
     Attempt("internet", network.outward),
     Attempt("own-network", network.own_network, COMMAND),
+    Attempt("way-out-loopback", network.through_to_loopback, COMMAND, control=network.tcp, way_out=True),
+    Attempt("way-out-name", network.through_by_name, COMMAND, control=network.tcp, way_out=True),
+    Attempt("way-out-page", network.through_to_page, COMMAND, control=network.tcp, way_out=True),
+    Attempt("way-out-disguised", network.through_disguised, COMMAND, control=network.tcp, way_out=True),
+    Attempt("way-out-key", network.through_with_key, COMMAND, control=network.api, way_out=True),
+    Attempt("way-out-metadata", network.through_to_metadata, COMMAND, control=network.metadata, way_out=True),
     Attempt("fork-bomb", limits.fork_bomb, COMMAND, alone=True),
     Attempt("thread-bomb", limits.thread_bomb, TRAINER, alone=True),
     Attempt("memory-bomb", limits.memory_bomb, COMMAND, alone=True),

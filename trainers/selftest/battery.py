@@ -16,6 +16,7 @@ from typing import Any, Literal
 from trainers import sandbox
 from trainers.attempts import Outcome
 from trainers.command_process import CommandProcess, Place
+from trainers.outward.rules import OutwardRules
 from trainers.selftest import limits
 from trainers.selftest.attempts import ATTEMPTS, Attempt, Role
 from trainers.selftest.decoys import decoys
@@ -69,8 +70,9 @@ def run(
         runs: list[Callable[[], tuple[str, Told]]] = [lambda: ("outside", ground.outside(attempts))]
         for role in ("command", "trainer"):
             mine = [one for one in attempts if role in one.roles]
-            together = [one for one in mine if not one.alone and not one.judge]
-            groups = [together, *([one] for one in mine if one not in together)]
+            led_out = [one for one in mine if one.way_out and isolation == "sandbox"]
+            together = [one for one in mine if not (one.alone or one.judge or one in led_out)]
+            groups = [together, led_out, *([one] for one in mine if one not in [*together, *led_out])]
             runs += [_run_of(ground, role, group) for group in groups if group]
         told: dict[str, dict[str, Json]] = {"outside": {}, "command": {}, "trainer": {}}
         with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 1)) as pool:
@@ -145,6 +147,8 @@ class _Ground:
         names = [one.name for one in attempts]
         scratch = self._scratch(f"command-{names[0]}")
         place = self._place(scratch, limits.TASKS if attempts[0].alone else sandbox.COMMAND_PROCESSES)
+        if attempts[0].way_out and self._isolation == "sandbox":
+            place = replace(place, way_out=OutwardRules())
         scene = replace(self._scene, own=place.seen("work"), key=self._key_of(names))
         variables = {VARIABLE: _order(scene, names), "PYTHONPATH": self._code(scratch, place)}
         argv = ["python", "-B", "-s", "-P", "-m", "trainers.selftest.intruder", "--role", "command"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 
-from trainers.selftest.scene import BOOTY, Scene, Stopped
+from trainers.outward.door import PORT
+from trainers.selftest.scene import BOOTY, Absent, Scene, Stopped
 
 WAIT_S = 0.5
 METADATA = "169.254.169.254"
@@ -86,6 +88,49 @@ def outward(scene: Scene) -> str:
     return _route(OUTSIDE)
 
 
+def through_to_loopback(scene: Scene) -> str:
+    """The provider's own programs, through the way out."""
+    return _through(f"127.0.0.1:{scene.tcp}")
+
+
+def through_by_name(scene: Scene) -> str:
+    """The same by a name that leads there."""
+    return _through(f"localhost:{scene.tcp}")
+
+
+def through_disguised(scene: Scene) -> str:
+    """The same by addresses of other forms."""
+    forms = (f"[::ffff:127.0.0.1]:{scene.tcp}", f"2130706433:{scene.tcp}", f"0x7f.1:{scene.tcp}", f"0:{scene.tcp}", f"[::]:{scene.tcp}",
+             f"[64:ff9b::7f00:1]:{scene.tcp}")  # fmt: skip
+    for form in forms:
+        with contextlib.suppress(Stopped):
+            return _through(form)
+    raise Stopped("refused in every form")
+
+
+def through_to_page(scene: Scene) -> str:
+    """The same by a request that is not a tunnel."""
+    with _door() as connection:
+        connection.sendall(f"GET http://127.0.0.1:{scene.tcp}/ HTTP/1.1\r\nHost: example.org\r\n\r\n".encode())
+        return _greeted(connection)
+
+
+def through_with_key(scene: Scene) -> str:
+    """The market's API with a stolen key, through the way out."""
+    with _door() as connection:
+        request = f"GET http://127.0.0.1:{scene.api}/v1/members HTTP/1.1\r\nAuthorization: Bearer {scene.key}\r\n\r\n"
+        connection.sendall(request.encode())
+        answer = connection.recv(4096)
+    if b"200 OK" not in answer:
+        raise Stopped(_said(answer))
+    return "the market answered"
+
+
+def through_to_metadata(scene: Scene) -> str:
+    """The address where clouds hand out their machines' keys, through the way out."""
+    return _through(f"{METADATA}:80")
+
+
 def own_network(scene: Scene) -> str:
     """The provider's own address, and so its network."""
     with open("/proc/net/fib_trie", encoding="ascii") as file:
@@ -94,6 +139,27 @@ def own_network(scene: Scene) -> str:
     if not found:
         raise Stopped("no address but its own loopback")
     return f"this machine is {found[0]}"
+
+
+def _door() -> socket.socket:
+    """The way out, which must be there. Raises Absent without one."""
+    try:
+        return socket.create_connection(("127.0.0.1", PORT), WAIT_S)
+    except OSError as error:
+        raise Absent(f"no way out: {error}") from None
+
+
+def _through(target: str) -> str:
+    with _door() as connection:
+        connection.sendall(f"CONNECT {target} HTTP/1.1\r\n\r\n".encode())
+        answer = connection.recv(4096)
+        if b" 200 " not in answer.partition(b"\r\n")[0]:
+            raise Stopped(_said(answer))
+        return f"a tunnel to {target}"
+
+
+def _said(answer: bytes) -> str:
+    return answer.partition(b"\r\n")[0].decode("utf-8", "replace") or "nothing came"
 
 
 def _greeted(connection: socket.socket) -> str:

@@ -56,7 +56,7 @@ async def place_offer(
         node=body.node,
         versions=body.versions,
         by=caller.name,
-        terms=OwnerTerms(notice_ms=body.notice_ms, until_ms=body.until_ms),
+        terms=OwnerTerms(notice_ms=body.notice_ms, until_ms=body.until_ms, network=body.network),
         selftest=body.selftest,
     )
     return settle(*await services.ask(command))
