@@ -104,7 +104,7 @@ class Files:
         return offline_books(home.journal, home.books_database)
 
 
-_BALANCED = "SELECT coalesce(sum(balance_nanos), 0) = 0 AND count(*) FILTER (balance_nanos < 0 AND account <> 'world') = 0 FROM balances"
+_BALANCED = "SELECT coalesce(sum(balance_nanos), 0) = 0 AND count(*) FILTER (balance_nanos < 0 AND account NOT IN ('world', 'grants')) = 0 FROM balances"
 
 
 def _need_duckdb() -> None:

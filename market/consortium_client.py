@@ -1,4 +1,4 @@
-"""The part of the SDK for those who run a market together: teams. Mixed into `market.client.Market`."""
+"""The part of the SDK for those who run a market together: teams, grants. Mixed into `market.client.Market`."""
 
 from typing import Any
 from urllib.parse import quote
@@ -29,6 +29,19 @@ class Consortium:
     def move_member(self, member: str, team: str | None) -> Json:
         """The member belongs to this team from now on, or to none (operator)."""
         return self._wire.json("POST", f"/v1/members/{part(member)}/team", body={"team": team})
+
+    def grants(self) -> list[Json]:
+        """Every grant and what is left of it (operator)."""
+        items: list[Json] = self._wire.json("GET", "/v1/grants")["items"]
+        return items
+
+    def grant(
+        self, id: str, amount_nanos: int, *, reason: str, member: str | None = None, team: str | None = None,
+        expires_ms: int | None = None,
+    ) -> Json:  # fmt: skip
+        """Credit for a member or a team: spent first, never paid out (operator)."""
+        body = {"id": id, "member": member, "team": team, "amount_nanos": amount_nanos}
+        return self._wire.json("POST", "/v1/grants", body={**body, "expires_ms": expires_ms, "reason": reason})
 
 
 def part(name: str) -> str:

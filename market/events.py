@@ -20,6 +20,8 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "team_set": ("team", "weight", "quota_units", "by"),
     "team_removed": ("team", "by"),
     "member_teamed": ("member", "team", "by"),
+    "credit_granted": ("grant", "member", "team", "amount_nanos", "expires_ms", "reason", "by"),
+    "credit_expired": ("grant", "amount_nanos"),
     "secret_set": ("member", "name", "token"),
     "secret_removed": ("member", "name"),
     "transfer": ("id", "kind", "debit", "credit", "amount_nanos", "job", "lease"),

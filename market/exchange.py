@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 from market import (
     attempts,
+    credits,
     granting,
     holding,
     jobs,
@@ -34,6 +35,7 @@ from market.commands import (
     Command,
     Deposit,
     EndLease,
+    GrantCredit,
     HaltJob,
     Heard,
     HoldOffer,
@@ -68,7 +70,6 @@ from market.quotes import make_plan
 from market.reducer import apply
 from market.state import State, Volatile
 from market.turn import Turn
-from storage.ledger import wallet
 
 __all__ = ["Exchange", "Outcome", "Refusal", "Settings"]
 
@@ -82,6 +83,7 @@ _DECISIONS: Final[Mapping[type, _Decide]] = {
     SetTeam: teams.set_team,
     RemoveTeam: teams.remove_team,
     MoveMember: teams.move_member,
+    GrantCredit: credits.grant_credit,
     Deposit: members.deposit,
     Payout: members.payout,
     SetSecret: secret_keeping.set_secret,
@@ -186,6 +188,15 @@ class Exchange:
         """See `teams.teams_view`; empty in a market without teams."""
         return teams.teams_view(self._state, max(self._state.now_ms, now_ms)) if self._state.teams else []
 
+    def grants(self) -> list[Json]:
+        """Every grant, newest last."""
+        return [credits.grant_view(self._state, one) for one in self._state.grants.values()]
+
+    def holder_of_grant(self, grant: str) -> str:
+        """The member that has it; empty for a team's and for one that never was."""
+        found = self._state.grants.get(grant)
+        return "" if found is None else found.member
+
     def secrets_of(self, member: str) -> list[Json]:
         """A member's secrets by name, without values."""
         return secret_keeping.secrets_of(self._state, member)
@@ -247,7 +258,7 @@ class Exchange:
         return views.runs_view(self._state)
 
     def balance(self, member: str) -> Json:
-        return views.balance_view(self._state, member)
+        return views.balance_view(self._state, member, max(self._state.now_ms, self._volatile.now_ms))
 
     def transfers(self, account: str, after: str | None = None, limit: int = 100) -> list[Json]:
         return views.transfers_view(self._state, account, after, limit)
@@ -274,7 +285,7 @@ class Exchange:
         offers = granting.take_snapshot(state, self._volatile, self.settings).offers
         measured = {offer.id: state.offers[offer.id].measured for offer in offers}
         bid = granting.bid_of_spec("quote", dict(spec), now_ms)
-        return make_plan(dict(spec), bid, offers, measured, state.balance(wallet(member)), state.experience, member)
+        return make_plan(dict(spec), bid, offers, measured, credits.spendable(state, member, now_ms), state.experience, member)
 
     def figures(self) -> Figures:
         """Counts by state and what lags, for metrics."""
@@ -298,6 +309,7 @@ class Exchange:
                 "by_key",
                 "teams",
                 "usage",
+                "grants",
                 "offers",
                 "providers",
                 "jobs",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from market import credits
 from market.attempts import succeeded
 from market.checking import check_size, invalid, is_digest, is_int, is_name, option_refusal
 from market.command_checking import check_job_spec
@@ -22,7 +23,6 @@ from market.tuning import MAX_TUNINGS, retuned
 from market.turn import Turn
 from market.views import job_view
 from storage.canonical import digest_of
-from storage.ledger import Status, Transfer, escrow, wallet
 from storage.units import format_usd
 from trainers.options import OptionError, strategy_options
 
@@ -57,7 +57,7 @@ def submit_job(turn: Turn, command: SubmitJob) -> Answer | Refusal:
     turn.emit("job_submitted", fields | {"spec_digest": digest, "tags": spec["tags"]})
     job = turn.state.jobs[command.id]
     _estimate(turn, job)
-    turn.hold(f"hold:{job.id}", job, budget)
+    credits.hold(turn, f"hold:{job.id}", job, budget)
     return Answer(job_view(turn.state, turn.volatile, job))
 
 
@@ -118,16 +118,8 @@ _FIELD_OF: Final = {
 
 
 def _check_funds(turn: Turn, customer: str, spec: Json) -> Refusal | None:
-    budget, balance = spec["limits"]["budget_nanos"], turn.state.balance(wallet(customer))
-    if balance >= budget:
-        return None
-    return Refusal(
-        "insufficient_funds",
-        f"the wallet holds {format_usd(balance)} USD and the budget is {format_usd(budget)} USD",
-        field="limits.budget_usd",
-        remedy=f"deposit {format_usd(budget - balance)} USD more, or lower the budget",
-        status=402,
-    )
+    budget, balance = spec["limits"]["budget_nanos"], credits.spendable(turn.state, customer, turn.now_ms)
+    return None if balance >= budget else credits.short_of(balance, budget)
 
 
 def add_budget(turn: Turn, command: AddBudget) -> Answer | Refusal:
@@ -142,23 +134,17 @@ def add_budget(turn: Turn, command: AddBudget) -> Answer | Refusal:
     if not is_int(command.add_nanos, 1, most):
         return invalid("add_nanos", command.add_nanos, f"a whole number of nano-dollars from 1 to {most}")
     mark = f"budget:{job.id}:{command.id}"
-    transfer = Transfer(mark, "hold", wallet(job.customer), escrow(job.id), command.add_nanos, job.id, None)
-    status = turn.state.ledger.check(transfer)
-    if status is Status.EXISTS:
-        return Answer(job_view(turn.state, turn.volatile, job), created=False)
+    known = job.holds.get(mark)
+    if known is not None:
+        same = known == command.add_nanos
+        return Answer(job_view(turn.state, turn.volatile, job), created=False) if same else conflict("budget", command.id)
     if not job.open:
         return Refusal("job_over", f"{job.id} is {job.state}", field="job", status=409)
-    if status is Status.WOULD_OVERDRAW:
-        return Refusal(
-            "insufficient_funds",
-            f"the wallet holds {format_usd(turn.state.balance(transfer.debit))} USD",
-            field="add_nanos",
-            remedy="deposit more",
-            status=402,
-        )
-    if status is not Status.CREATED:
-        return conflict("budget", command.id)
-    turn.transfer(transfer)
+    balance = credits.spendable(turn.state, job.customer, turn.now_ms)
+    if balance < command.add_nanos:
+        message = f"the wallet holds {format_usd(balance)} USD"
+        return Refusal("insufficient_funds", message, field="add_nanos", remedy="deposit more", status=402)
+    credits.hold(turn, mark, job, command.add_nanos)
     total = job.budget_nanos + command.add_nanos
     turn.emit("job_budget", {"job": job.id, "added_nanos": command.add_nanos, "budget_nanos": total})
     # A run that has been asked to pause knows only how to pause: the job goes on when it has halted (see `pause`).
@@ -221,10 +207,7 @@ def finish(turn: Turn, job: Job, state: str, reason: str, detail: str) -> None:
     """Settle and close: end the leases as the fault table says, give the rest back, and only then say the state."""
     turn.want(job, "stop", reason)
     end_all(turn, job, cause_of_halt(state, reason).reason, detail)
-    left = turn.state.escrow(job)
-    if left:
-        mark = f"release:{job.id}"
-        turn.transfer(Transfer(mark, "release", escrow(job.id), wallet(job.customer), left, job.id))
+    credits.release(turn, job)
     manifest = _result(job, state)
     if manifest is not None:
         turn.emit("job_result", {"job": job.id, "manifest": manifest})

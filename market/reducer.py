@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from market.avoidance import after_loss
+from market.credit_events import CREDIT_HANDLERS, note_hold
 from market.events import EVALUATED_BEFORE, MEMBER_BEFORE, ROUND_BEFORE, Event
 from market.fruitless import deaths_in_a_row
 from market.learning import learn
@@ -67,6 +68,8 @@ def _transfer(state: State, event: Event, at_ms: int) -> None:
     transfer = Transfer(**{name: value for name, value in event.items() if name != "type"})
     status = state.ledger.apply(transfer, at_ms)
     assert status is Status.CREATED, f"{transfer}: {status}"
+    if transfer.kind == "hold":
+        note_hold(state, event)
 
 
 def _offer_placed(state: State, event: Event, at_ms: int) -> None:
@@ -396,4 +399,5 @@ _HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     "job_result": _job_result,
     "clearing": _clearing,
     **TEAM_HANDLERS,
+    **CREDIT_HANDLERS,
 }

@@ -50,6 +50,24 @@ class TeamRecord:
 
 
 @dataclass(slots=True)
+class GrantRecord:
+    """Credit of a member or (then `member` is empty) of a team; `over`: it has expired, and that is journaled."""
+
+    id: str
+    member: str
+    team: str
+    amount_nanos: int
+    expires_ms: int | None
+    reason: str
+    by: str
+    granted_ms: int
+    over: bool = False
+
+    def expired(self, now_ms: int) -> bool:
+        return self.over or (self.expires_ms is not None and self.expires_ms <= now_ms)
+
+
+@dataclass(slots=True)
 class OfferRecord:
     """`returns_to` is the state that an offline offer has again when its provider is heard; `away` is why it is offline;
     `held` is what its owner holds back: {gpus, reason, why, until_ms} (market/holding.py)."""
@@ -105,7 +123,8 @@ class ProviderRecord:
 class Job:
     """`wanted` is what its run is asked to do; `attempt` numbers the stretches of running; `topped_up` says that budget
     was added while a pause was wanted; `tunings` are the changes of its strategy (market/tuning.py), `attempts` the tries of a
-    batch job's command that ended by themselves, `saved` what it keeps for the next one (market/attempts.py), `estimate` what its customer was told (market/estimates.py)."""
+    batch job's command that ended by themselves, `saved` what it keeps for the next one (market/attempts.py), `estimate` what its customer was told (market/estimates.py), `holds`
+    what each request for budget put into escrow, `granted` what of it came from which grant (market/credits.py)."""
 
     id: str
     customer: str
@@ -145,6 +164,8 @@ class Job:
     proved_ms: dict[str, tuple[int, int]] = field(default_factory=dict)
     result: str | None = None
     billed_nanos: int = 0
+    holds: dict[str, int] = field(default_factory=dict)
+    granted: dict[str, int] = field(default_factory=dict)
     running_since_ms: int = 0
     ended_ms: int | None = None
     version: int = 1
@@ -184,6 +205,9 @@ class State:
     by_key: dict[str, str] = field(default_factory=dict)
     teams: dict[str, TeamRecord] = field(default_factory=dict)
     usage: dict[str, Usage] = field(default_factory=dict)
+    grants: dict[str, GrantRecord] = field(default_factory=dict)
+    grants_of: dict[tuple[str, str], dict[str, None]] = field(default_factory=dict)
+    expiring: dict[str, None] = field(default_factory=dict)
     secrets: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     offers: dict[str, OfferRecord] = field(default_factory=dict)
     offers_of: dict[str, dict[str, None]] = field(default_factory=dict)

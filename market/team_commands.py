@@ -1,4 +1,4 @@
-"""What an operator says of teams: frozen values like those of market/commands.py."""
+"""What an operator says of teams and grants: frozen values like those of market/commands.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class SetTeam:
 
 @dataclass(frozen=True, slots=True)
 class RemoveTeam:
-    """Forget a team that has no members and nothing in use."""
+    """Forget a team that has no members and nothing in use; what is left of its credits goes back."""
 
     team: str
     by: str
@@ -32,4 +32,17 @@ class MoveMember:
     by: str
 
 
-TeamCommand = SetTeam | RemoveTeam | MoveMember
+@dataclass(frozen=True, slots=True)
+class GrantCredit:
+    """Give a member or a team money that is spent first, is never paid out, and expires at `expires_ms` if that is said."""
+
+    id: str
+    member: str | None
+    team: str | None
+    amount_nanos: int
+    expires_ms: int | None
+    reason: str
+    by: str
+
+
+TeamCommand = SetTeam | RemoveTeam | MoveMember | GrantCredit

@@ -7,6 +7,7 @@ from typing import Final
 
 from market.checking import invalid, is_int, is_name
 from market.commands import MoveMember, RemoveTeam, SetTeam
+from market.credits import end_grant
 from market.fair_share import NO_TEAM, Usage, counted_unit_ms, quota_sentence, rank_of, within_quota
 from market.orders import Bid, BookSnapshot, Standing
 from market.outcomes import Answer, Json, Refusal, unknown
@@ -57,6 +58,9 @@ def remove_team(turn: Turn, command: RemoveTeam) -> Answer | Refusal:
     units = turn.state.usage.get(command.team, Usage()).units
     if units:
         return Refusal("team_in_use", f"team {command.team} has {units} units in use", "team", "wait for its leases", 409)
+    for name in turn.state.grants_of.get(("team", command.team), ()):
+        if not turn.state.grants[name].over:
+            end_grant(turn, turn.state.grants[name])
     turn.emit("team_removed", {"team": command.team, "by": command.by})
     return Answer({"team": command.team, "removed": True})
 

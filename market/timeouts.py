@@ -6,6 +6,7 @@ After a restart no timer counts from before `awake_ms`, since nobody could have 
 from __future__ import annotations
 
 from market.commands import SYSTEM, Tick
+from market.credits import expire
 from market.granting import end_lease
 from market.holding import release_what_is_over
 from market.jobs import finish, pause
@@ -19,6 +20,7 @@ def tick(turn: Turn, command: Tick) -> Answer | Refusal:
     if command.by != SYSTEM:
         return forbidden("only the market's own process lets time pass")
     release_what_is_over(turn)
+    expire(turn)
     _silent_offers(turn)
     _silent_leases(turn)
     _jobs(turn, turn.volatile.ticked_ms)

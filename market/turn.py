@@ -10,7 +10,7 @@ from market.events import Event, make_event
 from market.outcomes import Refusal, Settings, forbidden
 from market.reducer import apply
 from market.state import Job, OfferRecord, State, Volatile
-from storage.ledger import Transfer, escrow, wallet
+from storage.ledger import Transfer
 
 
 class Turn:
@@ -35,9 +35,6 @@ class Turn:
         fields = transfer.event()
         del fields["type"]
         self.emit("transfer", fields)
-
-    def hold(self, id: str, job: Job, amount_nanos: int) -> None:
-        self.transfer(Transfer(id, "hold", wallet(job.customer), escrow(job.id), amount_nanos, job.id))
 
     def set_offer(self, offer: OfferRecord, state: str, price_nanos_per_gpu_hour: int, reason: str) -> None:
         fields = {"offer": offer.id, "state": state, "price_nanos_per_gpu_hour": price_nanos_per_gpu_hour}

@@ -8,6 +8,7 @@ from typing import Any
 
 from market.attempts import attempts_view, command_view, restarts
 from market.clearing import Reason, clear, explain
+from market.credits import granted_view, job_credit_view
 from market.estimates import outcome_of
 from market.events import MEMBER_BEFORE
 from market.fruitless import deaths_in_a_row
@@ -20,7 +21,7 @@ from market.selftests import summary
 from market.state import Job, OfferRecord, State, Volatile
 from market.teams import quota_refuses, share_sentence
 from market.tuning import planned_rounds, spec_in_force, tunings_view
-from storage.ledger import Entry, account_class, earnings, escrow, wallet
+from storage.ledger import Entry, account_class, credit, earnings, escrow, wallet
 from storage.units import NANOS_PER_USD, format_instant
 
 MAX_TRANSFERS = 10_000
@@ -122,6 +123,7 @@ def job_view(state: State, volatile: Volatile, job: Job) -> Json:
         "budget_nanos": job.budget_nanos,
         "escrow_nanos": state.escrow(job),
         "billed_nanos": job.billed_nanos,
+        **job_credit_view(job),
         "accrued_nanos": sum(lease.accrued_nanos for lease in state.live_leases_of(job)),
         "manifest": job.result,
         "durable": job.durable,
@@ -266,27 +268,29 @@ def runs_view(state: State) -> Json:
     return {"version": state.runs_version, "runs": [{"job": job.id, "run": job.attempt} for job in state.running()]}
 
 
-def balance_view(state: State, member: str) -> Json:
-    record = state.members.get(member)
-    wallet_nanos, earned = state.balance(wallet(member)), state.balance(earnings(member))
+def balance_view(state: State, member: str, now_ms: int) -> Json:
+    record, earned = state.members.get(member), state.balance(earnings(member))
     provides = record is not None and record.role == "provider"
+    money = granted_view(state, member, now_ms)
     own_jobs = state.jobs_of.get(member, ())
     return {
         "account": member,
-        "wallet_nanos": wallet_nanos,
+        **money,
         "escrow_nanos": sum(state.escrow(state.jobs[job]) for job in own_jobs if state.jobs[job].open),
         "earnings_nanos": earned,
-        "balance_nanos": earned if provides else wallet_nanos,
+        "balance_nanos": earned if provides else money["wallet_nanos"],
     }
 
 
 def transfers_view(state: State, account: str, after: str | None, limit: int) -> list[Json]:
-    """Newest first. `account` is a member (wallet and earnings together) or an account of the ledger.
+    """Newest first. `account` is a member (wallet, earnings and its grants together) or an account of the ledger.
 
     A customer's charges are paid out of escrows, which have entries of their own (`escrow:{job}`).
     """
     limit = max(0, min(limit, MAX_TRANSFERS))
-    names = [account] if account_class(account) else [wallet(account), earnings(account)]
+    names = [account]
+    if not account_class(account):
+        names = [wallet(account), earnings(account), *map(credit, state.grants_of.get(("member", account), ()))]
     found: list[Entry] = []
     for name in names:
         known = state.ledger.transfer(after) if after is not None else None
@@ -366,7 +370,7 @@ def bundle_view(state: State, job: Job) -> Json:
 def totals_view(state: State, volatile: Volatile) -> Json:
     """Figures for status and metrics."""
     balances: Mapping[str, int] = state.ledger.balances()
-    sums = dict.fromkeys(("wallet", "escrow", "earnings", "fee", "world"), 0)
+    sums = dict.fromkeys(("wallet", "escrow", "earnings", "credit", "fee", "grants", "world"), 0)
     for account, nanos in balances.items():
         sums[account_class(account) or "world"] += nanos
     states: dict[str, int] = {}

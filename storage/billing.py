@@ -1,7 +1,7 @@
 """Bills from the books: billing lines in any grouping, and the invoice of a job. Money is int nano-dollars.
 
 `charged_nanos` and `billed_nanos` include the fee (billed = providers' earnings + fee). `refunded_nanos` is what
-was metered and never charged, of leases that have ended. `gpu_ms` is metered time times GPUs, charged or not.
+was metered and never charged, of leases that have ended; `granted_nanos` what of `charged_nanos` was paid with granted credits. `gpu_ms` is metered time times GPUs, charged or not.
 """
 
 from collections.abc import Sequence
@@ -57,16 +57,18 @@ def billing(
             condition += f" AND {clause}"
             parameters.append(value)
     selected = "".join(f"{expression} AS key_{name}, " for name, expression in keys.items())
+    granted = "0" if tenant.role == "provider" else "granted_nanos"  # how it was paid is the customer's own affair
     query = f"""
         WITH keyed AS (
           SELECT {selected} from_ms, at_ms, gpu_ms, trained_ms, rounds, charged_nanos, refunded_nanos,
-            price_nanos_per_gpu_hour AS price
+            price_nanos_per_gpu_hour AS price, {granted} AS granted_nanos
           FROM billing_facts WHERE {condition})
         SELECT {"".join(f"key_{name}, " for name in keys)} min(from_ms) AS from_ms, max(at_ms) AS to_ms,
           sum(gpu_ms)::BIGINT AS gpu_ms, sum(trained_ms)::BIGINT AS trained_ms, sum(rounds)::BIGINT AS rounds,
           CASE WHEN min(price) = max(price) OR sum(gpu_ms) = 0 THEN max(price)
             ELSE (sum(price::HUGEINT * gpu_ms) // sum(gpu_ms)) END::BIGINT AS price,
-          sum(charged_nanos)::BIGINT AS charged_nanos, sum(refunded_nanos)::BIGINT AS refunded_nanos
+          sum(charged_nanos)::BIGINT AS charged_nanos, sum(refunded_nanos)::BIGINT AS refunded_nanos,
+          sum(granted_nanos)::BIGINT AS granted_nanos
         FROM keyed {"GROUP BY " + ", ".join(f"key_{name}" for name in keys) if keys else ""}
         HAVING sum(gpu_ms) <> 0 OR sum(charged_nanos) <> 0 OR sum(refunded_nanos) <> 0
         {"ORDER BY " + ", ".join(f"key_{name}" for name in keys) if keys else ""}"""
@@ -104,6 +106,7 @@ def _line(row: dict[str, Any]) -> Line:
         "unit_price_nanos_per_gpu_hour": row["price"],
         "charged_nanos": row["charged_nanos"],
         "refunded_nanos": row["refunded_nanos"],
+        "granted_nanos": row["granted_nanos"],
     }
 
 
@@ -132,11 +135,14 @@ def invoice(connection: duckdb.DuckDBPyConnection, tenant: Tenant, job: str) -> 
         return answer
     payments = fetch(
         connection,
-        "SELECT id, at_ms, kind, amount_nanos FROM transfers WHERE job = ? AND kind IN ('hold', 'release') "
+        "SELECT id, at_ms, kind, amount_nanos, debit LIKE 'credit:%' OR credit LIKE 'credit:%' AS granted "
+        "FROM transfers WHERE job = ? AND kind IN ('hold', 'release') "
         "ORDER BY record, ordinal",
         [job],
     )
     answer["payments"] = [{**payment, "at": format_instant(payment.pop("at_ms"))} for payment in payments]
+    granted = sum(one["amount_nanos"] for one in answer["payments"] if one["granted"] and one["kind"] == "hold")
+    answer["billed_granted_nanos"] = min(granted, totals["billed_nanos"])
     answer["estimate"] = _estimate(connection, job)
     return answer | {name: head[name] for name in ("held_nanos", "released_nanos", "escrow_nanos")}
 

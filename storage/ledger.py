@@ -1,8 +1,9 @@
 """Double entry in integer nano-dollars: every transfer is one debit and one credit.
 
-Accounts: `wallet:{member}`, `escrow:{job}`, `earnings:{member}`, `fee`, `world`. A balance is credits minus
-debits. Wallets, escrows, earnings and the fee account never go below zero; `world` is minus everything that was
-ever paid in and not paid out; so all balances together are always zero.
+Accounts: `wallet:{member}`, `escrow:{job}`, `earnings:{member}`, `credit:{grant}`, `fee`, `grants`, `world`. A balance is
+credits minus debits. Wallets, escrows, earnings, credits and the fee account never go below zero; `world` is minus
+everything that was ever paid in and not paid out, `grants` minus everything that was granted and has not expired; so all
+balances together are always zero.
 
 `check` is a straight ladder of named refusals, idempotency first, after TigerBeetle's `create_transfer`.
 """
@@ -14,15 +15,18 @@ from enum import StrEnum
 from storage.units import MAX_NANOS
 
 WORLD = "world"
+GRANTS = "grants"
 FEE = "fee"
 
 # kind: (class of the debited account, class of the credited account)
 KINDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "deposit": (frozenset({"world"}), frozenset({"wallet"})),
-    "hold": (frozenset({"wallet"}), frozenset({"escrow"})),
+    "grant": (frozenset({"grants"}), frozenset({"credit"})),
+    "expire": (frozenset({"credit"}), frozenset({"grants"})),
+    "hold": (frozenset({"wallet", "credit"}), frozenset({"escrow"})),
     "charge": (frozenset({"escrow"}), frozenset({"earnings"})),
     "fee": (frozenset({"escrow"}), frozenset({"fee"})),
-    "release": (frozenset({"escrow"}), frozenset({"wallet"})),
+    "release": (frozenset({"escrow"}), frozenset({"wallet", "credit"})),
     "payout": (frozenset({"wallet", "earnings", "fee"}), frozenset({"world"})),
 }
 
@@ -105,12 +109,17 @@ def earnings(member: str) -> str:
     return f"earnings:{member}"
 
 
+def credit(grant: str) -> str:
+    """The account of a grant: what of it is neither spent nor held."""
+    return f"credit:{grant}"
+
+
 def account_class(account: str) -> str | None:
-    """`wallet`, `escrow`, `earnings`, `fee` or `world`; None for a name that is no account."""
-    if account in (WORLD, FEE):
+    """`wallet`, `escrow`, `earnings`, `credit`, `fee`, `grants` or `world`; None for a name that is no account."""
+    if account in (WORLD, GRANTS, FEE):
         return account
     name, _, owner = account.partition(":")
-    return name if owner and name in ("wallet", "escrow", "earnings") else None
+    return name if owner and name in ("wallet", "escrow", "earnings", "credit") else None
 
 
 class Ledger:
@@ -169,7 +178,7 @@ class Ledger:
     def _check_balances(self, transfer: Transfer, balances: dict[str, int]) -> Status:
         debited = balances.get(transfer.debit, 0) - transfer.amount_nanos
         credited = balances.get(transfer.credit, 0) + transfer.amount_nanos
-        if debited < 0 and transfer.debit != WORLD:
+        if debited < 0 and transfer.debit not in (WORLD, GRANTS):
             return Status.WOULD_OVERDRAW
         if debited < -MAX_NANOS or credited > MAX_NANOS:
             return Status.WOULD_OVERFLOW

@@ -36,7 +36,7 @@ _SCHEMAS = {
 }
 # every view that `projection_equal` compares, and every table
 VIEW_NAMES = (
-    "entries", "balances", "history", "lease_readings", "refunds", "billing_facts", "lease_lines", "job_lines",
+    "entries", "balances", "history", "lease_readings", "refunds", "charges_by_kind", "billing_facts", "lease_lines", "job_lines",
     "round_lines", "round_totals", "worker_totals", "training_lines", "metric_lines", "attempt_lines",
     "estimate_lines",
 )  # fmt: skip

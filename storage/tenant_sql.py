@@ -114,8 +114,9 @@ def _rows(tenant: Tenant) -> dict[str, tuple[str, str, list[Any]]]:
     accounts = [f"wallet:{tenant.member}", f"earnings:{tenant.member}"]
     touches = "debit IN (?, ?) OR credit IN (?, ?)"
     if tenant.role == "customer":
-        own_escrow = "debit IN (SELECT 'escrow:' || job FROM jobs WHERE customer = ?)"
-        rows["transfers"] = ("*", f"{touches} OR {own_escrow}", [*accounts, *accounts, tenant.member])
+        own = "(SELECT 'escrow:' || job FROM jobs WHERE customer = ?)"
+        of_escrow = f"debit IN {own} OR credit IN {own}"
+        rows["transfers"] = ("*", f"{touches} OR {of_escrow}", [*accounts, *accounts, *[tenant.member] * 2])
     else:
         rows["transfers"] = ("*", touches, [*accounts, *accounts])
         rows["metrics"] = rows["estimates"] = ("*", "false", [])

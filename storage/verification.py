@@ -12,7 +12,7 @@ from typing import Any
 
 from storage.blobs import DIGEST
 from storage.canonical import NotCanonical, digest_of
-from storage.ledger import Ledger, Transfer
+from storage.ledger import GRANTS, WORLD, Ledger, Transfer
 from storage.statements import (
     BUNDLE_FORMAT,
     PREDICATE_TYPE,
@@ -198,7 +198,8 @@ def _transfers(body: Mapping[str, Any]) -> str:
         _demand(transfer.job == body["job"], f"the transfer {transfer.id} belongs to the job {transfer.job}")
         _demand(escrow in (transfer.debit, transfer.credit), f"the transfer {transfer.id} does not touch {escrow}")
         if transfer.kind == "hold":
-            ledger.apply(Transfer(f"world:{transfer.id}", "deposit", "world", transfer.debit, transfer.amount_nanos))
+            kind, source = ("grant", GRANTS) if transfer.debit.startswith("credit:") else ("deposit", WORLD)
+            ledger.apply(Transfer(f"world:{transfer.id}", kind, source, transfer.debit, transfer.amount_nanos))
         status = ledger.apply(transfer)
         _demand(status == "created", f"the transfer {transfer.id} would be refused: {status}")
     _demand(ledger.total() == 0, "the transfers do not balance")

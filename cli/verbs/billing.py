@@ -18,7 +18,7 @@ GROUPS = ("job", "provider", "gpu", "day", "tag")
 FORMATS = ("table", "json", "csv", "parquet")
 FIELDS = (
     "job", "provider", "gpu", "period_start", "period_end", "gpu_ms", "trained_ms", "rounds",
-    "unit_price_nanos_per_gpu_hour", "charged_nanos", "refunded_nanos",
+    "unit_price_nanos_per_gpu_hour", "charged_nanos", "refunded_nanos", "granted_nanos",
 )  # fmt: skip
 Role = Annotated[str, typer.Option(help="customer: what one pays; provider: what one earns; operator: all")]
 
@@ -81,11 +81,12 @@ def show_invoice(settings: Settings, answer: dict[str, Any]) -> None:
     title = f"Invoice {answer['job']}  {answer.get('name') or ''}  {answer.get('state') or ''}".rstrip()
     print_table(settings, _INVOICE, [_invoice_row(line) for line in answer["lines"]], title=title)
     screen = console(settings)
-    sums = [(one["kind"], one["amount_nanos"]) for one in answer.get("payments") or []]
+    payments = answer.get("payments") or []
+    sums = [(f"{one['kind']}_granted" if one.get("granted") else one["kind"], one["amount_nanos"]) for one in payments]
     sums += [
         (name, answer[f"{name}_nanos"])
-        for name in ("billed", "earnings", "fee", "refunded", "escrow")
-        if f"{name}_nanos" in answer
+        for name in ("billed", "billed_granted", "earnings", "fee", "refunded", "escrow")
+        if f"{name}_nanos" in answer and (name != "billed_granted" or answer["billed_granted_nanos"])
     ]
     for name, nanos in sums:
         screen.print(f"  {_SUMS.get(name, name):<38}{exact_usd(nanos):>18}", markup=False)
@@ -95,7 +96,8 @@ def show_invoice(settings: Settings, answer: dict[str, Any]) -> None:
 
 
 _SUMS = {
-    "hold": "held at submit", "release": "given back", "billed": "billed", "earnings": "  to the providers",
+    "hold": "held at submit", "release": "given back", "hold_granted": "held of granted credits",
+    "release_granted": "given back to granted credits", "billed": "billed", "billed_granted": "  from granted credits", "earnings": "  to the providers",
     "fee": "  to the market", "refunded": "metered but not charged", "escrow": "left in escrow",
 }  # fmt: skip
 _INVOICE = (
@@ -181,7 +183,9 @@ def _show(settings: Settings, lines: Sequence[dict[str, Any]], title: str | None
     print_table(settings, columns, rows, title=title)
     charged = sum(line.get("charged_nanos") or 0 for line in lines)
     given = sum(line.get("refunded_nanos") or 0 for line in lines)
-    print(f"charged {usd(charged)}, metered but not charged {usd(given)}")
+    granted = sum(line.get("granted_nanos") or 0 for line in lines)
+    apart = f" ({usd(granted)} of it from granted credits)" if granted else ""
+    print(f"charged {usd(charged)}{apart}, metered but not charged {usd(given)}")
 
 
 _SHOWN = {

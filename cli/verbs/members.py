@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(name="members", help="Who is in the market (operators only).", no_args_is_help=True)
     group.command("ls")(ls)
     group.command("add")(add)
+    group.command("grant")(grant)
     group.command("rotate")(rotate)
     group.command("revoke")(revoke)
     app.add_typer(group)
@@ -52,6 +53,24 @@ def add(
         return
     print(f"{made['member']} is a {made['role']}. Its key, shown this once: {made['key']}")
     print(f"With it: TORG_URL={settings.market_url()} TORG_KEY=… torg offers")
+
+
+Reason = Annotated[str, typer.Option(metavar="TEXT", help="why, for the record and for who gets it")]
+Expires = Annotated[str | None, typer.Option(metavar="WHEN", help="2026-12-31, or 30d from now; default: never")]
+
+
+def grant(
+    ctx: typer.Context,
+    name: Member,
+    amount: Annotated[str, typer.Argument(metavar="AMOUNT", help="dollars, such as 100")],
+    reason: Reason,
+    expires: Expires = None,
+    id: Annotated[str | None, typer.Option(help="name of this grant: the same id twice counts once")] = None,
+) -> None:
+    """Give a member credit: spent before bought money, never paid out. `torg teams grant` gives it to a team."""
+    from cli.granting import give
+
+    give(ctx.obj, amount, reason, expires, id, member=name)
 
 
 def rotate(

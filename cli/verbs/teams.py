@@ -8,6 +8,7 @@ from cli.errors import usage
 from cli.output import Column, Styled, document, print_table
 from cli.session import connect
 from cli.settings import Settings
+from cli.verbs.members import Expires, Reason
 
 Team = Annotated[str, typer.Argument(metavar="TEAM")]
 
@@ -18,6 +19,7 @@ def register(app: typer.Typer) -> None:
     group.command("ls")(ls)
     group.command("set")(set_)
     group.command("move")(move)
+    group.command("grant")(grant)
     group.command("rm")(remove)
     app.add_typer(group)
 
@@ -88,6 +90,20 @@ def move(
         document(answer)
     else:
         print(f"{member} belongs to {'no team' if answer['team'] is None else 'team ' + answer['team']}.")
+
+
+def grant(
+    ctx: typer.Context,
+    team: Team,
+    amount: Annotated[str, typer.Argument(metavar="AMOUNT", help="dollars, such as 100")],
+    reason: Reason,
+    expires: Expires = None,
+    id: Annotated[str | None, typer.Option(help="name of this grant: the same id twice counts once")] = None,
+) -> None:
+    """Give a team credit that each of its members may spend."""
+    from cli.granting import give
+
+    give(ctx.obj, amount, reason, expires, id, team=team)
 
 
 def remove(ctx: typer.Context, team: Team) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from cli.arguments import usd, usd_nanos
-from cli.output import Column, document, print_table
+from cli.output import Column, document, print_table, printable
 from cli.session import connect, new_id
 from cli.settings import Settings
 
@@ -68,6 +68,13 @@ def balance(ctx: typer.Context, account: Account = None) -> None:
         return
     print(f"{answer['account']}: wallet {usd(answer['wallet_nanos'])}, escrow {usd(answer['escrow_nanos'])}, "
           f"earnings {usd(answer['earnings_nanos'])}")  # fmt: skip
+    if answer["grants"]:
+        print(f"  bought {usd(answer['bought_nanos'])}, granted {usd(answer['granted_nanos'])}, "
+              f"and the team's granted credits {usd(answer['team_granted_nanos'])}")  # fmt: skip
+    for one in answer["grants"]:
+        until = f"until {moment(one['expires_ms'])}" if one["expires_ms"] else "without an end"
+        whose = f"team {one['team']}" if one["team"] else "own"
+        print(printable(f"  {usd(one['left_nanos'])} {until} ({whose}): {one['reason']}"))
 
 
 def history(

@@ -65,6 +65,17 @@ class DepositBody(Body):
     amount_nanos: Positive
 
 
+class GrantBody(Body):
+    """To a member or to a team, one of the two."""
+
+    id: Id | None = None
+    member: Id | None = None
+    team: Id | None = None
+    amount_nanos: Positive
+    expires_ms: Positive | None = None
+    reason: Annotated[str, Field(min_length=1, max_length=200)]
+
+
 class PayoutBody(DepositBody):
     """A provider's account."""
 

@@ -214,7 +214,7 @@ class Books:
             with self.projection.cursor() as cursor:
                 found = cursor.execute(
                     "SELECT coalesce(sum(balance_nanos), 0) = 0 AND count(*) FILTER (balance_nanos < 0 "
-                    "AND account <> 'world') = 0 FROM balances"
+                    "AND account NOT IN ('world', 'grants')) = 0 FROM balances"
                 ).fetchall()
             answer["balanced"] = bool(found[0][0])
             answer["projection_ok"], answer["detail"] = projection_equal(self.projection)

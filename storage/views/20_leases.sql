@@ -33,20 +33,34 @@ FROM (
   LEFT JOIN (SELECT lease, max(to_ms) AS charged_ms FROM lease_charges GROUP BY lease) c USING (lease)
 );
 
+-- charges_by_kind: every charge, and what of it was paid with granted credits, of which a job's go first.
+CREATE OR REPLACE VIEW charges_by_kind AS
+SELECT lease, job, at_ms, amount_nanos, fee_nanos,
+  (least(granted, billed) - least(granted, billed - amount_nanos))::BIGINT AS granted_nanos
+FROM (
+  SELECT c.*, coalesce(g.granted, 0) AS granted,
+    sum(c.amount_nanos) OVER (PARTITION BY c.job ORDER BY c.record, c.ordinal) AS billed
+  FROM lease_charges c
+  LEFT JOIN (
+    SELECT job, sum(amount_nanos) AS granted FROM transfers WHERE kind = 'hold' AND debit LIKE 'credit:%' GROUP BY job
+  ) g ON g.job = c.job
+);
+
 -- billing_facts: everything that a bill is made of, each at its time: readings, charges, refunds. Any grouping of
 -- these rows adds up to the same sums.
 CREATE OR REPLACE VIEW billing_facts AS
 SELECT f.at_ms, f.at_ms - f.leased_ms AS from_ms, l.job, l.customer, l.provider, l.lease, l.gpu, l.gpus,
   l.price_nanos_per_gpu_hour, j.tags_json,
-  f.leased_ms * l.gpus AS gpu_ms, f.trained_ms, f.rounds, f.tokens, f.charged_nanos, f.fee_nanos, f.refunded_nanos
+  f.leased_ms * l.gpus AS gpu_ms, f.trained_ms, f.rounds, f.tokens, f.charged_nanos, f.fee_nanos, f.refunded_nanos,
+  f.granted_nanos
 FROM (
   SELECT lease, at_ms, leased_ms, trained_ms, rounds, tokens, 0::BIGINT AS charged_nanos, 0::BIGINT AS fee_nanos,
-    0::BIGINT AS refunded_nanos
+    0::BIGINT AS refunded_nanos, 0::BIGINT AS granted_nanos
   FROM lease_readings
   UNION ALL
-  SELECT lease, at_ms, 0, 0, 0, 0, amount_nanos, fee_nanos, 0 FROM lease_charges
+  SELECT lease, at_ms, 0, 0, 0, 0, amount_nanos, fee_nanos, 0, granted_nanos FROM charges_by_kind
   UNION ALL
-  SELECT lease, at_ms, 0, 0, 0, 0, 0, 0, refunded_nanos FROM refunds
+  SELECT lease, at_ms, 0, 0, 0, 0, 0, 0, refunded_nanos, 0 FROM refunds
 ) f
 JOIN leases l USING (lease)
 LEFT JOIN jobs j ON j.job = l.job;

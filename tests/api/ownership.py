@@ -80,6 +80,8 @@ DOORS: dict[str, Door] = {
     "POST /v1/members/{member}/team": Door("operator", body={"team": None}),
     "POST /v1/deposits": Door("operator", body={"id": "d", "account": "{customer}", "amount_nanos": 1}),
     "POST /v1/payouts": Door("operator", body={"id": "p", "account": "{provider}", "amount_nanos": 1}),
+    "GET /v1/grants": Door("operator"),
+    "POST /v1/grants": Door("operator", body={"id": "g", "member": "{customer}", "amount_nanos": 1, "reason": "r"}),
     "GET /v1/balance": Door("member", "ann", query="account={customer}", trusted=("operator",)),
     "GET /v1/transfers": Door("member", "ann", query="account=escrow:{job}", trusted=("operator",)),
     "GET /v1/offers": Door("member", shows=("offer", "spare_offer", "provider"), because="what is for rent is public"),

@@ -19,6 +19,7 @@ from market.commands import (
     Deposit,
     EndLease,
     Evaluated,
+    GrantCredit,
     HaltJob,
     Heard,
     HoldOffer,
@@ -269,6 +270,15 @@ class ExchangeMachine(RuleBasedStateMachine):
     def set_team(self, team: str, weight: int | None, quota: int | None, by: str) -> None:
         self.say(SetTeam(team, by, weight, quota))
 
+    @rule(
+        id=st.sampled_from(["g1", "g2", "g3"]), to=st.sampled_from(["ann", "bob", "p1", "physics"]), nanos=AMOUNTS,
+        for_ms=st.none() | st.sampled_from([5_000, 60_000]), by=st.sampled_from(["op", "op", "ann"]),
+    )  # fmt: skip
+    def grant(self, id: str, to: str, nanos: int, for_ms: int | None, by: str) -> None:
+        member, team = (None, to) if to == "physics" else (to, None)
+        expires_ms = None if for_ms is None else self.scene.now_ms + for_ms
+        self.say(GrantCredit(id, member, team, nanos, expires_ms, "to begin with", by))
+
     @rule(member=WHO, team=st.sampled_from(["physics", "bio", "", "chem"]))
     def move(self, member: str, team: str) -> None:
         self.say(MoveMember(member, team, "op"))
@@ -302,7 +312,31 @@ class ExchangeMachine(RuleBasedStateMachine):
     def money_is_conserved(self) -> None:
         balances = self.scene.balances()
         assert sum(balances.values()) == 0
-        assert all(nanos >= 0 for account, nanos in balances.items() if account != "world")
+        assert all(nanos >= 0 for account, nanos in balances.items() if account not in ("world", "grants"))
+
+    @invariant()
+    def granted_and_bought_are_the_wallet(self) -> None:
+        for member in ("ann", "bob", "op"):
+            found = self.scene.exchange.balance(member)
+            assert found["granted_nanos"] + found["bought_nanos"] == found["wallet_nanos"]
+            assert min(found[f"{name}_nanos"] for name in ("granted", "bought", "team_granted")) >= 0
+
+    @invariant()
+    def what_was_granted_is_spent_or_there_or_given_back(self) -> None:
+        whole = self.scene.exchange.fingerprint()
+        balances, jobs = whole["balances"], whole["jobs"].values()
+        for grant in self.scene.exchange.grants():
+            name, held, spent = grant["grant"], 0, 0
+            for job in jobs:
+                billed = job["billed_nanos"]
+                for other, nanos in job["granted"].items():
+                    part, billed = min(billed, nanos), max(0, billed - nanos)
+                    spent += part if other == name else 0
+                    held += nanos - part if other == name and job["ended_ms"] is None else 0
+            back = sum(
+                one["amount_nanos"] for one in self.scene.of_type("transfer") if one["debit"] == f"credit:{name}" and one["kind"] == "expire"
+            )
+            assert grant["amount_nanos"] == balances[f"credit:{name}"] + held + spent + back
 
     @invariant()
     def deposits_less_payouts_are_all_that_is_held(self) -> None:

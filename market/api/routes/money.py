@@ -5,12 +5,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
-from market.api.bodies import DepositBody, PayoutBody
+from market.api.bodies import DepositBody, GrantBody, PayoutBody
 from market.api.limits import StrictRoute
 from market.api.problems import not_found
 from market.api.services import Caller, Has, IdempotencyKey, Operator, Services, Someone, id_of, settle
-from market.commands import Deposit, Payout
-from storage.ledger import FEE, WORLD, account_class
+from market.commands import Deposit, GrantCredit, Payout
+from storage.ledger import FEE, GRANTS, WORLD, account_class
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["money"])
 
@@ -33,6 +33,21 @@ async def payout(
     name = id_of(body.id, idempotency_key)
     command = Payout(id=name, account=body.account, amount_nanos=body.amount_nanos, by=caller.name)
     return settle(*await services.ask(command))
+
+
+@router.get("/grants")
+async def grants(services: Has, _: Operator) -> dict[str, Any]:
+    """Every grant and what is left of it, oldest first."""
+    return {"items": services.exchange.grants()}
+
+
+@router.post("/grants", status_code=201)
+async def grant(
+    services: Has, caller: Operator, body: GrantBody, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """Credit for a member or a team: spent first, never paid out, gone when it expires; the same id again is answered."""
+    fields = body.model_dump(exclude={"id"})
+    return settle(*await services.ask(GrantCredit(id=id_of(body.id, idempotency_key), by=caller.name, **fields)))
 
 
 @router.get("/balance")
@@ -62,7 +77,9 @@ def _account(services: Services, caller: Caller, account: str | None) -> str:
     kind, _, owner = name.partition(":")
     if kind == "escrow":  # of a job, which may well be named like a member
         owner = (services.exchange.job(owner) or {}).get("customer", "")
-    known = {one["member"] for one in services.exchange.members()} | {WORLD, FEE}
+    if kind == "credit":  # of a grant, which may be named like anybody
+        owner = services.exchange.holder_of_grant(owner)
+    known = {one["member"] for one in services.exchange.members()} | {WORLD, FEE, GRANTS}
     is_account = name in known or (account_class(name) is not None and owner in known)
     if (owner == caller.name or caller.role == "operator") and is_account:
         return name

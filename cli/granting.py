@@ -1,0 +1,49 @@
+"""`torg members grant` and `torg teams grant`: credit with a reason, and perhaps an end."""
+
+from __future__ import annotations
+
+import time
+
+from cli.arguments import usd, usd_nanos
+from cli.errors import usage
+from cli.output import document
+from cli.session import connect, new_id
+from cli.settings import Settings
+
+
+def give(
+    settings: Settings, amount: str, reason: str, expires: str | None, id: str | None, *,
+    member: str | None = None, team: str | None = None,
+) -> None:  # fmt: skip
+    """Grant it and say so."""
+    nanos, expires_ms = usd_nanos(amount, "AMOUNT"), instant_to_come(expires, "--expires")
+    market = connect(settings, "operator")
+    answer = market.grant(
+        id or new_id("grant"), nanos, reason=reason, member=member, team=team, expires_ms=expires_ms
+    )
+    if settings.as_json:
+        document(answer)
+        return
+    from cli.verbs.wallet import moment
+
+    until = f" until {moment(answer['expires_ms'])}" if answer["expires_ms"] else ""
+    whom = f"team {team}" if team else str(member)
+    print(f"{usd(answer['amount_nanos'])} granted to {whom}{until} ({answer['grant']}): spent first, never paid out.")
+
+
+def instant_to_come(text: str | None, field: str) -> int | None:
+    """Milliseconds since the epoch of a date, an ISO instant, or a duration from now (`30d`)."""
+    if text is None:
+        return None
+    from storage.units import TimeError, parse_duration_ms, parse_instant_ms
+
+    now_ms = time.time_ns() // 1_000_000
+    try:
+        if text.strip()[-1:].isalpha() and text.strip()[:1].isdigit() and "T" not in text.upper():
+            return now_ms + parse_duration_ms(text)
+        found = parse_instant_ms(text, now_ms=now_ms)
+    except TimeError as error:
+        raise usage(f"{field}: {error.message}", field=field, code=error.code) from None
+    if found <= now_ms:
+        raise usage(f"{field} {text!r} is past", field=field, remedy="2026-12-31, or 30d from now")
+    return found

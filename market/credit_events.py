@@ -1,0 +1,45 @@
+"""Grants' events become state; called by market/reducer.py alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from market.events import Event
+from market.state import GrantRecord, State
+
+
+def note_hold(state: State, event: Event) -> None:
+    """Which budget of a job a hold is part of, and which grant it is from."""
+    job = state.jobs.get(event["job"])
+    if job is None:
+        return
+    mark, kind = event["id"], event["debit"].partition(":")
+    if kind[0] == "credit":
+        mark = mark.removesuffix(f":{kind[2]}")
+        job.granted[kind[2]] = job.granted.get(kind[2], 0) + event["amount_nanos"]
+    job.holds[mark] = job.holds.get(mark, 0) + event["amount_nanos"]
+
+
+def _credit_granted(state: State, event: Event, at_ms: int) -> None:
+    grant = GrantRecord(
+        id=event["grant"], member=event["member"], team=event["team"], amount_nanos=event["amount_nanos"],
+        expires_ms=event["expires_ms"], reason=event["reason"], by=event["by"], granted_ms=at_ms,
+    )  # fmt: skip
+    state.grants[grant.id] = grant
+    holder = ("team", grant.team) if grant.team else ("member", grant.member)
+    state.grants_of.setdefault(holder, {})[grant.id] = None
+    if grant.expires_ms is not None:
+        state.expiring[grant.id] = None
+
+
+def _credit_expired(state: State, event: Event, at_ms: int) -> None:
+    grant = state.grants[event["grant"]]
+    grant.over = True
+    state.expiring.pop(grant.id, None)
+
+
+CREDIT_HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
+    "credit_granted": _credit_granted,
+    "credit_expired": _credit_expired,
+}

@@ -1,0 +1,188 @@
+"""Granted credits: money that an operator gives instead of a deposit. Spent first, never paid out, expiring by the market's clock.
+
+Each grant has an account of its own, `credit:GRANT`, filled from `grants` (which, like `world`, is below zero by what it has
+given). A hold takes from the grants that a member may use, those that expire soonest first, then from its wallet. Of what a
+job is billed the granted part goes first, in the order in which it was held; so what its escrow gives back goes to where it
+came from, to the nano-dollar. What is in an escrow when its grant expires stays with the job until that is over.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from market.checking import MAX_INT, invalid, is_int, is_name, is_text
+from market.commands import GrantCredit
+from market.outcomes import Answer, Json, Refusal, conflict, unknown
+from market.state import GrantRecord, Job, State
+from market.turn import Turn
+from storage.ledger import GRANTS, Transfer, credit, escrow, wallet
+from storage.units import format_usd
+
+MAX_GRANTS: Final = 100_000
+_FOR_EVER_MS: Final = MAX_INT
+
+
+def grant_credit(turn: Turn, command: GrantCredit) -> Answer | Refusal:
+    refusal = turn.require(command.by, ("operator",)) or _check(turn, command)
+    if refusal is not None:
+        return refusal
+    state = turn.state
+    known = state.grants.get(command.id)
+    asked = (command.member or "", command.team or "", command.amount_nanos, command.expires_ms, command.reason)
+    if known is not None:
+        same = (known.member, known.team, known.amount_nanos, known.expires_ms, known.reason) == asked
+        return Answer(grant_view(state, known), created=False) if same else conflict("grant", command.id)
+    if command.expires_ms is not None and command.expires_ms <= turn.now_ms:
+        return invalid("expires_ms", command.expires_ms, "a time to come")
+    if len(state.grants) >= MAX_GRANTS:
+        return Refusal("too_many_grants", f"the market holds {MAX_GRANTS} grants", status=429)
+    if command.amount_nanos - state.balance(GRANTS) > turn.settings.max_total_nanos:
+        return Refusal("too_much_money", "the market's books hold no more than this in all", field="amount_nanos")
+    fields: Json = {"grant": command.id, "member": command.member or "", "team": command.team or ""}
+    fields |= {"amount_nanos": command.amount_nanos, "expires_ms": command.expires_ms}
+    turn.emit("credit_granted", fields | {"reason": command.reason, "by": command.by})
+    turn.transfer(Transfer(f"grant:{command.id}", "grant", GRANTS, credit(command.id), command.amount_nanos))
+    return Answer(grant_view(state, state.grants[command.id]))
+
+
+def _check(turn: Turn, command: GrantCredit) -> Refusal | None:
+    if not is_name(command.id):
+        return invalid("id", command.id, "1 to 64 letters, digits, dots, dashes")
+    most = turn.settings.max_amount_nanos
+    if not is_int(command.amount_nanos, 1, most):
+        return invalid("amount_nanos", command.amount_nanos, f"a whole number of nano-dollars from 1 to {most}")
+    if command.expires_ms is not None and not is_int(command.expires_ms, 1, MAX_INT):
+        return invalid("expires_ms", command.expires_ms, "milliseconds since the epoch, or nothing")
+    if not command.reason or not is_text(command.reason, 200):
+        return invalid("reason", command.reason, "a sentence of at most 200 characters")
+    if (command.member is None) == (command.team is None):
+        return invalid("member", command.member, "a member or a team, one of the two")
+    if command.team is not None:
+        return None if command.team in turn.state.teams else unknown("team", command.team)
+    member = turn.state.members.get(command.member or "")
+    if member is None:
+        return unknown("member", command.member or "")
+    if member.role not in ("customer", "operator"):
+        return Refusal("no_wallet", f"{member.name!r} is a {member.role} and pays for nothing", field="member")
+    return None
+
+
+def usable(state: State, member: str, now_ms: int) -> list[GrantRecord]:
+    """The grants that a hold of the member takes from, in that order."""
+    names = {**state.grants_of.get(("member", member), {})}
+    team = state.members[member].team if member in state.members else ""
+    if team:
+        names |= state.grants_of.get(("team", team), {})
+    found = [state.grants[name] for name in names]
+    live = [one for one in found if not one.expired(now_ms) and state.balance(credit(one.id))]
+    return sorted(live, key=lambda one: (one.expires_ms or _FOR_EVER_MS, one.granted_ms, one.id))
+
+
+def spendable(state: State, member: str, now_ms: int) -> int:
+    """What a hold may take in all: granted and bought."""
+    granted = sum(state.balance(credit(one.id)) for one in usable(state, member, now_ms))
+    return granted + state.balance(wallet(member))
+
+
+def hold(turn: Turn, mark: str, job: Job, amount_nanos: int) -> None:
+    """Move it into the job's escrow; that there is enough was decided before."""
+    left = amount_nanos
+    for grant in usable(turn.state, job.customer, turn.now_ms):
+        part = min(left, turn.state.balance(credit(grant.id)))
+        if part:
+            turn.transfer(Transfer(f"{mark}:{grant.id}", "hold", credit(grant.id), escrow(job.id), part, job.id))
+            left -= part
+    if left:
+        turn.transfer(Transfer(mark, "hold", wallet(job.customer), escrow(job.id), left, job.id))
+
+
+def release(turn: Turn, job: Job) -> None:
+    """Give what is left in the escrow back to where it came from."""
+    left = turn.state.escrow(job)
+    for name, unspent in unspent_grants(job):
+        if unspent:
+            mark = f"release:{job.id}:{name}"
+            turn.transfer(Transfer(mark, "release", escrow(job.id), credit(name), unspent, job.id))
+            left -= unspent
+    if left:
+        turn.transfer(Transfer(f"release:{job.id}", "release", escrow(job.id), wallet(job.customer), left, job.id))
+    for name in job.granted:
+        if turn.state.grants[name].over:
+            _give_back(turn, turn.state.grants[name], f"expire:{name}:{job.id}")
+
+
+def unspent_grants(job: Job) -> list[tuple[str, int]]:
+    """Of each grant that the job holds from, what it has not been billed yet."""
+    spent, found = job.billed_nanos, []
+    for name, held in job.granted.items():
+        part = min(spent, held)
+        spent -= part
+        found.append((name, held - part))
+    return found
+
+
+def expire(turn: Turn) -> None:
+    """End the grants whose time has passed: what is left of them goes back, exactly."""
+    for name in list(turn.state.expiring):
+        grant = turn.state.grants[name]
+        if grant.expired(turn.now_ms):
+            end_grant(turn, grant)
+
+
+def end_grant(turn: Turn, grant: GrantRecord) -> None:
+    """The grant is over; what it still has goes back to the account that it came from."""
+    left = turn.state.balance(credit(grant.id))
+    turn.emit("credit_expired", {"grant": grant.id, "amount_nanos": left})
+    _give_back(turn, grant, f"expire:{grant.id}")
+
+
+def _give_back(turn: Turn, grant: GrantRecord, mark: str) -> None:
+    left = turn.state.balance(credit(grant.id))
+    if left:
+        turn.transfer(Transfer(mark, "expire", credit(grant.id), GRANTS, left))
+
+
+def grant_view(state: State, grant: GrantRecord) -> Json:
+    return {
+        "grant": grant.id,
+        "member": grant.member or None,
+        "team": grant.team or None,
+        "amount_nanos": grant.amount_nanos,
+        "left_nanos": state.balance(credit(grant.id)),
+        "expires_ms": grant.expires_ms,
+        "expired": grant.over,
+        "reason": grant.reason,
+        "by": grant.by,
+        "granted_ms": grant.granted_ms,
+    }
+
+
+def granted_view(state: State, member: str, now_ms: int) -> Json:
+    """What of a member's money was granted and what bought: `wallet_nanos` is the sum of its own two."""
+    found = usable(state, member, now_ms)
+    own = sum(state.balance(credit(one.id)) for one in found if not one.team)
+    bought = state.balance(wallet(member))
+    return {
+        "wallet_nanos": bought + own,
+        "bought_nanos": bought,
+        "granted_nanos": own,
+        "team_granted_nanos": sum(state.balance(credit(one.id)) for one in found if one.team),
+        "grants": [grant_view(state, one) for one in found],
+    }
+
+
+def job_credit_view(job: Job) -> Json:
+    """Of a job's budget and bill what was granted."""
+    held = sum(job.granted.values())
+    return {"granted_nanos": held, "billed_granted_nanos": min(held, job.billed_nanos)}
+
+
+def short_of(balance_nanos: int, budget_nanos: int) -> Refusal:
+    """Not enough money for a budget."""
+    return Refusal(
+        "insufficient_funds",
+        f"the wallet holds {format_usd(balance_nanos)} USD and the budget is {format_usd(budget_nanos)} USD",
+        field="limits.budget_usd",
+        remedy=f"deposit {format_usd(budget_nanos - balance_nanos)} USD more, or lower the budget",
+        status=402,
+    )
