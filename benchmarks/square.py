@@ -1,4 +1,4 @@
-"""A market and providers of one core each on this machine, for benchmarks of batch jobs; all of it ends with the block."""
+"""A market and providers of a core or more on this machine, for benchmarks of batch jobs; all of it ends with the block."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class Square:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TORG_"))}
         return kept | {"TORG_HOME": str(self.home), "NO_COLOR": "1", "PYTHONPATH": str(ROOT)}
 
-    def add_provider(self) -> None:
+    def add_provider(self, cores: int = 1) -> None:
         """Start one; not waited for."""
         name = f"p{len(self.hosts) + 1}"
         folder = self.home.parent / name
         folder.mkdir()
         settings = {
             "url": self.url, "key": self.operator.add_member(name, "provider")["key"], "offer": f"offer-{name}", "name": name,
-            "home": str(folder / "home"), "gpu": "cpu", "units": 1, "region": "here", "price_nanos_per_gpu_hour": USD // 10,
+            "home": str(folder / "home"), "gpu": "cpu", "units": cores, "region": "here", "price_nanos_per_gpu_hour": USD // 10,
             "object_store_bytes": 80 << 20, "shares": {}, "drain_s": 10,
         }  # fmt: skip
         config = folder / "host.json"
@@ -71,21 +71,26 @@ class Square:
     def wait_free(self) -> None:
         """Until every provider waits for work."""
         wanted = len(self.hosts)
-        until(lambda: sum(one["state"] == "open" and one["gpus_free"] == 1 for one in self.customer.offers()) == wanted)
+        until(lambda: sum(one["state"] == "open" and one["gpus_free"] == one["gpus"] for one in self.customer.offers()) == wanted)
 
-    def submit(self, argv: Sequence[str], files: Path, artifacts: Sequence[str] = ()) -> str:
-        """A batch job of these words with a folder's files."""
-        spec = self._spec(argv, files, artifacts)
+    def wait_sandboxed(self) -> None:
+        """Until every provider has shown by its self-test that its sandbox holds, as a job with ranks asks for."""
+        until(lambda: all(one["isolation"] == "sandbox" for one in self.customer.offers()))
+
+    def submit(self, argv: Sequence[str], files: Path, artifacts: Sequence[str] = (), ranks: int | None = None) -> str:
+        """A batch job of these words with a folder's files; `ranks`: so many processes of it by torchrun."""
+        spec = self._spec(argv, files, artifacts, ranks)
         job = f"job-{secrets.token_hex(5)}"
         self.customer.submit_job(job, spec)
         return job
 
-    def _spec(self, argv: Sequence[str], files: Path, artifacts: Sequence[str]) -> Json:
+    def _spec(self, argv: Sequence[str], files: Path, artifacts: Sequence[str], ranks: int | None) -> Json:
         from market.forms import parse_job, resolve
 
         told = {
             "name": "benchmark", "command": list(argv), "workdir": str(files), "artifacts": list(artifacts),
-            "workers": {"gpu": ["cpu"]}, "limits": {"max_usd_per_gpu_hour": 0.9, "budget_usd": 1},
+            "workers": {"gpu": ["cpu"], "gpus": ranks or 1}, "limits": {"max_usd_per_gpu_hour": 0.9, "budget_usd": 1},
+            "launch": None if ranks is None else "torchrun",
         }  # fmt: skip
         return resolve(parse_job(json.dumps(told)), self.customer.upload, folder=files)
 
@@ -132,15 +137,15 @@ def until(reached: Callable[[], Found], timeout_s: float = 120) -> Found:
 
 
 @contextmanager
-def open_square(providers: int) -> Iterator[Square]:
-    """A market with so many providers that wait for work."""
+def open_square(providers: int, cores: int = 1) -> Iterator[Square]:
+    """A market with so many providers that wait for work, each of so many cores."""
     with tempfile.TemporaryDirectory(prefix="torg-bench-") as folder:
         home = Path(folder) / "market"
         info = supervisor.start(home)
         square = Square(home, info.url)
         try:
             for _ in range(providers):
-                square.add_provider()
+                square.add_provider(cores)
             square.wait_free()
             yield square
         finally:

@@ -1,11 +1,12 @@
 """Whether a script that saves survives its machine: killed at random moments, it must end with an undisturbed run's bytes.
 
-    python -m benchmarks.survival [--script FILE] [--kills 3] [--seed 1] [--json] [-- ARGUMENTS OF THE SCRIPT]
+    python -m benchmarks.survival [--script FILE] [--ranks N] [--kills 3] [--seed 1] [--json] [-- ARGUMENTS OF THE SCRIPT]
 
 The script runs twice as a batch job on two providers of this machine, as `torg run` would: once undisturbed, and once with
 its worker killed by SIGKILL at moments that the seed draws, evenly over half of the undisturbed run's time after each start.
 It leaves `out/weights.bin`. `benchmarks/survivors/` has scripts for Hugging Face's Trainer and for Lightning; start this
-benchmark with a Python that has them and what torg needs.
+benchmark with a Python that has them and what torg needs. `--ranks N` starts the script as torchrun would, on providers of N
+cores, and kills all ranks with their worker: `--ranks 2 --script examples/batch/ddp.py -- --steps 300 --rest 0.05`.
 """
 
 from __future__ import annotations
@@ -21,30 +22,34 @@ from benchmarks.report import Target, finish, parser, say
 from benchmarks.square import ROOT, open_square, until
 
 LEFT = "out/weights.bin"
+FIRST = "[rank 0] "
 
 
 def main() -> int:
     """See the module."""
     arguments = parser(__doc__)
     arguments.add_argument("--script", type=Path, default=ROOT / "examples" / "batch" / "byte_lm.py")
+    arguments.add_argument("--ranks", type=int)
     arguments.add_argument("--kills", type=int, default=3)
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("words", nargs="*")
     chosen = arguments.parse_args()
     draw = random.Random(chosen.seed)
     argv = ["python", chosen.script.name, *chosen.words]
-    with tempfile.TemporaryDirectory() as folder, open_square(2) as square:
+    with tempfile.TemporaryDirectory() as folder, open_square(2, chosen.ranks or 1) as square:
         files = Path(folder)
         shutil.copy(chosen.script, files)
+        if chosen.ranks is not None:
+            square.wait_sandboxed()
         began = time.monotonic()
-        job = square.submit(argv, files, ["out"])
+        job = square.submit(argv, files, ["out"], chosen.ranks)
         square.wait_over(job)
         alone_s, wanted = time.monotonic() - began, square.artifact(job, LEFT)
         say(chosen.json, f"undisturbed: {alone_s:.1f} s, {len(wanted)} bytes")
         square.wait_free()
 
         began = time.monotonic()
-        job = square.submit(argv, files, ["out"])
+        job = square.submit(argv, files, ["out"], chosen.ranks)
         killed = 0
         for number in range(chosen.kills):
             until(
@@ -58,7 +63,7 @@ def main() -> int:
         done = square.wait_over(job)
         disturbed_s, found = time.monotonic() - began, square.artifact(job, LEFT)
         for line in square.lines(job):
-            if line.startswith(("begins", "[torg: p", "[torg: TORG")):
+            if line.removeprefix(FIRST).startswith(("begins", "[torg: p", "[torg: TORG")):
                 say(chosen.json, f"    {line}")
     same = float(found == wanted)
     figures = {
@@ -70,7 +75,7 @@ def main() -> int:
 
 
 def _starts(lines: list[str]) -> int:
-    return sum(line.startswith("begins") for line in lines)
+    return sum(line.removeprefix(FIRST).startswith("begins") for line in lines)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ def command_facts(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str,
     """What a plan says of the command: what it is, with which files, for how long at most."""
     command, lasts_s = spec["command"], plan.get("budget_lasts_s")
     facts = [("job", f"{spec['name']}: {shown(command['argv'])}"), ("files", _files(command["workdir"]))]
+    if command.get("launch"):
+        facts.append(("launch", f"{spec['workers']['gpus']} processes of it on one machine, as {command['launch']} starts them"))
     if command["env"]:
         facts.append(("env", ", ".join(command["env"])))
     if command["artifacts"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -27,6 +27,7 @@ from market.packing import PackingError
 from market.workdirs import pack_workdir, send_workdir
 from storage.units import TimeError, parse_duration_ms
 from trainers.globs import BadPattern, checked_pattern
+from trainers.launches import VARIABLES, launcher_in
 
 
 def _argv(value: object) -> list[str]:
@@ -84,6 +85,17 @@ def _pattern(value: object) -> str:
         raise refuse(str(bad), remedy) from None
 
 
+def _machine(value: object) -> object:
+    """`workers: 4` as the machine with so many cards or cores."""
+    return {"gpus": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+_SEVERAL = (
+    "a command runs on one machine: add `launch: torchrun` for one process on each of its cards or cores (workers: 4, or "
+    "workers.gpus), and leave workers.min and workers.max out"
+)
+
+
 class BatchFile(StrictForm):
     """A batch job as people write it (YAML): one command on one worker. docs/FORMATS.md shows every field."""
 
@@ -101,15 +113,26 @@ class BatchFile(StrictForm):
     timeout: Annotated[int, BeforeValidator(_timeout)] | None = None
     retries: Annotated[int, Field(ge=0, le=MAX_RETRIES)] = 0
     data: Annotated[str, Field(min_length=1, max_length=4_096)] = "none"
-    workers: WorkersForm = WorkersForm()
+    launch: Literal["torchrun"] | None = None
+    workers: Annotated[WorkersForm, BeforeValidator(_machine)] = WorkersForm()
     limits: LimitsForm
     tags: Tags = Field(default_factory=dict)
     wait: bool = False
 
+    @model_validator(mode="before")
+    @classmethod
+    def _says_how_to_start_several(cls, said: Any) -> Any:
+        workers = said.get("workers") if isinstance(said, dict) else None
+        if isinstance(workers, int) and not isinstance(workers, bool) and workers > 1 and said.get("launch") is None:
+            raise refuse(f"wants {workers} workers", _SEVERAL)
+        return said
+
     @model_validator(mode="after")
     def _is_possible(self) -> BatchFile:
         if (self.workers.min, self.workers.max or 1) != (1, 1):
-            raise refuse("wants several workers", "a command runs on one: leave workers.min and workers.max out")
+            raise refuse("wants several workers", _SEVERAL)
+        if self.launch is not None:
+            self._can_be_launched()
         for name in self.env:
             if VARIABLE.fullmatch(name) is None:
                 raise refuse(f"has a variable {name!r} in env", "names are letters, digits and underscores")
@@ -121,6 +144,15 @@ class BatchFile(StrictForm):
             if name in self.env or name in self.secrets[:number]:
                 raise refuse(f"says {name} twice", "a secret is a variable of the command: leave it out of env")
         return self
+
+
+    def _can_be_launched(self) -> None:
+        launcher = launcher_in(self.command)
+        if launcher is not None:
+            raise refuse(f"calls {launcher} and says launch", "write what each process runs, such as python train.py")
+        for name in (*self.env, *self.secrets):
+            if name in VARIABLES:
+                raise refuse(f"sets {name} in env or secrets", "with launch torg sets it itself")
 
 
 def resolve_batch(job: BatchFile, upload: Upload, folder: Path) -> dict[str, Any]:
@@ -136,9 +168,10 @@ def resolve_batch(job: BatchFile, upload: Upload, folder: Path) -> dict[str, Any
             "artifacts": list(job.artifacts),
             "timeout_ms": job.timeout,
             "retries": job.retries,
+            **({"launch": job.launch} if job.launch is not None else {}),
         },
         "data": resolve_data(job.data, upload, folder),
-        "workers": job.workers.spec(),
+        "workers": job.workers.spec() | ({"isolation": "sandbox"} if job.launch is not None else {}),
         "limits": job.limits.spec(),
         "tags": dict(job.tags),
         "wait": job.wait,

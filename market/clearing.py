@@ -253,6 +253,8 @@ def _relaxations(offers: Sequence[Offer], bid: Bid) -> tuple[str, ...]:
     wanted = max(1, bid.workers_min)
     found: list[str] = []
     for reason, loosen in _LOOSEN.items():
+        if reason is Reason.ISOLATION and bid.requires.launched:
+            continue
         others = [offer for offer in offers if _passes_all_but(reason, offer, bid)]
         seats = sorted(_free_seats(others, bid), key=loosen.rank)[:wanted]
         failing = [seat for seat in seats if not dict(CONSTRAINTS)[reason](seat, bid)]

@@ -27,6 +27,7 @@ from market.checking import (
 from market.outcomes import Refusal, Settings
 from storage.parts import MAX_PARTS
 from trainers.globs import BadPattern, checked_pattern
+from trainers.launches import LAUNCHES, VARIABLES, launcher_in
 
 MAX_ARGUMENTS: Final = 1_000
 MAX_ARGUMENT_CHARACTERS: Final = 100_000
@@ -65,6 +66,7 @@ def check_job_spec(spec: Mapping[str, Any], settings: Settings) -> Refusal | Non
         or check_data(spec["data"])
         or check_workers(spec["workers"], settings)
         or _check_one_worker(spec["workers"])
+        or _check_launch(spec["command"], spec["workers"])
         or check_limits(spec["limits"], settings)
         or check_tags(spec["tags"])
     )
@@ -81,7 +83,7 @@ def is_argument(value: object) -> bool:
 
 
 def _check_command(command: object) -> Refusal | None:
-    wrong = check_fields("command.", command, _COMMAND_FIELDS, ("secrets", "network"))
+    wrong = check_fields("command.", command, _COMMAND_FIELDS, ("secrets", "network", "launch"))
     if wrong is not None:
         return wrong
     assert isinstance(command, Mapping)
@@ -154,7 +156,23 @@ def _check_artifacts(patterns: object) -> Refusal | None:
     return None
 
 
+def _check_launch(command: Mapping[str, Any], workers: Mapping[str, Any]) -> Refusal | None:
+    if "launch" not in command:
+        return None
+    if command["launch"] not in LAUNCHES:
+        return invalid("command.launch", command["launch"], " or ".join(LAUNCHES))
+    if workers["isolation"] != "sandbox":
+        return invalid("workers.isolation", workers["isolation"], "sandbox: only there processes find each other")
+    for name in (*command["env"], *command.get("secrets", ())):
+        if name in VARIABLES:
+            return invalid("command.env", name, "free: with launch torg sets it itself")
+    launcher = launcher_in(command["argv"])
+    if launcher is not None:
+        return invalid("command.argv", launcher, "what each process runs, such as python train.py: launch starts them")
+    return None
+
+
 def _check_one_worker(workers: Mapping[str, Any]) -> Refusal | None:
     if (workers["min"], workers["max"]) == (1, 1):
         return None
-    return invalid("workers.max", workers["max"], "1: a command runs on one worker")
+    return invalid("workers.max", workers["max"], "1: a command runs on one machine; command.launch gives it several processes")

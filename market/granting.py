@@ -64,6 +64,7 @@ def requirements_of(spec: Json) -> Requirements:
         isolation=workers["isolation"],
         share=data["name"] if data["kind"] == "share" else None,
         network=bool(spec.get("command", {}).get("network", False)),
+        launched=bool(spec.get("command", {}).get("launch")),
     )
 
 

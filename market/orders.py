@@ -31,7 +31,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """What every worker of a gang needs. Empty tuples mean: any."""
+    """What every worker of a gang needs. Empty tuples mean: any. launched: its processes cannot do without `isolation`."""
 
     gpus: int = 1
     gpu: tuple[str, ...] = ()
@@ -41,6 +41,7 @@ class Requirements:
     isolation: str = "process"
     share: str | None = None
     network: bool = False
+    launched: bool = False
 
 
 @dataclass(frozen=True, slots=True)

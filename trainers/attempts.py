@@ -40,7 +40,8 @@ class Outcome:
 
     Args:
         kind: one of KINDS. code: the exit status, of `exit`. signal: its number, of `signal`.
-        duration_ms: from its start to its end. detail: more about it, or empty. tail: the last lines that it printed.
+        duration_ms: from its start to its end. detail: more about it, such as whose end it was of several processes, or
+        empty. tail: the last lines that it printed.
         exited: whether a command that was told to end did so by itself, and not by the signal.
     """
 
@@ -80,10 +81,11 @@ def shell_code(kind: str, code: int | None, number: int | None) -> int:
 def told(argv: Sequence[str], outcome: Outcome, timeout_ms: int | None) -> str:
     """One sentence about the end of a try."""
     what = shown(argv)
+    whose = f" ({outcome.detail})" if outcome.detail else ""
     if outcome.kind == "exit":
-        return f"{what} exited with status {outcome.code}"
+        return f"{what} exited with status {outcome.code}{whose}"
     if outcome.kind == "signal":
-        return f"{what} was ended by {signal_name(outcome.signal or 0)}"
+        return f"{what} was ended by {signal_name(outcome.signal or 0)}{whose}"
     if outcome.kind == "timeout":
         return f"{what} was ended after its timeout of {format_duration(timeout_ms or 0)}"
     if outcome.kind == "not_found":

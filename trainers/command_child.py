@@ -5,8 +5,12 @@ ends the command, and all that the command started (what made itself a daemon, t
 SIGKILL: when it is told `stop`, after the command's timeout, at its memory limit, and when the parent is gone. Whatever the
 command has left running when it ends is killed.
 
+With `ranks` it starts the command so many times, as torchrun would (`launches`): the first of them that fails is how the
+command ends, and the others are ended then.
+
 Over a socket, lines of JSON. Parent to child: the order {argv, environment, folder, timeout_s, grace_s, memory_limit_bytes,
-cuda, processes}, later perhaps "stop". Child to parent: {kind, code, signal, detail, exited}, the fields of `attempts.Outcome`.
+cuda, processes, ranks, job}, later perhaps "stop". Child to parent: {kind, code, signal, detail, exited}, the fields of
+`attempts.Outcome`.
 """
 
 import argparse
@@ -22,17 +26,21 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainers.launches import place_of
 from trainers.lockdown import lock_command
 from trainers.process_tree import descendants, memory_bytes
+from trainers.rank_processes import RankProcesses
 
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 KILLING_S = 10.0
 """As the first process of a sandbox it need not see everybody dead: all end when it does."""
 TICK_S = 0.5
 KILL_EVERY_S = 0.02
+SAID_S = 5.0
 MAX_ORDER_BYTES = 4 << 20
 
 Json = dict[str, Any]
@@ -55,9 +63,12 @@ def main() -> None:
     # Of the signals from inside its namespace the first process gets those that it handles, and Python handles this one.
     signal.signal(signal.SIGINT, lambda *_: None)
     lock_command(order["memory_limit_bytes"], arguments.isolation, order["cuda"])
-    told: int | Json = {"kind": "stopped"} if more else _started(order)
-    if isinstance(told, int):
-        told = Watch(parent, told, order).until_the_end()
+    begun = {"kind": "stopped"} if more else _started(order)
+    if isinstance(begun, dict):
+        told = begun
+    else:
+        told = Watch(parent, begun.ranks, order).until_the_end()
+        begun.wait_said(SAID_S)
     with contextlib.suppress(OSError):  # the parent is gone
         parent.sendall(json.dumps(told).encode() + b"\n")
 
@@ -73,19 +84,31 @@ def _order(parent: socket.socket) -> bytes:
     return found
 
 
-def _started(order: Json) -> int | Json:
-    """The process id of the command, or how it could not be started."""
-    argv, environment = order["argv"], order["environment"]
-    try:
+class OneProcess:
+    """A command that prints to where we do. `ranks`: its process id, and 0."""
+
+    def __init__(self, argv: list[str], environment: Mapping[str, str], folder: str) -> None:
         process = subprocess.Popen(
-            argv, env=environment, cwd=order["folder"], stdin=subprocess.DEVNULL, start_new_session=True
+            argv, env=environment, cwd=folder, stdin=subprocess.DEVNULL, start_new_session=True
         )
+        process.returncode = 0  # it is waited for by `Watch`
+        self.ranks = {process.pid: 0}
+
+    def wait_said(self, timeout_s: float) -> None:
+        """Nobody reads what it prints here."""
+
+
+def _started(order: Json) -> OneProcess | RankProcesses | Json:
+    """The processes of the command, or how it could not be started."""
+    argv, environment, folder = order["argv"], order["environment"], order["folder"]
+    try:
+        if order["ranks"] is None:
+            return OneProcess(argv, environment, folder)
+        return RankProcesses(argv, environment, folder, order["ranks"], order["job"])
     except FileNotFoundError:
-        return {"kind": "not_found", "detail": _why_not_found(argv[0], order["folder"], environment.get("PATH", ""))}
+        return {"kind": "not_found", "detail": _why_not_found(argv[0], folder, environment.get("PATH", ""))}
     except OSError as error:
         return {"kind": "not_executable", "detail": _why_not_executable(error)}
-    process.returncode = 0  # it is waited for by `Watch`
-    return process.pid
 
 
 def _why_not_found(program: str, folder: str, path: str) -> str:
@@ -106,16 +129,18 @@ def _why_not_executable(error: OSError) -> str:
 
 
 class Watch:
-    """Waits for the end of the process `pid`, and sees to it that it comes."""
+    """Waits for the end of processes, by their ranks, and sees to it that it comes: of all, once one has failed."""
 
-    def __init__(self, parent: socket.socket, pid: int, order: Json) -> None:
-        self._parent, self._pid = parent, pid
+    def __init__(self, parent: socket.socket, ranks: Mapping[int, int], order: Json) -> None:
+        self._parent, self._ranks = parent, ranks
+        self._named = order["ranks"] is not None
         self._grace_s: float = order["grace_s"]
         self._memory_limit_bytes: int = order["memory_limit_bytes"]
         timeout_s = order["timeout_s"]
         self._ends = None if timeout_s is None else time.monotonic() + timeout_s
         self._most_processes: int = order["processes"]
-        self._status: int | None = None
+        self._statuses: dict[int, int] = {}
+        self._failed: int | None = None
         self._measured = 0.0
 
     def until_the_end(self) -> Json:
@@ -130,12 +155,13 @@ class Watch:
             if woken in readable:
                 os.read(woken, 4096)
             why = self._reason(heard=self._parent.fileno() in readable)
-        if why is not None:
+        failed = self._failed
+        if why is not None or not self._all_ended():
             self._end(signal.SIGTERM, self._grace_s)
         self._end(signal.SIGKILL, KILLING_S if os.getpid() == 1 else None)
         if why is None:
-            return _told(self._status)
-        return why | {"exited": self._status is not None and os.WIFEXITED(self._status)}
+            return self._told(0 if failed is None else failed)
+        return why | {"exited": self._all_ended() and all(map(os.WIFEXITED, self._statuses.values()))}
 
     def _wait_s(self) -> float:
         return TICK_S if self._ends is None else max(0.0, min(TICK_S, self._ends - time.monotonic()))
@@ -159,12 +185,21 @@ class Watch:
         return None
 
     def _reaped(self) -> bool:
-        """Bury whoever has ended; whether the command itself has."""
+        """Bury whoever has ended; whether the command has: all of it, or with one process that failed."""
+        found: list[tuple[int, int]] = []
         with contextlib.suppress(ChildProcessError):
-            while (found := os.waitpid(-1, os.WNOHANG)) != (0, 0):
-                if found[0] == self._pid:
-                    self._status = found[1]
-        return self._status is not None
+            while (buried := os.waitpid(-1, os.WNOHANG)) != (0, 0):
+                if buried[0] in self._ranks:
+                    found.append((self._ranks[buried[0]], buried[1]))
+        self._statuses |= dict(found)
+        # Whoever was killed did not end because of its peers; one that exited may have.
+        failed = sorted((not os.WIFSIGNALED(status), rank) for rank, status in found if status != 0)
+        if failed and self._failed is None:
+            self._failed = failed[0][1]
+        return self._failed is not None or self._all_ended()
+
+    def _all_ended(self) -> bool:
+        return len(self._statuses) == len(self._ranks)
 
     def _end(self, number: int, grace_s: float | None) -> None:
         """Signal everybody below us until nobody is left, or for so long: SIGTERM once each, SIGKILL again and again."""
@@ -182,12 +217,12 @@ class Watch:
                         os.kill(pid, number)
             time.sleep(KILL_EVERY_S)
 
-
-def _told(status: int | None) -> Json:
-    assert status is not None
-    if os.WIFSIGNALED(status):
-        return {"kind": "signal", "signal": os.WTERMSIG(status)}
-    return {"kind": "exit", "code": os.waitstatus_to_exitcode(status)}
+    def _told(self, rank: int) -> Json:
+        status = self._statuses[rank]
+        named = {"detail": place_of(rank, len(self._ranks))} if self._named and status != 0 else {}
+        if os.WIFSIGNALED(status):
+            return {"kind": "signal", "signal": os.WTERMSIG(status), **named}
+        return {"kind": "exit", "code": os.waitstatus_to_exitcode(status), **named}
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from trainers import sandbox
 from trainers.attempts import KINDS, Outcome
 from trainers.child_log import ChildLog
 from trainers.disk_use import DiskWatch
+from trainers.launches import LOOPBACK
 from trainers.outward import door as outward
 from trainers.outward.door import GatewayProcess, NoWayOut
 from trainers.spawning import Place, spawn
@@ -47,10 +48,12 @@ class CommandProcess:
 
     def __init__(
         self, argv: Sequence[str], environment: Mapping[str, str], place: Place, *, timeout_s: float | None,
-        grace_s: float = GRACE_S,
+        grace_s: float = GRACE_S, ranks: int | None = None, job: str = "",
     ) -> None:  # fmt: skip
-        """Starts it. `environment` is added to what every command has. Raises OSError when there is no sandbox to be had, and
-        NoWayOut when `place` has one and it does not open."""
+        """Starts it. `environment` is added to what every command has. `ranks`: how many processes of it, as torchrun would
+        start them (`launches`); None for one as it is. Raises OSError when there is no sandbox to be had, and NoWayOut when
+        `place` has a way out and it does not open.
+        """
         self.outcome: Outcome | None = None
         self.ended_ms = 0
         self._began = time.monotonic()
@@ -74,15 +77,16 @@ class CommandProcess:
                 raise
         assert self._process.stdout is not None
         self._log = ChildLog(self._process.stdout, max_lines=LOG_LINES, max_bytes=LOG_BYTES)
-        own = sandbox.command_environment(
-            place.threads, place.seen("home"), place.seen("tmp"), place.code, _programs(place), place.devices
+        own = {} if ranks is None else dict(LOOPBACK)
+        own |= sandbox.command_environment(
+            place.threads // (ranks or 1), place.seen("home"), place.seen("tmp"), place.code, _programs(place), place.devices
         )
         if self._gateway is not None:
             own |= outward.environment()
         order = {
             "argv": list(argv), "environment": {**own, **environment}, "folder": place.seen("work"), "timeout_s": timeout_s,
             "grace_s": grace_s, "memory_limit_bytes": place.memory_limit_bytes, "cuda": bool(place.devices),
-            "processes": place.tasks,
+            "processes": place.tasks, "ranks": ranks, "job": job,
         }  # fmt: skip
         with contextlib.suppress(OSError):  # it is gone already, as its watch will find
             self._connection.sendall(json.dumps(order).encode() + b"\n")
@@ -140,7 +144,8 @@ class CommandProcess:
         if self._beyond is not None and not outcome.succeeded:
             outcome = replace(outcome, kind="limit", code=None, signal=None, detail=self._beyond)
         elif no_memory and not outcome.succeeded:
-            outcome = replace(outcome, kind="memory", code=None, signal=None, detail=NO_MEMORY)
+            whose = f" ({outcome.detail})" if outcome.detail else ""
+            outcome = replace(outcome, kind="memory", code=None, signal=None, detail=NO_MEMORY + whose)
         self.outcome = outcome
         self._over.set()
 

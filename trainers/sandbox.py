@@ -92,6 +92,7 @@ def bubblewrap_command(
             command += ["--ro-bind", folder, folder]
     for name in _SYSTEM_FILES:
         command += ["--ro-bind-try", name, name]
+    command += ["--ro-bind", str(package_folder() / "hosts.txt"), "/etc/hosts"]  # its own names, and no other machine's
     for prefix in dict.fromkeys(os.path.realpath(path) for path in (sys.base_prefix, sys.exec_prefix)):
         command += ["--ro-bind", prefix, prefix]
     if os.path.realpath(sys.prefix) != sys.prefix:

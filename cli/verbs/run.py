@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -33,6 +33,12 @@ def run(
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND…", help="such as: python train.py --epochs 10")],
     gpu: Annotated[str | None, typer.Option(metavar="MODEL[:N]", help="cards of one machine, such as A100:2")] = None,
     cpu: Annotated[int | None, typer.Option(metavar="N", min=1, help="cores of one machine; 1 without --gpu")] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="processes, with --launch: each on a card or core of one machine")
+    ] = None,
+    launch: Annotated[
+        Literal["torchrun"] | None, typer.Option(help="start the command once for each, as torchrun would")
+    ] = None,
     max_price: Annotated[
         str | None, typer.Option(metavar="USD", help="per GPU-hour or core-hour; twice the cheapest of now")
     ] = None,
@@ -77,7 +83,8 @@ def run(
         "artifacts": artifacts or [],
         "timeout": timeout,
         "retries": retries,
-        "workers": {**_machine(gpu, cpu), "region": region or []},
+        "launch": launch,
+        "workers": {**_machine(gpu, cpu, workers, launch), "region": region or []},
         "tags": dict(pair(one, "--tag") for one in tag or ()),
     }
     with connect_pooled(settings, "customer") as client:
@@ -108,18 +115,32 @@ def _variable(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _machine(gpu: str | None, cpu: int | None) -> dict[str, Any]:
+def _machine(gpu: str | None, cpu: int | None, workers: int | None, launch: str | None) -> dict[str, Any]:
     """The wanted machine, as `workers` of a job file."""
     if gpu is not None and cpu is not None:
         raise usage(
             "--gpu and --cpu stand together", field="--cpu", remedy="a machine with cards brings its cores along"
         )
+    if launch is None and (workers or 1) > 1:
+        raise usage(
+            f"--workers {workers} without --launch", field="--workers",
+            remedy="--launch torchrun starts the command once for each card or core of one machine",
+        )  # fmt: skip
     if gpu is None:
-        return {"gpu": ["cpu"], "gpus": cpu or 1}
+        return {"gpu": ["cpu"], "gpus": _units(cpu, workers, "--cpu")}
     asked = gpu_request(gpu, "--gpu")
     if asked.gpu is None:
         raise usage(f"--gpu {gpu!r} names no model", field="--gpu", remedy="such as A100 or RTX4090:2; see torg offers")
-    return {"gpu": [asked.gpu], "gpus": asked.gpus or 1}
+    return {"gpu": [asked.gpu], "gpus": _units(asked.gpus if ":" in gpu else None, workers, "--gpu")}
+
+
+def _units(asked: int | None, workers: int | None, option: str) -> int:
+    """Cards or cores of the machine: each process of --workers has one."""
+    if asked is not None and workers is not None and asked != workers:
+        raise usage(
+            f"{option} wants {asked} and --workers {workers}", field="--workers", remedy="each process has one: leave either out"
+        )
+    return asked or workers or 1
 
 
 def _limits(

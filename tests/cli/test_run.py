@@ -154,7 +154,25 @@ MISTAKES = [
     (["--artifacts", "../up"], "artifacts"),
     (["--workdir", "nowhere"], "does not exist"),
     (["--retries", "101"], "retries"),
+    (["--workers", "4"], "--launch torchrun"),
+    (["--workers", "4", "--launch", "torchrun", "--cpu", "2"], "--workers 4"),
+    (["--workers", "4", "--launch", "torchrun", "--gpu", "A100:2"], "--workers 4"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("options", "gpu", "units"),
+    [(["--workers", "4"], "cpu", 4), (["--gpu", "A100:4"], "A100", 4), (["--workers", "4", "--gpu", "A100"], "A100", 4)],
+)
+def test_several_processes_as_torchrun_starts_them(
+    torg: Torg, open_market: FakeMarket, project: Path, options: list[str], gpu: str, units: int
+) -> None:
+    ran = torg("run", "-y", "--launch", "torchrun", *options, "--", "python", "train.py")
+    spec = spec_of(open_market)
+    assert (spec["command"]["launch"], spec["workers"]["gpu"], spec["workers"]["gpus"]) == ("torchrun", [gpu], units)
+    assert spec["command"]["argv"] == ["python", "train.py"]
+    assert spec["workers"]["isolation"] == "sandbox"
+    assert f"{units} processes of it on one machine" in ran.out
 
 
 @pytest.mark.parametrize(("options", "named"), MISTAKES, ids=[" ".join(options) for options, _ in MISTAKES])

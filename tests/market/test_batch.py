@@ -16,6 +16,7 @@ from market.forms import digest_only, parse_job, resolve
 from market.outcomes import Settings
 from storage.units import charge_nanos
 from tests.market.scene import USD, Scene, digest
+from tests.market.test_selftests import GOOD as SHOWN
 
 FILE = """
 name: digits
@@ -83,6 +84,46 @@ def test_a_command_may_be_a_list_and_is_else_split_as_a_shell_would(folder: Path
     assert spec_of(text, folder)["command"]["argv"] == ["sh", "-c", 'echo "a b" > out']
 
 
+@pytest.mark.parametrize("workers", ["4", "{gpus: 4}"])
+def test_several_processes_are_one_machine_with_a_card_or_core_for_each(folder: Path, workers: str) -> None:
+    spec = spec_of(FILE.replace("workers: {gpu: [cpu], gpus: 2}", f"workers: {workers}\nlaunch: torchrun"), folder)
+    assert check_job_spec(spec, Settings()) is None
+    assert spec["command"]["launch"] == "torchrun"
+    wanted = spec["workers"]
+    assert (wanted["min"], wanted["max"], wanted["gpus"], wanted["isolation"]) == (1, 1, 4, "sandbox")
+    assert "launch" not in spec_of(FILE, folder)["command"]
+
+
+def test_the_exchange_checks_a_launch_again() -> None:
+    spec = make_spec(launch="torchrun")
+    refusal = check_job_spec(spec, Settings())
+    assert refusal is not None
+    assert refusal.field == "workers.isolation"
+    spec["workers"]["isolation"] = "sandbox"
+    assert check_job_spec(spec, Settings()) is None
+    for change in ({"launch": "mpirun"}, {"env": {"RANK": "1"}}, {"argv": ["torchrun", "train.py"]}):
+        refusal = check_job_spec({**spec, "command": spec["command"] | change}, Settings())
+        assert refusal is not None
+        assert (refusal.field or "").startswith("command")
+
+
+def test_a_launch_on_more_cores_than_any_machine_has_says_so_and_what_would_do() -> None:
+    scene = Scene()
+    for name, units in (("p1", 2), ("p2", 3)):
+        scene.offer(f"offer-{name}", name, gpus=units, selftest=SHOWN)
+    spec = make_spec(launch="torchrun")
+    spec["workers"] |= {"gpus": 4, "isolation": "sandbox"}
+    plan = scene.exchange.quote(spec, "ann", scene.now_ms)
+    assert (plan["feasible"], plan["reason"]) == (False, "offer_too_small")
+    assert plan["detail"].startswith("no offer has that many GPUs on one machine: 1 x 4 GPU wanted, 5 GPU offered")
+    assert plan["relaxations"] == ["workers.gpus 3"]
+
+    scene.offer("offer-p3", "p3", gpus=4)
+    plan = scene.exchange.quote(spec, "ann", scene.now_ms)
+    assert plan["reason"] == "isolation"
+    assert plan["relaxations"] == ["workers.gpus 3"], "and not `workers.isolation process`, which has no loopback"
+
+
 MISTAKES = [
     ("command: python train.py --epochs 10", "command: ''", "command"),
     ("command: python train.py --epochs 10", "command: \"echo 'open\"", "command"),
@@ -100,6 +141,12 @@ MISTAKES = [
     ("timeout: 1h30m", "timeout: 400d", "timeout"),
     ("retries: 2", "retries: -1", "retries"),
     ("gpus: 2", "gpus: 2, max: 3", "several workers"),
+    ("workers: {gpu: [cpu], gpus: 2}", "workers: 4", "launch: torchrun"),
+    ("workers: {gpu: [cpu], gpus: 2}", "workers: 0\nlaunch: torchrun", "workers.gpus"),
+    ("workers: {gpu: [cpu], gpus: 2}", "workers: {min: 4, max: 4}\nlaunch: torchrun", "workers.gpus"),
+    ("retries: 2", "launch: mpirun", "launch"),
+    ("command: python train.py --epochs 10", "command: torchrun train.py\nlaunch: torchrun", "calls torchrun"),
+    ("LEVEL: 3", "LEVEL: 3}\nlaunch: torchrun\nsecrets: [RANK]\ntags: {x: y", "RANK"),
     ("retries: 2", "retry: 2", "did you mean retries"),
     ("retries: 2", "steps: 600", "steps"),
 ]  # fmt: skip

@@ -69,7 +69,7 @@ class CommandCalls:
             units, devices, share = self._has
             answer = self._desk().begin(
                 order, workdir, data, saved, threads=self._threads_per_unit * units, devices=devices_of(devices),
-                shares={share: self._shares[share]} if share is not None else {},
+                shares={share: self._shares[share]} if share is not None else {}, units=units,
             )  # fmt: skip
             if self._desk().running:
                 self._phase = "running"

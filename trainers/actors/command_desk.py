@@ -76,12 +76,13 @@ class CommandDesk:
 
     def begin(
         self, order: Json, workdir: bytes | None, data: bytes | None, saved: Json | None, *, threads: int,
-        devices: Sequence[Device], shares: Mapping[str, Path],
+        devices: Sequence[Device], shares: Mapping[str, Path], units: int = 1,
     ) -> Json:  # fmt: skip
         """Start try `order["number"]`, unless it was; {ok, number}, or what is wrong with the job's files.
 
         `order`: {job, number, restarts, command, data}, the last two as in the spec. workdir, data: tars. saved: a manifest
         of what was saved elsewhere, whose blocks are here (`lacks`, `put_blocks`); it is for where nothing has begun yet.
+        units: cards or cores of the lease, of which each has a process where the command says `launch`.
         """
         with self._beginning:
             if order["number"] == self._number:
@@ -110,8 +111,9 @@ class CommandDesk:
             timeout_ms = command["timeout_ms"]
             try:
                 self._process = CommandProcess(
-                    command["argv"], environment, place, timeout_s=None if timeout_ms is None else timeout_ms / 1000
-                )
+                    command["argv"], environment, place, timeout_s=None if timeout_ms is None else timeout_ms / 1000,
+                    ranks=units if command.get("launch") else None, job=order["job"],
+                )  # fmt: skip
             except NoWayOut as error:
                 self._refused = failure("died", f"the command has no way out: {error}", "")
                 return self._refused
