@@ -1,8 +1,9 @@
-"""`torg members grant` and `torg teams grant`: credit with a reason, and perhaps an end."""
+"""What `torg members` and `torg teams` share: credit with a reason and perhaps an end, and spending limits."""
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from cli.arguments import usd, usd_nanos
 from cli.errors import usage
@@ -47,3 +48,23 @@ def instant_to_come(text: str | None, field: str) -> int | None:
     if found <= now_ms:
         raise usage(f"{field} {text!r} is past", field=field, remedy="2026-12-31, or 30d from now")
     return found
+
+
+def limits_asked(per_day: str | None, per_month: str | None) -> dict[str, int | None]:
+    """The limits that were named, as the API takes them."""
+    named = (("per_day", per_day, "--limit-per-day"), ("per_month", per_month, "--limit-per-month"))
+    return {
+        f"{name}_nanos": None if text == "none" else usd_nanos(text, field, lowest_nanos=0)
+        for name, text, field in named
+        if text is not None
+    }
+
+
+def limited(limits: dict[str, Any] | None) -> str:
+    """`$41.20 of $50.00 a month`: what was billed or is held, of each limit; a dash without one."""
+    found = [
+        f"{usd(limits[f'{period}_billed_nanos'] + limits['held_nanos'])} of {usd(limits[f'per_{period}_nanos'])} a {period}"
+        for period in ("day", "month")
+        if limits and limits.get(f"per_{period}_nanos") is not None
+    ]
+    return ", ".join(found) or ("no limit" if limits else "–")

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from market.clearing import Clearing
 from market.owner_terms import OwnerTerms
-from market.team_commands import GrantCredit, MoveMember, RemoveTeam, SetTeam, TeamCommand
+from market.team_commands import KEEP, GrantCredit, MoveMember, RemoveTeam, SetLimits, SetTeam, TeamCommand
 
-__all__ = ["GrantCredit", "MoveMember", "RemoveTeam", "SetTeam"]
+__all__ = ["KEEP", "GrantCredit", "MoveMember", "RemoveTeam", "SetLimits", "SetTeam"]
 SYSTEM: Final = "market"
 
 

@@ -1,5 +1,6 @@
-"""The part of the SDK for those who run a market together: teams, grants. Mixed into `market.client.Market`."""
+"""The part of the SDK for those who run a market together: teams, limits, grants. Mixed into `market.client.Market`."""
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -29,6 +30,13 @@ class Consortium:
     def move_member(self, member: str, team: str | None) -> Json:
         """The member belongs to this team from now on, or to none (operator)."""
         return self._wire.json("POST", f"/v1/members/{part(member)}/team", body={"team": team})
+
+    def set_limits(
+        self, limits: Mapping[str, int | None], *, member: str | None = None, team: str | None = None
+    ) -> Json:  # fmt: skip
+        """`limits`: per_day_nanos and per_month_nanos, either or both; None is no limit (operator)."""
+        whose = f"members/{part(member)}" if member is not None else f"teams/{part(team or '')}"
+        return self._wire.json("PUT", f"/v1/{whose}/limits", body=dict(limits))
 
     def grants(self) -> list[Json]:
         """Every grant and what is left of it (operator)."""

@@ -1,4 +1,4 @@
-"""Grants' events become state; called by market/reducer.py alone."""
+"""Events of grants and of spending limits become state; called by market/reducer.py alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from market.events import Event
-from market.state import GrantRecord, State
+from market.state import GrantRecord, LimitRecord, SpentRecord, State
 
 
 def note_hold(state: State, event: Event) -> None:
@@ -39,7 +39,23 @@ def _credit_expired(state: State, event: Event, at_ms: int) -> None:
     state.expiring.pop(grant.id, None)
 
 
+def note_spent(state: State, customer: str, nanos: int, at_ms: int) -> None:
+    """A member, and the team that it is of now, were billed so much."""
+    for kind, name in (("member", customer), ("team", state.members[customer].team)):
+        if name:
+            state.spent.setdefault((kind, name), SpentRecord()).add(nanos, at_ms)
+
+
+def _limit_set(state: State, event: Event, at_ms: int) -> None:
+    key = ("team", event["team"]) if event["team"] else ("member", event["member"])
+    limits = LimitRecord(event["per_day_nanos"], event["per_month_nanos"])
+    state.limits.pop(key, None)
+    if limits != LimitRecord():
+        state.limits[key] = limits
+
+
 CREDIT_HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     "credit_granted": _credit_granted,
     "credit_expired": _credit_expired,
+    "limit_set": _limit_set,
 }

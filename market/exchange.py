@@ -21,6 +21,7 @@ from market import (
     metering,
     offering,
     secret_keeping,
+    spending,
     teams,
     timeouts,
     views,
@@ -55,6 +56,7 @@ from market.commands import (
     RetuneJob,
     RevokeMember,
     RotateKey,
+    SetLimits,
     SetSecret,
     SetTeam,
     StartLease,
@@ -84,6 +86,7 @@ _DECISIONS: Final[Mapping[type, _Decide]] = {
     RemoveTeam: teams.remove_team,
     MoveMember: teams.move_member,
     GrantCredit: credits.grant_credit,
+    SetLimits: spending.set_limits,
     Deposit: members.deposit,
     Payout: members.payout,
     SetSecret: secret_keeping.set_secret,
@@ -161,6 +164,11 @@ class Exchange:
         return self._volatile.dirty
 
     @property
+    def now_ms(self) -> int:
+        """The latest time that the exchange was told, or that its journal says."""
+        return max(self._state.now_ms, self._volatile.now_ms)
+
+    @property
     def market_id(self) -> str:
         """Empty until the market is opened."""
         return self._state.market_id
@@ -177,12 +185,16 @@ class Exchange:
         if member is None:
             return None
         # A key that was replaced stays known as revoked, once its grace is over.
-        revoked = not member.opens(key_sha256, max(self._state.now_ms, self._volatile.now_ms))
+        revoked = not member.opens(key_sha256, self.now_ms)
         return {"member": member.name, "role": member.role, "revoked": revoked, "key_sha256": key_sha256}
 
     def members(self) -> list[Json]:
         """Every member, without keys."""
-        return [members.member_view(member) for member in self._state.members.values()]
+        found = []
+        for member in self._state.members.values():
+            limits = spending.limits_view(self._state, "member", member.name, self.now_ms)
+            found.append(members.member_view(member) | {"limits": limits})
+        return found
 
     def teams(self, now_ms: int) -> list[Json]:
         """See `teams.teams_view`; empty in a market without teams."""
@@ -258,7 +270,7 @@ class Exchange:
         return views.runs_view(self._state)
 
     def balance(self, member: str) -> Json:
-        return views.balance_view(self._state, member, max(self._state.now_ms, self._volatile.now_ms))
+        return views.balance_view(self._state, member, self.now_ms)
 
     def transfers(self, account: str, after: str | None = None, limit: int = 100) -> list[Json]:
         return views.transfers_view(self._state, account, after, limit)
@@ -310,6 +322,8 @@ class Exchange:
                 "teams",
                 "usage",
                 "grants",
+                "limits",
+                "spent",
                 "offers",
                 "providers",
                 "jobs",

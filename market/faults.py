@@ -52,6 +52,12 @@ CAUSES: Final[tuple[Cause, ...]] = (
     Cause("cancelled", "the customer cancelled", Fault.CUSTOMER, "the rest of the escrow goes back"),
     Cause("released", "the run needs the worker no longer", Fault.NONE, "the job goes on with the others"),
     Cause("escrow_exhausted", "the escrow ran out", Fault.CUSTOMER, "the job pauses; more budget resumes it"),
+    Cause(
+        "spending_limit",
+        "a spending limit of the customer or its team is reached",
+        Fault.CUSTOMER,
+        "the job pauses; it goes on when the limit has room again",
+    ),
     Cause("deadline", "the job's deadline has passed", Fault.CUSTOMER, _FAILED),
     Cause("exception", "the customer's code raised", Fault.CUSTOMER, _FAILED),
     Cause("nan", "the loss is not a number", Fault.CUSTOMER, _FAILED),
@@ -130,8 +136,8 @@ def cause_of_halt(state: str, reason: str) -> Cause:
     return cause if cause is not None and reason not in _NO_FAILURE else BY_REASON["run_died"]
 
 
-_PAUSES: Final = frozenset({"escrow_exhausted", "market_down"})
-_NO_FAILURE: Final = frozenset({"done", "released", "cancelled", "escrow_exhausted"})
+_PAUSES: Final = frozenset({"escrow_exhausted", "spending_limit", "market_down"})
+_NO_FAILURE: Final = frozenset({"done", "released", "cancelled", "escrow_exhausted", "spending_limit"})
 
 
 def render_table() -> str:

@@ -17,6 +17,7 @@ from market.metering import report_answer
 from market.offering import closing
 from market.outcomes import Answer, Json, Refusal, conflict, forbidden
 from market.secret_keeping import check_secrets
+from market.spending import check_limits
 from market.state import Job
 from market.teams import check_gang_in_quota
 from market.tuning import MAX_TUNINGS, retuned
@@ -119,7 +120,9 @@ _FIELD_OF: Final = {
 
 def _check_funds(turn: Turn, customer: str, spec: Json) -> Refusal | None:
     budget, balance = spec["limits"]["budget_nanos"], credits.spendable(turn.state, customer, turn.now_ms)
-    return None if balance >= budget else credits.short_of(balance, budget)
+    if balance < budget:
+        return credits.short_of(balance, budget)
+    return check_limits(turn.state, customer, budget, turn.now_ms, "limits.budget_usd")
 
 
 def add_budget(turn: Turn, command: AddBudget) -> Answer | Refusal:
@@ -144,6 +147,9 @@ def add_budget(turn: Turn, command: AddBudget) -> Answer | Refusal:
     if balance < command.add_nanos:
         message = f"the wallet holds {format_usd(balance)} USD"
         return Refusal("insufficient_funds", message, field="add_nanos", remedy="deposit more", status=402)
+    refusal = check_limits(turn.state, job.customer, command.add_nanos, turn.now_ms, "add_nanos")
+    if refusal is not None:
+        return refusal
     credits.hold(turn, mark, job, command.add_nanos)
     total = job.budget_nanos + command.add_nanos
     turn.emit("job_budget", {"job": job.id, "added_nanos": command.add_nanos, "budget_nanos": total})

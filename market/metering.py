@@ -18,6 +18,8 @@ from market.leases import Lease, LeaseState
 from market.outcomes import Answer, Refusal
 from market.pricing import must_pause
 from market.proving import make_segment
+from market.spending import REASON as SPENDING_LIMIT
+from market.spending import must_stop
 from market.state import Job
 from market.tuning import tuning_of_round
 from market.turn import Turn
@@ -302,8 +304,10 @@ def report_checkpoint(turn: Turn, command: ReportCheckpoint) -> Answer | Refusal
 
 
 def watch_escrow(turn: Turn, job: Job) -> None:
-    """Ask the run to pause as long as the escrow still pays for the time that this takes."""
+    """Ask the run to pause as long as the escrow, and every spending limit, still pays for the time that this takes."""
     if job.state != "running" or job.wanted != "run":
         return
     if must_pause(turn.state.escrow(job), turn.state.leases_of(job), job.last_round_ms):
         turn.want(job, "pause", "escrow_exhausted")
+    elif must_stop(turn.state, job, turn.now_ms):
+        turn.want(job, "pause", SPENDING_LIMIT)

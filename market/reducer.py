@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from market.avoidance import after_loss
-from market.credit_events import CREDIT_HANDLERS, note_hold
+from market.credit_events import CREDIT_HANDLERS, note_hold, note_spent
 from market.events import EVALUATED_BEFORE, MEMBER_BEFORE, ROUND_BEFORE, Event
 from market.fruitless import deaths_in_a_row
 from market.learning import learn
@@ -264,6 +264,7 @@ def _lease_charged(state: State, event: Event, at_ms: int) -> None:
     lease.fee_nanos += event["fee_nanos"]
     lease.committed = [(number, ms) for number, ms in lease.committed if ms > lease.charged_ms]
     state.jobs[lease.job].billed_nanos += event["amount_nanos"]
+    note_spent(state, lease.customer, event["amount_nanos"], at_ms)
     offer = state.offers[lease.offer]
     offer.earned_nanos += event["amount_nanos"] - event["fee_nanos"]
     offer.version += 1

@@ -14,6 +14,7 @@ from market.experience import Experience
 from market.fair_share import Usage
 from market.leases import Lease
 from market.owner_terms import OwnerTerms
+from market.periods import PERIODS, Period
 from storage.ledger import Ledger
 
 ROLES = ("customer", "provider", "operator", "plane")
@@ -65,6 +66,31 @@ class GrantRecord:
 
     def expired(self, now_ms: int) -> bool:
         return self.over or (self.expires_ms is not None and self.expires_ms <= now_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class LimitRecord:
+    """The most that may be spent in a day and in a month; None: no limit."""
+
+    per_day_nanos: int | None = None
+    per_month_nanos: int | None = None
+
+
+@dataclass(slots=True)
+class SpentRecord:
+    """What was billed in the newest day and the newest month of market/periods.py in which something was."""
+
+    newest: dict[str, int] = field(default_factory=dict)
+    nanos: dict[str, int] = field(default_factory=dict)
+
+    def add(self, nanos: int, at_ms: int) -> None:
+        for period in PERIODS:
+            before = self.within(period, at_ms)
+            self.newest[period.name], self.nanos[period.name] = period.number_of(at_ms), before + nanos
+
+    def within(self, period: Period, now_ms: int) -> int:
+        """What was billed in the period that `now_ms` is in."""
+        return self.nanos.get(period.name, 0) if self.newest.get(period.name) == period.number_of(now_ms) else 0
 
 
 @dataclass(slots=True)
@@ -194,7 +220,8 @@ class Job:
 @dataclass(slots=True)
 class State:
     """The whole market. Ids map to records, `secrets` a member's names to {token, set_ms}; `usage` is by team
-    since there are teams (market/fair_share.py); `open_jobs` and `live_leases` are sets in order of arrival."""
+    since there are teams (market/fair_share.py); `open_jobs` and `live_leases` are sets in order of arrival. `grants_of`, `limits` and
+    `spent` are by ("member" or "team", name)."""
 
     market_id: str = ""
     fee_ppm: int = 0
@@ -208,6 +235,8 @@ class State:
     grants: dict[str, GrantRecord] = field(default_factory=dict)
     grants_of: dict[tuple[str, str], dict[str, None]] = field(default_factory=dict)
     expiring: dict[str, None] = field(default_factory=dict)
+    limits: dict[tuple[str, str], LimitRecord] = field(default_factory=dict)
+    spent: dict[tuple[str, str], SpentRecord] = field(default_factory=dict)
     secrets: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     offers: dict[str, OfferRecord] = field(default_factory=dict)
     offers_of: dict[str, dict[str, None]] = field(default_factory=dict)

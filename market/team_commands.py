@@ -1,8 +1,9 @@
-"""What an operator says of teams and grants: frozen values like those of market/commands.py."""
+"""What an operator says of teams, grants and limits: frozen values like those of market/commands.py."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,4 +46,18 @@ class GrantCredit:
     by: str
 
 
-TeamCommand = SetTeam | RemoveTeam | MoveMember | GrantCredit
+KEEP: Final = -1
+
+
+@dataclass(frozen=True, slots=True)
+class SetLimits:
+    """The most that a member or a team may spend in a day or a month (UTC). None: no limit; KEEP: as it is."""
+
+    member: str | None
+    team: str | None
+    by: str
+    per_day_nanos: int | None = KEEP
+    per_month_nanos: int | None = KEEP
+
+
+TeamCommand = SetTeam | RemoveTeam | MoveMember | GrantCredit | SetLimits

@@ -22,6 +22,8 @@ def _team_set(state: State, event: Event, at_ms: int) -> None:
 def _team_removed(state: State, event: Event, at_ms: int) -> None:
     del state.teams[event["team"]]
     state.usage.pop(event["team"], None)
+    for kept in (state.limits, state.spent):
+        kept.pop(("team", event["team"]), None)
 
 
 def _member_teamed(state: State, event: Event, at_ms: int) -> None:

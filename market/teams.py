@@ -11,6 +11,7 @@ from market.credits import end_grant
 from market.fair_share import NO_TEAM, Usage, counted_unit_ms, quota_sentence, rank_of, within_quota
 from market.orders import Bid, BookSnapshot, Standing
 from market.outcomes import Answer, Json, Refusal, unknown
+from market.spending import limits_view
 from market.state import Job, State
 from market.turn import Turn
 
@@ -134,6 +135,7 @@ def teams_view(state: State, now_ms: int) -> list[Json]:
             "used_ppm": _ppm(counted_unit_ms(one), sum(map(counted_unit_ms, found))),
             "share_ppm": _ppm(one.weight, sum(each.weight for each in found)),
             "open_jobs": open_jobs[one.team],
+            "limits": limits_view(state, "team", one.team, now_ms),
         }
         for one in found
     ]

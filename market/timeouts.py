@@ -12,6 +12,7 @@ from market.holding import release_what_is_over
 from market.jobs import finish, pause
 from market.leases import LeaseState
 from market.outcomes import Answer, Refusal, forbidden
+from market.spending import watch_limits
 from market.turn import Turn
 
 
@@ -66,6 +67,7 @@ def _jobs(turn: Turn, before_ms: int) -> None:
         if deadline_ms is not None and turn.now_ms > job.submitted_ms + deadline_ms:
             finish(turn, job, "failed", "deadline", "the deadline has passed")
             continue
+        watch_limits(turn, job)
         if job.state == "running" and job.wanted == "pause":
             if _silent_for_ms(turn, job.wanted_ms) > settings.pause_timeout_ms:
                 pause(turn, job, "pause_timeout", "the run did not confirm; its last durable round counts")

@@ -18,6 +18,8 @@ from market.learning import took_of
 from market.leases import Lease, LeaseState
 from market.outcomes import Json, Settings
 from market.selftests import summary
+from market.spending import REASON as SPENDING_LIMIT
+from market.spending import told as limits_told
 from market.state import Job, OfferRecord, State, Volatile
 from market.teams import quota_refuses, share_sentence
 from market.tuning import planned_rounds, spec_in_force, tunings_view
@@ -329,7 +331,8 @@ def explain_view(state: State, volatile: Volatile, settings: Settings, job: Job)
         "relaxations": [],
     }
     if bid is None:
-        return view
+        waits = job.state == "paused" and job.reason == SPENDING_LIMIT
+        return view | ({"detail": limits_told(state, job, volatile.now_ms)} if waits else {})
     snapshot = take_snapshot(state, volatile, settings)
     if snapshot.standings:
         view |= {"team": bid.team or None, "share": share_sentence(state, snapshot, job)}

@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     group.command("ls")(ls)
     group.command("add")(add)
     group.command("grant")(grant)
+    group.command("limit")(limit)
     group.command("rotate")(rotate)
     group.command("revoke")(revoke)
     app.add_typer(group)
@@ -30,11 +31,13 @@ def ls(ctx: typer.Context) -> None:
     if settings.as_json:
         document(found)
         return
+    from cli.granting import limited
     from cli.verbs.wallet import moment
 
-    columns = (Column("member"), Column("role"), Column("key"), Column("added", gives_way=1))
-    rows = [[one["member"], one["role"], Styled("revoked", "red") if one["revoked"] else "valid", moment(one["added_ms"])]
-            for one in found]  # fmt: skip
+    columns = [Column("member"), Column("role"), Column("key"), Column("team", gives_way=1), Column("limits", gives_way=2),
+               Column("added", gives_way=3)]  # fmt: skip
+    rows = [[one["member"], one["role"], Styled("revoked", "red") if one["revoked"] else "valid", one["team"] or "–",
+             limited(one["limits"]), moment(one["added_ms"])] for one in found]  # fmt: skip
     print_table(settings, columns, rows)
 
 
@@ -57,6 +60,29 @@ def add(
 
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="why, for the record and for who gets it")]
 Expires = Annotated[str | None, typer.Option(metavar="WHEN", help="2026-12-31, or 30d from now; default: never")]
+
+
+PerDay = Annotated[
+    str | None, typer.Option("--limit-per-day", metavar="USD", help="most to spend in a day (UTC), or none")
+]
+PerMonth = Annotated[
+    str | None, typer.Option("--limit-per-month", metavar="USD", help="most to spend in a month (UTC), or none")
+]
+
+
+def limit(ctx: typer.Context, name: Member, per_day: PerDay = None, per_month: PerMonth = None) -> None:
+    """Limit what a member may spend; what is not named stays. `torg teams set` limits a team."""
+    from cli.granting import limited, limits_asked
+
+    settings: Settings = ctx.obj
+    asked = limits_asked(per_day, per_month)
+    if not asked:
+        raise usage("no limit is named", field="--limit-per-month", remedy="dollars, or none")
+    answer = connect(settings, "operator").set_limits(asked, member=name)
+    if settings.as_json:
+        document(answer)
+    else:
+        print(f"{name}: {limited(answer)}.")
 
 
 def grant(

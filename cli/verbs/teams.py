@@ -8,7 +8,7 @@ from cli.errors import usage
 from cli.output import Column, Styled, document, print_table
 from cli.session import connect
 from cli.settings import Settings
-from cli.verbs.members import Expires, Reason
+from cli.verbs.members import Expires, PerDay, PerMonth, Reason
 
 Team = Annotated[str, typer.Argument(metavar="TEAM")]
 
@@ -31,10 +31,12 @@ def ls(ctx: typer.Context) -> None:
     if settings.as_json:
         document(found)
         return
+    from cli.granting import limited
+
     columns = (Column("team"), Column("members", right=True, gives_way=2), Column("weight", right=True),
                Column("share", right=True), Column("used", right=True), Column("units", right=True),
-               Column("quota", right=True), Column("open jobs", right=True, gives_way=1))  # fmt: skip
-    print_table(settings, columns, [_row(one) for one in found])
+               Column("quota", right=True), Column("open jobs", right=True, gives_way=1), Column("limits", gives_way=3))  # fmt: skip
+    print_table(settings, columns, [[*_row(one), limited(one["limits"])] for one in found])
 
 
 def _row(one: dict[str, Any]) -> list[str | Styled]:
@@ -57,15 +59,24 @@ def set_(
     team: Team,
     weight: Annotated[int | None, typer.Option(help="its part of the machines, against the other teams' weights")] = None,
     quota: Annotated[str | None, typer.Option(metavar="UNITS", help="most units in use at once, or none")] = None,
+    per_day: PerDay = None,
+    per_month: PerMonth = None,
 ) -> None:
-    """Make a team, or change its weight or quota; what is not named stays."""
+    """Make a team, or change its weight, quota or limits; what is not named stays."""
     settings: Settings = ctx.obj
-    answer = connect(settings, "operator").set_team(team, weight=weight, quota_units=_units(quota))
+    from cli.granting import limited, limits_asked
+
+    asked, units = limits_asked(per_day, per_month), _units(quota)
+    market = connect(settings, "operator")
+    answer = market.set_team(team, weight=weight, quota_units=units)
+    if asked:
+        answer["limits"] = market.set_limits(asked, team=team)
     if settings.as_json:
         document(answer)
         return
     most = f"at most {answer['quota_units']} units at once" if answer["quota_units"] else "no quota"
-    print(f"Team {team}: weight {answer['weight']}, {most}.")
+    spends = f", {limited(answer['limits'])}" if answer["limits"] else ""
+    print(f"Team {team}: weight {answer['weight']}, {most}{spends}.")
 
 
 def _units(quota: str | None) -> int | None:

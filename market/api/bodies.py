@@ -51,6 +51,17 @@ class TeamBody(Body):
     quota_units: Annotated[int, Field(ge=0, le=MAX_QUOTA)] | None = None
 
 
+class LimitsBody(Body):
+    """A field that is not there keeps what is; null: no limit."""
+
+    per_day_nanos: Annotated[int, Field(ge=0, le=INT64_MAX)] | None = None
+    per_month_nanos: Annotated[int, Field(ge=0, le=INT64_MAX)] | None = None
+
+    def said(self) -> dict[str, int | None]:
+        """Only what the body names."""
+        return self.model_dump(include=self.model_fields_set)
+
+
 class MoveBody(Body):
     team: Id | None
 

@@ -80,6 +80,8 @@ DOORS: dict[str, Door] = {
     "POST /v1/members/{member}/team": Door("operator", body={"team": None}),
     "POST /v1/deposits": Door("operator", body={"id": "d", "account": "{customer}", "amount_nanos": 1}),
     "POST /v1/payouts": Door("operator", body={"id": "p", "account": "{provider}", "amount_nanos": 1}),
+    "PUT /v1/teams/{team}/limits": Door("operator", body={"per_day_nanos": 1}),
+    "PUT /v1/members/{member}/limits": Door("operator", body={"per_day_nanos": None}),
     "GET /v1/grants": Door("operator"),
     "POST /v1/grants": Door("operator", body={"id": "g", "member": "{customer}", "amount_nanos": 1, "reason": "r"}),
     "GET /v1/balance": Door("member", "ann", query="account={customer}", trusted=("operator",)),

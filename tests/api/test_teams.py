@@ -24,6 +24,12 @@ def test_an_operator_makes_teams_and_reads_them(
     assert made[:2] == (0, f"Team {team}: weight 2, at most 16 units at once.\n")
     assert torg("teams", "set", team, "--quota", "none")[1] == f"Team {team}: weight 2, no quota.\n"
     assert torg("teams", "set", team, "--quota", "many")[0] == 2
+    limited = torg("teams", "set", team, "--limit-per-month", "1000")[1]
+    assert limited == f"Team {team}: weight 2, no quota, $0.00 of $1,000.00 a month.\n"
+    assert torg("members", "limit", ann, "--limit-per-day", "20")[1] == f"{ann}: $0.00 of $20.00 a day.\n"
+    assert "$0.00 of $20.00 a day" in torg("members", "ls")[1]
+    assert torg("members", "limit", ann, "--limit-per-day", "none")[1] == f"{ann}: no limit.\n"
+    assert torg("members", "limit", ann)[0] == 2
     assert torg("teams", "move", ann, team)[1] == f"{ann} belongs to team {team}.\n"
     row = next(one for one in json.loads(torg("teams", "ls", "--json")[1]) if one["team"] == team)
     assert (row["weight"], row["quota_units"], row["members"], row["units"]) == (2, None, 1, 0)

@@ -33,6 +33,7 @@ from market.commands import (
     ReportCheckpoint,
     ReportReadings,
     RevokeMember,
+    SetLimits,
     SetTeam,
     StartLease,
     StopMarket,
@@ -278,6 +279,11 @@ class ExchangeMachine(RuleBasedStateMachine):
         member, team = (None, to) if to == "physics" else (to, None)
         expires_ms = None if for_ms is None else self.scene.now_ms + for_ms
         self.say(GrantCredit(id, member, team, nanos, expires_ms, "to begin with", by))
+
+    @rule(who=st.sampled_from(["ann", "bob", "physics"]), day=st.none() | AMOUNTS, month=st.just(-1) | AMOUNTS)
+    def limit(self, who: str, day: int | None, month: int) -> None:
+        member, team = (None, who) if who == "physics" else (who, None)
+        self.say(SetLimits(member, team, "op", day, month))
 
     @rule(member=WHO, team=st.sampled_from(["physics", "bio", "", "chem"]))
     def move(self, member: str, team: str) -> None:
