@@ -22,7 +22,7 @@ from cli.settings import Settings, current_settings
 
 VERBS = {
     "up": "market", "down": "market", "status": "market", "invite": "market",
-    "backup": "backup", "restore": "backup", "members": "members", "teams": "teams",
+    "backup": "backup", "restore": "backup", "members": "members", "teams": "teams", "join": "join",
     "provide": "provide", "provider": "provider",
     "offers": "offers",
     "submit": "submit", "run": "run",

@@ -22,8 +22,13 @@ class Settings:
     color: bool
     ca: Path | None = None
 
+    @property
+    def joined_file(self) -> Path:
+        """Which market this home has joined, as whom, and with which key (0600)."""
+        return self.home / "joined.json"
+
     def market_url(self) -> str:
-        """The named URL, else the one that `torg up` wrote into the home."""
+        """The named URL, else the one that `torg up` wrote into the home, or that this home has joined."""
         if self.url:
             return self.url.rstrip("/")
         if url := self._local_url():
@@ -36,16 +41,19 @@ class Settings:
         """The certificates to trust beside the machine's: those named, else what `torg up` noted of its own market."""
         if self.ca is not None or (self.url and self.url.rstrip("/") != self._local_url()):
             return self.ca
-        found = _read_json(self.home / "market.json")
-        return Path(str(found["ca"])) if found and found.get("ca") else None
+        found = self._known_market()
+        return Path(str(found["ca"])) if found.get("ca") else None
 
     def key_for(self, role: str) -> str:
-        """The named key, else the local account's. Local keys are never sent to another market's URL."""
+        """The named key, else the one that this home joined with, else the local account's. Local keys are never sent to another market's URL."""
         if self.key:
             return self.key
         if self.url and self.url.rstrip("/") != self._local_url():
             raise refused("key_missing", f"no key for {self.url}", field="--key", remedy="give --key or set TORG_KEY")
-        keys = _read_json(self.home / "keys.json")
+        joined = self._known_market().get("key")
+        if joined:
+            return str(joined)
+        keys = read_json(self.home / "keys.json")
         if not keys or not keys.get(role):
             raise refused(
                 "key_missing", f"no {role} key in {self.home / 'keys.json'}", field="--key", remedy="give --key"
@@ -54,12 +62,16 @@ class Settings:
 
     def market_public_key(self) -> str | None:
         """The key with which the market of this home signs, where `torg up` has noted it."""
-        found = _read_json(self.home / "market.json")
+        found = read_json(self.home / "market.json")
         return str(found["public_key"]) if found and found.get("public_key") else None
 
     def _local_url(self) -> str | None:
-        found = _read_json(self.home / "market.json")
-        return str(found["url"]).rstrip("/") if found and found.get("url") else None
+        found = self._known_market()
+        return str(found["url"]).rstrip("/") if found.get("url") else None
+
+    def _known_market(self) -> dict[str, object]:
+        """The market of this home, else the one that it has joined, else nothing."""
+        return read_json(self.home / "market.json") or read_json(self.joined_file) or {}
 
 
 def read_settings(named: Globals, environment: Mapping[str, str], *, terminal: bool) -> Settings:
@@ -87,7 +99,8 @@ def default_home() -> Path:
     return Path(platformdirs.user_data_dir("torg", appauthor=False))
 
 
-def _read_json(path: Path) -> dict[str, object] | None:
+def read_json(path: Path) -> dict[str, object] | None:
+    """A JSON object from a file of the home; None where there is none."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

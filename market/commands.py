@@ -13,9 +13,26 @@ from typing import Any, Final
 
 from market.clearing import Clearing
 from market.owner_terms import OwnerTerms
-from market.team_commands import KEEP, GrantCredit, MoveMember, RemoveTeam, SetLimits, SetTeam, TeamCommand
+from market.team_commands import (
+    KEEP,
+    GrantCredit,
+    Join,
+    MakeInvite,
+    MoveMember,
+    RemoveTeam,
+    ResumeMember,
+    RevokeInvite,
+    SetLimits,
+    SetRole,
+    SetTeam,
+    SuspendMember,
+    TeamCommand,
+)
 
-__all__ = ["KEEP", "GrantCredit", "MoveMember", "RemoveTeam", "SetLimits", "SetTeam"]
+__all__ = [
+    "KEEP", "GrantCredit", "Join", "MakeInvite", "MoveMember", "RemoveTeam", "ResumeMember",
+    "RevokeInvite", "SetLimits", "SetRole", "SetTeam", "SuspendMember",
+]  # fmt: skip
 SYSTEM: Final = "market"
 
 

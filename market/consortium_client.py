@@ -1,4 +1,4 @@
-"""The part of the SDK for those who run a market together: teams, limits, grants. Mixed into `market.client.Market`."""
+"""The part of the SDK for those who run a market together: members, invitations, teams, limits, grants. Mixed into `market.client.Market`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +13,33 @@ class Consortium:
     """Routes for operators, each one method."""
 
     _wire: Wire
+
+    def set_role(self, member: str, role: str) -> Json:
+        return self._wire.json("POST", f"/v1/members/{part(member)}/role", body={"role": role})
+
+    def suspend_member(self, member: str, *, reason: str = "") -> Json:
+        """Nothing new of this member begins; what runs goes on (operator)."""
+        return self._wire.json("POST", f"/v1/members/{part(member)}/suspend", body={"reason": reason})
+
+    def resume_member(self, member: str) -> Json:
+        return self._wire.json("POST", f"/v1/members/{part(member)}/resume", body={})
+
+    def invites(self) -> list[Json]:
+        """Every invitation, without codes (operator)."""
+        items: list[Json] = self._wire.json("GET", "/v1/invites")["items"]
+        return items
+
+    def make_invite(self, role: str, *, team: str | None = None, member: str | None = None, for_ms: int) -> Json:
+        """{invite, code, expires_ms, …}: the code is shown this once (operator). Not retried."""
+        body = {"role": role, "team": team, "member": member, "for_ms": for_ms}
+        return self._wire.json("POST", "/v1/invites", body=body, repeatable=False)
+
+    def revoke_invite(self, invite: str) -> Json:
+        return self._wire.json("POST", f"/v1/invites/{part(invite)}/revoke", body={})
+
+    def join(self, code: str, key_sha256: str, *, member: str | None = None) -> Json:
+        """{member, role, team, market, …}: a new member with a key of its own; needs no key."""
+        return self._wire.json("POST", "/v1/join", body={"code": code, "member": member, "key_sha256": key_sha256})
 
     def teams(self) -> list[Json]:
         """Every team with its use and share (operator)."""

@@ -14,12 +14,15 @@ from typing import Any, Final, cast
 from market import (
     attempts,
     credits,
+    explaining,
     granting,
     holding,
+    invitations,
     jobs,
     members,
     metering,
     offering,
+    roles,
     secret_keeping,
     spending,
     teams,
@@ -40,7 +43,9 @@ from market.commands import (
     HaltJob,
     Heard,
     HoldOffer,
+    Join,
     LoseRay,
+    MakeInvite,
     MoveMember,
     OpenMarket,
     Payout,
@@ -53,15 +58,19 @@ from market.commands import (
     ReportReadings,
     ReportRound,
     ReportSave,
+    ResumeMember,
     RetuneJob,
+    RevokeInvite,
     RevokeMember,
     RotateKey,
     SetLimits,
+    SetRole,
     SetSecret,
     SetTeam,
     StartLease,
     StopMarket,
     SubmitJob,
+    SuspendMember,
     Tick,
 )
 from market.events import Event
@@ -82,6 +91,12 @@ _DECISIONS: Final[Mapping[type, _Decide]] = {
     AddMember: members.add_member,
     RevokeMember: members.revoke_member,
     RotateKey: members.rotate_key,
+    SetRole: roles.set_role,
+    SuspendMember: roles.suspend_member,
+    ResumeMember: roles.resume_member,
+    MakeInvite: invitations.make_invite,
+    RevokeInvite: invitations.revoke_invite,
+    Join: invitations.join,
     SetTeam: teams.set_team,
     RemoveTeam: teams.remove_team,
     MoveMember: teams.move_member,
@@ -117,7 +132,7 @@ _DECISIONS: Final[Mapping[type, _Decide]] = {
 _DIRTYING: Final = frozenset(
     {
         "offer_placed", "offer_changed", "offer_held", "job_submitted", "job_state", "job_wanted", "job_budget", "lease_ended",
-        "team_set", "team_removed", "member_teamed",
+        "team_set", "team_removed", "member_teamed", "member_suspended", "member_resumed",
     }
 )  # fmt: skip
 
@@ -195,6 +210,10 @@ class Exchange:
             limits = spending.limits_view(self._state, "member", member.name, self.now_ms)
             found.append(members.member_view(member) | {"limits": limits})
         return found
+
+    def invites(self, now_ms: int) -> list[Json]:
+        """Every invitation, oldest first, without codes."""
+        return [invitations.invite_view(one, now_ms) for one in self._state.invites.values()]
 
     def teams(self, now_ms: int) -> list[Json]:
         """See `teams.teams_view`; empty in a market without teams."""
@@ -277,7 +296,7 @@ class Exchange:
 
     def explain(self, job: str) -> Json | None:
         found = self._state.jobs.get(job)
-        return None if found is None else views.explain_view(self._state, self._volatile, self.settings, found)
+        return None if found is None else explaining.explain_view(self._state, self._volatile, self.settings, found)
 
     def rounds(self, job: str) -> list[Json] | None:
         found = self._state.jobs.get(job)
@@ -319,6 +338,7 @@ class Exchange:
                 "stopped",
                 "members",
                 "by_key",
+                "invites",
                 "teams",
                 "usage",
                 "grants",

@@ -49,6 +49,7 @@ def offer_order(state: State, offer: OfferRecord, volatile: Volatile) -> Offer:
         shares=offer.shares,
         network=has_network(offer),
         matchable=offer.state == "open"
+        and not state.members[offer.provider].suspended
         and not (is_suspect(offer, volatile) or is_paused(offer) or _goes_soon(offer, volatile)),
     )
 
@@ -87,6 +88,8 @@ def bid_of(state: State, job: Job, settings: Settings, now_ms: int) -> Bid | Non
     workers = job.spec["workers"]
     live = state.live_leases_of(job)
     if job.state not in ("pending", "running") or job.wanted != "run" or len(live) >= workers["max"]:
+        return None
+    if not live and state.members[job.customer].suspended:
         return None
     # A gang that holds nobody must be complete at once; one that lost somebody takes whoever comes.
     missing = workers["min"] if not live else 1

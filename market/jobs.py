@@ -47,7 +47,7 @@ def submit_job(turn: Turn, command: SubmitJob) -> Answer | Refusal:
         if (known.customer, known.spec_digest) == (command.by, digest):
             return Answer(job_view(turn.state, turn.volatile, known), created=False)
         return conflict("job", command.id)
-    refusal = closing() if turn.state.stopped else None
+    refusal = closing() if turn.state.stopped else turn.require_active(command.by)
     refusal = refusal or check_job_spec(spec, turn.settings) or _check_open_jobs(turn, command.by)
     refusal = refusal or check_secrets(turn.state, command.by, spec) or check_gang_in_quota(turn.state, command.by, spec)
     refusal = refusal or _check_feasible(turn, command.id, spec) or _check_funds(turn, command.by, spec)
@@ -143,6 +143,9 @@ def add_budget(turn: Turn, command: AddBudget) -> Answer | Refusal:
         return Answer(job_view(turn.state, turn.volatile, job), created=False) if same else conflict("budget", command.id)
     if not job.open:
         return Refusal("job_over", f"{job.id} is {job.state}", field="job", status=409)
+    refusal = turn.require_active(command.by)
+    if refusal is not None:
+        return refusal
     balance = credits.spendable(turn.state, job.customer, turn.now_ms)
     if balance < command.add_nanos:
         message = f"the wallet holds {format_usd(balance)} USD"

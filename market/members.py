@@ -8,14 +8,16 @@ from market.checking import invalid, is_digest, is_int, is_name, is_text
 from market.commands import SYSTEM, AddMember, Deposit, OpenMarket, Payout, RevokeMember, RotateKey
 from market.granting import end_lease
 from market.outcomes import Answer, Json, Refusal, conflict, unknown
-from market.state import ROLES, MemberRecord
+from market.state import ROLES, MemberRecord, State
 from market.turn import Turn
-from storage.ledger import FEE, WORLD, Status, Transfer, earnings, wallet
+from storage.ledger import FEE, GRANTS, WORLD, Status, Transfer, earnings, wallet
 from storage.units import format_usd
 
 LONGEST_GRACE_MS: Final = 30 * 86_400_000
 # The market's own process and accounts: a member of that name would be shown what is theirs.
-_RESERVED: Final = (SYSTEM, FEE, WORLD)
+_RESERVED: Final = (SYSTEM, FEE, WORLD, GRANTS)
+OWN_ACCOUNTS: Final = ("operator", "customer", "provider", "plane")
+"""Made when a market is opened (market/api/opening.py); its own processes and commands use them."""
 
 
 def open_market(turn: Turn, command: OpenMarket) -> Answer | Refusal:
@@ -37,9 +39,7 @@ def add_member(turn: Turn, command: AddMember) -> Answer | Refusal:
     if refusal is not None:
         return refusal
     if not is_name(command.member) or command.member in _RESERVED:
-        return invalid(
-            "member", command.member, f"1 to 64 letters, digits, dots, dashes, and not {' or '.join(_RESERVED)}"
-        )
+        return _bad_name(command.member)
     if command.role not in ROLES:
         return invalid("role", command.role, ", ".join(ROLES))
     if not is_digest(command.key_sha256):
@@ -55,8 +55,24 @@ def add_member(turn: Turn, command: AddMember) -> Answer | Refusal:
         return Refusal("conflict", "this key belongs to another member", field="key_sha256", status=409)
     if known is None and len(state.members) >= turn.settings.max_members:
         return Refusal("too_many_members", f"the market holds {turn.settings.max_members} members", status=429)
-    turn.emit("member_added", {"member": command.member, "role": command.role, "key_sha256": command.key_sha256})
+    fields = {"member": command.member, "role": command.role, "key_sha256": command.key_sha256}
+    turn.emit("member_added", {**fields, "by": command.by})
     return Answer(member_view(state.members[command.member]))
+
+
+def check_new_member(state: State, name: str) -> Refusal | None:
+    """Refuse a name that is none, or somebody's, a revoked member's too."""
+    if not is_name(name) or name in _RESERVED:
+        return _bad_name(name)
+    if name in state.members:
+        return Refusal(
+            "conflict", f"there is a member {name!r} already", field="member", remedy="choose another name", status=409
+        )
+    return None
+
+
+def _bad_name(name: str) -> Refusal:
+    return invalid("member", name, f"1 to 64 letters, digits, dots, dashes, and not {' or '.join(_RESERVED)}")
 
 
 def revoke_member(turn: Turn, command: RevokeMember) -> Answer | Refusal:
@@ -70,7 +86,7 @@ def revoke_member(turn: Turn, command: RevokeMember) -> Answer | Refusal:
         return Refusal("forbidden", "nobody revokes itself: another operator must do it", field="member", status=403)
     if member.revoked:
         return Answer(member_view(member), created=False)
-    turn.emit("member_revoked", {"member": member.name})
+    turn.emit("member_revoked", {"member": member.name, "by": command.by})
     for name in turn.state.offers_of.get(member.name, ()):
         offer = turn.state.offers[name]
         if offer.state != "withdrawn":
@@ -116,7 +132,7 @@ def rotated_view(member: MemberRecord) -> Json:
 
 def member_view(member: MemberRecord) -> Json:
     told = {"member": member.name, "role": member.role, "revoked": member.revoked, "added_ms": member.added_ms}
-    return told | {"team": member.team or None}
+    return told | {"team": member.team or None, "suspended": member.suspended}
 
 
 def deposit(turn: Turn, command: Deposit) -> Answer | Refusal:

@@ -38,7 +38,7 @@ def place_offer(turn: Turn, command: PlaceOffer) -> Answer | Refusal:
         return conflict("offer", command.id)
     digest = _digest(command)
     if known is None:
-        refusal = _check_limits(turn, command)
+        refusal = turn.require_active(command.by) or _check_limits(turn, command)
         if refusal is not None:
             return refusal
         _list(turn, command, digest)

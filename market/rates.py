@@ -20,6 +20,7 @@ class Rate:
 
 MEMBER = Rate(per_s=1_000, burst=4_000)
 ADDRESS = Rate(per_s=50, burst=200)  # without a key: health checks and scrapes
+WRONG_CODES = Rate(per_s=0.2, burst=20)  # 192 bits are not guessed either; nobody types more than a few
 WRONG_KEYS = Rate(per_s=5, burst=200)  # spares the log and the processor: keys of 256 bits are not guessed
 
 

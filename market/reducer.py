@@ -11,8 +11,9 @@ from market.events import EVALUATED_BEFORE, MEMBER_BEFORE, ROUND_BEFORE, Event
 from market.fruitless import deaths_in_a_row
 from market.learning import learn
 from market.leases import Lease, LeaseState
+from market.member_events import MEMBER_HANDLERS
 from market.owner_terms import OwnerTerms
-from market.state import FINAL_STATES, Job, MemberRecord, OfferRecord, ProviderRecord, State
+from market.state import FINAL_STATES, Job, OfferRecord, ProviderRecord, State
 from market.team_events import TEAM_HANDLERS, note_use
 from storage.ledger import Status, Transfer
 from trainers.attempts import KILLS
@@ -36,32 +37,6 @@ def _market_stopped(state: State, event: Event, at_ms: int) -> None:
 
 def _market_reopened(state: State, event: Event, at_ms: int) -> None:
     state.stopped = False
-
-
-def _member_added(state: State, event: Event, at_ms: int) -> None:
-    member = MemberRecord(event["member"], event["role"], event["key_sha256"], at_ms)
-    state.members[member.name] = member
-    state.by_key[member.key_sha256] = member.name
-
-
-def _member_revoked(state: State, event: Event, at_ms: int) -> None:
-    member = state.members[event["member"]]
-    member.revoked = True
-
-
-def _member_rotated(state: State, event: Event, at_ms: int) -> None:
-    member = state.members[event["member"]]
-    member.old_key_sha256, member.old_until_ms = member.key_sha256, event["old_until_ms"]
-    member.key_sha256 = event["key_sha256"]
-    state.by_key[member.key_sha256] = member.name
-
-
-def _secret_set(state: State, event: Event, at_ms: int) -> None:
-    state.secrets.setdefault(event["member"], {})[event["name"]] = {"token": event["token"], "set_ms": at_ms}
-
-
-def _secret_removed(state: State, event: Event, at_ms: int) -> None:
-    del state.secrets[event["member"]][event["name"]]
 
 
 def _transfer(state: State, event: Event, at_ms: int) -> None:
@@ -368,11 +343,6 @@ _HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     "market_opened": _market_opened,
     "market_stopped": _market_stopped,
     "market_reopened": _market_reopened,
-    "member_added": _member_added,
-    "member_revoked": _member_revoked,
-    "member_rotated": _member_rotated,
-    "secret_set": _secret_set,
-    "secret_removed": _secret_removed,
     "transfer": _transfer,
     "offer_placed": _offer_placed,
     "offer_terms": _offer_terms,
@@ -399,6 +369,7 @@ _HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     "provenance": _provenance,
     "job_result": _job_result,
     "clearing": _clearing,
+    **MEMBER_HANDLERS,
     **TEAM_HANDLERS,
     **CREDIT_HANDLERS,
 }

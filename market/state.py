@@ -32,12 +32,35 @@ class MemberRecord:
     old_key_sha256: str | None = None
     old_until_ms: int = 0
     team: str = ""
+    suspended: bool = False
 
     def opens(self, key_sha256: str, now_ms: int) -> bool:
         """Whether this key is the member's now: the newest one, or the one before within its grace."""
         if self.revoked:
             return False
         return key_sha256 == self.key_sha256 or (key_sha256 == self.old_key_sha256 and now_ms < self.old_until_ms)
+
+
+@dataclass(slots=True)
+class InviteRecord:
+    """An invitation; `team` and `member` (for whom it is) may be empty, `used_by` is once it was used."""
+
+    id: str
+    role: str
+    team: str
+    member: str
+    code_sha256: str
+    expires_ms: int
+    by: str
+    made_ms: int
+    revoked: bool = False
+    used_by: str = ""
+
+    def state(self, now_ms: int) -> str:
+        """`used`, `revoked`, `expired` or `open`."""
+        if self.used_by:
+            return "used"
+        return "revoked" if self.revoked else "open" if now_ms < self.expires_ms else "expired"
 
 
 @dataclass(slots=True)
@@ -230,6 +253,7 @@ class State:
     now_ms: int = 0
     members: dict[str, MemberRecord] = field(default_factory=dict)
     by_key: dict[str, str] = field(default_factory=dict)
+    invites: dict[str, InviteRecord] = field(default_factory=dict)
     teams: dict[str, TeamRecord] = field(default_factory=dict)
     usage: dict[str, Usage] = field(default_factory=dict)
     grants: dict[str, GrantRecord] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What an operator says of teams, grants and limits: frozen values like those of market/commands.py."""
+"""What operators say of members, teams, grants and limits, and who joins: frozen values like those of market/commands.py."""
 
 from __future__ import annotations
 
@@ -60,4 +60,57 @@ class SetLimits:
     per_month_nanos: int | None = KEEP
 
 
-TeamCommand = SetTeam | RemoveTeam | MoveMember | GrantCredit | SetLimits
+@dataclass(frozen=True, slots=True)
+class MakeInvite:
+    """A code, of which only the SHA-256 comes here, makes one member of that role within `for_ms`. `team` and `member` (the
+    name that it must take) may be empty."""
+
+    id: str
+    role: str
+    team: str
+    member: str
+    code_sha256: str
+    for_ms: int
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeInvite:
+    invite: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Whoever has the code says its name (empty: the invitation's) and the SHA-256 of a key of its own making."""
+
+    invite: str
+    code_sha256: str
+    member: str
+    key_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetRole:
+    member: str
+    role: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class SuspendMember:
+    """No new jobs and no new leases; what runs goes on."""
+
+    member: str
+    reason: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeMember:
+    member: str
+    by: str
+
+
+MemberCommand = MakeInvite | RevokeInvite | Join | SetRole | SuspendMember | ResumeMember
+TeamCommand = SetTeam | RemoveTeam | MoveMember | GrantCredit | SetLimits | MemberCommand

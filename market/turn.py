@@ -58,13 +58,23 @@ class Turn:
         member = self.state.members.get(by)
         if member is None or member.revoked:
             return Refusal("unauthorized", f"{by!r} is no member of this market", status=401)
+        if member.suspended and member.role == "operator":
+            return forbidden(f"{by!r} is suspended")
         if member.role not in roles:
             return forbidden(f"this is for {' or '.join(sorted(roles))}, and {by!r} is a {member.role}")
         return None
 
+    def require_active(self, by: str) -> Refusal | None:
+        """Refuse to begin something for a member that is suspended."""
+        member = self.state.members.get(by)
+        if member is None or not member.suspended:
+            return None
+        message = f"{by} is suspended: what runs goes on, and nothing new begins"
+        return Refusal("member_suspended", message, remedy="ask an operator", status=403)
+
     def is_operator(self, by: str) -> bool:
         member = self.state.members.get(by)
-        return by == SYSTEM or (member is not None and member.role == "operator")
+        return by == SYSTEM or (member is not None and member.role == "operator" and not member.suspended)
 
     def find_job(self, name: str, by: str) -> Job | Refusal:
         """The job, if it is this customer's or the asker is an operator or the plane; else as if it did not exist."""

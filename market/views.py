@@ -7,21 +7,17 @@ from itertools import islice
 from typing import Any
 
 from market.attempts import attempts_view, command_view, restarts
-from market.clearing import Reason, clear, explain
 from market.credits import granted_view, job_credit_view
 from market.estimates import outcome_of
 from market.events import MEMBER_BEFORE
 from market.fruitless import deaths_in_a_row
-from market.granting import bid_of, has_network, is_suspect, take_snapshot
+from market.granting import has_network, is_suspect
 from market.holding import shown_state
 from market.learning import took_of
 from market.leases import Lease, LeaseState
-from market.outcomes import Json, Settings
+from market.outcomes import Json
 from market.selftests import summary
-from market.spending import REASON as SPENDING_LIMIT
-from market.spending import told as limits_told
 from market.state import Job, OfferRecord, State, Volatile
-from market.teams import quota_refuses, share_sentence
 from market.tuning import planned_rounds, spec_in_force, tunings_view
 from storage.ledger import Entry, account_class, credit, earnings, escrow, wallet
 from storage.units import NANOS_PER_USD, format_instant
@@ -313,41 +309,6 @@ def transfers_view(state: State, account: str, after: str | None, limit: int) ->
         }
         for entry in found[:limit]
     ]
-
-
-def explain_view(state: State, volatile: Volatile, settings: Settings, job: Job) -> Json:
-    """Why the job is (not) matched, on the offers of now."""
-    bid = bid_of(state, job, settings, volatile.now_ms)
-    view: Json = {
-        "job": job.id,
-        "state": job.state,
-        "matched": bool(job.live),
-        "workers": len(job.live),
-        "workers_min": job.spec["workers"]["min"],
-        "workers_max": job.spec["workers"]["max"],
-        "reason": job.reason,
-        "detail": job.detail,
-        "removed": [],
-        "relaxations": [],
-    }
-    if bid is None:
-        waits = job.state == "paused" and job.reason == SPENDING_LIMIT
-        return view | ({"detail": limits_told(state, job, volatile.now_ms)} if waits else {})
-    snapshot = take_snapshot(state, volatile, settings)
-    if snapshot.standings:
-        view |= {"team": bid.team or None, "share": share_sentence(state, snapshot, job)}
-        if (quota := quota_refuses(snapshot, bid)) is not None:
-            return view | {"reason": str(Reason.TEAM_QUOTA), "detail": quota}
-    own = clear(type(snapshot)(snapshot.offers, (bid,)))
-    if own.matches:
-        return view | {"detail": view["detail"] or "it fits and waits for its turn"}
-    why = explain(snapshot.offers, bid)
-    return view | {
-        "reason": str(why.reason),
-        "detail": why.detail,
-        "removed": [{"reason": str(one.reason), "gpus": one.gpus} for one in why.removed],
-        "relaxations": list(why.relaxations),
-    }
 
 
 def rounds_view(job: Job) -> list[Json]:

@@ -156,6 +156,7 @@ def _clearing(event: Event) -> Iterator[tuple[str, Event]]:
 _MANY: dict[str, Callable[[Event], Iterator[tuple[str, Event]]]] = {
     "member_added": _member,
     "member_revoked": _member,
+    "member_role": _member,
     "round_committed": _round,
     "round_evaluated": _evaluated,
     "clearing": _clearing,

@@ -1,6 +1,6 @@
 """`torg members`: who is in the market, who comes in, whose key ends."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -8,6 +8,7 @@ from cli.errors import usage
 from cli.output import Column, Styled, document, print_table
 from cli.session import ROLES, connect
 from cli.settings import Settings
+from cli.verbs import invitations
 
 Member = Annotated[str, typer.Argument(metavar="NAME")]
 
@@ -21,6 +22,7 @@ def register(app: typer.Typer) -> None:
     group.command("limit")(limit)
     group.command("rotate")(rotate)
     group.command("revoke")(revoke)
+    invitations.register(group)
     app.add_typer(group)
 
 
@@ -36,9 +38,15 @@ def ls(ctx: typer.Context) -> None:
 
     columns = [Column("member"), Column("role"), Column("key"), Column("team", gives_way=1), Column("limits", gives_way=2),
                Column("added", gives_way=3)]  # fmt: skip
-    rows = [[one["member"], one["role"], Styled("revoked", "red") if one["revoked"] else "valid", one["team"] or "–",
+    rows = [[one["member"], one["role"], _standing(one), one["team"] or "–",
              limited(one["limits"]), moment(one["added_ms"])] for one in found]  # fmt: skip
     print_table(settings, columns, rows)
+
+
+def _standing(one: dict[str, Any]) -> Styled:
+    if one["revoked"]:
+        return Styled("revoked", "red")
+    return Styled("suspended", "yellow") if one["suspended"] else Styled("valid")
 
 
 def add(

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from market.hardware import MAX_UNITS
+from market.invitations import LONGEST_INVITE_MS
 from market.members import LONGEST_GRACE_MS
 from market.owner_terms import DEFAULT_NOTICE_MS, LONGEST_NOTICE_MS
 from market.teams import MAX_QUOTA, MAX_WEIGHT
@@ -38,6 +39,31 @@ class Nothing(Body):
 class MemberBody(Body):
     member: Id
     role: Literal["customer", "provider", "operator", "plane"]
+
+
+class InviteBody(Body):
+    """`member`: the name that whoever joins must take."""
+
+    role: Literal["customer", "provider", "operator"]
+    team: Id | None = None
+    member: Id | None = None
+    for_ms: Annotated[int, Field(ge=1, le=LONGEST_INVITE_MS)] = 3 * 86_400_000
+
+
+class JoinBody(Body):
+    """`key_sha256`: of the key that the newcomer has made and keeps."""
+
+    code: Annotated[str, Field(min_length=1, max_length=256)]
+    member: Id | None = None
+    key_sha256: Digest
+
+
+class RoleBody(Body):
+    role: Literal["customer", "provider", "operator"]
+
+
+class SuspendBody(Body):
+    reason: Annotated[str, Field(max_length=200)] = ""
 
 
 class RotateBody(Body):

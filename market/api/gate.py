@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from starlette.types import Scope
 
 from market.api.problems import Problem
-from market.rates import ADDRESS, MEMBER, WRONG_KEYS, Buckets
+from market.rates import ADDRESS, MEMBER, WRONG_CODES, WRONG_KEYS, Buckets
 
 
 @dataclass(slots=True)
@@ -21,8 +21,9 @@ class Gate:
     members: Buckets = field(default_factory=lambda: Buckets(MEMBER))
     addresses: Buckets = field(default_factory=lambda: Buckets(ADDRESS))
     wrong_keys: Buckets = field(default_factory=lambda: Buckets(WRONG_KEYS))
+    wrong_codes: Buckets = field(default_factory=lambda: Buckets(WRONG_CODES))
     clock_s: Callable[[], float] = time.monotonic
-    refused: dict[str, int] = field(default_factory=lambda: {"member": 0, "address": 0, "wrong_key": 0})
+    refused: dict[str, int] = field(default_factory=lambda: {"member": 0, "address": 0, "wrong_key": 0, "wrong_code": 0})
 
     def pass_member(self, member: str, role: str) -> None:
         """A call with a right key; Problem 429."""
@@ -36,6 +37,10 @@ class Gate:
     def pass_wrong_key(self, address: str) -> None:
         """A key that opens nothing; Problem 429 instead of its 401."""
         self._take("wrong_key", self.wrong_keys, address)
+
+    def pass_wrong_code(self, address: str) -> None:
+        """An invitation's code that is none; Problem 429 instead of its refusal."""
+        self._take("wrong_code", self.wrong_codes, address)
 
     def _take(self, kind: str, buckets: Buckets, name: str) -> None:
         wait_s = buckets.take(name, self.clock_s())

@@ -29,7 +29,8 @@ PAGES = {"GET /openapi.json", "GET /docs", "GET /docs/oauth2-redirect", "GET /re
 class Door:
     """`who` as docs/API.md writes it: «anybody», «member», or roles. `owner`: ann, host, or None for a route that names no
     object. `trusted`: roles that see everybody's. `status`: what a stranger gets for somebody else's id and for one that
-    never was. `shows`: names of the scene that everybody may see here; `because` says why, and why a status is not 404.
+    never was. `shows`: names of the scene that everybody may see here; `because` says why, and why a status is not 404. `opens`: what
+    anybody is answered where `who` is «anybody».
     """
 
     who: str
@@ -42,6 +43,7 @@ class Door:
     status: int = 404
     shows: tuple[str, ...] = ()
     because: str = ""
+    opens: int = 200
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -74,6 +76,13 @@ DOORS: dict[str, Door] = {
     "POST /v1/members": Door("operator", body={"member": "{customer}", "role": "customer"}),
     "POST /v1/members/{member}/revoke": Door("operator", body={}),
     "POST /v1/members/{member}/rotate": Door("operator", body={"grace_ms": 0}),
+    "POST /v1/members/{member}/role": Door("operator", body={"role": "provider"}),
+    "POST /v1/members/{member}/suspend": Door("operator", body={}),
+    "POST /v1/members/{member}/resume": Door("operator", body={}),
+    "GET /v1/invites": Door("operator"),
+    "POST /v1/invites": Door("operator", body={"role": "customer"}),
+    "POST /v1/invites/{invite}/revoke": Door("operator", body={}),
+    "POST /v1/join": Door("anybody", body={"code": "join_i1_x", "key_sha256": ZERO}, opens=404, because="a wrong code"),
     "GET /v1/teams": Door("operator"),
     "PUT /v1/teams/{team}": Door("operator", body={"weight": 1}),
     "POST /v1/teams/{team}/remove": Door("operator", body={}),

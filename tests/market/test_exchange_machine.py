@@ -32,12 +32,15 @@ from market.commands import (
     ReopenMarket,
     ReportCheckpoint,
     ReportReadings,
+    ResumeMember,
     RevokeMember,
     SetLimits,
+    SetRole,
     SetTeam,
     StartLease,
     StopMarket,
     SubmitJob,
+    SuspendMember,
     Tick,
 )
 from market.exchange import Refusal, Settings
@@ -284,6 +287,14 @@ class ExchangeMachine(RuleBasedStateMachine):
     def limit(self, who: str, day: int | None, month: int) -> None:
         member, team = (None, who) if who == "physics" else (who, None)
         self.say(SetLimits(member, team, "op", day, month))
+
+    @rule(member=WHO, by=st.sampled_from(["op", "op", "ann"]), back=st.booleans())
+    def suspend(self, member: str, by: str, back: bool) -> None:
+        self.say(ResumeMember(member, by) if back else SuspendMember(member, "for a reason", by))
+
+    @rule(member=st.sampled_from(["bob", "p2", "ann", "plane"]), role=st.sampled_from(["customer", "provider", "operator"]))
+    def change_role(self, member: str, role: str) -> None:
+        self.say(SetRole(member, role, "op"))
 
     @rule(member=WHO, team=st.sampled_from(["physics", "bio", "", "chem"]))
     def move(self, member: str, team: str) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from market.api.bodies import MemberBody, Nothing, RotateBody
+from market.api.bodies import MemberBody, Nothing, RoleBody, RotateBody, SuspendBody
 from market.api.limits import StrictRoute
 from market.api.services import Has, Operator
-from market.commands import AddMember, RevokeMember, RotateKey
+from market.commands import AddMember, ResumeMember, RevokeMember, RotateKey, SetRole, SuspendMember
 
 router = APIRouter(prefix="/v1/members", route_class=StrictRoute, tags=["members"])
 
@@ -43,6 +43,27 @@ async def rotate_key(services: Has, caller: Operator, member: str, body: RotateB
     command = RotateKey(member=member, key_sha256=hash_of(key), grace_ms=body.grace_ms, by=caller.name)
     answer, _created = await services.ask(command)
     return {**answer, "key": key}
+
+
+@router.post("/{member}/role")
+async def set_role(services: Has, caller: Operator, member: str, body: RoleBody) -> dict[str, Any]:
+    """Another role; 409 while something of the old one is under way."""
+    answer, _created = await services.ask(SetRole(member=member, role=body.role, by=caller.name))
+    return answer
+
+
+@router.post("/{member}/suspend")
+async def suspend_member(services: Has, caller: Operator, member: str, body: SuspendBody) -> dict[str, Any]:
+    """Nothing new begins: no jobs, no leases on its machines. What runs goes on."""
+    answer, _created = await services.ask(SuspendMember(member=member, reason=body.reason, by=caller.name))
+    return answer
+
+
+@router.post("/{member}/resume")
+async def resume_member(services: Has, caller: Operator, member: str, _: Nothing) -> dict[str, Any]:
+    """The end of a suspension."""
+    answer, _created = await services.ask(ResumeMember(member=member, by=caller.name))
+    return answer
 
 
 def new_key() -> str:
