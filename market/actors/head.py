@@ -21,7 +21,7 @@ from market.actors.door import HomeDoor
 from market.actors.ray_node import NodeSettings, RayNode, enter_ray, join, start_head, write_token
 from market.homes import Home
 from trainers.actors.lifeline import watch
-from trainers.actors.wiring import STEWARD, DoorAway, end_actor, is_run, living_actors
+from trainers.actors.wiring import STEWARD, DoorAway, end_actor, is_seat, living_actors
 
 RAY_ENDED = 3
 LOOK_S = 0.5
@@ -108,7 +108,7 @@ def _end_actors() -> None:
         return
     # The Steward first: it would start again what we end.
     for name in sorted(living_actors(), key=lambda name: name != STEWARD):
-        if name == STEWARD or is_run(name):
+        if name == STEWARD or is_seat(name):
             end_actor(name)
 
 

@@ -12,18 +12,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from trainers.actors.wiring import (
-    NAMESPACE,
-    STEWARD,
-    Door,
-    DoorAway,
-    DoorRefused,
-    end_actor,
-    is_run,
-    living_actors,
-    run_name,
-    start_run,
-)
+from trainers.actors.seats import Seats
+from trainers.actors.wiring import NAMESPACE, STEWARD, Door, DoorAway, DoorRefused, run_name
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +51,7 @@ class Steward:
 
     def reconcile(self, wanted: Mapping[str, Mapping[str, Any]]) -> None:
         """Start what is wanted and not there; end what has been unwanted for `REAP_AFTER_S`."""
-        living = {name for name in self._launcher.living() if is_run(name)}
+        living = self._launcher.living()
         for name, item in wanted.items():
             if name not in living:
                 log.info("Deciding to start %s since the market wants it and it is not there", name)
@@ -81,33 +71,12 @@ class Steward:
         return min(POLL_S, max(0.1, due))
 
 
-class RayLauncher:
-    """Runs as detached actors pinned to one node."""
-
-    def __init__(self, door: Door, node_id: str, log_folder: str) -> None:
-        self._door = door
-        self._node_id = node_id
-        self._log_folder = log_folder
-
-    def living(self) -> set[str]:
-        return living_actors()
-
-    def start(self, job: str, attempt: int) -> None:
-        start_run(
-            job=job, attempt=attempt, node_id=self._node_id, door=self._door, settings={"log_folder": self._log_folder}
-        )
-
-    def end(self, name: str) -> None:
-        end_actor(name)
-
-
 class StewardActor:
     """The Steward's loop in a thread that begins in the constructor, so that a restart needs no caller."""
 
     def __init__(self, door: Door, node_id: str, log_folder: str) -> None:
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-        self._steward = Steward(door, RayLauncher(door, node_id, log_folder), time.monotonic)
-        _warm(node_id)
+        self._steward = Steward(door, Seats(node_id, door, {"log_folder": log_folder}), time.monotonic)
         threading.Thread(target=self._work, name="steward", daemon=True).start()
 
     def ping(self) -> str:
@@ -153,17 +122,3 @@ def start_steward(door: Door, node_id: str, log_folder: str) -> Any:
     )
     ray.get(actor.ping.remote(), timeout=60)
     return actor
-
-
-def _warm(node_id: str) -> None:
-    """Leave an idle worker process behind that has imported what a run needs: a run then starts in a tenth of a second
-    instead of one or two, because Ray gives a new actor an idle process of the same job.
-    """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    def imports() -> None:
-        import trainers.actors.run  # noqa: F401
-
-    pinned = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    ray.remote(imports).options(num_cpus=0, scheduling_strategy=pinned).remote()

@@ -133,6 +133,29 @@ def test_a_run_that_is_killed_finds_its_command_still_running(plaza: Plaza) -> N
     assert printed(plaza, job, "gone on")
 
 
+def test_a_steward_that_is_killed_finds_who_runs_what(plaza: Plaza) -> None:
+    job = submit(
+        plaza, "0", "0", argv=["sh", "-c", "echo begun; while [ ! -e $HOME/go ]; do sleep 0.1; done; echo gone on"]
+    )
+    until(lambda: printed(plaza, job, "begun"), "the command runs")
+    before = _stewards()
+    for one in before:
+        one.kill()
+    until(lambda: _stewards() - before, "another Steward is there")
+    folder = _folder_of(plaza.worker_of(job))
+    second = submit(plaza, "0", "0", argv=["true"])
+    (folder / "home" / "go").touch()
+    plaza.wait_state(job, "done")
+    plaza.wait_state(second, "done")
+    for one in (job, second):
+        log = (plaza.home.logs / f"run-{one}.log").read_text()
+        assert log.count("begins in process") == 1, "nobody ran it beside the one who did"
+
+
+def _stewards() -> set[psutil.Process]:
+    return {one for one in psutil.process_iter(["cmdline"]) if (one.info["cmdline"] or [""])[0] == "ray::StewardActor"}
+
+
 def _folder_of(worker: Json) -> Path:
     """The command's folder as this machine names it: where the process around it was started."""
     around = psutil.Process(worker["pid"]).children()

@@ -138,15 +138,15 @@ class FakeLauncher:
 
 def test_the_steward_starts_what_is_wanted_and_reaps_the_rest_after_a_while() -> None:
     now = [0.0]
-    launcher = FakeLauncher({"steward", "worker-offer-1", "run-old-1"})
+    launcher = FakeLauncher({"run-old-1"})
     steward = Steward(FakeDoor(), launcher, lambda: now[0])  # type: ignore[arg-type]
 
     steward.reconcile({"run-new-2": {"job": "new", "run": 2}})
-    assert launcher.alive == {"steward", "worker-offer-1", "run-old-1", "run-new-2"}
+    assert launcher.alive == {"run-old-1", "run-new-2"}
 
     now[0] = REAP_AFTER_S
     steward.reconcile({"run-new-2": {"job": "new", "run": 2}})
-    assert launcher.alive == {"steward", "worker-offer-1", "run-new-2"}, "the old run had its time for last words"
+    assert launcher.alive == {"run-new-2"}, "the old run had its time for last words"
 
     launcher.alive.remove("run-new-2")
     steward.reconcile({"run-new-2": {"job": "new", "run": 2}})

@@ -21,13 +21,13 @@ def worker_name(offer: str, number: int) -> str:
 
 
 def run_name(job: str, attempt: int) -> str:
-    """The actor name of one attempt at running a job."""
+    """The name of one attempt at running a job."""
     return f"run-{job}-{attempt}"
 
 
-def is_run(name: str) -> bool:
-    """Whether an actor of our namespace is a run."""
-    return name.startswith("run-")
+def is_seat(name: str) -> bool:
+    """Whether an actor of our namespace is there for a run (see `seats.py`)."""
+    return name.startswith("seat-")
 
 
 class DoorAway(Exception):
@@ -92,29 +92,8 @@ def start_worker(*, name: str, node_id: str, settings: Mapping[str, Any]) -> Any
 
     return (
         ray.remote(Worker)
-        .options(name=name, namespace=NAMESPACE, max_concurrency=8, **_pinned(node_id))
+        .options(name=name, namespace=NAMESPACE, max_concurrency=8, **pinned(node_id))
         .remote(**settings)
-    )
-
-
-def start_run(*, job: str, attempt: int, node_id: str, door: Door, settings: Mapping[str, Any]) -> Any:
-    """Start (or find) the detached RunActor of one attempt on a node and answer its handle at once."""
-    import ray
-
-    from trainers.actors.run import Run
-
-    return (
-        ray.remote(Run)
-        .options(
-            name=run_name(job, attempt),
-            namespace=NAMESPACE,
-            lifetime="detached",
-            get_if_exists=True,
-            max_restarts=-1,
-            max_concurrency=4,
-            **_pinned(node_id),
-        )
-        .remote(job=job, attempt=attempt, door=door, **settings)
     )
 
 
@@ -135,7 +114,8 @@ def end_actor(name: str) -> None:
         return
 
 
-def _pinned(node_id: str) -> Json:
+def pinned(node_id: str) -> Json:
+    """Options of an actor that belongs on a node."""
     # No CPUs are asked for: the exchange has decided who runs where, and an actor that waits for a busy CPU of the
     # node it is pinned to waits for ever.
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
