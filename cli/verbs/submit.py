@@ -64,9 +64,21 @@ def place(
         show(settings, prepared.spec, plan, only=dry_run)
     if dry_run:
         raise typer.Exit(Exit.DONE if plan["feasible"] else Exit.REFUSED)
+    _check_funds(prepared.spec, plan)
     ask(settings, prepared.spec, yes)
     _upload(settings, client, prepared)
     return client.submit_job(id or new_id("job"), prepared.spec)
+
+
+def _check_funds(spec: dict[str, Any], plan: dict[str, Any]) -> None:
+    """What the market would say after all has been uploaded."""
+    if plan.get("reason") != "insufficient_funds":
+        return
+    holds, budget = int(plan["wallet_nanos"]), int(spec["limits"]["budget_nanos"])
+    raise refused(
+        "insufficient_funds", f"the wallet holds {usd(holds)} and the budget is {usd(budget)}", field="limits.budget_usd",
+        remedy=f"deposit {usd(budget - holds)} more, or lower the budget",
+    )  # fmt: skip
 
 
 def _upload(settings: Settings, client: "Market", prepared: "Prepared") -> None:
@@ -107,7 +119,7 @@ def show_plan(settings: Settings, spec: dict[str, Any], plan: dict[str, Any]) ->
     """The plan for people: what was asked, what it would get, for how much."""
     screen = console(settings)
     for name, value in _facts(spec, plan):
-        screen.print(f"  {name:<10}{printable(value)}", markup=False, soft_wrap=False)
+        screen.print(f"  {name:<9} {printable(value)}", markup=False, soft_wrap=False)
     candidates = plan.get("candidates") or []
     if candidates:
         rows = [

@@ -201,6 +201,15 @@ def test_the_markets_refusal_is_exit_3(torg: Torg, open_market: FakeMarket, file
     assert ran.document["error"]["field"] == "limits.budget_usd"
 
 
+def test_an_empty_wallet_is_told_before_anything_is_uploaded(torg: Torg, open_market: FakeMarket, file: Path) -> None:
+    poor = {"feasible": False, "reason": "insufficient_funds", "detail": "the wallet holds less", "wallet_nanos": 400_000_000}
+    open_market.routes["POST /v1/quotes"] = (200, PLAN | poor | {"relaxations": ["a deposit"]})
+    ran = torg("submit", str(file), "-y")
+    assert (ran.code, "deposit $0.60 more" in ran.err) == (3, True)
+    assert "would help a deposit" in ran.out
+    assert not [one.path for one in open_market.asked if one.method == "PUT" or one.path == "/v1/jobs"]
+
+
 def test_follow_ends_as_the_job_does(torg: Torg, open_market: FakeMarket, file: Path) -> None:
     open_market.routes["GET /v1/jobs/job-mine"] = (200, job("job-mine", state="failed"))
     open_market.routes["GET /v1/jobs/job-mine/events"] = stream(state("failed", "loss is NaN"))
