@@ -25,6 +25,8 @@ def command_facts(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str,
     """What a plan says of the command: what it is, with which files, for how long at most."""
     command, lasts_s = spec["command"], plan.get("budget_lasts_s")
     facts = [("job", f"{spec['name']}: {shown(command['argv'])}"), ("files", _files(command["workdir"]))]
+    if command.get("requirements"):
+        facts.append(("packages", f"{_listed(command['requirements'])}; built on the machine, unless they are there"))
     if command.get("launch"):
         facts.append(("launch", f"{spec['workers']['gpus']} processes of it on one machine, as {command['launch']} starts them"))
     if command["env"]:
@@ -37,6 +39,11 @@ def command_facts(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str,
     if lasts_s is not None:
         facts.append(("lasts", f"the budget pays for {format_duration(1_000 * lasts_s)}; the command is stopped then"))
     return facts
+
+
+def _listed(lines: list[str]) -> str:
+    more = f" and {len(lines) - 4} more" if len(lines) > 4 else ""
+    return ", ".join(lines[:4]) + more
 
 
 def _files(workdir: dict[str, Any] | None) -> str:
@@ -100,7 +107,7 @@ def exit_code(job: dict[str, Any]) -> int:
     if job["state"] == "done":
         return int(Exit.DONE)
     code = job["command"]["exit_code"]
-    own = job["state"] == "failed" and job["reason"] == "command_failed" and code
+    own = job["state"] == "failed" and job["reason"] in ("command_failed", "requirements") and code
     return int(code) if own else int(Exit.FAILED)
 
 

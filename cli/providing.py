@@ -112,6 +112,7 @@ _STATES = ("waiting", "joined", "ready", "away", "draining", "drained", "paused"
 _SAYINGS = {
     "waiting": "waiting for the market",
     "joined": "joined the market's Ray cluster",
+    "environments": "commands get no environments of their own here",
     "selftest": "the self-test of the sandbox could not be made",
     "away": "the market is away; waiting for it",
     "back": "the market is back",

@@ -12,9 +12,9 @@ from market.metering import job_of_run, lease_of, report_answer
 from market.outcomes import Answer, Json, Refusal
 from market.state import Job
 from market.turn import Turn
-from trainers.attempts import COUNTED, FAILED, shell_code
+from trainers.attempts import COUNTED, FAILED, REQUIREMENTS, shell_code
 
-_ENDED_WITH_IT: Final = frozenset({"done", FAILED})
+_ENDED_WITH_IT: Final = frozenset({"done", FAILED, REQUIREMENTS})
 
 
 def report_attempt(turn: Turn, command: ReportAttempt) -> Answer | Refusal:

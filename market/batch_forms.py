@@ -24,6 +24,7 @@ from market.form_errors import FormError
 from market.form_parts import LimitsForm, ShortName, Tags, Upload, WorkersForm, listed, refuse, resolve_data
 from market.form_sections import StrictForm
 from market.packing import PackingError
+from market.requirement_forms import requirements_of
 from market.workdirs import pack_workdir, send_workdir
 from storage.units import TimeError, parse_duration_ms
 from trainers.globs import BadPattern, checked_pattern
@@ -113,6 +114,8 @@ class BatchFile(StrictForm):
     timeout: Annotated[int, BeforeValidator(_timeout)] | None = None
     retries: Annotated[int, Field(ge=0, le=MAX_RETRIES)] = 0
     data: Annotated[str, Field(min_length=1, max_length=4_096)] = "none"
+    requirements: str | list[str] | None = None
+    pyproject: bool | str | None = None
     launch: Literal["torchrun"] | None = None
     workers: Annotated[WorkersForm, BeforeValidator(_machine)] = WorkersForm()
     limits: LimitsForm
@@ -131,6 +134,8 @@ class BatchFile(StrictForm):
     def _is_possible(self) -> BatchFile:
         if (self.workers.min, self.workers.max or 1) != (1, 1):
             raise refuse("wants several workers", _SEVERAL)
+        if self.requirements is not None and self.pyproject:
+            raise refuse("says requirements and pyproject", "one of them names what is installed")
         if self.launch is not None:
             self._can_be_launched()
         for name in self.env:
@@ -164,6 +169,7 @@ def resolve_batch(job: BatchFile, upload: Upload, folder: Path) -> dict[str, Any
             "env": dict(job.env),
             **({"secrets": list(job.secrets)} if job.secrets else {}),
             **({"network": True} if job.network else {}),
+            **requirements_of(job.requirements, job.pyproject, folder if job.workdir is None else _below(folder, job.workdir)),
             "workdir": None if job.workdir is None else _workdir(job.workdir, upload, folder),
             "artifacts": list(job.artifacts),
             "timeout_ms": job.timeout,
@@ -178,8 +184,12 @@ def resolve_batch(job: BatchFile, upload: Upload, folder: Path) -> dict[str, Any
     }
 
 
+def _below(folder: Path, named: str) -> Path:
+    return (folder / Path(named).expanduser()).resolve()
+
+
 def _workdir(named: str, upload: Upload, folder: Path) -> dict[str, Any]:
-    source = (folder / Path(named).expanduser()).resolve()
+    source = _below(folder, named)
     with tempfile.TemporaryDirectory(prefix="torg-pack-") as scratch:
         try:
             packed = pack_workdir(source, Path(scratch) / "workdir.tar")

@@ -25,6 +25,7 @@ class Reason(StrEnum):
     REGION = "region"
     ISOLATION = "isolation"
     NETWORK = "network"
+    ENVIRONMENTS = "environments"
     RELIABILITY = "reliability"
     SHARE_MISSING = "share_missing"
     OFFER_TOO_SMALL = "offer_too_small"
@@ -45,6 +46,7 @@ HARDWARE: frozenset[Reason] = frozenset(
         Reason.REGION,
         Reason.ISOLATION,
         Reason.NETWORK,
+        Reason.ENVIRONMENTS,
         Reason.RELIABILITY,
         Reason.SHARE_MISSING,
         Reason.OFFER_TOO_SMALL,
@@ -96,6 +98,7 @@ CONSTRAINTS: tuple[tuple[Reason, Test], ...] = (
     (Reason.REGION, lambda offer, bid: not bid.requires.region or offer.region in bid.requires.region),
     (Reason.ISOLATION, lambda offer, bid: bid.requires.isolation == "process" or offer.isolation == "sandbox"),
     (Reason.NETWORK, lambda offer, bid: offer.network or not bid.requires.network),
+    (Reason.ENVIRONMENTS, lambda offer, bid: offer.environments or not bid.requires.environments),
     (Reason.RELIABILITY, lambda offer, bid: offer.reliability >= bid.requires.reliability),
     (Reason.SHARE_MISSING, lambda offer, bid: bid.requires.share is None or bid.requires.share in offer.shares),
     (Reason.OFFER_TOO_SMALL, lambda offer, bid: offer.gpus >= bid.requires.gpus),
@@ -224,6 +227,7 @@ _SENTENCES: dict[Reason, str] = {
     Reason.REGION: "too few GPUs are offered in the wanted region",
     Reason.ISOLATION: "too few offers have the wanted isolation",
     Reason.NETWORK: "too few offers let a command reach the internet",
+    Reason.ENVIRONMENTS: "too few offers build environments of requirements",
     Reason.RELIABILITY: "too few offers are that reliable",
     Reason.SHARE_MISSING: "too few offers have the named data",
     Reason.OFFER_TOO_SMALL: "no offer has that many GPUs on one machine",
@@ -312,6 +316,7 @@ _LOOSEN: dict[Reason, _Loosen] = {
     Reason.REGION: _Loosen(_by_price, lambda seats: f"workers.region also {_names({seat.region for seat in seats})}"),
     Reason.ISOLATION: _Loosen(_by_price, lambda seats: "workers.isolation process"),
     Reason.NETWORK: _Loosen(_by_price, lambda seats: "network false"),
+    Reason.ENVIRONMENTS: _Loosen(_by_price, lambda seats: "no requirements"),
     Reason.RELIABILITY: _Loosen(
         lambda offer: (-offer.reliability, offer.price_nanos_per_gpu_hour, offer.id),
         lambda seats: f"workers.reliability {min(seat.reliability for seat in seats):g}",

@@ -28,6 +28,7 @@ from market.outcomes import Refusal, Settings
 from storage.parts import MAX_PARTS
 from trainers.globs import BadPattern, checked_pattern
 from trainers.launches import LAUNCHES, VARIABLES, launcher_in
+from trainers.requirement_lines import is_normal
 
 MAX_ARGUMENTS: Final = 1_000
 MAX_ARGUMENT_CHARACTERS: Final = 100_000
@@ -83,7 +84,7 @@ def is_argument(value: object) -> bool:
 
 
 def _check_command(command: object) -> Refusal | None:
-    wrong = check_fields("command.", command, _COMMAND_FIELDS, ("secrets", "network", "launch"))
+    wrong = check_fields("command.", command, _COMMAND_FIELDS, ("secrets", "network", "launch", "requirements"))
     if wrong is not None:
         return wrong
     assert isinstance(command, Mapping)
@@ -99,6 +100,8 @@ def _check_command(command: object) -> Refusal | None:
         return invalid("command.timeout_ms", timeout, f"milliseconds from 1000 to {MAX_TIMEOUT_MS}, or null")
     if not isinstance(command.get("network", False), bool):
         return invalid("command.network", command["network"], "true or false")
+    if "requirements" in command and not is_normal(command["requirements"]):
+        return invalid("command.requirements", command["requirements"], "names with versions in normal form, sorted, each once")
     return _check_env(command["env"]) or _check_secrets(command) or _check_workdir(command["workdir"]) or _check_artifacts(command["artifacts"])
 
 

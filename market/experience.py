@@ -108,7 +108,7 @@ def work_of(spec: Mapping[str, Any], customer: str) -> str:
     command, units = spec.get("command"), spec["workers"]["gpus"]
     if command is not None:
         folder = command.get("workdir") or {}
-        launch = [command["launch"]] if command.get("launch") else []
+        launch = [command[name] for name in ("launch", "requirements") if command.get(name)]
         return digest_of(["command", customer, list(command["argv"]), folder.get("label"), units, *launch])
     workload = spec["workload"]
     own = [customer, workload.get("digest"), workload.get("class_name")]

@@ -66,6 +66,7 @@ CAUSES: Final[tuple[Cause, ...]] = (
     Cause("shape", "the customer's model changed shape", Fault.CUSTOMER, _FAILED),
     Cause("import", "the customer's workload does not import", Fault.CUSTOMER, _FAILED),
     Cause("command_failed", "the customer's command failed, as often as the job says", Fault.CUSTOMER, _FAILED),
+    Cause("requirements", "the customer's requirements cannot be installed from wheels", Fault.CUSTOMER, _FAILED),
     Cause(
         "kills_workers",
         "machines die in a row soon after the customer's command began, with nothing saved",

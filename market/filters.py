@@ -47,7 +47,9 @@ TEXTS: Final[Mapping[str, str]] = {
     "isolation": "isolation",
     "state": "state",
 }
-FLAGS: Final[Mapping[str, str]] = {"interruptible": "interruptible", "network": "network", "suspect": "suspect"}
+FLAGS: Final[Mapping[str, str]] = {
+    "environments": "environments", "interruptible": "interruptible", "network": "network", "suspect": "suspect",
+}  # fmt: skip
 FIELDS: Final[Mapping[str, str]] = {**NUMBERS, **TEXTS, **FLAGS}
 
 _TOKEN: Final = re.compile(

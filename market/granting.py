@@ -48,6 +48,7 @@ def offer_order(state: State, offer: OfferRecord, volatile: Volatile) -> Offer:
         price_nanos_per_gpu_hour=offer.price_nanos_per_gpu_hour,
         shares=offer.shares,
         network=has_network(offer),
+        environments=offer.terms.environments,
         matchable=offer.state == "open"
         and not state.members[offer.provider].suspended
         and not (is_suspect(offer, volatile) or is_paused(offer) or _goes_soon(offer, volatile)),
@@ -65,6 +66,7 @@ def requirements_of(spec: Json) -> Requirements:
         isolation=workers["isolation"],
         share=data["name"] if data["kind"] == "share" else None,
         network=bool(spec.get("command", {}).get("network", False)),
+        environments=bool(spec.get("command", {}).get("requirements")),
         launched=bool(spec.get("command", {}).get("launch")),
     )
 

@@ -112,6 +112,7 @@ _FIELD_OF: Final = {
     "vram_too_small": "workers.vram_gib",
     "region": "workers.region",
     "isolation": "workers.isolation",
+    "environments": "requirements",
     "reliability": "workers.reliability",
     "share_missing": "data",
     "offer_too_small": "workers.gpus",

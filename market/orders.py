@@ -25,6 +25,8 @@ class Offer:
     shares: tuple[str, ...] = ()
     network: bool = False
     """Whether a command may have a way out to the public internet."""
+    environments: bool = False
+    """Whether a command may have a Python environment of its own."""
     matchable: bool = True
     """False for an offer that is listed but cannot be matched now (offline, draining, suspect)."""
 
@@ -41,6 +43,7 @@ class Requirements:
     isolation: str = "process"
     share: str | None = None
     network: bool = False
+    environments: bool = False
     launched: bool = False
 
 

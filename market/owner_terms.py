@@ -22,11 +22,13 @@ class OwnerTerms:
         notice_ms: how long a lease that the owner takes back has to leave what it has.
         until_ms: when the machine goes, in milliseconds since the epoch; None is never. No lease begins shortly before.
         network: whether commands of batch jobs that ask for it have a way out to the public internet.
+        environments: whether such commands may have Python environments of their own, built on the machine from wheels.
     """
 
     notice_ms: int = DEFAULT_NOTICE_MS
     until_ms: int | None = None
     network: bool = False
+    environments: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """What differs from the defaults."""

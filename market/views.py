@@ -52,6 +52,7 @@ def offer_view(state: State, volatile: Volatile, offer: OfferRecord) -> Json:
         "suspect": is_suspect(offer, volatile),
         "shares": list(offer.shares),
         "network": has_network(offer),
+        "environments": offer.terms.environments,
         "node": offer.node,
         "versions": dict(offer.versions),
         "earned_nanos": offer.earned_nanos,

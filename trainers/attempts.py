@@ -17,9 +17,14 @@ from typing import Any, Final
 
 from storage.units import format_duration
 
-KINDS: Final = ("exit", "signal", "timeout", "not_found", "not_executable", "memory", "limit", "stopped", "died")
-"""How a try ends. `limit`: of processes or disk. The last two do not count: it was told to stop, or its machine let it down."""
-COUNTED: Final = KINDS[:-2]
+REQUIREMENTS: Final = "requirements"
+UNBUILT: Final = "unbuilt"
+KINDS: Final = (
+    "exit", "signal", "timeout", "not_found", "not_executable", "memory", "limit", REQUIREMENTS, "stopped", "died", UNBUILT,
+)  # fmt: skip
+"""How a try ends. `limit`: of processes or disk; `requirements`: they cannot be installed, so that it did not begin. The last
+three do not count: it was told to stop, its machine let it down, or could not build its environment."""
+COUNTED: Final = KINDS[:-3]
 FAILED: Final = "command_failed"
 KILLS: Final = "kills_workers"
 DEATHS: Final = frozenset({"worker_killed", "worker_frozen", "worker_lost", "node_died"})
@@ -29,7 +34,10 @@ SOON_MS: Final = 300_000
 DEATHS_OF_TWO: Final = 3
 DEATHS_OF_ONE: Final = 6
 """Deaths in a row after which the command is at fault: of two providers' machines or more, or of one's."""
-_SHELL_CODES: Final = {"timeout": 124, "not_executable": 126, "not_found": 127, "memory": 137, "limit": 137}
+_SHELL_CODES: Final = {"timeout": 124, "not_executable": 126, "not_found": 127, "memory": 137, "limit": 137, REQUIREMENTS: 125}
+BUILDS_OF_TWO: Final = 3
+BUILDS_OF_ONE: Final = 6
+"""Builds of an environment in a row that failed at no fault of anybody's that can be proved, as with deaths."""
 
 Json = dict[str, Any]
 
@@ -94,6 +102,8 @@ def told(argv: Sequence[str], outcome: Outcome, timeout_ms: int | None) -> str:
         return f"{argv[0]} cannot be executed: {outcome.detail or 'permission denied'}"
     if outcome.kind == "memory":
         return f"{what} was ended: {outcome.detail or 'it took more memory than its limit'}"
+    if outcome.kind == REQUIREMENTS:
+        return f"{what} has no environment: {outcome.detail}"
     if outcome.kind == "limit":
         return f"{what} was ended: {outcome.detail or 'it went beyond a limit of its sandbox'}"
     return f"{what} was stopped" if outcome.kind == "stopped" else f"{what} is gone: {outcome.detail}"
@@ -187,6 +197,7 @@ class Attempts:
         self._before = list(before)
         self._restarts = restarts
         self._deaths = list(deaths)
+        self._unbuilt: list[str] = []
         self._ended = len(self._before)
         self._failures = sum(one["exit_code"] != 0 for one in self._before)
         self._slot: int | None = None
@@ -216,8 +227,9 @@ class Attempts:
         last = self._before[-1]
         if last["exit_code"] == 0:
             return self._over("done", "done", last["manifest"], f"{shown(self._argv)} exited with status 0")
-        if self._failures > self._retries:
-            return self._over("failed", FAILED, last["manifest"], last["detail"] or f"{shown(self._argv)} failed")
+        if self._failures > self._retries or last["kind"] == REQUIREMENTS:
+            reason = REQUIREMENTS if last["kind"] == REQUIREMENTS else FAILED
+            return self._over("failed", reason, last["manifest"], last["detail"] or f"{shown(self._argv)} failed")
         return ()
 
     def arrived(self, slot: int) -> Decisions:
@@ -238,7 +250,7 @@ class Attempts:
             return self._paused() if self._pausing else ()
         self._last = outcome
         final = outcome.succeeded or self._failures >= self._retries
-        if final and self._collects:
+        if final and self._collects and outcome.kind != REQUIREMENTS:
             self.phase = "collecting"
             return (Collect(slot, f"{self._told(outcome)}; collecting its artifacts"),)
         return self._close(slot, outcome, None)
@@ -253,6 +265,19 @@ class Attempts:
     def progressed(self) -> None:
         """The command has something to show: it saved some of its work, or its machine lived for long with it."""
         self._deaths.clear()
+
+    def unbuilt(self, slot: int, provider: str, why: str) -> Decisions:
+        """The machine could not build the environment, and is lost with that. After several in a row no further one is asked."""
+        if self.phase == "over" or slot != self._slot:
+            return ()
+        self._unbuilt.append(provider)
+        self._leave()
+        if self._pausing:
+            return self._paused()
+        if len(self._unbuilt) >= (BUILDS_OF_TWO if len(set(self._unbuilt)) > 1 else BUILDS_OF_ONE):
+            what = f"{shown(self._argv)} has no environment: {counted(len(self._unbuilt), 'machine')} could not build it"
+            return self._over("failed", REQUIREMENTS, None, f"{what}, the last one because: {why}")
+        return ()
 
     def lost(self, slot: int, died: str = "") -> Decisions:
         """The worker is gone, and what it was doing with it. `died`: whose machine it was, if it died soon after the start."""
@@ -297,6 +322,8 @@ class Attempts:
         if outcome.succeeded:
             return (report, *self._over("done", "done", manifest, why))
         self._failures += 1
+        if outcome.kind == REQUIREMENTS:  # they are the same on every machine
+            return (report, *self._over("failed", REQUIREMENTS, None, f"{why}\n{outcome.tail}".rstrip()))
         if self._failures > self._retries:
             tried = "" if self._failures == 1 else f", the {_ordinal(self._failures)} time"
             tail = f"\n{outcome.tail}" if outcome.tail else ""

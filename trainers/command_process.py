@@ -81,6 +81,8 @@ class CommandProcess:
         own |= sandbox.command_environment(
             place.threads // (ranks or 1), place.seen("home"), place.seen("tmp"), place.code, _programs(place), place.devices
         )
+        if place.environment_seen is not None:
+            own |= {"VIRTUAL_ENV": place.environment_seen, "PATH": f"{place.environment_seen}/bin:{own['PATH']}"}
         if self._gateway is not None:
             own |= outward.environment()
         order = {

@@ -37,6 +37,7 @@ Isolation = Literal["sandbox", "process"]
 SCRATCH = "/scratch"
 SHARES = "/shares"
 CODE = "/torg"
+ENVIRONMENT = "/environment"
 TMP_BYTES = 256 << 20
 SHM_BYTES = 1 << 30
 MAX_DESCRIPTORS = 256

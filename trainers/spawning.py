@@ -29,7 +29,7 @@ class Place:
 
     `disk_limit_bytes`: of what a command may write to the scratch. `tasks`: processes and threads together, where they can
     be counted (see `cgroups`). `way_out`: what the machine's owner says of whom it may reach; None for nobody. Only with a
-    sandbox, and for a command.
+    sandbox, and for a command. `environment`: of Python, which it may read (`environments`).
     """
 
     scratch: Path
@@ -41,6 +41,7 @@ class Place:
     disk_limit_bytes: int = sandbox.COMMAND_DISK_BYTES
     tasks: int = sandbox.COMMAND_PROCESSES
     way_out: OutwardRules | None = None
+    environment: Path | None = None
 
     def seen(self, name: str) -> str:
         """A folder of the scratch as the process sees it."""
@@ -49,6 +50,13 @@ class Place:
     def share(self, name: str) -> str:
         """A share as the process sees it."""
         return f"{sandbox.SHARES}/{name}" if self.isolation == "sandbox" else str(self.shares[name])
+
+    @property
+    def environment_seen(self) -> str | None:
+        """The environment's folder as the process sees it."""
+        if self.environment is None or self.isolation == "process":
+            return None if self.environment is None else str(self.environment)
+        return sandbox.ENVIRONMENT
 
     @property
     def code(self) -> str:
@@ -91,6 +99,8 @@ def spawn(
         info_read, info_write = os.pipe()
         inherited.append(info_write)
         further = [*bubblewrap_arguments(place.devices), *(sandbox.CERTIFICATES if place.way_out is not None else ())]
+        if place.environment is not None:
+            further += ["--ro-bind", str(place.environment), sandbox.ENVIRONMENT]
         command = sandbox.bubblewrap_command(
             place.scratch, place.shares, environment, info_write, further, dies_with_parent
         )
@@ -131,7 +141,7 @@ def _inside(place: Place, home: str) -> list[str]:
     """The options of `trainers.inside`."""
     words = ["--isolation", place.isolation, "--scratch", home]
     if place.isolation == "process":
-        readable = [*map(str, place.shares.values()), *(device.libraries for device in place.devices)]
+        readable = [*map(str, place.shares.values()), *filter(None, [place.environment_seen]), *(device.libraries for device in place.devices)]
         words += [word for path in readable for word in ("--readable", path)]
         words += [word for name in node_names(place.devices) for word in ("--node", name)]
     return words

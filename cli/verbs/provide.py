@@ -41,6 +41,9 @@ def provide(
     selftest: Annotated[
         bool, typer.Option(help="try to break out of the sandbox once, so that the offer may show isolation sandbox")
     ] = True,
+    environments: Annotated[
+        bool, typer.Option(help="build Python environments of wheels for commands that ask for them, by your own pip's settings")
+    ] = True,
     network: Annotated[
         bool, typer.Option("--network", help="let commands that ask for it reach the public internet, and nothing near you")
     ] = False,
@@ -75,7 +78,7 @@ def provide(
         "url": url, "key": key, "ca": str(ca) if ca else None, "offer": _offer_id(home), "home": str(home), "name": called, "gpu": asked.gpu or "auto",
         "units": _units(asked), "price_nanos_per_gpu_hour": nanos, "floor_price_nanos_per_gpu_hour": floor_nanos,
         "region": region, "shares": shares, "selftest": selftest, "notice_ms": _notice_ms(notice),
-        "network": network, "network_allow": _networks(network_allow, "--network-allow", network),
+        "environments": environments, "network": network, "network_allow": _networks(network_allow, "--network-allow", network),
         "network_deny": _networks(network_deny, "--network-deny", network),
     }  # fmt: skip
     _run(settings, home, config)

@@ -60,6 +60,9 @@ def run(
     network: Annotated[
         bool, typer.Option("--network", help="reach the internet, by HTTP_PROXY; on machines whose owners allow it")
     ] = False,
+    requirements: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="packages that its Python has beside the provider's, from wheels")
+    ] = None,
     region: Annotated[list[str] | None, typer.Option(help="only there; and again for more")] = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="for bills; and again for more")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
@@ -79,6 +82,7 @@ def run(
         "env": dict(_variable(one) for one in env or ()),
         "secrets": secret or [],
         "network": network,
+        "requirements": None if requirements is None else str(requirements.absolute()),
         "workdir": str(workdir.absolute()),
         "artifacts": artifacts or [],
         "timeout": timeout,

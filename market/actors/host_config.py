@@ -53,6 +53,8 @@ class HostConfig(BaseModel):
     drain_s: float = Field(default=15.0, ge=0)
     notice_ms: int = Field(default=DEFAULT_NOTICE_MS, ge=0, le=LONGEST_NOTICE_MS)
     until_ms: int | None = Field(default=None, ge=1)
+    environments: bool = True
+    environments_bytes: int = Field(default=20 * GIBIBYTE, ge=2**20)
     network: bool = False
     network_allow: list[str] = Field(default=[], max_length=MOST_NETWORKS)
     network_deny: list[str] = Field(default=[], max_length=MOST_NETWORKS)
@@ -62,6 +64,12 @@ class HostConfig(BaseModel):
     @classmethod
     def _are_networks(cls, texts: list[str]) -> list[str]:
         return [str(network(text)) for text in texts]
+
+    def environment_store(self) -> dict[str, str | int] | None:
+        """For the workers: where environments are kept, and how much of them; None for none."""
+        if not self.environments:
+            return None
+        return {"root": str(Path(self.home) / "environments"), "limit_bytes": self.environments_bytes}
 
     def way_out(self) -> dict[str, list[str]] | None:
         """For the workers: the fields of `OutwardRules`, or None for no way out."""

@@ -46,6 +46,7 @@ from market.client import Market, MarketUnreachable, Refused
 from market.lease_lists import Lease, LeaseLists
 from market.selftests import shown_isolation, summary
 from trainers.actors.lifeline import watch
+from trainers.environments.building import can_build
 
 FAILED, REFUSED = 1, 3
 POLL_S = 3.0
@@ -167,7 +168,8 @@ class Host:
     def _offer(self, node: RayNode) -> None:
         began, claims = time.monotonic(), self._hardware.claims
         self._stable = Stable(self._config, self._hardware, node, lambda name: self._happen("died", name))
-        with ThreadPoolExecutor(1) as beside:
+        with ThreadPoolExecutor(2) as beside:
+            no_environments = beside.submit(can_build, self._config.home) if self._config.environments else None
             measured: Future[dict[str, int]] = beside.submit(
                 measure, self._hardware.units, claims[0].card.device.uuid if claims else None
             )
@@ -177,6 +179,11 @@ class Host:
         self._offer_body = offer_body(self._config, self._hardware, node.node_id, isolation, figures)
         tested = known(self._config.home) if isolation == "sandbox" else None
         self._offer_body["selftest"] = tested
+        if no_environments is not None:
+            why = no_environments.result()
+            self._offer_body["environments"] = not why
+            if why:
+                say("environments", message=why)
         warm_s = round(time.monotonic() - began, 2)
         while not self._stopping.is_set():
             try:

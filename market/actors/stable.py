@@ -283,6 +283,7 @@ class Stable:
             "devices": _devices(cards),
             "memory_limit_bytes": self.config.memory_limit_bytes,
             "way_out": self.config.way_out(),
+            "environments": self.config.environment_store(),
             "shares": {share: str(folder) for share, folder in self.config.shares.items()},
             "isolation": self.isolation,
             "orphan_after_s": self.config.orphan_after_s,

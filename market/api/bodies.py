@@ -134,6 +134,7 @@ class OfferBody(Body):
     notice_ms: Annotated[int, Field(ge=0, le=LONGEST_NOTICE_MS)] = DEFAULT_NOTICE_MS
     until_ms: Positive | None = None
     network: bool = False
+    environments: bool = False
     selftest: dict[str, Any] | None = None
 
 

@@ -160,6 +160,22 @@ MISTAKES = [
 ]
 
 
+def test_a_file_of_requirements_goes_along_as_its_lines(torg: Torg, open_market: FakeMarket, project: Path) -> None:
+    (project / "requirements.txt").write_text("Einops>=0.8\n")
+    ran = torg("run", "-y", "-d", "--requirements", "requirements.txt", "--", "python", "train.py")
+    assert spec_of(open_market)["command"]["requirements"] == ["einops>=0.8"]
+    assert "packages  einops>=0.8; built on the machine" in ran.out
+    (project / "requirements.txt").write_text("-r more.txt\n")
+    ran = torg("run", "-y", "--requirements", "requirements.txt", "--", "python", "train.py")
+    assert ran.code == 2
+    assert "requirements.txt, line 1: '-r more.txt' is an option of pip" in ran.err
+
+
+def test_requirements_that_cannot_be_installed_end_it_with_125(torg: Torg, open_market: FakeMarket, project: Path) -> None:
+    submits(open_market, batch_job("failed", 125, reason="requirements"))
+    assert torg("run", "-y", "python", "train.py").code == 125
+
+
 @pytest.mark.parametrize(
     ("options", "gpu", "units"),
     [(["--workers", "4"], "cpu", 4), (["--gpu", "A100:4"], "A100", 4), (["--workers", "4", "--gpu", "A100"], "A100", 4)],

@@ -87,7 +87,7 @@ def check(words: list[str]) -> None:
         for name in word.rstrip(",").split("|"):
             assert name in here.commands, f"torg {' '.join(words)}: no {name}"
         here = here.commands[word.rstrip(",").split("|")[0]]
-    known = {spelling for parameter in here.params for spelling in parameter.opts} | GLOBAL_OPTIONS
+    known = {spelling for one in here.params for spelling in (*one.opts, *one.secondary_opts)} | GLOBAL_OPTIONS
     for option in re.findall(r"(?<!\S)\[?(--[a-z-]+)", " ".join(words)):
         assert option in known, f"torg {' '.join(words)}: no {option}"
 

@@ -14,6 +14,7 @@ from market.commands import LostWorker, Reading, ReportAttempt, ReportReadings, 
 from market.form_errors import FormError
 from market.forms import digest_only, parse_job, resolve
 from market.outcomes import Settings
+from market.owner_terms import OwnerTerms
 from storage.units import charge_nanos
 from tests.market.scene import USD, Scene, digest
 from tests.market.test_selftests import GOOD as SHOWN
@@ -82,6 +83,75 @@ def test_a_command_may_be_a_list_and_is_else_split_as_a_shell_would(folder: Path
     assert listed["command"]["argv"] == ["echo", "two words", "3"]
     text = "name: a\ncommand: sh -c 'echo \"a b\" > out'\nlimits: {max_usd_per_gpu_hour: 1, budget_usd: 1}\n"
     assert spec_of(text, folder)["command"]["argv"] == ["sh", "-c", 'echo "a b" > out']
+
+
+PROJECT = """
+[project]
+name = "mine"
+dependencies = ["Einops >= 0.8", "transformers[torch]"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "lines"),
+    [
+        ("requirements: requirements.txt", ["einops==0.8.1", "tqdm"]),
+        ("requirements: [tqdm, Einops == 0.8.1]", ["einops==0.8.1", "tqdm"]),
+        ("pyproject: true", ["einops>=0.8", "transformers[torch]"]),
+        ("pyproject: deep/pyproject.toml", ["einops>=0.8", "transformers[torch]"]),
+        ("pyproject: false", None),
+        ("requirements: []", None),
+    ],
+)
+def test_what_a_command_imports_is_lines_in_one_form(folder: Path, said: str, lines: list[str] | None) -> None:
+    (folder / "project" / "requirements.txt").write_text("tqdm  # a bar\neinops==0.8.1\n")
+    for below in (folder / "project", folder / "project" / "deep"):
+        below.mkdir(exist_ok=True)
+        (below / "pyproject.toml").write_text(PROJECT)
+    spec = spec_of(FILE + said + "\n", folder)
+    assert spec["command"].get("requirements") == lines
+    assert check_job_spec(spec, Settings()) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "content", "words"),
+    [
+        ("requirements: nowhere.txt", "", "cannot be read: no such file"),
+        ("requirements: wanted", "tqdm\n--index-url https://example.org\n", "wanted, line 2: '--index-url https://example.org' is an option"),
+        ("requirements: wanted", "git+https://example.org/x.git", "line 1"),
+        ("requirements: [tqdm, -e .]", "", "requirements, line 2: '-e .' is an option"),
+        ("requirements: wanted", "\xff" * (1 << 16), "too large"),
+        ("pyproject: wanted", "[project", "no TOML"),
+        ("pyproject: wanted", "[project]\nname = 'x'", "no list of dependencies"),
+        ("pyproject: wanted", "[project]\ndynamic = ['dependencies']", "dynamic"),
+        ("pyproject: wanted", "[project]\ndependencies = ['a', './b']", "dependency 2: './b' is a path"),
+        ("requirements: tqdm.txt\npyproject: true", "", "requirements and pyproject"),
+        ("requirements: 3", "", "requirements"),
+    ],
+)
+def test_requirements_that_cannot_be_are_told_with_their_line(folder: Path, said: str, content: str, words: str) -> None:
+    (folder / "project" / "wanted").write_text(content)
+    with pytest.raises(FormError) as refused:
+        spec_of(FILE + said + "\n", folder)
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("wrong", [None, [], "tqdm", ["Tqdm"], ["b", "a"], ["-e ."], ["a @ file:///etc/passwd"], [1]])
+def test_the_exchange_checks_requirements_again(wrong: object) -> None:
+    refusal = check_job_spec(make_spec(requirements=wrong), Settings())
+    assert refusal is not None
+    assert refusal.field == "command.requirements"
+
+
+def test_requirements_go_to_machines_that_build_environments() -> None:
+    scene = Scene()
+    scene.offer("offer-1", "p1")
+    plan = scene.exchange.quote(make_spec(requirements=["tqdm"]), "ann", scene.now_ms)
+    assert (plan["feasible"], plan["reason"], plan["relaxations"]) == (False, "environments", ["no requirements"])
+    scene.offer("offer-2", "p2", terms=OwnerTerms(environments=True))
+    plan = scene.exchange.quote(make_spec(requirements=["tqdm"]), "ann", scene.now_ms)
+    assert [one["offer"] for one in plan["candidates"]] == ["offer-2"]
+    assert [one["environments"] for one in scene.exchange.offers(scene.now_ms)] == [False, True]
 
 
 @pytest.mark.parametrize("workers", ["4", "{gpus: 4}"])

@@ -25,7 +25,7 @@ def offer(row: str) -> Offer:
     return Offer(
         id=id, provider=id, gpu=gpu, gpus=int(total or free), gpus_free=int(free), vram_gib=float(vram), region=region,
         reliability=float(reliability), isolation=isolation, price_nanos_per_gpu_hour=round(float(price) * USD),
-        shares=("corpus",) if "corpus" in rest else (), network="net" in rest, matchable="off" not in rest,
+        shares=("corpus",) if "corpus" in rest else (), network="net" in rest, environments="env" in rest, matchable="off" not in rest,
     )  # fmt: skip
 
 
@@ -44,6 +44,7 @@ def bid(row: str) -> Bid:
         isolation=options.get("isolation", "process"),
         share=options.get("share"),
         network="network" in options,
+        environments="requirements" in options,
     )
     return Bid(
         job=job, submitted_ms=int(job[1:]), workers_min=int(low), workers_max=int(high), requires=requires,
@@ -56,7 +57,7 @@ def bid(row: str) -> Bid:
 BOOK = """
 p1 2xH100/80    2.50 eu 0.99 sandbox
 p2 8xH100/80    1.95 us 0.97 process
-p3 4xA100/40    1.10 eu 0.99 sandbox corpus net
+p3 4xA100/40    1.10 eu 0.99 sandbox corpus net env
 p4 1xA100/40    0.90 us 0.90 process
 p5 0of4xcpu/0   0.10 eu 0.99 sandbox
 p6 2xcpu/0      0.20 eu 0.99 sandbox off
@@ -84,6 +85,8 @@ def market(*bids: str, book: str = BOOK) -> list[str]:
         "j1 1-1x1 A100      9.00 avoid=p4         | matched p3",
         "j1 1-1x1 any       9.00 network=out      | matched p3",
         "j1 1-1x1 H100      9.00 network=out      | network",
+        "j1 1-1x1 any       9.00 requirements=yes | matched p3",
+        "j1 1-1x1 H100      9.00 requirements=yes | environments",
         "j1 1-9x1 A100      1.00                  | matched p4",
         "j1 1-1x1 B200      9.00                  | gpu_model",
         "j1 1-1x1 any       9.00 vram=81          | vram_too_small",
@@ -135,6 +138,7 @@ def test_a_budget_seats_as_many_as_it_pays_for_a_minute() -> None:
         ("j1 1-1x1 any 9.00 reliability=0.999", "workers.reliability 0.99"),
         ("j1 1-1x1 H100 9.00 region=us isolation=sandbox", "workers.isolation process"),
         ("j1 1-1x1 H100 9.00 network=out", "network false"),
+        ("j1 1-1x1 H100 9.00 requirements=yes", "no requirements"),
         ("j1 6-6x1 A100 9.00", "workers.min 5"),
         ("j1 1-1x9 H100 9.00", "workers.gpus 8"),
         ("j1 1-1x1 A100 9.00 budget=0.01", "0.005 USD more budget"),

@@ -22,7 +22,20 @@ from trainers.actors.roster import Roster, Worker
 from trainers.actors.saves import Restoring, Saving
 from trainers.actors.transport import Gone, Transport
 from trainers.actors.wiring import Door
-from trainers.attempts import DEATHS, SOON_MS, Attempts, Begin, Collect, Decisions, Outcome, Over, Report, Stop, counted
+from trainers.attempts import (
+    DEATHS,
+    SOON_MS,
+    UNBUILT,
+    Attempts,
+    Begin,
+    Collect,
+    Decisions,
+    Outcome,
+    Over,
+    Report,
+    Stop,
+    counted,
+)
 
 log = logging.getLogger(__name__)
 
@@ -137,11 +150,21 @@ class BatchCourse:
             self._calls.ask("outcome", worker, number)
         elif told["kind"] == "died":
             self._lose(worker, "worker_killed", told["detail"])
+        elif told["kind"] == UNBUILT:
+            self._unbuilt(worker, told["detail"])
         else:
             self._finish_saving()
             self._stopped = worker.slot, number, Outcome(**{name: told[name] for name in ENDS})
             if told["kind"] != "stopped":  # else what it has saved is looked at first: it begins again with that
                 self._end()
+
+    def _unbuilt(self, worker: Worker, why: str) -> None:
+        """Its machine could not build the environment: another one may."""
+        self._finish_saving()
+        decisions = self._attempts.unbuilt(worker.slot, worker.provider, why)
+        self._say(f"{worker.provider} cannot build the environment ({why})")
+        self._lose(worker, "failed_to_start", f"it could not build the environment: {why}")
+        self._do(decisions)
 
     def _begun(self, worker: Worker, number: int) -> None:
         self._calls.ask("outcome", worker, number)

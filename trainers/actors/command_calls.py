@@ -44,6 +44,7 @@ class CommandCalls:
     _commands: CommandDesk | None
     _secrets: Mapping[str, str]
     _way_out: Json | None
+    _environments: Json | None
 
     def lacks(self, digests: Sequence[str]) -> Json:
         """Which blocks of what the command saved this machine needs before `begin`; {ok, lacking}."""
@@ -129,6 +130,6 @@ class CommandCalls:
             self._child.kill()
             self._commands = CommandDesk(
                 scratch=self._scratch, isolation=self._isolation, memory_limit_bytes=self._memory_limit_bytes,
-                secrets=self._secrets, way_out=self._way_out,
+                secrets=self._secrets, way_out=self._way_out, environments=self._environments,
             )  # fmt: skip
         return self._commands

@@ -17,17 +17,20 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 from storage.archives import PackingError, unpack
 from storage.saved import Saved
+from trainers.actors.environment_order import EnvironmentOrder
 from trainers.actors.failures import failure
 from trainers.attempts import Outcome
 from trainers.collecting import PIECE_BYTES, Collection, Found, collect, read_piece
 from trainers.command_process import CommandProcess, Place
 from trainers.devices import Device
+from trainers.environments.store import Environments
 from trainers.outward.door import NoWayOut
 from trainers.outward.rules import OutwardRules
 from trainers.saving import Saver, Taken
@@ -47,11 +50,13 @@ LINES_BYTES = 256 << 10
 
 
 class CommandDesk:
-    """See the module. `scratch`: the worker's own folder, in which the command gets one. `way_out`: see `Worker`."""
+    """See the module. `scratch`: the worker's own folder, in which the command gets one. `way_out`, `environments`: see
+    `Worker`."""
 
     def __init__(
         self, *, scratch: Path, isolation: Literal["sandbox", "process"], memory_limit_bytes: int,
         secrets: Mapping[str, str] = MappingProxyType({}), way_out: Json | None = None,
+        environments: Json | None = None,
     ) -> None:  # fmt: skip
         self._folder = scratch / "command"
         self._isolation: Literal["sandbox", "process"] = isolation
@@ -67,12 +72,15 @@ class CommandDesk:
         self._saver = Saver(self._folder / CHECKPOINT, scratch / BLOCKS)
         self._dismissed = threading.Event()
         self._secrets, self._mask = secrets, Masks(secrets)
+        self._environments = None if environments is None else Environments(Path(environments["root"]), environments["limit_bytes"])
+        self._order: EnvironmentOrder | None = None
         self._way_out = None if way_out is None else OutwardRules(tuple(way_out["allowed"]), tuple(way_out["denied"]))
 
     @property
     def running(self) -> bool:
-        """Whether a command runs now."""
-        return self._process is not None and self._process.outcome is None
+        """Whether a command runs now, or is about to when its environment is there."""
+        coming = self._order is not None and not self._order.over
+        return coming or (self._process is not None and self._process.outcome is None)
 
     def begin(
         self, order: Json, workdir: bytes | None, data: bytes | None, saved: Json | None, *, threads: int,
@@ -108,39 +116,64 @@ class CommandDesk:
             if job_data["kind"] != "none":
                 shared = job_data["kind"] == "share"
                 environment["TORG_DATA"] = place.share(job_data["name"]) if shared else place.seen("data")
-            timeout_ms = command["timeout_ms"]
-            try:
-                self._process = CommandProcess(
-                    command["argv"], environment, place, timeout_s=None if timeout_ms is None else timeout_ms / 1000,
-                    ranks=units if command.get("launch") else None, job=order["job"],
-                )  # fmt: skip
-            except NoWayOut as error:
-                self._refused = failure("died", f"the command has no way out: {error}", "")
-                return self._refused
-            return {"ok": True, "number": self._number}
+            start = partial(self._start, command, environment, place, units)
+            lines = command.get("requirements")
+            if lines and self._environments is not None:
+                self._order = EnvironmentOrder(self._environments, lines, self._isolation, start, self.stop)
+            elif lines:
+                self._refused = failure("died", "this machine builds no environments", "")
+            elif (outcome := start(None)) is not None:
+                self._refused = failure("died", outcome.detail, "")
+            return self._refused or {"ok": True, "number": self._number}
+
+    def _start(
+        self, command: Json, environment: Mapping[str, str], place: Place, units: int, packages: Path | None
+    ) -> Outcome | None:
+        """Start the command, with an environment's packages where it has one; how it ended, if it could not be started."""
+        timeout_ms = command["timeout_ms"]
+        try:
+            self._process = CommandProcess(
+                command["argv"], environment, replace(place, environment=packages), job=self._job,
+                timeout_s=None if timeout_ms is None else timeout_ms / 1000, ranks=units if command.get("launch") else None,
+            )  # fmt: skip
+        except NoWayOut as error:
+            return Outcome("died", detail=f"the command has no way out: {error}")
+        return None
 
     def wait(self, number: int, timeout_s: float) -> Json:
         """{ok, number, outcome}: how the try ended, once it has and all that it printed was taken; else None after a while."""
-        process = self._process
-        if process is None or number != self._number:
+        order, until = self._order, time.monotonic() + timeout_s
+        if number != self._number or (order is None and self._process is None):
             return failure("stale", f"try {number} does not run here", "")
-        until = time.monotonic() + timeout_s
-        outcome = process.wait(timeout_s)
+        if order is not None:
+            if not order.wait(timeout_s):
+                return {"ok": True, "number": number, "outcome": None}
+            if order.outcome is not None:
+                while not order.said_all and time.monotonic() < until:
+                    time.sleep(LOOK_S)
+                return {"ok": True, "number": number, "outcome": self._fields(order.outcome) if order.said_all else None}
+        process = self._process
+        assert process is not None
+        outcome = process.wait(max(0.0, until - time.monotonic()))
         while outcome is not None and not process.said_all and time.monotonic() < until:
             time.sleep(LOOK_S)
         told = outcome if process.said_all else None
         return {"ok": True, "number": number, "outcome": None if told is None else self._fields(told)}
 
     def stop(self) -> None:
-        """End the command politely; returns at once."""
+        """End the command politely, or what is built for it; returns at once."""
+        if self._order is not None:
+            self._order.cancel()
         process = self._process
         if process is not None:
             process.stop()
 
     def lines(self) -> list[str]:
         """What the command printed since the last call, as much of it as may travel at once."""
-        process = self._process
-        return [self._mask(line) for line in process.take_lines(LINES_BYTES)] if process is not None else []
+        process, order = self._process, self._order
+        found = order.take_lines() if order is not None else []
+        found += process.take_lines(LINES_BYTES) if process is not None else []
+        return [self._mask(line) for line in found]
 
     def artifacts(self, number: int) -> Json:
         """{ok, number, files: [[path, digest, bytes, executable]], unmatched, left_out} of a try that has ended."""
@@ -159,7 +192,7 @@ class CommandDesk:
         that are not (see `Saver`). kept: whether all of the last answer is in the store.
         """
         process = self._process
-        if process is None or number != self._number:
+        if number != self._number or (self._order is None and process is None):
             return failure("stale", f"try {number} does not run here", "")
         with self._looking:
             if kept:
@@ -195,9 +228,13 @@ class CommandDesk:
         """Take what is saved, end the command politely, and wait until the run has fetched what it needs (`dismiss`); whether
         all that was done in time.
         """
-        process, until = self._process, time.monotonic() + timeout_s
+        until = time.monotonic() + timeout_s
+        if self._order is not None:
+            self._order.cancel()
+            self._order.wait(timeout_s)
+        process = self._process
         if process is None:
-            return True
+            return self._order is None or self._dismissed.wait(max(0.0, until - time.monotonic()))
         if process.outcome is None:
             with self._looking, contextlib.suppress(OSError):
                 self._saver.look(min(WHOLE_S, timeout_s / 4))
@@ -214,11 +251,18 @@ class CommandDesk:
         self._end_process()
 
     def _end_process(self) -> None:
+        if self._order is not None:
+            self._order.stop()
         if self._process is not None:
             self._process.close()
             self._process = None
+        if self._order is not None:
+            self._order.release()
+            self._order = None
 
-    def _look(self, process: CommandProcess) -> Taken:
+    def _look(self, process: CommandProcess | None) -> Taken:
+        if process is None:  # its environment is being built
+            return self._saver.look(0.0)
         if process.outcome is None:
             found = self._saver.look(WHOLE_S, lambda: process.outcome is None and not process.stopping)
         if process.outcome is not None:

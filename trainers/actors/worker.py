@@ -47,13 +47,15 @@ class Worker(CommandCalls):
     """See the module. `host_pid`: the provider's host process, with which the worker ends.
 
     The warm child has the threads of one unit and the first of the worker's `devices` (fields of `Device`). `host`: the
-    address at which other workers reach this one. `way_out`: fields of `OutwardRules` where its owner lets commands out.
+    address at which other workers reach this one. `way_out`: fields of `OutwardRules` where its owner lets commands out;
+    `environments`: {root, limit_bytes} where it lets them have environments of their own.
     """
 
     def __init__(
         self, *, name: str, host_pid: int, scratch: str, threads_per_unit: int, devices: Sequence[Json],
         memory_limit_bytes: int, shares: Mapping[str, str], isolation: Literal["sandbox", "process"],
         orphan_after_s: float, host: str = "127.0.0.1", way_out: Json | None = None,
+        environments: Json | None = None,
     ) -> None:  # fmt: skip
         self.name = name
         keep_freed_memory()
@@ -63,7 +65,7 @@ class Worker(CommandCalls):
         self._isolation, self._memory_limit_bytes = isolation, memory_limit_bytes
         self._has = (1, list(devices), None)
         self._shares = {share: Path(folder) for share, folder in shares.items()}
-        self._way_out = way_out
+        self._way_out, self._environments = way_out, environments
         self._orphan_after_s = orphan_after_s
         self._turn, self._remembering = threading.RLock(), threading.Lock()
         self._meter = Meter(time.monotonic)

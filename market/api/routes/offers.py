@@ -56,7 +56,9 @@ async def place_offer(
         node=body.node,
         versions=body.versions,
         by=caller.name,
-        terms=OwnerTerms(notice_ms=body.notice_ms, until_ms=body.until_ms, network=body.network),
+        terms=OwnerTerms(
+            notice_ms=body.notice_ms, until_ms=body.until_ms, network=body.network, environments=body.environments
+        ),
         selftest=body.selftest,
     )
     return settle(*await services.ask(command))
