@@ -219,9 +219,13 @@ class Market(Consortium):
         """The signed bundle that `torg verify` checks offline."""
         return self._wire.json("GET", f"/v1/jobs/{_part(job)}/provenance")
 
-    def job_logs(self, job: str, *, after: int = 0, wait_s: float = 0) -> Json:
-        """{text, next, over}: what was printed from byte `after` on; ask again with `next` until `over`."""
-        params = {"after": after, "wait_s": wait_s}
+    def job_logs(
+        self, job: str, *, after: int = 0, wait_s: float = 0, tail: int | None = None, since_ms: int | None = None
+    ) -> Json:
+        """{text, next, over}: what was printed from byte `after` on; ask again with `next` until `over`. The first time
+        `tail` (lines) and `since_ms` (since the epoch) say where to begin in what is there.
+        """
+        params = {"after": after, "wait_s": wait_s, "tail": tail, "since_ms": since_ms}
         return self._wire.json("GET", f"/v1/jobs/{_part(job)}/logs", params=params, wait_s=wait_s)
 
     def job_events(self, job: str, *, after: int = 0) -> Iterator[Json]:

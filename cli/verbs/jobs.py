@@ -1,7 +1,8 @@
 """`torg jobs`, `job`, `cancel`, `resume`, `explain`, `logs`: follow and steer jobs."""
 
+import time
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,12 +10,17 @@ from cli.arguments import megabytes, usd, usd_nanos
 from cli.errors import usage
 from cli.estimate_view import outcome
 from cli.output import Column, Styled, console, document, print_table, printable
-from cli.session import connect, new_id
+from cli.session import connect, connect_pooled, new_id
 from cli.settings import Settings
+from storage.units import TimeError, parse_instant_ms
+
+if TYPE_CHECKING:
+    from market.client import Market
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="job id, such as job-1f2e3d4c5b")]
 STATES = {"running": "green", "done": "blue", "failed": "bold red", "cancelled": "dim", "paused": "yellow"}
 LOG_WAIT_S = 20
+FOLLOW_PATIENCE_S = 60.0
 
 
 def register(app: typer.Typer) -> None:
@@ -176,21 +182,45 @@ def logs(
     ctx: typer.Context,
     job_id: JobId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until the job is over")] = False,
+    tail: Annotated[int | None, typer.Option(metavar="N", min=0, help="only the last N lines of what is there")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="only lines since then: 10m, 2h (ago), or 2026-11-26T12:00:00Z")
+    ] = None,
 ) -> None:
     """What the job's code and its run wrote."""
     settings: Settings = ctx.obj
     if settings.as_json and follow:
         raise usage("--json gives one document and cannot follow", field="--follow", remedy="leave one of them out")
-    client = connect(settings, "customer")
-    parts: list[str] = []
+    since_ms = None if since is None else _since_ms(since)
+    if follow:
+        with connect_pooled(settings, "customer", patience_s=FOLLOW_PATIENCE_S) as client:
+            for text in _log_texts(client, job_id, tail, since_ms, follow=True):
+                print(text, end="", flush=True)
+        return
+    texts = _log_texts(connect(settings, "customer"), job_id, tail, since_ms, follow=False)
+    if settings.as_json:
+        document({"id": job_id, "text": "".join(texts)})
+        return
+    for text in texts:
+        print(text, end="", flush=True)
+
+
+def _log_texts(client: "Market", job_id: str, tail: int | None, since_ms: int | None, *, follow: bool) -> Iterator[str]:
+    """What is there, piece by piece, and with `follow` what comes until the job is over."""
+    begin: dict[str, int | None] = {"tail": tail, "since_ms": since_ms}
     after, over = 0, False
     while not over:
-        answer = client.job_logs(job_id, after=after, wait_s=LOG_WAIT_S if follow else 0)
-        moved, after = answer["next"] != after, answer["next"]
+        answer = client.job_logs(job_id, after=after, wait_s=LOG_WAIT_S if follow else 0, **begin)
+        begin = {}
+        moved, after = bool(answer["text"]), answer["next"]
         over = answer["over"] if follow else not moved
-        if settings.as_json:
-            parts.append(answer["text"])
-        else:
-            print(answer["text"], end="", flush=True)
-    if settings.as_json:
-        document({"id": job_id, "text": "".join(parts)})
+        yield answer["text"]
+
+
+def _since_ms(text: str) -> int:
+    """Milliseconds since the epoch of `10m` (ago) or of a time."""
+    try:
+        return parse_instant_ms(text, now_ms=time.time_ns() // 1_000_000)
+    except TimeError as error:
+        remedy = "10m, 2h, 3d, or a time such as 2026-11-26T12:00:00Z"
+        raise usage(f"--since {text!r}: {error.message}", field="--since", remedy=remedy) from None

@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from cli.verbs.jobs import job_row
 from tests.cli.conftest import Torg, on_a_terminal
-from tests.cli.fake_market import FakeMarket
+from tests.cli.fake_market import Asked, FakeMarket
 from tests.cli.samples import bill, job, offer
 
 ESCAPE = "\x1b["
@@ -125,6 +125,20 @@ def test_history_is_a_list(torg: Torg, market: FakeMarket) -> None:
     assert torg("wallet", "history", "--limit", "3", "--json").document == [line]
     assert market.last("GET", "/v1/transfers").query == {"limit": "3"}
     assert "2026-11-22 10:00:00" in torg("wallet", "history").out
+
+
+def test_where_logs_begin_is_said_once(torg: Torg, market: FakeMarket) -> None:
+    def logs(asked: Asked) -> tuple[int, object]:
+        first = asked.query["after"] == "0"
+        return 200, {"text": "later\n" if first else "", "next": 60, "over": True}
+
+    market.routes["GET /v1/jobs/job-1/logs"] = logs
+    assert torg("logs", "job-1", "--tail", "3", "--since", "2026-11-26T12:00:00Z").out == "later\n"
+    first, second = (asked.query for asked in market.asked)
+    assert (first["tail"], first["since_ms"]) == ("3", "1795694400000")
+    assert "tail" not in second
+    ran = torg("logs", "job-1", "--since", "last Tuesday")
+    assert (ran.code, "--since" in ran.err, "10m, 2h" in ran.err) == (2, True, True)
 
 
 def test_logs_end_where_the_text_ends(torg: Torg, market: FakeMarket) -> None:

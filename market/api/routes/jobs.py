@@ -109,11 +109,22 @@ async def rounds(services: Has, caller: Someone, job: str) -> dict[str, Any]:
 
 @router.get("/jobs/{job}/logs")
 async def logs(
-    services: Has, caller: Someone, job: str, after: Annotated[int, Query(ge=0)] = 0, wait_s: Wait = 0
+    services: Has,
+    caller: Someone,
+    job: str,
+    after: Annotated[int, Query(ge=0)] = 0,
+    wait_s: Wait = 0,
+    tail: Annotated[int | None, Query(ge=0)] = None,
+    since_ms: Annotated[int | None, Query(ge=0)] = None,
 ) -> dict[str, Any]:
-    """What the workers printed, from byte `after` on; `over` when no more can come."""
+    """What the workers printed, from byte `after` on, or of what is there the last `tail` lines, or those printed since
+    `since_ms`; `over` when no more can come."""
     clock = asyncio.get_running_loop().time
     until = clock() + min(wait_s, LONGEST_WAIT_S)
+    job_for(services, caller, job)
+    if tail is not None or since_ms is not None:
+        place = await asyncio.to_thread(services.job_logs.place, job, tail=tail, since_ms=since_ms)
+        after = max(after, place)
     while True:
         over = job_for(services, caller, job)["state"] in FINAL_STATES
         text, following = services.job_logs.read(job, after)
