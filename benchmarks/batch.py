@@ -1,18 +1,23 @@
 """What a batch job waits for and what it pays for being safe.
 
-    python -m benchmarks.batch [--json]
+    python -m benchmarks.batch [--only environments] [--requirement NAME==VERSION] [--json]
 
 A market and providers of one core each on this machine, all in the sandbox that there is:
 
 - `first_line_warm_s`: from the start of `torg run` to the first line of its command's output, a provider waiting; `…_cold_s`:
   from the submission to that line when the provider is started only then.
 - `upload_…_bytes`: of a working folder, and of the next one after one line of one file was changed.
-- `restart_s`: from SIGKILL of the worker to the first line of the command on another machine, with what it had saved.
+- `restart_s`: from SIGKILL of the worker to the first line of the command on another machine, with what it had saved.- `environment_cold_s`: from the submission to the first line of a command whose environment is built first, and
+  `environment_build_s` what the machine says that building took; `environment_warm_s`: the same job again, on a machine that has
+  it; `environment_none_s`: the same without requirements. The package is a wheel of 200 modules made on the spot, in a folder
+  that pip is told of; with `--requirement` one of the machine's own index.
 """
 
 from __future__ import annotations
 
+import os
 import random
+import re
 import shutil
 import statistics
 import subprocess
@@ -22,11 +27,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.packages import make_wheel
 from benchmarks.report import Target, finish, parser, say
 from benchmarks.square import Square, open_square, until
 from cli.jobfiles import prepare_fields
 
-WARM_RUNS, RESTARTS = 5, 3
+WARM_RUNS, RESTARTS, BUILDS = 5, 3, 3
 LINE = "the first line"
 COUNTER = """
 import os, pathlib, time
@@ -40,8 +46,13 @@ time.sleep(3600)
 
 def main() -> int:
     """See the module."""
-    chosen = parser(__doc__).parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--only", choices=["environments"])
+    arguments.add_argument("--requirement")
+    chosen = arguments.parse_args()
     figures: dict[str, float] = {}
+    if chosen.only == "environments":
+        return finish(environments(chosen.requirement, chosen.json), {}, chosen.json)
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder)
         with open_square(0) as square:
@@ -54,6 +65,7 @@ def main() -> int:
             restarts = [restart(square, files) for _ in range(RESTARTS)]
             figures |= {"restart_s": statistics.median(restarts), "restart_most_s": max(restarts)}
             say(chosen.json, f"restarts after {', '.join(f'{one:.2f}' for one in restarts)} s")
+    figures |= environments(chosen.requirement, chosen.json)
     targets = {
         "first_line_warm_s": Target(figures["first_line_warm_s"], 2.0),
         "upload_change_ratio": Target(figures["upload_change_ratio"], 0.05),
@@ -122,6 +134,44 @@ def uploads(square: Square, files: Path) -> dict[str, float]:
 def _fields(folder: Path) -> dict[str, Any]:
     limits = {"max_usd_per_gpu_hour": 0.9, "budget_usd": 1}
     return {"name": "a", "command": ["true"], "workdir": str(folder), "workers": {"gpu": ["cpu"]}, "limits": limits}
+
+
+def environments(requirement: str | None, as_json: bool) -> dict[str, float]:
+    """Seconds to the first line with an environment to build, with one that is there, and with none."""
+    with tempfile.TemporaryDirectory() as folder:
+        index, files = Path(folder, "index"), Path(folder, "files")
+        index.mkdir()
+        files.mkdir()
+        if requirement is None:
+            size = max(make_wheel(index, "alpha", f"{number}.0") for number in range(BUILDS))
+            os.environ |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index)}
+            wanted = [f"alpha=={number}.0" for number in range(BUILDS)]
+            say(as_json, f"wheels of {size:,} bytes, made here")
+        else:
+            wanted = [requirement]
+        with open_square(1) as square:
+            none = [first_line_of(square, files, None)[0] for _ in range(BUILDS)]
+            cold = [first_line_of(square, files, one) for one in wanted]
+            warm = [first_line_of(square, files, one)[0] for one in wanted]
+    for name, seconds in (("no environment", none), ("one to build", [one for one, _ in cold]), ("one that is there", warm)):
+        say(as_json, f"first lines with {name} after {', '.join(f'{one:.2f}' for one in seconds)} s")
+    return {
+        "environment_none_s": statistics.median(none), "environment_cold_s": statistics.median(one for one, _ in cold),
+        "environment_build_s": statistics.median(built for _, built in cold), "environment_warm_s": statistics.median(warm),
+    }  # fmt: skip
+
+
+def first_line_of(square: Square, files: Path, requirement: str | None) -> tuple[float, float]:
+    """Seconds from the submission to the first line, and those that a build says it took (0 without one)."""
+    square.wait_free()
+    time.sleep(3)  # the next warm worker is being made
+    began = time.monotonic()
+    job = square.submit(["echo", LINE], files, requirements=None if requirement is None else [requirement])
+    until(lambda: LINE in square.lines(job), 600)
+    taken = time.monotonic() - began
+    square.wait_over(job)
+    built = [re.search(r"built the environment \w+ in ([\d.]+) s", line) for line in square.lines(job)]
+    return taken, next((float(found[1]) for found in built if found), 0.0)
 
 
 def restart(square: Square, files: Path) -> float:

@@ -77,20 +77,25 @@ class Square:
         """Until every provider has shown by its self-test that its sandbox holds, as a job with ranks asks for."""
         until(lambda: all(one["isolation"] == "sandbox" for one in self.customer.offers()))
 
-    def submit(self, argv: Sequence[str], files: Path, artifacts: Sequence[str] = (), ranks: int | None = None) -> str:
+    def submit(
+        self, argv: Sequence[str], files: Path, artifacts: Sequence[str] = (), ranks: int | None = None,
+        requirements: Sequence[str] | None = None,
+    ) -> str:  # fmt: skip
         """A batch job of these words with a folder's files; `ranks`: so many processes of it by torchrun."""
-        spec = self._spec(argv, files, artifacts, ranks)
+        spec = self._spec(argv, files, artifacts, ranks, requirements)
         job = f"job-{secrets.token_hex(5)}"
         self.customer.submit_job(job, spec)
         return job
 
-    def _spec(self, argv: Sequence[str], files: Path, artifacts: Sequence[str], ranks: int | None) -> Json:
+    def _spec(
+        self, argv: Sequence[str], files: Path, artifacts: Sequence[str], ranks: int | None, requirements: Sequence[str] | None
+    ) -> Json:
         from market.forms import parse_job, resolve
 
         told = {
             "name": "benchmark", "command": list(argv), "workdir": str(files), "artifacts": list(artifacts),
             "workers": {"gpu": ["cpu"], "gpus": ranks or 1}, "limits": {"max_usd_per_gpu_hour": 0.9, "budget_usd": 1},
-            "launch": None if ranks is None else "torchrun",
+            "requirements": None if requirements is None else list(requirements), "launch": None if ranks is None else "torchrun",
         }  # fmt: skip
         return resolve(parse_job(json.dumps(told)), self.customer.upload, folder=files)
 

@@ -11,12 +11,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from tests.trainers.wheels import make_sdist, make_wheel
+from trainers import landlock
 from trainers.command_process import CommandProcess, Place
+from trainers.environments import building
 from trainers.environments.building import (
     BuildCancelled,
     BuildTrouble,
@@ -30,7 +33,7 @@ from trainers.environments.building import (
 from trainers.environments.layers import digest_of, own_base
 from trainers.environments.store import ABOUT, Environments, Held
 from trainers.environments.words import Verdict, last_words, verdict
-from trainers.sandbox import isolation_level
+from trainers.sandbox import Isolation, isolation_level
 
 PATIENCE_S = 120
 ROOT = Path(__file__).parents[2]
@@ -70,11 +73,11 @@ def take(environments: Environments, said: list[str]) -> Take:
     return took
 
 
-def run_in(held: Held, folder: Path, *argv: str) -> list[str]:
+def run_in(held: Held, folder: Path, *argv: str, isolation: Isolation | None = None) -> list[str]:
     """What a command prints in the sandbox, with this environment."""
     for name in ("work", "home", "tmp"):
         (folder / name).mkdir(parents=True)
-    place = Place(folder, isolation_level(), 1, 1 << 30, environment=held.folder)
+    place = Place(folder, isolation or isolation_level(), 1, 1 << 30, environment=held.folder)
     command = CommandProcess(argv, {}, place, timeout_s=PATIENCE_S)
     outcome = command.wait(PATIENCE_S)
     lines = command.take_lines(1 << 20)
@@ -105,6 +108,23 @@ def test_a_command_s_python_has_them_and_torg_s_own_packages(index: Path, take: 
     about = json.loads((held.folder / ABOUT).read_text())
     assert (about["requirements"], about["packages"]) == (["alpha"], [["alpha", "1.0"], ["beta", "2.5"]])
     assert 0 < about["bytes"] < 1 << 20
+
+
+def test_without_bubblewrap_it_is_read_only_too(index: Path, take: Take, tmp_path: Path) -> None:
+    make_wheel(index, "alpha", scripts={"say-alpha": "alpha:main"}, files={"alpha.py": "def main():\n    print('here')\n"})
+    held = take("alpha")
+    code = "say-alpha; python -c 'import alpha, numpy; alpha.main()'; touch $VIRTUAL_ENV/x 2>/dev/null || echo no"
+    said = run_in(held, tmp_path / "a", "sh", "-c", code, isolation="process")
+    assert said[:2] == ["here", "here"]
+    if landlock.version():
+        assert said[2:] == ["no"]
+
+
+def test_a_long_build_says_how_far_it_is(index: Path, take: Take, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    make_wheel(index, "alpha")
+    monkeypatch.setattr(building, "SAY_EVERY_S", -1.0)
+    take("alpha")
+    assert [line for line in said if "s so far" in line]
 
 
 def test_what_torg_has_is_not_installed_again_and_another_version_of_it_goes_before(index: Path, take: Take, tmp_path: Path) -> None:
@@ -231,12 +251,33 @@ def test_a_machine_without_an_index_knows_it(tmp_path: Path, take: Take, index: 
         take("alpha")
 
 
+@pytest.mark.parametrize(("status", "raised"), [(404, RequirementsRefused), (403, BuildTrouble), (503, BuildTrouble)])
+def test_an_index_that_has_it_not_is_another_thing_than_one_that_fails(
+    take: Take, index: Path, monkeypatch: pytest.MonkeyPatch, status: int, raised: type[Exception]
+) -> None:
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(status)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.delenv("PIP_NO_INDEX")
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/simple")
+        monkeypatch.setenv("PIP_RETRIES", "0")
+        with pytest.raises(raised):
+            take("alpha")
+        server.shutdown()
+
+
+@pytest.mark.parametrize("retries", ["0", "1"])
 def test_an_index_that_does_not_answer_is_the_machine_s_and_its_password_stays_there(
-    take: Take, index: Path, monkeypatch: pytest.MonkeyPatch
+    take: Take, index: Path, monkeypatch: pytest.MonkeyPatch, retries: str
 ) -> None:
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.setenv("PIP_INDEX_URL", "http://owner:pass-word@127.0.0.1:9/token-abc/simple")
-    monkeypatch.setenv("PIP_RETRIES", "1")
+    monkeypatch.setenv("PIP_RETRIES", retries)
     with pytest.raises(BuildTrouble) as trouble:
         take("alpha")
     for secret in ("pass-word", "owner", "token-abc"):

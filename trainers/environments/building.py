@@ -29,6 +29,7 @@ BUILD_BYTES: Final = 10 << 30
 """Of one environment, what was fetched for it included."""
 BUILD_S: Final = 1_800.0
 COMPILE_S: Final = 600.0
+SAY_EVERY_S: Final = 30.0
 _TICK_S = 0.2
 _LOOK_EVERY_S = 2.0
 _SHEBANG = b"#!/usr/bin/env python\n"
@@ -137,7 +138,8 @@ class _Pip:
 
     def __init__(self, scratch: Path, say: Say, cancelled: Event, limits: Limits) -> None:
         self._scratch, self._say, self._cancelled, self._limits = scratch, say, cancelled, limits
-        self._ends = time.monotonic() + limits.seconds
+        self._began = time.monotonic()
+        self._ends, self._says_at = self._began + limits.seconds, self._began + SAY_EVERY_S
 
     def resolve(self, lines: Sequence[str]) -> list[Json]:
         """What is to be installed over what is there: {name, version, sha256} each, sha256 None where it is not known."""
@@ -156,7 +158,9 @@ class _Pip:
 
     def _run(self, words: Sequence[str]) -> None:
         printed = self._scratch / "pip" / "printed.txt"
-        argv = command(self._scratch, self._limits.most_bytes, [*words, "--only-binary", ":all:", "--no-color"])
+        log = self._scratch / "pip" / "log.txt"  # what it says of addresses that do not answer, it may print nowhere
+        options = ["--only-binary", ":all:", "--no-color", "--log", str(log)]
+        argv = command(self._scratch, self._limits.most_bytes, [*words, *options])
         with printed.open("wb") as output:
             process = subprocess.Popen(
                 argv, env=_environment(self._scratch), cwd=self._scratch / "pip", stdin=subprocess.DEVNULL, stdout=output,
@@ -173,7 +177,8 @@ class _Pip:
             raise BuildTrouble(f"no environment can be built here: {_OF_THE_MACHINE[process.returncode]}")
         text = printed.read_text(encoding="utf-8", errors="replace")
         tail = last_words(text)
-        if verdict(text, process.returncode) is Verdict.REQUIREMENTS:
+        logged = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+        if verdict(text + logged, process.returncode) is Verdict.REQUIREMENTS:
             raise RequirementsRefused("the requirements cannot be installed from wheels", tail)
         raise BuildTrouble(f"pip failed here: {tail or f'it ended with {process.returncode}'}")
 
@@ -187,11 +192,14 @@ class _Pip:
                 raise BuildTrouble(f"it was not built within {self._limits.seconds:.0f} s")
             if now - looked > _LOOK_EVERY_S or process.poll() is not None:
                 looked = now
-                self._measure()
-        self._measure()
+                self._measure(now)
+        self._measure(time.monotonic())
 
-    def _measure(self) -> None:
+    def _measure(self, now: float) -> None:
         used, most = used_bytes(self._scratch), self._limits.most_bytes
+        if now > self._says_at:
+            self._says_at = now + SAY_EVERY_S
+            self._say(f"building the environment: {now - self._began:.0f} s so far, {used / 1e6:,.1f} MB")
         if used > most:
             raise RequirementsRefused(f"the environment takes more than an environment may: {used >> 20} of {most >> 20} MiB")
 

@@ -13,7 +13,8 @@ TAIL_LINES: Final = 12
 TAIL_CHARACTERS: Final = 1_500
 _NETWORK: Final = re.compile(
     r"Retrying \(|NewConnectionError|ConnectionError|ConnectTimeout|ReadTimeout|SSLError|ProxyError|NameResolutionError"
-    r"|Could not fetch URL|HTTP error|HTTPError|[45]\d\d (?:Client|Server) Error|Network is unreachable|timed out"
+    r"|Could not fetch URL \S+ (?!4(?:04|10) Client)|5\d\d Server Error|4(?!04|10)\d\d Client Error"
+    r"|Network is unreachable|timed out"
 )
 _MACHINE: Final = re.compile(r"No space left on device|Permission denied|Read-only file system|Disk quota exceeded|\(constraint\)")
 _REQUIREMENTS: Final = re.compile(
@@ -36,7 +37,9 @@ class Verdict(Enum):
 
 
 def verdict(text: str, status: int) -> Verdict:
-    """Whose failure it is that pip ended with this status, having printed that. A network that failed excuses the customer."""
+    """Whose failure it is that pip ended with this status, having printed and logged that. A network that failed excuses the
+    customer; an index that has no such package (404) does not.
+    """
     if status < 0 or _NETWORK.search(text) or _MACHINE.search(text):
         return Verdict.MACHINE
     return Verdict.REQUIREMENTS if _REQUIREMENTS.search(text) else Verdict.MACHINE
