@@ -24,6 +24,7 @@ _REMEDIES = {
     "damaged": "run `torg books verify`",
     "busy": "run it again",
     "backup_damaged": "use another backup",
+    "home_newer": "use the torg that wrote it, or a newer one",
     "backup_newer": "restore it with the torg that made it, or a newer one",
     "backup_other": "name a file that `torg backup` has made",
     "backup_passphrase_missing": "name --passphrase-file",

@@ -29,7 +29,20 @@ def when_down(settings: Settings, online: Callable[[], Answer], from_files: Call
             raise
         if settings.url or not (settings.home / "journal").is_dir():
             raise
-        return from_files(Files(settings.home))
+        return from_files(Files(_readable(settings.home)))
+
+
+def _readable(home: Path) -> Path:
+    """The home, if this torg reads its format."""
+    from storage.formats import FormatDamaged, FormatNewer, check_home
+
+    try:
+        check_home(home)
+    except FormatNewer as newer:
+        raise refused("home_newer", newer.message, field="--home", remedy=newer.remedy) from newer
+    except FormatDamaged as damaged:
+        raise refused("home_damaged", str(damaged), field="--home") from damaged
+    return home
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +93,18 @@ class Files:
         _need_duckdb()
         from market.homes import Home
         from storage.journal import verify_journal
-        from storage.projection import Projection, projection_equal
+        from storage.projection import Projection, ProjectionNewer, projection_equal
 
         home = Home(self.home)
         checked = verify_journal(home.journal)
         answer: dict[str, Any] = {"ok": False, "records": checked.records, "head": checked.head,
                                   "first_bad": checked.first_bad, "balanced": False, "projection_ok": False}  # fmt: skip
         if checked.ok:
-            with Projection.open(home.journal, home.books_database) as projection:
+            try:
+                opened = Projection.open(home.journal, home.books_database)
+            except ProjectionNewer as newer:
+                raise refused("books_newer", str(newer)) from newer
+            with opened as projection:
                 with projection.cursor() as books:
                     rows = books.execute(_BALANCED).fetchall()
                 answer["balanced"] = bool(rows[0][0])

@@ -19,6 +19,7 @@ from market.team_commands import (
     Join,
     MakeInvite,
     MoveMember,
+    NoteFormat,
     RemoveTeam,
     ResumeMember,
     RevokeInvite,
@@ -30,7 +31,7 @@ from market.team_commands import (
 )
 
 __all__ = [
-    "KEEP", "GrantCredit", "Join", "MakeInvite", "MoveMember", "RemoveTeam", "ResumeMember",
+    "KEEP", "GrantCredit", "Join", "MakeInvite", "MoveMember", "NoteFormat", "RemoveTeam", "ResumeMember",
     "RevokeInvite", "SetLimits", "SetRole", "SetTeam", "SuspendMember",
 ]  # fmt: skip
 SYSTEM: Final = "market"

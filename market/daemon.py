@@ -28,6 +28,8 @@ LOOK_S = 0.5
 WILDCARDS = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound to
 RAY_PORTS = range(10002, 20000)
 BACKLOG = 2048
+EXIT_NEWER = 6
+"""Of the exchange (market/api/process.py): a newer torg wrote what it found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,11 @@ class Supervisor:
         until_s, why = time.monotonic() + START_S, "not yet"
         while True:
             assert exchange.process is not None
-            if (code := exchange.process.poll()) is not None:
+            if (code := exchange.process.poll()) == EXIT_NEWER:
+                last = tail_of(self._home.log_file("exchange"), lines=1).partition("ERROR torg.exchange: ")[2]
+                message, _, remedy = last.rpartition(": ")
+                return {"code": "home_newer", "message": message, "field": "--home", "remedy": remedy}
+            if code is not None:
                 message = f"the exchange ended with code {code}:\n{tail_of(self._home.log_file('exchange'))}"
                 return {
                     "code": "exchange_failed",

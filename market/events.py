@@ -12,6 +12,7 @@ Event = dict[str, Any]
 
 FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "market_opened": ("market_id", "fee_ppm", "version"),
+    "journal_format": ("format", "version"),
     "market_stopped": ("by",),
     "market_reopened": ("by",),
     "member_added": ("member", "role", "key_sha256", "by"),

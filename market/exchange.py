@@ -47,6 +47,7 @@ from market.commands import (
     LoseRay,
     MakeInvite,
     MoveMember,
+    NoteFormat,
     OpenMarket,
     Payout,
     PlaceOffer,
@@ -88,6 +89,7 @@ _Decide = Callable[[Turn, Any], Answer | Refusal]
 
 _DECISIONS: Final[Mapping[type, _Decide]] = {
     OpenMarket: members.open_market,
+    NoteFormat: members.note_format,
     AddMember: members.add_member,
     RevokeMember: members.revoke_member,
     RotateKey: members.rotate_key,
@@ -187,6 +189,11 @@ class Exchange:
     def market_id(self) -> str:
         """Empty until the market is opened."""
         return self._state.market_id
+
+    @property
+    def journal_format(self) -> int:
+        """What the journal says of its events (storage/formats.py)."""
+        return self._state.journal_format
 
     @property
     def stopped(self) -> bool:
@@ -335,6 +342,7 @@ class Exchange:
                 "market_id",
                 "fee_ppm",
                 "version",
+                "journal_format",
                 "stopped",
                 "members",
                 "by_key",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from market.checking import invalid, is_digest, is_int, is_name, is_text
-from market.commands import SYSTEM, AddMember, Deposit, OpenMarket, Payout, RevokeMember, RotateKey
+from market.commands import SYSTEM, AddMember, Deposit, NoteFormat, OpenMarket, Payout, RevokeMember, RotateKey
 from market.granting import end_lease
 from market.outcomes import Answer, Json, Refusal, conflict, unknown
 from market.state import ROLES, MemberRecord, State
@@ -32,6 +32,15 @@ def open_market(turn: Turn, command: OpenMarket) -> Answer | Refusal:
     fields = {"market_id": command.market_id, "fee_ppm": turn.settings.fee_ppm, "version": command.version}
     turn.emit("market_opened", fields)
     return Answer({"market_id": command.market_id})
+
+
+def note_format(turn: Turn, command: NoteFormat) -> Answer | Refusal:
+    """Say which events may follow, once; a journal never becomes older."""
+    if command.by != SYSTEM:
+        return Refusal("forbidden", "only the market's own process says the journal's format", status=403)
+    if command.format > turn.state.journal_format:
+        turn.emit("journal_format", {"format": command.format, "version": command.version})
+    return Answer({"format": turn.state.journal_format}, created=bool(turn.events))
 
 
 def add_member(turn: Turn, command: AddMember) -> Answer | Refusal:

@@ -31,6 +31,10 @@ def _market_opened(state: State, event: Event, at_ms: int) -> None:
     state.version = event["version"]
 
 
+def _journal_format(state: State, event: Event, at_ms: int) -> None:
+    state.journal_format = event["format"]
+
+
 def _market_stopped(state: State, event: Event, at_ms: int) -> None:
     state.stopped = True
 
@@ -341,6 +345,7 @@ def _clearing(state: State, event: Event, at_ms: int) -> None:
 
 _HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     "market_opened": _market_opened,
+    "journal_format": _journal_format,
     "market_stopped": _market_stopped,
     "market_reopened": _market_reopened,
     "transfer": _transfer,

@@ -249,6 +249,7 @@ class State:
     market_id: str = ""
     fee_ppm: int = 0
     version: str = ""
+    journal_format: int = 1
     stopped: bool = False
     now_ms: int = 0
     members: dict[str, MemberRecord] = field(default_factory=dict)

@@ -42,6 +42,7 @@ from market.daemon import (
 )
 from market.homes import PROCESSES, Home, pid_is_alive, read_json
 from market.tls import TlsFiles, TlsRefused, check_files, now_utc
+from storage.formats import FormatDamaged, FormatNewer, check_home
 
 log = logging.getLogger("torg.supervisor")
 
@@ -74,7 +75,7 @@ def start(
     """Start the daemon detached and return when the API answers; a market that runs is returned as it is.
 
     `tls`: speak https. Raises StartFailed with code port_in_use, address_unusable, tls_unusable, tls_failed,
-    exchange_failed or start_failed.
+    home_newer, exchange_failed or start_failed.
     """
     name = None
     if tls is not None:
@@ -85,6 +86,7 @@ def start(
             raise StartFailed("tls_unusable", wrong.message, field=wrong.field, remedy=wrong.remedy) from wrong
     home = Home(home_folder.absolute())
     check_not_moved(home)
+    check_format(home)
     home.make_folders()
     until_s = time.monotonic() + timeout_s
     while time.monotonic() < until_s:
@@ -150,6 +152,16 @@ def check_not_moved(home: Home) -> None:
         raise StartFailed("market_moved", message, remedy=remedy)
 
 
+def check_format(home: Home) -> None:
+    """Raises StartFailed with code home_newer where a newer torg wrote this home."""
+    try:
+        check_home(home.root)
+    except FormatNewer as newer:
+        raise StartFailed("home_newer", newer.message, field="--home", remedy=newer.remedy) from newer
+    except FormatDamaged as damaged:
+        raise StartFailed("home_damaged", str(damaged), field="--home", remedy="restore the file from a backup") from damaged
+
+
 def end_left(home: Home) -> list[int]:
     """End processes that a killed supervisor left; a pid counts only if its command line names this home."""
     left = [pid for name in PROCESSES if (pid := home.read_pid(name)) is not None]
@@ -186,6 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     try:
         check_not_moved(home)
+        check_format(home)
     except StartFailed as failed:
         log.error("%s", failed)
         say(given.ready_fd, {"code": failed.code, "message": failed.message, "remedy": failed.remedy})

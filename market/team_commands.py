@@ -112,5 +112,14 @@ class ResumeMember:
     by: str
 
 
-MemberCommand = MakeInvite | RevokeInvite | Join | SetRole | SuspendMember | ResumeMember
+@dataclass(frozen=True, slots=True)
+class NoteFormat:
+    """The market's own process: from here on the journal may hold events of this format; `version` is the torg's."""
+
+    format: int
+    version: str
+    by: str
+
+
+MemberCommand = NoteFormat | MakeInvite | RevokeInvite | Join | SetRole | SuspendMember | ResumeMember
 TeamCommand = SetTeam | RemoveTeam | MoveMember | GrantCredit | SetLimits | MemberCommand

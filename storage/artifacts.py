@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from storage.blobs import DIGEST
 from storage.canonical import NotCanonical, canonical_bytes, digest_of, parse_json
+from storage.formats import found_format, newer_manifest
 
 FORMAT: Final = "torg-artifacts-1"
 MAX_FILES: Final = 10_000
@@ -72,7 +73,7 @@ class Artifacts:
     def from_json(cls, value: object) -> Artifacts:
         """Read what `to_json` made; raises ArtifactsError."""
         if not is_artifacts(value):
-            raise ArtifactsError(f"not a manifest of format {FORMAT}")
+            raise ArtifactsError(newer_manifest("the list of artifacts", found_format(value), FORMAT) or f"not a manifest of format {FORMAT}")
         assert isinstance(value, dict)
         if set(value) != set(_FIELDS):
             odd = sorted(set(value) ^ set(_FIELDS))

@@ -24,7 +24,8 @@ from typing import Any, BinaryIO, Final
 
 from storage.blobs import DIGEST, BlobStore
 from storage.canonical import NotCanonical, canonical_bytes, parse_json
-from storage.journal_format import JournalCorrupt, JournalRewound, SegmentHeader, segments, sync_folder
+from storage.formats import HOME_FORMAT, FormatDamaged, FormatNewer, check_home, newer_manifest, newer_record
+from storage.journal_format import JournalCorrupt, JournalNewer, JournalRewound, SegmentHeader, segments, sync_folder
 from storage.journal_reader import Walk, verify_journal
 from storage.living import MANIFEST_ERRORS, Living
 from storage.sealed import SealedReader, SealedWriter, SealError
@@ -60,6 +61,7 @@ class BackupFacts:
     missing: tuple[str, ...]
     with_blobs: bool
     moved: bool
+    home_format: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """The fields of `backup.json`, without its list of files."""
@@ -69,7 +71,7 @@ class BackupFacts:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> BackupFacts:
         """Raises KeyError, TypeError where it is something else."""
-        told = {name: value[name] for name in cls.__slots__}
+        told = {"home_format": 1} | {name: value[name] for name in cls.__slots__ if name in value or name != "home_format"}
         return cls(**told | {"missing": tuple(told["missing"])})
 
 
@@ -87,13 +89,14 @@ class _Cut:
         before = self.walk.number
         for record in self.walk:
             body = parse_json(record.payload)
+            if (newer := newer_record(record.number, body)) is not None:
+                raise JournalNewer(newer)
             self.last_at_ms = body["at_ms"]
             self.living.observe(body["events"])
             self.market = self.market or next(
                 (e["market_id"] for e in body["events"] if e["type"] == "market_opened"), ""
             )
-        if self.walk.bad is not None and not self.walk.torn:
-            raise JournalCorrupt(self.walk.bad)
+        self.walk.check()
         return self.walk.number > before
 
     def files(self) -> Iterator[tuple[Path, int]]:
@@ -112,10 +115,11 @@ def write_backup(
 ) -> BackupFacts:  # fmt: skip
     """Write the backup of the market in `home` to `file`; the market may run meanwhile.
 
-    Raises BackupError (no_market, damaged, busy), OSError. What was written of a failed one is useless.
+    Raises BackupError (no_market, damaged, busy, home_newer), OSError. What was written of a failed one is useless.
     """
     cut = _Cut(Walk(home / "journal"))
     try:
+        format_of_home = check_home(home)
         if not cut.read_on() or not cut.market:
             raise BackupError("no_market", f"there is no market in {home}: its journal is empty")
         with _pinned(home / "blobs", cut, with_blobs) as (pins, missing):
@@ -126,8 +130,13 @@ def write_backup(
                 market=cut.market, made_at_ms=made_at_ms, last_at_ms=cut.last_at_ms, records=cut.walk.number,
                 head=cut.walk.hash.hex(), term=cut.walk.term, blobs=len(pins), missing=tuple(missing),
                 blob_bytes=sum(pin.stat().st_size for pin in pins), with_blobs=with_blobs, moved=moved,
+                home_format=format_of_home,
             )  # fmt: skip
             _write_entries(file, passphrase, facts, entries, small, progress)
+    except (FormatNewer, JournalNewer) as error:
+        raise BackupError("home_newer", str(error)) from error
+    except FormatDamaged as error:
+        raise BackupError("damaged", str(error)) from error
     except JournalCorrupt as error:
         raise BackupError("damaged", f"the journal is damaged: {error}") from error
     except JournalRewound as error:
@@ -350,11 +359,17 @@ def _checked_facts(manifest: dict[str, Any] | None, found: dict[str, dict[str, A
     if manifest is None:
         raise BackupError("backup_damaged", f"the backup has no {MANIFEST}")
     if (theirs := manifest.get("format")) != FORMAT:
-        raise BackupError("backup_newer", f"the backup has format {theirs}, and this torg reads {FORMAT}")
+        newer = newer_manifest("the backup", theirs, FORMAT)
+        damaged = f"the backup says that it is {theirs!r}, which is no format of a backup"
+        raise BackupError("backup_newer" if newer else "backup_damaged", newer or damaged)
     for name in sorted({*found, *manifest["files"]}):
         if found.get(name) != manifest["files"].get(name):
             raise BackupError("backup_damaged", f"{name} in the backup is not what {MANIFEST} says")
         parts = PurePosixPath(name).parts
         if parts[0] == "blobs" and (DIGEST.fullmatch(parts[-1]) is None or found[name]["digest"] != parts[-1]):
             raise BackupError("backup_damaged", f"{name} in the backup has other bytes than its name says")
-    return BackupFacts.from_json(manifest)
+    facts = BackupFacts.from_json(manifest)
+    if facts.home_format > HOME_FORMAT:
+        told = FormatNewer("the home in the backup", facts.home_format, HOME_FORMAT)
+        raise BackupError("backup_newer", told.message)
+    return facts

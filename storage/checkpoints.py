@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from storage.blobs import DIGEST
 from storage.canonical import NotCanonical, canonical_bytes, digest_of, parse_json
+from storage.formats import newer_manifest
 
 FORMAT = "torg-checkpoint-"
 VERSION = 3
@@ -309,7 +310,8 @@ def _version(value: object) -> int:
         raise ManifestError(f"not a manifest of format {FORMAT}{VERSION}")
     number = format.removeprefix(FORMAT)
     if number not in {str(known) for known in range(1, VERSION + 1)}:
-        raise ManifestError(f"format {format} is not known here; this reads up to {FORMAT}{VERSION}")
+        newer = newer_manifest("the checkpoint's manifest", format, f"{FORMAT}{VERSION}")
+        raise ManifestError(newer or f"format {format} is not known here; this reads up to {FORMAT}{VERSION}")
     return int(number)
 
 

@@ -51,6 +51,7 @@ from storage.journal_format import (
     JournalError,
     JournalFull,
     JournalLocked,
+    JournalNewer,
     JournalRewound,
     Record,
     SegmentHeader,
@@ -63,7 +64,7 @@ from storage.journal_format import (
 from storage.journal_reader import Verification, Walk, read_journal, verify_journal
 
 __all__ = [
-    "Journal", "JournalBroken", "JournalCorrupt", "JournalError", "JournalFull", "JournalLocked", "JournalRewound",
+    "Journal", "JournalBroken", "JournalCorrupt", "JournalError", "JournalFull", "JournalLocked", "JournalNewer", "JournalRewound",
     "Record", "Verification", "Walk", "read_journal", "segments", "verify_journal",
 ]  # fmt: skip
 
@@ -232,8 +233,7 @@ def _recover(folder: Path, sync: Callable[[int], None]) -> tuple[SegmentHeader, 
     walk = Walk(folder)
     for _ in walk:
         pass
-    if walk.bad is not None and not walk.torn:
-        raise JournalCorrupt(walk.bad)
+    walk.check()
     cut_bytes = 0
     if walk.path is not None:
         handle = os.open(walk.path, os.O_RDWR)

@@ -38,6 +38,10 @@ class JournalCorrupt(JournalError):
     """An acknowledged record cannot be read; the text names segment, record and offset."""
 
 
+class JournalNewer(JournalCorrupt):
+    """A newer torg wrote this journal; nothing of it is damaged, and nothing here may touch it. The text names both formats."""
+
+
 class JournalRewound(JournalError):
     """What a reader had read is not in the journal any more (an append that never returned was cut off)."""
 
@@ -63,6 +67,13 @@ class SegmentHeader:
         """The 96 bytes of the header."""
         body = SEGMENT_HEADER.pack(SEGMENT_MAGIC, self.first, self.term, self.before, bytes(36), 0)[:-4]
         return body + struct.pack("<I", zlib.crc32(body))
+
+    @staticmethod
+    def newer(data: bytes) -> int | None:
+        """The version in the magic of a header that is newer than this one, else None."""
+        version = data[7:8]
+        is_newer = data[:7] == SEGMENT_MAGIC[:7] and version.isdigit() and version > SEGMENT_MAGIC[7:]
+        return int(version) if is_newer else None
 
     @classmethod
     def decode(cls, data: bytes) -> "SegmentHeader | None":

@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from storage.formats import FormatNewer
 from storage.journal_format import (
     MAX_PAYLOAD_BYTES,
     NO_HASH,
     RECORD_HEADER,
     RECORD_MAGIC,
     SEGMENT_HEADER,
+    SEGMENT_MAGIC,
     JournalCorrupt,
+    JournalNewer,
     JournalRewound,
     Record,
     SegmentHeader,
@@ -38,8 +41,8 @@ class Verification:
 class Walk:
     """Iterates over the whole records, checking every byte, and remembers where it stands.
 
-    After the iteration `bad` says what stopped it (None at a clean end) and `torn` whether the rest can be the
-    tail of an append that never returned. Iterating again goes on from there: that is how a reader tails.
+    After the iteration `bad` says what stopped it (None at a clean end), `torn` whether the rest can be the
+    tail of an append that never returned, and `newer` whether a newer torg wrote it. Iterating again goes on from there: that is how a reader tails.
     `after` skips to the records after that number; with `expect` (hex) the skipped record must have that hash.
     """
 
@@ -52,6 +55,7 @@ class Walk:
         self.offset = 0
         self.bad: str | None = None
         self.torn = False
+        self.newer = False
         self._after = after
         self._expect = expect
         self._whole = after == 0
@@ -70,8 +74,13 @@ class Walk:
         if self.number < self._after and self.bad is None:
             raise JournalRewound(f"the journal ends at record {self.number}, before record {self._after}")
 
+    def check(self) -> None:
+        """Raise JournalNewer or JournalCorrupt if what stopped the iteration is no torn tail."""
+        if self.bad is not None and not self.torn:
+            raise (JournalNewer if self.newer else JournalCorrupt)(self.bad)
+
     def _forget(self) -> None:
-        self.bad, self.torn = None, False
+        self.bad, self.torn, self.newer = None, False, False
 
     def _enter_first(self) -> bool:
         known = segments(self.folder)
@@ -97,9 +106,13 @@ class Walk:
 
     def _enter(self, path: Path, first: int, before: bytes | None) -> bool:
         with path.open("rb") as file:
-            header = SegmentHeader.decode(file.read(SEGMENT_HEADER.size))
-        name = path.name
-        if header is None:
+            head = file.read(SEGMENT_HEADER.size)
+        header, name = SegmentHeader.decode(head), path.name
+        if (newer := SegmentHeader.newer(head)) is not None:
+            header = None
+            self.bad = str(FormatNewer(f"the journal's segment {name}", newer, SEGMENT_MAGIC[7:].decode()))
+            self.newer = True
+        elif header is None:
             self.bad = f"segment {name}, record {first}, offset 0: the segment header is damaged"
         elif header.first != first or int(path.stem) != first:
             self.bad = f"segment {name}, record {first}, offset 8: it starts at record {header.first}, not {first}"
@@ -206,8 +219,7 @@ def read_journal(folder: Path, after: int = 0) -> Iterator[Record]:
     """
     walk = Walk(folder, after)
     yield from walk
-    if walk.bad is not None and not walk.torn:
-        raise JournalCorrupt(walk.bad)
+    walk.check()
 
 
 def verify_journal(folder: Path) -> Verification:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import duckdb
 
-from storage.projection import Projection, ProjectionBusy
+from storage.projection import Projection, ProjectionBusy, ProjectionNewer
 
 log = logging.getLogger("torg.books")
 
@@ -17,7 +17,7 @@ def offline_books(journal: Path, database: Path) -> Iterator[duckdb.DuckDBPyConn
     """A connection for `storage.billing` and `storage.tenant_sql`, caught up with the journal.
 
     The file is owned only while it is caught up, and then read; where it is owned by somebody else, or the disk
-    is full or read-only, the books are made in memory. Raises JournalCorrupt.
+    is full or read-only, or a newer torg made it, the books are made in memory. Raises JournalCorrupt.
     """
     connection = _from_file(journal, database)
     if connection is not None:
@@ -33,6 +33,6 @@ def _from_file(journal: Path, database: Path) -> duckdb.DuckDBPyConnection | Non
         with Projection.open(journal, database) as books:
             books.catch_up()
         return duckdb.connect(str(database), read_only=True, config={"python_enable_replacements": False})
-    except (ProjectionBusy, OSError, duckdb.Error) as error:
+    except (ProjectionBusy, ProjectionNewer, OSError, duckdb.Error) as error:
         log.info("the books' file cannot be used (%s): reading the journal instead", error)
         return None

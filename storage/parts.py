@@ -16,6 +16,7 @@ from typing import Any, Final
 from storage.artifacts import is_count
 from storage.blobs import DIGEST
 from storage.canonical import NotCanonical, canonical_bytes, parse_json
+from storage.formats import found_format, newer_manifest
 
 FORMAT: Final = "torg-parts-1"
 MIN_BYTES: Final = 64 << 10
@@ -58,7 +59,7 @@ class Parts:
         except NotCanonical as error:
             raise PartsError(str(error)) from error
         if not isinstance(value, dict) or value.get("format") != FORMAT:
-            raise PartsError(f"not a manifest of format {FORMAT}")
+            raise PartsError(newer_manifest("the list of parts", found_format(value), FORMAT) or f"not a manifest of format {FORMAT}")
         if set(value) != set(_FIELDS):
             raise PartsError(f"fields missing or unknown: {', '.join(sorted(set(value) ^ set(_FIELDS)))}")
         parts = value["parts"]

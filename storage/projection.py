@@ -18,7 +18,8 @@ from typing import Any, Self
 import duckdb
 import pyarrow as pa
 
-from storage.journal import JournalCorrupt, JournalRewound, Walk
+from storage.formats import FormatNewer
+from storage.journal import JournalRewound, Walk
 from storage.tables import TABLES, Row, rows_of
 
 log = logging.getLogger("torg.books")
@@ -40,6 +41,10 @@ VIEW_NAMES = (
     "round_lines", "round_totals", "worker_totals", "training_lines", "metric_lines", "attempt_lines",
     "estimate_lines",
 )  # fmt: skip
+
+
+class ProjectionNewer(Exception):
+    """A newer torg made these books; the text names both versions and what to do."""
 
 
 class ProjectionBusy(Exception):
@@ -73,7 +78,7 @@ class Projection:
     def open(cls, journal: Path, database: Path) -> "Projection":
         """Own the file, make it again if it cannot be used, and stand at its watermark; then `catch_up`.
 
-        Raises ProjectionBusy when another process has it.
+        Raises ProjectionBusy when another process has it, ProjectionNewer when a newer torg made it.
         """
         database.parent.mkdir(parents=True, exist_ok=True)
         books = cls(journal, database)
@@ -196,6 +201,10 @@ class Projection:
         try:
             self._connect()
             versions = self._connection.execute("SELECT version FROM format").fetchall()
+            if len(versions) == 1 and isinstance(versions[0][0], int) and versions[0][0] > VERSION:
+                self._connection.close()
+                told = FormatNewer(f"the books {self.database}", versions[0][0], VERSION)
+                raise ProjectionNewer(f"{told}; or remove the file: it is made again from the journal")
             if versions != [(VERSION,)]:
                 log.warning("the books are of another version %s: making them again", versions)
                 return True
@@ -232,8 +241,7 @@ class Projection:
                 break
         if self._walk.number > self.records:
             self._commit(batch, self._walk.number, self._walk.hash.hex())
-        if self._walk.bad is not None and not self._walk.torn:
-            raise JournalCorrupt(self._walk.bad)
+        self._walk.check()
         return self.records - before
 
     def _commit(self, batch: dict[str, list[Row]], records: int, head: str) -> None:

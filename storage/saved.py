@@ -13,6 +13,7 @@ from typing import Any, Final
 from storage.artifacts import Artifacts, ArtifactsError, check_paths, is_artifacts, is_count, stays_inside
 from storage.blobs import DIGEST
 from storage.canonical import NotCanonical, canonical_bytes, parse_json
+from storage.formats import found_format, newer_manifest
 
 FORMAT: Final = "torg-saved-1"
 BLOCK_BYTES: Final = 1 << 20
@@ -100,7 +101,7 @@ class Saved:
     def from_json(cls, value: object) -> Saved:
         """Read what `to_json` made; raises SavedError."""
         if not isinstance(value, dict) or value.get("format") != FORMAT:
-            raise SavedError(f"not a manifest of format {FORMAT}")
+            raise SavedError(newer_manifest("the list of what was saved", found_format(value), FORMAT) or f"not a manifest of format {FORMAT}")
         if set(value) != set(_FIELDS):
             raise SavedError(f"fields missing or unknown: {', '.join(sorted(set(value) ^ set(_FIELDS)))}")
         if not isinstance(value["job"], str) or not is_count(value["number"]) or not is_count(value["left_out"]):

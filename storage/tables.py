@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from storage.canonical import canonical_bytes, parse_json
+from storage.formats import newer_record
+from storage.journal_format import JournalNewer
 
 Row = tuple[Any, ...]
 Event = Mapping[str, Any]
@@ -164,8 +166,10 @@ _MANY: dict[str, Callable[[Event], Iterator[tuple[str, Event]]]] = {
 
 
 def rows_of(record: int, payload: bytes) -> Iterator[tuple[str, Row]]:
-    """The rows (table, values) of one journal record; raises NotCanonical for a payload that is not ours."""
+    """The rows (table, values) of one journal record; raises NotCanonical for a payload that is not ours, JournalNewer for a newer torg's."""
     content = parse_json(payload)
+    if (newer := newer_record(record, content)) is not None:
+        raise JournalNewer(newer)
     at_ms = content["at_ms"]
     for ordinal, event in enumerate(content["events"]):
         head = (record, ordinal, at_ms)

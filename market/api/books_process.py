@@ -34,7 +34,7 @@ from market.api.problems import Problem
 from market.homes import Home, write_json
 from storage.billing import DEFAULT_BY, billing, invoice
 from storage.journal import JournalCorrupt, verify_journal
-from storage.projection import Projection, ProjectionBusy, projection_equal
+from storage.projection import Projection, ProjectionBusy, ProjectionNewer, projection_equal
 from storage.tenant_sql import tenant_sql
 from storage.tenants import QueryRefused, Tenant
 from storage.units import TimeError, parse_instant_ms
@@ -48,7 +48,7 @@ RETRY_S = 2.0
 SQL_AT_ONCE = 2
 # what DuckDB says when the file is damaged under it, as opposed to a statement that is wrong
 BROKEN_FILE = (duckdb.IOException, duckdb.InternalException, duckdb.FatalException, duckdb.SerializationException)
-EXIT_BUSY = 1
+EXIT_BUSY, EXIT_NEWER = 1, 6
 Json = dict[str, Any]
 
 
@@ -315,7 +315,7 @@ def open_projection(home: Home) -> Projection:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until SIGTERM; 1 when another process owns the books."""
+    """Serve until SIGTERM; 1 when another process owns the books, 6 when a newer torg made them."""
     parser = argparse.ArgumentParser(prog="books_process", description="Answers questions about the past.")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--port-file", type=Path)
@@ -333,6 +333,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ProjectionBusy as error:
         log.error("%s", error)
         return EXIT_BUSY
+    except ProjectionNewer as error:
+        log.error("%s", error)
+        return EXIT_NEWER
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listening.bind(("127.0.0.1", 0))
     config = uvicorn.Config(

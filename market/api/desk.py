@@ -18,10 +18,12 @@ from market.api.feed import Feed
 from market.api.problems import disk_full
 from market.clearing import Clearing, clear
 from market.commands import ApplyClearing, Command, Heard, Tick
+from market.events import FIELDS
 from market.exchange import Exchange, Outcome, Refusal
 from market.orders import BookSnapshot
 from storage.canonical import canonical_bytes, parse_json
-from storage.journal import Journal, JournalBroken, JournalFull, read_journal
+from storage.formats import REMEDY, newer_record
+from storage.journal import Journal, JournalBroken, JournalFull, JournalNewer, read_journal
 
 log = logging.getLogger("torg.desk")
 
@@ -257,7 +259,8 @@ class Desk:
     def _replay(self) -> Iterator[tuple[int, int, list[dict[str, Any]]]]:
         for record in read_journal(self._journal.folder):
             body = parse_json(record.payload)
-            assert body["v"] == 1, f"record {record.number} has version {body['v']}: made by a newer torg"
+            if (newer := _newer(record.number, body)) is not None:
+                raise JournalNewer(newer)
             self.exchange.replay(body["at_ms"], body["events"])
             self._last_ms = body["at_ms"]
             yield record.number, body["at_ms"], body["events"]
@@ -295,6 +298,15 @@ class Desk:
                 self._clearing = None
 
         self._clearing = asyncio.create_task(clear_aside())
+
+
+def _newer(number: int, body: dict[str, Any]) -> str | None:
+    """Why this torg cannot replay a record that is whole, or None."""
+    strange = next((event["type"] for event in body.get("events", ()) if event["type"] not in FIELDS), None)
+    if strange is not None:
+        message = f"record {number} of the journal holds an event {strange!r}, which this torg does not know"
+        return newer_record(number, body) or f"{message}: {REMEDY}"
+    return newer_record(number, body)
 
 
 def has_room(folder: Path) -> bool:

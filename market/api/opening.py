@@ -1,7 +1,8 @@
 """How an exchange starts: the journal, the state from it, the first members, the keys.
 
 1. Open the journal (lock, new term) and replay it.
-2. First start: open the market; make the local accounts, their keys in keys.json (0600) before the journal has the hashes.
+2. Say the journal's format where it does not yet (storage/formats.py).
+3. First start: open the market; make the local accounts, their keys in keys.json (0600) before the journal has the hashes.
 """
 
 import logging
@@ -16,10 +17,11 @@ from market.api.routes.members import hash_of, new_key
 from market.api.services import Services
 from market.api.shelf import Shelf
 from market.api.vault import Vault
-from market.commands import SYSTEM, AddMember, OpenMarket
+from market.commands import SYSTEM, AddMember, NoteFormat, OpenMarket
 from market.exchange import Exchange, Settings
 from market.homes import LOCAL_MEMBERS, Home, read_json, write_file, write_json
 from market.outcomes import Refusal
+from storage.formats import JOURNAL_FORMAT
 from storage.provenance import new_signing_key, public_key_of
 
 log = logging.getLogger("torg.opening")
@@ -67,6 +69,8 @@ def open_market(home: Home, desk: Desk) -> None:
     if desk.records == 0:
         opened = desk.decide_now(OpenMarket(market_id=f"market-{token_hex(8)}", version=torg_version()))
         assert not isinstance(opened.answer, Refusal), opened.answer
+    if desk.exchange.journal_format < JOURNAL_FORMAT:
+        desk.decide_now(NoteFormat(JOURNAL_FORMAT, torg_version(), SYSTEM))
     keys = home.read_keys()
     missing = [name for name in LOCAL_MEMBERS if name not in keys]
     if missing:

@@ -1,7 +1,7 @@
 """The exchange process: `python -m market.api.process --home HOME --host H --port P`.
 
 The only writer of the journal and the only door of the market. Exit codes: 1 the journal cannot be trusted (start again
-to read it anew), 2 bad arguments, 3 another exchange has the journal, 4 the address cannot be had, 5 the home is damaged.
+to read it anew), 2 bad arguments, 3 another exchange has the journal, 4 the address cannot be had, 5 the home is damaged, 6 a newer torg wrote it.
 With `--fd N` it answers on a listening socket that its parent holds, so that callers wait through a restart.
 """
 
@@ -25,10 +25,11 @@ from market.api.feed import Feed
 from market.api.guarded import GuardedProtocol
 from market.api.opening import new_exchange, open_services, wall_ms
 from market.api.shelf import Shelf
-from market.daemon import listen, url_of
+from market.daemon import EXIT_NEWER, listen, url_of
 from market.homes import Home
 from market.tls import TlsFiles
-from storage.journal import Journal, JournalCorrupt, JournalFull, JournalLocked
+from storage.formats import HOME_FORMAT, FormatDamaged, FormatNewer, check_home, upgrade_home
+from storage.journal import Journal, JournalCorrupt, JournalFull, JournalLocked, JournalNewer
 
 log = logging.getLogger("torg.exchange")
 
@@ -42,12 +43,16 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO, stream=sys.stderr)
     home = Home(given.home)
     try:
+        check_home(home.root)
         home.make_folders()
         journal = Journal.open(home.journal)
     except JournalLocked as error:
         log.error("%s", error)
         return EXIT_LOCKED
-    except (JournalCorrupt, JournalFull, OSError) as error:
+    except (FormatNewer, JournalNewer) as error:
+        log.error("%s", error)
+        return EXIT_NEWER
+    except (FormatDamaged, JournalCorrupt, JournalFull, OSError) as error:
         log.error("the journal cannot be opened: %s", error)
         return EXIT_DAMAGED
     with journal:
@@ -76,10 +81,16 @@ def _serve(home: Home, journal: Journal, given: argparse.Namespace, tls: TlsFile
         return EXIT_ADDRESS
     feed = Feed()
     try:
+        upgraded = upgrade_home(home.root)
+        if upgraded is not None:
+            log.info("the home was of format %s and is of format %s now", upgraded, HOME_FORMAT)
         shelf = Shelf(home.blobs, home.uploads_file)
         desk = Desk(journal, new_exchange, feed, now_ms=wall_ms, broken=_broken, observe=shelf.observe)
         url = given.url or url_of(host, listening.getsockname()[1], secure=tls is not None)
         services = open_services(home, url, desk, shelf)
+    except JournalNewer as error:
+        log.error("%s", error)
+        return EXIT_NEWER
     except (OSError, ValueError, JournalCorrupt, JournalFull) as error:
         log.exception("the market cannot be opened: %s", error)
         return EXIT_DAMAGED

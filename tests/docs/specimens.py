@@ -7,6 +7,7 @@ the version of its format.
 import json
 from dataclasses import replace
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import numpy as np
 from cli.invites import Invite, write_invite
 from market.packing import pack
 from storage.artifacts import Artifact, Artifacts
+from storage.backups import write_backup
+from storage.blobs import BlobStore
 from storage.canonical import canonical_bytes
 from storage.checkpoints import Delta, Manifest, TensorEntry
 from storage.journal import Journal
@@ -203,6 +206,19 @@ def make_contributions() -> bytes:
     return json.dumps(made, indent=2).encode() + b"\n"
 
 
+def make_backup(home: Path) -> bytes:
+    """The journal of `write_journal`, a blob that it does not need, settings and what a job printed; not encrypted."""
+    write_journal(home / "journal")
+    BlobStore(home / "blobs").put(b"nobody needs this")
+    (home / "logs" / "jobs").mkdir(parents=True)
+    for name, text in (("market.json", "{}\n"), ("format.json", '{\n  "home": 2\n}\n'), ("logs/jobs/job-1.log", "hello\n")):
+        (home / name).write_text(text, encoding="utf-8")
+        (home / name).chmod(0o644)
+    made = BytesIO()
+    write_backup(home, made, made_at_ms=AT_MS)
+    return made.getvalue()
+
+
 def make_all(folder: Path) -> dict[str, bytes]:
     """Every golden file by its name below tests/golden/, made anew; `folder` is empty scratch."""
     write_journal(folder / "journal")
@@ -221,4 +237,5 @@ def make_all(folder: Path) -> dict[str, bytes]:
         "bundle.json": bundle_bytes(make_proof()),
         "data.tar": write_tar(folder),
         "small.json": make_small(),
+        "home.backup": make_backup(folder / "home"),
     }

@@ -44,7 +44,8 @@ from trainers.frames import BadFrame, Frame, Unpacker
 from trainers.member import Member, MemberError
 
 PAGE = (Path(__file__).parents[2] / "docs" / "FORMATS.md").read_text(encoding="utf-8")
-NAMES = sorted(path.relative_to(GOLDEN).as_posix() for path in GOLDEN.rglob("*") if path.is_file())
+# Homes are read for ever and written once, by the torg of their time: tests/storage/test_formats.py reads them.
+NAMES = sorted(path.relative_to(GOLDEN).as_posix() for path in GOLDEN.rglob("*") if path.is_file() and path.parent.name != "homes")
 SMALL = json.loads((GOLDEN / "small.json").read_text())
 
 
@@ -62,7 +63,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 def test_every_format_has_a_golden_file_and_they_are_small(made: dict[str, bytes]) -> None:
     assert sorted(made) == NAMES
-    assert sum(len(golden(name)) for name in NAMES) <= 24 * 1024
+    assert sum(len(golden(name)) for name in NAMES) <= 40 * 1024
 
 
 @pytest.mark.parametrize("name", NAMES)

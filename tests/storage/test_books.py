@@ -9,7 +9,7 @@ import pytest
 from storage.billing import billing, invoice
 from storage.ledger import Ledger, Transfer
 from storage.offline import offline_books
-from storage.projection import Projection, ProjectionBusy, projection_equal
+from storage.projection import VERSION, Projection, ProjectionBusy, ProjectionNewer, projection_equal
 from storage.tenants import QueryRefused, Tenant
 from storage.units import MS_PER_DAY, charge_nanos
 from tests.storage.books_examples import CHEAP, DAY_MS, PRICE, Story, example_story, transfer, write
@@ -171,9 +171,28 @@ def _halve(path: Path) -> None:
 
 def _other_database(path: Path) -> None:
     path.unlink()
+    _other_database_of(path, 1)
+
+
+def _other_database_of(path: Path, version: int) -> None:
     with duckdb.connect(str(path)) as other:
         other.execute("CREATE TABLE format (version INTEGER)")
-        other.execute("INSERT INTO format VALUES (999)")
+        other.execute("INSERT INTO format VALUES (?)", [version])
+
+
+def test_books_of_a_newer_torg_are_left_alone(tmp_path: Path, journal: Path, story: Story) -> None:
+    database = tmp_path / "books.duckdb"
+    _other_database_of(database, 999)
+    before = database.read_bytes()
+    with pytest.raises(ProjectionNewer, match=rf"has format 999, and this torg reads up to {VERSION}: .* remove the file"):
+        Projection.open(journal, database)
+    assert database.read_bytes() == before
+    with offline_books(journal, database) as books:
+        assert books.execute("SELECT count(*) FROM jobs").fetchall()[0][0] > 0
+    assert database.read_bytes() == before
+    database.unlink()
+    with Projection.open(journal, database) as books:
+        assert books.catch_up() == len(story.records)
 
 
 @pytest.mark.parametrize("harm", [_remove, _empty, _garble, _halve, _other_database])
