@@ -282,6 +282,7 @@ def test_what_was_before_is_there_after_stop_and_start(spare: Path) -> None:
         assert customer.job("job-a")["state"] == "pending"
         assert customer.balance() == {
             "account": "customer", "wallet_nanos": USD, "escrow_nanos": 5 * USD, "earnings_nanos": 0, "balance_nanos": USD,
+                "bought_nanos": USD, "granted_nanos": 0, "team_granted_nanos": 0, "grants": [],
         }  # fmt: skip
         assert [one["id"] for one in provider.offers()] == ["offer-a"]
         assert customer.submit_job("job-a", make_spec("elsewhere"))["id"] == "job-a"

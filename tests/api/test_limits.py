@@ -50,7 +50,7 @@ def test_too_many_calls_are_told_when_to_ask_again(key: str | None, before: int,
     assert [one.status_code for one in found] == [before, before, before, 429]
     assert found[3].headers["content-type"] == "application/problem+json"
     assert (found[3].json()["code"], found[3].headers["retry-after"]) == ("too_many_requests", "2")
-    assert gate.refused == {"member": 0, "address": 0, "wrong_key": 0} | {kind: 1}
+    assert gate.refused == {"member": 0, "address": 0, "wrong_key": 0, "wrong_code": 0} | {kind: 1}
     if key != "right":
         assert answers(gate, "right", 1)[0].status_code == 200, "a right key does not pay for its neighbours"
 
