@@ -39,7 +39,7 @@ def join(
     team = f", team {joined['team']}" if joined.get("team") else ""
     print(f"You are {joined['member']}, a {joined['role']}{team}. The key is in {settings.joined_file} (only you can read it).")
     first = "torg provide --price 0.45" if joined["role"] == "provider" else "torg offers"
-    print(f"torg asks {joined['url']} from now on: try `{first}`.")
+    print(f"From now on torg asks {joined['url']}; try `{first}`.")
 
 
 def _check_home(settings: Settings, url: str) -> None:

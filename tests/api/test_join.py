@@ -44,6 +44,7 @@ def test_a_code_makes_a_member_elsewhere_with_a_key_of_its_own(
     code, said, _ = elsewhere("join", square.url, made["code"], "--name", name)
     assert code == 0
     assert said.startswith(f"You are {name}, a customer, team {team}. ")
+    assert said.splitlines()[1] == f"From now on torg asks {square.url}; try `torg offers`."
     file = elsewhere.home / "joined.json"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert sorted(path.name for path in elsewhere.home.iterdir()) == ["joined.json"]
