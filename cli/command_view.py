@@ -53,7 +53,9 @@ def _files(workdir: dict[str, Any] | None) -> str:
 def job_lines(one: dict[str, Any]) -> Iterator[str]:
     """A batch job's lines on the page of `torg job`."""
     command = one["command"]
-    yield f"command  {shown(command['argv'])}"
+    yield f"command  {shown(command['argv'])}" + (f"  (by {command['launch']})" if command.get("launch") else "")
+    if command.get("requirements"):
+        yield f"packages {_listed(command['requirements'])}"
     for attempt in command["attempts"]:
         took = format_duration(attempt["duration_ms"])
         yield f"try {attempt['number']:<5}{attempt['detail'] or attempt['kind']}, after {took} ({attempt['lease']})"

@@ -115,6 +115,8 @@ def command_view(job: Job, leases: Sequence[Lease]) -> Json | None:
     last = tries[-1] if tries else {"exit_code": None, "kind": None, "code": None, "signal": None, "detail": ""}
     return {
         "argv": list(command["argv"]),
+        "launch": command.get("launch"),
+        "requirements": list(command.get("requirements", ())),
         "exit_code": last["exit_code"],
         "ended_by": last["kind"],
         "status": last["code"],

@@ -97,8 +97,11 @@ def test_a_machine_that_is_killed_costs_its_try_and_the_command_begins_again_els
 
 
 def test_a_command_that_fails_by_itself_is_tried_again_on_the_same_lease(plaza: Plaza) -> None:
-    job = submit(plaza, "3", "1", retries=1)
+    job = submit(plaza, "3", "1", retries=1, requirements=["numpy"])  # which torg has, so that nothing is fetched
     done = plaza.wait_state(job, "done")
+    text = log_of(plaza, job)
+    assert "[torg: built the environment" in text
+    assert "is on this machine already]" in text, "for the second try"
     assert [one["exit_code"] for one in done["command"]["attempts"]] == [3, 0]
     [lease] = done["leases"]
     assert lease["charged_ms"] == lease["metered_ms"]

@@ -16,7 +16,7 @@ from trainers.attempts import Outcome, told
 from trainers.command_process import CommandProcess, Place
 from trainers.launches import launcher_in
 from trainers.rank_processes import Marked
-from trainers.sandbox import isolation_level
+from trainers.sandbox import COMMAND_ROOM_BYTES, isolation_level
 
 PATIENCE_S = 100
 Start = Callable[..., CommandProcess]
@@ -128,14 +128,15 @@ def test_a_program_that_is_not_there_is_told_once(start: Start) -> None:
 
 def test_a_worker_starts_one_process_for_each_unit_of_its_lease(tmp_path: Path) -> None:
     desk = CommandDesk(scratch=tmp_path, isolation=isolation_level(), memory_limit_bytes=1 << 30)
-    command = {"argv": ["sh", "-c", "echo $RANK of $WORLD_SIZE; exit $RANK"], "env": {}, "artifacts": [], "timeout_ms": None}
+    command = {"argv": ["sh", "-c", "echo $RANK of $WORLD_SIZE, $(ulimit -d); exit $RANK"], "env": {}, "artifacts": [], "timeout_ms": None}
     order = {"job": "job-a", "number": 1, "restarts": 0, "data": {"kind": "none"}, "command": command | {"launch": "torchrun"}}
     assert desk.begin(order, None, None, None, threads=2, devices=(), shares={}, units=2) == {"ok": True, "number": 1}
     lines = []
     while (answer := desk.wait(1, 0.1))["outcome"] is None:
         lines += desk.lines()
     assert (answer["outcome"]["code"], answer["outcome"]["detail"]) == (1, "rank 1 of 2")
-    assert sorted(lines) == ["[rank 0] 0 of 2", "[rank 1] 1 of 2"]
+    kibibytes = (2 * (1 << 30) + COMMAND_ROOM_BYTES) >> 10  # of two units
+    assert sorted(lines) == [f"[rank {rank}] {rank} of 2, {kibibytes}" for rank in (0, 1)]
     desk.close()
 
 

@@ -130,11 +130,13 @@ class CommandDesk:
         self, command: Json, environment: Mapping[str, str], place: Place, units: int, packages: Path | None
     ) -> Outcome | None:
         """Start the command, with an environment's packages where it has one; how it ended, if it could not be started."""
-        timeout_ms = command["timeout_ms"]
+        timeout_ms, ranks = command["timeout_ms"], units if command.get("launch") else None
+        memory_limit_bytes = self._memory_limit_bytes * (ranks or 1)  # as leases of one unit each would have together
+        place = replace(place, environment=packages, memory_limit_bytes=memory_limit_bytes)
         try:
             self._process = CommandProcess(
-                command["argv"], environment, replace(place, environment=packages), job=self._job,
-                timeout_s=None if timeout_ms is None else timeout_ms / 1000, ranks=units if command.get("launch") else None,
+                command["argv"], environment, place, job=self._job, ranks=ranks,
+                timeout_s=None if timeout_ms is None else timeout_ms / 1000,
             )  # fmt: skip
         except NoWayOut as error:
             return Outcome("died", detail=f"the command has no way out: {error}")
