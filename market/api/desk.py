@@ -74,7 +74,7 @@ class Desk:
     """Owns the exchange's state and the journal. Reads go to `exchange` directly, writes through `ask`.
 
     `observe` is shown every event that is in the journal already.
-    `now_ms` is the wall clock, `make` an empty exchange, `broken` what to do when the journal cannot be trusted any
+    `now_ms` is the market's clock (`market/clocks.py`), `make` an empty exchange, `broken` what to do when the journal cannot be trusted any
     more (the process must end), `room` whether the disk takes writes again after it was full.
     """
 
@@ -130,7 +130,7 @@ class Desk:
         return self._journal.folder
 
     def now_ms(self) -> int:
-        """The market's time: the wall clock, and never before what is journaled."""
+        """The market's time: its clock's, and never before what is journaled."""
         return max(self._last_ms, self._clock_ms())
 
     async def ask(self, command: Command) -> Outcome:

@@ -96,6 +96,8 @@ class _Figures(Collector):
         disk = shutil.disk_usage(services.home.root)
         yield _gauge("torg_disk_free_bytes", "Room on the disk of the home", disk.free)
         yield _gauge("torg_disk_size_bytes", "Size of the disk of the home", disk.total)
+        ahead = services.clock.ahead_ms / 1000
+        yield _gauge("torg_clock_ahead_seconds", "How far the machine's clock is ahead of the market's", ahead)
         yield _gauge("torg_event_streams", "Open streams of jobs' events", services.requests.streams)
         limited = services.gate.refused
         yield _by(CounterMetricFamily, "torg_rate_limited", "Calls above a rate limit, by kind", "kind", limited)

@@ -17,6 +17,7 @@ from market.api.routes.members import hash_of, new_key
 from market.api.services import Services
 from market.api.shelf import Shelf
 from market.api.vault import Vault
+from market.clocks import SteadyClock
 from market.commands import SYSTEM, AddMember, NoteFormat, OpenMarket
 from market.exchange import Exchange, Settings
 from market.homes import LOCAL_MEMBERS, Home, read_json, write_file, write_json
@@ -32,6 +33,11 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def steady_ms() -> int:
+    """Milliseconds of a clock that nobody sets, and that runs while the machine sleeps where there is one."""
+    return time.clock_gettime_ns(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)) // 1_000_000
+
+
 def torg_version() -> str:
     """The installed version of torg."""
     try:
@@ -40,7 +46,7 @@ def torg_version() -> str:
         return "0.1.0"  # a checkout that was not installed
 
 
-def open_services(home: Home, url: str, desk: Desk, shelf: Shelf) -> Services:
+def open_services(home: Home, url: str, desk: Desk, shelf: Shelf, clock: SteadyClock) -> Services:
     """Everything that the routes need, over a desk that has replayed its journal. Raises OSError, ValueError."""
     open_market(home, desk)
     shelf.recall_manifests()
@@ -59,7 +65,8 @@ def open_services(home: Home, url: str, desk: Desk, shelf: Shelf) -> Services:
         books=BooksLink(home),
         signing_key=signing_key,
         public_key=public_key_of(signing_key),
-        started_ms=wall_ms(),
+        started_ms=desk.now_ms(),
+        clock=clock,
         ray=read_json(home.ray_file),
     )
 

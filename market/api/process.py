@@ -23,8 +23,9 @@ from market.api.app import make_app
 from market.api.desk import Desk
 from market.api.feed import Feed
 from market.api.guarded import GuardedProtocol
-from market.api.opening import new_exchange, open_services, wall_ms
+from market.api.opening import new_exchange, open_services, steady_ms, wall_ms
 from market.api.shelf import Shelf
+from market.clocks import SteadyClock
 from market.daemon import EXIT_NEWER, listen, url_of
 from market.homes import Home
 from market.tls import TlsFiles
@@ -85,9 +86,11 @@ def _serve(home: Home, journal: Journal, given: argparse.Namespace, tls: TlsFile
         if upgraded is not None:
             log.info("the home was of format %s and is of format %s now", upgraded, HOME_FORMAT)
         shelf = Shelf(home.blobs, home.uploads_file)
-        desk = Desk(journal, new_exchange, feed, now_ms=wall_ms, broken=_broken, observe=shelf.observe)
+        clock = SteadyClock(wall_ms, steady_ms)
+        desk = Desk(journal, new_exchange, feed, now_ms=clock, broken=_broken, observe=shelf.observe)
         url = given.url or url_of(host, listening.getsockname()[1], secure=tls is not None)
-        services = open_services(home, url, desk, shelf)
+        clock.not_before(desk.now_ms())
+        services = open_services(home, url, desk, shelf, clock)
     except JournalNewer as error:
         log.error("%s", error)
         return EXIT_NEWER

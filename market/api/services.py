@@ -20,6 +20,7 @@ from market.api.metrics import RequestCounts
 from market.api.problems import Problem, not_found
 from market.api.shelf import Shelf
 from market.api.vault import Vault
+from market.clocks import SteadyClock
 from market.commands import Command
 from market.exchange import Exchange
 from market.homes import Home
@@ -48,6 +49,7 @@ class Services:
     signing_key: bytes
     public_key: str
     started_ms: int
+    clock: SteadyClock
     ray: Json = field(default_factory=dict)
     requests: RequestCounts = field(default_factory=RequestCounts)
     gate: Gate = field(default_factory=Gate)
