@@ -1,13 +1,16 @@
 """What a batch job waits for and what it pays for being safe.
 
-    python -m benchmarks.batch [--only environments] [--requirement NAME==VERSION] [--json]
+    python -m benchmarks.batch [--only environments|saving] [--requirement NAME==VERSION] [--json]
 
 A market and providers of one core each on this machine, all in the sandbox that there is:
 
 - `first_line_warm_s`: from the start of `torg run` to the first line of its command's output, a provider waiting; `…_cold_s`:
   from the submission to that line when the provider is started only then.
 - `upload_…_bytes`: of a working folder, and of the next one after one line of one file was changed.
-- `restart_s`: from SIGKILL of the worker to the first line of the command on another machine, with what it had saved.- `environment_cold_s`: from the submission to the first line of a command whose environment is built first, and
+- `restart_s`: from SIGKILL of the worker to the first line of the command on another machine, with what it had saved.
+- `saving_overhead`: how much longer a script computes that saves 32 MiB, all of it new, every three seconds or so in
+  `TORG_CHECKPOINT_DIR` than the same script that writes them beside it; the median of pairs run in turn.
+- `environment_cold_s`: from the submission to the first line of a command whose environment is built first, and
   `environment_build_s` what the machine says that building took; `environment_warm_s`: the same job again, on a machine that has
   it; `environment_none_s`: the same without requirements. The package is a wheel of 200 modules made on the spot, in a folder
   that pip is told of; with `--requirement` one of the machine's own index.
@@ -44,20 +47,42 @@ time.sleep(3600)
 """
 
 
+SAVER = """
+import os, pathlib, sys, time
+import numpy
+folder = pathlib.Path(os.environ[sys.argv[1]])
+draw = numpy.random.default_rng(0)
+state, matrix = draw.standard_normal(4 << 20), draw.standard_normal((384, 384), dtype=numpy.float32) / 20
+began = time.monotonic()
+for save in range(6):
+    for step in range(750):
+        matrix = numpy.tanh(matrix @ matrix)
+    state += 1
+    (folder / "new").write_bytes(state.tobytes())
+    (folder / "new").rename(folder / "state")
+print("took", time.monotonic() - began, flush=True)
+"""
+PAIRS = 3
+
+
 def main() -> int:
     """See the module."""
     arguments = parser(__doc__)
-    arguments.add_argument("--only", choices=["environments"])
+    arguments.add_argument("--only", choices=["environments", "saving"])
     arguments.add_argument("--requirement")
     chosen = arguments.parse_args()
     figures: dict[str, float] = {}
     if chosen.only == "environments":
         return finish(environments(chosen.requirement, chosen.json), {}, chosen.json)
+    if chosen.only == "saving":
+        figures = saving(chosen.json)
+        return finish(figures, {"saving_overhead": Target(figures["saving_overhead"], 0.02)}, chosen.json)
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder)
         with open_square(0) as square:
             figures["first_line_cold_s"] = cold(square, files)
         with open_square(2) as square:
+            square.wait_sandboxed()
             warm = [first_line(square, files) for _ in range(WARM_RUNS)]
             figures |= {"first_line_warm_s": statistics.median(warm), "first_line_warm_most_s": max(warm)}
             say(chosen.json, f"first lines after {', '.join(f'{one:.2f}' for one in warm)} s")
@@ -65,8 +90,9 @@ def main() -> int:
             restarts = [restart(square, files) for _ in range(RESTARTS)]
             figures |= {"restart_s": statistics.median(restarts), "restart_most_s": max(restarts)}
             say(chosen.json, f"restarts after {', '.join(f'{one:.2f}' for one in restarts)} s")
-    figures |= environments(chosen.requirement, chosen.json)
+    figures |= saving(chosen.json) | environments(chosen.requirement, chosen.json)
     targets = {
+        "saving_overhead": Target(figures["saving_overhead"], 0.02),
         "first_line_warm_s": Target(figures["first_line_warm_s"], 2.0),
         "upload_change_ratio": Target(figures["upload_change_ratio"], 0.05),
     }
@@ -134,6 +160,23 @@ def uploads(square: Square, files: Path) -> dict[str, float]:
 def _fields(folder: Path) -> dict[str, Any]:
     limits = {"max_usd_per_gpu_hour": 0.9, "budget_usd": 1}
     return {"name": "a", "command": ["true"], "workdir": str(folder), "workers": {"gpu": ["cpu"]}, "limits": limits}
+
+
+def saving(as_json: bool) -> dict[str, float]:
+    """What a script pays for having what it saves made durable."""
+    taken: dict[str, list[float]] = {"TORG_CHECKPOINT_DIR": [], "TMPDIR": []}
+    with tempfile.TemporaryDirectory() as folder, open_square(1) as square:
+        square.wait_sandboxed()
+        for _ in range(PAIRS):
+            for where, seconds in taken.items():
+                square.wait_free()
+                job = square.submit(["python", "-c", SAVER, where], Path(folder))
+                square.wait_over(job)
+                seconds.append(next(float(line.split()[1]) for line in square.lines(job) if line.startswith("took ")))
+    kept, beside = taken.values()
+    say(as_json, "; ".join(f"{where} {', '.join(f'{one:.2f}' for one in seconds)} s" for where, seconds in taken.items()))
+    ratios = [one / other - 1 for one, other in zip(kept, beside, strict=True)]
+    return {"saving_overhead": statistics.median(ratios), "saving_run_s": statistics.median(kept)}
 
 
 def environments(requirement: str | None, as_json: bool) -> dict[str, float]:
