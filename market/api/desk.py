@@ -130,8 +130,8 @@ class Desk:
         return self._journal.folder
 
     def now_ms(self) -> int:
-        """The market's time: its clock's, and never before what is journaled."""
-        return max(self._last_ms, self._clock_ms())
+        """The market's time: its clock's, and never before what was decided, so that a replay decides at the same times."""
+        return max(self._last_ms, self.exchange.now_ms, self._clock_ms())
 
     async def ask(self, command: Command) -> Outcome:
         """Have a command decided; returns when its record is durable. Raises Problem 507 while the disk is full."""

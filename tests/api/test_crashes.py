@@ -14,7 +14,7 @@ from market.api.desk import Desk
 from market.api.feed import Feed
 from market.api.opening import new_exchange, open_market
 from market.client import Market, Refused
-from market.commands import Deposit
+from market.commands import Deposit, SetTeam, Tick
 from market.homes import Home
 from market.supervisor import start, stop
 from storage.journal import Journal, JournalBroken
@@ -224,6 +224,22 @@ def test_commands_that_wait_together_share_one_sync(tmp_path: Path) -> None:
         asyncio.run(deposit_together())
         assert desk.exchange.balance("customer")["wallet_nanos"] == 500
         assert len(syncs) - before == 1
+
+
+def test_a_clock_that_goes_back_changes_nothing_in_a_replay(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.make_folders()
+    clock_ms = 5_000
+    with Journal.open(home.journal) as journal:
+        desk = Desk(journal, new_exchange, Feed(), now_ms=lambda: clock_ms, broken=lambda error: None)
+        open_market(home, desk)
+        clock_ms = 9_000
+        desk.decide_now(Tick())  # decides nothing, and is not in the journal
+        clock_ms = 6_000
+        desk.decide_now(SetTeam("bio", "operator"))
+        assert desk.exchange.now_ms == 9_000
+        again = Desk(journal, new_exchange, Feed(), now_ms=lambda: clock_ms, broken=lambda error: None)
+        assert again.exchange.fingerprint() == desk.exchange.fingerprint()
 
 
 def test_a_bug_in_one_command_harms_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
