@@ -55,6 +55,13 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def quickly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytecode is made in one test, which looks at it."""
+    if "compiled" not in request.node.name:
+        monkeypatch.setattr(building, "_compile", lambda *_: None)
+
+
 @pytest.fixture
 def environments(tmp_path: Path) -> Environments:
     return Environments(tmp_path / "environments")
@@ -86,7 +93,7 @@ def run_in(held: Held, folder: Path, *argv: str, isolation: Isolation | None = N
     return lines
 
 
-def test_a_command_s_python_has_them_and_torg_s_own_packages(index: Path, take: Take, tmp_path: Path, said: list[str]) -> None:
+def test_a_command_s_python_has_them_compiled_and_torg_s_own_packages(index: Path, take: Take, tmp_path: Path, said: list[str]) -> None:
     make_wheel(index, "alpha", needs=["beta>=2"], scripts={"say-alpha": "alpha:main"}, files={
         "alpha.py": "import beta\ndef main():\n    print('alpha with beta', beta.VERSION)\n",
     })  # fmt: skip
@@ -232,11 +239,17 @@ def test_a_package_may_not_bring_what_is_torg_s(index: Path, take: Take) -> None
         take("alpha")
 
 
-def test_a_limit_of_disk_is_the_customer_s_and_one_of_time_the_machine_s(index: Path, take: Take, environments: Environments) -> None:
+def test_a_limit_of_disk_is_the_customer_s_and_one_of_time_or_room_the_machine_s(
+    index: Path, take: Take, environments: Environments, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_wheel(index, "alpha", files={"alpha.py": "x = '" + "y" * (3 << 20) + "'\n"})
     small = Environments(environments.root, limits=Limits(most_bytes=1 << 20))
     with pytest.raises(RequirementsRefused, match=r"MiB|cannot be installed"):
         take("alpha", of=small)
+    with monkeypatch.context() as full:
+        full.setattr(building, "LEAST_FREE_BYTES", 1 << 62)
+        with pytest.raises(BuildTrouble, match="no room"):
+            take("alpha")
     hasty = Environments(environments.root, limits=Limits(seconds=0.0))
     with pytest.raises(BuildTrouble, match="not built within"):
         take("alpha", of=hasty)

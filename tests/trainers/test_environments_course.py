@@ -46,6 +46,11 @@ def play(tmp_path: Path, index: Path) -> Iterator[Callable[..., Play]]:
             machine.kill()
 
 
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building, "_compile", lambda *_: None)
+
+
 def test_it_is_built_before_the_command_and_there_when_it_begins_again(play: Callable[..., Play], index: Path) -> None:
     make_wheel(index, "alpha")
     job = play(**{**ALPHA, "argv": ["sh", "-c", "python -c 'import alpha; print(alpha.VERSION)'; exit $((2 - TORG_ATTEMPT))"]}, retries=1)

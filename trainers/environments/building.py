@@ -19,14 +19,17 @@ from pathlib import Path
 from threading import Event
 from typing import Any, Final
 
-from trainers.disk_use import used_bytes
+from trainers.disk_use import free_bytes, used_bytes
 from trainers.environments.layers import Base, make_layer, packages_folder
 from trainers.environments.pip_alone import NO_FILTER, NO_INDEX, NO_PIP, PROBE, command
 from trainers.environments.words import Verdict, last_words, verdict
 from trainers.sandbox import Isolation
+from trainers.scratch import wipe
 
-BUILD_BYTES: Final = 10 << 30
+BUILD_BYTES: Final = 15 << 30
 """Of one environment, what was fetched for it included."""
+LEAST_FREE_BYTES: Final = 1 << 30
+"""Of the owner's disk, whatever is built."""
 BUILD_S: Final = 1_800.0
 COMPILE_S: Final = 600.0
 SAY_EVERY_S: Final = 30.0
@@ -98,6 +101,9 @@ def build(
         make_layer(folder, base)
     except FileExistsError as error:
         raise RequirementsRefused(f"a package brings {Path(error.filename).name}, which is torg's own") from None
+    for name in ("pip", "cache", "tmp"):  # what the sandbox has no business with: addresses of the owner's index
+        wipe(scratch / name)
+    (scratch / "tmp").mkdir()
     _compile(folder, scratch, isolation, cancelled)
     size = check(folder)
     return Built(folder, tuple((one["name"], one["version"]) for one in pinned), size)
@@ -200,6 +206,8 @@ class _Pip:
         if now > self._says_at:
             self._says_at = now + SAY_EVERY_S
             self._say(f"building the environment: {now - self._began:.0f} s so far, {used / 1e6:,.1f} MB")
+        if free_bytes(self._scratch) < LEAST_FREE_BYTES:
+            raise BuildTrouble("there is no room for it on this machine's disk")
         if used > most:
             raise RequirementsRefused(f"the environment takes more than an environment may: {used >> 20} of {most >> 20} MiB")
 
