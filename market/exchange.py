@@ -230,6 +230,10 @@ class Exchange:
         """Every grant, newest last."""
         return [credits.grant_view(self._state, one) for one in self._state.grants.values()]
 
+    def has_member(self, name: str) -> bool:
+        """Whether somebody of this name is or was a member."""
+        return name in self._state.members
+
     def holder_of_grant(self, grant: str) -> str:
         """The member that has it; empty for a team's and for one that never was."""
         found = self._state.grants.get(grant)

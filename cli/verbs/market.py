@@ -41,6 +41,9 @@ def up(
     settings: Settings = ctx.obj
     from cli.market_processes import start_market
 
+    if settings.joined_file.exists():
+        told = f"this home has joined a market elsewhere ({settings.joined_file})"
+        raise refused("home_joined", told, field="--home", remedy="name another --home for a market of your own")
     found = start_market(settings.home, host=host, port=port, ray=ray, ray_token=ray_token, tls=_tls(tls_cert, tls_key))
     if settings.as_json:
         document(found)

@@ -50,6 +50,8 @@ def test_a_code_makes_a_member_elsewhere_with_a_key_of_its_own(
     assert sorted(path.name for path in elsewhere.home.iterdir()) == ["joined.json"]
     assert elsewhere("wallet", "balance")[1].startswith(f"{name}: wallet $0.00")
     assert elsewhere("members", "ls")[0] == 3, "a customer is no operator"
+    code, _, said = elsewhere("up", "--ray", "none")
+    assert (code, "has joined a market elsewhere" in said) == (3, True)
     code, _, said = elsewhere("join", square.url, made["code"])
     assert (code, "already" in said) == (3, True)
     other = Shell(tmp_path / "other", capsys)

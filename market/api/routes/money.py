@@ -79,8 +79,8 @@ def _account(services: Services, caller: Caller, account: str | None) -> str:
         owner = (services.exchange.job(owner) or {}).get("customer", "")
     if kind == "credit":  # of a grant, which may be named like anybody
         owner = services.exchange.holder_of_grant(owner)
-    known = {one["member"] for one in services.exchange.members()} | {WORLD, FEE, GRANTS}
-    is_account = name in known or (account_class(name) is not None and owner in known)
+    has = services.exchange.has_member
+    is_account = has(name) or name in (WORLD, FEE, GRANTS) or (account_class(name) is not None and has(owner))
     if (owner == caller.name or caller.role == "operator") and is_account:
         return name
     raise not_found("account", name)
