@@ -201,14 +201,15 @@ class Exchange:
         return self._state.stopped
 
     def member_by_key(self, key_sha256: str) -> Json | None:
-        """{member, role, revoked, key_sha256} of whoever has, or had, this key."""
+        """{member, role, revoked, suspended, key_sha256} of whoever has, or had, this key."""
         name = self._state.by_key.get(key_sha256)
         member = None if name is None else self._state.members[name]
         if member is None:
             return None
         # A key that was replaced stays known as revoked, once its grace is over.
         revoked = not member.opens(key_sha256, self.now_ms)
-        return {"member": member.name, "role": member.role, "revoked": revoked, "key_sha256": key_sha256}
+        standing = {"revoked": revoked, "suspended": member.suspended}
+        return {"member": member.name, "role": member.role, **standing, "key_sha256": key_sha256}
 
     def members(self) -> list[Json]:
         """Every member, without keys."""

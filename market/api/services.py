@@ -73,6 +73,7 @@ class Caller:
 
     name: str
     role: str
+    suspended: bool = False
 
     @property
     def sees_all(self) -> bool:
@@ -104,19 +105,22 @@ async def caller_of(
         services.gate.pass_wrong_key(address_of(request.scope))
         raise _unauthorised("key_revoked", f"the key of {found['member']} was revoked")
     services.gate.pass_member(found["member"], found["role"])
-    return Caller(found["member"], found["role"])
+    return Caller(found["member"], found["role"], found["suspended"])
 
 
 Someone = Annotated[Caller, Depends(caller_of)]
 
 
-def allow(*roles: str) -> Callable[[Caller], Awaitable[Caller]]:
+def allow(*roles: str) -> Callable[[Request, Caller], Awaitable[Caller]]:
     """A dependency: the caller, if its role is one of `roles`; Problem 403 otherwise."""
 
-    async def check(caller: Someone) -> Caller:
+    async def check(request: Request, caller: Someone) -> Caller:
         if caller.role not in roles:
             message = f"{caller.name} is a {caller.role}; this is for {' and '.join(roles)}"
             raise Problem(403, "wrong_role", message, remedy=f"{roles[0]} keys open it")
+        if caller.suspended and caller.role == "operator" and request.method not in ("GET", "HEAD"):
+            message = f"{caller.name} is suspended and operates nothing meanwhile"
+            raise Problem(403, "member_suspended", message, remedy="ask another operator")
         return caller
 
     return check

@@ -123,6 +123,12 @@ def test_roles_and_suspensions_from_the_command_line(square: Square, operator: S
         assert market.balance()["account"] == ann, "it may read"
         assert refusal(lambda: market.submit_job("j", {})).status in (403, 422)
     assert operator("members", "resume", ann)[1] == f"{ann} is back.\n"
+    second = json.loads(operator("members", "add", square.name("op2"), "--role", "operator", "--json")[1])
+    operator("members", "suspend", second["member"])
+    with Market(square.url, second["key"]) as market:
+        assert market.members(), "it may read"
+        calls = (market.rebuild_books, lambda: market.set_team("t"), lambda: market.resume_member(second["member"]))
+        assert {refusal(call).code for call in calls} == {"member_suspended"}
     assert operator("members", "role", bob, "provider")[1] == f"{bob} is a provider now.\n"
     assert operator("members", "role", bob, "king")[0] == 2
     code, _, said = operator("members", "role", "operator", "customer")
