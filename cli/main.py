@@ -32,6 +32,7 @@ VERBS = {
     "billing": "billing", "invoice": "billing", "sql": "billing",
     "provenance": "proof", "verify": "proof",
     "books": "books",
+    "clear": "clear",
     "demo": "demo",
 }  # fmt: skip
 HELP = "An open exchange for training compute: offer GPUs, rent them, train through deaths, read the bill."

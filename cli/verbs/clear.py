@@ -1,0 +1,136 @@
+"""`torg clear`: offers and jobs from files, matched by the engine, without a market."""
+
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.errors import refused, usage
+from cli.output import Column, document, print_table
+from cli.settings import Settings
+
+if TYPE_CHECKING:
+    from market.engine.book import Book
+    from market.engine.solve import Cleared
+
+PRICE_RULES = ("ask",)
+SHOWN = 40
+MAX_BUDGET = 1_000_000
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("clear")(clear)
+
+
+def clear(
+    ctx: typer.Context,
+    offers: Annotated[Path, typer.Argument(metavar="OFFERS", help="CSV or Parquet: " + "id,gpu,vram_gib,usd_per_gpu_hour,gpus,region,reliability,max_hours,available_in_hours,interconnect")],
+    jobs: Annotated[Path, typer.Argument(metavar="JOBS", help="CSV or Parquet: " + "id,gpus_min,gpus_max,gpu,regions,reliability_min,max_usd_per_gpu_hour,hours,deadline_hours,interconnect_min,same_region,gang")],
+    price_rule: Annotated[str, typer.Option("--price-rule", metavar="RULE", help="what is paid; ask: the ask of each offer")] = "ask",
+    bound: Annotated[bool, typer.Option("--bound", help="also prove how much more any clearing could reach")] = False,
+    budget: Annotated[int | None, typer.Option("--budget", metavar="N", help="effort: millions of pairs (job, offer) that may be looked at; default: by the size of the book")] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="of the engine's random steps; the same seed gives the same matches")] = 1,
+) -> None:  # fmt: skip
+    """Match gangs of GPUs to offers from two files, for the most welfare: Σ (limit − ask) · hours · GPUs.
+
+    Needs no market. A job gets gpus_min to gpus_max GPUs, of one or several offers, or nothing (with gang false any
+    number from 1). Empty gpu or regions stand for any, an empty deadline or max_hours for no limit.
+    """
+    settings: Settings = ctx.obj
+    _check_options(price_rule, budget, seed)
+    from cli.book_files import read
+    from market.engine.columns import jobs_of, offers_of
+
+    begun = time.perf_counter()
+    offered, wanted = read(offers, "OFFERS", offers_of), read(jobs, "JOBS", jobs_of)
+    read_ms = _ms(begun)
+    from market.engine.book import book_of
+    from market.engine.solve import solve, warm_up
+
+    begun = time.perf_counter()
+    warm_up()
+    load_ms = _ms(begun)
+    begun = time.perf_counter()
+    book = book_of(offered, wanted)
+    cleared = solve(book, budget=budget, seed=seed, bound=bound)
+    times = {"read_ms": read_ms, "load_ms": load_ms, "clear_ms": _ms(begun)}
+    told = _document(book, cleared) | {"price_rule": price_rule, "budget": cleared.budget, "seed": seed} | times
+    if settings.as_json:
+        document(told)
+    else:
+        _show(settings, told)
+
+
+def _ms(begun: float) -> float:
+    return round((time.perf_counter() - begun) * 1000, 1)
+
+
+def _check_options(price_rule: str, budget: int | None, seed: int) -> None:
+    if price_rule not in PRICE_RULES:
+        raise usage(f"there is no price rule {price_rule!r}", field="--price-rule", remedy=f"there is: {', '.join(PRICE_RULES)}")  # fmt: skip
+    if budget is not None and not 0 <= budget <= MAX_BUDGET:
+        raise usage(f"{budget} is out of range", field="--budget", remedy=f"0 to {MAX_BUDGET:,} million pairs")
+    if not 0 <= seed < 2**63:
+        raise usage(f"{seed} is out of range", field="--seed", remedy="0 to 2^63 - 1")
+    missing = [name for name in ("numpy", "numba") if find_spec(name) is None]
+    if missing:
+        raise refused("not_installed", f"the engine needs {' and '.join(missing)}", remedy="pip install 'torg[engine]'")
+
+
+def _document(book: "Book", cleared: "Cleared") -> dict[str, Any]:
+    from market.engine.reasons import reasons
+
+    offers, jobs = book.offers, book.jobs
+    rows = sorted(zip(cleared.job_rows.tolist(), cleared.offer_rows.tolist(), cleared.gpus.tolist(), strict=True))
+    matched = {job for job, _, _ in rows}
+    left = [row for row in range(len(jobs.ids)) if row not in matched]
+    told: dict[str, Any] = {
+        "matches": [
+            {"job": jobs.ids[job], "offer": offers.ids[offer], "gpus": gpus, "usd_per_gpu_hour": _usd(offers.price_nanos[offer])}
+            for job, offer, gpus in rows
+        ],
+        "unmatched": [{"job": jobs.ids[one.row], "reason": str(one.reason), "detail": one.detail} for one in reasons(book, left)],
+        "welfare_usd": _usd(cleared.welfare_nanos),
+        "welfare_nanos": cleared.welfare_nanos,
+    }  # fmt: skip
+    if cleared.bound_nanos is not None:
+        told |= {"bound_usd": _usd(cleared.bound_nanos), "bound_nanos": cleared.bound_nanos}
+    return told
+
+
+def _usd(nanos: int) -> float:
+    return nanos / 1_000_000_000
+
+
+def _show(settings: Settings, told: dict[str, Any]) -> None:
+    by_job: dict[str, list[dict[str, Any]]] = {}
+    for match in told["matches"]:
+        by_job.setdefault(match["job"], []).append(match)
+    rows = [
+        [job, str(sum(one["gpus"] for one in seats)), _prices(seats), ", ".join(f"{one['gpus']} × {one['offer']}" for one in seats)]
+        for job, seats in list(by_job.items())[:SHOWN]
+    ]  # fmt: skip
+    print_table(settings, [Column("job"), Column("GPUs", right=True), Column("$/GPU-hour", right=True), Column("offers")], rows, title="matches")  # fmt: skip
+    if len(by_job) > SHOWN:
+        print(f"… and {len(by_job) - SHOWN:,} jobs more; --json prints all")
+    left = told["unmatched"]
+    if left:
+        print_table(settings, [Column("job"), Column("reason"), Column("detail")], [[one["job"], one["reason"], one["detail"]] for one in left[:SHOWN]], title="unmatched")  # fmt: skip
+    if len(left) > SHOWN:
+        print(f"… and {len(left) - SHOWN:,} jobs more; --json prints all")
+    print(f"{len(by_job):,} jobs matched, {len(left):,} not; welfare ${told['welfare_usd']:,.2f}{_of_bound(told)}; {told['clear_ms']:,.0f} ms, budget {told['budget']:,}")  # fmt: skip
+
+
+def _of_bound(told: dict[str, Any]) -> str:
+    if "bound_usd" not in told:
+        return ""
+    share = f", {told['welfare_usd'] / told['bound_usd']:.2%} of it" if told["bound_usd"] else ""
+    return f"; no clearing reaches more than ${told['bound_usd']:,.2f}{share}"
+
+
+def _prices(seats: list[dict[str, Any]]) -> str:
+    low, high = min(one["usd_per_gpu_hour"] for one in seats), max(one["usd_per_gpu_hour"] for one in seats)
+    return f"{low:g}" if low == high else f"{low:g}–{high:g}"
