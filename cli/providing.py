@@ -116,6 +116,7 @@ _SAYINGS = {
     "selftest": "the self-test of the sandbox could not be made",
     "away": "the market is away; waiting for it",
     "back": "the market is back",
+    "over": "its time is over",
     "draining": "draining: no new leases, the running ones end at their next round",
     "paused": "paused",
     "resumed": "offered again",

@@ -7,7 +7,7 @@ told to it by this host (an operator, or a time that is over) is the owner's new
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -92,16 +92,18 @@ class Holds:
         return cls({"owner": Hold(**found["owner"])}, None if told is None else Hold(**told), int(found["version"]))
 
 
-def choose(leases: Iterable[tuple[int, int]], units: int) -> list[int]:
-    """Which leases, as (epoch, units), must go so that that many units come free: the newest first, since they lose least,
-    and none that the others make needless. All of them when they do not suffice.
+def choose(leases: Iterable[tuple[int, int]], units: int, must: Collection[int] = ()) -> list[int]:
+    """Which leases, as (epoch, units), must go so that that many units come free: those that `must` in any case, then the
+    newest first, since they lose least, and none that the others make needless. All of them when they do not suffice.
     """
-    chosen: list[tuple[int, int]] = []
-    for lease in sorted(leases, reverse=True):
+    offered = sorted(leases, reverse=True)
+    chosen = [lease for lease in offered if lease[0] in must]
+    for lease in offered:
         if sum(gpus for _, gpus in chosen) >= units:
             break
-        chosen.append(lease)
+        if lease not in chosen:
+            chosen.append(lease)
     for lease in list(chosen):
-        if sum(gpus for _, gpus in chosen) - lease[1] >= units:
+        if lease[0] not in must and sum(gpus for _, gpus in chosen) - lease[1] >= units:
             chosen.remove(lease)
     return [epoch for epoch, _ in chosen]

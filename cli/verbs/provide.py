@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,11 +14,13 @@ import typer
 from cli.arguments import gpu_request, pair, price_nanos
 from cli.errors import refused, usage
 from cli.settings import Settings
+from cli.verbs import owner_options
 from market.owner_terms import LONGEST_NOTICE_MS
 
 if TYPE_CHECKING:
     from market.hardware import GpuRequest
 
+LEAVING_S = 15.0
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -56,6 +59,26 @@ def provide(
     notice: Annotated[
         str, typer.Option(metavar="TIME", help="that renters have to leave when you take the machine back")
     ] = "5s",
+    when: Annotated[
+        str, typer.Option(metavar="always|idle", help="idle: for rent only while nobody else uses its cards, or its cores")
+    ] = "always",
+    idle_for: Annotated[
+        str | None, typer.Option(metavar="TIME", help="that it is idle before it is for rent: 10m without")
+    ] = None,
+    idle_load: Annotated[
+        float | None, typer.Option(help="of each core, up to which a machine without cards is idle: 0.25 without")
+    ] = None,
+    idle_ignore: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="of a program on a card that does not count; and again for more")
+    ] = None,
+    not_between: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOURS", help="such as '08:00-18:00 mon-fri', by this machine's clock; and again for more"),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="WHEN", help="the machine goes: 18:00, or 2026-12-24T18:00")
+    ] = None,
+    duration: Annotated[str | None, typer.Option("--for", metavar="TIME", help="that the machine is offered: 8h")] = None,
     invite: Annotated[
         str | None, typer.Option(metavar="CODE", help="line of `torg invite provider`; - reads stdin")
     ] = None,
@@ -71,13 +94,17 @@ def provide(
     if floor_nanos is not None and floor_nanos > nanos:
         raise usage(f"--floor {floor} is above --price {price}", field="--floor", code="floor_above_price")
     called, shares = _name(name), _shares(share or [])
+    notice_ms = _notice_ms(notice)
+    watched = owner_options.watched(when, idle_for, idle_load, idle_ignore, not_between)
+    until_ms = owner_options.until_ms(until, duration, notice_ms, time.time())
     url, key = _market(settings, invite, invite_file)
     ca = settings.ca if invite or invite_file else settings.trusted()
     home = provider_home(settings, name)
     config = {
         "url": url, "key": key, "ca": str(ca) if ca else None, "offer": _offer_id(home), "home": str(home), "name": called, "gpu": asked.gpu or "auto",
         "units": _units(asked), "price_nanos_per_gpu_hour": nanos, "floor_price_nanos_per_gpu_hour": floor_nanos,
-        "region": region, "shares": shares, "selftest": selftest, "notice_ms": _notice_ms(notice),
+        "region": region, "shares": shares, "selftest": selftest, "notice_ms": notice_ms,
+        "watched": watched, "until_ms": until_ms, "drain_s": max(LEAVING_S, notice_ms / 1000),
         "environments": environments, "network": network, "network_allow": _networks(network_allow, "--network-allow", network),
         "network_deny": _networks(network_deny, "--network-deny", network),
     }  # fmt: skip

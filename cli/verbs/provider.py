@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
     """Add the verbs."""
     group = typer.Typer(
         name="provider",
-        help="Offers that are placed: list, reclaim, release, drain, relist, withdraw, price, revoke; test this sandbox.",
+        help="Offers that are placed: list, status, reclaim, release, drain, relist, withdraw, price, revoke; test this sandbox.",
         no_args_is_help=True,
     )
     group.command("ls")(ls)

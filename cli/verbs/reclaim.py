@@ -1,4 +1,4 @@
-"""`torg provider reclaim` and `release`: the owner takes its machine back, and lets it again.
+"""`torg provider reclaim`, `release` and `status`: the owner takes its machine back, lets it again, and sees how it stands.
 
 They speak with the provider's host on this machine and need no market.
 """
@@ -12,6 +12,7 @@ import typer
 from cli.errors import refused, usage
 from cli.output import document, log, printable
 from cli.settings import Settings
+from storage.units import format_instant
 from trainers.attempts import counted
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def register(group: typer.Typer) -> None:
     """Add the verbs to `torg provider`."""
     group.command("reclaim")(reclaim)
     group.command("release")(release)
+    group.command("status")(status)
 
 
 def reclaim(
@@ -84,6 +86,30 @@ def release(ctx: typer.Context, name: Name = None) -> None:
         print(f"{home.name} stays paused: {printable(str(last['why']))}")
     else:
         print(f"{home.name} is for rent again." + ("" if last["told"] else " The market will be told."))
+
+
+def status(ctx: typer.Context, name: Name = None) -> None:
+    """What this machine lends now, what it holds back, and why."""
+    settings: Settings = ctx.obj
+    home = _home(settings, name)
+    last = _ask(settings, home, {"ask": "status"})
+    if last is None:
+        raise refused(
+            "not_running", f"{home.name} does not run", field="NAME", remedy="`torg provide` starts it"
+        )
+    if settings.as_json:
+        document({"provider": home.name, **_plain(last)})
+        return
+    held = last["held"]
+    free = max(0, last["units"] - last["leased"] - held["gpus"])
+    print(f"{home.name}: {last['leased']} of {last['units']} lent, {held['gpus']} held, {free} free")
+    for lease in last["leases"]:
+        print(f"lent: {lease['gpus']} to {lease['job']} ({lease['id']})")
+    if held["gpus"]:
+        until = "" if held["until_ms"] is None else f", until {format_instant(held['until_ms'])}"
+        print(printable(f"held: {held['why'] or held['reason']}{until}"))
+    if last["until_ms"] is not None:
+        print(f"goes: {format_instant(last['until_ms'])}")
 
 
 def _ask(settings: Settings, home: Path, wish: dict[str, Any]) -> dict[str, Any] | None:

@@ -33,7 +33,7 @@ class Card:
 
 
 def find_cards() -> tuple[Card, ...]:
-    """What the NVIDIA driver reports, in its order; nothing without a driver or without nvidia-ml-py."""
+    """What the NVIDIA driver reports and CUDA_VISIBLE_DEVICES leaves; nothing without a driver or without nvidia-ml-py."""
     try:
         import pynvml
     except ImportError:
@@ -50,9 +50,27 @@ def find_cards() -> tuple[Card, ...]:
             vram_gib = round(pynvml.nvmlDeviceGetMemoryInfo(handle).total / GIBIBYTE, 1)
             device = Device(_text(pynvml.nvmlDeviceGetUUID(handle)), pynvml.nvmlDeviceGetMinorNumber(handle), libraries)
             found.append(Card(name_of_product(_text(pynvml.nvmlDeviceGetName(handle)), vram_gib), vram_gib, device))
-        return tuple(found)
+        return visible(found, os.environ.get("CUDA_VISIBLE_DEVICES"))
     finally:
         pynvml.nvmlShutdown()
+
+
+def visible(cards: Sequence[Card], named: str | None) -> tuple[Card, ...]:
+    """Those of the cards that CUDA_VISIBLE_DEVICES names, in its order, by number or by (the begin of a) uuid; all of them where it is
+    not set, and none from the first name on that is no card, as CUDA does it.
+    """
+    if named is None:
+        return tuple(cards)
+    found: list[Card] = []
+    for name in (part.strip() for part in named.split(",")):
+        if name.isdecimal():
+            card = cards[int(name)] if int(name) < len(cards) else None
+        else:
+            card = next((one for one in cards if name and one.device.uuid.startswith(name)), None)
+        if card is None:
+            break
+        found += [card] if card not in found else []
+    return tuple(found)
 
 
 def driver_folder(maps: str) -> str:

@@ -13,6 +13,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from market.actors.cards import GIBIBYTE, Card, Claim, claim, find_cards, torch_devices
+from market.hours import parse_hours
+from market.idling import DEFAULT_IDLE_FOR_MS, DEFAULT_IDLE_LOAD, IdleRules
 from market.owner_terms import DEFAULT_NOTICE_MS, LONGEST_NOTICE_MS
 from trainers.outward.rules import MOST_NETWORKS, network
 
@@ -24,6 +26,28 @@ class RayAccess(BaseModel):
 
     address: str
     token_path: Path
+
+
+class Watched(BaseModel):
+    """The owner's rules of when its machine is for rent (market/idling.py); hours as `market.hours` reads them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    by_use: bool = True
+    not_between: list[str] = Field(default=[], max_length=32)
+    idle_for_ms: int = Field(default=DEFAULT_IDLE_FOR_MS, ge=0, le=7 * 86_400_000)
+    idle_load: float = Field(default=DEFAULT_IDLE_LOAD, gt=0, le=1)
+    ignore: list[str] = Field(default=[], max_length=64)
+
+    @field_validator("not_between")
+    @classmethod
+    def _are_hours(cls, texts: list[str]) -> list[str]:
+        return [str(parse_hours(text)) for text in texts]
+
+    def rules(self) -> IdleRules:
+        """For the decision."""
+        hours = tuple(parse_hours(text) for text in self.not_between)
+        return IdleRules(self.by_use, hours, self.idle_for_ms, self.idle_load)
 
 
 class HostConfig(BaseModel):
@@ -53,6 +77,7 @@ class HostConfig(BaseModel):
     drain_s: float = Field(default=15.0, ge=0)
     notice_ms: int = Field(default=DEFAULT_NOTICE_MS, ge=0, le=LONGEST_NOTICE_MS)
     until_ms: int | None = Field(default=None, ge=1)
+    watched: Watched | None = None
     environments: bool = True
     environments_bytes: int = Field(default=20 * GIBIBYTE, ge=2**20)
     network: bool = False

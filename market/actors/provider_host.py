@@ -4,11 +4,13 @@
 2. Makes a warm worker and measures the hardware side by side, then places the offer.
 3. Long-polls its leases: gives each a warm worker and reports it started, makes the next warm one, stops the workers
    whose lease is over, reports a lease whose worker process has died. While the market is away it waits, and relists.
-4. Its owner takes units back, or lets them again, over a socket in the home (`control.py`, `reclaimer.py`).
-5. SIGINT or SIGTERM drains: no new lease, each worker until its next round boundary, leases given back, node down.
+4. Its owner takes units back, or lets them again, over a socket in the home (`control.py`, `reclaimer.py`); so does a watch
+   of the machine, if that is wanted, while its owner uses it (`idle_watch.py`).
+5. SIGINT, SIGTERM or the end of its time drains: no new lease, each worker until its next round boundary, leases given
+   back, node down.
 
 Prints one JSON object a line on stdout: {"event": "waiting" | "joined" | "ready" | "lease" | "earned" | "away" | "back" |
-"selftest" | "draining" | "drained" | "paused" | "resumed" | "untold" | "refused" | "rejoin", …}. Everything it starts is its
+"selftest" | "draining" | "drained" | "paused" | "resumed" | "untold" | "refused" | "over" | "rejoin", …}. Everything it starts is its
 descendant and ends with it.
 """
 
@@ -37,6 +39,7 @@ from market.actors.host_config import (
     read_config,
     version_mismatch,
 )
+from market.actors.idle_watch import IdleWatch, watch_of
 from market.actors.measure import measure
 from market.actors.ray_node import NodeSettings, RayNode, enter_ray, join, write_token
 from market.actors.reclaimer import Reclaimer
@@ -88,6 +91,7 @@ class Host:
         self._stable: Stable | None = None
         self._reclaimer: Reclaimer | None = None
         self._control: Control | None = None
+        self._watch: IdleWatch | None = None
         self._stopping = threading.Event()
 
     def run(self) -> int:
@@ -109,8 +113,9 @@ class Host:
             if not rejoin:
                 self._drain()
         finally:
-            if self._control is not None:
-                self._control.close()
+            for one in (self._watch, self._control):
+                if one is not None:
+                    one.close()
             if self._reclaimer is not None:
                 self._reclaimer.close()
             at_rest = self._stable is None or self._stable.close()
@@ -209,6 +214,9 @@ class Host:
         assert self._stable is not None
         self._reclaimer = Reclaimer(self._config, self._market, self._stable, self._lists, say)
         self._control = Control(self._config.home, lambda asked: self._happen("asked", asked))
+        self._watch = watch_of(self._config, self._hardware, lambda found: self._happen("watched", found))
+        if self._watch is not None:  # before any lease begins: what it says first comes first
+            self._watch.start()
         polling = threading.Thread(target=self._poll, name="poll", daemon=True)
         polling.start()
         try:
@@ -230,6 +238,8 @@ class Host:
                 self._gone(what)
             elif kind == "asked":
                 self._reclaimer.answer(what)
+            elif kind == "watched":
+                self._reclaimer.watched(*what)
             elif kind == "died":
                 self._report_death(node, what)
             elif kind == "tested":
@@ -238,7 +248,12 @@ class Host:
                 return True
             elif kind == "refused":
                 raise what
-            self._reclaimer.pass_time(time.time_ns() // 1_000_000)
+            now_ms = time.time_ns() // 1_000_000
+            self._reclaimer.pass_time(now_ms)
+            if self._config.until_ms is not None and now_ms >= self._config.until_ms - self._config.notice_ms:
+                self._stopping.set()
+                say("over")
+                return False
             if not node.alive():
                 return True
 
@@ -366,12 +381,17 @@ class Host:
         except (MarketUnreachable, Refused) as problem:
             say("away", message=str(problem))
         try:
-            self._stable.drain(self._config.drain_s)
+            self._stable.drain(self._leaving_s())
         except HeadGone as gone:
             # The leases end all the same; what the workers had of the round in progress is lost, as in a death.
             say("away", message=str(gone))
         for lease, epoch in self._stable.serving():
             self._end_lease(lease, epoch, "drained", "the provider drained the offer")
+
+    def _leaving_s(self) -> float:
+        """How long leases have to leave: never beyond the time that the machine goes."""
+        until_ms = self._config.until_ms
+        return self._config.drain_s if until_ms is None else min(self._config.drain_s, max(0.0, until_ms / 1000 - time.time()))
 
     def _on_signal(self, *_: object) -> None:
         if self._stopping.is_set():

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
@@ -18,6 +18,7 @@ from market.actors.control import Asked
 from market.actors.host_config import HostConfig
 from market.actors.stable import Stable
 from market.client import Market, MarketUnreachable, Refused
+from market.idling import Verdict
 from market.lease_lists import Lease, LeaseLists
 from market.provider_control import read_holds, write_holds
 from market.reclaiming import Hold, Source, choose
@@ -39,6 +40,7 @@ class Reclaimer:
         self._teller = ThreadPoolExecutor(1, thread_name_prefix="tell")
         self._telling: list[tuple[Hold, Future[int | None]]] = []
         self._shown = Hold()
+        self._cards: frozenset[str] = frozenset()
         stable.hold(self._holds.now.gpus)
 
     @property
@@ -64,14 +66,21 @@ class Reclaimer:
             asked.end("free", **self.take("owner", hold, asked.tell, notice_s=notice_s))
         elif wish.get("ask") == "release":
             asked.end("released", **self.release("owner"))
+        elif wish.get("ask") == "status":
+            asked.end("status", **self.status())
         else:
             asked.end("unknown")
 
-    def take(self, source: Source, hold: Hold, tell: Tell, *, notice_s: float, evict: bool = True) -> Json:
+    def take(
+        self, source: Source, hold: Hold, tell: Tell, *, notice_s: float, evict: bool = True, cards: Collection[str] = (),
+    ) -> Json:  # fmt: skip
         """Hold units back and, with `evict`, end what sits there; {gpus, seconds, leases, told}, once they are free.
 
-        The same again answers at once. `tell` hears of the steps.
+        The same again answers at once. `tell` hears of the steps. `cards`: uuids of those that must be among them, of the
+        watch alone.
         """
+        if source == "idle":
+            self._cards = frozenset(cards)
         began = time.monotonic()
         self._holds.set(source, replace(hold, gpus=min(hold.gpus, self._units)))
         going = self._going() if evict else []
@@ -83,7 +92,7 @@ class Reclaimer:
             left = self._stable.leave([lease["epoch"] for lease in going], notice_s)
             tell("left", leases=sorted(left))
         self._stable.end([lease["epoch"] for lease in going])
-        self._stable.hold(self.now.gpus)
+        self._stable.hold(self.now.gpus, self._cards)
         seconds = round(time.monotonic() - began, 3)
         for lease in going:
             self._say("lease", state="preempted", lease=lease["id"], reason="preempted")
@@ -97,7 +106,24 @@ class Reclaimer:
     def release(self, source: Source) -> Json:
         """Let the units again, as far as nobody else holds them; {gpus, why, told}: what is still held."""
         self._holds.set(source, Hold())
+        if source == "idle":
+            self._cards = frozenset()
         return self._changed()
+
+    def watched(self, verdict: Verdict, uuids: Collection[str]) -> None:
+        """What the watch of this machine says: held units are taken back as the owner would, others let again."""
+        if verdict.units:
+            hold = Hold(verdict.units, verdict.reason, verdict.why)
+            self.take("idle", hold, lambda event, **fields: None, notice_s=self.notice_s, cards=uuids)
+        else:
+            self.release("idle")
+
+    def status(self) -> Json:
+        """{offer, units, leased, held, leases}: as this machine knows them."""
+        leases = [{name: lease[name] for name in ("id", "job", "gpus")} for lease in self._stable.leases()]
+        config = self._config
+        told = {"offer": config.offer, "units": self._units, "leased": self._stable.taken, "until_ms": config.until_ms}
+        return {**told, "held": self.now.as_json(), "leases": leases}
 
     def pass_time(self, now_ms: int) -> None:
         """Release what was held until now."""
@@ -135,7 +161,8 @@ class Reclaimer:
     def _going(self) -> Sequence[Lease]:
         missing = self._stable.taken + self.now.gpus - self._units
         leases = {lease["epoch"]: lease for lease in self._stable.leases()}
-        chosen = choose(((epoch, lease["gpus"]) for epoch, lease in leases.items()), missing)
+        must = self._stable.on_cards(self._cards)
+        chosen = choose(((epoch, lease["gpus"]) for epoch, lease in leases.items()), missing, must)
         for epoch in chosen:
             self._lists.end(epoch)
         return [leases[epoch] for epoch in chosen]
@@ -143,7 +170,7 @@ class Reclaimer:
     def _changed(self) -> Json:
         telling = self._tell_hold([])
         write_holds(self._config.home, self._holds)
-        self._stable.hold(self.now.gpus)
+        self._stable.hold(self.now.gpus, self._cards)
         self._stable.fill()
         self._show()
         told = bool(wait([telling], TOLD_S).done) and telling.result() is not None

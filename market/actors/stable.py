@@ -118,14 +118,26 @@ class Stable:
         """The lease of every worker that is tied to one."""
         return [stall.lease for stall in self._stalls.values() if stall.lease is not None]
 
-    def hold(self, units: int) -> None:
-        """Keep that many units free of workers, those that wait for a lease, too; as far as no lease sits there."""
-        if self.taken + units >= self.hardware.units:
-            for stall in [one for one in self._stalls.values() if one.lease is None]:
+    def hold(self, units: int, uuids: Collection[str] = ()) -> None:
+        """Keep that many units free of workers, those that wait for a lease, too; as far as no lease sits there. Of cards,
+        those with these uuids first.
+        """
+        full = self.taken + units >= self.hardware.units
+        for stall in [one for one in self._stalls.values() if one.lease is None]:
+            if full or any(card.device.uuid in uuids for card in stall.cards):
                 self._end([stall])
         self._pool.give_back(self._held_cards)
         self._held = units
+        self._pool.free.sort(key=lambda card: card.device.uuid not in uuids)
         self._held_cards = self._pool.take(min(units, len(self._pool.free)))
+
+    def on_cards(self, uuids: Collection[str]) -> set[int]:
+        """The leases that have one of these cards."""
+        return {
+            stall.lease["epoch"]
+            for stall in self._stalls.values()
+            if stall.lease is not None and any(card.device.uuid in uuids for card in stall.cards)
+        }
 
     def serves(self, epoch: int) -> bool:
         """Whether a worker is tied to that lease and the market has been told."""

@@ -93,6 +93,14 @@ ENDS = [
     (["provide", "--price", "1", "--share", "x=nowhere"], 2, "no_such_folder",  "nowhere"),
     (["provide", "--price", "1", "--invite", "torg1_e30"], 2, "bad_invite",     "--invite"),
     (["provide", "--price", "1", "--name", "a/b"],     2, "usage",              "a/b"),
+    (["provide", "--price", "1", "--when", "never"],   2, "usage",              "--when"),
+    (["provide", "--price", "1", "--idle-for", "5m"],  2, "usage",              "--when idle"),
+    (["provide", "--price", "1", "--when", "idle", "--idle-for", "5"], 2, "not_a_duration", "--idle-for"),
+    (["provide", "--price", "1", "--when", "idle", "--idle-load", "2"], 2, "usage", "--idle-load"),
+    (["provide", "--price", "1", "--not-between", "8-18"], 2, "bad_hours",      "08:00-18:00"),
+    (["provide", "--price", "1", "--until", "noon"],   2, "not_an_instant",     "--until"),
+    (["provide", "--price", "1", "--for", "5s"],       2, "out_of_range",       "notice"),
+    (["provide", "--price", "1", "--for", "1h", "--until", "18:00"], 2, "usage", "--for"),
     (["demo", "--data", "nowhere"],                    2, "no_such_file",       "nowhere"),
 ]  # fmt: skip
 

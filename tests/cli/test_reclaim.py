@@ -27,6 +27,11 @@ def heard(home: Path) -> Iterator[list[dict[str, Any]]]:
 
     def take(one: Asked) -> None:
         asked.append(one.request)
+        if one.request["ask"] == "status":
+            held = {"gpus": 1, "reason": "idle", "why": "user process 7 game on GPU 0", "until_ms": None}
+            leases = [{"id": "lease-000001", "job": "job-1", "gpus": 1}]
+            one.end("status", offer="offer-of-ada", units=3, leased=1, until_ms=0, held=held, leases=leases)
+            return
         if one.request["ask"] == "release":
             one.end("released", gpus=0, why="", told=True)
             return
@@ -72,6 +77,19 @@ def test_a_host_that_does_not_run_reads_it_when_it_starts(torg: Torg, home: Path
     assert read_holds(folder).now.gpus > 0
     assert torg("provider", "release").code == 0
     assert read_holds(folder).now.gpus == 0
+
+
+def test_how_it_stands_and_why(torg: Torg, heard: list[dict[str, Any]], home: Path) -> None:
+    assert torg("provider", "status").out.splitlines() == [
+        "ada: 1 of 3 lent, 1 held, 1 free",
+        "lent: 1 to job-1 (lease-000001)",
+        "held: user process 7 game on GPU 0",
+        "goes: 1970-01-01T00:00:00.000Z",
+    ]
+    assert torg("provider", "status", "--json").document["held"]["reason"] == "idle"
+    make_provider(home, "ben")
+    ran = torg("provider", "status", "ben")
+    assert (ran.code, ran.err) == (3, "torg: NAME: ben does not run (`torg provide` starts it)\n")
 
 
 def test_which_provider_is_meant_must_be_clear(torg: Torg, home: Path) -> None:

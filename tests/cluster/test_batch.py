@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from market.provider_control import ask
 from storage.artifacts import Artifacts
 from tests.cluster.plaza import HERE, ROOT, USD, Json, Plaza, environment, tar_of, until
 from tests.cluster.test_faults import gone
@@ -227,6 +228,23 @@ def test_a_provider_that_drains_lets_the_last_save_come_to_the_market(plaza: Pla
     assert printed(plaza, job, "found the last ones")
     assert [one["reason"] for one in done["leases"]] == ["drained", "done"]
     assert (done["command"]["restarts"], done["command"]["lost"]) == (1, 1)
+
+
+def test_an_owner_that_takes_its_machine_back_lets_the_last_save_come_to_the_market_first(plaza: Plaza) -> None:
+    code = LAST_WORDS.replace("kept.read_text()", 'os.environ["TORG_RESTART_COUNT"], kept.read_text()')
+    job = submit(plaza, argv=["python", "-c", code])
+    until(lambda: printed(plaza, job, "begun"), "the command runs")
+    [host] = [one for one in plaza.hosts.values() if one.name == plaza.worker_of(job)["provider"]]
+    home = host.config.parent / "home"
+    [*_, taken] = ask(home, {"ask": "reclaim", "why": "mine"}, 60)
+    [status] = ask(home, {"ask": "status"}, 60)
+    done = plaza.wait_state(job, "done")
+    assert [*ask(home, {"ask": "release"}, 60)][-1]["gpus"] == 0
+    assert (taken["gpus"], taken["leases"]) == (1, [done["leases"][0]["id"]])
+    assert (status["leased"], status["held"]["why"]) == (0, "mine")
+    assert printed(plaza, job, "found 1 the last ones")
+    assert [one["reason"] for one in done["leases"]] == ["preempted", "done"]
+    assert done["leases"][1]["offer"] != host.offer
 
 
 def test_a_script_that_is_killed_at_a_random_moment_ends_with_the_very_bytes(plaza: Plaza, tmp_path: Path) -> None:

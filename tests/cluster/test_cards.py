@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market.actors import stable
-from market.actors.cards import Card, CardPool, claim, driver_folder
+from market.actors.cards import Card, CardPool, claim, driver_folder, visible
 from market.actors.host_config import ConfigRefused, Hardware, HostConfig, find_hardware
 from trainers.devices import Device
 
@@ -112,6 +112,15 @@ def test_cards_that_are_not_there_are_not_offered(tmp_path: Path, given: dict[st
 def test_cores_are_offered_where_they_are_asked_for_or_nothing_else_is_there(tmp_path: Path) -> None:
     assert find_hardware(config(tmp_path, gpu="cpu", units=2), must_not_ask, must_not_ask) == Hardware("cpu", 2, 0.0)
     assert find_hardware(config(tmp_path, units=1), list, must_not_ask) == Hardware("cpu", 1, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("named", "found"),
+    [(None, "ABC"), ("", ""), ("1", "B"), ("2,0", "CA"), ("GPU-b", "B"), ("0,9,1", "A"), ("NoDevFiles", ""), ("1, 1", "B")],
+)
+def test_only_the_cards_that_cuda_may_see_are_offered(named: str | None, found: str) -> None:
+    cards = [Card("T4", 16.0, Device(f"GPU-{one}", at, "/x")) for at, one in enumerate("abc")]
+    assert "".join(card.device.uuid[-1].upper() for card in visible(cards, named)) == found
 
 
 def test_the_folder_of_the_driver_is_where_its_library_was_loaded_from() -> None:
@@ -212,3 +221,23 @@ def test_every_lease_has_cards_of_its_own_and_they_come_back(made: list[Any], tm
     ours.fill()
     assert len(made) == 4, "no unit is free, so nobody waits"
     ours.close()
+
+
+def test_the_card_that_its_owner_uses_is_the_one_that_is_held(made: list[Any], tmp_path: Path) -> None:
+    cards = [card(minor) for minor in range(3)]
+    hardware = Hardware("RTX4090", 3, 24.0, claim(cards, None), threads_per_unit=1)
+    node: Any = SimpleNamespace(node_id="abcdef", node_ip="127.0.0.1", temp_dir=str(tmp_path))
+    ours = stable.Stable(config(tmp_path, isolation="process"), hardware, node, lambda name: None)
+    ours.fill()
+    ours.assign(lease(1, gpus=1))
+    assert ours.on_cards({cards[0].device.uuid}) == {1}
+    assert ours.on_cards({cards[1].device.uuid}) == set()
+    ours.fill()
+    assert minors(made[1].settings["devices"]) == [1]
+    ours.wait_warm()
+    ours.hold(1, {cards[1].device.uuid})
+    ours.fill()
+    assert minors(made[2].settings["devices"]) == [2], "who waited on it has gone, and the next waits on another"
+    ours.hold(0)
+    ours.assign(lease(2, gpus=2))
+    assert minors(made[2].assign.calls[0][0]["devices"]) == [2, 1]

@@ -37,6 +37,17 @@ def test_of_equal_leases_the_newest_go(leases: dict[int, int], units: int) -> No
     assert all(old < new for old, new in ((old, new) for old in stay for new in going))
 
 
+@given(LEASES, st.integers(0, 12), st.sets(st.integers(1, 99)))
+def test_who_sits_on_a_card_that_its_owner_uses_goes_in_any_case(
+    leases: dict[int, int], units: int, must: set[int]
+) -> None:
+    going = choose(leases.items(), units, must)
+    assert must & set(leases) <= set(going)
+    freed = sum(leases[epoch] for epoch in going)
+    assert freed >= min(units, sum(leases.values()))
+    assert all(freed - leases[epoch] < units for epoch in going if epoch not in must)
+
+
 def test_the_larger_wish_counts_and_the_owners_among_equals() -> None:
     holds = Holds()
     assert holds.now == NOTHING

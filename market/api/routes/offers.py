@@ -33,7 +33,7 @@ _OWNERS_ONLY: Final[dict[str, Any]] = {"leases": [], "earned_nanos": None}
 async def offers(services: Has, caller: Someone) -> dict[str, Any]:
     """Everything that is listed, for everybody; what runs on an offer and what it earned are its owner's."""
     found = services.exchange.offers(services.desk.now_ms())
-    return {"items": [one if _may_know(caller, one) else one | _OWNERS_ONLY for one in found]}
+    return {"items": [one if _may_know(caller, one) else _for_others(one) for one in found]}
 
 
 @router.post("/offers", status_code=201)
@@ -123,6 +123,11 @@ async def lease_ended(services: Has, caller: Lessor, lease: str, body: LeaseEnde
     """The provider gives the lease up."""
     command = EndLease(lease=lease, epoch=body.epoch, reason=body.reason, detail=body.detail, by=caller.name)
     return (await services.ask(command))[0]
+
+
+def _for_others(offer: dict[str, Any]) -> dict[str, Any]:
+    """Without what runs there, what it earned, and what its owner does with the machine meanwhile."""
+    return offer | _OWNERS_ONLY | {"held": offer["held"] | {"why": ""}}
 
 
 def _may_know(caller: Caller, offer: dict[str, Any]) -> bool:

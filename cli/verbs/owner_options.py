@@ -1,0 +1,80 @@
+"""What an owner says to `torg provide` beside price and hardware, as the provider's host takes it."""
+
+import time
+from datetime import datetime
+from typing import Any
+
+from cli.errors import usage
+
+DAY_S = 86_400
+
+
+def watched(
+    when: str, idle_for: str | None, idle_load: float | None, ignore: list[str] | None, not_between: list[str] | None
+) -> dict[str, Any] | None:
+    """The rules of when the machine is for rent; None where it always is."""
+    from market.hours import HoursError, parse_hours
+    from market.idling import DEFAULT_IDLE_FOR_MS, DEFAULT_IDLE_LOAD
+
+    if when not in ("always", "idle"):
+        raise usage(f"--when {when!r} is neither always nor idle", field="--when")
+    said = {"--idle-for": idle_for, "--idle-load": idle_load, "--idle-ignore": ignore}
+    for option, value in said.items():
+        if value is not None and when != "idle":
+            raise usage(f"{option} says nothing without --when idle", field=option, remedy="add it, or leave this out")
+    if idle_load is not None and not 0 < idle_load <= 1:
+        raise usage(f"--idle-load {idle_load:g} is out of range", field="--idle-load", remedy="above 0, at most 1")
+    try:
+        hours = [str(parse_hours(text)) for text in not_between or ()]
+    except HoursError as error:
+        raise usage(f"--not-between {error}", field="--not-between", code="bad_hours") from None
+    if when == "always" and not hours:
+        return None
+    return {
+        "by_use": when == "idle", "not_between": hours, "ignore": ignore or [],
+        "idle_for_ms": DEFAULT_IDLE_FOR_MS if idle_for is None else duration_ms(idle_for, "--idle-for"),
+        "idle_load": DEFAULT_IDLE_LOAD if idle_load is None else idle_load,
+    }  # fmt: skip
+
+
+def until_ms(until: str | None, duration: str | None, notice_ms: int, now_s: float) -> int | None:
+    """When the machine goes, by `--until` (on this machine's clock) or `--for`; None is never."""
+    if until is None and duration is None:
+        return None
+    if until is not None and duration is not None:
+        raise usage("--until and --for say the same thing", field="--for", remedy="give one")
+    option, text = ("--for", duration or "") if until is None else ("--until", until)
+    at_s = now_s + duration_ms(text, option) / 1000 if until is None else _moment(until, now_s)
+    if at_s - notice_ms / 1000 <= now_s:
+        raise usage(
+            f"{option} {text!r} leaves no time before the notice of {notice_ms / 1000:g} s",
+            field=option, remedy="a later time, or a shorter --notice", code="out_of_range",
+        )  # fmt: skip
+    return int(1000 * at_s)
+
+
+def _moment(text: str, now_s: float) -> float:
+    """The next time that the clock shows so (`18:00`), or an ISO date and time, of this machine's zone if it names none."""
+    try:
+        clock = time.strptime(text.strip(), "%H:%M")
+    except ValueError:
+        try:
+            return datetime.fromisoformat(text.strip()).timestamp()
+        except ValueError:
+            raise usage(
+                f"--until {text!r} is not a time", field="--until", remedy="18:00, or 2026-12-24T18:00", code="not_an_instant"
+            ) from None
+    today = time.localtime(now_s)
+    shown = (clock.tm_hour, clock.tm_min, 0, 0, 0, -1)
+    at_s = time.mktime((today.tm_year, today.tm_mon, today.tm_mday, *shown))
+    return at_s if at_s > now_s else time.mktime((today.tm_year, today.tm_mon, today.tm_mday + 1, *shown))
+
+
+def duration_ms(text: str, field: str) -> int:
+    """Of an option. Raises CliError that names it."""
+    from storage.units import TimeError, parse_duration_ms
+
+    try:
+        return parse_duration_ms(text)
+    except TimeError as error:
+        raise usage(f"{field}: {error.message}", field=field, code=error.code) from None
