@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import textwrap
 from collections.abc import Callable, Iterator
@@ -190,3 +191,18 @@ def test_a_line_without_an_end_does_not_grow(capfd: pytest.CaptureFixture[str]) 
 )
 def test_a_command_that_starts_ranks_itself_is_known(argv: list[str], launcher: str | None) -> None:
     assert launcher_in(argv) == launcher
+
+
+@sandboxed
+@pytest.mark.timeout(300)
+def test_the_example_trains_on_two_ranks_and_saves_once(start: Start, place: Place) -> None:
+    """That it goes on to the same weights from what it saved, `benchmarks.survival --ranks 2` shows."""
+    shutil.copy(Path(__file__).parents[2] / "examples" / "batch" / "ddp.py", place.scratch / "work")
+    words = ["--steps", "2", "--every", "2"]
+    outcome, lines = finished(start("python", "ddp.py", *words, ranks=2, TORG_CHECKPOINT_DIR=place.seen("checkpoint")))
+    assert outcome.succeeded, lines
+    weights = [line.partition("] weights ")[2] for line in lines if "] weights " in line]
+    assert len(weights) == 2
+    assert len(set(weights)) == 1, "all ranks have the same"
+    assert [path.name for path in (place.scratch / "checkpoint").iterdir()] == ["state.pt"]
+    assert (place.scratch / "work" / "out" / "weights.bin").exists()
