@@ -261,6 +261,12 @@ class Market(Consortium):
                     yield name, json.loads(data) if data else {}
                     name, data = "message", ""
 
+    def open_session(self, job: str, order: Mapping[str, Any]) -> Json:
+        """{session, lease, provider}: a session inside the job's command. order: {kind: exec, shell, put or get, …}. Not
+        repeated: each is another one, whose frames `trainers.sessions.line` carries.
+        """
+        return self._wire.json("POST", f"/v1/jobs/{_part(job)}/sessions", body=dict(order), repeatable=False)
+
     # runs (plane)
 
     def runs(self, *, wait_s: float = 0, seen: str | int | None = None) -> Json:

@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from storage.trust import client_context
+
+__all__ = ["TlsFiles", "TlsRefused", "check_files", "client_context", "now_utc", "reason_of", "server_context"]
+
 EXPIRED, NOT_YET, UNTRUSTED, OTHER_NAME = 10, 9, (18, 19, 20, 21), (62, 64)
 _TRUST = "name the market's certificate, or its CA's, by --ca FILE or TORG_CA"
 
@@ -78,15 +82,6 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(files.certificate, files.key, password=lambda: "")
-    return context
-
-
-def client_context(ca: Path | None) -> ssl.SSLContext:
-    """Trusts what the machine trusts, and `ca`. Raises OSError and SSLError when that cannot be read."""
-    context = ssl.create_default_context()
-    if ca is not None:
-        context.load_verify_locations(ca)
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the market's own certificate may be all that is named
     return context
 
 

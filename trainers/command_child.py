@@ -9,8 +9,8 @@ With `ranks` it starts the command so many times, as torchrun would (`launches`)
 command ends, and the others are ended then.
 
 Over a socket, lines of JSON. Parent to child: the order {argv, environment, folder, timeout_s, grace_s, memory_limit_bytes,
-cuda, processes, ranks, job}, later perhaps "stop". Child to parent: {kind, code, signal, detail, exited}, the fields of
-`attempts.Outcome`.
+cuda, processes, ranks, job}, later perhaps "stop", and what concerns sessions (`sessions.inside`). Child to parent: the
+same, and at the end {kind, code, signal, detail, exited}, the fields of `attempts.Outcome`.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from trainers.launches import place_of
 from trainers.lockdown import lock_command
 from trainers.process_tree import descendants, memory_bytes
 from trainers.rank_processes import RankProcesses
+from trainers.sessions.inside import SessionProcesses
 
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 KILLING_S = 10.0
@@ -67,7 +68,9 @@ def main() -> None:
     if isinstance(begun, dict):
         told = begun
     else:
-        told = Watch(parent, begun.ranks, order).until_the_end()
+        sessions = SessionProcesses(parent, order["environment"], order["folder"])
+        sessions.ready()
+        told = Watch(parent, begun.ranks, order, sessions).until_the_end()
         begun.wait_said(SAID_S)
     with contextlib.suppress(OSError):  # the parent is gone
         parent.sendall(json.dumps(told).encode() + b"\n")
@@ -131,8 +134,10 @@ def _why_not_executable(error: OSError) -> str:
 class Watch:
     """Waits for the end of processes, by their ranks, and sees to it that it comes: of all, once one has failed."""
 
-    def __init__(self, parent: socket.socket, ranks: Mapping[int, int], order: Json) -> None:
-        self._parent, self._ranks = parent, ranks
+    def __init__(
+        self, parent: socket.socket, ranks: Mapping[int, int], order: Json, sessions: SessionProcesses
+    ) -> None:
+        self._parent, self._ranks, self._sessions = parent, ranks, sessions
         self._named = order["ranks"] is not None
         self._grace_s: float = order["grace_s"]
         self._memory_limit_bytes: int = order["memory_limit_bytes"]
@@ -154,8 +159,9 @@ class Watch:
             readable, _, _ = select.select([self._parent.fileno(), woken], [], [], self._wait_s())
             if woken in readable:
                 os.read(woken, 4096)
-            why = self._reason(heard=self._parent.fileno() in readable)
+            why = self._reason(stopped=self._parent.fileno() in readable and self._sessions.heard())
         failed = self._failed
+        self._sessions.end()
         if why is not None or not self._all_ended():
             self._end(signal.SIGTERM, self._grace_s)
         self._end(signal.SIGKILL, KILLING_S if os.getpid() == 1 else None)
@@ -166,9 +172,9 @@ class Watch:
     def _wait_s(self) -> float:
         return TICK_S if self._ends is None else max(0.0, min(TICK_S, self._ends - time.monotonic()))
 
-    def _reason(self, heard: bool) -> Json | None:
+    def _reason(self, stopped: bool) -> Json | None:
         """Why the command must end now, if it must."""
-        if heard:  # told to stop, or the parent is gone
+        if stopped:  # told to, or the parent is gone
             return {"kind": "stopped"}
         if self._ends is not None and time.monotonic() >= self._ends:
             return {"kind": "timeout"}
@@ -191,6 +197,8 @@ class Watch:
             while (buried := os.waitpid(-1, os.WNOHANG)) != (0, 0):
                 if buried[0] in self._ranks:
                     found.append((self._ranks[buried[0]], buried[1]))
+                else:
+                    self._sessions.buried(*buried)
         self._statuses |= dict(found)
         # Whoever was killed did not end because of its peers; one that exited may have.
         failed = sorted((not os.WIFSIGNALED(status), rank) for rank, status in found if status != 0)

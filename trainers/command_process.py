@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -28,6 +29,8 @@ from trainers.disk_use import DiskWatch
 from trainers.launches import LOOPBACK
 from trainers.outward import door as outward
 from trainers.outward.door import GatewayProcess, NoWayOut
+from trainers.sessions.hearing import Hearing
+from trainers.sessions.link import SEND_WITHIN_S, SessionLink
 from trainers.spawning import Place, spawn
 
 __all__ = ["CommandProcess", "Place"]
@@ -36,7 +39,6 @@ GRACE_S = 5.0
 PATIENCE_S = 15.0
 """Beyond timeout and grace, for the process around the command to say that it ended."""
 NO_MEMORY = "it took more memory than its limit: the kernel ended a process of it"
-MAX_TOLD_BYTES = 64 << 10
 LOG_LINES = 20_000
 LOG_BYTES = 4 << 20
 
@@ -67,6 +69,8 @@ class CommandProcess:
             begun.pid,
             begun.group,
         )
+        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(SEND_WITHIN_S), 0))
+        self.sessions, self.place = SessionLink(self._connection), place
         self._gateway = None
         if begun.listener is not None:
             assert place.way_out is not None
@@ -101,7 +105,7 @@ class CommandProcess:
         """SIGTERM to all of it, SIGKILL after the grace; returns at once. Harmless when it is over."""
         self._stopping.set()
         with contextlib.suppress(OSError):
-            self._connection.send(b"stop\n", socket.MSG_NOSIGNAL)
+            self.sessions.send(b"stop\n")
 
     @property
     def stopping(self) -> bool:
@@ -131,6 +135,7 @@ class CommandProcess:
     def _watch(self, ends: float | None) -> None:
         told = self._heard(ends)
         self.ended_ms = time.time_ns() // 1_000_000
+        self.sessions.end()
         if told is None:
             self._end_it_all()
         self._process.wait()
@@ -153,8 +158,8 @@ class CommandProcess:
 
     def _heard(self, ends: float | None) -> bytes | None:
         """The one line that the process around the command says at its end; None when it says none in time."""
-        found = b""
-        while not found.endswith(b"\n") and len(found) < MAX_TOLD_BYTES:
+        hearing = Hearing(self._connection, self.sessions)
+        while hearing.told is None:
             if self._beyond is None and (used := self._disk.beyond()) is not None:
                 limit = self._disk.limit_bytes
                 self._beyond = f"it wrote more than its folder may hold: {used >> 20} of {limit >> 20} MiB"
@@ -164,14 +169,11 @@ class CommandProcess:
             if ends is not None and time.monotonic() > ends:
                 return None
             try:
-                if select.select([self._connection], [], [], 0.5)[0]:
-                    piece = self._connection.recv(1 << 16)
-                    if not piece:
-                        return None
-                    found += piece
+                if select.select([self._connection], [], [], 0.5)[0] and not hearing.hear():
+                    return None
             except (OSError, ValueError):  # closed under us
                 return None
-        return found
+        return hearing.told
 
     def _end_it_all(self) -> None:
         """Without asking: under bubblewrap the end of its first process is the end of all."""

@@ -9,21 +9,23 @@ from collections.abc import Mapping
 from pathlib import Path
 
 FILE = "secrets.json"
+DOOR_FILE = "door.json"
+"""Where the market is, and the token with which the worker takes sessions of its lease: {url, token, ca}."""
 SHORTEST = 4
 """Characters; what is shorter is everywhere, and hiding it would tell what it is."""
 MASK = "***"
 
 
-def leave(folder: Path, secrets: Mapping[str, str]) -> None:
+def leave(folder: Path, secrets: Mapping[str, str], name: str = FILE) -> None:
     """Write them for the worker of that folder, for its account alone. Raises OSError."""
-    descriptor = os.open(folder / FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(dict(secrets), file)
 
 
-def take(folder: Path) -> dict[str, str]:
+def take(folder: Path, name: str = FILE) -> dict[str, str]:
     """What was left there, once: the file is gone afterwards. Nothing where none was left."""
-    path = folder / FILE
+    path = folder / name
     try:
         found: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

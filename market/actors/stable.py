@@ -26,7 +26,7 @@ from market.lease_lists import Lease
 from trainers.actors.lifeline import watch
 from trainers.actors.wiring import start_worker, worker_name
 from trainers.scratch import wiped
-from trainers.secrecy import leave
+from trainers.secrecy import DOOR_FILE, leave
 
 if TYPE_CHECKING:
     import psutil
@@ -162,7 +162,10 @@ class Stable:
         try:
             if secrets:
                 leave(stall.scratch, secrets)
-            ref = stall.actor.assign.remote({**lease, "devices": _devices(stall.cards)})
+            if lease.get("sessions"):
+                leave(stall.scratch, _door(self.config, lease["sessions"]), DOOR_FILE)
+            told = {name: value for name, value in lease.items() if name != "sessions"}
+            ref = stall.actor.assign.remote({**told, "devices": _devices(stall.cards)})
             ray.get(ref, timeout=READY_TIMEOUT_S)
         except (ray.exceptions.RayError, OSError) as error:
             self._discard(stall)
@@ -395,6 +398,11 @@ def _is_true(ref: Any) -> bool:
         return bool(ray.get(ref))
     except ray.exceptions.RayError:
         return False
+
+
+def _door(config: HostConfig, token: str) -> dict[str, str]:
+    """What the worker needs to take sessions of its lease; the token goes by a file, as secrets do."""
+    return {"url": config.url, "token": token, "ca": str(config.ca or "")}
 
 
 def _devices(cards: tuple[Card, ...]) -> list[Json]:

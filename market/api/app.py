@@ -9,7 +9,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from market.api import problems
 from market.api.gate import address_of
 from market.api.openapi import describe
-from market.api.routes import blobs, books, events, invites, jobs, market, members, money, offers, runs, secrets, teams
+from market.api.routes import (
+    blobs,
+    books,
+    events,
+    invites,
+    jobs,
+    market,
+    members,
+    money,
+    offers,
+    runs,
+    secrets,
+    sessions,
+    teams,
+)
 from market.api.services import Services
 
 DESCRIPTION = (
@@ -55,6 +69,6 @@ def make_app(services: Services) -> FastAPI:
     problems.install(app)
     describe(app)
     app.add_middleware(FrontDoor)
-    for part in (market, members, invites, teams, money, offers, jobs, events, runs, blobs, books, secrets):
+    for part in (market, members, invites, teams, money, offers, jobs, events, runs, blobs, books, secrets, sessions):
         app.include_router(part.router)
     return app

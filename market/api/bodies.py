@@ -5,7 +5,7 @@ Money in integer nano-dollars, time in integer milliseconds, digests as lower-ca
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from market.hardware import MAX_UNITS
 from market.invitations import LONGEST_INVITE_MS
@@ -168,6 +168,28 @@ class RetuneBody(Body):
     id: Id | None = None
     strategy: Annotated[str, Field(max_length=64)] | None = None
     options: Annotated[dict[Name, str | int | float | bool | None], Field(max_length=64)] = {}
+
+
+class SessionBody(Body):
+    """`argv` of an exec; `path` of a put or a get, relative to the working folder; a terminal's size and kind of a shell."""
+
+    kind: Literal["exec", "shell", "put", "get"]
+    argv: Annotated[list[Annotated[str, Field(max_length=128 << 10)]], Field(max_length=4096)] = []
+    path: Annotated[str, Field(max_length=4096)] = ""
+    rows: Annotated[int, Field(ge=0, le=65535)] = 0
+    columns: Annotated[int, Field(ge=0, le=65535)] = 0
+    term: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9._+-]*$")] = ""
+    timeout_ms: Annotated[int, Field(ge=1, le=7 * 86_400_000)] | None = None
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> "SessionBody":
+        if (self.kind == "exec") != bool(self.argv):
+            raise ValueError("argv is for an exec, which needs it")
+        if (self.kind in ("put", "get")) != bool(self.path):
+            raise ValueError("path is for a put or a get, which needs it")
+        if any("\0" in text for text in (*self.argv, self.path)):
+            raise ValueError("there is a NUL in it")
+        return self
 
 
 class LeaseStartedBody(Body):

@@ -25,6 +25,7 @@ from market.commands import Command
 from market.exchange import Exchange
 from market.homes import Home
 from market.outcomes import Refusal
+from market.sessions import Sessions
 
 log = logging.getLogger("torg.api")
 
@@ -53,6 +54,7 @@ class Services:
     ray: Json = field(default_factory=dict)
     requests: RequestCounts = field(default_factory=RequestCounts)
     gate: Gate = field(default_factory=Gate)
+    sessions: Sessions = field(default_factory=Sessions)
 
     @property
     def exchange(self) -> Exchange:

@@ -126,6 +126,12 @@ DOORS: dict[str, Door] = {
     "GET /v1/jobs/{job}/rounds": Door("member", "ann"),
     "GET /v1/jobs/{job}/events": Door("member", "ann"),
     "GET /v1/jobs/{job}/logs": Door("member", "ann"),
+    "POST /v1/jobs/{job}/sessions": Door("customer, operator", "ann", body={"kind": "exec", "argv": ["true"]}),
+    "GET /v1/jobs/{job}/sessions/{session}/frames": Door("customer, operator"),  # of real ones: test_sessions.py
+    "POST /v1/jobs/{job}/sessions/{session}/frames": Door("customer, operator", content=b""),
+    "GET /v1/leases/{lease}/sessions": Door("provider", "host", query="epoch={epoch}"),
+    "GET /v1/leases/{lease}/sessions/{session}/frames": Door("provider", query="epoch={epoch}"),
+    "POST /v1/leases/{lease}/sessions/{session}/frames": Door("provider", query="epoch={epoch}", content=b""),
     "GET /v1/jobs/{job}/result": Door("member", "ann", query="round=1"),
     "GET /v1/jobs/{job}/checkpoints": Door("member", "ann"),
     "GET /v1/jobs/{job}/provenance": Door("member", "ann"),

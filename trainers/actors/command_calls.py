@@ -43,6 +43,8 @@ class CommandCalls:
     _leaving: Leaving
     _commands: CommandDesk | None
     _secrets: Mapping[str, str]
+    _door: Mapping[str, str]
+    _lease: Json | None
     _way_out: Json | None
     _environments: Json | None
 
@@ -132,4 +134,6 @@ class CommandCalls:
                 scratch=self._scratch, isolation=self._isolation, memory_limit_bytes=self._memory_limit_bytes,
                 secrets=self._secrets, way_out=self._way_out, environments=self._environments,
             )  # fmt: skip
+            if self._door and self._lease is not None:
+                self._commands.take_sessions({**self._door, "lease": self._lease["lease"], "epoch": self._lease["epoch"]})
         return self._commands

@@ -20,7 +20,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from storage.archives import PackingError, unpack
 from storage.saved import Saved
@@ -36,6 +36,9 @@ from trainers.outward.rules import OutwardRules
 from trainers.saving import Saver, Taken
 from trainers.scratch import wipe
 from trainers.secrecy import Masks
+
+if TYPE_CHECKING:
+    from trainers.sessions.host import SessionHost
 
 Json = dict[str, Any]
 
@@ -74,7 +77,14 @@ class CommandDesk:
         self._secrets, self._mask = secrets, Masks(secrets)
         self._environments = None if environments is None else Environments(Path(environments["root"]), environments["limit_bytes"])
         self._order: EnvironmentOrder | None = None
+        self._sessions: SessionHost | None = None
         self._way_out = None if way_out is None else OutwardRules(tuple(way_out["allowed"]), tuple(way_out["denied"]))
+
+    def take_sessions(self, door: Json) -> None:
+        """Let the job's customer into the command from now on; `door`: the fields of `sessions.host.Door`."""
+        from trainers.sessions.host import Door, SessionHost
+
+        self._sessions = SessionHost(Door(**door), lambda: self._process)
 
     @property
     def running(self) -> bool:
@@ -250,6 +260,8 @@ class CommandDesk:
 
     def close(self) -> None:
         """End the command at once."""
+        if self._sessions is not None:
+            self._sessions.close()
         self._end_process()
 
     def _end_process(self) -> None:

@@ -31,7 +31,7 @@ from trainers.actors.warm_child import WarmChild
 from trainers.devices import devices_of
 from trainers.mesh.allocation import keep_freed_memory
 from trainers.scratch import wiped
-from trainers.secrecy import take
+from trainers.secrecy import DOOR_FILE, take
 
 if TYPE_CHECKING:
     from trainers.actors.command_desk import CommandDesk
@@ -76,6 +76,7 @@ class Worker(CommandCalls):
         self._training: Training | None = None
         self._commands: CommandDesk | None = None
         self._secrets: dict[str, str] = {}
+        self._door: dict[str, str] = {}
         self._load_failure: Json | None = None
         self._tidings = Tidings()
         self._recent: deque[Json] = deque(maxlen=RECENT_ROUNDS)
@@ -107,6 +108,7 @@ class Worker(CommandCalls):
             self._lease = {"lease": lease["id"], **{name: lease[name] for name in ("epoch", "slot", "job")}}
             self._called_at = time.monotonic()
             self._secrets = take(self._scratch)
+            self._door = take(self._scratch, DOOR_FILE)
             share, devices = lease.get("share"), list(lease.get("devices", []))
             if (lease["gpus"], devices, share) != self._has:
                 self._has = (lease["gpus"], devices, share)

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
 from market.api.bodies import HoldBody, LeaseEndedBody, LeaseStartedBody, Nothing, OfferBody, PriceBody
+from market.api.lease_tokens import lease_token
 from market.api.limits import StrictRoute
 from market.api.problems import Problem, not_found
 from market.api.services import (
@@ -101,6 +102,9 @@ async def leases(
         found = services.exchange.leases_of(offer)
         if found is None or found["offer"]["provider"] != caller.name:
             raise not_found("offer", offer)
+        for lease in found["leases"]:
+            if lease["command"]:
+                lease["sessions"] = lease_token(services.signing_key, lease["id"], lease["epoch"])
         return found
 
     return await changed(services, f"offer:{offer}", min(wait_s, LEASE_WAIT_S), seen, read)
