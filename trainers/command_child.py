@@ -63,6 +63,10 @@ def main() -> None:
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     # Of the signals from inside its namespace the first process gets those that it handles, and Python handles this one.
     signal.signal(signal.SIGINT, lambda *_: None)
+    # Whatever started the provider may have had them ignored or blocked, which programs inherit.
+    for number in (signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     lock_command(order["memory_limit_bytes"], arguments.isolation, order["cuda"])
     begun = {"kind": "stopped"} if more else _started(order)
     if isinstance(begun, dict):

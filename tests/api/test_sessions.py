@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from market.sessions import MOST_OF_A_JOB
-from tests.api.command_scene import CommandScene
+from tests.api.command_scene import CommandScene, batch_spec
 from tests.api.square import Square, make_spec, refusal, until
 from trainers.sandbox import isolation_level
 from trainers.sessions import frames
@@ -115,6 +115,12 @@ def test_a_job_without_a_command_or_a_machine_says_what_to_do(square: Square) ->
     ann.submit_job(job, make_spec(square.name("region")))
     refused = refusal(lambda: ann.open_session(job, {"kind": "exec", "argv": ["true"]}))
     assert (refused.code, "torg watch" in str(refused.remedy)) == ("no_command", True)
+    waits = square.name("job")
+    ann.submit_job(waits, batch_spec(square.name("region"), ["true"]))
+    refused = refusal(lambda: ann.open_session(waits, {"kind": "exec", "argv": ["true"]}))
+    assert (refused.code, refused.message, refused.remedy) == (
+        "not_running", f"{waits} is pending: no machine runs it now", "wait until it runs"
+    )  # fmt: skip
 
 
 def test_the_end_of_the_command_ends_its_sessions(square: Square, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ class Machine(CommandCalls):
         self._threads_per_unit, self._has, self._shares = 1, (1, [], None), {}
         self._called_at, self._phase, self._commands, self._leaving = 0.0, "assigned", None, Leaving()
         self._tidings, self._secrets, self._way_out = Tidings(), {}, None
+        self._door, self._lease = {}, None
         self._environments: Json | None = {"root": str(scratch.parent / "environments"), "limit_bytes": 1 << 30}
         self.dead = False
 
