@@ -24,7 +24,7 @@ def batch_spec(region: str, argv: list[str]) -> Json:
         "workers": {"min": 1, "max": 1, "gpus": 1, "gpu": ["cpu"], "vram_gib": 0, "region": [region], "reliability": 0.0,
                     "isolation": "process"},
         "limits": {"max_price_nanos_per_gpu_hour": 9 * USD // 10, "budget_nanos": USD, "deadline_ms": None},
-        "tags": {},
+        "tags": {}, "wait": True,
     }  # fmt: skip
 
 

@@ -75,6 +75,8 @@ async def open_session(services: Has, caller: Customer, job: str, body: SessionB
     found = job_for(services, caller, job)
     if found["customer"] != caller.name:
         raise Problem(403, "forbidden", f"{job} belongs to another member: only its customer may enter it")
+    if caller.suspended:
+        raise Problem(403, "member_suspended", f"{caller.name} is suspended", remedy="ask an operator")
     lease = _running_lease(services, found)
     opened = services.sessions.open(
         token_hex(8), job=job, customer=caller.name, lease=lease["id"], epoch=lease["epoch"],
