@@ -92,6 +92,12 @@ def current_settings(named: Globals) -> Settings:
     return read_settings(named, os.environ, terminal=sys.stdout.isatty())
 
 
+def machines_zone() -> str:
+    """The name of this machine's time zone; UTC where it does not say."""
+    named = os.environ.get("TZ", "").removeprefix(":") or str(Path("/etc/localtime").resolve())
+    return named.partition("zoneinfo/")[2] or (named if not named.startswith("/") else "UTC")
+
+
 def default_home() -> Path:
     """The platform's user data directory."""
     import platformdirs

@@ -328,7 +328,10 @@ class Exchange:
         offers = granting.take_snapshot(state, self._volatile, self.settings).offers
         measured = {offer.id: state.offers[offer.id].measured for offer in offers}
         bid = granting.bid_of_spec("quote", dict(spec), now_ms)
-        return make_plan(dict(spec), bid, offers, measured, credits.spendable(state, member, now_ms), state.experience, member)
+        plan = make_plan(dict(spec), bid, offers, measured, credits.spendable(state, member, now_ms), state.experience, member)
+        for candidate in plan["candidates"]:
+            candidate["price_next"] = views.price_next(state.offers[candidate["offer"]], self._volatile)
+        return plan
 
     def figures(self) -> Figures:
         """Counts by state and what lags, for metrics."""

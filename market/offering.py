@@ -17,6 +17,7 @@ from market.commands import SYSTEM, ChangeOffer, Heard, LoseRay, PlaceOffer
 from market.granting import end_lease, end_lost, is_suspect
 from market.outcomes import Answer, Json, Refusal, conflict, unknown
 from market.owner_terms import LONGEST_NOTICE_MS, OwnerTerms
+from market.schedules import MOST_WINDOWS, is_zone, price_at, wrong_hours
 from market.selftests import fault, shown_isolation
 from market.state import OfferRecord
 from market.turn import Turn
@@ -123,6 +124,7 @@ def _list(turn: Turn, command: PlaceOffer, digest: str) -> None:
     turn.emit("offer_placed", fields)
     if command.terms.as_json():
         turn.emit("offer_terms", {"offer": command.id, "terms": command.terms.as_json()})
+    follow_schedule(turn, turn.state.offers[command.id])
     if command.selftest is not None:
         turn.emit("offer_tested", {"offer": command.id, "selftest": dict(command.selftest)})
     turn.volatile.heard_ms[command.id] = turn.now_ms
@@ -180,7 +182,30 @@ def _check_terms(turn: Turn, terms: OwnerTerms) -> Refusal | None:
         return invalid("notice_ms", terms.notice_ms, f"milliseconds from 0 to {LONGEST_NOTICE_MS}")
     if terms.until_ms is not None and not is_int(terms.until_ms, turn.now_ms, MAX_INT):
         return invalid("until_ms", terms.until_ms, "a time to come, in milliseconds since the epoch")
+    return _check_schedule(turn, terms)
+
+
+def _check_schedule(turn: Turn, terms: OwnerTerms) -> Refusal | None:
+    if len(terms.prices) > MOST_WINDOWS:
+        return invalid("prices", len(terms.prices), f"at most {MOST_WINDOWS}")
+    if terms.prices and not is_zone(terms.zone):
+        return invalid("zone", terms.zone, "a zone of the market's own time zone rules, such as Europe/Berlin or UTC")
+    for hours, nanos in terms.prices:
+        wrong = wrong_hours(hours)
+        if wrong is not None:
+            return invalid("prices.hours", hours, wrong.partition("; ")[2] or wrong)
+        if (refusal := _check_price(turn, nanos)) is not None:
+            return refusal
     return None
+
+
+def follow_schedule(turn: Turn, offer: OfferRecord) -> None:
+    """Ask the price of the hour from now on, for leases to come; each change is a record."""
+    if not offer.terms.prices or offer.state == "withdrawn":
+        return
+    nanos = price_at(offer.terms.prices, offer.terms.zone, offer.base_nanos, turn.now_ms)
+    if nanos != offer.price_nanos_per_gpu_hour:
+        turn.set_offer(offer, offer.state, nanos, "schedule")
 
 
 def _check_price(turn: Turn, price: object) -> Refusal | None:
@@ -205,9 +230,10 @@ def change_offer(turn: Turn, command: ChangeOffer) -> Answer | Refusal:
         if refusal is not None:
             return refusal
         assert new_price is not None
-        if new_price == price:
+        if new_price == offer.base_nanos:
             return Answer(_offer_answer(offer), created=False)
         turn.set_offer(offer, offer.state, new_price, "price")
+        follow_schedule(turn, offer)
         return Answer(_offer_answer(offer))
     target = {"drain": "draining", "withdraw": "withdrawn", "relist": "open"}.get(command.action)
     if target is None:

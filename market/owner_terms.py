@@ -22,6 +22,7 @@ class OwnerTerms:
         notice_ms: how long a lease that the owner takes back has to leave what it has.
         until_ms: when the machine goes, in milliseconds since the epoch; None is never. No lease begins shortly before.
         network: whether commands of batch jobs that ask for it have a way out to the public internet.
+        prices: (hours, nano-dollars per GPU-hour) that are asked instead of the offer's price, by the clock of `zone`.
         environments: whether such commands may have Python environments of their own, built on the machine from wheels.
     """
 
@@ -29,16 +30,23 @@ class OwnerTerms:
     until_ms: int | None = None
     network: bool = False
     environments: bool = False
+    prices: tuple[tuple[str, int], ...] = ()
+    zone: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """What differs from the defaults."""
         plain = {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) != one.default}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+        return {name: _thawed(value) for name, value in plain.items()}
 
     @classmethod
     def of_json(cls, found: Mapping[str, Any]) -> OwnerTerms:
         """The terms that `as_json` told of."""
-        known: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in found.items()
-        }
-        return cls(**known)
+        return cls(**{name: _frozen(value) for name, value in found.items()})
+
+
+def _thawed(value: Any) -> Any:
+    return [_thawed(one) for one in value] if isinstance(value, tuple) else value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(one) for one in value) if isinstance(value, list) else value

@@ -70,6 +70,7 @@ def _offer_placed(state: State, event: Event, at_ms: int) -> None:
         versions=dict(event["versions"]),
         request_digest=event["request_digest"],
         placed_ms=at_ms,
+        base_nanos=event["price_nanos_per_gpu_hour"],
     )
     if before is not None:
         offer.version = before.version + 1
@@ -104,6 +105,8 @@ def _offer_changed(state: State, event: Event, at_ms: int) -> None:
     offer.state = event["state"]
     offer.away = event["reason"] if offer.state == "offline" else ""
     offer.price_nanos_per_gpu_hour = event["price_nanos_per_gpu_hour"]
+    if event["reason"] == "price":
+        offer.base_nanos = offer.price_nanos_per_gpu_hour
     offer.version += 1
     for lease in offer.live:
         state.jobs[state.leases[lease].job].version += 1

@@ -119,6 +119,7 @@ class SpentRecord:
 @dataclass(slots=True)
 class OfferRecord:
     """`returns_to` is the state that an offline offer has again when its provider is heard; `away` is why it is offline;
+    `base_nanos` is its price outside the hours of its terms;
     `held` is what its owner holds back: {gpus, reason, why, until_ms} (market/holding.py)."""
 
     id: str
@@ -146,6 +147,7 @@ class OfferRecord:
     live: dict[str, None] = field(default_factory=dict)
     gpus_used: int = 0
     terms: OwnerTerms = field(default_factory=OwnerTerms)
+    base_nanos: int = 0
     selftest: dict[str, Any] | None = None
     held: dict[str, Any] = field(default_factory=lambda: {"gpus": 0, "reason": "", "why": "", "until_ms": None})
 

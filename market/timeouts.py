@@ -11,6 +11,7 @@ from market.granting import end_lease
 from market.holding import release_what_is_over
 from market.jobs import finish, pause
 from market.leases import LeaseState
+from market.offering import follow_schedule
 from market.outcomes import Answer, Refusal, forbidden
 from market.spending import watch_limits
 from market.turn import Turn
@@ -21,6 +22,8 @@ def tick(turn: Turn, command: Tick) -> Answer | Refusal:
     if command.by != SYSTEM:
         return forbidden("only the market's own process lets time pass")
     release_what_is_over(turn)
+    for offer in list(turn.state.offers.values()):
+        follow_schedule(turn, offer)
     expire(turn)
     _silent_offers(turn)
     _silent_leases(turn)

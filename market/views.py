@@ -16,6 +16,7 @@ from market.holding import shown_state
 from market.learning import took_of
 from market.leases import Lease, LeaseState
 from market.outcomes import Json
+from market.schedules import next_change
 from market.selftests import summary
 from market.state import Job, OfferRecord, State, Volatile
 from market.tuning import planned_rounds, spec_in_force, tunings_view
@@ -49,6 +50,9 @@ def offer_view(state: State, volatile: Volatile, offer: OfferRecord) -> Json:
         "held": dict(offer.held),
         "notice_ms": offer.terms.notice_ms,
         "until_ms": offer.terms.until_ms,
+        "prices": [{"hours": hours, "price_nanos_per_gpu_hour": nanos} for hours, nanos in offer.terms.prices],
+        "zone": offer.terms.zone,
+        "price_next": price_next(offer, volatile),
         "suspect": is_suspect(offer, volatile),
         "shares": list(offer.shares),
         "network": has_network(offer),
@@ -60,6 +64,12 @@ def offer_view(state: State, volatile: Volatile, offer: OfferRecord) -> Json:
         "heard_ms": heard_ms,
         "leases": list(offer.live),
     }
+
+
+def price_next(offer: OfferRecord, volatile: Volatile) -> Json | None:
+    """When its price changes by its hours, and to what; None where it does not."""
+    found = next_change(offer.terms.prices, offer.terms.zone, offer.base_nanos, volatile.now_ms)
+    return None if found is None else {"at_ms": found[0], "price_nanos_per_gpu_hour": found[1]}
 
 
 def lease_view(state: State, lease: Lease) -> Json:

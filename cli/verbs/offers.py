@@ -7,9 +7,10 @@ import typer
 
 from cli.arguments import gpu_request, price_nanos, usd
 from cli.errors import usage
-from cli.output import Column, Styled, document, print_table
+from cli.output import Column, Styled, document, print_table, printable
 from cli.session import connect
 from cli.settings import Settings
+from storage.units import format_instant
 
 Offer = dict[str, Any]
 COLUMNS = (
@@ -68,6 +69,10 @@ def show_offers(settings: Settings, found: list[dict[str, Any]]) -> None:
         print("No offer fits. `torg offers --all` shows the rest.")
     else:
         print_table(settings, COLUMNS, [offer_row(one) for one in found])
+        for one in found:
+            if change := one.get("price_next"):
+                asked = usd(change["price_nanos_per_gpu_hour"])
+                print(printable(f"{one['name']} asks {asked} from {format_instant(change['at_ms'])} on"))
 
 
 def offer_row(one: dict[str, Any]) -> list[str | Styled]:

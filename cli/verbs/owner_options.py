@@ -4,7 +4,9 @@ import time
 from datetime import datetime
 from typing import Any
 
+from cli.arguments import pair, price_nanos
 from cli.errors import usage
+from cli.settings import machines_zone
 
 DAY_S = 86_400
 
@@ -51,6 +53,29 @@ def until_ms(until: str | None, duration: str | None, notice_ms: int, now_s: flo
             field=option, remedy="a later time, or a shorter --notice", code="out_of_range",
         )  # fmt: skip
     return int(1000 * at_s)
+
+
+def prices(between: list[str] | None, zone: str | None) -> tuple[list[dict[str, Any]], str]:
+    """The prices of hours, and the zone of their clock."""
+    from market.hours import HoursError, parse_hours
+    from market.schedules import is_zone
+
+    if not between:
+        if zone is not None:
+            raise usage("--zone says nothing without --price-between", field="--zone", remedy="add it, or leave this out")
+        return [], ""
+    named = machines_zone() if zone is None else zone
+    if not is_zone(named):
+        raise usage(f"--zone {named!r} is not known here", field="--zone", remedy="such as Europe/Berlin or UTC")
+    found = []
+    for text in between:
+        hours, amount = pair(text, "--price-between")
+        try:
+            said = str(parse_hours(hours))
+        except HoursError as error:
+            raise usage(f"--price-between {error}", field="--price-between", code="bad_hours") from None
+        found.append({"hours": said, "price_nanos_per_gpu_hour": price_nanos(amount, "--price-between")})
+    return found, named
 
 
 def _moment(text: str, now_s: float) -> float:

@@ -59,6 +59,13 @@ def provide(
     notice: Annotated[
         str, typer.Option(metavar="TIME", help="that renters have to leave when you take the machine back")
     ] = "5s",
+    price_between: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOURS=USD", help="another price in these hours, such as '22:00-06:00=0.20'; and again for more"),
+    ] = None,
+    time_zone: Annotated[
+        str | None, typer.Option("--zone", help="of these hours, such as Europe/Berlin; this machine's without")
+    ] = None,
     when: Annotated[
         str, typer.Option(metavar="always|idle", help="idle: for rent only while nobody else uses its cards, or its cores")
     ] = "always",
@@ -95,6 +102,7 @@ def provide(
         raise usage(f"--floor {floor} is above --price {price}", field="--floor", code="floor_above_price")
     called, shares = _name(name), _shares(share or [])
     notice_ms = _notice_ms(notice)
+    prices, zone = owner_options.prices(price_between, time_zone)
     watched = owner_options.watched(when, idle_for, idle_load, idle_ignore, not_between)
     until_ms = owner_options.until_ms(until, duration, notice_ms, time.time())
     url, key = _market(settings, invite, invite_file)
@@ -104,7 +112,7 @@ def provide(
         "url": url, "key": key, "ca": str(ca) if ca else None, "offer": _offer_id(home), "home": str(home), "name": called, "gpu": asked.gpu or "auto",
         "units": _units(asked), "price_nanos_per_gpu_hour": nanos, "floor_price_nanos_per_gpu_hour": floor_nanos,
         "region": region, "shares": shares, "selftest": selftest, "notice_ms": notice_ms,
-        "watched": watched, "until_ms": until_ms, "drain_s": max(LEAVING_S, notice_ms / 1000),
+        "watched": watched, "prices": prices, "zone": zone, "until_ms": until_ms, "drain_s": max(LEAVING_S, notice_ms / 1000),
         "environments": environments, "network": network, "network_allow": _networks(network_allow, "--network-allow", network),
         "network_deny": _networks(network_deny, "--network-deny", network),
     }  # fmt: skip

@@ -50,6 +50,15 @@ class Watched(BaseModel):
         return IdleRules(self.by_use, hours, self.idle_for_ms, self.idle_load)
 
 
+class PriceHours(BaseModel):
+    """A price that is asked in these hours of the offer's `zone`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hours: str
+    price_nanos_per_gpu_hour: int
+
+
 class HostConfig(BaseModel):
     """The configuration file of `python -m market.actors.provider_host`, JSON, mode 0600 because it holds a key."""
 
@@ -77,6 +86,8 @@ class HostConfig(BaseModel):
     drain_s: float = Field(default=15.0, ge=0)
     notice_ms: int = Field(default=DEFAULT_NOTICE_MS, ge=0, le=LONGEST_NOTICE_MS)
     until_ms: int | None = Field(default=None, ge=1)
+    prices: list[PriceHours] = Field(default=[], max_length=32)
+    zone: str = ""
     watched: Watched | None = None
     environments: bool = True
     environments_bytes: int = Field(default=20 * GIBIBYTE, ge=2**20)

@@ -431,6 +431,8 @@ def offer_body(config: HostConfig, hardware: Hardware, node_id: str, isolation: 
         "versions": own_versions(),
         "notice_ms": config.notice_ms,
         "until_ms": config.until_ms,
+        "prices": [one.model_dump() for one in config.prices],
+        "zone": config.zone,
         "network": config.network,
     }
 

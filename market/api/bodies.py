@@ -11,6 +11,7 @@ from market.hardware import MAX_UNITS
 from market.invitations import LONGEST_INVITE_MS
 from market.members import LONGEST_GRACE_MS
 from market.owner_terms import DEFAULT_NOTICE_MS, LONGEST_NOTICE_MS
+from market.schedules import MOST_WINDOWS
 from market.teams import MAX_QUOTA, MAX_WEIGHT
 from trainers.metrics import MAX_METRIC_NAME, MAX_METRICS
 
@@ -117,6 +118,11 @@ class PayoutBody(DepositBody):
     """A provider's account."""
 
 
+class PriceHoursBody(Body):
+    hours: Annotated[str, Field(max_length=64)]
+    price_nanos_per_gpu_hour: int
+
+
 class OfferBody(Body):
     id: Id | None = None
     name: Name
@@ -133,6 +139,8 @@ class OfferBody(Body):
     versions: Annotated[dict[Name, Name], Field(max_length=32)]
     notice_ms: Annotated[int, Field(ge=0, le=LONGEST_NOTICE_MS)] = DEFAULT_NOTICE_MS
     until_ms: Positive | None = None
+    prices: Annotated[list[PriceHoursBody], Field(max_length=MOST_WINDOWS)] = []
+    zone: Annotated[str, Field(max_length=64)] = ""
     network: bool = False
     environments: bool = False
     selftest: dict[str, Any] | None = None

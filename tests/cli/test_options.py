@@ -101,6 +101,10 @@ ENDS = [
     (["provide", "--price", "1", "--until", "noon"],   2, "not_an_instant",     "--until"),
     (["provide", "--price", "1", "--for", "5s"],       2, "out_of_range",       "notice"),
     (["provide", "--price", "1", "--for", "1h", "--until", "18:00"], 2, "usage", "--for"),
+    (["provide", "--price", "1", "--zone", "UTC"],     2, "usage",              "--price-between"),
+    (["provide", "--price", "1", "--price-between", "22:00-06:00=0.2", "--zone", "Mars/Base"], 2, "usage", "Mars/Base"),
+    (["provide", "--price", "1", "--price-between", "22-6=0.2"], 2, "bad_hours", "08:00-18:00"),
+    (["provide", "--price", "1", "--price-between", "22:00-06:00=-1"], 2, "negative", "--price-between"),
     (["demo", "--data", "nowhere"],                    2, "no_such_file",       "nowhere"),
 ]  # fmt: skip
 

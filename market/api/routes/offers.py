@@ -58,7 +58,8 @@ async def place_offer(
         versions=body.versions,
         by=caller.name,
         terms=OwnerTerms(
-            notice_ms=body.notice_ms, until_ms=body.until_ms, network=body.network, environments=body.environments
+            notice_ms=body.notice_ms, until_ms=body.until_ms, network=body.network, environments=body.environments,
+            prices=tuple((one.hours, one.price_nanos_per_gpu_hour) for one in body.prices), zone=body.zone,
         ),
         selftest=body.selftest,
     )
