@@ -27,7 +27,7 @@ VERBS = {
     "offers": "offers",
     "submit": "submit", "run": "run",
     "jobs": "jobs", "job": "jobs", "cancel": "jobs", "resume": "jobs", "explain": "jobs", "logs": "jobs",
-    "exec": "inside", "shell": "inside",
+    "exec": "inside", "shell": "inside", "cp": "cp",
     "watch": "watch", "metrics": "metrics", "retune": "retune", "result": "result",
     "wallet": "wallet", "secret": "secret",
     "billing": "billing", "invoice": "billing", "sql": "billing",
