@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-from storage.journal_format import FULL_ERRORS, sync_folder
+from storage.disk import DISK, Disk, write_all
+from storage.journal_format import FULL_ERRORS
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 MAX_BLOB_BYTES = 64 * 1024**3
@@ -63,9 +64,12 @@ class BlobStore:
     """One folder of blobs. Several processes may read; writers of the same digest do not disturb each other,
     except that a resumable upload of one digest must have one sender at a time."""
 
-    def __init__(self, folder: Path, *, max_blob_bytes: int = MAX_BLOB_BYTES) -> None:
+    def __init__(self, folder: Path, *, max_blob_bytes: int = MAX_BLOB_BYTES, disk: Disk = DISK) -> None:
         self.folder = folder
+        self._disk = disk
         self.max_blob_bytes = max_blob_bytes
+        self._durable: set[str] = set()
+        self._folders: set[str] = set()
         for each in (folder, folder / "partial", folder / "temporary"):
             each.mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -112,17 +116,14 @@ class BlobStore:
             return hashlib.file_digest(file, "sha256").hexdigest() == digest
 
     def put(self, data: bytes) -> str:
-        """Store bytes, return their digest; storing the same again is free."""
+        """Store bytes, return their digest; storing the same again costs a look, and once in a process a sync."""
         self._check_size(len(data))
         digest = hashlib.sha256(data).hexdigest()
-        if digest in self:
+        if self._holds(digest):
             return digest
         temporary = self.folder / "temporary" / f"{digest}.{secrets.token_hex(6)}"
         try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            self._append(temporary, os.O_EXCL, data, sync=True)
             self._adopt(temporary, digest)
         except OSError as error:
             raise self._failure(error, digest, temporary) from error
@@ -144,7 +145,7 @@ class BlobStore:
         self._check_size(total)
         if offset < 0 or offset + len(data) > total:
             raise BlobTooLarge(f"bytes {offset} to {offset + len(data)} are outside a blob of {total} bytes")
-        if digest in self:
+        if self._holds(digest):
             return Upload(total, True)
         path = self._partial(digest)
         stands = self.partial(digest)
@@ -152,11 +153,7 @@ class BlobStore:
             raise BlobOffsetWrong(digest, stands, offset)
         fresh = data[stands - offset :]
         try:
-            with path.open("ab") as file:
-                file.write(fresh)
-                file.flush()
-                if stands + len(fresh) == total:
-                    os.fsync(file.fileno())
+            self._append(path, os.O_APPEND, fresh, sync=stands + len(fresh) == total)
         except OSError as error:
             # What did arrive stays: the next offset is read from the file.
             raise self._failure(error, digest, None) from error
@@ -164,7 +161,7 @@ class BlobStore:
             return Upload(stands + len(fresh), False)
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                path.unlink()
+                self._disk.unlink(path)
                 raise BlobDamaged(f"the uploaded bytes do not have the digest {digest}")
         try:
             self._adopt(path, digest)
@@ -175,11 +172,12 @@ class BlobStore:
     def delete(self, digest: str) -> bool:
         """Remove a blob; False if there was none."""
         path = self.path(digest)
+        self._durable.discard(digest)
         try:
-            path.unlink()
+            self._disk.unlink(path)
         except FileNotFoundError:
             return False
-        sync_folder(path.parent)
+        self._disk.sync_folder(path.parent)
         return True
 
     def abandon(self, digest: str) -> None:
@@ -200,13 +198,39 @@ class BlobStore:
         if size > self.max_blob_bytes:
             raise BlobTooLarge(f"a blob of {size} bytes is above the limit of {self.max_blob_bytes}")
 
+    def _append(self, path: Path, how: int, data: bytes, *, sync: bool) -> None:
+        handle = self._disk.open(path, os.O_WRONLY | os.O_CREAT | how)
+        try:
+            write_all(self._disk, handle, data)
+            if sync:
+                self._disk.sync(handle)
+        finally:
+            os.close(handle)
+
     def _adopt(self, temporary: Path, digest: str) -> None:
         target = self.path(digest)
-        if not target.parent.exists():
-            target.parent.mkdir(exist_ok=True, mode=0o700)
-            sync_folder(self.folder)
-        os.rename(temporary, target)
-        sync_folder(target.parent)
+        self._secure_folder(target.parent)
+        self._disk.rename(temporary, target)
+        self._disk.sync_folder(target.parent)
+        self._durable.add(digest)
+
+    def _secure_folder(self, folder: Path) -> None:
+        # That it exists does not say that it is durable: whoever made it may have died before its sync.
+        if folder.name not in self._folders:
+            self._disk.make_folder(folder)
+            self._disk.sync_folder(self.folder)
+            self._folders.add(folder.name)
+
+    def _holds(self, digest: str) -> bool:
+        """Whether the blob is there, and durable now: whoever renamed it may have died before its folder's sync."""
+        if digest not in self:
+            return False
+        if digest not in self._durable:
+            folder = self.path(digest).parent
+            self._secure_folder(folder)
+            self._disk.sync_folder(folder)
+            self._durable.add(digest)
+        return True
 
     def _failure(self, error: OSError, digest: str, temporary: Path | None) -> Exception:
         if temporary is not None:

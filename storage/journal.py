@@ -37,10 +37,11 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from storage.disk import DISK, Disk, write_all
 from storage.journal_format import (
     FULL_ERRORS,
     MAX_PAYLOAD_BYTES,
@@ -59,7 +60,6 @@ from storage.journal_format import (
     frame,
     segment_name,
     segments,
-    sync_folder,
 )
 from storage.journal_reader import Verification, Walk, read_journal, verify_journal
 
@@ -67,8 +67,6 @@ __all__ = [
     "Journal", "JournalBroken", "JournalCorrupt", "JournalError", "JournalFull", "JournalLocked", "JournalNewer", "JournalRewound",
     "Record", "Verification", "Walk", "read_journal", "segments", "verify_journal",
 ]  # fmt: skip
-
-_sync_data: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 
 
 class Journal:
@@ -78,9 +76,7 @@ class Journal:
     opens; `cut_bytes` is what this open cut off a torn tail.
     """
 
-    def __init__(
-        self, folder: Path, lock: int, header: SegmentHeader, *, sync: Callable[[int], None], limit: int
-    ) -> None:
+    def __init__(self, folder: Path, lock: int, header: SegmentHeader, *, disk: Disk, limit: int) -> None:
         """Use `open`: `lock` is a held flock, `header` the segment to start now."""
         self.folder = folder
         self.records = header.first - 1
@@ -88,7 +84,7 @@ class Journal:
         self.cut_bytes = 0
         self._hash = header.before
         self._lock = lock
-        self._sync = sync
+        self._disk = disk
         self._limit = limit
         self._broken: str | None = None
         self._file = -1
@@ -96,9 +92,7 @@ class Journal:
         self._start_segment()
 
     @classmethod
-    def open(
-        cls, folder: Path, *, sync: Callable[[int], None] = _sync_data, segment_bytes: int = SEGMENT_BYTES
-    ) -> "Journal":
+    def open(cls, folder: Path, *, disk: Disk = DISK, segment_bytes: int = SEGMENT_BYTES) -> "Journal":
         """Lock `folder` (made if missing), cut a torn tail, start a new term.
 
         Raises JournalLocked, JournalCorrupt (an acknowledged record is damaged), JournalFull, OSError.
@@ -106,8 +100,9 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = _lock(folder)
         try:
-            header, cut_bytes = _recover(folder, sync)
-            journal = cls(folder, lock, header, sync=sync, limit=segment_bytes)
+            disk.sync_folder(folder.parent)  # also where it exists: who made it may have died before this
+            header, cut_bytes = _recover(folder, disk)
+            journal = cls(folder, lock, header, disk=disk, limit=segment_bytes)
             journal.cut_bytes = cut_bytes
             return journal
         except BaseException as error:
@@ -158,15 +153,13 @@ class Journal:
         self.close()
 
     def _write(self, data: bytes) -> None:
-        view = memoryview(data)
         try:
-            while view:
-                view = view[os.write(self._file, view) :]
+            write_all(self._disk, self._file, data)
         except OSError as error:
             self._cut_back(error)
             raise JournalFull(f"the disk is full: nothing of this append was kept ({error})") from error
         try:
-            self._sync(self._file)
+            self._disk.sync_data(self._file)
         except OSError as error:
             self._broken = f"sync of the journal failed ({error}): what is on disk is unknown"
             raise JournalBroken(self._broken) from error
@@ -174,9 +167,9 @@ class Journal:
     def _cut_back(self, cause: OSError) -> None:
         """After a failed write: the durable length again, itself durable, or the journal is broken."""
         try:
-            os.ftruncate(self._file, self._size)
+            self._disk.truncate(self._file, self._size)
             os.lseek(self._file, self._size, os.SEEK_SET)
-            self._sync(self._file)
+            self._disk.sync_data(self._file)
         except OSError as error:
             self._broken = f"the journal could not be cut back after {cause}: {error}"
             raise JournalBroken(self._broken) from error
@@ -197,14 +190,14 @@ class Journal:
         header = SegmentHeader(self.records + 1, self.term, self._hash)
         path = self.folder / segment_name(header.first)
         temporary = self.folder / "new-segment.tmp"
-        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        handle = self._disk.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
-            with_header = os.write(handle, header.encode())
+            with_header = self._disk.write(handle, memoryview(header.encode()))
             if with_header != SEGMENT_HEADER.size:
                 raise OSError(errno.ENOSPC, "a segment header was written in part")
-            os.fsync(handle)
-            os.rename(temporary, path)
-            sync_folder(self.folder)
+            self._disk.sync(handle)
+            self._disk.rename(temporary, path)
+            self._disk.sync_folder(self.folder)
         except BaseException:
             os.close(handle)
             raise
@@ -228,7 +221,7 @@ def _lock(folder: Path) -> int:
     return handle
 
 
-def _recover(folder: Path, sync: Callable[[int], None]) -> tuple[SegmentHeader, int]:
+def _recover(folder: Path, disk: Disk) -> tuple[SegmentHeader, int]:
     """Walk the journal, cut a torn tail; the header of the segment to start now, and how much was cut."""
     walk = Walk(folder)
     for _ in walk:
@@ -236,21 +229,21 @@ def _recover(folder: Path, sync: Callable[[int], None]) -> tuple[SegmentHeader, 
     walk.check()
     cut_bytes = 0
     if walk.path is not None:
-        handle = os.open(walk.path, os.O_RDWR)
+        handle = disk.open(walk.path, os.O_RDWR)
         try:
             if walk.bad is not None:
-                cut_bytes = _cut(handle, folder, walk)
+                cut_bytes = _cut(handle, folder, walk, disk)
             # A killed writer may have left whole records that were never synced: they count from now on.
-            sync(handle)
+            disk.sync_data(handle)
         finally:
             os.close(handle)
     return SegmentHeader(walk.number + 1, walk.term + 1, walk.hash), cut_bytes
 
 
-def _cut(handle: int, folder: Path, walk: "Walk") -> int:
+def _cut(handle: int, folder: Path, walk: "Walk", disk: Disk) -> int:
     size = os.fstat(handle).st_size
     kept = folder / f"cut-{walk.number + 1}-{walk.offset}.bin"
     with contextlib.suppress(OSError):  # the copy is a courtesy: on a full disk the cut itself must still work
         kept.write_bytes(os.pread(handle, min(size - walk.offset, SEGMENT_BYTES), walk.offset))
-    os.ftruncate(handle, walk.offset)
+    disk.truncate(handle, walk.offset)
     return size - walk.offset

@@ -19,6 +19,7 @@ from market.homes import Home
 from market.supervisor import start, stop
 from storage.journal import Journal, JournalBroken
 from tests.api.square import PATIENCE_S, USD, FakeProvider, FakeRun, Square, make_offer, make_spec, refusal, until
+from tests.storage.test_journal import SyncingBy
 
 THREADS = 8
 
@@ -181,7 +182,7 @@ def test_a_failed_sync_confirms_nothing_and_ends_the_process(tmp_path: Path) -> 
         os.fdatasync(descriptor)
 
     ended: list[Exception] = []
-    with Journal.open(home.journal, sync=sync) as journal:
+    with Journal.open(home.journal, disk=SyncingBy(sync)) as journal:
         desk = Desk(journal, new_exchange, Feed(), now_ms=lambda: 1_000, broken=ended.append)
         open_market(home, desk)
         records = desk.records
@@ -211,7 +212,7 @@ def test_commands_that_wait_together_share_one_sync(tmp_path: Path) -> None:
         syncs.append(descriptor)
         os.fdatasync(descriptor)
 
-    with Journal.open(home.journal, sync=sync) as journal:
+    with Journal.open(home.journal, disk=SyncingBy(sync)) as journal:
         desk = Desk(journal, new_exchange, Feed(), now_ms=lambda: 1_000, broken=lambda error: None)
         open_market(home, desk)
         before = len(syncs)

@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from storage.disk import Disk
 from storage.journal import (
     Journal,
     JournalBroken,
@@ -27,6 +28,13 @@ from storage.journal import (
 )
 
 PAYLOADS = st.lists(st.lists(st.binary(max_size=40), min_size=1, max_size=3), min_size=1, max_size=5)
+
+
+class SyncingBy(Disk):
+    """The real disk, but the journal's data are made durable by `sync`."""
+
+    def __init__(self, sync: Callable[[int], None]) -> None:
+        self.sync_data = sync  # type: ignore[method-assign]
 
 
 def fill(folder: Path, appends: Sequence[Sequence[bytes]], segment_bytes: int = 1 << 26) -> list[bytes]:
@@ -175,7 +183,7 @@ def test_a_failed_sync_breaks_the_journal_for_good(tmp_path: Path) -> None:
             raise OSError(5, "Input/output error")
         os.fsync(handle)
 
-    journal = Journal.open(tmp_path, sync=sync)
+    journal = Journal.open(tmp_path, disk=SyncingBy(sync))
     journal.append([b"good"])
     fails = True
     with pytest.raises(JournalBroken):
@@ -189,7 +197,7 @@ def test_a_failed_sync_breaks_the_journal_for_good(tmp_path: Path) -> None:
 
 def test_one_append_is_one_sync(tmp_path: Path) -> None:
     synced: list[int] = []
-    with Journal.open(tmp_path, sync=synced.append) as journal:
+    with Journal.open(tmp_path, disk=SyncingBy(synced.append)) as journal:
         before = len(synced)
         journal.append([b"a", b"b", b"c"])
         assert len(synced) == before + 1

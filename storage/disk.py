@@ -1,0 +1,63 @@
+"""The calls by which the journal and the blobs change the disk, in one place.
+
+Whoever writes takes a `Disk`. Another one in its place sees every operation, in order, and can stop the writer at any of
+them: that is how the tests cut a workload at every operation, and how `torg torture` dies in the midst of one.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from storage.journal_format import sync_folder
+
+_sync_data: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
+
+
+class Disk:
+    """The real one. Each method is one system call (`sync_folder` three), and raises OSError as that does."""
+
+    def open(self, path: Path, flags: int) -> int:
+        """A file, 0600 if it is made; the handle is closed with `os.close`."""
+        return os.open(path, flags, 0o600)
+
+    def write(self, handle: int, data: memoryview) -> int:
+        """How many of the bytes were taken; they are not durable."""
+        return os.write(handle, data)
+
+    def truncate(self, handle: int, size: int) -> None:
+        """Not durable before the next sync."""
+        os.ftruncate(handle, size)
+
+    def sync_data(self, handle: int) -> None:
+        """The file's bytes and length are durable when this returns."""
+        _sync_data(handle)
+
+    def sync(self, handle: int) -> None:
+        """The file is durable when this returns; its name is not."""
+        os.fsync(handle)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Atomic; durable after `sync_folder` of the target's folder."""
+        os.rename(source, target)
+
+    def unlink(self, path: Path) -> None:
+        """Raises FileNotFoundError, too; durable after `sync_folder`."""
+        os.unlink(path)
+
+    def make_folder(self, path: Path) -> None:
+        """One level, 0700, no error if it is there; durable after `sync_folder` of its parent."""
+        path.mkdir(exist_ok=True, mode=0o700)
+
+    def sync_folder(self, folder: Path) -> None:
+        """What was renamed, made and removed in the folder is durable when this returns."""
+        sync_folder(folder)
+
+
+DISK = Disk()
+
+
+def write_all(disk: Disk, handle: int, data: bytes) -> None:
+    """Every byte, in as many writes as the system needs."""
+    view = memoryview(data)
+    while view:
+        view = view[disk.write(handle, view) :]
