@@ -104,7 +104,7 @@ class Sessions:
             self.end(session, "customer_gone", "the customer's connection ended")
         elif not session.exited:
             self.end(session, "machine_lost", "the machine's connection ended")
-        if session.left == session.taken:
+        if "customer" in session.left and session.left == session.taken:  # a customer may come after it is all over
             self._all.pop(session.id, None)
 
     def end(self, session: Session, reason: str, detail: str) -> None:

@@ -162,3 +162,24 @@ def test_too_many_at_once_are_refused_by_name(square: Square, tmp_path: Path) ->
             scene.ann.open_session(scene.job, order)
         refused = refusal(lambda: scene.ann.open_session(scene.job, order))
     assert (refused.status, refused.code) == (429, "too_many_sessions")
+
+
+LOOK = "readlink /proc/self/ns/*; cat /proc/self/cgroup /proc/self/limits; grep -E '^(Cap|NoNewPrivs|Seccomp|Uid|Gid|Groups)' /proc/self/status"
+
+
+@pytest.mark.parametrize("level", sorted({"process", isolation_level()}))
+def test_its_process_is_held_by_all_that_holds_the_command(square: Square, tmp_path: Path, level: Any) -> None:
+    """The self-test tries to break what holds the command; here both are held by the same."""
+    program = f"({LOOK}) > look.tmp; mv look.tmp look.txt; exec sleep 1000"
+    secret = tmp_path / "key"
+    secret.write_text("not for jobs")
+    with CommandScene(square, tmp_path, ["sh", "-c", program], level=level) as scene:
+        held = scene.wait_for("look.txt")
+        code, out, _ = scene.exec("sh", "-c", LOOK)
+        assert (code, out.decode()) == (0, held)
+        assert "Seccomp:\t2" in held
+        assert "NoNewPrivs:\t1" in held
+        code, out, _ = scene.exec("cat", str(secret))
+        assert (code, out) == (1, b"")
+        code, out, _ = scene.exec("sh", "-c", "ls /proc | grep -c '^[0-9]'; unshare -U true && echo out")
+        assert b"out" not in out

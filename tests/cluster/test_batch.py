@@ -121,7 +121,13 @@ def test_a_command_that_goes_on_failing_fails_the_job_and_leaves_its_files(plaza
     assert artifacts_of(plaza, job)[1] == {"out/answer.txt": b"0 forty-two"}
 
 
-def test_a_run_that_is_killed_finds_its_command_still_running(plaza: Plaza) -> None:
+def torg(plaza: Plaza, *words: str) -> bytes:
+    """What a command line of the local customer prints."""
+    settings = environment() | {"TORG_HOME": str(plaza.home.root)}
+    return subprocess.run([sys.executable, "-m", "cli", *words], env=settings, check=True, capture_output=True).stdout
+
+
+def test_a_run_that_is_killed_finds_its_command_still_running_and_its_customer_gets_in(plaza: Plaza, tmp_path: Path) -> None:
     job = submit(
         plaza, "0", "0", argv=["sh", "-c", "echo begun; while [ ! -e $HOME/go ]; do sleep 0.1; done; echo gone on"]
     )
@@ -129,8 +135,9 @@ def test_a_run_that_is_killed_finds_its_command_still_running(plaza: Plaza) -> N
     pid = until(lambda: plaza.job(job)["run_pid"], "the run says its pid")
     psutil.Process(pid).kill()
     until(lambda: plaza.job(job)["run_pid"] not in (None, pid), "another process runs the job")
-    worker = plaza.worker_of(job)
-    (_folder_of(worker) / "home" / "go").touch()
+    (tmp_path / "key").write_text("go on")
+    torg(plaza, "cp", str(tmp_path / "key"), f"{job}:came")
+    assert torg(plaza, "exec", job, "--", "sh", "-c", "cat came; mv came $HOME/go") == b"go on"
     done = plaza.wait_state(job, "done")
     assert len(done["leases"]) == 1, "the worker outlived the run"
     assert done["command"]["restarts"] == 0

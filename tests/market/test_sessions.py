@@ -134,3 +134,17 @@ def test_a_machine_that_goes_before_it_said_how_it_ended_is_lost() -> None:
         assert sessions.finished(session, "customer") == (not said_exit)
         sessions.pull(session, "customer")
         assert sessions.finished(session, "customer")
+
+
+def test_a_customer_that_comes_when_all_is_over_hears_how_it_was() -> None:
+    sessions = Sessions()
+    session = opened(sessions)
+    sessions.take(session, "machine")
+    sessions.push(session, "machine", 0, frame(frames.EXIT, b"{}"))
+    sessions.leave(session, "machine")
+    assert sessions.get("s") is session
+    assert sessions.take(session, "customer") is None
+    assert sessions.pull(session, "customer") == frame(frames.EXIT, b"{}")
+    assert sessions.finished(session, "customer")
+    sessions.leave(session, "customer")
+    assert sessions.get("s") is None

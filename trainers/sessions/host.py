@@ -36,7 +36,9 @@ PAUSE_S = 0.5
 HARD_AFTER_S = 3.0
 QUIET_S = 0.2
 """After its process has ended, for what it has left running to be quiet: that may hold its output open for ever."""
-PIPE_BYTES = 64 << 10
+PIPE_BYTES = 256 << 10
+MOST_AT_ONCE_BYTES = 32 << 10
+"""Of each output before the next is looked at; with one frame more of each, no more than a POST takes."""
 TIMED_OUT, NOT_RUNNING = 124, 255
 
 
@@ -113,6 +115,7 @@ class Run:
         self._ends_at = None if timeout_ms is None else time.monotonic() + timeout_ms / 1000
         self._lock = threading.Lock()
         self._input = bytearray()
+        self._owed = 0
         self._input_ended = self._left = self._terminal_read = False
         self._opened: Opened | None = None
         self._stdin: int | None = None
@@ -154,7 +157,9 @@ class Run:
                 ours, writing = os.pipe2(os.O_CLOEXEC)
                 self._outputs[ours] = kind
                 theirs.append(writing)
-            os.set_blocking(self._stdin, False)
+            for descriptor in (self._stdin, *self._outputs):
+                os.set_blocking(descriptor, False)
+                _widen(descriptor)
         return command.sessions.open(self._id, message, theirs), theirs
 
     # what the customer says
@@ -224,7 +229,8 @@ class Run:
         told = bytearray()
         for descriptor in readable:
             kind = self._outputs[descriptor]
-            data = _read(descriptor)
+            while (data := _read(descriptor)) and len(told) < MOST_AT_ONCE_BYTES:
+                told += frame(kind, data)
             if data:
                 told += frame(kind, data)
             elif data is not None:
@@ -264,7 +270,11 @@ class Run:
             except OSError:  # it reads no more; what comes is thrown away
                 written = len(self._input)
             del self._input[:written]
-        return frame(frames.CREDIT, written.to_bytes(4, "big"))
+            self._owed += written
+            if self._owed < frames.WINDOW_BYTES // 4:  # whoever types has room enough
+                return b""
+            owed, self._owed = self._owed, 0
+        return frame(frames.CREDIT, owed.to_bytes(4, "big"))
 
     def _kill(self, command: CommandProcess) -> None:
         command.sessions.close(self._id, hard=False)
@@ -311,6 +321,16 @@ def _read(descriptor: int) -> bytes | None:
         return None
     except OSError:  # EIO: a terminal that nobody has open any more
         return b""
+
+
+def _widen(descriptor: int) -> None:
+    """Fewer turns for large copies; where it may not be, it is as wide as it is."""
+    import fcntl
+
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    except OSError:
+        log.info("pipes of the usual width")
 
 
 def _resize(descriptor: int, payload: bytes) -> None:
