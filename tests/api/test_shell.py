@@ -88,8 +88,9 @@ def test_a_shell_has_a_terminal_of_its_own(square: Square, tmp_path: Path, level
             typist.type(b"echo after-$((1+1))\n")
             typist.sees(b"after-2", again=lambda: typist.type(b"\x03"))
             assert not typist.restored, "raw while it lasts"
-            typist.type(b"exit 5\n")
+            typist.type(b"echo last-$((3+4)); exit 5\n")
             assert typist.process.wait(PATIENCE_S) == 5
+            typist.sees(b"last-7")
             assert typist.restored
 
 

@@ -203,8 +203,10 @@ class Run:
         while True:
             if opened.terminal is not None and not self._terminal_read:
                 self._outputs[opened.terminal], self._terminal_read = frames.STDOUT, True
+            had_ended = opened.ended is not None
             quiet = not self._move(opened, hard_at)
-            if opened.ended is not None and (quiet or not self._outputs):
+            # A terminal gives its last words a moment after its process has ended: only a silence since then is the end.
+            if opened.ended is not None and ((had_ended and quiet) or not self._outputs):
                 break
             now = time.monotonic()
             late = late or (self._ends_at is not None and now >= self._ends_at)
@@ -219,10 +221,11 @@ class Run:
             self._exit(*_ended(opened.ended, late))
 
     def _move(self, opened: Opened, hard_at: float | None) -> bool:
-        """Some bytes each way, as there are; whether anything was read."""
+        """Some bytes each way, as there are; whether anything happened."""
         wants = self._wanted_input(opened)
         writable = [] if wants is None else [wants]
         readable, ready, _ = select.select([opened.wake, *self._outputs], writable, [], self._wait_s(opened, hard_at))
+        stirred = bool(readable)
         if opened.wake in readable:
             os.eventfd_read(opened.wake)
             readable.remove(opened.wake)
@@ -241,7 +244,7 @@ class Run:
             told += self._write_input(ready[0])
         if told:
             self._line.send(bytes(told))
-        return bool(readable)
+        return stirred
 
     def _wait_s(self, opened: Opened, hard_at: float | None) -> float:
         if opened.ended is not None:
