@@ -29,6 +29,8 @@ class Reason(StrEnum):
     RELIABILITY = "reliability"
     SHARE_MISSING = "share_missing"
     OFFER_TOO_SMALL = "offer_too_small"
+    NOT_FOR_YOU = "not_for_you"
+    CUSTOMER_LIMIT = "customer_limit"
     PRICE_TOO_LOW = "price_too_low"
     NOT_AVAILABLE = "not_available"
     AVOIDED = "avoided"
@@ -50,6 +52,8 @@ HARDWARE: frozenset[Reason] = frozenset(
         Reason.RELIABILITY,
         Reason.SHARE_MISSING,
         Reason.OFFER_TOO_SMALL,
+        Reason.NOT_FOR_YOU,
+        Reason.CUSTOMER_LIMIT,
     }
 )
 """Constraints that no change of price or load can lift."""
@@ -102,6 +106,8 @@ CONSTRAINTS: tuple[tuple[Reason, Test], ...] = (
     (Reason.RELIABILITY, lambda offer, bid: offer.reliability >= bid.requires.reliability),
     (Reason.SHARE_MISSING, lambda offer, bid: bid.requires.share is None or bid.requires.share in offer.shares),
     (Reason.OFFER_TOO_SMALL, lambda offer, bid: offer.gpus >= bid.requires.gpus),
+    (Reason.NOT_FOR_YOU, lambda offer, bid: offer.terms.lets(bid.customer)),
+    (Reason.CUSTOMER_LIMIT, lambda offer, bid: offer.room_for(bid.customer) >= bid.requires.gpus),
     (Reason.PRICE_TOO_LOW, lambda offer, bid: offer.price_nanos_per_gpu_hour <= bid.max_price_nanos_per_gpu_hour),
     (Reason.NOT_AVAILABLE, lambda offer, bid: offer.matchable),
     (Reason.AVOIDED, lambda offer, bid: offer.id not in bid.avoid),
@@ -134,8 +140,10 @@ def clear(snapshot: BookSnapshot, budget_of_work: int = 1_000_000) -> Clearing:
         for offer in seats:
             now = book.get(offer.id)
             assert now is not None
-            assert now.gpus_free >= bid.requires.gpus
-            book.put(replace(now, gpus_free=now.gpus_free - bid.requires.gpus))
+            gpus = bid.requires.gpus
+            assert now.free_for(bid.customer) >= gpus
+            units_of = {**now.units_of, bid.customer: now.units_of.get(bid.customer, 0) + gpus}
+            book.put(replace(now, gpus_free=now.gpus_free - gpus, units_of=units_of))
         if turns is not None:
             turns.granted(bid, len(seats) * bid.requires.gpus)
         prices = tuple(offer.price_nanos_per_gpu_hour for offer in seats)
@@ -145,7 +153,7 @@ def clear(snapshot: BookSnapshot, budget_of_work: int = 1_000_000) -> Clearing:
 
 def fits(offer: Offer, bid: Bid) -> bool:
     """Whether one worker of the bid could be seated on the offer now, budget aside."""
-    return all(test(offer, bid) for _, test in CONSTRAINTS) and offer.gpus_free >= bid.requires.gpus
+    return all(test(offer, bid) for _, test in CONSTRAINTS) and offer.free_for(bid.customer) >= bid.requires.gpus
 
 
 def covers(bid: Bid, seats: Sequence[Offer]) -> bool:
@@ -167,7 +175,7 @@ def _cheapest_seats(book: OrderBook, bid: Bid, work: int) -> tuple[list[Offer] |
         looked_at += 1
         if not fits(offer, bid):
             continue
-        for _ in range(offer.gpus_free // bid.requires.gpus):
+        for _ in range(offer.free_for(bid.customer) // bid.requires.gpus):
             if len(seats) == bid.workers_max or not covers(bid, [*seats, offer]):
                 break
             seats.append(offer)
@@ -213,11 +221,11 @@ def _units(offers: Sequence[Offer]) -> int:
 
 
 def _room(offers: Sequence[Offer], bid: Bid) -> int:
-    return sum(offer.gpus // bid.requires.gpus for offer in offers)
+    return sum(min(offer.gpus, offer.room_for(bid.customer)) // bid.requires.gpus for offer in offers)
 
 
 def _free_seats(offers: Sequence[Offer], bid: Bid) -> list[Offer]:
-    return [offer for offer in offers for _ in range(offer.gpus_free // bid.requires.gpus)]
+    return [offer for offer in offers for _ in range(offer.free_for(bid.customer) // bid.requires.gpus)]
 
 
 _SENTENCES: dict[Reason, str] = {
@@ -231,6 +239,8 @@ _SENTENCES: dict[Reason, str] = {
     Reason.RELIABILITY: "too few offers are that reliable",
     Reason.SHARE_MISSING: "too few offers have the named data",
     Reason.OFFER_TOO_SMALL: "no offer has that many GPUs on one machine",
+    Reason.NOT_FOR_YOU: "too few providers rent to you",
+    Reason.CUSTOMER_LIMIT: "providers that would fit let you no more of their machines",
     Reason.PRICE_TOO_LOW: "too few offers ask as little as the price limit",
     Reason.NOT_AVAILABLE: "offers that would fit are offline, draining, paused or not heard of",
     Reason.AVOIDED: "offers that would fit have just lost a worker of this job",

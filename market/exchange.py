@@ -327,7 +327,7 @@ class Exchange:
             return wrong
         offers = granting.take_snapshot(state, self._volatile, self.settings).offers
         measured = {offer.id: state.offers[offer.id].measured for offer in offers}
-        bid = granting.bid_of_spec("quote", dict(spec), now_ms)
+        bid = granting.bid_of_spec("quote", dict(spec), now_ms, member)
         plan = make_plan(dict(spec), bid, offers, measured, credits.spendable(state, member, now_ms), state.experience, member)
         for candidate in plan["candidates"]:
             candidate["price_next"] = views.price_next(state.offers[candidate["offer"]], self._volatile)

@@ -49,10 +49,20 @@ def offer_order(state: State, offer: OfferRecord, volatile: Volatile) -> Offer:
         shares=offer.shares,
         network=has_network(offer),
         environments=offer.terms.environments,
+        terms=offer.terms,
+        units_of=_units_of(state, offer),
         matchable=offer.state == "open"
         and not state.members[offer.provider].suspended
         and not (is_suspect(offer, volatile) or is_paused(offer) or _goes_soon(offer, volatile)),
     )
+
+
+def _units_of(state: State, offer: OfferRecord) -> dict[str, int]:
+    found: dict[str, int] = {}
+    if offer.terms.max_units_per_customer is not None:
+        for lease in (state.leases[name] for name in offer.live):
+            found[lease.customer] = found.get(lease.customer, 0) + lease.gpus
+    return found
 
 
 def requirements_of(spec: Json) -> Requirements:
@@ -71,7 +81,7 @@ def requirements_of(spec: Json) -> Requirements:
     )
 
 
-def bid_of_spec(job: str, spec: Json, submitted_ms: int) -> Bid:
+def bid_of_spec(job: str, spec: Json, submitted_ms: int, customer: str) -> Bid:
     """The bid of a job that has nothing yet and its whole budget."""
     workers, limits = spec["workers"], spec["limits"]
     return Bid(
@@ -82,6 +92,7 @@ def bid_of_spec(job: str, spec: Json, submitted_ms: int) -> Bid:
         requires=requirements_of(spec),
         max_price_nanos_per_gpu_hour=limits["max_price_nanos_per_gpu_hour"],
         spendable_nanos=limits["budget_nanos"],
+        customer=customer,
     )
 
 
@@ -108,6 +119,7 @@ def bid_of(state: State, job: Job, settings: Settings, now_ms: int) -> Bid | Non
         avoid=frozenset(offer for offer, lost in job.avoided.items() if now_ms < lost.until_ms(settings)),
         essential=len(live) < workers["min"],
         team=state.members[job.customer].team,
+        customer=job.customer,
     )
 
 
@@ -173,7 +185,7 @@ def _grant(turn: Turn, match: Match) -> int:
         if record is None or record.price_nanos_per_gpu_hour != price:
             return 0
         offer = offer_order(state, record, turn.volatile)
-        if offer.gpus_free < match.gpus * match.offers.count(name):
+        if offer.free_for(job.customer) < match.gpus * match.offers.count(name):
             return 0
         if not all(test(offer, bid) for _, test in CONSTRAINTS):
             return 0

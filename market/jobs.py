@@ -50,7 +50,7 @@ def submit_job(turn: Turn, command: SubmitJob) -> Answer | Refusal:
     refusal = closing() if turn.state.stopped else turn.require_active(command.by)
     refusal = refusal or check_job_spec(spec, turn.settings) or _check_open_jobs(turn, command.by)
     refusal = refusal or check_secrets(turn.state, command.by, spec) or check_gang_in_quota(turn.state, command.by, spec)
-    refusal = refusal or _check_feasible(turn, command.id, spec) or _check_funds(turn, command.by, spec)
+    refusal = refusal or _check_feasible(turn, command.id, spec, command.by) or _check_funds(turn, command.by, spec)
     if refusal is not None:
         return refusal
     budget = spec["limits"]["budget_nanos"]
@@ -67,7 +67,7 @@ def _estimate(turn: Turn, job: Job) -> None:
     state = turn.state
     offers = take_snapshot(state, turn.volatile, turn.settings).offers
     measured = {offer.id: state.offers[offer.id].measured for offer in offers}
-    seats = seats_for(bid_of_spec(job.id, job.spec, turn.now_ms), offers)
+    seats = seats_for(bid_of_spec(job.id, job.spec, turn.now_ms, job.customer), offers)
     estimate = estimate_of(job.spec, seats, measured, state.experience, job.customer)
     if estimate is not None:
         turn.emit("job_estimated", {"job": job.id, **estimate})
@@ -82,11 +82,11 @@ def _check_open_jobs(turn: Turn, customer: str) -> Refusal | None:
     return None
 
 
-def _check_feasible(turn: Turn, name: str, spec: Json) -> Refusal | None:
+def _check_feasible(turn: Turn, name: str, spec: Json, customer: str) -> Refusal | None:
     """Refuse requirements that no listed hardware meets (unless the job says `wait`), and a budget under a minute."""
     state = turn.state
     listed = [offer_order(state, one, turn.volatile) for one in state.offers.values() if one.state != "withdrawn"]
-    bid = bid_of_spec(name, spec, turn.now_ms)
+    bid = bid_of_spec(name, spec, turn.now_ms, customer)
     never = None if spec.get("wait", False) else never_fits(listed, bid)
     if never is not None:
         remedy = " or ".join(never.relaxations) or "other requirements"
@@ -116,6 +116,8 @@ _FIELD_OF: Final = {
     "reliability": "workers.reliability",
     "share_missing": "data",
     "offer_too_small": "workers.gpus",
+    "not_for_you": "workers",
+    "customer_limit": "workers.gpus",
 }
 
 

@@ -16,7 +16,7 @@ from market.checking import (
 from market.commands import SYSTEM, ChangeOffer, Heard, LoseRay, PlaceOffer
 from market.granting import end_lease, end_lost, is_suspect
 from market.outcomes import Answer, Json, Refusal, conflict, unknown
-from market.owner_terms import LONGEST_NOTICE_MS, OwnerTerms
+from market.owner_terms import LONGEST_NOTICE_MS, MOST_NAMED, OwnerTerms
 from market.schedules import MOST_WINDOWS, is_zone, price_at, wrong_hours
 from market.selftests import fault, shown_isolation
 from market.state import OfferRecord
@@ -182,6 +182,11 @@ def _check_terms(turn: Turn, terms: OwnerTerms) -> Refusal | None:
         return invalid("notice_ms", terms.notice_ms, f"milliseconds from 0 to {LONGEST_NOTICE_MS}")
     if terms.until_ms is not None and not is_int(terms.until_ms, turn.now_ms, MAX_INT):
         return invalid("until_ms", terms.until_ms, "a time to come, in milliseconds since the epoch")
+    for field, names in (("allow", terms.allow), ("deny", terms.deny)):
+        if len(names) > MOST_NAMED or not all(is_name(name) for name in names):
+            return invalid(field, list(names)[:8], f"at most {MOST_NAMED} members")
+    if terms.max_units_per_customer is not None and not is_int(terms.max_units_per_customer, 1, MAX_INT):
+        return invalid("max_units_per_customer", terms.max_units_per_customer, "a whole number from 1")
     return _check_schedule(turn, terms)
 
 

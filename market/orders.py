@@ -5,7 +5,10 @@ Money is in nano-dollars per GPU-hour, memory in GiB, time in milliseconds since
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from market.owner_terms import OwnerTerms
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +30,21 @@ class Offer:
     """Whether a command may have a way out to the public internet."""
     environments: bool = False
     """Whether a command may have a Python environment of its own."""
+    terms: OwnerTerms = field(default_factory=OwnerTerms)
+    units_of: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """What each customer has of it now, where its owner limits that."""
     matchable: bool = True
     """False for an offer that is listed but cannot be matched now (offline, draining, suspect)."""
+
+
+    def room_for(self, customer: str) -> int:
+        """How many more units the owner lets to this customer, free or not."""
+        most = self.terms.max_units_per_customer
+        return self.gpus if most is None else max(0, most - self.units_of.get(customer, 0))
+
+    def free_for(self, customer: str) -> int:
+        """How many units this customer could have now."""
+        return min(self.gpus_free, self.room_for(customer))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +84,7 @@ class Bid:
     essential: bool = True
     """False for a running gang that could grow but needs nobody: going empty is then no news."""
     team: str = ""
+    customer: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 DEFAULT_NOTICE_MS: Final = 5_000
 LONGEST_NOTICE_MS: Final = 3_600_000
+MOST_NAMED: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class OwnerTerms:
         until_ms: when the machine goes, in milliseconds since the epoch; None is never. No lease begins shortly before.
         network: whether commands of batch jobs that ask for it have a way out to the public internet.
         prices: (hours, nano-dollars per GPU-hour) that are asked instead of the offer's price, by the clock of `zone`.
+        allow: the only customers that may rent, where any are named. deny: those that may not, though they be allowed.
+        max_units_per_customer: how many units one customer may have at once.
         environments: whether such commands may have Python environments of their own, built on the machine from wheels.
     """
 
@@ -32,6 +35,13 @@ class OwnerTerms:
     environments: bool = False
     prices: tuple[tuple[str, int], ...] = ()
     zone: str = ""
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    max_units_per_customer: int | None = None
+
+    def lets(self, customer: str) -> bool:
+        """Whether this customer may rent."""
+        return customer not in self.deny and (not self.allow or customer in self.allow)
 
     def as_json(self) -> dict[str, Any]:
         """What differs from the defaults."""

@@ -51,7 +51,7 @@ def offers(
     found = [
         one
         for one in connect(settings, "customer").offers()
-        if (everything or one["state"] in ("open", "draining"))
+        if (everything or (one["state"] in ("open", "draining") and one.get("for_you", True)))
         and (model is None or one["gpu"].lower() == model)
         and (wanted.gpus is None or one["gpus_free"] >= wanted.gpus)
         and (limit is None or one["price_nanos_per_gpu_hour"] <= limit)

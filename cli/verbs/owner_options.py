@@ -1,5 +1,6 @@
 """What an owner says to `torg provide` beside price and hardware, as the provider's host takes it."""
 
+import re
 import time
 from datetime import datetime
 from typing import Any
@@ -53,6 +54,19 @@ def until_ms(until: str | None, duration: str | None, notice_ms: int, now_s: flo
             field=option, remedy="a later time, or a shorter --notice", code="out_of_range",
         )  # fmt: skip
     return int(1000 * at_s)
+
+
+def members(given: list[str] | None, option: str) -> list[str]:
+    """The members that an option names, each once."""
+    from market.owner_terms import MOST_NAMED
+
+    named = list(dict.fromkeys(name.strip() for text in given or () for name in text.split(",")))
+    wrong = next((name for name in named if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name)), None)
+    if wrong is not None:
+        raise usage(f"{option} {wrong!r} is not a member's name", field=option, remedy="names with commas between them")
+    if len(named) > MOST_NAMED:
+        raise usage(f"{option} names {len(named)} members", field=option, remedy=f"at most {MOST_NAMED}")
+    return named
 
 
 def prices(between: list[str] | None, zone: str | None) -> tuple[list[dict[str, Any]], str]:

@@ -66,6 +66,13 @@ def provide(
     time_zone: Annotated[
         str | None, typer.Option("--zone", help="of these hours, such as Europe/Berlin; this machine's without")
     ] = None,
+    allow: Annotated[
+        list[str] | None, typer.Option(metavar="ID,…", help="the only customers that may rent; and again for more")
+    ] = None,
+    deny: Annotated[list[str] | None, typer.Option(metavar="ID,…", help="customers that may not rent")] = None,
+    max_units_per_customer: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="of this machine that one customer may have at once")
+    ] = None,
     when: Annotated[
         str, typer.Option(metavar="always|idle", help="idle: for rent only while nobody else uses its cards, or its cores")
     ] = "always",
@@ -112,7 +119,10 @@ def provide(
         "url": url, "key": key, "ca": str(ca) if ca else None, "offer": _offer_id(home), "home": str(home), "name": called, "gpu": asked.gpu or "auto",
         "units": _units(asked), "price_nanos_per_gpu_hour": nanos, "floor_price_nanos_per_gpu_hour": floor_nanos,
         "region": region, "shares": shares, "selftest": selftest, "notice_ms": notice_ms,
-        "watched": watched, "prices": prices, "zone": zone, "until_ms": until_ms, "drain_s": max(LEAVING_S, notice_ms / 1000),
+        "watched": watched, "prices": prices, "zone": zone,
+        "allow": owner_options.members(allow, "--allow"), "deny": owner_options.members(deny, "--deny"),
+        "max_units_per_customer": max_units_per_customer,
+        "until_ms": until_ms, "drain_s": max(LEAVING_S, notice_ms / 1000),
         "environments": environments, "network": network, "network_allow": _networks(network_allow, "--network-allow", network),
         "network_deny": _networks(network_deny, "--network-deny", network),
     }  # fmt: skip

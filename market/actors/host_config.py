@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from market.actors.cards import GIBIBYTE, Card, Claim, claim, find_cards, torch_devices
 from market.hours import parse_hours
 from market.idling import DEFAULT_IDLE_FOR_MS, DEFAULT_IDLE_LOAD, IdleRules
-from market.owner_terms import DEFAULT_NOTICE_MS, LONGEST_NOTICE_MS
+from market.owner_terms import DEFAULT_NOTICE_MS, LONGEST_NOTICE_MS, MOST_NAMED
 from trainers.outward.rules import MOST_NETWORKS, network
 
 
@@ -88,6 +88,9 @@ class HostConfig(BaseModel):
     until_ms: int | None = Field(default=None, ge=1)
     prices: list[PriceHours] = Field(default=[], max_length=32)
     zone: str = ""
+    allow: list[str] = Field(default=[], max_length=MOST_NAMED)
+    deny: list[str] = Field(default=[], max_length=MOST_NAMED)
+    max_units_per_customer: int | None = Field(default=None, ge=1)
     watched: Watched | None = None
     environments: bool = True
     environments_bytes: int = Field(default=20 * GIBIBYTE, ge=2**20)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from market.hardware import MAX_UNITS
 from market.invitations import LONGEST_INVITE_MS
 from market.members import LONGEST_GRACE_MS
-from market.owner_terms import DEFAULT_NOTICE_MS, LONGEST_NOTICE_MS
+from market.owner_terms import DEFAULT_NOTICE_MS, LONGEST_NOTICE_MS, MOST_NAMED
 from market.schedules import MOST_WINDOWS
 from market.teams import MAX_QUOTA, MAX_WEIGHT
 from trainers.metrics import MAX_METRIC_NAME, MAX_METRICS
@@ -141,6 +141,9 @@ class OfferBody(Body):
     until_ms: Positive | None = None
     prices: Annotated[list[PriceHoursBody], Field(max_length=MOST_WINDOWS)] = []
     zone: Annotated[str, Field(max_length=64)] = ""
+    allow: Annotated[list[Id], Field(max_length=MOST_NAMED)] = []
+    deny: Annotated[list[Id], Field(max_length=MOST_NAMED)] = []
+    max_units_per_customer: Annotated[int, Field(ge=1, le=MAX_UNITS)] | None = None
     network: bool = False
     environments: bool = False
     selftest: dict[str, Any] | None = None

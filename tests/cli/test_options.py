@@ -105,6 +105,8 @@ ENDS = [
     (["provide", "--price", "1", "--price-between", "22:00-06:00=0.2", "--zone", "Mars/Base"], 2, "usage", "Mars/Base"),
     (["provide", "--price", "1", "--price-between", "22-6=0.2"], 2, "bad_hours", "08:00-18:00"),
     (["provide", "--price", "1", "--price-between", "22:00-06:00=-1"], 2, "negative", "--price-between"),
+    (["provide", "--price", "1", "--allow", "ann,,bob"], 2, "usage",            "--allow"),
+    (["provide", "--price", "1", "--max-units-per-customer", "0"], 2, "usage",  "--max-units-per-customer"),
     (["demo", "--data", "nowhere"],                    2, "no_such_file",       "nowhere"),
 ]  # fmt: skip
 

@@ -27,14 +27,14 @@ from market.owner_terms import OwnerTerms
 router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["offers"])
 
 Wait = Annotated[float, Query(ge=0, le=60)]
-_OWNERS_ONLY: Final[dict[str, Any]] = {"leases": [], "earned_nanos": None}
+_OWNERS_ONLY: Final[dict[str, Any]] = {"leases": [], "earned_nanos": None, "allow": [], "deny": []}
 
 
 @router.get("/offers")
 async def offers(services: Has, caller: Someone) -> dict[str, Any]:
     """Everything that is listed, for everybody; what runs on an offer and what it earned are its owner's."""
     found = services.exchange.offers(services.desk.now_ms())
-    return {"items": [one if _may_know(caller, one) else _for_others(one) for one in found]}
+    return {"items": [one if _may_know(caller, one) else _for_others(caller, one) for one in found]}
 
 
 @router.post("/offers", status_code=201)
@@ -60,6 +60,7 @@ async def place_offer(
         terms=OwnerTerms(
             notice_ms=body.notice_ms, until_ms=body.until_ms, network=body.network, environments=body.environments,
             prices=tuple((one.hours, one.price_nanos_per_gpu_hour) for one in body.prices), zone=body.zone,
+            allow=tuple(body.allow), deny=tuple(body.deny), max_units_per_customer=body.max_units_per_customer,
         ),
         selftest=body.selftest,
     )
@@ -130,9 +131,13 @@ async def lease_ended(services: Has, caller: Lessor, lease: str, body: LeaseEnde
     return (await services.ask(command))[0]
 
 
-def _for_others(offer: dict[str, Any]) -> dict[str, Any]:
-    """Without what runs there, what it earned, and what its owner does with the machine meanwhile."""
-    return offer | _OWNERS_ONLY | {"held": offer["held"] | {"why": ""}}
+def _for_others(caller: Caller, offer: dict[str, Any]) -> dict[str, Any]:
+    """Without what runs there, what it earned, whom its owner names, and what it does with the machine meanwhile.
+
+    `for_you`: whether this caller may rent it, and nothing of why.
+    """
+    lets = OwnerTerms(allow=tuple(offer["allow"]), deny=tuple(offer["deny"])).lets(caller.name)
+    return offer | _OWNERS_ONLY | {"held": offer["held"] | {"why": ""}, "for_you": lets}
 
 
 def _may_know(caller: Caller, offer: dict[str, Any]) -> bool:
