@@ -44,7 +44,7 @@ class CommandScene:
         [self.worker] = self.run.workers(1)
         [lease] = self.host.leases(self.offer)["leases"]
         self.desk = CommandDesk(scratch=folder, isolation=level or isolation_level(), memory_limit_bytes=256 << 20)
-        door = {"url": square.url, "token": lease["sessions"], "ca": "", "lease": lease["id"], "epoch": lease["epoch"]}
+        door = {"url": square.url, "token": lease["sessions"], "ca": str(square.ca or ""), "lease": lease["id"], "epoch": lease["epoch"]}
         order = {"job": self.job, "number": 1, "restarts": 0, "command": spec["command"], "data": spec["data"]}
         answer = self.desk.begin(order, None, None, None, threads=1, devices=[], shares={})
         assert answer["ok"], answer
@@ -58,6 +58,7 @@ class CommandScene:
     def environment(self, who: Market | None = None) -> dict[str, str]:
         key = str((who or self.ann)._wire._key)
         base = {name: value for name, value in os.environ.items() if not name.startswith("TORG_")}
+        base |= {"TORG_CA": str(self.square.ca)} if self.square.ca else {}
         return base | {"TORG_URL": self.square.url, "TORG_KEY": key, "TORG_HOME": str(self.folder / "no-home")}
 
     def start(self, *words: str, who: Market | None = None, **options: Any) -> subprocess.Popen[bytes]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import count
+from pathlib import Path
 from typing import Any, TypeVar
 
 from market.client import Market, MarketUnreachable, Refused
@@ -86,12 +87,13 @@ class Square:
 
     url: str
     home: Home
+    ca: Path | None = None
     _markets: dict[str, Market] = field(default_factory=dict)
 
     def local(self, name: str) -> Market:
         """A local account's view."""
         if name not in self._markets:
-            self._markets[name] = Market(self.url, self.home.read_keys()[name], patience_s=PATIENCE_S)
+            self._markets[name] = Market(self.url, self.home.read_keys()[name], patience_s=PATIENCE_S, ca=self.ca)
         return self._markets[name]
 
     def newcomer(self, role: str, funds_nanos: int = 0) -> tuple[str, Market]:
@@ -100,7 +102,7 @@ class Square:
         key = self.local("operator").add_member(name, role)["key"]  # type: ignore[arg-type]
         if funds_nanos:
             self.local("operator").deposit(f"funds-{name}", name, funds_nanos)
-        self._markets[name] = Market(self.url, key, patience_s=PATIENCE_S)
+        self._markets[name] = Market(self.url, key, patience_s=PATIENCE_S, ca=self.ca)
         return name, self._markets[name]
 
     def name(self, kind: str) -> str:

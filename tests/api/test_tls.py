@@ -13,6 +13,7 @@ from market.homes import Home
 from market.supervisor import start, stop
 from market.tls import TlsFiles, TlsRefused, check_files, client_context, reason_of, server_context
 from tests.api.certificates import DAY, NOW, make_certificate
+from tests.api.command_scene import CommandScene
 from tests.api.square import Square
 
 
@@ -121,6 +122,17 @@ def test_everybody_follows_a_market_to_https(
     again = start(home.root, no_ray=True)
     assert (again.url, again.fresh) == (secure.url, False)
     assert stop(home.root)
+
+
+def test_sessions_go_over_https(secure: Square, tmp_path: Path) -> None:
+    secure.ca = secure.home.ca
+    folder = tmp_path / "machine"
+    folder.mkdir()
+    with CommandScene(secure, folder) as scene:
+        data = bytes(range(256)) * 4000
+        assert scene.exec("cat", given=data) == (0, data, b"")
+    secure.close()
+    assert stop(secure.home.root)
 
 
 def test_up_says_what_is_wrong_with_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
