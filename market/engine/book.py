@@ -7,7 +7,7 @@ sees its offers as a list of buckets, each cheapest first; jobs that name the sa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from market.engine.columns import Jobs, Offers
 
 Reals = npt.NDArray[np.float64]
 Wholes = npt.NDArray[np.int64]
+BLOCK = 32
 Bytes = npt.NDArray[np.int8]
 
 
@@ -45,6 +46,14 @@ class Arrays(NamedTuple):
     deadline: Reals
     interconnect_min: Bytes
     same_region: Bytes
+    block_first: Wholes
+    blocks: Wholes
+    block_of: Wholes
+    block_gpus: Wholes
+    block_reliability: Reals
+    block_hours: Reals
+    block_available: Reals
+    block_interconnect: Bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,26 +101,47 @@ def book_of(offers: Offers, jobs: Jobs) -> Book:
         return np.asarray(values, dtype=np.int64)[rows] if rows else np.zeros(0, dtype=np.int64)
 
     gang = np.asarray(jobs.gang, dtype=bool)[job_order] if job_order else np.zeros(0, dtype=bool)
-    arrays = Arrays(
-        price=reals(offers.price_nanos, order),
-        gpus=wholes(offers.gpus, order),
-        reliability=reals(offers.reliability, order),
-        max_hours=reals(offers.max_hours, order),
-        available=reals(offers.available_in, order),
-        interconnect=wholes(offers.interconnect, order).astype(np.int8),
-        first=np.asarray(first, dtype=np.int64),
-        region_of=np.asarray([regions[region] for region, _ in buckets], dtype=np.int64),
-        lists=np.asarray(lists, dtype=np.int64),
-        list_first=np.asarray(list_first, dtype=np.int64),
-        signature=np.asarray(signature, dtype=np.int64),
-        least=np.where(gang, wholes(jobs.gpus_min, job_order), 1),
-        most=wholes(jobs.gpus_max, job_order),
-        reliability_min=reals(jobs.reliability_min, job_order),
-        limit=reals(jobs.limit_nanos, job_order),
-        hours=reals(jobs.hours, job_order),
-        deadline=reals(jobs.deadline, job_order),
-        interconnect_min=wholes(jobs.interconnect_min, job_order).astype(np.int8),
-        same_region=wholes([int(one) for one in jobs.same_region], job_order).astype(np.int8),
-    )
+    plain: dict[str, Any] = {
+        "price": reals(offers.price_nanos, order),
+        "gpus": wholes(offers.gpus, order),
+        "reliability": reals(offers.reliability, order),
+        "max_hours": reals(offers.max_hours, order),
+        "available": reals(offers.available_in, order),
+        "interconnect": wholes(offers.interconnect, order).astype(np.int8),
+        "first": np.asarray(first, dtype=np.int64),
+        "region_of": np.asarray([regions[region] for region, _ in buckets], dtype=np.int64),
+        "lists": np.asarray(lists, dtype=np.int64),
+        "list_first": np.asarray(list_first, dtype=np.int64),
+        "signature": np.asarray(signature, dtype=np.int64),
+        "least": np.where(gang, wholes(jobs.gpus_min, job_order), 1),
+        "most": wholes(jobs.gpus_max, job_order),
+        "reliability_min": reals(jobs.reliability_min, job_order),
+        "limit": reals(jobs.limit_nanos, job_order),
+        "hours": reals(jobs.hours, job_order),
+        "deadline": reals(jobs.deadline, job_order),
+        "interconnect_min": wholes(jobs.interconnect_min, job_order).astype(np.int8),
+        "same_region": wholes([int(one) for one in jobs.same_region], job_order).astype(np.int8),
+    }
+    arrays = Arrays(**plain, **_blocks(plain, BLOCK))
     rows = np.asarray(order, dtype=np.int64), np.asarray(job_order, dtype=np.int64)
     return Book(offers, jobs, arrays, *rows, tuple(buckets))
+
+
+def _blocks(plain: dict[str, Any], size: int) -> dict[str, Any]:
+    """Runs of at most `size` offers of one bucket, and the best that each has of everything."""
+    first, offers = plain["first"], len(plain["price"])
+    counts = -(-np.diff(first) // size)
+    block_first = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(counts)))
+    number = np.arange(block_first[-1]) - np.repeat(block_first[:-1], counts)
+    blocks = np.append(np.repeat(first[:-1], counts) + number * size, offers)
+    starts = blocks[:-1]
+
+    def best(merge: np.ufunc, name: str) -> Any:
+        return merge.reduceat(plain[name], starts) if offers else plain[name]
+
+    return {
+        "block_first": block_first, "blocks": blocks, "block_of": np.repeat(np.arange(len(starts)), np.diff(blocks)),
+        "block_gpus": best(np.add, "gpus"), "block_reliability": best(np.maximum, "reliability"),
+        "block_hours": best(np.maximum, "max_hours"), "block_available": best(np.minimum, "available"),
+        "block_interconnect": best(np.maximum, "interconnect"),
+    }  # fmt: skip

@@ -46,9 +46,8 @@ def _sift_up(cost: Any, what: Any, place: Any) -> Any:
 
 
 @compiled
-def _sift_down(cost: Any, what: Any, size: Any) -> Any:
-    value, which = cost[0], what[0]
-    place = 0
+def _sift_down(cost: Any, what: Any, place: Any, size: Any) -> Any:
+    value, which = cost[place], what[place]
     while True:
         child = 2 * place + 1
         if child >= size:
@@ -63,28 +62,59 @@ def _sift_down(cost: Any, what: Any, size: Any) -> Any:
 
 
 @compiled
-def _gather(book: Any, job: Any, prices: Any, free: Any, begin: Any, end: Any, cost: Any, what: Any, looks: Any) -> Any:
+def _blocks(book: Any, job: Any, lows: Any, left: Any, begin: Any, end: Any, cost: Any, what: Any, looks: Any) -> Any:
+    """Blocks of offers that may have seats for a job, as a heap by the least that a seat there can cost, negated."""
+    hours, limit, ceiling = book.hours[job], book.limit[job], book.hours[job] * book.limit[job]
+    latest, size, looked = book.deadline[job] - hours, 0, 30
+    for bucket in book.lists[begin:end]:
+        looked += 2
+        for block in range(book.block_first[bucket], book.block_first[bucket + 1]):
+            price = book.price[book.blocks[block]]
+            if price > limit:
+                break
+            looked += 1
+            if (
+                left[block] <= 0
+                or book.block_reliability[block] < book.reliability_min[job]
+                or book.block_hours[block] < hours
+                or book.block_available[block] > latest
+                or book.block_interconnect[block] < book.interconnect_min[job]
+            ):
+                continue
+            least = hours * price + lows[block]
+            if least > ceiling and book.least[job] <= 1:
+                continue
+            cost[size], what[size] = -least, block
+            size += 1
+    for place in range((size - 2) >> 1, -1, -1):
+        _sift_down(cost, what, place, size)
+    looks[0] += looked
+    return size
+
+
+@compiled
+def _gather(book: Any, job: Any, prices: Any, free: Any, begin: Any, end: Any, room: Any, looks: Any) -> Any:
     """The cheapest seats of a job in some buckets, as a heap with the dearest on top. Returns its size."""
+    cost, what, block_cost, block_what = room[0], room[1], room[5], room[6]
     hours, limit, ceiling = book.hours[job], book.limit[job], book.hours[job] * book.limit[job]
     least, most = book.least[job], book.most[job]
     reliability, latest = book.reliability_min[job], book.deadline[job] - hours
     interconnect = book.interconnect_min[job]
     size, seats, enough, looked = 0, 0, False, 0
-    for bucket in book.lists[begin:end]:
-        for offer in range(book.first[bucket], book.first[bucket + 1]):
+    blocks = _blocks(book, job, prices[1], free[1], begin, end, block_cost, block_what, looks)
+    while blocks > 0 and not (enough and -block_cost[0] >= cost[0]):
+        block = block_what[0]
+        blocks -= 1
+        block_cost[0], block_what[0] = block_cost[blocks], block_what[blocks]
+        _sift_down(block_cost, block_what, 0, blocks)
+        for offer in range(book.blocks[block], book.blocks[block + 1]):
             price = book.price[offer]
-            if price > limit:
+            asked = hours * price
+            if price > limit or (enough and asked >= cost[0]):
                 break
             looked += 1
-            asked = hours * price
-            if enough and asked >= cost[0]:
-                break
-            if free[offer] <= 0:
-                continue
-            full = asked + prices[offer]
-            if enough and full >= cost[0]:
-                continue
-            if full > ceiling and least <= 1:
+            full = asked + prices[0][offer]
+            if free[0][offer] <= 0 or (enough and full >= cost[0]) or (full > ceiling and least <= 1):
                 continue
             if (
                 book.reliability[offer] < reliability
@@ -95,17 +125,17 @@ def _gather(book: Any, job: Any, prices: Any, free: Any, begin: Any, end: Any, c
                 continue
             cost[size], what[size] = full, offer
             size += 1
-            seats += min(free[offer], most)
+            seats += min(free[0][offer], most)
             _sift_up(cost, what, size - 1)
             while size > 1:
                 want = most if cost[0] < ceiling else least
-                top = min(free[what[0]], most)
+                top = min(free[0][what[0]], most)
                 if seats - top < want:
                     break
                 seats -= top
                 size -= 1
                 cost[0], what[0] = cost[size], what[size]
-                _sift_down(cost, what, size)
+                _sift_down(cost, what, 0, size)
             enough = seats >= (most if cost[0] < ceiling else least)
     looks[0] += looked
     return size
@@ -123,15 +153,15 @@ def _settle(book: Any, job: Any, prices: Any, free: Any, size: Any, cost: Any, w
         count -= 1
         cost[0], cost[count] = cost[count], cost[0]
         what[0], what[count] = what[count], what[0]
-        _sift_down(cost, what, count)
+        _sift_down(cost, what, 0, count)
     hours, limit = book.hours[job], book.limit[job]
     least, most = book.least[job], book.most[job]
     ceiling = hours * limit
     seats, gain, terms, used = 0, 0.0, most * ceiling, 0
     for place in range(size):
         offer = what[place]
-        value = hours * (limit - book.price[offer]) * (1.0 + OUTWARD) - prices[offer] * (1.0 - OUTWARD)
-        take = min(free[offer], most - seats)
+        value = hours * (limit - book.price[offer]) * (1.0 + OUTWARD) - prices[0][offer] * (1.0 - OUTWARD)
+        take = min(free[0][offer], most - seats)
         if value < 0.0:
             take = min(take, least - seats)
         if take <= 0:
@@ -139,7 +169,7 @@ def _settle(book: Any, job: Any, prices: Any, free: Any, size: Any, cost: Any, w
         taken[place] = take
         seats += take
         gain += take * value
-        terms += take * (ceiling + prices[offer])
+        terms += take * (ceiling + prices[0][offer])
         used += 1
     if seats < least:
         return 0, 0.0, 0.0
@@ -152,11 +182,11 @@ def choose(book: Any, job: Any, prices: Any, free: Any, room: Any, looks: Any) -
 
     Returns (offers, gain at these prices, size of the terms of its sum). With `same_region` the best region's.
     """
-    cost, what, taken, best_what, best_taken = room
+    cost, what, taken, best_what, best_taken = room[:5]
     signature = book.signature[job]
     begin, end = book.list_first[signature], book.list_first[signature + 1]
     if book.same_region[job] == 0:
-        size = _gather(book, job, prices, free, begin, end, cost, what, looks)
+        size = _gather(book, job, prices, free, begin, end, room, looks)
         used, gain, terms = _settle(book, job, prices, free, size, cost, what, taken)
         for place in range(used):
             best_what[place], best_taken[place] = what[place], taken[place]
@@ -167,7 +197,7 @@ def choose(book: Any, job: Any, prices: Any, free: Any, room: Any, looks: Any) -
         region = book.region_of[book.lists[begin]]
         while stop < end and book.region_of[book.lists[stop]] == region:
             stop += 1
-        size = _gather(book, job, prices, free, begin, stop, cost, what, looks)
+        size = _gather(book, job, prices, free, begin, stop, room, looks)
         used, gain, terms = _settle(book, job, prices, free, size, cost, what, taken)
         if used > 0 and (best == 0 or gain > best_gain):
             best, best_gain = used, gain
@@ -185,7 +215,8 @@ def _put(book: Any, job: Any, used: Any, room: Any, state: Any) -> Any:
     welfare = 0.0
     for place in range(used):
         offer, gpus = room[3][place], room[4][place]
-        free[offer] -= gpus
+        free[0][offer] -= gpus
+        free[1][book.block_of[offer]] -= gpus
         slot_offer[slot_first[job] + place], slot_gpus[slot_first[job] + place] = offer, gpus
         user_job[user_first[offer] + users[offer]] = job
         users[offer] += 1
@@ -195,12 +226,13 @@ def _put(book: Any, job: Any, used: Any, room: Any, state: Any) -> Any:
 
 
 @compiled
-def _lift(job: Any, state: Any) -> Any:
+def _lift(book: Any, job: Any, state: Any) -> Any:
     """Take a job off its seats."""
     free, slot_first, slots, slot_offer, slot_gpus, user_first, users, user_job = state
     for place in range(slot_first[job], slot_first[job] + slots[job]):
         offer = slot_offer[place]
-        free[offer] += slot_gpus[place]
+        free[0][offer] += slot_gpus[place]
+        free[1][book.block_of[offer]] += slot_gpus[place]
         at = user_first[offer]
         while user_job[at] != job:
             at += 1
@@ -228,7 +260,7 @@ def evaluate(book: Any, prices: Any, profits: Any, demand: Any, room: Any, looks
     is the sum of `profits` and of prices × GPUs."""
     demand[:] = 0.0
     for job in range(len(profits)):
-        used, gain, terms = choose(book, job, prices, book.gpus, room, looks)
+        used, gain, terms = choose(book, job, prices, (book.gpus, book.block_gpus), room, looks)
         profits[job] = max(0.0, gain + terms * OUTWARD * (4 + used))
         if gain > 0.0:
             for place in range(used):
@@ -236,17 +268,28 @@ def evaluate(book: Any, prices: Any, profits: Any, demand: Any, room: Any, looks
 
 
 @compiled
+def lowest(book: Any, prices: Any, lows: Any) -> Any:
+    """The least price of each block."""
+    for block in range(len(lows)):
+        lows[block] = prices[book.blocks[block] : book.blocks[block + 1]].min()
+
+
+@compiled
 def dual_pass(book: Any, order: Any, prices: Any, step: Any, room: Any, looks: Any) -> Any:
     """One incremental pass towards the dual's least: what a job takes becomes dearer before the next one looks."""
     for job in order:
-        used, gain, _ = choose(book, job, prices, book.gpus, room, looks)
+        used, gain, _ = choose(book, job, prices, (book.gpus, book.block_gpus), room, looks)
         if gain > 0.0:
             for place in range(used):
                 offer = room[3][place]
-                prices[offer] += step[offer] * room[4][place] / book.gpus[offer]
-    looks[0] += 8 * len(order) + len(prices)
-    for offer in range(len(prices)):
-        prices[offer] = max(0.0, prices[offer] - step[offer])
+                block, before = book.block_of[offer], prices[0][offer]
+                prices[0][offer] += step[offer] * room[4][place] / book.gpus[offer]
+                if before <= prices[1][block]:
+                    prices[1][block] = prices[0][book.blocks[block] : book.blocks[block + 1]].min()
+    looks[0] += 8 * len(order) + len(step)
+    for offer in range(len(step)):
+        prices[0][offer] = max(0.0, prices[0][offer] - step[offer])
+    lowest(book, prices[0], prices[1])
 
 
 @compiled
@@ -279,7 +322,7 @@ def _affordable(book: Any, bucket: Any, limit: Any) -> Any:
 
 
 @compiled
-def _evict(job: Any, group: Any, state: Any, gain: Any, kept: Any) -> Any:
+def _evict(book: Any, job: Any, group: Any, state: Any, gain: Any, kept: Any) -> Any:
     """Take a job off its seats into `kept`, from where `_restore` brings it back. False where there is no room."""
     members, count, stamp, kept_first, kept_offer, kept_gpus, kept_gain = kept
     _free, slot_first, slots, slot_offer, slot_gpus, _user_first, _users, _user_job = state
@@ -296,18 +339,18 @@ def _evict(job: Any, group: Any, state: Any, gain: Any, kept: Any) -> Any:
     count[0] = size + 1
     stamp[job] = group
     if slots[job] > 0:
-        _lift(job, state)
+        _lift(book, job, state)
     gain[job] = 0.0
     return True
 
 
 @compiled
-def _restore(state: Any, gain: Any, kept: Any) -> Any:
+def _restore(book: Any, state: Any, gain: Any, kept: Any) -> Any:
     members, count, _stamp, kept_first, kept_offer, kept_gpus, kept_gain = kept
     free, slot_first, slots, slot_offer, slot_gpus, user_first, users, user_job = state
     for row in range(count[0]):
         if slots[members[row]] > 0:
-            _lift(members[row], state)
+            _lift(book, members[row], state)
     for row in range(count[0]):
         job = members[row]
         for place in range(kept_first[row], kept_first[row + 1]):
@@ -315,7 +358,8 @@ def _restore(state: Any, gain: Any, kept: Any) -> Any:
             at = slot_first[job] + slots[job]
             slot_offer[at], slot_gpus[at] = offer, kept_gpus[place]
             slots[job] += 1
-            free[offer] -= kept_gpus[place]
+            free[0][offer] -= kept_gpus[place]
+            free[1][book.block_of[offer]] -= kept_gpus[place]
             user_job[user_first[offer] + users[offer]] = job
             users[offer] += 1
         gain[job] = kept_gain[row]
@@ -335,15 +379,15 @@ def _make_way(
     generator: Any,
 ) -> Any:
     """Seat a job where it gains most at these prices, whoever sits there. False where it gains nothing."""
-    used, worth, _ = choose(book, job, prices, book.gpus, room, looks)
+    used, worth, _ = choose(book, job, prices, (book.gpus, book.block_gpus), room, looks)
     if used == 0 or worth <= 0.0:
         return False
     free, users, user_first, user_job = state[0], state[6], state[5], state[7]
     for place in range(used):
         offer = room[3][place]
-        while free[offer] < room[4][place]:
+        while free[0][offer] < room[4][place]:
             sitting = user_job[user_first[offer] + _below(generator, users[offer])]
-            if not _evict(sitting, group, state, gain, kept):
+            if not _evict(book, sitting, group, state, gain, kept):
                 return False
     gain[job] = _put(book, job, used, room, state)
     return True
@@ -367,11 +411,11 @@ def _clear_out(book: Any, job: Any, group: Any, state: Any, gain: Any, kept: Any
             continue
         offer = book.first[bucket] + _below(generator, reach)
         if users[offer] == 0:
-            wanted -= free[offer] * 0.5
+            wanted -= free[0][offer] * 0.5
             continue
         sitting = user_job[user_first[offer] + _below(generator, users[offer])]
-        held = book.gpus[offer] - free[offer]
-        if not _evict(sitting, group, state, gain, kept):
+        held = book.gpus[offer] - free[0][offer]
+        if not _evict(book, sitting, group, state, gain, kept):
             break
         wanted -= held
 
@@ -402,7 +446,7 @@ def improve(
     wanting_first, wanting_jobs = wanting
     jobs, added, group, begun = len(gain), 0.0, np.int64(0), looks[0]
     while looks[0] < until:
-        looks[0] += 16
+        looks[0] += 100
         group += 1
         count[0] = 0
         job = _below(generator, jobs)
@@ -411,7 +455,7 @@ def improve(
                 break
             job = _below(generator, jobs)
         begin, end = book.list_first[book.signature[job]], book.list_first[book.signature[job] + 1]
-        if begin == end or not _evict(job, group, state, gain, kept):
+        if begin == end or not _evict(book, job, group, state, gain, kept):
             continue
         dear = prices if _random(generator) < 0.5 else nothing
         seated = False
@@ -424,7 +468,7 @@ def improve(
         for _ in range(_below(generator, 6)):
             other = wanting_jobs[wanting_first[bucket] + _below(generator, around)]
             if state[2][other] == 0 and stamp[other] != group:
-                _evict(other, group, state, gain, kept)
+                _evict(book, other, group, state, gain, kept)
         noise, left = 0.8 * _random(generator), 0
         for row in range(count[0]):
             if not (seated and row == 0):
@@ -451,7 +495,7 @@ def improve(
         if after >= before or (warmth > 0.0 and after - before > warmth * np.log(max(_random(generator), 1e-300))):
             added += after - before
         else:
-            _restore(state, gain, kept)
+            _restore(book, state, gain, kept)
     return added
 
 

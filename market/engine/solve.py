@@ -49,7 +49,7 @@ class Seating:
         users = np.minimum(arrays.gpus, jobs)
         user_first = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(users)))
         self.state = (
-            arrays.gpus.copy(), self.slot_first, np.zeros(jobs, dtype=np.int64),
+            (arrays.gpus.copy(), arrays.block_gpus.copy()), self.slot_first, np.zeros(jobs, dtype=np.int64),
             np.zeros(self.slot_first[-1], dtype=np.int32), np.zeros(self.slot_first[-1], dtype=np.int32),
             user_first, np.zeros(offers, dtype=np.int64), np.zeros(user_first[-1], dtype=np.int32),
         )  # fmt: skip
@@ -57,16 +57,25 @@ class Seating:
         self.room = (
             np.zeros(cells), np.zeros(cells, dtype=np.int64), np.zeros(cells, dtype=np.int64),
             np.zeros(cells, dtype=np.int64), np.zeros(cells, dtype=np.int64),
+            np.zeros(cells), np.zeros(cells, dtype=np.int64),
         )  # fmt: skip
 
     def fill(self, order: Wholes, prices: Reals) -> float:
         """Seat unmatched jobs in this order."""
-        return float(kernels.fill(self.arrays, order, prices, self.state, self.gain, self.room, self.looks))
+        return float(
+            kernels.fill(self.arrays, order, self.lowest(prices), self.state, self.gain, self.room, self.looks)
+        )
+
+    def lowest(self, prices: Reals) -> tuple[Reals, Reals]:
+        """Prices, and the least of each block."""
+        lows = np.zeros(len(self.arrays.block_gpus))
+        kernels.lowest(self.arrays, prices, lows)
+        return prices, lows
 
     def evaluate(self, prices: Reals) -> Reals:
         """An upper bound of what each job could gain at these prices."""
         profits, demand = np.zeros(len(self.arrays.limit)), np.zeros(len(prices))
-        kernels.evaluate(self.arrays, prices, profits, demand, self.room, self.looks)
+        kernels.evaluate(self.arrays, self.lowest(prices), profits, demand, self.room, self.looks)
         return profits
 
 
@@ -90,7 +99,7 @@ class Dual:
     def _marginal(self) -> Reals:
         """What the least of its tenants would lose with a seat, where an offer is full."""
         arrays = self.seating.arrays
-        free, _, _, _, _, user_first, users, user_job = self.seating.state
+        (free, _), _, _, _, _, user_first, users, user_job = self.seating.state
         floor = np.zeros(len(free))
         for offer in np.flatnonzero((free == 0) & (users > 0)):
             sitting = user_job[user_first[offer] : user_first[offer] + users[offer]]
@@ -101,12 +110,12 @@ class Dual:
         """Passes with ever smaller steps, until about so many looks; keeps the prices with the least dual."""
         begun = self.seating.looks[0]
         self._judge()
-        share, passes = 0.0, 0
+        share, passes, pair = 0.0, 0, self.seating.lowest(self.prices)
         while share < 1.0 and self.jobs:
             passes += 1
             step = self.scale * (DUAL_STEP * (1.0 - share) + 0.0005)
             order = self.random.permutation(self.jobs)
-            kernels.dual_pass(self.seating.arrays, order, self.prices, step, self.seating.room, self.seating.looks)
+            kernels.dual_pass(self.seating.arrays, order, pair, step, self.seating.room, self.seating.looks)
             share = max((self.seating.looks[0] - begun) / max(1, looks), passes / MOST_PASSES)
             if share > 0.5:
                 self._judge()
@@ -156,8 +165,9 @@ def by_value(arrays: Arrays) -> Wholes:
 
 
 def default_budget(arrays: Arrays) -> int:
-    """Million looks, by the size of the book."""
-    return int(min(1_000, 20 + len(arrays.price) * len(arrays.limit) // 50_000))
+    """Million looks by the size of the book: 12 for 1,000 × 300, 322 for 10,000 × 3,000, at most 400."""
+    size = len(arrays.price) + 10 * len(arrays.limit)
+    return min(400, 2 + math.isqrt(size**3) // 25_000)
 
 
 def solve(book: Book, *, budget: int | None = None, seed: int = DEFAULT_SEED, bound: bool = False) -> Cleared:
@@ -182,7 +192,7 @@ def _improve(seating: Seating, dual: Dual, nothing: Reals, until: int, seed: int
     generator = np.asarray([seed * 2 + 1], dtype=np.uint64)
     heat = 0.0
     kernels.improve(
-        arrays, dual.best_prices, nothing, seating.state, seating.gain, seating.room, wishes.kept, wishes.work,
+        arrays, seating.lowest(dual.best_prices), seating.lowest(nothing), seating.state, seating.gain, seating.room, wishes.kept, wishes.work,
         wishes.wanting, heat, until, seating.looks, generator,
     )  # fmt: skip
 
