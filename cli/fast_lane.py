@@ -14,7 +14,7 @@ from typer.models import ArgumentInfo, OptionInfo
 
 from cli.settings import Settings
 
-VERBS = frozenset({"offers", "jobs", "job", "billing", "invoice", "status", "explain", "cancel", "logs", "sql"})
+VERBS = frozenset({"offers", "jobs", "job", "billing", "invoice", "status", "explain", "cancel", "logs", "sql", "exec"})
 _TEXT = (str, str | None)
 _TEXTS = (list[str], list[str] | None)
 
@@ -40,10 +40,13 @@ def match(verb: Callable[..., Any], words: Sequence[str]) -> dict[str, Any] | No
     options = {spelling: one for one in parameters if one.option for spelling in one.spellings}
     places = [one for one in parameters if not one.option]
     values: dict[str, Any] = {}
-    rest = iter(words)
+    rest, bare = iter(words), False
     for word in rest:
+        if word == "--" and not bare:
+            bare = True
+            continue
         name, equals, inline = word.partition("=") if word.startswith("--") else (word, "", "")
-        if name in options:
+        if name in options and not bare:
             found, value = options[name], inline if equals else None
             if found.kind is bool:
                 value = None if equals else "yes"
@@ -51,7 +54,7 @@ def match(verb: Callable[..., Any], words: Sequence[str]) -> dict[str, Any] | No
                 value = next(rest, None)
             if value is None or value.startswith("-"):
                 return None
-        elif word.startswith("-") or not places:
+        elif (word.startswith("-") and not bare) or not places:
             return None
         else:
             found, value = (places[0] if places[0].kind in _TEXTS else places.pop(0)), word

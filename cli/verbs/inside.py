@@ -18,7 +18,7 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="a batch job that runs
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command("exec", context_settings={"ignore_unknown_options": False})(exec_)
+    app.command("exec")(exec_)
     app.command("shell")(shell)
 
 
@@ -48,6 +48,9 @@ def exec_(
     else:
         remote.put(frames.STDIN_END)
     raise typer.Exit(run(remote))
+
+
+exec = exec_  # the name by which the line finds it
 
 
 def shell(ctx: typer.Context, job_id: JobId) -> None:

@@ -214,3 +214,19 @@ def test_money_for_people_and_for_invoices() -> None:
         "$0.00", "$0.45", "$5.00", "$0.000001", "$0.0123", "-$2.50", "$123.46",
     ]  # fmt: skip
     assert exact_usd(-1_000_000_001) == "-$1.000000001"
+
+
+def test_what_stands_behind_two_dashes_is_the_commands() -> None:
+    from cli import fast_lane
+    from cli.verbs import inside
+
+    found = fast_lane.match(inside.exec_, ["job-1", "-i", "--timeout", "5m", "--", "ls", "--", "-l"])
+    assert found == {"job_id": "job-1", "interactive": True, "timeout": "5m", "command": ["ls", "--", "-l"]}
+    for words in (["job-1", "ls", "-l"], ["job-1"], ["job-1", "--"], ["--help"]):
+        assert fast_lane.match(inside.exec_, words) is None, "typer says what is wrong"
+
+
+def test_an_exec_imports_nothing_heavy() -> None:
+    program = f"import sys, cli.main, cli.verbs.inside, cli.remote, cli.quick; print([one for one in {HEAVY} if one in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
