@@ -6,7 +6,7 @@ Bids are served in the order of submission, or where there are teams in their tu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -120,6 +120,7 @@ def clear(snapshot: BookSnapshot, budget_of_work: int = 1_000_000) -> Clearing:
     matches: list[Match] = []
     unmatched: list[Unmatched] = []
     left = budget_of_work
+    own = _own(snapshot.offers)
     turns = Turns(snapshot.bids, snapshot.standings) if snapshot.standings else None
     for asked in turns or sorted(snapshot.bids, key=lambda one: (one.submitted_ms, one.job)):
         bid = asked if turns is None else turns.within_quota(asked)
@@ -131,7 +132,7 @@ def clear(snapshot: BookSnapshot, budget_of_work: int = 1_000_000) -> Clearing:
         if left <= 0:
             unmatched.append(Unmatched(bid.job, Reason.NOT_CONSIDERED, "this clearing ran out of its budget of work"))
             continue
-        seats, looked_at = _cheapest_seats(book, bid, left)
+        seats, looked_at = _cheapest_seats(book, bid, left, own.get(bid.customer, ()))
         left -= looked_at
         if seats is None:
             if bid.essential:
@@ -166,10 +167,30 @@ def _cost_nanos(bid: Bid, seats: Sequence[Offer]) -> int:
     return charge_nanos(bid.running_nanos_per_hour + new_nanos_per_hour, 1, bid.cover_ms)
 
 
-def _cheapest_seats(book: OrderBook, bid: Bid, work: int) -> tuple[list[Offer] | None, int]:
+def _own(offers: Sequence[Offer]) -> dict[str, list[str]]:
+    """The offers of each customer that owns some."""
+    found: dict[str, list[str]] = {}
+    for offer in sorted(offers, key=lambda one: one.id):
+        for customer in offer.terms.own:
+            found.setdefault(customer, []).append(offer.id)
+    return found
+
+
+def _candidates(book: OrderBook, bid: Bid, own: Sequence[str]) -> Iterator[Offer]:
+    """Its own, which cost nothing, and then the others, cheapest first."""
+    for name in own:
+        offer = book.get(name)
+        assert offer is not None
+        yield offer.seen_by(bid.customer)
+    for offer in book.cheapest(bid.requires):
+        if bid.customer not in offer.terms.own:
+            yield offer
+
+
+def _cheapest_seats(book: OrderBook, bid: Bid, work: int, own: Sequence[str]) -> tuple[list[Offer] | None, int]:
     seats: list[Offer] = []
     looked_at = 0
-    for offer in book.cheapest(bid.requires):
+    for offer in _candidates(book, bid, own):
         if offer.price_nanos_per_gpu_hour > bid.max_price_nanos_per_gpu_hour or looked_at >= work:
             break
         looked_at += 1
@@ -187,7 +208,7 @@ def _cheapest_seats(book: OrderBook, bid: Bid, work: int) -> tuple[list[Offer] |
 
 def explain(offers: Sequence[Offer], bid: Bid) -> Unmatched:
     """Why the bid cannot be matched on these offers: what each constraint removed, and which single change would do."""
-    ordered = sorted(offers, key=lambda one: (one.price_nanos_per_gpu_hour, one.id))
+    ordered = sorted((offer.seen_by(bid.customer) for offer in offers), key=lambda one: (one.price_nanos_per_gpu_hour, one.id))
     removed: list[Removed] = []
     wanted = max(1, bid.workers_min)
     reason: Reason | None = None if ordered else Reason.NO_OFFERS

@@ -173,7 +173,7 @@ def alternatives(
 
 def seats_for(bid: Bid, offers: Sequence[Offer]) -> list[Offer]:
     """Whom a bid would get if it were alone."""
-    by_id = {offer.id: offer for offer in offers}
+    by_id = {offer.id: offer.seen_by(bid.customer) for offer in offers}
     matches = clear(BookSnapshot(tuple(offers), (bid,))).matches
     return [by_id[offer] for offer in matches[0].offers] if matches else []
 

@@ -38,7 +38,9 @@ def cheapest_minute_nanos(offers: Sequence[Offer], bid: Bid) -> int | None:
     None if the listed hardware has too few seats within the price limit to say so.
     """
     open_bid = requirements_only(bid)
-    idle = [replace(offer, gpus_free=offer.gpus, units_of={}, matchable=True) for offer in offers]
+    idle = [
+        replace(offer.seen_by(bid.customer), gpus_free=offer.gpus, units_of={}, matchable=True) for offer in offers
+    ]
     seats: list[int] = []
     for offer in sorted(idle, key=lambda one: (one.price_nanos_per_gpu_hour, one.id)):
         fitting = not never_fits([offer], open_bid)

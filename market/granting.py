@@ -182,9 +182,11 @@ def _grant(turn: Turn, match: Match) -> int:
     seats: list[Offer] = []
     for name, price in zip(match.offers, match.prices_nanos_per_gpu_hour, strict=True):
         record = state.offers.get(name)
-        if record is None or record.price_nanos_per_gpu_hour != price:
+        if record is None:
             return 0
-        offer = offer_order(state, record, turn.volatile)
+        offer = offer_order(state, record, turn.volatile).seen_by(job.customer)
+        if offer.price_nanos_per_gpu_hour != price:
+            return 0
         if offer.free_for(job.customer) < match.gpus * match.offers.count(name):
             return 0
         if not all(test(offer, bid) for _, test in CONSTRAINTS):
@@ -193,13 +195,13 @@ def _grant(turn: Turn, match: Match) -> int:
     if not covers(bid, seats) or not has_room(state, bid, len(seats)):
         return 0
     for offer in seats:
-        _grant_lease(turn, job, state.offers[offer.id])
+        _grant_lease(turn, job, state.offers[offer.id], offer.price_nanos_per_gpu_hour)
     if job.state != "running":
         turn.set_job(job, "running", "matched", f"{len(seats)} workers")
     return len(seats)
 
 
-def _grant_lease(turn: Turn, job: Job, offer: OfferRecord) -> None:
+def _grant_lease(turn: Turn, job: Job, offer: OfferRecord, price_nanos_per_gpu_hour: int) -> None:
     epoch = turn.state.last_epoch + 1
     fields = {
         "lease": f"lease-{epoch:06d}",
@@ -211,7 +213,7 @@ def _grant_lease(turn: Turn, job: Job, offer: OfferRecord) -> None:
         "provider": offer.provider,
         "gpu": offer.gpu,
         "gpus": job.spec["workers"]["gpus"],
-        "price_nanos_per_gpu_hour": offer.price_nanos_per_gpu_hour,
+        "price_nanos_per_gpu_hour": price_nanos_per_gpu_hour,
         "replaces": job.orphans[0] if job.orphans else None,
     }
     turn.emit("lease_granted", fields)

@@ -82,6 +82,11 @@ class Lease:
         return self.nanos_at(self.metered_ms) - self.charged_nanos
 
     @property
+    def own(self) -> bool:
+        """Whether its customer owns the machine: only such a lease has no price."""
+        return self.price_nanos_per_gpu_hour == 0
+
+    @property
     def rate_nanos_per_hour(self) -> int:
         return self.price_nanos_per_gpu_hour * self.gpus
 

@@ -182,7 +182,7 @@ def _check_terms(turn: Turn, terms: OwnerTerms) -> Refusal | None:
         return invalid("notice_ms", terms.notice_ms, f"milliseconds from 0 to {LONGEST_NOTICE_MS}")
     if terms.until_ms is not None and not is_int(terms.until_ms, turn.now_ms, MAX_INT):
         return invalid("until_ms", terms.until_ms, "a time to come, in milliseconds since the epoch")
-    for field, names in (("allow", terms.allow), ("deny", terms.deny)):
+    for field, names in (("allow", terms.allow), ("deny", terms.deny), ("own", terms.own)):
         if len(names) > MOST_NAMED or not all(is_name(name) for name in names):
             return invalid(field, list(names)[:8], f"at most {MOST_NAMED} members")
     if terms.max_units_per_customer is not None and not is_int(terms.max_units_per_customer, 1, MAX_INT):

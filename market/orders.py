@@ -6,7 +6,7 @@ Money is in nano-dollars per GPU-hour, memory in GiB, time in milliseconds since
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from market.owner_terms import OwnerTerms
 
@@ -40,7 +40,11 @@ class Offer:
     def room_for(self, customer: str) -> int:
         """How many more units the owner lets to this customer, free or not."""
         most = self.terms.max_units_per_customer
-        return self.gpus if most is None else max(0, most - self.units_of.get(customer, 0))
+        return self.gpus if most is None or customer in self.terms.own else max(0, most - self.units_of.get(customer, 0))
+
+    def seen_by(self, customer: str) -> Offer:
+        """With the price that this customer pays: nothing where it is the owner."""
+        return replace(self, price_nanos_per_gpu_hour=0) if customer in self.terms.own else self
 
     def free_for(self, customer: str) -> int:
         """How many units this customer could have now."""

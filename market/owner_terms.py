@@ -26,6 +26,7 @@ class OwnerTerms:
         prices: (hours, nano-dollars per GPU-hour) that are asked instead of the offer's price, by the clock of `zone`.
         allow: the only customers that may rent, where any are named. deny: those that may not, though they be allowed.
         max_units_per_customer: how many units one customer may have at once.
+        own: customers that are the owner: their jobs cost nothing here, come here first, and are not bounded by the three before.
         environments: whether such commands may have Python environments of their own, built on the machine from wheels.
     """
 
@@ -38,10 +39,11 @@ class OwnerTerms:
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     max_units_per_customer: int | None = None
+    own: tuple[str, ...] = ()
 
     def lets(self, customer: str) -> bool:
         """Whether this customer may rent."""
-        return customer not in self.deny and (not self.allow or customer in self.allow)
+        return customer in self.own or (customer not in self.deny and (not self.allow or customer in self.allow))
 
     def as_json(self) -> dict[str, Any]:
         """What differs from the defaults."""

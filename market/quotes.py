@@ -30,7 +30,7 @@ def make_plan(
 ) -> Json:  # fmt: skip
     """The plan of a valid spec on the book of now. `measured` maps offers to what their providers measured."""
     clearing = clear(BookSnapshot(tuple(offers), (bid,)))
-    by_id = {offer.id: offer for offer in offers}
+    by_id = {offer.id: offer.seen_by(bid.customer) for offer in offers}
     seats = [by_id[offer] for offer in clearing.matches[0].offers] if clearing.matches else []
     reason, detail, relaxations = _why_not(spec, bid, offers, seats, wallet_nanos)
     prices = [seat.price_nanos_per_gpu_hour for seat in seats]

@@ -146,7 +146,7 @@ def _job_state(state: State, event: Event, at_ms: int) -> None:
         assert not job.live, f"{job.id} is {job.state} with living leases"
         if job.reason == KILLS:  # which its providers could not help
             for lease in deaths_in_a_row(job, state.leases_of(job)):
-                state.providers[lease.provider].faulted -= 1
+                state.providers[lease.provider].faulted -= not lease.own
         job.ended_ms = at_ms
         del state.open_jobs[job.id]
     if job.state == "done":
@@ -268,9 +268,9 @@ def _lease_ended(state: State, event: Event, at_ms: int) -> None:
     job.version += 1
     offer.version += 1
     provider = state.providers[lease.provider]
-    provider.ended += 1
+    provider.ended += not lease.own  # nobody makes himself a name with jobs of his own
     if lease.fault == "provider":
-        provider.faulted += 1
+        provider.faulted += not lease.own
         offer.lost_ms = at_ms
         job.avoided[offer.id] = after_loss(job.avoided.get(offer.id), at_ms, at_ms - lease.granted_ms)
         job.orphans.append(lease.id)

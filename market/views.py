@@ -55,6 +55,7 @@ def offer_view(state: State, volatile: Volatile, offer: OfferRecord) -> Json:
         "price_next": price_next(offer, volatile),
         "allow": list(offer.terms.allow),
         "deny": list(offer.terms.deny),
+        "own": list(offer.terms.own),
         "max_units_per_customer": offer.terms.max_units_per_customer,
         "suspect": is_suspect(offer, volatile),
         "shares": list(offer.shares),

@@ -113,7 +113,7 @@ def _invoice_row(line: dict[str, Any]) -> list[str]:
         line["provider"], f"{line['gpus']} × {line['gpu']}", ("trained" if line["rounds"] else "ran") if used else "not charged",
         f"{line['metered_ms'] / 1000:,.1f} s", f"{line['charged_ms'] / 1000:,.1f} s", str(line["rounds"]),
         usd(line["unit_price_nanos_per_gpu_hour"]), exact_usd(line["amount_nanos"]),
-        line["end_reason"] or "–",
+        "own machine" if line["unit_price_nanos_per_gpu_hour"] == 0 else line["end_reason"] or "–",
     ]  # fmt: skip
 
 

@@ -70,6 +70,9 @@ def provide(
         list[str] | None, typer.Option(metavar="ID,…", help="the only customers that may rent; and again for more")
     ] = None,
     deny: Annotated[list[str] | None, typer.Option(metavar="ID,…", help="customers that may not rent")] = None,
+    own: Annotated[
+        list[str] | None, typer.Option(metavar="ID,…", help="customers that are you: their jobs come here first and cost nothing")
+    ] = None,
     max_units_per_customer: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="of this machine that one customer may have at once")
     ] = None,
@@ -121,6 +124,7 @@ def provide(
         "region": region, "shares": shares, "selftest": selftest, "notice_ms": notice_ms,
         "watched": watched, "prices": prices, "zone": zone,
         "allow": owner_options.members(allow, "--allow"), "deny": owner_options.members(deny, "--deny"),
+        "own": owner_options.members(own, "--own"),
         "max_units_per_customer": max_units_per_customer,
         "until_ms": until_ms, "drain_s": max(LEAVING_S, notice_ms / 1000),
         "environments": environments, "network": network, "network_allow": _networks(network_allow, "--network-allow", network),

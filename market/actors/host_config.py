@@ -90,6 +90,7 @@ class HostConfig(BaseModel):
     zone: str = ""
     allow: list[str] = Field(default=[], max_length=MOST_NAMED)
     deny: list[str] = Field(default=[], max_length=MOST_NAMED)
+    own: list[str] = Field(default=[], max_length=MOST_NAMED)
     max_units_per_customer: int | None = Field(default=None, ge=1)
     watched: Watched | None = None
     environments: bool = True

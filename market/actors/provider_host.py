@@ -433,7 +433,7 @@ def offer_body(config: HostConfig, hardware: Hardware, node_id: str, isolation: 
         "until_ms": config.until_ms,
         "prices": [one.model_dump() for one in config.prices],
         "zone": config.zone,
-        **{name: getattr(config, name) for name in ("allow", "deny", "max_units_per_customer")},
+        **{name: getattr(config, name) for name in ("allow", "deny", "own", "max_units_per_customer")},
         "network": config.network,
     }
 

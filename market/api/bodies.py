@@ -143,6 +143,7 @@ class OfferBody(Body):
     zone: Annotated[str, Field(max_length=64)] = ""
     allow: Annotated[list[Id], Field(max_length=MOST_NAMED)] = []
     deny: Annotated[list[Id], Field(max_length=MOST_NAMED)] = []
+    own: Annotated[list[Id], Field(max_length=MOST_NAMED)] = []
     max_units_per_customer: Annotated[int, Field(ge=1, le=MAX_UNITS)] | None = None
     network: bool = False
     environments: bool = False

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from market.client import Market
-from tests.api.square import Json, Square, make_offer, make_spec, refusal
+from storage.provenance import verify_bundle
+from tests.api.square import USD, FakeProvider, FakeRun, Json, Square, make_offer, make_spec, refusal
 
 
 def seen_by(who: Market, offer: str) -> Json:
@@ -31,3 +32,34 @@ def test_others_hear_whether_an_offer_is_for_them_and_not_for_whom_it_is_nor_wha
     assert seen_by(square.local("operator"), offer)["deny"] == ["dora"]
     wrong = refusal(lambda: owner.place_offer(make_offer(square.name("offer"), region, prices=prices, zone="Mars/Base")))
     assert (wrong.status, wrong.field) == (422, "zone")
+
+
+def test_an_owners_own_job_is_metered_and_has_lines_of_nothing(square: Square) -> None:
+    region, job = square.name("region"), square.name("job")
+    name, ann = square.newcomer("customer", 20 * USD)
+    plane, operator = square.local("plane"), square.local("operator")
+    machine = FakeProvider(square.newcomer("provider")[1], make_offer(square.name("offer"), region, own=[name], gpus=2))
+    try:
+        ann.submit_job(job, make_spec(region))
+        run = FakeRun(plane, job)
+        workers = run.workers(2)
+        for _ in range(3):
+            run.read(workers)
+            run.report(workers)
+            run.checkpoint()
+        plane.report_halted(job, state="done", reason="done", round=3, manifest=run.manifest)
+        done = ann.job(job)
+    finally:
+        machine.close()
+    assert (done["state"], done["billed_nanos"], ann.balance()["wallet_nanos"]) == ("done", 0, 20 * USD)
+    assert {one["price_nanos_per_gpu_hour"] for one in done["leases"]} == {0}
+    lines = ann.invoice(job)["lines"]
+    assert [(line["kind"], line["unit_price_nanos_per_gpu_hour"], line["amount_nanos"]) for line in lines] == [
+        ("usage", 0, 0)
+    ] * 2
+    assert all(line["charged_ms"] == line["metered_ms"] > 0 for line in lines)
+    assert sum(line["gpu_ms"] for line in ann.billing(job=job)) > 0
+    bundle = ann.provenance(job)
+    assert verify_bundle(bundle, public_key=operator.status()["public_key"]).ok
+    books = operator.verify_books()
+    assert (books["ok"], books["balanced"], books["projection_ok"]) == (True, True, True)

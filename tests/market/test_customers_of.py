@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market.clearing import clear, explain
-from market.commands import Deposit, SubmitJob
+from market.commands import CancelJob, Deposit, SubmitJob
 from market.orders import BookSnapshot
 from market.owner_terms import OwnerTerms
 from tests.market.scene import USD, Scene, make_spec
@@ -121,3 +121,51 @@ def test_terms_that_cannot_be(terms: OwnerTerms, field: str) -> None:
     scene = Scene()
     refusal = scene.refused(scene.make_offer("o", "p1", 0.5, 1, terms=terms))
     assert (refusal.code, refusal.field) == ("invalid", field)
+
+
+OWN = OwnerTerms(own=("ann",), deny=("ann",), max_units_per_customer=1)
+
+
+def test_an_owners_job_comes_to_its_own_machine_first_and_costs_nothing() -> None:
+    scene = Scene()
+    scene.offer("offer-1", "p1", usd=0.1)
+    scene.offer("offer-2", "p2", usd=0.6, gpus=2, terms=OWN)
+    plan = scene.exchange.quote(make_spec(workers__min=2, workers__max=3), "ann", scene.now_ms)
+    assert isinstance(plan, dict)
+    assert [(one["offer"], one["price_nanos_per_gpu_hour"]) for one in plan["candidates"]] == [
+        ("offer-2", 0),
+        ("offer-2", 0),
+        ("offer-1", USD // 10),
+    ]
+    scene.submit(workers__min=2, workers__max=2)
+    [match] = scene.clear().matches
+    assert (match.offers, match.prices_nanos_per_gpu_hour) == (("offer-2", "offer-2"), (0, 0))
+    scene.start_all()
+    scene.wait(60_000)
+    scene.round(1, {0: 60_000, 1: 60_000})
+    scene.checkpoint(1)
+    job = scene.view()
+    assert [(one["metered_ms"], one["charged_ms"], one["charged_nanos"]) for one in job["leases"]] == [(60_000, 60_000, 0)] * 2
+    assert (job["billed_nanos"], job["escrow_nanos"]) == (0, job["budget_nanos"])
+    charges = scene.of_type("lease_charged")
+    assert {(one["amount_nanos"], one["fee_nanos"], one["to_ms"]) for one in charges} == {(0, 0, 60_000)}
+    before = scene.exchange.offer("offer-2")
+    scene.do(CancelJob("job-1", "ann"))
+    after = scene.exchange.offer("offer-2")
+    assert before is not None
+    assert after is not None
+    assert after["reliability"] == before["reliability"], "its own jobs make it no name"
+    assert scene.exchange.balance("ann")["wallet_nanos"] == scene.funds_nanos
+    assert scene.replayed().fingerprint() == scene.exchange.fingerprint()
+
+
+def test_an_owners_job_displaces_nobody_and_rents_elsewhere_meanwhile() -> None:
+    scene = Scene()
+    fund(scene)
+    scene.offer("offer-1", "p1", usd=0.5, terms=OwnerTerms(own=("ann",)))
+    scene.submit("job-b", "bob", workers__min=1, workers__max=1)
+    assert [match.prices_nanos_per_gpu_hour for match in scene.clear().matches] == [(USD // 2,)]
+    scene.submit(workers__min=1, workers__max=1)
+    assert [str(one.reason) for one in scene.clear().unmatched] == ["busy"]
+    scene.offer("offer-2", "p2", usd=0.6)
+    assert [(match.job, match.offers) for match in scene.clear().matches] == [("job-1", ("offer-2",))]

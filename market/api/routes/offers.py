@@ -27,7 +27,7 @@ from market.owner_terms import OwnerTerms
 router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["offers"])
 
 Wait = Annotated[float, Query(ge=0, le=60)]
-_OWNERS_ONLY: Final[dict[str, Any]] = {"leases": [], "earned_nanos": None, "allow": [], "deny": []}
+_OWNERS_ONLY: Final[dict[str, Any]] = {"leases": [], "earned_nanos": None, "allow": [], "deny": [], "own": []}
 
 
 @router.get("/offers")
@@ -60,7 +60,8 @@ async def place_offer(
         terms=OwnerTerms(
             notice_ms=body.notice_ms, until_ms=body.until_ms, network=body.network, environments=body.environments,
             prices=tuple((one.hours, one.price_nanos_per_gpu_hour) for one in body.prices), zone=body.zone,
-            allow=tuple(body.allow), deny=tuple(body.deny), max_units_per_customer=body.max_units_per_customer,
+            allow=tuple(body.allow), deny=tuple(body.deny), own=tuple(body.own),
+            max_units_per_customer=body.max_units_per_customer,
         ),
         selftest=body.selftest,
     )
@@ -136,7 +137,7 @@ def _for_others(caller: Caller, offer: dict[str, Any]) -> dict[str, Any]:
 
     `for_you`: whether this caller may rent it, and nothing of why.
     """
-    lets = OwnerTerms(allow=tuple(offer["allow"]), deny=tuple(offer["deny"])).lets(caller.name)
+    lets = OwnerTerms.of_json({name: offer[name] for name in ("allow", "deny", "own")}).lets(caller.name)
     return offer | _OWNERS_ONLY | {"held": offer["held"] | {"why": ""}, "for_you": lets}
 
 
