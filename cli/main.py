@@ -32,7 +32,7 @@ VERBS = {
     "wallet": "wallet", "secret": "secret",
     "billing": "billing", "invoice": "billing", "sql": "billing",
     "provenance": "proof", "verify": "proof",
-    "books": "books",
+    "books": "books", "torture": "torture",
     "clear": "clear",
     "demo": "demo",
 }  # fmt: skip

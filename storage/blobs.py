@@ -155,7 +155,10 @@ class BlobStore:
         try:
             self._append(path, os.O_APPEND, fresh, sync=stands + len(fresh) == total)
         except OSError as error:
-            # What did arrive stays: the next offset is read from the file.
+            # On a full disk what did arrive stays: the next offset is read from the file. After another failure nobody
+            # knows what of it is on the disk, and a second sync would not say either.
+            if error.errno not in FULL_ERRORS:
+                path.unlink(missing_ok=True)
             raise self._failure(error, digest, None) from error
         if stands + len(fresh) < total:
             return Upload(stands + len(fresh), False)

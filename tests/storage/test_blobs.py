@@ -20,6 +20,7 @@ from storage.blobs import (
     BlobTooLarge,
     Upload,
 )
+from storage.disk import Disk
 
 
 def digest(data: bytes) -> str:
@@ -141,6 +142,25 @@ def test_an_upload_goes_on_after_the_disk_has_room_again(store: BlobStore) -> No
     stands = store.partial(digest(data))
     assert store.upload(digest(data), stands, 3000, data[stands:]).whole
     assert store.read(digest(data)) == data
+
+
+def test_an_upload_whose_sync_failed_begins_again(tmp_path: Path) -> None:
+    class Failing(Disk):
+        fails = True
+
+        def sync(self, handle: int) -> None:
+            if self.fails:
+                raise OSError(5, "Input/output error")
+            super().sync(handle)
+
+    disk = Failing()
+    store, data = BlobStore(tmp_path, disk=disk), b"x" * 100
+    store.upload(digest(data), 0, 100, data[:60])
+    with pytest.raises(OSError, match="Input/output"):
+        store.upload(digest(data), 60, 100, data[60:])
+    disk.fails = False
+    assert store.partial(digest(data)) == 0, "nobody knows what of it is on the disk"
+    assert store.upload(digest(data), 0, 100, data).whole
 
 
 def test_leftovers_of_a_dead_writer_are_cleaned(store: BlobStore) -> None:

@@ -1,0 +1,70 @@
+"""What a power cut may do to bytes and names that were never made durable, done to real files by the parent."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+MOODS = ("keep", "drop", "tear", "hole", "duplicate")
+
+
+@dataclass(slots=True)
+class Unsynced:
+    """What the writers' disk told: each file's durable length, and the renames whose folder was not synced since."""
+
+    durable: dict[Path, int] = field(default_factory=dict)
+    renames: list[tuple[Path, Path, bytes | None]] = field(default_factory=list)
+
+    def hear(self, line: dict[str, Any]) -> None:
+        """One line of a writer."""
+        if "synced" in line:
+            self.durable[Path(line["synced"])] = line["size"]
+        elif "renames" in line:
+            source, target = map(Path, line["renames"])
+            over = None if line["over"] is None else bytes.fromhex(line["over"])
+            self.renames.append((source, target, over))
+            self.durable[target] = self.durable.pop(source, 0)
+        elif "folder" in line:
+            folder = Path(line["folder"])
+            self.renames = [one for one in self.renames if one[1].parent != folder]
+
+    def cut_power(self, home: Path, random: Random) -> list[str]:
+        """Damage what may be damaged; what was done, in the words of MOODS and `undo rename`."""
+        done = [self._undo(*one) for one in reversed(self.renames) if random.random() < 0.5]
+        self.renames.clear()
+        files = [*sorted((home / "journal").glob("*.journal")), *sorted((home / "blobs" / "partial").glob("*"))]
+        for path in files:
+            durable = self.durable.get(path, 0)
+            if path.stat().st_size > durable:
+                mood = random.choice(MOODS)
+                _damage(path, durable, mood, random)
+                done.append(mood)
+        return [one for one in done if one]
+
+    def _undo(self, source: Path, target: Path, over: bytes | None) -> str:
+        if source.exists() or not target.exists():
+            return ""  # it died before the rename itself
+        os.rename(target, source)
+        self.durable[source] = self.durable.pop(target, 0)
+        if over is not None:
+            target.write_bytes(over)
+            self.durable[target] = len(over)
+        return "undo rename"
+
+
+def _damage(path: Path, durable: int, mood: str, random: Random) -> None:
+    content = path.read_bytes()
+    tail = content[durable:]
+    if mood == "drop":
+        tail = b""
+    elif mood == "tear":
+        tail = tail[: random.randrange(len(tail))]
+    elif mood == "hole":
+        begin = random.randrange(len(tail))
+        end = random.randint(begin + 1, len(tail))
+        tail = tail[:begin] + bytes(end - begin) + tail[end:]
+    elif mood == "duplicate":
+        tail += tail
+    if mood != "keep":
+        path.write_bytes(content[:durable] + tail)
