@@ -367,17 +367,9 @@ def _restore(book: Any, state: Any, gain: Any, kept: Any) -> Any:
 
 @compiled
 def _make_way(
-    book: Any,
-    job: Any,
-    group: Any,
-    prices: Any,
-    state: Any,
-    gain: Any,
-    room: Any,
-    kept: Any,
-    looks: Any,
+    book: Any, job: Any, group: Any, prices: Any, state: Any, gain: Any, room: Any, kept: Any, looks: Any,
     generator: Any,
-) -> Any:
+) -> Any:  # fmt: skip
     """Seat a job where it gains most at these prices, whoever sits there. False where it gains nothing."""
     used, worth, _ = choose(book, job, prices, (book.gpus, book.block_gpus), room, looks)
     if used == 0 or worth <= 0.0:
@@ -422,21 +414,11 @@ def _clear_out(book: Any, job: Any, group: Any, state: Any, gain: Any, kept: Any
 
 @compiled
 def improve(
-    book: Any,
-    prices: Any,
-    nothing: Any,
-    state: Any,
-    gain: Any,
-    room: Any,
-    kept: Any,
-    work: Any,
-    wanting: Any,
-    heat: Any,
-    until: Any,
-    looks: Any,
-    generator: Any,
-) -> Any:
-    """Lift some jobs that want the same offers, seat them and others again, keep what is no worse; until so many looks.
+    book: Any, prices: Any, nothing: Any, state: Any, gain: Any, room: Any, kept: Any, work: Any, wanting: Any,
+    heat: Any, missing: Any, until: Any, looks: Any, generator: Any,
+) -> Any:  # fmt: skip
+    """Lift some jobs that want the same offers, seat them and others again, keep what is no worse; until so many looks
+    or until the `missing` welfare is found.
 
     `heat` (nano-dollars × nano-hours) is the loss that is at first accepted with probability 1/e; it cools to nothing.
     `work` (keys, order) is scratch; `wanting` (first, jobs) lists the jobs of each bucket. Returns the welfare added.
@@ -445,7 +427,7 @@ def improve(
     keys, order = work
     wanting_first, wanting_jobs = wanting
     jobs, added, group, begun = len(gain), 0.0, np.int64(0), looks[0]
-    while looks[0] < until:
+    while looks[0] < until and added < missing:
         looks[0] += 100
         group += 1
         count[0] = 0
@@ -497,39 +479,3 @@ def improve(
         else:
             _restore(book, state, gain, kept)
     return added
-
-
-@compiled
-def count_removed(book: Any, jobs: Any, stages: Any) -> Any:
-    """For each of `jobs` how many GPUs are left after each requirement; the last column is of the best region alone.
-
-    Columns: models and regions, reliability, interconnect, max_hours, deadline, price, one region.
-    """
-    for row in range(len(jobs)):
-        job = jobs[row]
-        signature = book.signature[job]
-        best, here, region = 0, 0, -1
-        for bucket in book.lists[book.list_first[signature] : book.list_first[signature + 1]]:
-            if book.region_of[bucket] != region:
-                region, here = book.region_of[bucket], 0
-            for offer in range(book.first[bucket], book.first[bucket + 1]):
-                gpus = book.gpus[offer]
-                stages[row, 0] += gpus
-                if book.reliability[offer] < book.reliability_min[job]:
-                    continue
-                stages[row, 1] += gpus
-                if book.interconnect[offer] < book.interconnect_min[job]:
-                    continue
-                stages[row, 2] += gpus
-                if book.max_hours[offer] < book.hours[job]:
-                    continue
-                stages[row, 3] += gpus
-                if book.available[offer] + book.hours[job] > book.deadline[job]:
-                    continue
-                stages[row, 4] += gpus
-                if book.price[offer] > book.limit[job]:
-                    continue
-                stages[row, 5] += gpus
-                here += gpus
-                best = max(best, here)
-        stages[row, 6] = best if book.same_region[job] != 0 else stages[row, 5]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
-from market.engine import kernels
 from market.engine.book import Book
 from market.engine.columns import INTERCONNECTS, NANOS
+from market.engine.kernels import compiled
 
 
 class Reason(StrEnum):
@@ -49,7 +50,7 @@ def reasons(book: Book, unmatched: list[int]) -> list[Unmatched]:
         return []
     places = {row: place for place, row in enumerate(book.job_rows.tolist())}
     stages = np.zeros((len(unmatched), 7), dtype=np.int64)
-    kernels.count_removed(book.arrays, np.asarray([places[row] for row in unmatched], dtype=np.int64), stages)
+    _count_removed(book.arrays, np.asarray([places[row] for row in unmatched], dtype=np.int64), stages)
     by_model: dict[str, int] = {}
     for gpu, gpus in zip(book.offers.gpu, book.offers.gpus, strict=True):
         by_model[gpu] = by_model.get(gpu, 0) + gpus
@@ -96,3 +97,39 @@ def _wanted(book: Book, row: int, reason: Reason) -> str:
             return f"max_usd_per_gpu_hour {jobs.limit_nanos[row] / NANOS:g}"
         case _:
             return "same_region, in the region with the most,"
+
+
+@compiled
+def _count_removed(book: Any, jobs: Any, stages: Any) -> Any:
+    """For each of `jobs` how many GPUs are left after each requirement; the last column is of the best region alone.
+
+    Columns: models and regions, reliability, interconnect, max_hours, deadline, price, one region.
+    """
+    for row in range(len(jobs)):
+        job = jobs[row]
+        signature = book.signature[job]
+        best, here, region = 0, 0, -1
+        for bucket in book.lists[book.list_first[signature] : book.list_first[signature + 1]]:
+            if book.region_of[bucket] != region:
+                region, here = book.region_of[bucket], 0
+            for offer in range(book.first[bucket], book.first[bucket + 1]):
+                gpus = book.gpus[offer]
+                stages[row, 0] += gpus
+                if book.reliability[offer] < book.reliability_min[job]:
+                    continue
+                stages[row, 1] += gpus
+                if book.interconnect[offer] < book.interconnect_min[job]:
+                    continue
+                stages[row, 2] += gpus
+                if book.max_hours[offer] < book.hours[job]:
+                    continue
+                stages[row, 3] += gpus
+                if book.available[offer] + book.hours[job] > book.deadline[job]:
+                    continue
+                stages[row, 4] += gpus
+                if book.price[offer] > book.limit[job]:
+                    continue
+                stages[row, 5] += gpus
+                here += gpus
+                best = max(best, here)
+        stages[row, 6] = best if book.same_region[job] != 0 else stages[row, 5]

@@ -14,7 +14,8 @@ from market.engine.columns import JOB_COLUMNS, NANOS, OFFER_COLUMNS, jobs_of, of
 
 DEFAULT_SEED = 1
 LOOKS = 1_000_000
-DUAL_SHARE = 0.4
+DUAL_SHARE = 0.5
+HEAT = 0.1
 DUAL_STEP = 0.05
 CHUNKS = 20
 MOST_EVICTED = 256
@@ -165,35 +166,45 @@ def by_value(arrays: Arrays) -> Wholes:
 
 
 def default_budget(arrays: Arrays) -> int:
-    """Million looks by the size of the book: 12 for 1,000 × 300, 322 for 10,000 × 3,000, at most 400."""
+    """Million looks by the size of the book: 7 for 1,000 × 300, 179 for 10,000 × 3,000, at most 250."""
     size = len(arrays.price) + 10 * len(arrays.limit)
-    return min(400, 2 + math.isqrt(size**3) // 25_000)
+    return min(250, 2 + math.isqrt(size**3) // 45_000)
 
 
 def solve(book: Book, *, budget: int | None = None, seed: int = DEFAULT_SEED, bound: bool = False) -> Cleared:
     """Clear the book with an effort of `budget` million looks; the same book, budget and seed give the same bits."""
     arrays = book.arrays
     effort = default_budget(arrays) if budget is None else budget
-    seating = Seating(arrays)
     nothing = np.zeros(len(arrays.price))
-    seating.fill(by_value(arrays), nothing)
+    seating = _begun(arrays, nothing)
     dual = Dual(seating, seed)
     if effort or bound:
         dual.descend(int(effort * LOOKS * DUAL_SHARE))
     if len(arrays.limit) and len(arrays.price) and effort:
+        before = float(seating.gain.sum())
         _improve(seating, dual, nothing, effort * LOOKS, seed)
+        if seating.gain.sum() < before:  # too little effort to cool down
+            seating = _begun(arrays, nothing)
     bound_nanos = dual.bound_nanos() if bound else None
     return _cleared(book, seating, bound_nanos, effort)
+
+
+def _begun(arrays: Arrays, nothing: Reals) -> Seating:
+    seating = Seating(arrays)
+    seating.fill(by_value(arrays), nothing)
+    return seating
 
 
 def _improve(seating: Seating, dual: Dual, nothing: Reals, until: int, seed: int) -> None:
     arrays = seating.arrays
     wishes = Wishes(arrays, int(seating.slot_first[-1]))
     generator = np.asarray([seed * 2 + 1], dtype=np.uint64)
-    heat = 0.0
+    seated = seating.gain[seating.gain > 0]
+    heat = HEAT * float(np.median(seated)) if len(seated) else 0.0
+    missing = dual.best * (1.0 - 1e-12) - float(seating.gain.sum())
     kernels.improve(
-        arrays, seating.lowest(dual.best_prices), seating.lowest(nothing), seating.state, seating.gain, seating.room, wishes.kept, wishes.work,
-        wishes.wanting, heat, until, seating.looks, generator,
+        arrays, seating.lowest(dual.best_prices), seating.lowest(nothing), seating.state, seating.gain, seating.room,
+        wishes.kept, wishes.work, wishes.wanting, heat, missing, until, seating.looks, generator,
     )  # fmt: skip
 
 
