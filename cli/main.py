@@ -36,6 +36,15 @@ VERBS = {
     "clear": "clear",
     "demo": "demo",
 }  # fmt: skip
+PANELS = {
+    "The market": "up down status backup restore demo",
+    "Machines": "provide provider offers",
+    "Jobs": "submit run jobs job explain cancel resume retune watch logs metrics result secret",
+    "Inside a running job": "exec shell cp",
+    "Money and proof": "wallet billing invoice sql provenance verify books",
+    "Members": "join invite members teams",
+    "Without a market": "clear torture",
+}  # fmt: skip
 HELP = "An open exchange for training compute: offer GPUs, rent them, train through deaths, read the bill."
 EPILOG = "Anywhere on the line: --json, --url URL, --key KEY, --home DIR, --ca FILE. Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 no market."
 
@@ -81,6 +90,12 @@ def build(words: Sequence[str], settings: Settings | None = None) -> typer.Typer
     modules = [VERBS[verb]] if verb in VERBS else list(dict.fromkeys(VERBS.values()))
     for module in modules:
         import_module(f"cli.verbs.{module}").register(app)
+    panel_of = {verb: panel for panel, verbs in PANELS.items() for verb in verbs.split()}
+    for command in app.registered_commands:
+        command.rich_help_panel = panel_of[str(command.name)]
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        group.rich_help_panel = panel_of[str(group.typer_instance.info.name)]
     return app
 
 

@@ -2,7 +2,14 @@
 
 import pytest
 
-from cli.main import VERBS, run
+from cli.main import PANELS, VERBS, run
+
+
+def test_the_first_page_has_every_verb_once_under_its_heading(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 0
+    said = capsys.readouterr().out
+    assert sorted(" ".join(PANELS.values()).split()) == sorted(VERBS)
+    assert [panel for panel in PANELS if panel not in said] == []
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))
