@@ -78,7 +78,7 @@ def test_what_passes_is_public_in_each_of_its_forms(address: ipaddress.IPv4Addre
 @pytest.mark.parametrize(
     ("head", "request_"),
     [
-        (b"CONNECT pypi.org:443 HTTP/1.1\r\nHost: pypi.org:443\r\n\r\n", Request("pypi.org", 443, True)),
+        (b"CONNECT mirror.example:443 HTTP/1.1\r\nHost: mirror.example:443\r\n\r\n", Request("mirror.example", 443, True)),
         (b"CONNECT [2001:db8::1]:443 HTTP/1.0\r\n\r\n", Request("2001:db8::1", 443, True)),
         (
             b"GET http://example.org/a?b=c#d HTTP/1.1\r\nHost: elsewhere\r\nProxy-Connection: keep-alive\r\nProxy-Authorization: x\r\nAccept: */*\r\n\r\n",
@@ -97,8 +97,8 @@ def test_a_request_is_read(head: bytes, request_: Request) -> None:
 @pytest.mark.parametrize(
     "head",
     [
-        b"\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"CONNECT pypi.org HTTP/1.1\r\n\r\n", b"CONNECT pypi.org:0 HTTP/1.1\r\n\r\n",
-        b"CONNECT pypi.org:65536 HTTP/1.1\r\n\r\n", b"GET https://pypi.org/ HTTP/1.1\r\n\r\n", b"GET http:///x HTTP/1.1\r\n\r\n",
+        b"\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"CONNECT mirror.example HTTP/1.1\r\n\r\n", b"CONNECT mirror.example:0 HTTP/1.1\r\n\r\n",
+        b"CONNECT mirror.example:65536 HTTP/1.1\r\n\r\n", b"GET https://mirror.example/ HTTP/1.1\r\n\r\n", b"GET http:///x HTTP/1.1\r\n\r\n",
         b"GET http://a b/ HTTP/1.1\r\n\r\n", b"GET http://a/ HTTP/1.1\r\nX: a\r\n folded\r\n\r\n", b"\x16\x03\x01\r\n\r\n",
         b"GET http://a/ HTTP/1.1\r\nX: a\nHost: b\r\n\r\n", b"CONNECT a;b:80 HTTP/1.1\r\n\r\n", b"get http://a/ HTTP/1.1\r\n\r\n",
     ],
