@@ -20,6 +20,7 @@ FIELDS = (
     "job", "provider", "gpu", "period_start", "period_end", "gpu_ms", "trained_ms", "rounds",
     "unit_price_nanos_per_gpu_hour", "charged_nanos", "refunded_nanos", "granted_nanos",
 )  # fmt: skip
+JOBS_OF_A_PAGE = 5_000
 Role = Annotated[str, typer.Option(help="customer: what one pays; provider: what one earns; operator: all")]
 
 
@@ -38,10 +39,18 @@ def billing(
     job: Annotated[str | None, typer.Option(help="one job only")] = None,
     format: Annotated[str, typer.Option(help="table, json, csv or parquet")] = "table",
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="default: stdout")] = None,
+    focus: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write FOCUS 1.2 to FILE.csv or FILE.parquet, a row a job, provider, GPU and day")
+    ] = None,
     role: Role = "customer",
 ) -> None:
     """Billing history; from the files when the market is down."""
     settings: Settings = ctx.obj
+    if focus is not None:
+        _only_focus(by=by, format=format if format != "table" else None, output=output)
+        start, end = _moments(since, until)
+        _focus(settings, role, focus, start=start, end=end, job=job)
+        return
     form = _one_of(format, FORMATS, "--format")
     if settings.as_json and form == "table":
         form = "json"
@@ -60,6 +69,48 @@ def billing(
         write_lines(lines, form, output)
         if output is not None and settings.as_json:
             document({"file": str(output), "lines": len(lines)})
+
+
+def _only_focus(**others: object) -> None:
+    for name, value in others.items():
+        if value is not None:
+            raise usage(f"--{name} does not go with --focus", field=f"--{name}", remedy="FOCUS has its own rows and columns")
+
+
+def _focus(settings: Settings, role: str, file: Path, *, start: int | None, end: int | None, job: str | None) -> None:
+    """What one pays as FOCUS; `cli/exports.py` writes it, `storage/focus.py` knows the columns."""
+    from cli.exports import write_focus
+    from storage.focus import GROUPS as BY
+    from storage.focus import VERSION, focus_rows
+
+    if role == "provider":
+        raise usage("--focus is what one pays", field="--role", remedy="--role customer or operator")
+    if file.suffix not in (".csv", ".parquet"):
+        raise usage(f"--focus: {file.name} is neither .csv nor .parquet", field="--focus", remedy="name a file of either")
+    lines = _lines(settings, role, by=",".join(BY), start=start, end=end, job=job)
+    rows = focus_rows(lines, _jobs(settings, role))
+    write_focus(rows, file)
+    if settings.as_json:
+        document({"file": str(file), "focus": VERSION, "rows": len(rows), "charges": len(lines)})
+    else:
+        print(f"{file}: {len(rows)} rows of FOCUS {VERSION}")
+
+
+def _jobs(settings: Settings, role: str) -> dict[str, dict[str, Any]]:
+    """Every job's customer, name and tags, in pages: an answer has at most so many rows."""
+    from cli.offline import when_down
+
+    found: dict[str, dict[str, Any]] = {}
+    while True:
+        page = f"SELECT job, customer, name, tags FROM jobs ORDER BY job LIMIT {JOBS_OF_A_PAGE} OFFSET {len(found)}"
+        answer = when_down(
+            settings,
+            lambda page=page: connect(settings, role).sql(page),  # type: ignore[misc]
+            lambda files, page=page: files.sql(page, role),  # type: ignore[misc]
+        )
+        found |= {job: {"customer": who, "name": name, "tags": tags} for job, who, name, tags in answer["rows"]}
+        if len(answer["rows"]) < JOBS_OF_A_PAGE:
+            return found
 
 
 def invoice(ctx: typer.Context, job_id: Annotated[str, typer.Argument(metavar="JOB")], role: Role = "customer") -> None:
