@@ -37,7 +37,8 @@ def clear(
     """Match gangs of GPUs to offers from two files, for the most welfare: Σ (limit − ask) · hours · GPUs.
 
     Needs no market. A job gets gpus_min to gpus_max GPUs, of one or several offers, or nothing (with gang false any
-    number from 1). Empty gpu or regions stand for any, an empty deadline or max_hours for no limit.
+    number from 1). Empty gpu or regions stand for any, an empty deadline or max_hours for no limit. The first run on a
+    machine compiles the engine's loops, which takes up to a minute; later runs load them.
     """
     settings: Settings = ctx.obj
     _check_options(price_rule, budget, seed)
