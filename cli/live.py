@@ -99,6 +99,11 @@ def _job_budget(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:
     return [f"budget raised to {usd(view.budget_nanos)}"]
 
 
+def _budget_reached(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:
+    told = f"{event['percent']} % of the budget is used: {usd(event['used_nanos'])} of {usd(event['budget_nanos'])}"
+    return [told]
+
+
 def _job_retuned(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:
     view.tuned = event["strategy"]
     _plan_again(view)
@@ -210,6 +215,7 @@ _TELLERS = {
     "job_submitted": _job_submitted,
     "job_state": _job_state,
     "job_budget": _job_budget,
+    "budget_reached": _budget_reached,
     "job_retuned": _job_retuned,
     "lease_granted": _lease_granted,
     "lease_started": _lease_started,

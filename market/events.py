@@ -74,6 +74,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "job_state": ("job", "state", "reason", "detail"),
     "job_wanted": ("job", "wanted", "reason"),
     "job_budget": ("job", "added_nanos", "budget_nanos"),
+    "budget_reached": ("job", "percent", "used_nanos", "budget_nanos"),
     "job_retuned": ("job", "tuning", "id", "strategy", "request_digest", "after_round"),
     "lease_granted": (
         "lease",

@@ -11,6 +11,7 @@ from typing import Final
 
 from market.granting import is_suspect
 from market.leases import LeaseState
+from market.pricing import BUDGET_PERCENTS
 from market.state import OFFER_STATES, State, Volatile
 
 JOB_STATES: Final = ("pending", "running", "paused", "done", "failed", "cancelled")
@@ -30,6 +31,7 @@ class Figures:
     silent_ms: int
     suspect: int
     balance_sum_nanos: int
+    budgets_reached: dict[str, int]
 
 
 def figures(state: State, volatile: Volatile, now_ms: int) -> Figures:
@@ -51,6 +53,10 @@ def figures(state: State, volatile: Volatile, now_ms: int) -> Figures:
         silent_ms=max((max(0, now_ms - at_ms) for at_ms in heard), default=0),
         suspect=sum(is_suspect(offer, volatile) for offer in live),
         balance_sum_nanos=sum(state.ledger.balances().values()),
+        budgets_reached=_count(
+            (str(percent) for percent in BUDGET_PERCENTS),
+            (str(job.alerted) for job in map(state.jobs.__getitem__, state.open_jobs) if job.alerted),
+        ),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from market.alerts import watch_budget
 from market.checking import is_int, is_text
 from market.clearing import CONSTRAINTS, Match, Unmatched, covers
 from market.commands import SYSTEM, ApplyClearing, EndLease, StartLease
@@ -319,3 +320,4 @@ def charge(turn: Turn, lease: Lease, to_ms: int, round_number: int) -> None:
         turn.transfer(Transfer(f"fee:{mark}", "fee", account, FEE, fee, lease.job, lease.id))
     fields = {"lease": lease.id, "epoch": lease.epoch, "job": lease.job, "from_ms": lease.charged_ms, "to_ms": to_ms}
     turn.emit("lease_charged", fields | {"amount_nanos": amount, "fee_nanos": fee, "round": round_number})
+    watch_budget(turn, state.jobs[lease.job])

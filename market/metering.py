@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from market.alerts import watch_budget
 from market.checking import MAX_INT, MAX_ROUNDS, MAX_STEPS, MAX_WORKERS, invalid, is_digest, is_int, is_name, is_text
 from market.commands import Evaluated, LostWorker, Member, Reading, ReportCheckpoint, ReportReadings, ReportRound
 from market.faults import cause_of_loss
@@ -307,7 +308,9 @@ def watch_escrow(turn: Turn, job: Job) -> None:
     """Ask the run to pause as long as the escrow, and every spending limit, still pays for the time that this takes."""
     if job.state != "running" or job.wanted != "run":
         return
+    watch_budget(turn, job)
     if must_pause(turn.state.escrow(job), turn.state.leases_of(job), job.last_round_ms):
+        watch_budget(turn, job, exhausted=True)
         turn.want(job, "pause", "escrow_exhausted")
     elif must_stop(turn.state, job, turn.now_ms):
         turn.want(job, "pause", SPENDING_LIMIT)

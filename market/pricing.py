@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from market.leases import Lease
 from storage.units import charge_nanos, fee_total
 
 PAUSE_FLOOR_MS = 5_000
 FIRST_COVER_MS = 60_000
+BUDGET_PERCENTS: Final = (50, 80, 100)
 
 
 def fee_step(charged_before_nanos: int, charged_after_nanos: int, fee_ppm: int) -> int:
@@ -35,6 +37,11 @@ def reserved_nanos(lease: Lease) -> int:
     if lease.live:
         return lease.accrued_nanos
     return lease.nanos_at(max([lease.charged_ms, *(ms for _, ms in lease.committed)])) - lease.charged_nanos
+
+
+def budget_percent(used_nanos: int, budget_nanos: int) -> int:
+    """The highest of BUDGET_PERCENTS that `used_nanos` has come to; 0 below the first."""
+    return max((percent for percent in BUDGET_PERCENTS if used_nanos * 100 >= percent * budget_nanos), default=0)
 
 
 def must_pause(escrow_nanos: int, leases: list[Lease], last_round_ms: int) -> bool:

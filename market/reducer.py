@@ -13,6 +13,7 @@ from market.learning import learn
 from market.leases import Lease, LeaseState
 from market.member_events import MEMBER_HANDLERS
 from market.owner_terms import OwnerTerms
+from market.pricing import budget_percent
 from market.state import FINAL_STATES, Job, OfferRecord, ProviderRecord, State
 from market.team_events import TEAM_HANDLERS, note_use
 from storage.ledger import Status, Transfer
@@ -163,8 +164,14 @@ def _job_wanted(state: State, event: Event, at_ms: int) -> None:
 def _job_budget(state: State, event: Event, at_ms: int) -> None:
     job = state.jobs[event["job"]]
     job.budget_nanos = event["budget_nanos"]
+    # What is behind under the new budget was told; what is ahead again is told again.
+    job.alerted = min(job.alerted, budget_percent(job.billed_nanos, job.budget_nanos))
     job.topped_up = job.wanted == "pause"
     job.version += 1
+
+
+def _budget_reached(state: State, event: Event, at_ms: int) -> None:
+    state.jobs[event["job"]].alerted = event["percent"]
 
 
 def _job_retuned(state: State, event: Event, at_ms: int) -> None:
@@ -362,6 +369,7 @@ _HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     "job_state": _job_state,
     "job_wanted": _job_wanted,
     "job_budget": _job_budget,
+    "budget_reached": _budget_reached,
     "job_retuned": _job_retuned,
     "lease_granted": _lease_granted,
     "lease_started": _lease_started,

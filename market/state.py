@@ -175,7 +175,7 @@ class Job:
     """`wanted` is what its run is asked to do; `attempt` numbers the stretches of running; `topped_up` says that budget
     was added while a pause was wanted; `tunings` are the changes of its strategy (market/tuning.py), `attempts` the tries of a
     batch job's command that ended by themselves, `saved` what it keeps for the next one (market/attempts.py), `estimate` what its customer was told (market/estimates.py), `holds`
-    what each request for budget put into escrow, `granted` what of it came from which grant (market/credits.py)."""
+    what each request for budget put into escrow, `alerted` the highest percent of it that was told (market/alerts.py), `granted` what of it came from which grant (market/credits.py)."""
 
     id: str
     customer: str
@@ -215,6 +215,7 @@ class Job:
     proved_ms: dict[str, tuple[int, int]] = field(default_factory=dict)
     result: str | None = None
     billed_nanos: int = 0
+    alerted: int = 0
     holds: dict[str, int] = field(default_factory=dict)
     granted: dict[str, int] = field(default_factory=dict)
     running_since_ms: int = 0

@@ -134,6 +134,7 @@ def job_view(state: State, volatile: Volatile, job: Job) -> Json:
         "run_pid": volatile.run_pid.get(job.id) if job.state == "running" else None,
         "run": job.attempt,
         "budget_nanos": job.budget_nanos,
+        "budget_reached_percent": job.alerted,
         "escrow_nanos": state.escrow(job),
         "billed_nanos": job.billed_nanos,
         **job_credit_view(job),

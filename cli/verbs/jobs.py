@@ -95,6 +95,7 @@ def show_job(settings: Settings, one: dict[str, Any]) -> None:
         lines += _training(one)
     lines.append(
         f"money    billed {usd(one['billed_nanos'])}, escrow {usd(one['escrow_nanos'])}, budget {usd(one['budget_nanos'])}"
+        + (f" ({percent} % used)" if (percent := one.get("budget_reached_percent")) else "")
     )
     told = outcome(one.get("estimate"))
     lines += [f"estimate {told}"] if told else []

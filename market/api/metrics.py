@@ -80,6 +80,8 @@ class _Figures(Collector):
         yield _by(GaugeMetricFamily, "torg_offers_by_state", "Offers by state", "state", found.offers)
         yield _by(GaugeMetricFamily, "torg_leases", "Living leases by state", "state", found.leases)
         yield _by(GaugeMetricFamily, "torg_jobs_unmatched", "Pending jobs by why", "reason", found.unmatched)
+        text = "Open jobs by the part of their budget that they have used at least"
+        yield _by(GaugeMetricFamily, "torg_jobs_budget_reached", text, "percent", found.budgets_reached)
         yield _gauge("torg_rounds", "Rounds committed, of all jobs", found.rounds)
         text = "Most committed rounds of a running job that are not durable"
         yield _gauge("torg_rounds_not_durable", text, found.undurable_rounds)

@@ -1,0 +1,28 @@
+"""Half, four fifths and all of a job's budget: said once each, as events, by what is billed and what its leases have run up.
+
+Raising the budget arms again whatever is then still ahead. A job that pauses because its escrow is too small for what comes
+next has used it all, whatever a rounding leaves.
+"""
+
+from __future__ import annotations
+
+from market.pricing import BUDGET_PERCENTS, budget_percent
+from market.state import Job, State
+from market.turn import Turn
+
+
+def used_nanos(state: State, job: Job) -> int:
+    """What is charged, and what the living leases have metered beyond that."""
+    return job.billed_nanos + sum(lease.accrued_nanos for lease in state.live_leases_of(job))
+
+
+def watch_budget(turn: Turn, job: Job, *, exhausted: bool = False) -> None:
+    """Say what the job has reached and was not told yet. Most calls say nothing and cost a comparison."""
+    if job.alerted == BUDGET_PERCENTS[-1]:
+        return
+    used = used_nanos(turn.state, job)
+    now = BUDGET_PERCENTS[-1] if exhausted else budget_percent(used, job.budget_nanos)
+    for percent in BUDGET_PERCENTS:
+        if job.alerted < percent <= now:
+            fields = {"job": job.id, "percent": percent, "used_nanos": used, "budget_nanos": job.budget_nanos}
+            turn.emit("budget_reached", fields)
