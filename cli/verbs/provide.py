@@ -115,6 +115,14 @@ def provide(
     prices, zone = owner_options.prices(price_between, time_zone)
     watched = owner_options.watched(when, idle_for, idle_load, idle_ignore, not_between)
     until_ms = owner_options.until_ms(until, duration, notice_ms, time.time())
+    members = {
+        "allow": owner_options.members(allow, "--allow"), "deny": owner_options.members(deny, "--deny"),
+        "own": owner_options.members(own, "--own"), "max_units_per_customer": max_units_per_customer,
+    }  # fmt: skip
+    networks = {
+        "network": network, "network_allow": _networks(network_allow, "--network-allow", network),
+        "network_deny": _networks(network_deny, "--network-deny", network),
+    }  # fmt: skip
     url, key = _market(settings, invite, invite_file)
     ca = settings.ca if invite or invite_file else settings.trusted()
     home = provider_home(settings, name)
@@ -122,13 +130,8 @@ def provide(
         "url": url, "key": key, "ca": str(ca) if ca else None, "offer": _offer_id(home), "home": str(home), "name": called, "gpu": asked.gpu or "auto",
         "units": _units(asked), "price_nanos_per_gpu_hour": nanos, "floor_price_nanos_per_gpu_hour": floor_nanos,
         "region": region, "shares": shares, "selftest": selftest, "notice_ms": notice_ms,
-        "watched": watched, "prices": prices, "zone": zone,
-        "allow": owner_options.members(allow, "--allow"), "deny": owner_options.members(deny, "--deny"),
-        "own": owner_options.members(own, "--own"),
-        "max_units_per_customer": max_units_per_customer,
-        "until_ms": until_ms, "drain_s": max(LEAVING_S, notice_ms / 1000),
-        "environments": environments, "network": network, "network_allow": _networks(network_allow, "--network-allow", network),
-        "network_deny": _networks(network_deny, "--network-deny", network),
+        "watched": watched, "prices": prices, "zone": zone, **members, **networks,
+        "until_ms": until_ms, "drain_s": max(LEAVING_S, notice_ms / 1000), "environments": environments,
     }  # fmt: skip
     _run(settings, home, config)
 
