@@ -15,6 +15,7 @@ import pytest
 from trainers import sandbox
 from trainers.sandbox import isolation_level
 from trainers.selftest import battery
+from trainers.selftest.__main__ import alone
 from trainers.selftest.attempts import ATTEMPTS, BY_NAME
 from trainers.selftest.battery import Finding, judged
 from trainers.selftest.judges import JUDGES
@@ -122,3 +123,15 @@ def test_the_threat_table_names_every_attempt_and_no_other() -> None:
     table = page[page.index("## Threats to a provider") : page.index("## What is not")]
     rows = [line.split(" | ")[-1] for line in table.splitlines() if line.startswith("| ")]
     assert {name for row in rows for name in re.findall(r"`([a-z0-9-]+)`", row)} == set(BY_NAME)
+
+
+def test_two_on_one_machine_follow_each_other(tmp_path: Path) -> None:
+    file = tmp_path / "lock"
+    with alone(file, 0.0) as first, alone(file, 0.0) as second:
+        assert (first, second) == (True, False), "it goes on after its wait"
+    with alone(file, 60.0) as third:
+        assert third
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with alone(tmp_path / "link", 0.0) as fourth:
+        assert not fourth
+    assert not (tmp_path / "elsewhere").exists()
