@@ -8,7 +8,7 @@ A market and providers of one core each on this machine, all in the sandbox that
   from the submission to that line when the provider is started only then.
 - `upload_…_bytes`: of a working folder, and of the next one after one line of one file was changed.
 - `restart_s`: from SIGKILL of the worker to the first line of the command on another machine, with what it had saved.
-- `saving_overhead`: how much longer a script computes that saves 32 MiB, all of it new, every three seconds or so in
+- `saving_overhead`: how much longer a script computes that saves 32 MiB, all of it new, every second or so in
   `TORG_CHECKPOINT_DIR` than the same script that writes them beside it; the median of pairs run in turn.
 - `environment_cold_s`: from the submission to the first line of a command whose environment is built first, and
   `environment_build_s` what the machine says that building took; `environment_warm_s`: the same job again, on a machine that has
