@@ -1,10 +1,10 @@
 """Whether a script that saves survives its machine: killed at random moments, it must end with an undisturbed run's bytes.
 
-    python -m benchmarks.survival [--script FILE] [--ranks N] [--kills 3] [--seed 1] [--json] [-- ARGUMENTS OF THE SCRIPT]
+    python -m benchmarks.survival [--script FILE] [--ranks N] [--left out/weights.bin] [--kills 3] [--seed 1] [--json] [-- ARGUMENTS OF THE SCRIPT]
 
 The script runs twice as a batch job on two providers of this machine, as `torg run` would: once undisturbed, and once with
 its worker killed by SIGKILL at moments that the seed draws, evenly over half of the undisturbed run's time after each start.
-It leaves `out/weights.bin`. `benchmarks/survivors/` has scripts for Hugging Face's Trainer and for Lightning; start this
+It leaves `out/weights.bin`, or what `--left` names. `benchmarks/survivors/` has scripts for Hugging Face's Trainer and for Lightning; start this
 benchmark with a Python that has them and what torg needs. `--ranks N` starts the script as torchrun would, on providers of N
 cores, and kills all ranks with their worker: `--ranks 2 --script examples/batch/ddp.py -- --steps 300 --rest 0.05`.
 """
@@ -30,6 +30,7 @@ def main() -> int:
     arguments = parser(__doc__)
     arguments.add_argument("--script", type=Path, default=ROOT / "examples" / "batch" / "byte_lm.py")
     arguments.add_argument("--ranks", type=int)
+    arguments.add_argument("--left", default=LEFT)
     arguments.add_argument("--kills", type=int, default=3)
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("words", nargs="*")
@@ -44,7 +45,7 @@ def main() -> int:
         began = time.monotonic()
         job = square.submit(argv, files, ["out"], chosen.ranks)
         square.wait_over(job)
-        alone_s, wanted = time.monotonic() - began, square.artifact(job, LEFT)
+        alone_s, wanted = time.monotonic() - began, square.artifact(job, chosen.left)
         say(chosen.json, f"undisturbed: {alone_s:.1f} s, {len(wanted)} bytes")
         square.wait_free()
 
@@ -61,7 +62,7 @@ def main() -> int:
             killed += 1
             say(chosen.json, f"killed after {time.monotonic() - began:.1f} s")
         done = square.wait_over(job)
-        disturbed_s, found = time.monotonic() - began, square.artifact(job, LEFT)
+        disturbed_s, found = time.monotonic() - began, square.artifact(job, chosen.left)
         for line in square.lines(job):
             if line.removeprefix(FIRST).startswith(("begins", "[torg: p", "[torg: TORG")):
                 say(chosen.json, f"    {line}")
@@ -75,7 +76,7 @@ def main() -> int:
 
 
 def _starts(lines: list[str]) -> int:
-    return sum(line.removeprefix(FIRST).startswith("begins") for line in lines)
+    return sum(line.startswith("[torg: ") and ": starting " in line for line in lines)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ DEATHS: Final = frozenset({"worker_killed", "worker_frozen", "worker_lost", "nod
 """Losses that a command can bring about: of its worker or its machine, not of a network, and none that was announced."""
 SOON_MS: Final = 300_000
 """A machine that lived longer with the command died of something else."""
-DEATHS_OF_TWO: Final = 3
+DEATHS_OF_TWO: Final = 4
 DEATHS_OF_ONE: Final = 6
 """Deaths in a row after which the command is at fault: of two providers' machines or more, or of one's."""
 _SHELL_CODES: Final = {"timeout": 124, "not_executable": 126, "not_found": 127, "memory": 137, "limit": 137, REQUIREMENTS: 125}

@@ -439,7 +439,7 @@ def test_a_save_that_the_market_declines_is_told_and_the_one_before_counts(play:
 
 def test_a_command_that_takes_its_machines_down_ends_the_job(play: Callable[..., Play]) -> None:
     job = play(argv=["sh", "-c", "echo begun $TORG_RESTART_COUNT; sleep 3600"])
-    for number in range(3):
+    for number in range(4):
         machine = job.machine()
         assert job.drive(job.printed(f"begun {number}")) is None
         machine.kill()
@@ -447,5 +447,5 @@ def test_a_command_that_takes_its_machines_down_ends_the_job(play: Callable[...,
     halt = halt or job.drive()
     assert halt is not None
     assert (halt.state, halt.reason) == ("failed", "kills_workers")
-    assert "3 machines died in a row" in halt.detail
-    assert [one["reason"] for one in job.door.lost] == ["worker_killed"] * 3
+    assert "4 machines died in a row" in halt.detail
+    assert [one["reason"] for one in job.door.lost] == ["worker_killed"] * 4
