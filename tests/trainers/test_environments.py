@@ -277,7 +277,7 @@ def test_an_index_that_has_it_not_is_another_thing_than_one_that_fails(
     with HTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.delenv("PIP_NO_INDEX")
-        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/simple")
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/index")
         monkeypatch.setenv("PIP_RETRIES", "0")
         with pytest.raises(raised):
             take("alpha")
@@ -289,7 +289,7 @@ def test_an_index_that_does_not_answer_is_the_machine_s_and_its_password_stays_t
     take: Take, index: Path, monkeypatch: pytest.MonkeyPatch, retries: str
 ) -> None:
     monkeypatch.delenv("PIP_NO_INDEX")
-    monkeypatch.setenv("PIP_INDEX_URL", "http://owner:pass-word@127.0.0.1:9/token-abc/simple")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://owner:pass-word@127.0.0.1:9/token-abc/index")
     monkeypatch.setenv("PIP_RETRIES", retries)
     with pytest.raises(BuildTrouble) as trouble:
         take("alpha")
@@ -453,10 +453,10 @@ def test_whose_failure_it_is(text: str, status: int, whose: Verdict) -> None:
 
 def test_last_words_have_no_addresses() -> None:
     text = (
-        "Looking in indexes: https://me:secret@index.example/simple\nLooking in links: /opt/wheels\n"
-        "Processing /home/alice/wheels/x-1.0-py3-none-any.whl\n"
+        "Looking in indexes: https://me:secret@index.example/index\nLooking in links: /opt/wheels\n"
+        "Processing /srv/alice/wheels/x-1.0-py3-none-any.whl\n"
         "WARNING: HTTPSConnectionPool(host='index.example', port=443): Max retries: /x\n"
-        "ERROR: 403 Client Error for url: https://me:secret@index.example/simple/x/\n"
+        "ERROR: 403 Client Error for url: https://me:secret@index.example/index/x/\n"
     )
     told = last_words(text)
     for hidden in ("secret", "index.example", "alice", "/opt"):

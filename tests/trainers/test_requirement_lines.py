@@ -39,7 +39,7 @@ def test_a_file_is_its_lines_in_one_form() -> None:
 @pytest.mark.parametrize(
     ("line", "word"),
     [
-        ("--index-url https://example.org/simple", "option"), ("-e .", "option"), ("-r other.txt", "option"),
+        ("--index-url https://example.org/index", "option"), ("-e .", "option"), ("-r other.txt", "option"),
         ("einops --hash=sha256:00", "option"), ("einops==0.8 --global-option=x", "option"), ("--find-links /tmp", "option"),
         ("git+https://example.org/x.git", "address"), ("einops @ https://example.org/einops.whl", "address"),
         ("einops@file:///etc/passwd", "address"), ("file:///etc/passwd", "address"), ("https://example.org/x.whl", "address"),
