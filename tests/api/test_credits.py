@@ -2,23 +2,12 @@
 
 import json
 
-import pytest
-
-from cli.main import run
 from market.client import Market
+from tests.api.conftest import Torg
 from tests.api.square import USD, Square, make_spec, refusal
 
 
-def test_a_member_sees_what_was_granted_apart_from_what_was_bought(
-    square: Square, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("TORG_URL", "TORG_KEY", "TORG_HOME"):
-        monkeypatch.delenv(name, raising=False)
-
-    def torg(*argv: str) -> tuple[int, str, str]:
-        code = run([*argv, "--home", str(square.home.root)])
-        return code, *capsys.readouterr()
-
+def test_a_member_sees_what_was_granted_apart_from_what_was_bought(square: Square, torg: Torg) -> None:
     ann, eve = square.name("ann"), square.name("eve")
     keys = {name: json.loads(torg("members", "add", name, "--json")[1])["key"] for name in (ann, eve)}
     code, said, _ = torg("members", "grant", ann, "3", "--expires", "30d", "--reason", "a course", "--id", eve)

@@ -2,22 +2,11 @@
 
 import json
 
-import pytest
-
-from cli.main import run
+from tests.api.conftest import Torg
 from tests.api.square import Square
 
 
-def test_an_operator_makes_teams_and_reads_them(
-    square: Square, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("TORG_URL", "TORG_KEY", "TORG_HOME"):
-        monkeypatch.delenv(name, raising=False)
-
-    def torg(*argv: str) -> tuple[int, str, str]:
-        code = run([*argv, "--home", str(square.home.root)])
-        return code, *capsys.readouterr()
-
+def test_an_operator_makes_teams_and_reads_them(square: Square, torg: Torg) -> None:
     ann, team = square.name("ann"), square.name("lab")
     torg("members", "add", ann)
     made = torg("teams", "set", team, "--weight", "2", "--quota", "16")
