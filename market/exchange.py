@@ -78,7 +78,7 @@ from market.events import Event
 from market.figures import Figures, figures
 from market.orders import BookSnapshot
 from market.outcomes import Answer, Json, Outcome, Refusal, Settings
-from market.quotes import make_plan
+from market.quotes import Means, make_plan
 from market.reducer import apply
 from market.state import State, Volatile
 from market.turn import Turn
@@ -328,7 +328,13 @@ class Exchange:
         offers = granting.take_snapshot(state, self._volatile, self.settings).offers
         measured = {offer.id: state.offers[offer.id].measured for offer in offers}
         bid = granting.bid_of_spec("quote", dict(spec), now_ms, member)
-        plan = make_plan(dict(spec), bid, offers, measured, credits.spendable(state, member, now_ms), state.experience, member)
+        now_ms = max(self.now_ms, now_ms)
+        means = Means(
+            credits.spendable(state, member, now_ms),
+            tuple(spending.room_view(state, member, now_ms)),
+            jobs.foreseen_refusal(Turn(state, self._volatile, self.settings, now_ms), member, dict(spec)),
+        )
+        plan = make_plan(dict(spec), bid, offers, measured, means, state.experience, member)
         for candidate in plan["candidates"]:
             candidate["price_next"] = views.price_next(state.offers[candidate["offer"]], self._volatile)
         return plan

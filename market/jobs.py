@@ -47,10 +47,7 @@ def submit_job(turn: Turn, command: SubmitJob) -> Answer | Refusal:
         if (known.customer, known.spec_digest) == (command.by, digest):
             return Answer(job_view(turn.state, turn.volatile, known), created=False)
         return conflict("job", command.id)
-    refusal = closing() if turn.state.stopped else turn.require_active(command.by)
-    refusal = refusal or check_job_spec(spec, turn.settings) or _check_open_jobs(turn, command.by)
-    refusal = refusal or check_secrets(turn.state, command.by, spec) or check_gang_in_quota(turn.state, command.by, spec)
-    refusal = refusal or _check_feasible(turn, command.id, spec, command.by) or _check_funds(turn, command.by, spec)
+    refusal = check_job_spec(spec, turn.settings) or foreseen_refusal(turn, command.by, spec)
     if refusal is not None:
         return refusal
     budget = spec["limits"]["budget_nanos"]
@@ -60,6 +57,18 @@ def submit_job(turn: Turn, command: SubmitJob) -> Answer | Refusal:
     _estimate(turn, job)
     credits.hold(turn, f"hold:{job.id}", job, budget)
     return Answer(job_view(turn.state, turn.volatile, job))
+
+
+def foreseen_refusal(turn: Turn, customer: str, spec: Json) -> Refusal | None:
+    """What a valid spec is refused for if this customer submits it now: the plan says it before anything is uploaded."""
+    return (
+        (closing() if turn.state.stopped else turn.require_active(customer))
+        or _check_open_jobs(turn, customer)
+        or check_secrets(turn.state, customer, spec)
+        or check_gang_in_quota(turn.state, customer, spec)
+        or _check_feasible(turn, spec, customer)
+        or _check_funds(turn, customer, spec)
+    )
 
 
 def _estimate(turn: Turn, job: Job) -> None:
@@ -82,11 +91,11 @@ def _check_open_jobs(turn: Turn, customer: str) -> Refusal | None:
     return None
 
 
-def _check_feasible(turn: Turn, name: str, spec: Json, customer: str) -> Refusal | None:
+def _check_feasible(turn: Turn, spec: Json, customer: str) -> Refusal | None:
     """Refuse requirements that no listed hardware meets (unless the job says `wait`), and a budget under a minute."""
     state = turn.state
     listed = [offer_order(state, one, turn.volatile) for one in state.offers.values() if one.state != "withdrawn"]
-    bid = bid_of_spec(name, spec, turn.now_ms, customer)
+    bid = bid_of_spec("new", spec, turn.now_ms, customer)
     never = None if spec.get("wait", False) else never_fits(listed, bid)
     if never is not None:
         remedy = " or ".join(never.relaxations) or "other requirements"

@@ -8,6 +8,7 @@ said of language models only, from what was measured of such (market/renting.py)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 from market.advice import advice
 from market.clearing import clear, explain
@@ -16,7 +17,7 @@ from market.estimates import alternatives, estimate_of
 from market.experience import Experience
 from market.feasibility import cheapest_minute_nanos, never_fits
 from market.orders import Bid, BookSnapshot, Offer
-from market.outcomes import Json
+from market.outcomes import Json, Refusal
 from market.renting import against_alone, sentence
 from market.speeds import expected_step_s, parameters_of, tokens_per_step
 from market.traffic import format_speed, needed_bits_per_second, sent_bytes_of_round
@@ -24,15 +25,25 @@ from storage.units import MS_PER_HOUR
 from trainers.options import DEFAULT_STRATEGY
 
 
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What its customer may do now: money that a hold can take, what each spending limit leaves (market/spending.py), and
+    what the market would refuse the job for if it were submitted."""
+
+    wallet_nanos: int
+    limits: tuple[Json, ...] = ()
+    refusal: Refusal | None = None
+
+
 def make_plan(
-    spec: Json, bid: Bid, offers: Sequence[Offer], measured: Mapping[str, Mapping[str, float]], wallet_nanos: int,
+    spec: Json, bid: Bid, offers: Sequence[Offer], measured: Mapping[str, Mapping[str, float]], means: Means,
     experience: Experience, customer: str,
 ) -> Json:  # fmt: skip
     """The plan of a valid spec on the book of now. `measured` maps offers to what their providers measured."""
     clearing = clear(BookSnapshot(tuple(offers), (bid,)))
     by_id = {offer.id: offer.seen_by(bid.customer) for offer in offers}
     seats = [by_id[offer] for offer in clearing.matches[0].offers] if clearing.matches else []
-    reason, detail, relaxations = _why_not(spec, bid, offers, seats, wallet_nanos)
+    reason, detail, relaxations = _why_not(bid, offers, seats, means.refusal)
     prices = [seat.price_nanos_per_gpu_hour for seat in seats]
     rate = sum(prices) * bid.requires.gpus
     estimate = estimate_of(spec, seats, measured, experience, customer)
@@ -68,7 +79,9 @@ def make_plan(
         "budget_lasts_s": budget * 3_600 // rate if rate else None,
         "budget_covers": None if cost is None else cost <= budget,
         "max_cost_nanos": budget,
-        "wallet_nanos": wallet_nanos,
+        "wallet_nanos": means.wallet_nanos,
+        "limits": list(means.limits),
+        "refusal": None if means.refusal is None else asdict(means.refusal),
         "candidates": [_candidate(seat, bid) for seat in seats],
         "advice": [] if is_command(spec) else advice(spec) + _on_renting(spec, versus, expected_ms, needed),
     }
@@ -105,7 +118,7 @@ def _candidate(seat: Offer, bid: Bid) -> Json:
 
 
 def _why_not(
-    spec: Json, bid: Bid, offers: Sequence[Offer], seats: Sequence[Offer], wallet_nanos: int
+    bid: Bid, offers: Sequence[Offer], seats: Sequence[Offer], refusal: Refusal | None
 ) -> tuple[str | None, str, tuple[str, ...]]:
     """Reason, sentence and single changes that would help; None if the job would start now."""
     never = never_fits(offers, bid)
@@ -116,9 +129,8 @@ def _why_not(
         minute = cheapest_minute_nanos(offers, bid)
         waits = minute is not None and minute <= bid.spendable_nanos
         return str(why.reason), why.detail + ("; it would wait" if waits else ""), why.relaxations
-    budget = spec["limits"]["budget_nanos"]
-    if wallet_nanos < budget:
-        return "insufficient_funds", "the wallet holds less than the budget", ("a deposit",)
+    if refusal is not None:
+        return refusal.code, refusal.message, () if refusal.remedy is None else (refusal.remedy,)
     return None, "", ()
 
 

@@ -125,6 +125,22 @@ def limits_view(state: State, kind: str, name: str, now_ms: int) -> Json | None:
     return view
 
 
+def room_view(state: State, member: str, now_ms: int) -> Iterator[Json]:
+    """What each limit on the member leaves to be held now, and when it frees."""
+    for kind, name, period, limit in _limits_on(state, member):
+        spent, held = _spent(state, kind, name, period, now_ms), _held(state, kind, name)
+        yield {
+            "of": kind,
+            "name": name,
+            "period": period.name,
+            "limit_nanos": limit,
+            "billed_nanos": spent,
+            "held_nanos": held,
+            "left_nanos": max(0, limit - spent - held),
+            "ends_ms": period.next_ms(now_ms),
+        }
+
+
 def _limits_on(state: State, member: str) -> Iterator[tuple[str, str, Period, int]]:
     if not state.limits:
         return

@@ -13,6 +13,7 @@ from cli.output import Column, console, document, log, print_table, printable
 from cli.session import connect_pooled, new_id
 from cli.settings import Settings
 from market.traffic import EXCHANGE_SHARE, format_speed
+from storage.units import format_instant
 from trainers.options import keeps_inner_state
 
 if TYPE_CHECKING:
@@ -64,21 +65,27 @@ def place(
         show(settings, prepared.spec, plan, only=dry_run)
     if dry_run:
         raise typer.Exit(Exit.DONE if plan["feasible"] else Exit.REFUSED)
-    _check_funds(prepared.spec, plan)
+    _heed(client, id, plan)
     ask(settings, prepared.spec, yes)
     _upload(settings, client, prepared)
     return client.submit_job(id or new_id("job"), prepared.spec)
 
 
-def _check_funds(spec: dict[str, Any], plan: dict[str, Any]) -> None:
-    """What the market would say after all has been uploaded."""
-    if plan.get("reason") != "insufficient_funds":
-        return
-    holds, budget = int(plan["wallet_nanos"]), int(spec["limits"]["budget_nanos"])
-    raise refused(
-        "insufficient_funds", f"the wallet holds {usd(holds)} and the budget is {usd(budget)}", field="limits.budget_usd",
-        remedy=f"deposit {usd(budget - holds)} more, or lower the budget",
-    )  # fmt: skip
+def _heed(client: "Market", id: str | None, plan: dict[str, Any]) -> None:
+    """Say now what the market would say after all has been uploaded; a job that is there already is not asked for anew."""
+    no = plan.get("refusal")
+    if no is not None and (id is None or not _is_there(client, id)):
+        raise refused(no["code"], no["message"], field=no["field"], remedy=no["remedy"])
+
+
+def _is_there(client: "Market", id: str) -> bool:
+    from market.client import Refused
+
+    try:
+        client.job(id)
+    except Refused:
+        return False
+    return True
 
 
 def _upload(settings: Settings, client: "Market", prepared: "Prepared") -> None:
@@ -150,6 +157,7 @@ def _what(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
     asked = [
         ("workers", f"{count} of {workers['gpus']} × {kinds}, at most {limit} per GPU-hour"),
         ("budget", f"{budget} into escrow; what is left comes back"),
+        *(("limit", _room(one)) for one in plan.get("limits") or []),
     ]
     data = ("data", _data(spec["data"]))
     if "command" in spec:
@@ -175,12 +183,20 @@ def _when(plan: dict[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
+def _room(limit: dict[str, Any]) -> str:
+    """What a spending limit leaves."""
+    whose = f"{limit['of']} {limit['name']} may spend {usd(limit['limit_nanos'])} a {limit['period']}"
+    until = format_instant(limit["ends_ms"])[:16].replace("T", " ")
+    return f"{whose}: {usd(limit['left_nanos'])} are left until {until} UTC"
+
+
 def _why_not(plan: dict[str, Any]) -> list[tuple[str, str]]:
-    """Why nobody would begin it now, and what would help."""
-    if plan["feasible"]:
-        return []
-    helps = [("would help", str(one)) for one in plan.get("relaxations") or []]
-    return [("no match", str(plan.get("detail") or plan.get("reason") or "")), *helps]
+    """Why the market would not take it, or nobody would begin it now, and what would help."""
+    said, detail = plan.get("refusal"), str(plan.get("detail") or plan.get("reason") or "")
+    told = [] if said is None else [("refused", said["message"]), *([("would help", said["remedy"])] if said["remedy"] else [])]
+    if plan["feasible"] or (said is not None and detail.startswith(said["message"])):
+        return told
+    return [*told, ("no match", detail), *(("would help", str(one)) for one in plan.get("relaxations") or [])]
 
 
 def _kept(spec: dict[str, Any]) -> str:

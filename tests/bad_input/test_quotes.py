@@ -1,10 +1,13 @@
 """The plan of a job before it is submitted (market/quotes.py): who, how long, how much, or why nobody."""
 
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
 from market.advice import advice
+from market.commands import MoveMember, SetLimits, SetTeam, StopMarket, SubmitJob, SuspendMember
 from market.outcomes import Refusal
 from market.quotes import expected_sent_bytes
 from market.speeds import expected_job_ms, flops_per_second, flops_per_step, parameters_of
@@ -55,7 +58,7 @@ WHY_NOT = [
     ({"workers__gpus": 2},                                            "offer_too_small",   ["workers.gpus 1"]),
     ({"data": {"kind": "share", "name": "books"}},                    "share_missing",     []),
     ({"limits__budget_nanos": USD // 1000},                           "budget_too_small",  ["0.014 USD more budget"]),
-    ({"limits__budget_nanos": 200 * USD},                             "insufficient_funds", ["a deposit"]),
+    ({"limits__budget_nanos": 200 * USD},                             "insufficient_funds", ["deposit 100.00 USD more, or lower the budget"]),
 ]  # fmt: skip
 
 
@@ -91,6 +94,67 @@ def test_an_empty_market_and_an_empty_wallet() -> None:
     poor = plan(square(), by="bob")
     assert (poor["reason"], poor["wallet_nanos"]) == ("insufficient_funds", 0)
     assert len(poor["candidates"]) == 2, "the plan is shown all the same"
+
+
+def suspended(scene: Scene) -> None:
+    scene.do(SuspendMember("ann", "", "op"))
+
+
+def limited(scene: Scene) -> None:
+    scene.submit("job-0")
+    scene.do(SetLimits("ann", None, "op", per_day_nanos=8 * USD))
+
+
+def limited_team(scene: Scene) -> None:
+    scene.do(SetTeam("bio", "op"))
+    scene.do(MoveMember("ann", "bio", "op"))
+    scene.do(SetLimits(None, "bio", "op", per_month_nanos=USD))
+
+
+def closed(scene: Scene) -> None:
+    scene.do(StopMarket("op"))
+
+
+def crowded(scene: Scene) -> None:
+    scene.settings = scene.exchange.settings = replace(scene.settings, max_open_jobs_per_customer=0)
+
+
+FORESEEN = {
+    "member_suspended": (suspended, {}),
+    "over_spending_limit": (limited, {}),
+    "over_spending_limit of a team": (limited_team, {}),
+    "market_closing": (closed, {}),
+    "too_many_jobs": (crowded, {}),
+    "insufficient_funds": (lambda _: None, {"limits__budget_nanos": 101 * USD}),
+    "never_fits_gpu_model": (lambda _: None, {"workers__gpu": ["A100"]}),
+    "budget_too_small": (lambda _: None, {"limits__budget_nanos": 1}),
+}
+
+
+@pytest.mark.parametrize(("happens", "changes"), FORESEEN.values(), ids=FORESEEN)
+def test_a_plan_says_in_the_same_words_what_the_market_would_refuse(
+    happens: Callable[[Scene], None], changes: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    scene = square()
+    happens(scene)
+    found = plan(scene, **changes)
+    refusal = scene.refused(SubmitJob("job-1", make_spec(**changes), "ann"))
+    assert found["refusal"] == asdict(refusal)
+    assert found["refusal"]["code"] == request.node.callspec.id.split()[0]
+    assert not found["feasible"]
+
+
+def test_a_plan_says_what_each_spending_limit_leaves_and_until_when() -> None:
+    scene = square()
+    assert (plan(scene)["limits"], plan(scene)["refusal"]) == ([], None)
+    limited(scene)
+    [room] = plan(scene)["limits"]
+    assert (room["of"], room["name"], room["period"], room["left_nanos"]) == ("member", "ann", "day", 3 * USD)
+    assert (room["billed_nanos"], room["held_nanos"], room["ends_ms"]) == (0, 5 * USD, 86_400_000)
+    fits = plan(scene, limits__budget_nanos=3 * USD, workers__max=1, workers__min=1)
+    assert (fits["feasible"], fits["refusal"]) == (True, None)
+    scene.submit("job-1", limits__budget_nanos=3 * USD)
+    assert [one["left_nanos"] for one in plan(scene)["limits"]] == [0]
 
 
 def test_the_slowest_seat_says_how_long_and_faster_ones_cost_less_time() -> None:

@@ -202,12 +202,33 @@ def test_the_markets_refusal_is_exit_3(torg: Torg, open_market: FakeMarket, file
 
 
 def test_an_empty_wallet_is_told_before_anything_is_uploaded(torg: Torg, open_market: FakeMarket, file: Path) -> None:
-    poor = {"feasible": False, "reason": "insufficient_funds", "detail": "the wallet holds less", "wallet_nanos": 400_000_000}
-    open_market.routes["POST /v1/quotes"] = (200, PLAN | poor | {"relaxations": ["a deposit"]})
+    refusal = {"code": "insufficient_funds", "message": "the wallet holds 0.40 USD", "field": "limits.budget_usd",
+               "remedy": "deposit 0.60 USD more", "status": 402}  # fmt: skip
+    poor = {"feasible": False, "reason": refusal["code"], "detail": refusal["message"], "refusal": refusal}
+    open_market.routes["POST /v1/quotes"] = (200, PLAN | poor | {"relaxations": [refusal["remedy"]]})
     ran = torg("submit", str(file), "-y")
-    assert (ran.code, "deposit $0.60 more" in ran.err) == (3, True)
-    assert "would help a deposit" in ran.out
+    assert ran.code == 3
+    assert ran.err == "torg: limits.budget_usd: the wallet holds 0.40 USD (deposit 0.60 USD more)\n"
+    told = [line.split(None, 1) for line in ran.out.splitlines()]
+    assert ["refused", "the wallet holds 0.40 USD"] in told
+    assert "would help deposit 0.60 USD more" in ran.out
+    assert "no match" not in ran.out
     assert not [one.path for one in open_market.asked if one.method == "PUT" or one.path == "/v1/jobs"]
+    open_market.routes["GET /v1/jobs/job-mine"] = (200, job("job-mine"))
+    assert torg("submit", str(file), "-y", "--id", "job-mine").code == 0, "the same id again is the job that is there"
+    assert torg("submit", str(file), "--dry-run").code == 3
+
+
+def test_a_plan_says_what_spending_limits_leave_and_what_it_waits_for(
+    torg: Torg, open_market: FakeMarket, file: Path
+) -> None:
+    limit = {"of": "team", "name": "bio", "period": "month", "limit_nanos": 6_000_000_000, "billed_nanos": 0,
+             "held_nanos": 5_000_000_000, "left_nanos": 1_000_000_000, "ends_ms": 1_798_761_600_000}  # fmt: skip
+    busy = {"feasible": False, "reason": "busy", "detail": "offers that would fit are busy; it would wait", "limits": [limit]}
+    open_market.routes["POST /v1/quotes"] = (200, PLAN | busy | {"refusal": None})
+    ran = torg("submit", str(file), "--dry-run")
+    assert "limit     team bio may spend $6.00 a month: $1.00 are left until 2027-01-01 00:00 UTC" in ran.out
+    assert "no match  offers that would fit are busy; it would wait" in ran.out
 
 
 def test_follow_ends_as_the_job_does(torg: Torg, open_market: FakeMarket, file: Path) -> None:
