@@ -24,7 +24,7 @@ VERBS = {
     "up": "market", "down": "market", "status": "market", "invite": "market",
     "backup": "backup", "restore": "backup", "members": "members", "teams": "teams", "join": "join",
     "provide": "provide", "provider": "provider",
-    "offers": "offers",
+    "offers": "offers", "prices": "prices",
     "submit": "submit", "run": "run",
     "jobs": "jobs", "job": "jobs", "cancel": "jobs", "resume": "jobs", "explain": "jobs", "logs": "jobs",
     "exec": "inside", "shell": "inside", "cp": "cp",
@@ -38,7 +38,7 @@ VERBS = {
 }  # fmt: skip
 PANELS = {
     "The market": "up down status backup restore demo",
-    "Machines": "provide provider offers",
+    "Machines": "provide provider offers prices",
     "Jobs": "submit run jobs job explain cancel resume retune watch logs metrics result secret",
     "Inside a running job": "exec shell cp",
     "Money and proof": "wallet billing invoice sql provenance verify books",

@@ -65,6 +65,17 @@ class Files:
             raise refused(found.code, found.message, field=found.field, remedy=found.remedy)
         return found
 
+    def prices(
+        self, *, gpu: str | None, region: str | None, since_ms: int | None, until_ms: int | None, points: int
+    ) -> dict[str, Any]:
+        """What GET /v1/prices answers; what stood open when the market went down counts until then."""
+        with self._books() as books:
+            from storage.prices import last_ms, prices
+
+            ended_ms = last_ms(books)
+            until_ms = ended_ms if until_ms is None else min(until_ms, ended_ms)
+            return prices(books, gpu=gpu, region=region, since_ms=since_ms, until_ms=until_ms, points=points)
+
     def invoice(self, role: str, job: str) -> dict[str, Any]:
         """What GET /v1/invoices/{job} answers."""
         from storage.billing import invoice

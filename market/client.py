@@ -325,6 +325,15 @@ class Market(Consortium):
         params = {"by": by, "since": since, "until": until, "job": job}
         return _items(self._wire.json("GET", "/v1/billing", params=params))
 
+    def prices(
+        self, *, gpu: str | None = None, region: str | None = None, since: str | None = None, until: str | None = None,
+        points: int = 0,
+    ) -> Json:  # fmt: skip
+        """{since_ms, until_ms, items, series}: quotes and trades by model and region, and medians over time in `points`
+        parts of it."""
+        params = {"gpu": gpu, "region": region, "since": since, "until": until, "points": points}
+        return self._wire.json("GET", "/v1/prices", params=params)
+
     def invoice(self, job: str) -> Json:
         return self._wire.json("GET", f"/v1/invoices/{_part(job)}")
 

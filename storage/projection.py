@@ -39,7 +39,7 @@ _SCHEMAS = {
 VIEW_NAMES = (
     "entries", "balances", "history", "lease_readings", "refunds", "charges_by_kind", "billing_facts", "lease_lines", "job_lines",
     "round_lines", "round_totals", "worker_totals", "training_lines", "metric_lines", "attempt_lines",
-    "estimate_lines",
+    "estimate_lines", "asks", "trades",
 )  # fmt: skip
 
 
@@ -328,7 +328,7 @@ def _file_id(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def fetch(connection: duckdb.DuckDBPyConnection, query: str, parameters: list[Any]) -> Iterator[dict[str, Any]]:
+def fetch(connection: duckdb.DuckDBPyConnection, query: str, parameters: list[Any] | dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The rows of a query as dicts; read to the end before the next one."""
     result = connection.execute(query, parameters)
     names = [column[0] for column in result.description or ()]

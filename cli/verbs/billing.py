@@ -48,7 +48,7 @@ def billing(
     settings: Settings = ctx.obj
     if focus is not None:
         _only_focus(by=by, format=format if format != "table" else None, output=output)
-        start, end = _moments(since, until)
+        start, end = moments(since, until)
         _focus(settings, role, focus, start=start, end=end, job=job)
         return
     form = _one_of(format, FORMATS, "--format")
@@ -57,7 +57,7 @@ def billing(
     if form == "parquet" and output is None:
         raise usage("parquet is not text", field="-o", remedy="name a file with -o FILE")
     groups = None if by is None else ",".join(_group(name.strip()) for name in by.split(","))
-    start, end = _moments(since, until)
+    start, end = moments(since, until)
     lines = _lines(settings, role, by=groups, start=start, end=end, job=job)
     if form == "json" and output is None:
         document(lines)
@@ -194,12 +194,13 @@ def _lines(
 
     return when_down(
         settings,
-        lambda: connect(settings, role).billing(by=by, since=_text(start), until=_text(end), job=job),
+        lambda: connect(settings, role).billing(by=by, since=instant(start), until=instant(end), job=job),
         lambda files: files.billing(role, by=by, since_ms=start, until_ms=end, job=job),
     )
 
 
-def _moments(since: str | None, until: str | None) -> tuple[int | None, int | None]:
+def moments(since: str | None, until: str | None) -> tuple[int | None, int | None]:
+    """Milliseconds of `--since` and `--until`; None where one is not said."""
     from storage.units import TimeError, parse_instant_ms
 
     now_ms = time.time_ns() // 1_000_000
@@ -215,7 +216,8 @@ def _moments(since: str | None, until: str | None) -> tuple[int | None, int | No
     return start, end
 
 
-def _text(at_ms: int | None) -> str | None:
+def instant(at_ms: int | None) -> str | None:
+    """As the API takes a time."""
     from storage.units import format_instant
 
     return None if at_ms is None else format_instant(at_ms)

@@ -34,6 +34,7 @@ from market.api.problems import Problem
 from market.homes import Home, write_json
 from storage.billing import DEFAULT_BY, billing, invoice
 from storage.journal import JournalCorrupt, verify_journal
+from storage.prices import prices
 from storage.projection import Projection, ProjectionBusy, ProjectionNewer, projection_equal
 from storage.tenant_sql import tenant_sql
 from storage.tenants import QueryRefused, Tenant
@@ -84,6 +85,7 @@ class Books:
         self._answers: Mapping[str, Callable[[Json, Tenant], Json | QueryRefused]] = {
             "billing": self._billing,
             "invoice": self._invoice,
+            "prices": self._prices,
             "sql": self._tenant_sql,
             "status": self._status,
             "verify": self._verify,
@@ -177,6 +179,25 @@ class Books:
     def _invoice(self, params: Json, tenant: Tenant) -> Json | QueryRefused:
         with self.projection.cursor() as cursor:
             return invoice(cursor, tenant, str(params.get("job")))
+
+    def _prices(self, params: Json, _: Tenant) -> Json | QueryRefused:
+        """The same for every member: whose an ask or a lease was is not in it."""
+        times: dict[str, int | None] = {}
+        for name in ("since", "until"):
+            try:
+                times[name] = _instant(params.get(name))
+            except TimeError as error:
+                return QueryRefused(error.code, error.message, name)
+        now_ms = time.time_ns() // 1_000_000
+        with self.projection.cursor() as cursor:
+            return prices(
+                cursor,
+                until_ms=now_ms if times["until"] is None else min(now_ms, times["until"]),
+                since_ms=times["since"],
+                gpu=params.get("gpu"),
+                region=params.get("region"),
+                points=int(params.get("points", 0)),
+            )
 
     def _tenant_sql(self, params: Json, tenant: Tenant) -> Json | QueryRefused:
         if not self._sql.acquire(timeout=2):

@@ -148,6 +148,7 @@ DOORS: dict[str, Door] = {
     "POST /v1/blobs/missing": Door("member", body={"digests": ["{digest}"]}, because=DIGESTS),
     "PUT /v1/blobs/{digest}": Door("member", content=b"", because=DIGESTS),
     "GET /v1/billing": Door("member", query="job={job}"),
+    "GET /v1/prices": Door("member", query="points=4"),
     "GET /v1/invoices/{job}": Door("member", "ann", trusted=("operator",)),
     "POST /v1/sql": Door("member", body=MINE),
     "GET /v1/books/verify": Door("operator"),

@@ -178,13 +178,14 @@ def test_each_verb_takes_its_role(torg: Torg, market: FakeMarket) -> None:
 
 @pytest.mark.parametrize(
     "argv",
-    [["offers"], ["jobs"], ["billing"], ["offers", "--json"], ["jobs", "--role", "operator"]],
+    [["offers"], ["jobs"], ["billing"], ["prices"], ["offers", "--json"], ["jobs", "--role", "operator"]],
     ids=" ".join,
 )
 def test_a_typed_command_imports_nothing_heavy(argv: list[str], home: Path, market: FakeMarket) -> None:
     balance = {"account": "customer", "wallet_nanos": 1, "escrow_nanos": 0, "earnings_nanos": 0, "balance_nanos": 1}
     market.routes = {
         "GET /v1/jobs": (200, {"items": [job()]}), "GET /v1/offers": (200, {"items": [offer()]}),
+        "GET /v1/prices": (200, {"since_ms": 0, "until_ms": 1, "items": [], "series": []}),
         "GET /v1/billing": (200, {"items": []}), "GET /v1/balance": (200, balance),
     }  # fmt: skip
     program = (

@@ -7,9 +7,11 @@ from fastapi import APIRouter, Query
 from market.api.bodies import Nothing, SqlBody
 from market.api.limits import StrictRoute
 from market.api.services import Has, Operator, Someone, job_for
+from market.hardware import UnknownGpu, canonical_name
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["books"])
 
+MOST_POINTS = 500  # as storage/prices.py has it, which needs duckdb
 Text = Annotated[str | None, Query(max_length=64)]
 
 
@@ -20,6 +22,16 @@ async def billing(
     """Lines of one's own jobs or offers; an operator sees all."""
     params = {"by": by, "since": since, "until": until, "job": job}
     return await services.books.ask("billing", caller, services.desk.records, params)
+
+
+@router.get("/prices")
+async def prices(
+    services: Has, caller: Someone, gpu: Text = None, region: Text = None, since: Text = None, until: Text = None,
+    points: Annotated[int, Query(ge=0, le=MOST_POINTS)] = 0,
+) -> dict[str, Any]:
+    """What was asked and paid for a GPU-hour, by model and region; the same for every member, and without names."""
+    params = {"gpu": _as_listed(gpu), "region": region, "since": since, "until": until, "points": points}
+    return await services.books.ask("prices", caller, services.desk.records, params)
 
 
 @router.get("/invoices/{job}")
@@ -45,3 +57,11 @@ async def verify(services: Has, caller: Operator) -> dict[str, Any]:
 async def rebuild(services: Has, caller: Operator, _: Nothing) -> dict[str, Any]:
     """Make the projection anew from the journal."""
     return await services.books.ask("rebuild", caller, services.desk.records, {})
+
+
+def _as_listed(gpu: str | None) -> str | None:
+    """A name that the catalogue knows by that of its offers; another may be a model's that the catalogue does not know."""
+    try:
+        return None if gpu is None else canonical_name(gpu)
+    except UnknownGpu:
+        return gpu
