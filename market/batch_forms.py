@@ -21,8 +21,17 @@ from market.command_checking import (
     is_reserved,
 )
 from market.form_errors import FormError
-from market.form_parts import LimitsForm, ShortName, Tags, Upload, WorkersForm, listed, refuse, resolve_data
-from market.form_sections import StrictForm
+from market.form_parts import (
+    LimitsForm,
+    OwnMachines,
+    ShortName,
+    Tags,
+    Upload,
+    WorkersForm,
+    listed,
+    refuse,
+    resolve_data,
+)
 from market.packing import PackingError
 from market.requirement_forms import requirements_of
 from market.workdirs import pack_workdir, send_workdir
@@ -97,7 +106,7 @@ _SEVERAL = (
 )
 
 
-class BatchFile(StrictForm):
+class BatchFile(OwnMachines):
     """A batch job as people write it (YAML): one command on one worker. docs/FORMATS.md shows every field."""
 
     name: ShortName

@@ -26,6 +26,7 @@ MAX_STEPS: Final = 1_000_000_000
 MAX_VRAM_GIB: Final = 4_096.0
 MAX_EVERY_ROUNDS: Final = 10_000
 MAX_EVERY_MS: Final = 30 * 86_400_000
+LONGEST_MS: Final = 10 * 365 * 86_400_000
 MAX_ACCUMULATE: Final = 65_536
 MAX_PROCESSES: Final = 64
 MAX_CLIP: Final = 1e6
@@ -55,6 +56,7 @@ _SPEC_FIELDS: Final = (
 )  # fmt: skip
 _SPEC_OPTIONAL: Final = ("wait", "until_loss", "train", "evaluate")
 _WORKER_FIELDS: Final = ("min", "max", "gpus", "gpu", "vram_gib", "region", "reliability", "isolation")
+_WORKER_OPTIONAL: Final = ("own", "available_ms")
 _LIMIT_FIELDS: Final = ("max_price_nanos_per_gpu_hour", "budget_nanos", "deadline_ms")
 
 
@@ -111,7 +113,7 @@ def check_spec(spec: Mapping[str, Any], settings: Settings) -> Refusal | None:
         or _check_strategy(spec["strategy"])
         or _check_train(spec.get("train", {}), spec["workers"])
         or check_workers(spec["workers"], settings)
-        or check_limits(spec["limits"], settings)
+        or check_limits(spec["limits"], settings, own=bool(spec["workers"].get("own")))
         or _check_checkpoint(spec["checkpoint"])
         or _check_evaluate(spec.get("evaluate", {}))
         or check_tags(spec["tags"])
@@ -250,7 +252,7 @@ def _check_train(train: object, workers: object) -> Refusal | None:
 
 def check_workers(workers: object, settings: Settings) -> Refusal | None:
     """How many workers, and which."""
-    wrong = check_fields("workers.", workers, _WORKER_FIELDS)
+    wrong = check_fields("workers.", workers, _WORKER_FIELDS, _WORKER_OPTIONAL)
     if wrong is not None:
         return wrong
     assert isinstance(workers, Mapping)
@@ -260,8 +262,8 @@ def check_workers(workers: object, settings: Settings) -> Refusal | None:
         return invalid("workers.max", workers["max"], f"a whole number from workers.min to {MAX_WORKERS}")
     if not is_int(workers["gpus"], 1, settings.max_gpus_per_offer):
         return invalid("workers.gpus", workers["gpus"], f"a whole number from 1 to {settings.max_gpus_per_offer}")
-    for name in ("gpu", "region"):
-        values = workers[name]
+    for name in ("gpu", "region", "own"):
+        values = workers.get(name, [])
         if not isinstance(values, list) or len(values) > 64 or not all(is_name(value) for value in values):
             return invalid(f"workers.{name}", values, "a list of at most 64 names")
     if not is_number(workers["vram_gib"], 0, MAX_VRAM_GIB):
@@ -270,11 +272,13 @@ def check_workers(workers: object, settings: Settings) -> Refusal | None:
         return invalid("workers.reliability", workers["reliability"], "a number from 0 to 1")
     if workers["isolation"] not in ISOLATIONS:
         return invalid("workers.isolation", workers["isolation"], "process or sandbox")
+    if not is_int(workers.get("available_ms", 1), 1, LONGEST_MS):
+        return invalid("workers.available_ms", workers["available_ms"], "milliseconds from 1, up to ten years")
     return None
 
 
-def check_limits(limits: object, settings: Settings) -> Refusal | None:
-    """Price, budget, deadline."""
+def check_limits(limits: object, settings: Settings, *, own: bool = False) -> Refusal | None:
+    """Price, budget, deadline. A job that runs on its customer's own machines alone pays nothing and holds nothing."""
     wrong = check_fields("limits.", limits, _LIMIT_FIELDS)
     if wrong is not None:
         return wrong
@@ -283,9 +287,11 @@ def check_limits(limits: object, settings: Settings) -> Refusal | None:
         ("max_price_nanos_per_gpu_hour", settings.max_price_nanos_per_gpu_hour),
         ("budget_nanos", settings.max_amount_nanos),
     ):
-        if not is_int(limits[name], 1, most):
+        if own and limits[name] != 0:
+            return invalid(f"limits.{name}", limits[name], "0: with workers.own only machines are taken that cost nothing")
+        if not own and not is_int(limits[name], 1, most):
             return invalid(f"limits.{name}", limits[name], f"a whole number of nano-dollars from 1 to {most}")
-    if limits["deadline_ms"] is not None and not is_int(limits["deadline_ms"], 1, 10 * 365 * 86_400_000):
+    if limits["deadline_ms"] is not None and not is_int(limits["deadline_ms"], 1, LONGEST_MS):
         return invalid(
             "limits.deadline_ms", limits["deadline_ms"], "a duration in milliseconds up to ten years, or null"
         )

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Final
 
 from market.book import OrderBook
 from market.fair_share import Turns
 from market.orders import Bid, BookSnapshot, Offer, Requirements
-from storage.units import charge_nanos, format_usd
+from storage.units import MS_PER_HOUR, charge_nanos, format_usd
 
 
 class Reason(StrEnum):
@@ -29,8 +30,11 @@ class Reason(StrEnum):
     RELIABILITY = "reliability"
     SHARE_MISSING = "share_missing"
     OFFER_TOO_SMALL = "offer_too_small"
+    NOT_YOURS = "not_yours"
     NOT_FOR_YOU = "not_for_you"
     CUSTOMER_LIMIT = "customer_limit"
+    CUSTOMER_HOURS = "customer_hours"
+    LEAVES_TOO_SOON = "leaves_too_soon"
     PRICE_TOO_LOW = "price_too_low"
     NOT_AVAILABLE = "not_available"
     AVOIDED = "avoided"
@@ -52,8 +56,10 @@ HARDWARE: frozenset[Reason] = frozenset(
         Reason.RELIABILITY,
         Reason.SHARE_MISSING,
         Reason.OFFER_TOO_SMALL,
+        Reason.NOT_YOURS,
         Reason.NOT_FOR_YOU,
         Reason.CUSTOMER_LIMIT,
+        Reason.LEAVES_TOO_SOON,
     }
 )
 """Constraints that no change of price or load can lift."""
@@ -95,6 +101,7 @@ class Clearing:
 
 
 Test = Callable[[Offer, Bid], bool]
+_HUNDREDTH_MS: Final = MS_PER_HOUR // 100
 
 CONSTRAINTS: tuple[tuple[Reason, Test], ...] = (
     (Reason.GPU_MODEL, lambda offer, bid: not bid.requires.gpu or offer.gpu in bid.requires.gpu),
@@ -106,8 +113,11 @@ CONSTRAINTS: tuple[tuple[Reason, Test], ...] = (
     (Reason.RELIABILITY, lambda offer, bid: offer.reliability >= bid.requires.reliability),
     (Reason.SHARE_MISSING, lambda offer, bid: bid.requires.share is None or bid.requires.share in offer.shares),
     (Reason.OFFER_TOO_SMALL, lambda offer, bid: offer.gpus >= bid.requires.gpus),
+    (Reason.NOT_YOURS, lambda offer, bid: not bid.requires.own or offer.belongs_to(bid.customer, bid.requires.own)),
     (Reason.NOT_FOR_YOU, lambda offer, bid: offer.terms.lets(bid.customer)),
     (Reason.CUSTOMER_LIMIT, lambda offer, bid: offer.room_for(bid.customer) >= bid.requires.gpus),
+    (Reason.CUSTOMER_HOURS, lambda offer, bid: offer.has_hours_for(bid.customer)),
+    (Reason.LEAVES_TOO_SOON, lambda offer, bid: offer.stays_ms is None or offer.stays_ms >= bid.requires.stays_ms),
     (Reason.PRICE_TOO_LOW, lambda offer, bid: offer.price_nanos_per_gpu_hour <= bid.max_price_nanos_per_gpu_hour),
     (Reason.NOT_AVAILABLE, lambda offer, bid: offer.matchable),
     (Reason.AVOIDED, lambda offer, bid: offer.id not in bid.avoid),
@@ -260,8 +270,11 @@ _SENTENCES: dict[Reason, str] = {
     Reason.RELIABILITY: "too few offers are that reliable",
     Reason.SHARE_MISSING: "too few offers have the named data",
     Reason.OFFER_TOO_SMALL: "no offer has that many GPUs on one machine",
+    Reason.NOT_YOURS: "too few offers of the providers that you name as your own name you as their owner",
     Reason.NOT_FOR_YOU: "too few providers rent to you",
     Reason.CUSTOMER_LIMIT: "providers that would fit let you no more of their machines",
+    Reason.CUSTOMER_HOURS: "providers that would fit let you no more hours of their machines before the next day (UTC)",
+    Reason.LEAVES_TOO_SOON: "too few offers stay for that long",
     Reason.PRICE_TOO_LOW: "too few offers ask as little as the price limit",
     Reason.NOT_AVAILABLE: "offers that would fit are offline, draining, paused or not heard of",
     Reason.AVOIDED: "offers that would fit have just lost a worker of this job",
@@ -330,6 +343,10 @@ def _by_price(offer: Offer) -> tuple[float, int, str]:
     return (0.0, offer.price_nanos_per_gpu_hour, offer.id)
 
 
+def _stays_ms(offer: Offer) -> int:
+    return 2**63 if offer.stays_ms is None else offer.stays_ms
+
+
 def _names(values: set[str]) -> str:
     return ", ".join(sorted(values))
 
@@ -351,6 +368,10 @@ _LOOSEN: dict[Reason, _Loosen] = {
     Reason.RELIABILITY: _Loosen(
         lambda offer: (-offer.reliability, offer.price_nanos_per_gpu_hour, offer.id),
         lambda seats: f"workers.reliability {min(seat.reliability for seat in seats):g}",
+    ),
+    Reason.LEAVES_TOO_SOON: _Loosen(
+        lambda offer: (-_stays_ms(offer), offer.price_nanos_per_gpu_hour, offer.id),
+        lambda seats: f"workers.available_hours {min(map(_stays_ms, seats)) // _HUNDREDTH_MS / 100:g}",
     ),
 }
 

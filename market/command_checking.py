@@ -68,7 +68,7 @@ def check_job_spec(spec: Mapping[str, Any], settings: Settings) -> Refusal | Non
         or check_workers(spec["workers"], settings)
         or _check_one_worker(spec["workers"])
         or _check_launch(spec["command"], spec["workers"])
-        or check_limits(spec["limits"], settings)
+        or check_limits(spec["limits"], settings, own=bool(spec["workers"].get("own")))
         or check_tags(spec["tags"])
     )
 

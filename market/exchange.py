@@ -168,6 +168,7 @@ class Exchange:
         """Apply one record of the journal, as it was decided."""
         for event in events:
             apply(self._state, event, at_ms)
+        self._volatile.now_ms = self.now_ms  # what depends on the time of now is asked before the first command, too
         self._volatile.dirty = True
 
     def snapshot(self) -> BookSnapshot:

@@ -20,7 +20,7 @@ def never_fits(offers: Sequence[Offer], bid: Bid) -> Unmatched | None:
     """
     if not offers:
         return None
-    idle = [replace(offer, gpus_free=offer.gpus, units_of={}, matchable=True) for offer in offers]
+    idle = [_idle(offer) for offer in offers]
     found = explain(idle, requirements_only(bid))
     if found.reason not in HARDWARE:
         return None
@@ -32,15 +32,17 @@ def never_fits(offers: Sequence[Offer], bid: Bid) -> Unmatched | None:
     return found
 
 
+def _idle(offer: Offer) -> Offer:
+    return replace(offer, gpus_free=offer.gpus, units_of={}, unit_ms_of={}, matchable=True)
+
+
 def cheapest_minute_nanos(offers: Sequence[Offer], bid: Bid) -> int | None:
     """What the first minute of the smallest gang costs on the cheapest listed hardware that fits, busy or not.
 
     None if the listed hardware has too few seats within the price limit to say so.
     """
     open_bid = requirements_only(bid)
-    idle = [
-        replace(offer.seen_by(bid.customer), gpus_free=offer.gpus, units_of={}, matchable=True) for offer in offers
-    ]
+    idle = [_idle(offer.seen_by(bid.customer)) for offer in offers]
     seats: list[int] = []
     for offer in sorted(idle, key=lambda one: (one.price_nanos_per_gpu_hour, one.id)):
         fitting = not never_fits([offer], open_bid)

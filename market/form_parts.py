@@ -33,9 +33,15 @@ def refuse(message: str, remedy: str = "") -> PydanticCustomError:
     return PydanticCustomError("torg", "{text}", {"text": message, "remedy": remedy})
 
 
+FREE: Final = object()
+"""The price and the budget of a job that runs on machines of its own customer alone; no file can say it."""
+
+
 def _nanos(most_usd: int, unit: str) -> Callable[[object], int]:
     def read(value: object) -> int:
         allowed = f"allowed: above 0 to {most_usd} dollars{unit}"
+        if value is FREE:
+            return 0
         if not isinstance(value, str | int | float | Decimal) or isinstance(value, bool):
             raise refuse("is not an amount of dollars", allowed)
         if isinstance(value, float) and not math.isfinite(value):
@@ -90,6 +96,8 @@ class WorkersForm(StrictForm):
     region: Annotated[list[ShortName], BeforeValidator(listed), Field(max_length=64)] = Field(default_factory=list)
     reliability: Annotated[float, Field(ge=0, le=1)] = 0
     isolation: Literal["process", "sandbox"] = "process"
+    own: Annotated[list[ShortName], BeforeValidator(listed), Field(max_length=64)] = Field(default_factory=list)
+    available_hours: Annotated[float, Field(gt=0, le=87_600)] | None = None
 
     @model_validator(mode="after")
     def _in_order(self) -> WorkersForm:
@@ -108,6 +116,8 @@ class WorkersForm(StrictForm):
             "region": sorted(set(self.region)),
             "reliability": self.reliability,
             "isolation": self.isolation,
+            **({"own": sorted(set(self.own))} if self.own else {}),
+            **({"available_ms": _hours_ms(self.available_hours)} if self.available_hours is not None else {}),
         }
 
 
@@ -122,8 +132,30 @@ class LimitsForm(StrictForm):
         return {
             "max_price_nanos_per_gpu_hour": self.max_usd_per_gpu_hour,
             "budget_nanos": self.budget_usd,
-            "deadline_ms": None if hours is None else max(1, round(hours * 3_600_000)),
+            "deadline_ms": None if hours is None else _hours_ms(hours),
         }
+
+
+def _hours_ms(hours: float) -> int:
+    return max(1, round(hours * 3_600_000))
+
+
+class OwnMachines(StrictForm):
+    """A job file that may name its customer's own machines (`workers: {own: NAME}`): it has no price and no budget then."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _costs_nothing(cls, said: Any) -> Any:
+        workers = said.get("workers") if isinstance(said, dict) else None
+        if not (isinstance(workers, dict) and workers.get("own")):
+            return said
+        limits = said.get("limits") or {}
+        if not isinstance(limits, dict):
+            return said
+        for name in ("max_usd_per_gpu_hour", "budget_usd"):
+            if limits.get(name) not in (None, 0, FREE):
+                raise refuse(f"says workers.own and limits.{name}", "machines of your own cost nothing: leave it out")
+        return {**said, "limits": {**limits, "max_usd_per_gpu_hour": FREE, "budget_usd": FREE}}
 
 
 def resolve_data(data: str, upload: Upload, folder: Path) -> dict[str, Any]:

@@ -19,7 +19,18 @@ from pydantic import Field, ValidationError, model_validator
 from market.batch_forms import BatchFile, resolve_batch
 from market.checking import MAX_ROUNDS, MAX_STEPS, MAX_VRAM_GIB
 from market.form_errors import FormError, form_error
-from market.form_parts import GpuName, LimitsForm, Price, ShortName, Tags, Upload, WorkersForm, refuse, resolve_data
+from market.form_parts import (
+    GpuName,
+    LimitsForm,
+    OwnMachines,
+    Price,
+    ShortName,
+    Tags,
+    Upload,
+    WorkersForm,
+    refuse,
+    resolve_data,
+)
 from market.form_sections import (
     CheckpointForm,
     EvaluateForm,
@@ -40,7 +51,7 @@ MAX_FILE_BYTES: Final = 256 * 1024
 MAX_SOURCE_BYTES: Final = 1024 * 1024
 
 
-class JobFile(StrictForm):
+class JobFile(OwnMachines):
     """A job as people write it (YAML); docs/FORMATS.md and examples/ show every field."""
 
     name: ShortName

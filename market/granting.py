@@ -11,6 +11,7 @@ from market.holding import is_paused
 from market.leases import Lease, LeaseState
 from market.orders import Bid, BookSnapshot, Offer, Requirements
 from market.outcomes import Answer, Json, Refusal, Settings, forbidden, unknown
+from market.periods import DAY
 from market.pricing import FIRST_COVER_MS, cover_ms, fee_step, rate_nanos_per_hour, spendable_nanos
 from market.state import Job, OfferRecord, State, Volatile
 from market.teams import has_room, standings
@@ -25,8 +26,13 @@ def is_suspect(offer: OfferRecord, volatile: Volatile) -> bool:
 
 def _goes_soon(offer: OfferRecord, volatile: Volatile) -> bool:
     """Whether what begins now could not work for a minute before its machine goes."""
+    stays_ms = _stays_ms(offer, volatile)
+    return stays_ms is not None and stays_ms < FIRST_COVER_MS
+
+
+def _stays_ms(offer: OfferRecord, volatile: Volatile) -> int | None:
     until_ms = offer.terms.until_ms
-    return until_ms is not None and until_ms - offer.terms.notice_ms - volatile.now_ms < FIRST_COVER_MS
+    return None if until_ms is None else max(0, until_ms - offer.terms.notice_ms - volatile.now_ms)
 
 
 def has_network(offer: OfferRecord) -> bool:
@@ -52,6 +58,8 @@ def offer_order(state: State, offer: OfferRecord, volatile: Volatile) -> Offer:
         environments=offer.terms.environments,
         terms=offer.terms,
         units_of=_units_of(state, offer),
+        unit_ms_of=_unit_ms_of(state, offer, volatile.now_ms),
+        stays_ms=_stays_ms(offer, volatile),
         matchable=offer.state == "open"
         and not state.members[offer.provider].suspended
         and not (is_suspect(offer, volatile) or is_paused(offer) or _goes_soon(offer, volatile)),
@@ -63,6 +71,17 @@ def _units_of(state: State, offer: OfferRecord) -> dict[str, int]:
     if offer.terms.max_units_per_customer is not None:
         for lease in (state.leases[name] for name in offer.live):
             found[lease.customer] = found.get(lease.customer, 0) + lease.gpus
+    return found
+
+
+def _unit_ms_of(state: State, offer: OfferRecord, now_ms: int) -> dict[str, int]:
+    if offer.terms.max_unit_ms_per_customer_day is None:
+        return {}
+    today = DAY.number_of(now_ms)
+    found = dict(offer.let_unit_ms) if offer.let_day == today else {}
+    for lease in (state.leases[name] for name in offer.live):
+        if not lease.own:
+            found[lease.customer] = found.get(lease.customer, 0) + lease.unit_ms_since(DAY.begin_ms(today), now_ms)
     return found
 
 
@@ -79,6 +98,8 @@ def requirements_of(spec: Json) -> Requirements:
         network=bool(spec.get("command", {}).get("network", False)),
         environments=bool(spec.get("command", {}).get("requirements")),
         launched=bool(spec.get("command", {}).get("launch")),
+        own=tuple(workers.get("own", ())),
+        stays_ms=workers.get("available_ms", 0),
     )
 
 

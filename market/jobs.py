@@ -98,7 +98,7 @@ def _check_feasible(turn: Turn, spec: Json, customer: str) -> Refusal | None:
     bid = bid_of_spec("new", spec, turn.now_ms, customer)
     never = None if spec.get("wait", False) else never_fits(listed, bid)
     if never is not None:
-        remedy = " or ".join(never.relaxations) or "other requirements"
+        remedy = " or ".join(never.relaxations) or _REMEDY_OF.get(never.reason, "other requirements")
         return Refusal(
             f"never_fits_{never.reason}",
             never.detail.partition("; would match with")[0],
@@ -121,13 +121,17 @@ _FIELD_OF: Final = {
     "vram_too_small": "workers.vram_gib",
     "region": "workers.region",
     "isolation": "workers.isolation",
+    "network": "network",
     "environments": "requirements",
     "reliability": "workers.reliability",
     "share_missing": "data",
     "offer_too_small": "workers.gpus",
+    "not_yours": "workers.own",
     "not_for_you": "workers",
     "customer_limit": "workers.gpus",
+    "leaves_too_soon": "workers.available_hours",
 }
+_REMEDY_OF: Final = {"not_yours": "`torg provide --own` there names you, and `own` names its provider"}
 
 
 def _check_funds(turn: Turn, customer: str, spec: Json) -> Refusal | None:
@@ -148,6 +152,9 @@ def add_budget(turn: Turn, command: AddBudget) -> Answer | Refusal:
     most = turn.settings.max_amount_nanos
     if not is_int(command.add_nanos, 1, most):
         return invalid("add_nanos", command.add_nanos, f"a whole number of nano-dollars from 1 to {most}")
+    if job.spec["workers"].get("own"):
+        message = f"{job.id} runs on machines of its owner alone, which cost nothing"
+        return Refusal("costs_nothing", message, field="job", remedy="it needs no budget", status=409)
     mark = f"budget:{job.id}:{command.id}"
     known = job.holds.get(mark)
     if known is not None:

@@ -86,6 +86,10 @@ class Lease:
         """Whether its customer owns the machine: only such a lease has no price."""
         return self.price_nanos_per_gpu_hour == 0
 
+    def unit_ms_since(self, begin_ms: int, now_ms: int) -> int:
+        """For how long it has had its units since then (units times milliseconds), trained or not."""
+        return self.gpus * max(0, now_ms - max(self.granted_ms, begin_ms))
+
     @property
     def rate_nanos_per_hour(self) -> int:
         return self.price_nanos_per_gpu_hour * self.gpus

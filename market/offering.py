@@ -187,6 +187,9 @@ def _check_terms(turn: Turn, terms: OwnerTerms) -> Refusal | None:
             return invalid(field, list(names)[:8], f"at most {MOST_NAMED} members")
     if terms.max_units_per_customer is not None and not is_int(terms.max_units_per_customer, 1, MAX_INT):
         return invalid("max_units_per_customer", terms.max_units_per_customer, "a whole number from 1")
+    day_ms = terms.max_unit_ms_per_customer_day
+    if day_ms is not None and not is_int(day_ms, 1, MAX_INT):
+        return invalid("max_unit_ms_per_customer_day", day_ms, "milliseconds times units from 1")
     return _check_schedule(turn, terms)
 
 

@@ -5,7 +5,7 @@ Money is in nano-dollars per GPU-hour, memory in GiB, time in milliseconds since
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from market.owner_terms import OwnerTerms
@@ -33,6 +33,10 @@ class Offer:
     terms: OwnerTerms = field(default_factory=OwnerTerms)
     units_of: Mapping[str, int] = field(default_factory=dict, hash=False)
     """What each customer has of it now, where its owner limits that."""
+    unit_ms_of: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """For how long each customer has had it today (units times milliseconds), where its owner limits that."""
+    stays_ms: int | None = None
+    """For how long what begins now may work before its machine goes; None: it goes at no time that is known."""
     matchable: bool = True
     """False for an offer that is listed but cannot be matched now (offline, draining, suspect)."""
 
@@ -41,6 +45,15 @@ class Offer:
         """How many more units the owner lets to this customer, free or not."""
         most = self.terms.max_units_per_customer
         return self.gpus if most is None or customer in self.terms.own else max(0, most - self.units_of.get(customer, 0))
+
+    def has_hours_for(self, customer: str) -> bool:
+        """Whether the owner lets to this customer any longer today."""
+        most = self.terms.max_unit_ms_per_customer_day
+        return most is None or customer in self.terms.own or self.unit_ms_of.get(customer, 0) < most
+
+    def belongs_to(self, customer: str, providers: Collection[str]) -> bool:
+        """Whether both say so: the customer names its provider, and the offer names the customer as its owner."""
+        return self.provider in providers and customer in self.terms.own
 
     def seen_by(self, customer: str) -> Offer:
         """With the price that this customer pays: nothing where it is the owner."""
@@ -53,7 +66,9 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """What every worker of a gang needs. Empty tuples mean: any. launched: its processes cannot do without `isolation`."""
+    """What every worker of a gang needs. Empty tuples mean: any. launched: its processes cannot do without `isolation`;
+    own: only machines of these providers, and only those that name the customer as their owner; stays_ms: for how long the
+    machine must be there."""
 
     gpus: int = 1
     gpu: tuple[str, ...] = ()
@@ -65,6 +80,8 @@ class Requirements:
     network: bool = False
     environments: bool = False
     launched: bool = False
+    own: tuple[str, ...] = ()
+    stays_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,9 @@ class OwnerTerms:
         prices: (hours, nano-dollars per GPU-hour) that are asked instead of the offer's price, by the clock of `zone`.
         allow: the only customers that may rent, where any are named. deny: those that may not, though they be allowed.
         max_units_per_customer: how many units one customer may have at once.
-        own: customers that are the owner: their jobs cost nothing here, come here first, and are not bounded by the three before.
+        max_unit_ms_per_customer_day: for how long (units times milliseconds) one customer may have them in a day (UTC); looked
+            at when a lease begins, so that what runs goes on.
+        own: customers that are the owner: their jobs cost nothing here, come here first, and are not bounded by the four before.
         environments: whether such commands may have Python environments of their own, built on the machine from wheels.
     """
 
@@ -40,6 +42,7 @@ class OwnerTerms:
     deny: tuple[str, ...] = ()
     max_units_per_customer: int | None = None
     own: tuple[str, ...] = ()
+    max_unit_ms_per_customer_day: int | None = None
 
     def lets(self, customer: str) -> bool:
         """Whether this customer may rent."""

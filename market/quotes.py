@@ -21,7 +21,7 @@ from market.outcomes import Json, Refusal
 from market.renting import against_alone, sentence
 from market.speeds import expected_step_s, parameters_of, tokens_per_step
 from market.traffic import format_speed, needed_bits_per_second, sent_bytes_of_round
-from storage.units import MS_PER_HOUR
+from storage.units import MS_PER_HOUR, format_duration
 from trainers.options import DEFAULT_STRATEGY
 
 
@@ -83,7 +83,8 @@ def make_plan(
         "limits": list(means.limits),
         "refusal": None if means.refusal is None else asdict(means.refusal),
         "candidates": [_candidate(seat, bid) for seat in seats],
-        "advice": [] if is_command(spec) else advice(spec) + _on_renting(spec, versus, expected_ms, needed),
+        "advice": _on_leaving(spec, seats, estimate)
+        + ([] if is_command(spec) else advice(spec) + _on_renting(spec, versus, expected_ms, needed)),
     }
 
 
@@ -114,7 +115,27 @@ def _candidate(seat: Offer, bid: Bid) -> Json:
         "reliability": seat.reliability,
         "isolation": seat.isolation,
         "price_nanos_per_gpu_hour": seat.price_nanos_per_gpu_hour,
+        "until_ms": seat.terms.until_ms,
     }
+
+
+def _on_leaving(spec: Json, seats: Sequence[Offer], estimate: Json | None) -> list[str]:
+    """Of machines that may go before the job is over: by what is expected, else by the command's timeout.
+
+    Neither is known well enough to refuse such a machine: a timeout is an upper bound, and what is saved moves on.
+    """
+    timeout_ms = spec["command"]["timeout_ms"] if is_command(spec) else None
+    expected_ms = None if estimate is None else estimate["high_ms"]
+    bounds: list[tuple[int | None, str]] = [(timeout_ms, "its timeout"), (expected_ms, "as expected")]
+    may_take_ms, why = min(((ms, told) for ms, told in bounds if ms is not None), default=(0, ""))
+    going = {seat.id: seat for seat in seats if seat.stays_ms is not None and seat.stays_ms < may_take_ms}
+    hours = -(-may_take_ms * 100 // MS_PER_HOUR) / 100
+    return [
+        f"{seat.provider} lets its machine for {format_duration(seat.stays_ms or 0)} from now on, and the job may take "
+        f"{format_duration(may_take_ms)} ({why}): it would go on elsewhere from its last save; workers.available_hours "
+        f"{hours:g} asks for machines that stay"
+        for seat in going.values()
+    ]
 
 
 def _why_not(

@@ -80,6 +80,7 @@ def _offer_placed(state: State, event: Event, at_ms: int) -> None:
         offer.live = before.live
         offer.gpus_used = before.gpus_used
         offer.held = before.held
+        offer.let_day, offer.let_unit_ms = before.let_day, before.let_unit_ms
     state.offers[offer.id] = offer
     state.offers_of.setdefault(offer.provider, {})[offer.id] = None
     state.providers.setdefault(offer.provider, ProviderRecord())
@@ -268,6 +269,7 @@ def _lease_ended(state: State, event: Event, at_ms: int) -> None:
     job, offer = state.jobs[lease.job], state.offers[lease.offer]
     del job.live[lease.id]
     del offer.live[lease.id]
+    offer.note_let(lease, at_ms)
     offer.gpus_used -= lease.gpus
     if lease.team is not None:
         note_use(state, lease.team, -lease.gpus, at_ms)

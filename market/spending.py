@@ -47,7 +47,9 @@ def set_limits(turn: Turn, command: SetLimits) -> Answer | Refusal:
 
 
 def check_limits(state: State, member: str, amount_nanos: int, now_ms: int, field: str) -> Refusal | None:
-    """Refuse to hold so much more for the member; None if every limit leaves room for it."""
+    """Refuse to hold so much more for the member; None if every limit leaves room for it, and for nothing."""
+    if not amount_nanos:
+        return None
     for kind, name, period, limit in _limits_on(state, member):
         spent, held = _spent(state, kind, name, period, now_ms), _held(state, kind, name)
         room = limit - spent - held
@@ -82,6 +84,8 @@ def may_run(state: State, job: Job, now_ms: int) -> bool:
     """Whether every limit leaves enough for the first minute of the job's smallest gang."""
     workers = job.spec["workers"]
     price = job.spec["limits"]["max_price_nanos_per_gpu_hour"]
+    if not price:  # it runs on its customer's own machines alone
+        return True
     minute = charge_nanos(price, workers["gpus"] * max(1, workers["min"]), FIRST_COVER_MS)
     for kind, name, period, limit in _limits_on(state, job.customer):
         reserved = sum(_reserved(state, one) for one in _open_jobs(state, kind, name))

@@ -14,7 +14,7 @@ from market.experience import Experience
 from market.fair_share import Usage
 from market.leases import Lease
 from market.owner_terms import OwnerTerms
-from market.periods import PERIODS, Period
+from market.periods import DAY, PERIODS, Period
 from storage.ledger import Ledger
 
 ROLES = ("customer", "provider", "operator", "plane")
@@ -120,7 +120,8 @@ class SpentRecord:
 class OfferRecord:
     """`returns_to` is the state that an offline offer has again when its provider is heard; `away` is why it is offline;
     `base_nanos` is its price outside the hours of its terms;
-    `held` is what its owner holds back: {gpus, reason, why, until_ms} (market/holding.py)."""
+    `held` is what its owner holds back: {gpus, reason, why, until_ms} (market/holding.py); `let_unit_ms` is for how long each
+    customer had it on the day `let_day` (UTC), of leases that ended then."""
 
     id: str
     provider: str
@@ -149,7 +150,18 @@ class OfferRecord:
     terms: OwnerTerms = field(default_factory=OwnerTerms)
     base_nanos: int = 0
     selftest: dict[str, Any] | None = None
+    let_day: int = 0
+    let_unit_ms: dict[str, int] = field(default_factory=dict)
     held: dict[str, Any] = field(default_factory=lambda: {"gpus": 0, "reason": "", "why": "", "until_ms": None})
+
+    def note_let(self, lease: Lease, at_ms: int) -> None:
+        """Count for the day what a lease that ends now has had of it."""
+        today = DAY.number_of(at_ms)
+        if self.let_day != today:
+            self.let_day, self.let_unit_ms = today, {}
+        if not lease.own:
+            before = self.let_unit_ms.get(lease.customer, 0)
+            self.let_unit_ms[lease.customer] = before + lease.unit_ms_since(DAY.begin_ms(today), at_ms)
 
     @property
     def gpus_free(self) -> int:

@@ -13,6 +13,7 @@ from market.jobs import finish, pause
 from market.leases import LeaseState
 from market.offering import follow_schedule
 from market.outcomes import Answer, Refusal, forbidden
+from market.periods import DAY
 from market.spending import watch_limits
 from market.turn import Turn
 
@@ -24,12 +25,21 @@ def tick(turn: Turn, command: Tick) -> Answer | Refusal:
     release_what_is_over(turn)
     for offer in list(turn.state.offers.values()):
         follow_schedule(turn, offer)
+    _next_day(turn)
     expire(turn)
     _silent_offers(turn)
     _silent_leases(turn)
     _jobs(turn, turn.volatile.ticked_ms)
     turn.volatile.ticked_ms = turn.now_ms
     return Answer({})
+
+
+def _next_day(turn: Turn) -> None:
+    """Owners who let so many hours a day let them again."""
+    if DAY.number_of(turn.volatile.ticked_ms) == DAY.number_of(turn.now_ms):
+        return
+    if any(offer.terms.max_unit_ms_per_customer_day is not None for offer in turn.state.offers.values()):
+        turn.volatile.dirty = True
 
 
 def _silent_for_ms(turn: Turn, since_ms: int) -> int:

@@ -57,6 +57,7 @@ def offer_view(state: State, volatile: Volatile, offer: OfferRecord) -> Json:
         "deny": list(offer.terms.deny),
         "own": list(offer.terms.own),
         "max_units_per_customer": offer.terms.max_units_per_customer,
+        "max_unit_ms_per_customer_day": offer.terms.max_unit_ms_per_customer_day,
         "suspect": is_suspect(offer, volatile),
         "shares": list(offer.shares),
         "network": has_network(offer),

@@ -10,6 +10,7 @@ from cli.errors import usage
 from cli.settings import machines_zone
 
 DAY_S = 86_400
+MOST_HOURS = 100_000
 
 
 def watched(
@@ -67,6 +68,18 @@ def members(given: list[str] | None, option: str) -> list[str]:
     if len(named) > MOST_NAMED:
         raise usage(f"{option} names {len(named)} members", field=option, remedy=f"at most {MOST_NAMED}")
     return named
+
+
+def day_ms(hours: float | None) -> int | None:
+    """GPU-hours a day in milliseconds."""
+    if hours is None:
+        return None
+    if not 0 < hours <= MOST_HOURS:
+        raise usage(
+            f"--max-hours-per-customer {hours:g} is out of range", field="--max-hours-per-customer",
+            remedy=f"above 0, at most {MOST_HOURS}", code="out_of_range",
+        )  # fmt: skip
+    return max(1, round(hours * 3_600_000))
 
 
 def prices(between: list[str] | None, zone: str | None) -> tuple[list[dict[str, Any]], str]:

@@ -76,6 +76,9 @@ def provide(
     max_units_per_customer: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="of this machine that one customer may have at once")
     ] = None,
+    max_hours_per_customer: Annotated[
+        float | None, typer.Option(metavar="H", help="GPU-hours of this machine that one customer may have in a day (UTC)")
+    ] = None,
     when: Annotated[
         str, typer.Option(metavar="always|idle", help="idle: for rent only while nobody else uses its cards, or its cores")
     ] = "always",
@@ -118,6 +121,7 @@ def provide(
     members = {
         "allow": owner_options.members(allow, "--allow"), "deny": owner_options.members(deny, "--deny"),
         "own": owner_options.members(own, "--own"), "max_units_per_customer": max_units_per_customer,
+        "max_unit_ms_per_customer_day": owner_options.day_ms(max_hours_per_customer),
     }  # fmt: skip
     networks = {
         "network": network, "network_allow": _networks(network_allow, "--network-allow", network),

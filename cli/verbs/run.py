@@ -44,6 +44,13 @@ def run(
     ] = None,
     hours: Annotated[float | None, typer.Option(min=0.001, help="the job ends so long after it is submitted")] = None,
     budget: Annotated[str | None, typer.Option(metavar="USD", help="what --hours (or one hour) may cost")] = None,
+    own: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="only on machines of this provider that are your own: free, no budget; and again for more"),
+    ] = None,
+    available_hours: Annotated[
+        float | None, typer.Option(metavar="H", min=0.001, help="only on machines that are offered for that much longer")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="of the job; its script's or program's")] = None,
     env: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="a variable, and again for more")] = None,
     secret: Annotated[
@@ -88,11 +95,13 @@ def run(
         "timeout": timeout,
         "retries": retries,
         "launch": launch,
-        "workers": {**_machine(gpu, cpu, workers, launch), "region": region or []},
+        "workers": {
+            **_machine(gpu, cpu, workers, launch), "region": region or [], "own": own or [], "available_hours": available_hours,
+        },
         "tags": dict(pair(one, "--tag") for one in tag or ()),
     }
     with connect_pooled(settings, "customer") as client:
-        fields["limits"] = _limits(client, fields, max_price, budget, hours)
+        fields["limits"] = _free(max_price, budget, hours) if own else _limits(client, fields, max_price, budget, hours)
         with prepare_fields(fields) as prepared:
             made = place(settings, client, prepared, id, yes=yes, dry_run=dry_run)
     if not detach:
@@ -145,6 +154,14 @@ def _units(asked: int | None, workers: int | None, option: str) -> int:
             f"{option} wants {asked} and --workers {workers}", field="--workers", remedy="each process has one: leave either out"
         )
     return asked or workers or 1
+
+
+def _free(max_price: str | None, budget: str | None, hours: float | None) -> dict[str, Any]:
+    """Of a job on its customer's own machines: nothing to pay, so nothing to hold."""
+    for option, value in (("--max-price", max_price), ("--budget", budget)):
+        if value is not None:
+            raise usage(f"{option} and --own stand together", field=option, remedy="machines of your own cost nothing")
+    return {} if hours is None else {"deadline_hours": hours}
 
 
 def _limits(

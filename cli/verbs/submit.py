@@ -13,7 +13,7 @@ from cli.output import Column, console, document, log, print_table, printable
 from cli.session import connect_pooled, new_id
 from cli.settings import Settings
 from market.traffic import EXCHANGE_SHARE, format_speed
-from storage.units import format_instant
+from storage.units import format_duration, format_instant
 from trainers.options import keeps_inner_state
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ def ask(settings: Settings, spec: dict[str, Any], yes: bool) -> None:
         return
     if not sys.stdin.isatty() or settings.as_json:
         raise usage("nobody is there to confirm", field="-y", remedy="add -y", code="not_confirmed")
-    budget = usd(spec["limits"]["budget_nanos"])
-    answer = input(f"Hold {budget} in escrow and submit? [y/N] ")
+    budget = spec["limits"]["budget_nanos"]
+    answer = input(f"{f'Hold {usd(budget)} in escrow and submit' if budget else 'Submit'}? [y/N] ")
     if answer.strip().lower() not in ("y", "yes"):
         raise refused("not_confirmed", "nothing was submitted")
 
@@ -145,7 +145,7 @@ def _candidates(verb: str) -> tuple[Column, ...]:
 
 
 def _facts(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
-    return [*_what(spec, plan), *(plan_facts(plan) if "command" in spec else _when(plan)), *_why_not(plan)]
+    return [*_what(spec, plan), *_when(plan), *_why_not(plan)]
 
 
 def _what(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
@@ -154,9 +154,12 @@ def _what(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
     count = str(workers["min"]) if workers["min"] == workers["max"] else f"{workers['min']} to {workers['max']}"
     kinds = " or ".join(workers["gpu"]) or "any GPU"
     limit, budget = usd(limits["max_price_nanos_per_gpu_hour"]), usd(limits["budget_nanos"])
+    own = " and ".join(workers.get("own", ()))
+    most = f"only your own of {own}" if own else f"at most {limit} per GPU-hour"
+    stays = f", there for {format_duration(workers['available_ms'])}" if "available_ms" in workers else ""
     asked = [
-        ("workers", f"{count} of {workers['gpus']} × {kinds}, at most {limit} per GPU-hour"),
-        ("budget", f"{budget} into escrow; what is left comes back"),
+        ("workers", f"{count} of {workers['gpus']} × {kinds}, {most}{stays}"),
+        ("budget", "none: your own machines cost nothing" if own else f"{budget} into escrow; what is left comes back"),
         *(("limit", _room(one)) for one in plan.get("limits") or []),
     ]
     data = ("data", _data(spec["data"]))

@@ -92,6 +92,7 @@ class HostConfig(BaseModel):
     deny: list[str] = Field(default=[], max_length=MOST_NAMED)
     own: list[str] = Field(default=[], max_length=MOST_NAMED)
     max_units_per_customer: int | None = Field(default=None, ge=1)
+    max_unit_ms_per_customer_day: int | None = Field(default=None, ge=1)
     watched: Watched | None = None
     environments: bool = True
     environments_bytes: int = Field(default=20 * GIBIBYTE, ge=2**20)

@@ -413,6 +413,9 @@ class Host:
             say("back")
 
 
+_TERMS = ("allow", "deny", "own", "max_units_per_customer", "max_unit_ms_per_customer_day")
+
+
 def offer_body(config: HostConfig, hardware: Hardware, node_id: str, isolation: str, measured: dict[str, int]) -> Json:
     """The offer as POST /v1/offers takes it."""
     return {
@@ -433,7 +436,7 @@ def offer_body(config: HostConfig, hardware: Hardware, node_id: str, isolation: 
         "until_ms": config.until_ms,
         "prices": [one.model_dump() for one in config.prices],
         "zone": config.zone,
-        **{name: getattr(config, name) for name in ("allow", "deny", "own", "max_units_per_customer")},
+        **{name: getattr(config, name) for name in _TERMS},
         "network": config.network,
     }
 

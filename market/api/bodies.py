@@ -145,6 +145,7 @@ class OfferBody(Body):
     deny: Annotated[list[Id], Field(max_length=MOST_NAMED)] = []
     own: Annotated[list[Id], Field(max_length=MOST_NAMED)] = []
     max_units_per_customer: Annotated[int, Field(ge=1, le=MAX_UNITS)] | None = None
+    max_unit_ms_per_customer_day: Positive | None = None
     network: bool = False
     environments: bool = False
     selftest: dict[str, Any] | None = None

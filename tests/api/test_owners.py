@@ -24,6 +24,7 @@ def test_others_hear_whether_an_offer_is_for_them_and_not_for_whom_it_is_nor_wha
     assert (mine["allow"], mine["deny"], mine["held"]["why"]) == ([friend_name], ["dora"], "user process 7 game on GPU 0")
     assert (theirs["allow"], theirs["deny"], theirs["held"]["why"], theirs["held"]["gpus"]) == ([], [], "", 1)
     assert [seen_by(one, offer)["for_you"] for one in (friend, stranger)] == [True, False]
+    assert [seen_by(one, offer)["yours"] for one in (friend, stranger)] == [False, False]
     assert theirs["price_nanos_per_gpu_hour"] == 7
     plan = stranger.quote(make_spec(region, workers__min=1, workers__max=1))
     assert (plan["feasible"], plan["reason"]) == (False, "not_for_you")
@@ -59,6 +60,38 @@ def test_an_owners_own_job_is_metered_and_has_lines_of_nothing(square: Square) -
     ] * 2
     assert all(line["charged_ms"] == line["metered_ms"] > 0 for line in lines)
     assert sum(line["gpu_ms"] for line in ann.billing(job=job)) > 0
+    bundle = ann.provenance(job)
+    assert verify_bundle(bundle, public_key=operator.status()["public_key"]).ok
+    books = operator.verify_books()
+    assert (books["ok"], books["balanced"], books["projection_ok"]) == (True, True, True)
+
+
+def test_an_owner_without_money_runs_on_its_own_machine_and_has_an_invoice_of_nothing(square: Square) -> None:
+    region, job, provider_name = square.name("region"), square.name("job"), ""
+    name, ann = square.newcomer("customer")
+    plane, operator = square.local("plane"), square.local("operator")
+    provider_name, provider = square.newcomer("provider")
+    offer = make_offer(square.name("offer"), region, own=[name], gpus=2, max_unit_ms_per_customer_day=1)
+    machine = FakeProvider(provider, offer)
+    spec = make_spec(region, limits__max_price_nanos_per_gpu_hour=0, limits__budget_nanos=0)
+    spec["workers"]["own"] = [provider_name]
+    try:
+        assert seen_by(ann, offer["id"])["yours"]
+        assert ann.quote(spec)["refusal"] is None
+        ann.submit_job(job, spec)
+        run = FakeRun(plane, job)
+        workers = run.workers(2)
+        run.read(workers)
+        run.report(workers)
+        run.checkpoint()
+        plane.report_halted(job, state="done", reason="done", round=1, manifest=run.manifest)
+        done = ann.job(job)
+    finally:
+        machine.close()
+    assert (done["state"], done["billed_nanos"], done["escrow_nanos"], ann.balance()["wallet_nanos"]) == ("done", 0, 0, 0)
+    invoice = ann.invoice(job)
+    assert [(line["kind"], line["amount_nanos"]) for line in invoice["lines"]] == [("usage", 0)] * 2
+    assert ann.transfers() == []
     bundle = ann.provenance(job)
     assert verify_bundle(bundle, public_key=operator.status()["public_key"]).ok
     books = operator.verify_books()

@@ -107,6 +107,7 @@ ENDS = [
     (["provide", "--price", "1", "--price-between", "22:00-06:00=-1"], 2, "negative", "--price-between"),
     (["provide", "--price", "1", "--allow", "ann,,bob"], 2, "usage",            "--allow"),
     (["provide", "--price", "1", "--max-units-per-customer", "0"], 2, "usage",  "--max-units-per-customer"),
+    (["provide", "--price", "1", "--max-hours-per-customer", "0"], 2, "out_of_range", "--max-hours-per-customer"),
     (["demo", "--data", "nowhere"],                    2, "no_such_file",       "nowhere"),
 ]  # fmt: skip
 

@@ -143,7 +143,19 @@ def test_what_is_not_said_follows_from_the_offers_of_now(torg: Torg, open_market
     assert spec["command"]["workdir"]["label"] == "project"
 
 
+def test_own_machines_need_no_price_and_no_budget(torg: Torg, open_market: FakeMarket, project: Path) -> None:
+    ran = torg("run", "-y", "-d", "--own", "lab", "--hours", "2", "--available-hours", "1.5", "python", "train.py")
+    spec = spec_of(open_market)
+    assert (spec["workers"]["own"], spec["workers"]["available_ms"]) == (["lab"], 5_400_000)
+    assert spec["limits"] == {"max_price_nanos_per_gpu_hour": 0, "budget_nanos": 0, "deadline_ms": 7_200_000}
+    assert "workers   1 of 1 × cpu, only your own of lab, there for 1 h 30 min" in ran.out
+    assert "budget    none: your own machines cost nothing" in ran.out
+
+
 MISTAKES = [
+    (["--own", "lab", "--budget", "1"], "machines of your own cost nothing"),
+    (["--own", "a b"], "workers.own"),
+    (["--available-hours", "100000"], "workers.available_hours"),
     (["--gpu", "A1000000"], "A1000000"),
     (["--gpu", "A100", "--cpu", "2"], "stand together"),
     (["--gpu", "2"], "names no model"),

@@ -62,6 +62,7 @@ async def place_offer(
             prices=tuple((one.hours, one.price_nanos_per_gpu_hour) for one in body.prices), zone=body.zone,
             allow=tuple(body.allow), deny=tuple(body.deny), own=tuple(body.own),
             max_units_per_customer=body.max_units_per_customer,
+            max_unit_ms_per_customer_day=body.max_unit_ms_per_customer_day,
         ),
         selftest=body.selftest,
     )
@@ -135,10 +136,10 @@ async def lease_ended(services: Has, caller: Lessor, lease: str, body: LeaseEnde
 def _for_others(caller: Caller, offer: dict[str, Any]) -> dict[str, Any]:
     """Without what runs there, what it earned, whom its owner names, and what it does with the machine meanwhile.
 
-    `for_you`: whether this caller may rent it, and nothing of why.
+    `for_you`: whether this caller may rent it, and nothing of why; `yours`: whether it names this caller as its owner.
     """
     lets = OwnerTerms.of_json({name: offer[name] for name in ("allow", "deny", "own")}).lets(caller.name)
-    return offer | _OWNERS_ONLY | {"held": offer["held"] | {"why": ""}, "for_you": lets}
+    return offer | _OWNERS_ONLY | {"held": offer["held"] | {"why": ""}, "for_you": lets, "yours": caller.name in offer["own"]}
 
 
 def _may_know(caller: Caller, offer: dict[str, Any]) -> bool:
