@@ -108,17 +108,13 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class StartRound:
-    """Train, then merge among all of these members (the exchange's attempt 0).
-
-    `evaluator` tells the held-out loss of what the round begins with.
-    """
+    """Train, then merge among all of these members (the exchange's attempt 0)."""
 
     round: int
     step_before: int
     step_after: int
     position_after: int
     shares: tuple[Share, ...]
-    evaluator: int | None
     why: str
 
     @property

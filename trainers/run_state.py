@@ -145,8 +145,7 @@ class RunState:
         sentence = f"Starting round {number} with slots {listed(slots)}: {why}"
         joining = [share for share in shares if share.donors is not None]
         sentence += "".join(f"; slot {share.slot} joins from {_donors(share, self.round)}" for share in joining)
-        evaluator = (holders or slots)[0] if self.round > 0 else None
-        self._started = StartRound(number, self.at.step, step_after, position, tuple(shares), evaluator, sentence)
+        self._started = StartRound(number, self.at.step, step_after, position, tuple(shares), sentence)
         return self._started
 
     # whom it keeps and whom not

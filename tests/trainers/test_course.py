@@ -39,12 +39,15 @@ TEXT = tar_of({"a.txt": b"the same line again and again\n" * 400})
 
 
 class LocalTransport:
-    """Workers in this process; a call runs in a thread. `cut`: calls by method that get lost after they have run."""
+    """Workers in this process; a call runs in a thread. `cut`: calls by method that get lost after they have run;
+    `lies`: the held-out loss that a worker says, whatever it measured.
+    """
 
     def __init__(self) -> None:
         self.threads = ThreadPoolExecutor(16)
         self.cut: dict[str, int] = {}
         self.lost: list[str] = []
+        self.lies: dict[str, float] = {}
         self.closed = False
 
     def find(self, name: str) -> None:
@@ -74,6 +77,8 @@ class LocalTransport:
 
     def _run(self, worker: Worker, method: str, arguments: list[Any]) -> Any:
         answer = getattr(worker, method)(*arguments)
+        if method == "reading" and worker.name in self.lies:
+            answer["evaluated"] = [{**one, "loss": self.lies[worker.name]} for one in answer["evaluated"]]
         if self.cut.get(method, 0) > 0:
             self.cut[method] -= 1
             self.lost.append(method)
@@ -192,6 +197,19 @@ def test_a_job_with_a_wanted_loss_is_done_once_it_is_reached_and_its_model_is_du
     assert job.keeper.manifest is not None
     manifest = Manifest.decode(job.door.blobs[job.keeper.manifest])
     assert Member.restore(job.door.blobs[manifest.state]).digest() == job.door.rounds[-1]["digest"]
+
+
+def test_one_workers_word_that_the_wanted_loss_is_there_ends_no_job(workers: list[Worker]) -> None:
+    job = Job(workers, {**SPEC, "until_loss": WANTED})
+    job.transport.lies = {"worker-0": 0.01}
+    halt = job.run()
+
+    assert (halt.state, halt.reason) == ("done", "done")
+    told = [one["loss"] for one in sorted(job.door.evaluated, key=lambda one: one["round"])]
+    assert told[0] == 0.01  # the lie was told
+    assert told[1] > WANTED  # and the next measurement was the other's
+    assert all(loss > WANTED for loss in told[1:-1])
+    assert f"the held-out loss is {told[-1]:.4f}" in halt.detail
 
 
 def test_calls_that_a_cut_network_swallowed_are_repeated_and_nobody_is_lost(workers: list[Worker]) -> None:

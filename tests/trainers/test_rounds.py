@@ -33,7 +33,6 @@ def test_the_first_round_waits_for_the_gang():
     started = script.of(StartRound)
     assert (started.round, started.step_before, started.step_after, started.slots) == (1, 0, 30, (0, 1))
     assert [(one.steps, one.position, one.donors) for one in started.shares] == [(30, 0, None), (30, 30, None)]
-    assert started.evaluator is None
 
 
 def test_a_round_goes_train_merge_and_the_last_one_is_short():
@@ -45,7 +44,6 @@ def test_a_round_goes_train_merge_and_the_last_one_is_short():
     assert (done.round, done.step, done.position, done.digest) == (1, 30, 60, "d1")
     assert (done.contributors, done.holders, done.lost, done.attempts) == ((0, 1), (0, 1), (), 1)
     assert done.duration_ms == 2000
-    assert script.of(StartRound).evaluator == 0
     last = script.whole_round(0, 1).whole_round(0, 1).of(StartRound)
     assert (last.round, last.step_before, last.step_after) == (4, 90, 110)
     assert share(last, 1).steps == 20

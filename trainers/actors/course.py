@@ -23,7 +23,7 @@ from trainers.actors.outbox import Outbox
 from trainers.actors.reports import market_reason, round_report
 from trainers.actors.roster import Roster, Worker, heirs
 from trainers.actors.transport import Gone, Transport
-from trainers.evaluating import Evaluation, Evaluations
+from trainers.evaluating import HeldOut
 from trainers.restoring import NothingRestorable
 
 __all__ = ["Course", "Halt"]
@@ -66,7 +66,8 @@ class Course:
         self._accepted: list[int] = []
         self._run = hashlib.sha256(secret).hexdigest()[:16]
         self._start = 0  # which try of which round; numbers of rounds are used again after a void one
-        self._evaluation: Evaluation | None = None
+        self._held_out = HeldOut(spec)
+        roster.on_loss = self._held_out.hear
         self._evaluated_round = -1
         self._over: machine.Finished | machine.Halted | None = None
         self._met: dict[int, Worker] = {}
@@ -150,10 +151,10 @@ class Course:
             return Halt("failed", "checkpoint_lost", f"no checkpoint can be restored: {lost}")
 
     def _look_at_loss(self) -> None:
-        wanted, reached = self._spec.get("until_loss"), self._roster.lowest_loss
-        if wanted is not None and reached is not None and reached <= wanted and not self._reached:
-            self._reached = True
-            self.pause(f"the held-out loss is {reached:.4f}, and {wanted} was wanted")
+        if self._reached or (loss := self._held_out.reached({one.provider for one in self._roster.all()})) is None:
+            return
+        self._reached = True
+        self.pause(f"the held-out loss is {loss:.4f}, and {self._spec['until_loss']} was wanted")
 
     def _look_at_exchange(self) -> None:
         """Whose bytes move has time; whom nobody reaches is found by those who wait for it."""
@@ -318,25 +319,24 @@ class Course:
         self._strategy = self._spec["strategy"]
         self._start += 1
         self._members = self._members_of(start.slots)
-        evaluate = self._evaluates(start)
+        evaluator = self._evaluator(start)
         began = Began([self._run, self._start], self._members, self._digest, self._strategy, self._accepted, switched)
         for share, worker in [(share, self._roster.get(share.slot)) for share in start.shares]:
             if worker is None:
                 continue
             fresh = start.round == self._void_round or share.slot in self._voided
             self._voided.discard(share.slot)
-            self._orders[share.slot] = train_order(start, share, began, evaluate=evaluate, fresh=fresh)
+            self._orders[share.slot] = train_order(start, share, began, evaluate=share.slot == evaluator, fresh=fresh)
             if share.donors == () and restored is not None:
                 self._calls.ask("recall", worker, restored.at.round, restored.digest, restored.inner_digest)
             else:
                 self._ask_for_round(worker)
 
-    def _evaluates(self, start: machine.StartRound) -> bool:
-        done, now_ms = start.round - 1, self._now_ms()
-        due = start.evaluator is not None and Evaluations.of(self._spec).due(done, now_ms, self._evaluation)
-        if due:
-            self._evaluation = Evaluation(done, now_ms)
-        return due
+    def _evaluator(self, start: machine.StartRound) -> int | None:
+        holders_first = sorted(start.shares, key=lambda share: share.donors is not None)
+        workers = [self._roster.get(share.slot) for share in holders_first]
+        able = [(worker.slot, worker.provider) for worker in workers if worker is not None]
+        return self._held_out.evaluator(able, start.round - 1, self._now_ms())
 
     def _ask_for_round(self, worker: Worker) -> None:
         order, worker.info, worker.merged = self._orders[worker.slot], {}, {}

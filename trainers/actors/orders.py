@@ -41,7 +41,7 @@ def train_order(start: StartRound, share: Share, began: Began, *, evaluate: bool
         "position_after": start.position_after, "slots": list(start.slots), "members": began.members,
         "base": base_of(start.round - 1, began.digest), "strategy": began.strategy,
         "first_step": share.first_step, "steps": share.steps, "position": share.position, "ahead": share.ahead,
-        "donors": None if share.donors is None else list(share.donors), "evaluate": evaluate and share.slot == start.evaluator,
+        "donors": None if share.donors is None else list(share.donors), "evaluate": evaluate,
         "timeout_s": max(1.0, share.limit_ms / 1000 - HEADSTART_S),
         "fresh": fresh, "switched": began.switched, "accepted": began.accepted,
     }  # fmt: skip

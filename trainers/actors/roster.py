@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +60,10 @@ class Worker:
         return True
 
 
+def _heard(_provider: str, _loss: float) -> None:
+    """Nobody waits for a loss."""
+
+
 def heirs(ready: Sequence[Worker], at: Standing, agrees: bool) -> tuple[str | None, list[Member]]:
     """(digest, members) of a predecessor's workers: whose digest is another than that of most holds another state."""
     digests = [worker.digest for worker in ready if worker.at == at and worker.digest is not None]
@@ -89,7 +93,7 @@ class Roster:
         self._workers: dict[int, Worker] = {}
         self._losses: list[tuple[Worker, Gone]] = []
         self.changed = threading.Event()
-        self.lowest_loss: float | None = None
+        self.on_loss: Callable[[str, float], None] = _heard  # (provider, held-out loss), by the watching thread
         threading.Thread(target=self._watch, name="watch-workers", daemon=True).start()
 
     def add(self, worker: Worker) -> None:
@@ -186,7 +190,7 @@ class Roster:
         worker.unreachable, worker.moved_bytes = tuple(answer["unreachable"]), answer["moved_bytes"]
         reading = {"lease": worker.lease, "epoch": worker.epoch, **{name: answer[name] for name in READING_FIELDS}}
         for one in answer["evaluated"]:
-            self.lowest_loss = min(one["loss"], self.lowest_loss if self.lowest_loss is not None else one["loss"])
+            self.on_loss(worker.provider, one["loss"])
         changed = reading != worker.reading
         worker.reading = reading
         self._outbox.put_readings(
