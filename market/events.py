@@ -53,6 +53,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "offer_terms": ("offer", "terms"),
     "offer_tested": ("offer", "selftest"),
     "offer_changed": ("offer", "state", "price_nanos_per_gpu_hour", "reason"),
+    "offer_heard": ("offer", "heard_ms"),
     "offer_held": ("offer", "gpus", "reason", "why", "until_ms"),
     "job_submitted": ("job", "customer", "name", "spec", "budget_nanos", "spec_digest", "tags"),
     "job_estimated": (

@@ -14,7 +14,8 @@ from market.leases import Lease, LeaseState
 from market.member_events import MEMBER_HANDLERS
 from market.owner_terms import OwnerTerms
 from market.pricing import budget_percent
-from market.state import FINAL_STATES, Job, OfferRecord, ProviderRecord, State
+from market.reliability import ProviderRecord
+from market.state import FINAL_STATES, Job, OfferRecord, State
 from market.team_events import TEAM_HANDLERS, note_use
 from storage.ledger import Status, Transfer
 from trainers.attempts import KILLS
@@ -72,8 +73,10 @@ def _offer_placed(state: State, event: Event, at_ms: int) -> None:
         request_digest=event["request_digest"],
         placed_ms=at_ms,
         base_nanos=event["price_nanos_per_gpu_hour"],
+        counted_ms=at_ms,
     )
     if before is not None:
+        offer.counted_ms = before.counted_ms if before.state == "open" else at_ms
         offer.version = before.version + 1
         offer.earned_nanos = before.earned_nanos
         offer.lost_ms = before.lost_ms
@@ -100,8 +103,18 @@ def _offer_held(state: State, event: Event, at_ms: int) -> None:
     offer.version += 1
 
 
+def _offer_heard(state: State, event: Event, at_ms: int) -> None:
+    offer = state.offers[event["offer"]]
+    state.providers[offer.provider].heard(at_ms - event["heard_ms"], at_ms)
+    offer.counted_ms = at_ms
+
+
 def _offer_changed(state: State, event: Event, at_ms: int) -> None:
     offer = state.offers[event["offer"]]
+    if event["state"] == "open" and offer.state != "open":
+        offer.counted_ms = at_ms
+    if event["state"] == "offline" and offer.state == "open" and event["reason"] == "not_heard":
+        state.providers[offer.provider].fell_silent(at_ms)
     if event["state"] == "offline" and offer.state != "offline":
         offer.returns_to = offer.state
     offer.state = event["state"]
@@ -148,7 +161,8 @@ def _job_state(state: State, event: Event, at_ms: int) -> None:
         assert not job.live, f"{job.id} is {job.state} with living leases"
         if job.reason == KILLS:  # which its providers could not help
             for lease in deaths_in_a_row(job, state.leases_of(job)):
-                state.providers[lease.provider].faulted -= not lease.own
+                if not lease.own:
+                    state.providers[lease.provider].forgive(lease.ended_ms or at_ms, at_ms)
         job.ended_ms = at_ms
         del state.open_jobs[job.id]
     if job.state == "done":
@@ -276,10 +290,10 @@ def _lease_ended(state: State, event: Event, at_ms: int) -> None:
     assert offer.gpus_used >= 0
     job.version += 1
     offer.version += 1
-    provider = state.providers[lease.provider]
-    provider.ended += not lease.own  # nobody makes himself a name with jobs of his own
+    if not lease.own:  # nobody makes himself a name with jobs of his own
+        faulted, began = lease.fault == "provider", lease.started_ms is not None
+        state.providers[lease.provider].lease_ended(at_ms, faulted=faulted, began=began)
     if lease.fault == "provider":
-        provider.faulted += not lease.own
         offer.lost_ms = at_ms
         job.avoided[offer.id] = after_loss(job.avoided.get(offer.id), at_ms, at_ms - lease.granted_ms)
         job.orphans.append(lease.id)
@@ -366,6 +380,7 @@ _HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     "offer_tested": _offer_tested,
     "offer_changed": _offer_changed,
     "offer_held": _offer_held,
+    "offer_heard": _offer_heard,
     "job_submitted": _job_submitted,
     "job_estimated": _job_estimated,
     "job_state": _job_state,

@@ -15,6 +15,7 @@ from market.fair_share import Usage
 from market.leases import Lease
 from market.owner_terms import OwnerTerms
 from market.periods import DAY, PERIODS, Period
+from market.reliability import ProviderRecord
 from storage.ledger import Ledger
 
 ROLES = ("customer", "provider", "operator", "plane")
@@ -152,6 +153,8 @@ class OfferRecord:
     selftest: dict[str, Any] | None = None
     let_day: int = 0
     let_unit_ms: dict[str, int] = field(default_factory=dict)
+    counted_ms: int = 0
+    """Until when its signs of life are in the record (market/heartbeats.py)."""
     held: dict[str, Any] = field(default_factory=lambda: {"gpus": 0, "reason": "", "why": "", "until_ms": None})
 
     def note_let(self, lease: Lease, at_ms: int) -> None:
@@ -167,19 +170,6 @@ class OfferRecord:
     def gpus_free(self) -> int:
         """Units for rent now: neither leased nor held back."""
         return max(0, self.gpus - self.gpus_used - int(self.held["gpus"]))
-
-
-@dataclass(slots=True)
-class ProviderRecord:
-    """How a provider's leases ended; makes its reliability."""
-
-    ended: int = 0
-    faulted: int = 0
-
-    @property
-    def reliability(self) -> float:
-        """Share of leases without the provider's fault, with twenty imagined good ones less 1 % before the first."""
-        return round((19.8 + self.ended - self.faulted) / (20 + self.ended), 4)
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from market.commands import SYSTEM, Tick
 from market.credits import expire
 from market.granting import end_lease
+from market.heartbeats import count_heartbeats, note_heard
 from market.holding import release_what_is_over
 from market.jobs import finish, pause
 from market.leases import LeaseState
@@ -27,6 +28,7 @@ def tick(turn: Turn, command: Tick) -> Answer | Refusal:
         follow_schedule(turn, offer)
     _next_day(turn)
     expire(turn)
+    count_heartbeats(turn)
     _silent_offers(turn)
     _silent_leases(turn)
     _jobs(turn, turn.volatile.ticked_ms)
@@ -53,6 +55,7 @@ def _silent_offers(turn: Turn) -> None:
         heard_ms = max(offer.placed_ms, turn.volatile.heard_ms.get(offer.id, 0))
         if _silent_for_ms(turn, heard_ms) <= turn.settings.offer_timeout_ms:
             continue
+        note_heard(turn, offer)
         turn.set_offer(offer, "offline", offer.price_nanos_per_gpu_hour, "not_heard")
         for name in list(offer.live):
             lease = turn.state.leases[name]

@@ -16,6 +16,7 @@ from market.holding import shown_state
 from market.learning import took_of
 from market.leases import Lease, LeaseState
 from market.outcomes import Json
+from market.reliability import ProviderRecord
 from market.schedules import next_change
 from market.selftests import summary
 from market.state import Job, OfferRecord, State, Volatile
@@ -39,6 +40,7 @@ def offer_view(state: State, volatile: Volatile, offer: OfferRecord) -> Json:
         "vram_gib": offer.vram_gib,
         "region": offer.region,
         "reliability": state.providers[offer.provider].reliability,
+        "record": record_view(state.providers[offer.provider]),
         "usd_per_gpu_hour": offer.price_nanos_per_gpu_hour / NANOS_PER_USD,
         "price_nanos_per_gpu_hour": offer.price_nanos_per_gpu_hour,
         "floor_price_nanos_per_gpu_hour": offer.floor_price_nanos_per_gpu_hour,
@@ -68,6 +70,17 @@ def offer_view(state: State, volatile: Volatile, offer: OfferRecord) -> Json:
         "placed_ms": offer.placed_ms,
         "heard_ms": heard_ms,
         "leases": list(offer.live),
+    }
+
+
+def record_view(provider: ProviderRecord) -> Json:
+    """What its reliability stands on; `newcomer`: too little for it to say more than that nothing is known."""
+    return {
+        "leases_ended": provider.ended,
+        "leases_lost": provider.faulted,
+        "silences": provider.silences,
+        "heard_ms": provider.heard_ms,
+        "newcomer": provider.newcomer,
     }
 
 

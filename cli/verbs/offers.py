@@ -80,9 +80,14 @@ def offer_row(one: dict[str, Any]) -> list[str | Styled]:
     return [
         one["id"], one["provider"], one.get("name") or "–", one["gpu"], f"{one['gpus_free']}/{one['gpus']}", usd(one["price_nanos_per_gpu_hour"]),
         f"{one['vram_gib']:g} GiB" if one["vram_gib"] else "–", one["region"] or "–",
-        "new" if one["reliability"] is None else f"{one['reliability']:.3f}", one["isolation"],
+        _reliable(one), one["isolation"],
         "interruptible" if one["interruptible"] else "firm", Styled(one["state"], _STATES.get(one["state"], "")),
     ]  # fmt: skip
+
+
+def _reliable(one: Offer) -> str:
+    """`new` beside it: next to nothing is known, and this is what newcomers are given."""
+    return f"{one['reliability']:.3f}" + (" new" if one.get("record", {}).get("newcomer") else "")
 
 
 def _filter(text: str) -> Callable[[Offer], bool]:
