@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.errors import Exit, usage
+from cli.errors import CliError, Exit, usage
 from cli.output import Cell, Column, Styled, console, document, log, print_table
 from cli.settings import Settings
 
@@ -57,13 +57,16 @@ def _run(settings: Settings, isolation: Any) -> "Result":
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from trainers.selftest.attempts import ATTEMPTS
-    from trainers.selftest.battery import run
+    from trainers.selftest.battery import NotMade, run
 
     columns = (TextColumn("attempts to break out"), BarColumn(), MofNCompleteColumn())
     screen = console(settings, stderr=True)
     with Progress(*columns, console=screen, transient=True, disable=settings.as_json or not screen.is_terminal) as bar:
         task = bar.add_task("", total=sum(len(one.roles) for one in ATTEMPTS))
-        return run(isolation, progress=lambda done: bar.update(task, completed=done))
+        try:
+            return run(isolation, progress=lambda done: bar.update(task, completed=done))
+        except NotMade as failed:
+            raise CliError("selftest_failed", f"the self-test could not be made: {failed}") from None
 
 
 def _report(result: "Result") -> dict[str, Any]:

@@ -54,12 +54,10 @@ class Control:
         self._home, self._take = home, take
         (home / SOCKET).unlink(missing_ok=True)
         self._listening = socket.socket(socket.AF_UNIX)
-        before = os.umask(0o177)
-        try:
-            with address_in(home) as address:
-                self._listening.bind(address)
-        finally:
-            os.umask(before)
+        # not by the umask: that is the whole process's, and children begun by other threads meanwhile would keep it
+        os.fchmod(self._listening.fileno(), 0o600)
+        with address_in(home) as address:
+            self._listening.bind(address)
         self._listening.listen()
         threading.Thread(target=self._accept, name="control", daemon=True).start()
 

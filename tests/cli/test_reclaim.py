@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import stat
+import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,7 @@ from typing import Any
 import pytest
 
 from market.actors.control import Asked, Control
-from market.provider_control import read_holds
+from market.provider_control import SOCKET, read_holds
 from tests.cli.conftest import Torg
 
 
@@ -43,6 +46,28 @@ def heard(home: Path) -> Iterator[list[dict[str, Any]]]:
     control = Control(make_provider(home, "ada"), take)
     yield asked
     control.close()
+
+
+def test_only_its_owner_may_ask_and_no_other_thread_is_given_its_rights(home: Path) -> None:
+    """The umask is the whole process's: a self-test begun meanwhile had folders that its sandbox could not enter."""
+    folder = make_provider(home, "ada")
+    seen, first, over = set(), threading.Event(), threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            seen.add(subprocess.run(["/bin/sh", "-c", "umask"], capture_output=True, text=True, check=True).stdout)
+            first.set()
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    assert first.wait(60)
+    for _ in range(1500):
+        control = Control(folder, lambda one: None)
+        assert stat.S_IMODE((folder / SOCKET).stat().st_mode) == 0o600
+        control.close()
+    over.set()
+    looking.join()
+    assert len(seen) == 1
 
 
 def test_the_steps_are_shown_and_the_machine_is_the_owners(torg: Torg, heard: list[dict[str, Any]]) -> None:

@@ -109,6 +109,16 @@ def test_holes_in_a_sandbox_are_found(monkeypatch: pytest.MonkeyPatch, findings:
     assert found.named("escaped") == ["read-keys", "tcp-loopback", "udp", "stolen-key", "internet"]
 
 
+def test_a_sandbox_that_does_not_start_has_held_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    if isolation_level() != "sandbox":
+        pytest.skip("bubblewrap does not run here")
+    whole = sandbox.bubblewrap_command
+    monkeypatch.setattr(sandbox, "bubblewrap_command", lambda *given, **named: [*whole(*given, **named)[:-1], "--chdir", "/no", "--"])
+    for role in ("command", "trainer"):
+        with pytest.raises(battery.NotMade, match=r"mount could not be tried: .*Can't chdir to /no"):
+            battery.run("sandbox", [dataclasses.replace(BY_NAME["mount"], roles=(role,))])
+
+
 def test_a_report_names_what_it_depends_on(findings: list[Finding]) -> None:
     result = battery.Result("sandbox", findings, frozenset({"pids"}))
     told = report(result, machine("0.1.0"), at_ms=1)

@@ -8,13 +8,14 @@ import contextlib
 import fcntl
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from trainers import sandbox
-from trainers.selftest.battery import run
+from trainers.selftest.battery import NotMade, run
 from trainers.selftest.report import machine, report
 
 NICE = 15
@@ -31,7 +32,11 @@ def main() -> None:
     sandbox.die_with_parent(given.parent_pid)
     os.nice(NICE)
     with alone(Path(tempfile.gettempdir()) / f"torg-selftest-{os.getuid()}.lock", WAIT_S):
-        print(json.dumps(report(run("sandbox"), machine(given.torg), int(time.time() * 1000))))  # noqa: T201  its answer
+        try:
+            made = run("sandbox")
+        except NotMade as failed:
+            sys.exit(str(failed))
+        print(json.dumps(report(made, machine(given.torg), int(time.time() * 1000))))  # noqa: T201  its answer
 
 
 @contextlib.contextmanager

@@ -33,6 +33,10 @@ Verdict = Literal["held", "escaped", "not applicable"]
 Told = Mapping[str, Json]
 
 
+class NotMade(Exception):
+    """An attempt never began, so nothing is known of what it would have got: a sandbox that does not start holds nobody."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What came of one attempt. `inside`: by role, how it was stopped or what it got; `outside`: what its control got,
@@ -64,7 +68,10 @@ def run(
     attempts: Sequence[Attempt] = ATTEMPTS,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Result:
-    """All of them, in the order of the table. `progress`: gets how many are done. Takes about ten seconds on two cores."""
+    """All of them, in the order of the table. `progress`: gets how many are done. Takes about ten seconds on two cores.
+
+    Raises NotMade.
+    """
     with decoys() as (scene, folder):
         ground = _Ground(isolation, scene, folder)
         runs: list[Callable[[], tuple[str, Told]]] = [lambda: ("outside", ground.outside(attempts))]
@@ -158,8 +165,7 @@ class _Ground:
         finally:
             command.close()
         lines = "\n".join(command.take_lines(1 << 24))
-        ended = _ended(outcome)
-        found = _answers(lines, names, ended)
+        found = _answers(lines, names, _ended(outcome))
         for one in attempts:
             if one.judge:
                 got = JUDGES[one.judge](scene, scratch, outcome)
@@ -186,8 +192,8 @@ class _Ground:
             try:
                 lines = begun.process.communicate(timeout=PATIENCE_S)[0].decode("utf-8", "replace")
                 ended = f"it ended with status {begun.process.returncode}"
-            except subprocess.TimeoutExpired:
-                lines, ended = "", "it hung and was ended"
+            except subprocess.TimeoutExpired as hung:
+                lines, ended = (hung.output or b"").decode("utf-8", "replace"), "it hung and was ended"
         return _answers(lines, names, f"{ended} {lines[-500:]}")
 
     def _place(self, scratch: Path, tasks: int) -> Place:
@@ -245,13 +251,21 @@ def _order(scene: Scene, names: Sequence[str]) -> str:
 
 
 def _answers(lines: str, names: Sequence[str], ended: str) -> dict[str, Json]:
-    """By name; what said nothing was ended. An answer of something else is none."""
+    """By name; what began and said nothing was ended. An answer of something else is none. Raises NotMade."""
     found: dict[str, Json] = {}
+    begun, words = set(), ""
     for line in lines.splitlines():
-        with contextlib.suppress(ValueError):
+        try:
             told = json.loads(line)
-            if isinstance(told, dict) and told.get("name") in names:
-                found[told.pop("name")] = told
+        except ValueError:
+            words = line.strip() or words
+            continue
+        if isinstance(told, dict) and told.get("begins") in names:
+            begun.add(told["begins"])
+        elif isinstance(told, dict) and told.get("name") in names:
+            found[told.pop("name")] = told
+    if never := [name for name in names if name not in begun]:
+        raise NotMade(f"{never[0]} could not be tried: {words[-300:] or ended.strip() or 'it said nothing'}")
     return {name: found.get(name, {"stopped": ended.strip() or "it said nothing"}) for name in names}
 
 

@@ -1,7 +1,7 @@
 """Runs attempts where they are to fail: `python -m trainers.selftest.intruder --role ROLE`, in a sandbox or outside it.
 
-A command's attempts get a process each. A trainer child may start none, so there they follow each other in one. Prints a
-line of JSON for each: {name, got} or {name, stopped} or {name, absent}.
+A command's attempts get a process each. A trainer child may start none, so there they follow each other in one. Prints two
+lines of JSON for each: {begins} with its name, then {name, got} or {name, stopped} or {name, absent}.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ def main() -> None:
         order = json.loads(os.environ.pop(VARIABLE))
     scene = Scene(**{field.name: order["scene"][field.name] for field in fields(Scene)})
     for name in order["names"]:
+        sys.stdout.write(json.dumps({"begins": name}) + "\n")
+        sys.stdout.flush()  # before it forks, and before it takes this process along
         told = tried(name, scene, given.role) if given.role == "trainer" else forked(name, scene, given.role)
         sys.stdout.write(json.dumps(told) + "\n")
         sys.stdout.flush()
