@@ -247,6 +247,8 @@ class LogBody(Body):
     at_ms: Count
     source: Name
     line: Annotated[str, Field(max_length=16_384)]
+    stream: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,128}$")] = ""
+    number: Count = 0
 
 
 class ReadingsBody(Body):

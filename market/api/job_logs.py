@@ -2,13 +2,15 @@
 
 A line is `TIME SOURCE | TEXT`, TIME in UTC with milliseconds (`2026-11-26T12:00:00.123Z`); older logs have only `HH:MM:SS`.
 
-A report that is told again adds nothing, whenever this process was killed: which batch stands where in the log is written
-beside it (`JOB.marks`) before the batch is, so that what a kill cut off is completed by the next telling.
+Each line is shown once, whoever was killed: beside the log stands how far it counts (`JOB.lines`), replaced after the log
+was written. What lies behind that was cut off by a kill: nobody reads it, the next report replaces it. A worker's lines
+are numbered, so that a run that was replaced, and tells what its predecessor told, adds only what is new; what has no
+number (a run's own lines) is known by the report that it came in.
 """
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -16,29 +18,54 @@ from storage.units import MAX_INSTANT_MS, format_instant
 
 LOG_BYTES = 8 * 1024 * 1024
 ANSWER_BYTES = 256 * 1024
-BATCHES_REMEMBERED = 8
+REPORTS_REMEMBERED = 8
+STREAMS_REMEMBERED = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One printed line; `at_ms` is the worker's clock, milliseconds since the epoch."""
+    """One printed line; `at_ms` is the worker's clock, milliseconds since the epoch. `number` counts up in its `stream`,
+    which is one lease's worker; 0 where nobody counts.
+    """
 
     at_ms: int
     source: str
     text: str
+    stream: str = ""
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """A batch of lines: its digest, and the bytes of the log that it has or was to have."""
+class Counts:
+    """How far a log counts: its bytes, the newest reports by digest, and the last number of each stream, newest last."""
 
-    digest: str
-    start: int
-    length: int
+    end: int
+    reports: tuple[str, ...] = ()
+    streams: tuple[tuple[str, int], ...] = ()
 
-    @property
-    def end(self) -> int:
-        return self.start + self.length
+    def to_text(self) -> str:
+        """As it is kept."""
+        rows = [f"end {self.end}", *(f"report {digest}" for digest in self.reports)]
+        return "".join(f"{row}\n" for row in [*rows, *(f"stream {name} {number}" for name, number in self.streams)])
+
+    @staticmethod
+    def from_text(text: str) -> "Counts":
+        """The same read."""
+        rows = [row.split() for row in text.splitlines()]
+        return Counts(
+            int(rows[0][1]), tuple(row[1] for row in rows if row[0] == "report"),
+            tuple((row[1], int(row[2])) for row in rows if row[0] == "stream"),
+        )  # fmt: skip
+
+    def with_report(self, digest: str, lines: Sequence[Line], end: int) -> "Counts":
+        """When a report was written."""
+        streams = dict(self.streams)
+        for line in lines:
+            if line.number:
+                last = streams.pop(line.stream, 0)
+                streams[line.stream] = max(last, line.number)
+        kept = tuple(streams.items())[-STREAMS_REMEMBERED:]
+        return Counts(end, (*self.reports, digest)[-REPORTS_REMEMBERED:], kept)
 
 
 class JobLogs:
@@ -49,41 +76,34 @@ class JobLogs:
         self._limit_bytes = limit_bytes
 
     def append(self, job: str, lines: Sequence[Line]) -> bool:
-        """Add lines; the same batch again (a retried report) adds nothing but what is missing of it. Whether anything was
-        written.
+        """Add those lines that are not there; whether there were any.
 
         Raises OSError when the disk takes no more.
         """
-        if not lines:
+        path, digest, counts = self._path(job), _digest(lines), self._counts(job)
+        last = dict(counts.streams)
+        fresh = [line for line in lines if not line.number or line.number > last.get(line.stream, 0)]
+        if not fresh or digest in counts.reports or counts.end >= self._limit_bytes:
             return False
-        path, digest, marks = self._path(job), _digest(lines), self._marks(job)
-        held = path.stat().st_size if path.exists() else 0
-        known = next((mark for mark in marks if mark.digest == digest), None)
-        if known is None:
-            if held >= self._limit_bytes:
-                return False
-            if marks and held < marks[-1].end and not _ends_whole(path):
-                _write(path, b"\n")  # the rest of a line that was cut off never came
-                held += 1
-        start = held if known is None else known.start
-        data = self._cut("".join(map(_render, lines)).encode("utf-8", "replace"), start)
-        if known is None:
-            self._remember(job, [*marks[1 - BATCHES_REMEMBERED :], Mark(digest, start, len(data))])
-        elif known != marks[-1] or held >= known.end:
-            return False
-        else:
-            data = data[held - start :]
-        _write(path, data)
+        if counts.end == 0:
+            self._keep(job, counts)  # else what a kill leaves would be taken for an older log, which has no counts
+        with path.open("ab") as file:
+            file.truncate(counts.end)
+        whole = b"" if _ends_whole(path) else b"\n"  # the rest of a line that was cut off never came
+        data = self._cut(whole + "".join(map(_render, fresh)).encode("utf-8", "replace"), counts.end)
+        with path.open("ab") as file:
+            file.write(data)
+        self._keep(job, counts.with_report(digest, fresh, counts.end + len(data)))
         return True
 
     def read(self, job: str, after: int) -> tuple[str, int]:
         """Whole lines from byte `after` on and the offset that follows them."""
-        try:
-            with self._path(job).open("rb") as file:
-                file.seek(after)
-                data = file.read(ANSWER_BYTES)
-        except FileNotFoundError:
+        room = min(ANSWER_BYTES, self._counts(job).end - after)
+        if room <= 0:
             return "", after
+        with self._path(job).open("rb") as file:
+            file.seek(after)
+            data = file.read(room)
         whole = data[: data.rfind(b"\n") + 1] or data
         return whole.decode("utf-8", "replace"), after + len(whole)
 
@@ -92,10 +112,10 @@ class JobLogs:
 
         Lines of logs that are older than full times count as printed before any `since_ms`.
         """
-        try:
-            data = self._path(job).read_bytes()
-        except FileNotFoundError:
+        length = self._counts(job).end
+        if length == 0:
             return 0
+        data = self._path(job).read_bytes()[:length]
         start = 0 if since_ms is None else _first_since(data, since_ms)
         if tail is not None:
             end = len(data)
@@ -113,31 +133,30 @@ class JobLogs:
         end = f"\n… the log ends here: {self._limit_bytes} bytes\n".encode()
         return data[: max(0, self._limit_bytes - held)] + end
 
-    def _marks(self, job: str) -> list[Mark]:
-        """Of the newest batches, the newest last."""
+    def _counts(self, job: str) -> Counts:
+        """Of a log from before there were any, all of it counts; of one that lost its end in a power cut, what is left."""
         try:
-            rows = [row.split() for row in self._marks_path(job).read_text(encoding="ascii").splitlines()]
+            held = self._path(job).stat().st_size
         except FileNotFoundError:
-            return []
-        return [Mark(digest, int(start), int(length)) for digest, start, length in rows]
+            return Counts(0)
+        try:
+            counts = Counts.from_text(self._counts_path(job).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return Counts(held)
+        return replace(counts, end=min(counts.end, held))
 
-    def _remember(self, job: str, marks: Sequence[Mark]) -> None:
-        path = self._marks_path(job)
-        fresh = path.with_suffix(".marks-new")
-        fresh.write_text("".join(f"{one.digest} {one.start} {one.length}\n" for one in marks), encoding="ascii")
+    def _keep(self, job: str, counts: Counts) -> None:
+        path = self._counts_path(job)
+        fresh = path.with_suffix(".lines-new")
+        fresh.write_text(counts.to_text(), encoding="utf-8")
         os.replace(fresh, path)
 
     def _path(self, job: str) -> Path:
         assert "/" not in job, f"not an id: {job!r}"
         return self._folder / f"{job}.log"
 
-    def _marks_path(self, job: str) -> Path:
-        return self._path(job).with_suffix(".marks")
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("ab") as file:
-        file.write(data)
+    def _counts_path(self, job: str) -> Path:
+        return self._path(job).with_suffix(".lines")
 
 
 def _ends_whole(path: Path) -> bool:
@@ -146,8 +165,8 @@ def _ends_whole(path: Path) -> bool:
 
 
 def _digest(lines: Sequence[Line]) -> str:
-    """By their milliseconds: the same text may well be printed twice in a second."""
-    told = repr([(line.at_ms, line.source, line.text) for line in lines])
+    """By their milliseconds and numbers: the same text may well be printed twice in a second."""
+    told = repr([(line.at_ms, line.source, line.text, line.stream, line.number) for line in lines])
     return sha256(told.encode("utf-8", "replace")).hexdigest()
 
 

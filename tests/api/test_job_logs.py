@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from market.api.job_logs import JobLogs, Line
+from market.api.job_logs import STREAMS_REMEMBERED, Counts, JobLogs, Line
 from tests.api.square import USD, FakeProvider, FakeRun, Square, make_offer, make_spec
 
 AT = "1970-01-01T00:00:0"
@@ -41,28 +41,71 @@ def test_what_was_told_is_known_after_a_restart(tmp_path: Path) -> None:
     cuts=st.lists(st.integers(0, 60), max_size=6),
     told_again=st.booleans(),
 )
-def test_a_kill_at_any_byte_loses_nothing_that_is_told_again(
+def test_a_kill_at_any_byte_shows_each_line_once(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[str]], cuts: list[int], told_again: bool
 ) -> None:
-    """Each batch is told until it is answered; the process may die after any number of bytes of it."""
+    """Each batch is told until it is answered; the process may die after any number of bytes of it. Someone reads on."""
     folder = tmp_path_factory.mktemp("logs")
     told = [[Line(1_000 * number, "w", text) for text in texts] for number, texts in enumerate(batches)]
+    path, counts = folder / "job-1.log", folder / "job-1.lines"
+    shown, after = "", 0
     for lines in told:
-        path = folder / "job-1.log"
+        logs = JobLogs(folder)
         before = path.read_bytes() if path.exists() else b""
-        JobLogs(folder).append("job-1", lines)
+        counted = counts.read_bytes() if counts.exists() else b"end 0\n"
+        logs.append("job-1", lines)
         if cuts:
             whole = path.read_bytes()
             path.write_bytes(whole[: len(before) + min(cuts.pop(), len(whole) - len(before))])
-            JobLogs(folder).append("job-1", lines)
+            counts.write_bytes(counted)
+            text, after = JobLogs(folder).read("job-1", after)
+            shown += text
+            assert JobLogs(folder).append("job-1", lines)
         if told_again:
             assert not JobLogs(folder).append("job-1", lines)
+        text, after = JobLogs(folder).read("job-1", after)
+        shown += text
     other = folder / "other"
     other.mkdir()
     for lines in told:
         JobLogs(other).append("job-1", lines)
-    assert JobLogs(folder).read("job-1", 0) == JobLogs(other).read("job-1", 0)
+    assert shown == JobLogs(folder).read("job-1", 0)[0] == JobLogs(other).read("job-1", 0)[0]
     shutil.rmtree(folder)
+
+
+def numbered(*numbers: int, stream: str = "lease-1.1") -> list[Line]:
+    return [Line(1_000, "w", f"{stream} {number}", stream, number) for number in numbers]
+
+
+def test_a_new_run_tells_what_its_predecessor_told_in_other_reports_and_each_line_is_shown_once(tmp_path: Path) -> None:
+    logs = JobLogs(tmp_path)
+    assert logs.append("job-1", numbered(1, 2, 5))
+    assert logs.append("job-1", numbered(1, stream="lease-2.1"))
+    assert not JobLogs(tmp_path).append("job-1", numbered(1, 2)), "a part of it"
+    assert logs.append("job-1", [Line(2_000, "run", "it goes on"), *numbered(2, 5, 6, 7)])
+    assert not logs.append("job-1", numbered(3)), "too late: it was dropped before a later one"
+    shown = [line.partition(" | ")[2] for line in logs.read("job-1", 0)[0].splitlines()]
+    one, other = "lease-1.1", "lease-2.1"
+    assert shown == [f"{one} 1", f"{one} 2", f"{one} 5", f"{other} 1", "it goes on", f"{one} 6", f"{one} 7"]
+
+
+def test_the_first_report_may_be_cut_off_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Counts, "with_report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            JobLogs(tmp_path).append("job-1", numbered(1, 2))
+    assert (tmp_path / "job-1.log").stat().st_size > 0
+    assert JobLogs(tmp_path).read("job-1", 0) == ("", 0)
+    assert JobLogs(tmp_path).append("job-1", numbered(1))
+    assert JobLogs(tmp_path).read("job-1", 0)[0] == f"{AT}1.000Z w | lease-1.1 1\n"
+
+
+def test_only_so_many_streams_are_remembered(tmp_path: Path) -> None:
+    logs = JobLogs(tmp_path)
+    for lease in range(STREAMS_REMEMBERED + 1):
+        logs.append("job-1", numbered(1, stream=f"lease-{lease}.1"))
+    assert (tmp_path / "job-1.lines").read_text().count("stream ") == STREAMS_REMEMBERED
+    assert not logs.append("job-1", numbered(1, stream=f"lease-{lease}.1"))
 
 
 def test_a_line_that_nobody_completes_ends_before_the_next_one(tmp_path: Path) -> None:

@@ -55,8 +55,12 @@ def submit(plaza: Plaza, *argv: str, retries: int = 0, **changes: Any) -> str:
 
 
 def log_of(plaza: Plaza, job: str) -> str:
-    found: str = plaza.local("customer").job_logs(job)["text"]
-    return found
+    told = plaza.local("customer").job_logs(job)
+    text = told["text"]
+    while told["text"]:
+        told = plaza.local("customer").job_logs(job, after=told["next"])
+        text += told["text"]
+    return text
 
 
 def printed(plaza: Plaza, job: str, line: str) -> bool:
@@ -129,9 +133,10 @@ def torg(plaza: Plaza, *words: str) -> bytes:
 
 def test_a_run_that_is_killed_finds_its_command_still_running_and_its_customer_gets_in(plaza: Plaza, tmp_path: Path) -> None:
     job = submit(
-        plaza, "0", "0", argv=["sh", "-c", "echo begun; while [ ! -e $HOME/go ]; do sleep 0.1; done; echo gone on"]
-    )
-    until(lambda: printed(plaza, job, "begun"), "the command runs")
+        plaza, "0", "0",
+        argv=["sh", "-c", "echo begun; i=0; while [ ! -e $HOME/go ]; do i=$((i+1)); echo tick $i; sleep 0.005; done; echo gone on"],
+    )  # fmt: skip
+    until(lambda: printed(plaza, job, "tick 300"), "the command runs and prints")
     pid = until(lambda: plaza.job(job)["run_pid"], "the run says its pid")
     psutil.Process(pid).kill()
     until(lambda: plaza.job(job)["run_pid"] not in (None, pid), "another process runs the job")
@@ -141,7 +146,11 @@ def test_a_run_that_is_killed_finds_its_command_still_running_and_its_customer_g
     done = plaza.wait_state(job, "done")
     assert len(done["leases"]) == 1, "the worker outlived the run"
     assert done["command"]["restarts"] == 0
-    assert printed(plaza, job, "gone on")
+    shown = [line.partition(" | ")[2] for line in log_of(plaza, job).splitlines()]
+    ticks = [line for line in shown if line.startswith("tick")]
+    assert ticks == [f"tick {number}" for number in range(1, len(ticks) + 1)], "each line once"
+    assert sum(": starting sh" in line for line in shown) == 1, "the second run went on with it"
+    assert [line for line in shown if line in ("begun", "gone on")] == ["begun", "gone on"]
 
 
 def test_a_steward_that_is_killed_finds_who_runs_what(plaza: Plaza) -> None:

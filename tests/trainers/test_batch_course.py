@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from market.api.job_logs import JobLogs, Line
 from storage.artifacts import Artifact, Artifacts
 from storage.saved import Block, Saved, SavedFile
 from tests.cluster.plaza import tar_of
@@ -45,11 +47,11 @@ class Machine(CommandCalls):
         self._environments: Json | None = {"root": str(scratch.parent / "environments"), "limit_bytes": 1 << 30}
         self.dead = False
 
-    def reading(self, seen: int) -> Json:
+    def reading(self, seen: int, kept: int) -> Json:
         """As `Worker.reading`."""
         lines = self._commands.lines() if self._commands is not None else []
         self._tidings.add("logs", [{"at_ms": 1, "source": "machine", "line": line} for line in lines])
-        return {"unreachable": [], "moved_bytes": 0, **self._meter.reading(), **self._tidings.above(seen)}
+        return {"unreachable": [], "moved_bytes": 0, **self._meter.reading(), **self._tidings.above(seen, kept)}
 
     def drain(self, timeout_s: float) -> bool:
         """As `Worker.drain`."""
@@ -102,14 +104,15 @@ class Transport:
 
 
 class Door:
-    """A market that keeps what it is told."""
+    """A market that keeps what it is told, and lines as the market does. `cut_off` comes before each answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self._logs = JobLogs(folder, limit_bytes=1 << 30)
+        self.cut_off: Callable[[], None] = lambda: None
         self.blobs: dict[str, bytes] = {}
         self.attempts: list[Json] = []
         self.saves: list[Json] = []
         self.lost: list[Json] = []
-        self.lines: list[str] = []
 
     def upload(self, content: bytes | Path) -> str:
         held = content if isinstance(content, bytes) else content.read_bytes()
@@ -130,15 +133,24 @@ class Door:
 
     def report_readings(self, job: str, *, lost: Any, logs: Any, **_: Any) -> Json:
         self.lost += lost
-        self.lines += [one["line"] for one in logs]
+        self._logs.append("job-1", [Line(0, one["source"], one["line"], one.get("stream", ""), one.get("number", 0)) for one in logs])
+        self.cut_off()
         return {}
+
+    @property
+    def lines(self) -> list[str]:
+        """As a customer sees them."""
+        shown, after = "", 0
+        while (told := self._logs.read("job-1", after))[0]:
+            shown, after = shown + told[0], told[1]
+        return [line.partition(" | ")[2] for line in shown.splitlines()]
 
 
 class Play:
     """One batch job, its run, and the machines that it gets."""
 
     def __init__(self, folder: Path, **command: Any) -> None:
-        self.folder, self.door, self.transport = folder, Door(), Transport()
+        self.folder, self.door, self.transport = folder, Door(folder), Transport()
         told = {
             "argv": ["true"],
             "env": {},
@@ -312,6 +324,38 @@ def test_a_run_that_is_replaced_goes_on_with_the_command(play: Callable[..., Pla
     assert halt.detail.endswith("begun\ngone on")
     assert job.door.lines.count("begun") == 1
     assert [one["code"] for one in job.door.attempts] == [4]
+
+
+TEN_LINES = "i=0; while [ $i -lt 80 ]; do echo line $i; i=$((i+1)); [ $((i%10)) != 0 ] || until [ -e $HOME/$i ]; do sleep 0.02; done; done"
+
+
+def test_runs_that_are_killed_show_each_line_once(play: Callable[..., Play], tmp_path: Path) -> None:
+    """Each run dies when the market has what it told and it has not heard so, again and again while the command prints."""
+    job = play(argv=["sh", "-c", TEN_LINES])
+    job.machine()
+    for shown in range(10, 90, 10):
+        dead = threading.Event()
+
+        def cut_off(dead: threading.Event = dead, last: str = f"line {shown - 1}") -> None:
+            if last in job.door.lines:
+                dead.set()
+                threading.Event().wait()  # it never hears the answer, nor says anything more
+
+        job.door.cut_off = cut_off
+        until = time.monotonic() + PATIENCE_S
+        while not dead.is_set():
+            assert job.course.advance() is None
+            assert time.monotonic() < until
+        job.door = copy.copy(job.door)  # the next run's; that of the dead one answers no more
+        job.door.cut_off = lambda: None
+        job.begin()
+        job.welcome(0)
+        (tmp_path / "machine-0" / "command" / "home" / str(shown)).touch()
+    halt = job.drive()
+    assert halt is not None
+    assert halt.state == "done"
+    assert [line for line in job.door.lines if line.startswith("line")] == [f"line {number}" for number in range(80)]
+    assert sum(line.startswith("[torg: p0: starting") for line in job.door.lines) == 1, "the next runs go on with it"
 
 
 def test_files_that_do_not_unpack_are_the_customers(play: Callable[..., Play]) -> None:

@@ -63,10 +63,10 @@ def test_a_round_from_load_to_merge_and_every_call_may_be_repeated(worker):
     assert worker.merge(merge)["digest"] == merged["digest"]
     state = worker.state()
     assert (state["round"], state["step"], state["digest"]) == (1, 2, merged["digest"]), "merged counts, adopted or not"
-    told = worker.reading(0)
+    told = worker.reading(0, 0)
     assert [one["round"] for one in told["evaluated"]] == [0]
     assert told["trained_ms"] <= told["leased_ms"]
-    assert worker.reading(told["seen"])["evaluated"] == []
+    assert worker.reading(told["seen"], 0)["evaluated"] == []
     base = {"round": 1, "digest": merged["digest"]}
     assert not worker.snapshot({**base, "digest": "0" * 64}, "base", False)["ok"]
     kept = worker.snapshot(base, "base", False)

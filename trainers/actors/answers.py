@@ -58,7 +58,14 @@ def _evaluations(value: Any) -> bool:
 
 
 def _lines(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, dict) and _text(one.get("line")) for one in value)
+    return isinstance(value, list) and all(
+        isinstance(one, dict)
+        and _text(one.get("line"))
+        and _text(one.get("source"))
+        and _count(one.get("at_ms"))
+        and _count(one.get("number"))
+        for one in value
+    )
 
 
 def _files(value: Any) -> bool:

@@ -276,7 +276,6 @@ class BatchCourse:
                 self._halt = Halt(decision.state, decision.reason, decision.why)
 
     def _begin(self, decision: Begin) -> None:
-        self._say(f"{self._met[decision.slot].provider}: {decision.why}")
         if decision.slot in self._used or self._saved is None or not self._saved.files:
             self._ask_to_begin(decision, None)
         else:
@@ -293,15 +292,16 @@ class BatchCourse:
             self._ask_to_begin(decision, None)
         else:
             files, size = counted(len(self._saved.files), "file"), self._saved.total_bytes
-            self._say(f"TORG_CHECKPOINT_DIR has what was saved: {files}, {size:,} bytes")
-            self._ask_to_begin(decision, self._saved)
+            self._ask_to_begin(decision, self._saved, f"TORG_CHECKPOINT_DIR has what was saved: {files}, {size:,} bytes")
 
-    def _ask_to_begin(self, decision: Begin, saved: Saved | None) -> None:
+    def _ask_to_begin(self, decision: Begin, saved: Saved | None, further: str = "") -> None:
+        """The worker says what this run would say, if it does begin: a run that was replaced may only go on with it."""
         worker = self._met[decision.slot]
         self._used.add(decision.slot)
         self._has_saved.clear()
         self._began_at = self._clock()
         order = {"job": self._job, "number": decision.number, "restarts": decision.restarts}
+        order["says"] = _lines(f"{worker.provider}: {decision.why}") + _lines(further)
         order |= {name: self._spec[name] for name in ("command", "data")}
         told = None if saved is None else saved.to_json()
         self._calls.ask("begin", worker, order, self._workdir, self._data, told)
@@ -356,5 +356,8 @@ class BatchCourse:
     def _say(self, text: str) -> None:
         """A line of the job's log."""
         at_ms = self._wall_ms()
-        lines = [{"at_ms": at_ms, "source": "run", "line": f"[torg: {line}]"} for line in text.splitlines()]
-        self._outbox.put_readings(logs=lines)
+        self._outbox.put_readings(logs=[{"at_ms": at_ms, "source": "run", "line": line} for line in _lines(text)])
+
+
+def _lines(text: str) -> list[str]:
+    return [f"[torg: {line}]" for line in text.splitlines()]

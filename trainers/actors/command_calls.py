@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from trainers.actors.failures import failure
 from trainers.actors.leaving import Leaving
 from trainers.actors.meter import Meter
+from trainers.actors.tidings import Tidings
 from trainers.actors.warm_child import WarmChild
 from trainers.devices import devices_of
 
@@ -41,6 +42,7 @@ class CommandCalls:
     _called_at: float
     _phase: str
     _leaving: Leaving
+    _tidings: Tidings
     _commands: CommandDesk | None
     _secrets: Mapping[str, str]
     _door: Mapping[str, str]
@@ -62,13 +64,20 @@ class CommandCalls:
             return {"ok": True}
 
     def begin(self, order: Json, workdir: bytes | None, data: bytes | None, saved: Json | None) -> Json:
-        """Start a try of the job's command; {ok, number}. See `CommandDesk.begin`. Starts the meter."""
+        """Start a try of the job's command; {ok, number}. See `CommandDesk.begin`. Starts the meter.
+
+        `order["says"]`: lines of the job's log, unless that try was begun here before.
+        """
         with self._turn:
             self._called_at = time.monotonic()
             refusal = self._leaving.refusal()
             if refusal is not None:
                 return refusal
             self._meter.start()
+            if order["number"] != self._desk().number:
+                at_ms = time.time_ns() // 1_000_000
+                said = [{"at_ms": at_ms, "source": "run", "line": line} for line in order["says"]]
+                self._tidings.add("logs", said)
             units, devices, share = self._has
             answer = self._desk().begin(
                 order, workdir, data, saved, threads=self._threads_per_unit * units, devices=devices_of(devices),

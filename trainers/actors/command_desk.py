@@ -87,6 +87,11 @@ class CommandDesk:
         self._sessions = SessionHost(Door(**door), lambda: self._process)
 
     @property
+    def number(self) -> int:
+        """The try that was begun last, 0 before the first."""
+        return self._number
+
+    @property
     def running(self) -> bool:
         """Whether a command runs now, or is about to when its environment is there."""
         coming = self._order is not None and not self._order.over

@@ -34,7 +34,9 @@ PAUSE_AWAY_S = 0.3
 
 @dataclass(slots=True)
 class Readings:
-    """Several readings, evaluations, losses and log lines that travel together."""
+    """Several readings, evaluations, losses and log lines that travel together. `seen`: up to which number of each stream
+    this is, with what was put before.
+    """
 
     readings: dict[int, Json] = field(default_factory=dict)
     evaluated: list[Json] = field(default_factory=list)
@@ -42,6 +44,7 @@ class Readings:
     logs: list[Json] = field(default_factory=list)
     log_bytes: int = 0
     dropped: int = 0
+    seen: dict[str, int] = field(default_factory=dict)
 
     def takes(self, line: Json) -> bool:
         """Keep one line more, unless there are enough."""
@@ -82,6 +85,7 @@ class Outbox:
         self._changed = threading.Condition()
         self._queue: deque[Report | Readings] = deque()
         self._sending = False
+        self._kept: dict[str, int] = {}
         self.away = False
         threading.Thread(target=self._work, name="outbox", daemon=True).start()
 
@@ -97,8 +101,9 @@ class Outbox:
         evaluated: Sequence[Json] = (),
         lost: Sequence[Json] = (),
         logs: Sequence[Json] = (),
+        seen: Mapping[str, int] | None = None,
     ) -> None:
-        """Queue readings; they join those that are still waiting at the end of the queue."""
+        """Queue readings; they join those that are still waiting at the end of the queue. `seen`: see `kept`."""
         if not (readings or evaluated or lost or logs):
             return
         with self._changed:
@@ -109,22 +114,29 @@ class Outbox:
             batch.readings.update({reading["epoch"]: reading for reading in readings})
             batch.evaluated += evaluated
             batch.lost += lost
-            self._add_logs(logs)
+            last = self._add_logs(logs)
+            last.seen.update(seen or {})
             self._changed.notify_all()
 
-    def _add_logs(self, lines: Sequence[Json]) -> None:
-        """Behind what waits, in a further report when the last one has enough."""
+    def _add_logs(self, lines: Sequence[Json]) -> Readings:
+        """Behind what waits, in a further report when the last one has enough; the last one."""
+        last = self._queue[-1]
+        assert isinstance(last, Readings)
         for line in lines:
-            last = self._queue[-1]
-            assert isinstance(last, Readings)
             if not last.takes(line):
-                more = Readings()
-                more.takes(line)
-                self._queue.append(more)
+                last = Readings()
+                last.takes(line)
+                self._queue.append(last)
         told = [one for one in self._queue if isinstance(one, Readings) and one.logs]
         for old, following in pairwise(told[: 1 - MAX_LOG_REPORTS]):
             following.dropped += old.dropped + len(old.logs)
             old.logs, old.log_bytes, old.dropped = [], 0, 0
+        return last
+
+    def kept(self, stream: str) -> int:
+        """Up to which number the market has answered what a stream told, or has told why it will not have it."""
+        with self._changed:
+            return self._kept.get(stream, 0)
 
     def wait_empty(self, timeout_s: float) -> bool:
         """Wait until everything is answered; False when that takes longer."""
@@ -140,6 +152,8 @@ class Outbox:
                 self._sending = True
             self._send_until_answered(item)
             with self._changed:
+                if isinstance(item, Readings):
+                    self._kept.update(item.seen)
                 self._sending = False
                 self._changed.notify_all()
 

@@ -52,6 +52,11 @@ class Worker:
     cut_at: float | None = None
     _moved_before: int = 0
 
+    @property
+    def stream(self) -> str:
+        """What its lines are numbered in: a lease and an epoch have one worker process."""
+        return f"{self.lease}.{self.epoch}"
+
     def has_moved(self) -> bool:
         """Whether enough bytes of its mesh moved since this was true last: who lets them drip does not hold up a round."""
         if self.moved_bytes - self._moved_before < LEAST_MOVED_BYTES:
@@ -133,7 +138,7 @@ class Roster:
     def last_readings(self) -> None:
         """Ask everybody once more and wait shortly, so that the end of a run is metered."""
         until = time.monotonic() + 1.0
-        fresh = {worker.slot: self._transport.ask(worker.handle, "reading", worker.seen) for worker in self.all()}
+        fresh = {worker.slot: self._ask(worker) for worker in self.all()}
         while fresh and time.monotonic() < until:
             for slot, answer in self._transport.answers(fresh, until - time.monotonic()).items():
                 del fresh[slot]
@@ -146,7 +151,7 @@ class Roster:
             began = time.monotonic()
             for worker in self.all():
                 if worker.asked is None:
-                    worker.asked = self._transport.ask(worker.handle, "reading", worker.seen)
+                    worker.asked = self._ask(worker)
                     worker.asked_at = began
             asked = {worker.slot: worker.asked for worker in self.all() if worker.asked is not None}
             until = began + self._every_s
@@ -158,6 +163,9 @@ class Roster:
                 if not asked:
                     time.sleep(max(0.0, until - time.monotonic()))
             self._find_silent(time.monotonic())
+
+    def _ask(self, worker: Worker) -> Call:
+        return self._transport.ask(worker.handle, "reading", worker.seen, self._outbox.kept(worker.stream))
 
     def _take(self, slot: int, answer: Any) -> None:
         worker = self.get(slot)
@@ -191,10 +199,12 @@ class Roster:
         reading = {"lease": worker.lease, "epoch": worker.epoch, **{name: answer[name] for name in READING_FIELDS}}
         for one in answer["evaluated"]:
             self.on_loss(worker.provider, one["loss"])
+        lines = [{**line, "stream": worker.stream} for line in answer["logs"]]  # not by the worker's word
         changed = reading != worker.reading
         worker.reading = reading
         self._outbox.put_readings(
-            readings=[reading] if changed else [], evaluated=answer["evaluated"], logs=answer["logs"]
+            readings=[reading] if changed else [], evaluated=answer["evaluated"], logs=lines,
+            seen={worker.stream: worker.seen},
         )
 
     def _find_silent(self, now: float) -> None:

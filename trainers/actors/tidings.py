@@ -1,4 +1,4 @@
-"""What a worker has to tell its run beside the meter: numbered, and kept until it is known to be seen."""
+"""What a worker has to tell beside the meter: numbered, and kept until the market is known to have it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-KEPT = 4000
+KEPT = 8000
 
 
 class Tidings:
-    """Evaluations and log lines. A run that is killed between asking and telling loses none; the oldest go when more
-    than `KEPT` wait.
+    """Evaluations and log lines. A run that is killed before the market has answered it loses none, and the market knows by
+    their numbers which lines it has already. The oldest go when more than `KEPT` wait.
     """
 
     def __init__(self) -> None:
@@ -40,16 +40,18 @@ class Tidings:
     def crowded(self) -> bool:
         """Whether so much waits that further lines had better wait elsewhere."""
         with self._lock:
-            return len(self._waiting) > KEPT // 4
+            return len(self._waiting) > KEPT // 2
 
-    def above(self, seen: int) -> dict[str, Any]:
-        """{evaluated, logs, seen}: what is numbered above `seen`, and the `seen` to ask with next. The rest is dropped."""
+    def above(self, seen: int, kept: int) -> dict[str, Any]:
+        """{evaluated, logs, seen}: what is numbered above `seen` (lines have their `number`), and the `seen` to ask with
+        next. What is numbered up to `kept` is dropped: the market has it.
+        """
         with self._lock:
-            while self._waiting and self._waiting[0][0] <= seen:
+            while self._waiting and self._waiting[0][0] <= kept:
                 self._waiting.popleft()
-            told = list(self._waiting)
+            told = [one for one in self._waiting if one[0] > seen]
         return {
             "evaluated": [one for _, kind, one in told if kind == "evaluated"],
-            "logs": [one for _, kind, one in told if kind == "logs"],
+            "logs": [{**one, "number": number} for number, kind, one in told if kind == "logs"],
             "seen": told[-1][0] if told else seen,
         }

@@ -329,10 +329,10 @@ class Worker(CommandCalls):
         assert self._training is not None
         return self._training.staging.staged_buffers(round)
 
-    def reading(self, seen: int) -> Json:
+    def reading(self, seen: int, kept: int) -> Json:
         """The meter, and evaluations and log lines numbered above `seen`; answers also while training.
 
-        They are kept until they are seen, so that a run that is killed between asking and telling loses none.
+        `kept`: up to which number the market has them. Only these go, so that a run that is killed loses none.
         """
         self._called_at = time.monotonic()
         child = self._child.now
@@ -348,7 +348,7 @@ class Worker(CommandCalls):
             "unreachable": self._training.unreachable if self._training is not None else [],
             "moved_bytes": self._training.moved_bytes if self._training is not None else 0,
             **self._meter.reading(),
-            **self._tidings.above(seen),
+            **self._tidings.above(seen, kept),
         }
 
     def goodbye(self) -> None:

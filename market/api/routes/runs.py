@@ -149,7 +149,7 @@ def _lost(lost: list[LostBody]) -> tuple[LostWorker, ...]:
 
 
 def _keep_lines(services: Services, body: ReadingsBody) -> None:
-    lines = [Line(entry.at_ms, entry.source, entry.line) for entry in body.logs]
+    lines = [Line(entry.at_ms, entry.source, entry.line, entry.stream, entry.number) for entry in body.logs]
     try:
         written = services.job_logs.append(body.job, lines)
     except OSError:
