@@ -23,6 +23,7 @@ from trainers.sessions.line import POST_BYTES, Line, LineLost
 LOST = 255
 INTERRUPTED = 130
 PIECE_BYTES = 32 << 10
+_REMEDIES = {"market_lost": "begin it again when `torg status` finds the market", "market_closing": "begin it again when the market is back"}
 IMPATIENT = 3
 """Interrupts until we leave without waiting for the remote end."""
 
@@ -81,7 +82,7 @@ class Remote:
                     over = _document(payload)
                     break
         except (LineLost, BadFrame) as lost:
-            over = {"reason": "market_lost", "detail": f"the market is gone: {lost}"}
+            over = {"reason": "market_lost", "detail": f"the connection to the market broke ({lost})"}
         finally:
             self.close()
         if self.exit is None:
@@ -148,8 +149,9 @@ class Remote:
 
 
 def lost_session(code: str, detail: str) -> CliError:
-    """The session ended, and nobody knows how its process did."""
-    made = CliError(code, f"the session is lost: {detail}", None, None, Exit.FAILED)
+    """The session ended without its process: that is ended on the machine, as `SessionHost` does when its line breaks."""
+    ended = "what ran in it is ended, the job's own command is not touched"
+    made = CliError(code, f"the session is lost: {detail}; {ended}", None, _REMEDIES.get(code), Exit.FAILED)
     made.exit_code = LOST  # type: ignore[assignment]
     return made
 

@@ -81,6 +81,22 @@ def _sessions(scene: CommandScene) -> list[str]:
     return [one["id"] for one in found.json()["sessions"]]
 
 
+def test_a_market_that_is_killed_ends_sessions_clearly_and_nothing_else(scene: CommandScene) -> None:
+    program = "trap 'echo ended > ended.txt; exit' TERM; echo ready; while true; do sleep 0.05; done"
+    with scene.start("exec", scene.job, "--", "sh", "-c", program) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"ready\n"
+        scene.square.back("exchange", scene.square.kill("exchange"))
+        out, told = running.communicate(timeout=60)
+    assert (running.returncode, out) == (255, b"")
+    assert told.startswith(b"torg: the session is lost: the connection to the market broke (")
+    assert b"what ran in it is ended, the job's own command is not touched" in told
+    assert scene.wait_for("ended.txt") == "ended\n", "the program inside was told to end"
+    assert scene.desk.running
+    assert until(lambda: scene.exec("echo", "again")[0] == 0, "another session opens")
+    (scene.work / "ended.txt").unlink()
+
+
 def test_another_customers_job_and_session_look_as_if_they_were_not(scene: CommandScene) -> None:
     _, eve = scene.square.newcomer("customer")
     order = {"kind": "exec", "argv": ["cat"]}
