@@ -146,6 +146,10 @@ class Market(Consortium):
         """{name, removed}; refused while an open job names it."""
         return self._wire.json("DELETE", f"/v1/secrets/{_part(name)}")
 
+    def rekey_secrets(self) -> Json:
+        """Seal everybody's secrets with a new key; {sealed, damaged}. Operators only."""
+        return self._wire.json("POST", "/v1/market/secrets/rekey", body={})
+
     def lease_secrets(self, lease: str, *, epoch: int) -> dict[str, str]:
         """Values by name of what the job of a living lease names; for the provider that has it."""
         found: dict[str, str] = self._wire.json("GET", f"/v1/leases/{_part(lease)}/secrets", params={"epoch": epoch})["secrets"]

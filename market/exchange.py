@@ -250,9 +250,11 @@ class Exchange:
         found = self._state.secrets.get(member, {}).get(name)
         return None if found is None else found["token"]
 
-    def secret_tokens(self) -> frozenset[str]:
-        """Of all members."""
-        return frozenset(one["token"] for own in self._state.secrets.values() for one in own.values())
+    def named_secrets(self) -> list[tuple[str, str, str]]:
+        """(member, name, token) of every secret that counts."""
+        return [
+            (member, name, one["token"]) for member, own in self._state.secrets.items() for name, one in own.items()
+        ]
 
     def secrets_for_lease(self, lease: str, epoch: int, provider: str) -> tuple[str, dict[str, str]] | None:
         """See `secret_keeping.secrets_for_lease`."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli.errors import usage
+from cli.errors import CliError, usage
 from cli.output import Column, document, print_table
 from cli.session import connect
 from cli.settings import Settings
@@ -21,11 +21,14 @@ MOST_CHARACTERS = 32_768
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
     group = typer.Typer(
-        name="secret", help="Secrets for jobs: set, ls, rm. Values are never shown.", no_args_is_help=True
+        name="secret",
+        help="Secrets for jobs: set, ls, rm; a new key for all of them: rekey. Values are never shown.",
+        no_args_is_help=True,
     )
     group.command("set")(set_)
     group.command("ls")(ls)
     group.command("rm")(rm)
+    group.command("rekey")(rekey)
     app.add_typer(group)
 
 
@@ -65,6 +68,21 @@ def rm(ctx: typer.Context, name: Name) -> None:
         document(answer)
     else:
         print(f"{name} is forgotten.")
+
+
+def rekey(ctx: typer.Context) -> None:
+    """Operators: seal everybody's secrets with a new key, and forget the old one. Jobs go on meanwhile; so may a call that
+    was cut off."""
+    settings: Settings = ctx.obj
+    answer = connect(settings, "operator").rekey_secrets()
+    if settings.as_json:
+        document(answer)
+    else:
+        count = answer["sealed"]
+        print(f"A new key seals {count} secret{'' if count == 1 else 's'}; the old one is gone.")
+    if answer["damaged"]:
+        whose = ", ".join(answer["damaged"][:5])
+        raise CliError("secrets_damaged", f"no key opens {len(answer['damaged'])}: {whose}", None, "their owners set them again")
 
 
 def _value(name: str, from_file: Path | None) -> str:

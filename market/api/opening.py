@@ -16,7 +16,7 @@ from market.api.job_logs import JobLogs
 from market.api.routes.members import hash_of, new_key
 from market.api.services import Services
 from market.api.shelf import Shelf
-from market.api.vault import Vault
+from market.api.vault import Vault, VaultDamaged
 from market.clocks import SteadyClock
 from market.commands import SYSTEM, AddMember, NoteFormat, OpenMarket
 from market.exchange import Exchange, Settings
@@ -52,7 +52,12 @@ def open_services(home: Home, url: str, desk: Desk, shelf: Shelf, clock: SteadyC
     shelf.recall_manifests()
     signing_key = load_signing_key(home)
     vault = Vault(home.secrets, home.secrets_key_file)
-    vault.keep_only(desk.exchange.secret_tokens())
+    named = desk.exchange.named_secrets()
+    vault.keep_only({token for _, _, token in named})
+    try:
+        vault.finish_rekey(named)
+    except VaultDamaged as damaged:  # whoever needs a secret is told; the market opens
+        log.error("%s", damaged)
     return Services(
         home=home,
         url=url,

@@ -55,6 +55,8 @@ class Services:
     requests: RequestCounts = field(default_factory=RequestCounts)
     gate: Gate = field(default_factory=Gate)
     sessions: Sessions = field(default_factory=Sessions)
+    sealing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Whoever changes which secrets there are, or by which key they are sealed."""
 
     @property
     def exchange(self) -> Exchange:

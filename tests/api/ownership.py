@@ -106,6 +106,7 @@ DOORS: dict[str, Door] = {
     "POST /v1/leases/{lease}/started": Door("provider", "host", body={**STARTED, "epoch": 10**6}),
     "POST /v1/leases/{lease}/ended": Door("provider", "host", body={"epoch": 10**6, "reason": "r"}),
     "GET /v1/leases/{lease}/secrets": Door("provider", "host", query="epoch={epoch}"),
+    "POST /v1/market/secrets/rekey": Door("operator", body={}),
     "GET /v1/secrets": Door("customer, operator"),
     "PUT /v1/secrets/{spare_secret}": Door("customer, operator", body={"value": "v"}),
     "DELETE /v1/secrets/{secret}": Door("customer, operator", "ann"),

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse
 
-from market.api.bodies import SecretBody
+from market.api.bodies import Nothing, SecretBody
 from market.api.limits import StrictRoute
 from market.api.problems import Problem, not_found
-from market.api.services import Customer, Has, Lessor, settle
+from market.api.services import Customer, Has, Lessor, Operator, settle
 from market.api.vault import VaultDamaged
 from market.commands import RemoveSecret, SetSecret
 
@@ -29,26 +29,42 @@ async def secrets(services: Has, caller: Customer) -> dict[str, Any]:
 @router.put("/secrets/{secret}", status_code=201)
 async def set_secret(services: Has, caller: Customer, secret: SecretName, body: SecretBody) -> JSONResponse:
     """A new secret, or a new value for what begins from now on."""
-    token = await asyncio.to_thread(services.vault.seal, caller.name, secret, body.value)
-    before = services.exchange.secret_token(caller.name, secret)
-    try:
-        answer, created = await services.ask(SetSecret(name=secret, token=token, by=caller.name))
-    except Problem:
-        await asyncio.to_thread(services.vault.forget, token)
-        raise
-    if before is not None:
-        await asyncio.to_thread(services.vault.forget, before)
+    async with services.sealing:
+        token = await asyncio.to_thread(services.vault.seal, caller.name, secret, body.value)
+        before = services.exchange.secret_token(caller.name, secret)
+        try:
+            answer, created = await services.ask(SetSecret(name=secret, token=token, by=caller.name))
+        except Problem:
+            await asyncio.to_thread(services.vault.forget, token)
+            raise
+        if before is not None:
+            await asyncio.to_thread(services.vault.forget, before)
     return settle(answer, created)
 
 
 @router.delete("/secrets/{secret}")
 async def remove_secret(services: Has, caller: Customer, secret: SecretName) -> dict[str, Any]:
     """Forget it; refused while an open job names it."""
-    token = services.exchange.secret_token(caller.name, secret)
-    answer, _ = await services.ask(RemoveSecret(name=secret, by=caller.name))
-    if token is not None:
-        await asyncio.to_thread(services.vault.forget, token)
+    async with services.sealing:
+        token = services.exchange.secret_token(caller.name, secret)
+        answer, _ = await services.ask(RemoveSecret(name=secret, by=caller.name))
+        if token is not None:
+            await asyncio.to_thread(services.vault.forget, token)
     return answer
+
+
+@router.post("/market/secrets/rekey")
+async def rekey(services: Has, caller: Operator, _: Nothing) -> dict[str, Any]:
+    """Seal everybody's secrets with a new key of the market's, and forget the old one. Jobs go on reading meanwhile."""
+    async with services.sealing:
+        named = services.exchange.named_secrets()
+        try:
+            done = await asyncio.to_thread(services.vault.rekey, named)
+        except VaultDamaged as damaged:
+            log.error("%s", damaged)
+            raise Problem(500, "vault_damaged", str(damaged), remedy="restore secrets.key from a backup") from None
+    log.info("%s renewed the key of secrets: %d sealed, %d damaged", caller.name, done.sealed, len(done.damaged))
+    return {"sealed": done.sealed, "damaged": list(done.damaged)}
 
 
 @router.get("/leases/{lease}/secrets")
