@@ -1,32 +1,57 @@
-"""The order book: live offers indexed by (model, region), each bucket sorted by price, then id."""
+"""The order book: live offers indexed by (model, region), each bucket sorted by price, then id.
+
+A copy shares its buckets with the book that it was made of until one of them changes, so that freezing a book of ten
+thousand offers for a clearing costs a fraction of a millisecond.
+"""
 
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 
 from market.orders import Offer, Requirements
 
 _Entry = tuple[int, str]
+_Place = tuple[str, str]
+_Buckets = dict[_Place, tuple[_Entry, ...]]
 
 
 class OrderBook:
     """Offers by id and by price. Two offers of one price are ordered by id, so that the order of arrival is nothing."""
 
-    __slots__ = ("_buckets", "_offers")
+    __slots__ = ("_buckets", "_free", "_offers", "_own")
 
     def __init__(self, offers: Iterable[Offer] = ()) -> None:
         self._offers: dict[str, Offer] = {}
-        self._buckets: dict[tuple[str, str], list[_Entry]] = {}
-        for offer in sorted(offers, key=lambda one: one.id):
-            self.put(offer)
+        self._buckets: _Buckets = {}
+        self._free: _Buckets = {}
+        self._own: dict[str, tuple[str, ...]] = {}
+        buckets: dict[_Place, list[_Entry]] = {}
+        free: dict[_Place, list[_Entry]] = {}
+        for offer in sorted(offers, key=_entry):
+            self._offers[offer.id] = offer
+            buckets.setdefault(_place(offer), []).append(_entry(offer))
+            if _is_free(offer):
+                free.setdefault(_place(offer), []).append(_entry(offer))
+            self._note_owners(offer)
+        self._buckets = {place: tuple(entries) for place, entries in buckets.items()}
+        self._free = {place: tuple(entries) for place, entries in free.items()}
 
     def __len__(self) -> int:
         return len(self._offers)
 
     def __iter__(self) -> Iterator[Offer]:
         return iter(self._offers.values())
+
+    def copy(self) -> OrderBook:
+        """A book of its own with the same offers: what happens to one is not seen in the other."""
+        made = OrderBook()
+        made._offers = dict(self._offers)
+        made._buckets = dict(self._buckets)
+        made._free = dict(self._free)
+        made._own = dict(self._own)
+        return made
 
     def get(self, offer_id: str) -> Offer | None:
         """The offer as it stands now, or None."""
@@ -35,36 +60,93 @@ class OrderBook:
     def put(self, offer: Offer) -> None:
         """List the offer, in place of an older version of it."""
         known = self._offers.get(offer.id)
-        if known is not None and _place(known) == _place(offer):
-            self._offers[offer.id] = offer
-            return
-        if known is not None:
+        if known is not None and (_place(known), _entry(known)) != (_place(offer), _entry(offer)):
             self.remove(offer.id)
+            known = None
         self._offers[offer.id] = offer
-        insort(self._buckets.setdefault((offer.gpu, offer.region), []), _entry(offer))
+        if known is None:
+            _insert(self._buckets, offer)
+        was, now = known is not None and _is_free(known), _is_free(offer)
+        if now and not was:
+            _insert(self._free, offer)
+        elif was and not now:
+            _delete(self._free, offer)
+        if known is None or known.terms.own != offer.terms.own:
+            if known is not None:
+                self._forget_owners(known)
+            self._note_owners(offer)
 
     def remove(self, offer_id: str) -> None:
         """Take the offer off the book; unknown ids are a bug."""
         offer = self._offers.pop(offer_id)
-        bucket = self._buckets[offer.gpu, offer.region]
-        del bucket[bisect_left(bucket, _entry(offer))]
-        if not bucket:
-            del self._buckets[offer.gpu, offer.region]
+        _delete(self._buckets, offer)
+        if _is_free(offer):
+            _delete(self._free, offer)
+        self._forget_owners(offer)
 
     def cheapest(self, requires: Requirements) -> Iterator[Offer]:
         """Offers of the wanted models and regions, cheapest first; the caller checks what is not indexed."""
+        return self._cheapest(self._buckets, requires)
+
+    def cheapest_free(self, requires: Requirements) -> Iterator[Offer]:
+        """Of those, the ones that have a unit for rent now."""
+        return self._cheapest(self._free, requires)
+
+    def own(self, customer: str) -> tuple[str, ...]:
+        """Ids of the offers that are this customer's own, in order."""
+        return self._own.get(customer, ())
+
+    def free_places(self) -> Mapping[tuple[str, str], tuple[tuple[int, str], ...]]:
+        """(price, id) of what has a unit for rent now, cheapest first, by (model, region)."""
+        return self._free
+
+    def _cheapest(self, index: _Buckets, requires: Requirements) -> Iterator[Offer]:
+        gpu, region = requires.gpu, requires.region
         buckets = [
             entries
-            for (gpu, region), entries in self._buckets.items()
-            if (not requires.gpu or gpu in requires.gpu) and (not requires.region or region in requires.region)
+            for (model, where), entries in index.items()
+            if (not gpu or model in gpu) and (not region or where in region)
         ]
-        for _, offer_id in heapq.merge(*buckets):
+        # Entries are read lazily and may be sold meanwhile by the caller: the offer is looked up when it is its turn.
+        for _, offer_id in buckets[0] if len(buckets) == 1 else heapq.merge(*buckets):
             yield self._offers[offer_id]
+
+    def _note_owners(self, offer: Offer) -> None:
+        for customer in offer.terms.own:
+            self._own[customer] = tuple(sorted({*self._own.get(customer, ()), offer.id}))
+
+    def _forget_owners(self, offer: Offer) -> None:
+        for customer in offer.terms.own:
+            left = tuple(one for one in self._own[customer] if one != offer.id)
+            self._own[customer] = left
+            if not left:
+                del self._own[customer]
+
+
+def _insert(index: _Buckets, offer: Offer) -> None:
+    place, entry = _place(offer), _entry(offer)
+    bucket = index.get(place, ())
+    at = bisect_left(bucket, entry)
+    index[place] = (*bucket[:at], entry, *bucket[at:])
+
+
+def _delete(index: _Buckets, offer: Offer) -> None:
+    place = _place(offer)
+    bucket = index[place]
+    at = bisect_left(bucket, _entry(offer))
+    if len(bucket) == 1:
+        del index[place]
+    else:
+        index[place] = (*bucket[:at], *bucket[at + 1 :])
+
+
+def _is_free(offer: Offer) -> bool:
+    return offer.matchable and offer.gpus_free > 0
 
 
 def _entry(offer: Offer) -> _Entry:
     return (offer.price_nanos_per_gpu_hour, offer.id)
 
 
-def _place(offer: Offer) -> tuple[str, str, int]:
-    return (offer.gpu, offer.region, offer.price_nanos_per_gpu_hour)
+def _place(offer: Offer) -> _Place:
+    return (offer.gpu, offer.region)

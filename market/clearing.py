@@ -126,11 +126,10 @@ CONSTRAINTS: tuple[tuple[Reason, Test], ...] = (
 
 def clear(snapshot: BookSnapshot, budget_of_work: int = 1_000_000) -> Clearing:
     """Match every bid of the snapshot that can be matched, looking at no more than `budget_of_work` offers in all."""
-    book = OrderBook(snapshot.offers)
+    book = OrderBook(snapshot.offers) if snapshot.book is None else snapshot.book.copy()
     matches: list[Match] = []
     unmatched: list[Unmatched] = []
     left = budget_of_work
-    own = _own(snapshot.offers)
     turns = Turns(snapshot.bids, snapshot.standings) if snapshot.standings else None
     for asked in turns or sorted(snapshot.bids, key=lambda one: (one.submitted_ms, one.job)):
         bid = asked if turns is None else turns.within_quota(asked)
@@ -142,7 +141,7 @@ def clear(snapshot: BookSnapshot, budget_of_work: int = 1_000_000) -> Clearing:
         if left <= 0:
             unmatched.append(Unmatched(bid.job, Reason.NOT_CONSIDERED, "this clearing ran out of its budget of work"))
             continue
-        seats, looked_at = _cheapest_seats(book, bid, left, own.get(bid.customer, ()))
+        seats, looked_at = _cheapest_seats(book, bid, left)
         left -= looked_at
         if seats is None:
             if bid.essential:
@@ -177,30 +176,21 @@ def _cost_nanos(bid: Bid, seats: Sequence[Offer]) -> int:
     return charge_nanos(bid.running_nanos_per_hour + new_nanos_per_hour, 1, bid.cover_ms)
 
 
-def _own(offers: Sequence[Offer]) -> dict[str, list[str]]:
-    """The offers of each customer that owns some."""
-    found: dict[str, list[str]] = {}
-    for offer in sorted(offers, key=lambda one: one.id):
-        for customer in offer.terms.own:
-            found.setdefault(customer, []).append(offer.id)
-    return found
-
-
-def _candidates(book: OrderBook, bid: Bid, own: Sequence[str]) -> Iterator[Offer]:
-    """Its own, which cost nothing, and then the others, cheapest first."""
-    for name in own:
+def _candidates(book: OrderBook, bid: Bid) -> Iterator[Offer]:
+    """Its own, which cost nothing, and then the others, cheapest first; only what has something free."""
+    for name in book.own(bid.customer):
         offer = book.get(name)
         assert offer is not None
         yield offer.seen_by(bid.customer)
-    for offer in book.cheapest(bid.requires):
+    for offer in book.cheapest_free(bid.requires):
         if bid.customer not in offer.terms.own:
             yield offer
 
 
-def _cheapest_seats(book: OrderBook, bid: Bid, work: int, own: Sequence[str]) -> tuple[list[Offer] | None, int]:
+def _cheapest_seats(book: OrderBook, bid: Bid, work: int) -> tuple[list[Offer] | None, int]:
     seats: list[Offer] = []
     looked_at = 0
-    for offer in _candidates(book, bid, own):
+    for offer in _candidates(book, bid):
         if offer.price_nanos_per_gpu_hour > bid.max_price_nanos_per_gpu_hour or looked_at >= work:
             break
         looked_at += 1

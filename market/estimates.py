@@ -100,6 +100,11 @@ def estimate_of(
     }
 
 
+def may_be_estimated(spec: Json, experience: Experience, customer: str) -> bool:
+    """False where `estimate_of` has nothing to go by, whatever the seats: a command that nobody has run yet."""
+    return not is_command(spec) or work_of(spec, customer) in experience.runs
+
+
 def _samples(
     spec: Json, seats: Sequence[Offer], measured: Measured, runs: Sequence[Run]
 ) -> tuple[str, list[tuple[float, float]]] | None:

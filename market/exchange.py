@@ -29,6 +29,7 @@ from market import (
     timeouts,
     views,
 )
+from market.book import OrderBook
 from market.command_checking import check_job_spec
 from market.commands import (
     AddBudget,
@@ -171,10 +172,14 @@ class Exchange:
         self._volatile.now_ms = self.now_ms  # what depends on the time of now is asked before the first command, too
         self._volatile.dirty = True
 
-    def snapshot(self) -> BookSnapshot:
-        """Everything that `clear()` needs, frozen; from now on `dirty` tells of newer changes."""
+    def snapshot(self, jobs: Iterable[str] | None = None) -> BookSnapshot:
+        """Everything that `clear()` needs, frozen; from now on `dirty` tells of newer changes. `jobs`: bids of these alone."""
         self._volatile.dirty = False
-        return granting.take_snapshot(self._state, self._volatile, self.settings)
+        return granting.take_snapshot(self._state, self._volatile, self.settings, jobs)
+
+    def book(self) -> OrderBook:
+        """The offers as they stand now: only to be read, and only until the next step."""
+        return granting.book_of(self._state, self._volatile)
 
     @property
     def dirty(self) -> bool:

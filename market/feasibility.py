@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import chain
 from typing import Final
 
-from market.clearing import HARDWARE, Reason, Unmatched, explain, requirements_only
+from market.book import OrderBook
+from market.clearing import CONSTRAINTS, HARDWARE, Reason, Unmatched, explain, requirements_only
 from market.orders import Bid, Offer
 from storage.units import charge_nanos
 
 SHARES_SHOWN: Final = 8
 
 
-def never_fits(offers: Sequence[Offer], bid: Bid) -> Unmatched | None:
+def never_fits(offers: Iterable[Offer], bid: Bid) -> Unmatched | None:
     """The constraint that no listed offer meets, whatever is free and whatever is paid; None if some worker could sit.
 
     An empty market says nothing: None.
     """
+    open_bid = requirements_only(bid)
+    if any(_could_sit(offer, open_bid) for offer in offers):
+        return None
+    offers = tuple(offers)
     if not offers:
         return None
-    idle = [_idle(offer) for offer in offers]
-    found = explain(idle, requirements_only(bid))
+    idle = [replace(offer, gpus_free=offer.gpus, units_of={}, unit_ms_of={}, matchable=True) for offer in offers]
+    found = explain(idle, open_bid)
     if found.reason not in HARDWARE:
         return None
     named = sorted({share for offer in offers for share in offer.shares})[:SHARES_SHOWN]
@@ -32,22 +38,30 @@ def never_fits(offers: Sequence[Offer], bid: Bid) -> Unmatched | None:
     return found
 
 
-def _idle(offer: Offer) -> Offer:
-    return replace(offer, gpus_free=offer.gpus, units_of={}, unit_ms_of={}, matchable=True)
-
-
-def cheapest_minute_nanos(offers: Sequence[Offer], bid: Bid) -> int | None:
+def cheapest_minute_nanos(book: OrderBook, bid: Bid) -> int | None:
     """What the first minute of the smallest gang costs on the cheapest listed hardware that fits, busy or not.
 
     None if the listed hardware has too few seats within the price limit to say so.
     """
     open_bid = requirements_only(bid)
-    idle = [_idle(offer.seen_by(bid.customer)) for offer in offers]
+    own = [offer for offer in map(book.get, book.own(bid.customer)) if offer is not None]
+    others = (offer for offer in book.cheapest(bid.requires) if bid.customer not in offer.terms.own)
     seats: list[int] = []
-    for offer in sorted(idle, key=lambda one: (one.price_nanos_per_gpu_hour, one.id)):
-        fitting = not never_fits([offer], open_bid)
-        if fitting and offer.price_nanos_per_gpu_hour <= bid.max_price_nanos_per_gpu_hour:
-            seats += [offer.price_nanos_per_gpu_hour] * (offer.gpus // bid.requires.gpus)
+    for offer in chain(own, others):
+        price = offer.seen_by(bid.customer).price_nanos_per_gpu_hour
+        if price > bid.max_price_nanos_per_gpu_hour:
+            return None
+        if _could_sit(offer, open_bid):
+            seats += [price] * (offer.gpus // bid.requires.gpus)
         if len(seats) >= bid.workers_min:
             return charge_nanos(sum(seats[: bid.workers_min]) * bid.requires.gpus, 1, 60_000)
     return None
+
+
+_HARDWARE_TESTS: Final = tuple(test for reason, test in CONSTRAINTS if reason in HARDWARE)
+
+
+def _could_sit(offer: Offer, bid: Bid) -> bool:
+    """Whether one worker fits the machine, were nobody on it."""
+    idle = replace(offer, units_of={}, unit_ms_of={}) if offer.units_of or offer.unit_ms_of else offer
+    return all(test(idle, bid) for test in _HARDWARE_TESTS)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from market.alerts import watch_budget
+from market.book import OrderBook
 from market.checking import is_int, is_text
 from market.clearing import CONSTRAINTS, Match, Unmatched, covers
 from market.commands import SYSTEM, ApplyClearing, EndLease, StartLease
 from market.faults import BY_REASON, Charged, cause_of_provider_end
 from market.holding import is_paused
 from market.leases import Lease, LeaseState
+from market.listing import Listing
 from market.orders import Bid, BookSnapshot, Offer, Requirements
 from market.outcomes import Answer, Json, Refusal, Settings, forbidden, unknown
 from market.periods import DAY
@@ -145,13 +149,25 @@ def bid_of(state: State, job: Job, settings: Settings, now_ms: int) -> Bid | Non
     )
 
 
-def take_snapshot(state: State, volatile: Volatile, settings: Settings) -> BookSnapshot:
-    """Offers and bids as they stand, for `clear()`; offers that are withdrawn are not in it."""
-    offers = tuple(offer_order(state, offer, volatile) for offer in state.offers.values() if offer.state != "withdrawn")
+def book_of(state: State, volatile: Volatile) -> OrderBook:
+    """The offers as they stand, but the withdrawn ones. Whoever keeps or changes the book makes a copy."""
+    if volatile.listing is None or not volatile.listing.of(state):
+        volatile.listing = Listing(state, offer_order)
+    return volatile.listing.book(volatile)
+
+
+def take_snapshot(
+    state: State, volatile: Volatile, settings: Settings, jobs: Iterable[str] | None = None
+) -> BookSnapshot:
+    """Offers and bids as they stand, for `clear()`; offers that are withdrawn are not in it. `jobs`: bids of these alone."""
+    book = book_of(state, volatile).copy()
+    offers = tuple(book)
     if state.stopped:
-        return BookSnapshot(offers, ())
-    bids = (bid_of(state, state.jobs[job], settings, volatile.now_ms) for job in state.open_jobs)
-    return BookSnapshot(offers, tuple(bid for bid in bids if bid is not None), standings(state, volatile.now_ms))
+        return BookSnapshot(offers, (), book=book)
+    names = state.open_jobs if jobs is None else [job for job in jobs if job in state.open_jobs]
+    bids = (bid_of(state, state.jobs[job], settings, volatile.now_ms) for job in names)
+    wanted = tuple(bid for bid in bids if bid is not None)
+    return BookSnapshot(offers, wanted, standings(state, volatile.now_ms), book)
 
 
 def apply_clearing(turn: Turn, command: ApplyClearing) -> Answer | Refusal:

@@ -9,10 +9,10 @@ from market.attempts import succeeded
 from market.checking import check_size, invalid, is_digest, is_int, is_name, option_refusal
 from market.command_checking import check_job_spec
 from market.commands import AddBudget, CancelJob, HaltJob, ReopenMarket, RetuneJob, StopMarket, SubmitJob
-from market.estimates import estimate_of, seats_for
+from market.estimates import estimate_of, may_be_estimated, seats_for
 from market.faults import cause_of_halt
 from market.feasibility import cheapest_minute_nanos, never_fits
-from market.granting import bid_of_spec, end_lease, offer_order, take_snapshot
+from market.granting import bid_of_spec, book_of, end_lease
 from market.metering import report_answer
 from market.offering import closing
 from market.outcomes import Answer, Json, Refusal, conflict, forbidden
@@ -74,16 +74,18 @@ def foreseen_refusal(turn: Turn, customer: str, spec: Json) -> Refusal | None:
 def _estimate(turn: Turn, job: Job) -> None:
     """Keep what a plan says of it now, to compare with what comes (market/learning.py)."""
     state = turn.state
-    offers = take_snapshot(state, turn.volatile, turn.settings).offers
-    measured = {offer.id: state.offers[offer.id].measured for offer in offers}
-    seats = seats_for(bid_of_spec(job.id, job.spec, turn.now_ms, job.customer), offers)
+    if not may_be_estimated(job.spec, state.experience, job.customer):
+        return
+    book = book_of(state, turn.volatile)
+    measured = {offer.id: state.offers[offer.id].measured for offer in book}
+    seats = seats_for(bid_of_spec(job.id, job.spec, turn.now_ms, job.customer), tuple(book))
     estimate = estimate_of(job.spec, seats, measured, state.experience, job.customer)
     if estimate is not None:
         turn.emit("job_estimated", {"job": job.id, **estimate})
 
 
 def _check_open_jobs(turn: Turn, customer: str) -> Refusal | None:
-    own = sum(turn.state.jobs[job].open for job in turn.state.jobs_of.get(customer, ()))
+    own = turn.state.open_of.get(customer, 0)
     if own >= turn.settings.max_open_jobs_per_customer or len(turn.state.open_jobs) >= turn.settings.max_open_jobs:
         return Refusal(
             "too_many_jobs", "too many jobs are open", remedy="wait for one to end, or cancel it", status=429
@@ -93,10 +95,9 @@ def _check_open_jobs(turn: Turn, customer: str) -> Refusal | None:
 
 def _check_feasible(turn: Turn, spec: Json, customer: str) -> Refusal | None:
     """Refuse requirements that no listed hardware meets (unless the job says `wait`), and a budget under a minute."""
-    state = turn.state
-    listed = [offer_order(state, one, turn.volatile) for one in state.offers.values() if one.state != "withdrawn"]
+    book = book_of(turn.state, turn.volatile)
     bid = bid_of_spec("new", spec, turn.now_ms, customer)
-    never = None if spec.get("wait", False) else never_fits(listed, bid)
+    never = None if spec.get("wait", False) else never_fits(book, bid)
     if never is not None:
         remedy = " or ".join(never.relaxations) or _REMEDY_OF.get(never.reason, "other requirements")
         return Refusal(
@@ -105,7 +106,7 @@ def _check_feasible(turn: Turn, spec: Json, customer: str) -> Refusal | None:
             field=_FIELD_OF[never.reason],
             remedy=f"{remedy}; or say `wait: true` to wait for such hardware",
         )
-    minute = cheapest_minute_nanos(listed, bid)
+    minute = cheapest_minute_nanos(book, bid)
     if minute is not None and spec["limits"]["budget_nanos"] < minute:
         return Refusal(
             "budget_too_small",

@@ -14,6 +14,7 @@ def _member_added(state: State, event: Event, at_ms: int) -> None:
     before = state.members.get(member.name)
     if before is not None:  # another key for a revoked member
         member.team, member.suspended = before.team, before.suspended
+        state.touch_provider(member.name)
     state.members[member.name] = member
     state.by_key[member.key_sha256] = member.name
 
@@ -35,10 +36,12 @@ def _member_role(state: State, event: Event, at_ms: int) -> None:
 
 def _member_suspended(state: State, event: Event, at_ms: int) -> None:
     state.members[event["member"]].suspended = True
+    state.touch_provider(event["member"])
 
 
 def _member_resumed(state: State, event: Event, at_ms: int) -> None:
     state.members[event["member"]].suspended = False
+    state.touch_provider(event["member"])
 
 
 def _invite_made(state: State, event: Event, at_ms: int) -> None:

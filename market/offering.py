@@ -128,6 +128,7 @@ def _list(turn: Turn, command: PlaceOffer, digest: str) -> None:
     if command.selftest is not None:
         turn.emit("offer_tested", {"offer": command.id, "selftest": dict(command.selftest)})
     turn.volatile.heard_ms[command.id] = turn.now_ms
+    turn.state.touched[command.id] = None
 
 
 def _check_limits(turn: Turn, command: PlaceOffer) -> Refusal | None:
@@ -300,6 +301,7 @@ def _hear(turn: Turn, offer: OfferRecord) -> None:
     turn.volatile.heard_ms[offer.id] = turn.now_ms
     if was_suspect and not is_suspect(offer, turn.volatile):
         turn.volatile.dirty = True
+        turn.state.touched[offer.id] = None
     # A machine that was on a cluster that is gone polls on for a moment: it is back when it has joined the next one.
     if offer.state == "offline" and offer.away != HEAD_LOST:
         turn.set_offer(offer, offer.returns_to, offer.price_nanos_per_gpu_hour, "heard")

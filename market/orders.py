@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from market.owner_terms import OwnerTerms
+
+if TYPE_CHECKING:
+    from market.book import OrderBook
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +131,5 @@ class BookSnapshot:
     bids: tuple[Bid, ...]
     standings: tuple[Standing, ...] = ()
     """Of every team that a bid is of; empty in a market without teams."""
+    book: OrderBook | None = field(default=None, compare=False, repr=False)
+    """The same offers, indexed already: whoever changes it makes a copy."""

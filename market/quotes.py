@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from market.advice import advice
+from market.book import OrderBook
 from market.clearing import clear, explain
 from market.command_checking import is_command
 from market.estimates import alternatives, estimate_of
@@ -147,7 +148,7 @@ def _why_not(
         return str(never.reason), never.detail, never.relaxations
     if not seats:
         why = explain(offers, bid)
-        minute = cheapest_minute_nanos(offers, bid)
+        minute = cheapest_minute_nanos(OrderBook(offers), bid)
         waits = minute is not None and minute <= bid.spendable_nanos
         return str(why.reason), why.detail + ("; it would wait" if waits else ""), why.relaxations
     if refusal is not None:

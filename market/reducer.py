@@ -87,10 +87,12 @@ def _offer_placed(state: State, event: Event, at_ms: int) -> None:
     state.offers[offer.id] = offer
     state.offers_of.setdefault(offer.provider, {})[offer.id] = None
     state.providers.setdefault(offer.provider, ProviderRecord())
+    state.touched[offer.id] = None
 
 
 def _offer_terms(state: State, event: Event, at_ms: int) -> None:
     state.offers[event["offer"]].terms = OwnerTerms.of_json(event["terms"])
+    state.touched[event["offer"]] = None
 
 
 def _offer_tested(state: State, event: Event, at_ms: int) -> None:
@@ -101,11 +103,13 @@ def _offer_held(state: State, event: Event, at_ms: int) -> None:
     offer = state.offers[event["offer"]]
     offer.held = {name: event[name] for name in ("gpus", "reason", "why", "until_ms")}
     offer.version += 1
+    state.touched[offer.id] = None
 
 
 def _offer_heard(state: State, event: Event, at_ms: int) -> None:
     offer = state.offers[event["offer"]]
     state.providers[offer.provider].heard(at_ms - event["heard_ms"], at_ms)
+    state.touch_provider(offer.provider)
     offer.counted_ms = at_ms
 
 
@@ -115,6 +119,7 @@ def _offer_changed(state: State, event: Event, at_ms: int) -> None:
         offer.counted_ms = at_ms
     if event["state"] == "offline" and offer.state == "open" and event["reason"] == "not_heard":
         state.providers[offer.provider].fell_silent(at_ms)
+        state.touch_provider(offer.provider)
     if event["state"] == "offline" and offer.state != "offline":
         offer.returns_to = offer.state
     offer.state = event["state"]
@@ -123,6 +128,7 @@ def _offer_changed(state: State, event: Event, at_ms: int) -> None:
     if event["reason"] == "price":
         offer.base_nanos = offer.price_nanos_per_gpu_hour
     offer.version += 1
+    state.touched[offer.id] = None
     for lease in offer.live:
         state.jobs[state.leases[lease].job].version += 1
 
@@ -141,6 +147,7 @@ def _job_submitted(state: State, event: Event, at_ms: int) -> None:
     state.jobs[job.id] = job
     state.jobs_of.setdefault(job.customer, {})[job.id] = None
     state.open_jobs[job.id] = None
+    state.open_of[job.customer] = state.open_of.get(job.customer, 0) + 1
 
 
 def _job_estimated(state: State, event: Event, at_ms: int) -> None:
@@ -163,8 +170,10 @@ def _job_state(state: State, event: Event, at_ms: int) -> None:
             for lease in deaths_in_a_row(job, state.leases_of(job)):
                 if not lease.own:
                     state.providers[lease.provider].forgive(lease.ended_ms or at_ms, at_ms)
+                state.touch_provider(lease.provider)
         job.ended_ms = at_ms
         del state.open_jobs[job.id]
+        state.open_of[job.customer] -= 1
     if job.state == "done":
         learn(state, job)
 
@@ -228,6 +237,7 @@ def _lease_granted(state: State, event: Event, at_ms: int) -> None:
     job.unmatched = None
     offer.live[lease.id] = None
     offer.gpus_used += lease.gpus
+    state.touched[offer.id] = None
     offer.version += 1
     if state.teams:
         lease.team = state.members[lease.customer].team
@@ -290,6 +300,7 @@ def _lease_ended(state: State, event: Event, at_ms: int) -> None:
     assert offer.gpus_used >= 0
     job.version += 1
     offer.version += 1
+    state.touch_provider(lease.provider)
     if not lease.own:  # nobody makes himself a name with jobs of his own
         faulted, began = lease.fault == "provider", lease.started_ms is not None
         state.providers[lease.provider].lease_ended(at_ms, faulted=faulted, began=began)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from market.avoidance import Avoidance
 from market.experience import Experience
@@ -17,6 +17,9 @@ from market.owner_terms import OwnerTerms
 from market.periods import DAY, PERIODS, Period
 from market.reliability import ProviderRecord
 from storage.ledger import Ledger
+
+if TYPE_CHECKING:
+    from market.listing import Listing
 
 ROLES = ("customer", "provider", "operator", "plane")
 FINAL_STATES = frozenset({"done", "failed", "cancelled"})
@@ -280,6 +283,14 @@ class State:
     last_epoch: int = 0
     runs_version: int = 1
     ledger: Ledger = field(default_factory=Ledger)
+    touched: dict[str, None] = field(default_factory=dict)
+    """Offers to which something happened since the book was written last (market/listing.py)."""
+    open_of: dict[str, int] = field(default_factory=dict)
+    """How many jobs of each customer are open."""
+
+    def touch_provider(self, provider: str) -> None:
+        """Note that something of a provider has changed that its offers show."""
+        self.touched.update(self.offers_of.get(provider, {}))
 
     def balance(self, account: str) -> int:
         return self.ledger.balance(account)
@@ -312,5 +323,6 @@ class Volatile:
     run_ms: dict[str, int] = field(default_factory=dict)
     run_pid: dict[str, int] = field(default_factory=dict)
     dirty: bool = True
+    listing: Listing | None = None
     now_ms: int = 0
     ticked_ms: int = 0

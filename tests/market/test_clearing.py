@@ -168,10 +168,10 @@ def test_an_empty_market_says_so() -> None:
 
 
 def test_a_clearing_that_runs_out_of_work_says_so() -> None:
-    offers = tuple(offer(f"p{n} 1xcpu/0 1.00 eu 0.99 sandbox off") for n in range(10))
-    bids = (bid("j1 1-1x1 cpu 9.00"), bid("j2 1-1x1 cpu 9.00"))
+    offers = tuple(offer(f"p{n} 1xcpu/0 1.00 eu 0.50 sandbox") for n in range(10))
+    bids = (bid("j1 1-1x1 cpu 9.00 reliability=0.9"), bid("j2 1-1x1 cpu 9.00"))
     assert [str(one.reason) for one in clear(BookSnapshot(offers, bids), 5).unmatched] == [
-        "not_available",
+        "reliability",
         "not_considered",
     ]
 
@@ -251,5 +251,29 @@ def test_the_book_lists_the_cheapest_first_whatever_came_and_went(offers: list[O
             del model[f"o{number}"]
     wants = Requirements(gpu=("cpu", "T4"), region=("eu", "us"))
     listed = [one for one in model.values() if one.gpu in wants.gpu and one.region in wants.region]
-    assert list(book.cheapest(wants)) == sorted(listed, key=lambda one: (one.price_nanos_per_gpu_hour, one.id))
+    in_order = sorted(listed, key=lambda one: (one.price_nanos_per_gpu_hour, one.id))
+    assert list(book.cheapest(wants)) == in_order
+    assert list(book.cheapest_free(wants)) == [one for one in in_order if one.matchable and one.gpus_free]
     assert len(book) == len(model)
+    assert sorted(one.id for one in OrderBook(model.values())) == sorted(model)
+    made_at_once = OrderBook(model.values())
+    assert list(made_at_once.cheapest_free(wants)) == list(book.cheapest_free(wants))
+
+
+@settings(deadline=None)
+@given(st.lists(OFFERS, max_size=15), st.lists(OFFERS, max_size=15), st.sets(st.integers(0, 29)))
+def test_what_happens_to_a_copy_of_the_book_is_not_seen_in_it(
+    offers: list[Offer], later: list[Offer], gone: set[int]
+) -> None:
+    book = OrderBook({one.id: one for one in offers}.values())
+    wants = Requirements()
+    before = [list(book), list(book.cheapest(wants)), list(book.cheapest_free(wants))]
+    copied = book.copy()
+    for one in later:
+        copied.put(one)
+    for number in gone:
+        if copied.get(f"o{number}") is not None:
+            copied.remove(f"o{number}")
+    assert [list(book), list(book.cheapest(wants)), list(book.cheapest_free(wants))] == before
+    left = {one.id: one for one in [*offers, *later] if int(one.id[1:]) not in gone}
+    assert list(copied.cheapest_free(wants)) == list(OrderBook(left.values()).cheapest_free(wants))

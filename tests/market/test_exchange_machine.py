@@ -45,6 +45,7 @@ from market.commands import (
 )
 from market.exchange import Refusal, Settings
 from market.faults import CAUSES
+from market.granting import offer_order
 from storage.units import charge_nanos, fee_total
 from tests.market.scene import USD, Scene, digest, make_spec
 
@@ -363,6 +364,13 @@ class ExchangeMachine(RuleBasedStateMachine):
                 moved[transfer["kind"]] += transfer["amount_nanos"]
         held = sum(nanos for account, nanos in self.scene.balances().items() if account != "world")
         assert moved["deposit"] - moved["payout"] == held
+
+    @invariant()
+    def the_book_that_is_kept_is_the_book_made_anew(self) -> None:
+        exchange = self.scene.exchange
+        state, volatile = exchange._state, exchange._volatile
+        listed = [offer_order(state, one, volatile) for one in state.offers.values() if one.state != "withdrawn"]
+        assert {one.id: one for one in exchange.book()} == {one.id: one for one in listed}
 
     @invariant()
     def nothing_is_sold_twice(self) -> None:
