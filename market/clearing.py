@@ -124,8 +124,11 @@ CONSTRAINTS: tuple[tuple[Reason, Test], ...] = (
 )
 
 
-def clear(snapshot: BookSnapshot, budget_of_work: int = 1_000_000) -> Clearing:
-    """Match every bid of the snapshot that can be matched, looking at no more than `budget_of_work` offers in all."""
+def clear(snapshot: BookSnapshot, budget_of_work: int = 1_000_000, *, reasons: bool = True) -> Clearing:
+    """Match every bid of the snapshot that can be matched, looking at no more than `budget_of_work` offers in all.
+
+    Without `reasons` nobody is told why it got nothing, which is most of the work where many wait.
+    """
     book = OrderBook(snapshot.offers) if snapshot.book is None else snapshot.book.copy()
     matches: list[Match] = []
     unmatched: list[Unmatched] = []
@@ -144,7 +147,7 @@ def clear(snapshot: BookSnapshot, budget_of_work: int = 1_000_000) -> Clearing:
         seats, looked_at = _cheapest_seats(book, bid, left)
         left -= looked_at
         if seats is None:
-            if bid.essential:
+            if bid.essential and reasons:
                 unmatched.append(explain(tuple(book), bid))
             continue
         for offer in seats:

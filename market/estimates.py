@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any, Final
 
+from market.book import OrderBook
 from market.clearing import clear
 from market.command_checking import is_command
 from market.experience import CLAIMED, Experience, Run, Score, work_of
@@ -178,9 +179,14 @@ def alternatives(
 
 def seats_for(bid: Bid, offers: Sequence[Offer]) -> list[Offer]:
     """Whom a bid would get if it were alone."""
-    by_id = {offer.id: offer.seen_by(bid.customer) for offer in offers}
-    matches = clear(BookSnapshot(tuple(offers), (bid,))).matches
-    return [by_id[offer] for offer in matches[0].offers] if matches else []
+    return seats_in(bid, OrderBook(offers))
+
+
+def seats_in(bid: Bid, book: OrderBook) -> list[Offer]:
+    """The same of offers that are indexed already."""
+    matches = clear(BookSnapshot((), (bid,), book=book), reasons=False).matches
+    found = [book.get(offer) for offer in matches[0].offers] if matches else []
+    return [offer.seen_by(bid.customer) for offer in found if offer is not None]
 
 
 def _other_gpus(bid: Bid, offers: Sequence[Offer], gpu: str) -> list[str]:

@@ -34,6 +34,9 @@ class Listing:
     def book(self, volatile: Volatile) -> OrderBook:
         """The book as it stands; a copy is needed to keep it, or to change it."""
         state = self._state
+        if not len(self._book):
+            listed = [one for one in map(state.offers.__getitem__, state.touched) if one.state != "withdrawn"]
+            self._book = OrderBook(self._write(state, one, volatile) for one in listed)
         for name in (*state.touched, *(one for one in self._timed if one not in state.touched)):
             record = state.offers[name]
             if record.state == "withdrawn":
