@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market.filters import FIELDS, FilterError, compile_filter, order_offers
-from market.hardware import GPUS, BadRequest, GpuRequest, UnknownGpu, canonical_name, name_of_product, parse_request
 
 OFFERS: list[dict[str, Any]] = [
     {"id": "a", "gpu": "A100", "vram_gib": 40.0, "reliability": 0.99, "region": "eu", "usd_per_gpu_hour": 1.1,
@@ -89,55 +88,3 @@ def test_any_text_is_a_filter_or_a_clear_error(text: str) -> None:
     else:
         said = "passes" if all(passes(offer) in (True, False) for offer in OFFERS) else ""
     assert said
-
-
-def test_the_catalogue_is_a_catalogue() -> None:
-    assert len(GPUS) >= 26
-    assert len({gpu.name for gpu in GPUS}) == len(GPUS)
-    for gpu in GPUS:
-        assert canonical_name(gpu.name) == gpu.name
-        assert gpu.name == "cpu" or min(gpu.vram_gib, gpu.tflops, gpu.gb_per_s) > 0
-
-
-@pytest.mark.parametrize(
-    ("product", "vram_gib", "name"),
-    [
-        ("NVIDIA A100-SXM4-80GB", 79.2, "A100-80GB"),
-        ("NVIDIA A100 80GB PCIe", 79.2, "A100-80GB"),
-        ("NVIDIA A100-PCIE-40GB", 39.4, "A100"),
-        ("NVIDIA H100 80GB HBM3", 79.6, "H100"),
-        ("NVIDIA H200", 140.4, "H200"),
-        ("NVIDIA GeForce RTX 4090", 23.9, "RTX4090"),
-        ("NVIDIA RTX 6000 Ada Generation", 47.9, "RTX6000Ada"),
-        ("Tesla T4", 14.7, "T4"),
-        ("Tesla V100-SXM2-32GB", 31.7, "V100-32GB"),
-        ("NVIDIA Foo (9)", 3.0, "Foo9"),
-    ],
-)
-def test_what_drivers_say(product: str, vram_gib: float, name: str) -> None:
-    assert name_of_product(product, vram_gib) == name
-
-
-@pytest.mark.parametrize(
-    ("text", "request_"),
-    [
-        ("auto", GpuRequest(None, None)),
-        ("2", GpuRequest(None, 2)),
-        ("cpu", GpuRequest("cpu", 1)),
-        ("cpu:2", GpuRequest("cpu", 2)),
-        ("rtx-4090:2", GpuRequest("RTX4090", 2)),
-    ],
-)
-def test_what_people_ask_for(text: str, request_: GpuRequest) -> None:
-    assert parse_request(text) == request_
-
-
-@pytest.mark.parametrize("text", ["cpu:", "cpu:0", "cpu:-1", "cpu:9999999", ":2", "cpu:two", ""])
-def test_what_cannot_be_asked_for(text: str) -> None:
-    with pytest.raises(BadRequest):
-        parse_request(text)
-
-
-def test_an_unknown_card_is_helped() -> None:
-    with pytest.raises(UnknownGpu, match="did you mean RTX4090"):
-        canonical_name("RTX 409")

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from market.api.bodies import Nothing, SqlBody
 from market.api.limits import StrictRoute
 from market.api.services import Has, Operator, Someone, job_for
-from market.hardware import UnknownGpu, canonical_name
+from market.hardware import listed_name
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["books"])
 
@@ -30,7 +30,7 @@ async def prices(
     points: Annotated[int, Query(ge=0, le=MOST_POINTS)] = 0,
 ) -> dict[str, Any]:
     """What was asked and paid for a GPU-hour, by model and region; the same for every member, and without names."""
-    params = {"gpu": _as_listed(gpu), "region": region, "since": since, "until": until, "points": points}
+    params = {"gpu": None if gpu is None else listed_name(gpu), "region": region, "since": since, "until": until, "points": points}
     return await services.books.ask("prices", caller, services.desk.records, params)
 
 
@@ -57,11 +57,3 @@ async def verify(services: Has, caller: Operator) -> dict[str, Any]:
 async def rebuild(services: Has, caller: Operator, _: Nothing) -> dict[str, Any]:
     """Make the projection anew from the journal."""
     return await services.books.ask("rebuild", caller, services.desk.records, {})
-
-
-def _as_listed(gpu: str | None) -> str | None:
-    """A name that the catalogue knows by that of its offers; another may be a model's that the catalogue does not know."""
-    try:
-        return None if gpu is None else canonical_name(gpu)
-    except UnknownGpu:
-        return gpu
