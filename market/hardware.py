@@ -14,7 +14,7 @@ from typing import Final
 
 from market.gpu_catalogue import GPUS, Gpu
 
-__all__ = ["CATALOGUE", "GPUS", "BadRequest", "Gpu", "GpuRequest", "UnknownGpu", "canonical_name", "listed_name", "name_of_product", "parse_request"]
+__all__ = ["CATALOGUE", "GPUS", "BadRequest", "Gpu", "GpuRequest", "UnknownGpu", "canonical_name", "listed_name", "name_of_product", "offered_name", "parse_request"]
 
 MAX_UNITS: Final = 4_096
 CATALOGUE: Final[Mapping[str, Gpu]] = MappingProxyType({gpu.name: gpu for gpu in GPUS})
@@ -69,6 +69,12 @@ def listed_name(name: str) -> str:
         return canonical_name(name)
     except UnknownGpu:
         return name
+
+
+def offered_name(name: str, vram_gib: float) -> str:
+    """The name under which an offer is listed: the catalogue's for any of a model's names, by size where that says which."""
+    known = listed_name(name)
+    return name_of_product(known, vram_gib) if known in CATALOGUE and vram_gib > 0 else known
 
 
 def name_of_product(product: str, vram_gib: float) -> str:

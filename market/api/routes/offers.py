@@ -22,6 +22,7 @@ from market.api.services import (
     settle,
 )
 from market.commands import ChangeOffer, EndLease, Heard, HoldOffer, PlaceOffer, StartLease
+from market.hardware import offered_name
 from market.owner_terms import OwnerTerms
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["offers"])
@@ -45,7 +46,7 @@ async def place_offer(
     command = PlaceOffer(
         id=id_of(body.id, idempotency_key),
         name=body.name,
-        gpu=body.gpu,
+        gpu=offered_name(body.gpu, body.vram_gib),
         gpus=body.gpus,
         vram_gib=body.vram_gib,
         region=body.region,
