@@ -3,8 +3,8 @@
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from cli.settings import Settings
 
@@ -111,3 +111,24 @@ def print_table(
     """Print one table to stdout."""
     screen = console(settings)
     screen.print(table(columns, rows, width=screen.width, title=title))
+
+
+def show_list(
+    settings: Settings, found: Sequence[dict[str, Any]], columns: Sequence[Column],
+    row: Callable[[dict[str, Any]], Sequence[Cell]], *, empty: str,
+) -> None:  # fmt: skip
+    """A list as the market gave it: the document, or a table with a row for each, or the sentence `empty`."""
+    if settings.as_json:
+        document(found)
+    elif not found:
+        print(empty)
+    else:
+        print_table(settings, columns, [row(one) for one in found])
+
+
+def tell(settings: Settings, answer: object, sentence: str) -> None:
+    """What came of a command: the document, or a sentence for people."""
+    if settings.as_json:
+        document(answer)
+    else:
+        print(sentence)

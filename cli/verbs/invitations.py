@@ -1,11 +1,11 @@
 """`torg members invite`, `invites`, `uninvite`: codes that make members; `role`, `suspend`, `resume`: what members may do."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cli.errors import usage
-from cli.output import Column, Styled, document, print_table
+from cli.output import Cell, Column, Styled, document, show_list, tell
 from cli.session import ROLES, connect
 from cli.settings import Settings
 
@@ -57,27 +57,29 @@ def invites(ctx: typer.Context) -> None:
     """Every invitation and what became of it; codes are nowhere."""
     settings: Settings = ctx.obj
     found = connect(settings, "operator").invites()
-    if settings.as_json:
-        document(found)
-        return
+    show_list(settings, found, _COLUMNS, _row, empty="No invitations. `torg members invite` makes one.")
+
+
+_COLUMNS = (
+    Column("invitation"), Column("role"), Column("team", gives_way=2), Column("for", gives_way=3), Column("state"),
+    Column("joined as"), Column("until", gives_way=1), Column("by", gives_way=4),
+)  # fmt: skip
+
+
+def _row(one: dict[str, Any]) -> list[Cell]:
     from cli.verbs.wallet import moment
 
-    columns = (Column("invitation"), Column("role"), Column("team", gives_way=2), Column("for", gives_way=3), Column("state"),
-               Column("joined as"), Column("until", gives_way=1), Column("by", gives_way=4))  # fmt: skip
-    rows = [[one["invite"], one["role"], one["team"] or "–", one["member"] or "–",
-             Styled(one["state"], _STYLES.get(one["state"], "")), one["used_by"] or "–", moment(one["expires_ms"]), one["by"]]
-            for one in found]  # fmt: skip
-    print_table(settings, columns, rows)
+    return [
+        one["invite"], one["role"], one["team"] or "–", one["member"] or "–",
+        Styled(one["state"], _STYLES.get(one["state"], "")), one["used_by"] or "–", moment(one["expires_ms"]), one["by"],
+    ]  # fmt: skip
 
 
 def uninvite(ctx: typer.Context, invitation: Annotated[str, typer.Argument(metavar="INVITATION")]) -> None:
     """Take an invitation back before it is used."""
     settings: Settings = ctx.obj
     answer = connect(settings, "operator").revoke_invite(invitation)
-    if settings.as_json:
-        document(answer)
-    else:
-        print(f"The code of {invitation} opens nothing any more.")
+    tell(settings, answer, f"The code of {invitation} opens nothing any more.")
 
 
 def role(
@@ -89,10 +91,7 @@ def role(
     settings: Settings = ctx.obj
     _check_role(role)
     answer = connect(settings, "operator").set_role(name, role)
-    if settings.as_json:
-        document(answer)
-    else:
-        print(f"{name} is {'an' if role == 'operator' else 'a'} {role} now.")
+    tell(settings, answer, f"{name} is {'an' if role == 'operator' else 'a'} {role} now.")
 
 
 def suspend(
@@ -103,20 +102,14 @@ def suspend(
     """Begin nothing new of a member: no jobs, no leases on its machines. What runs goes on."""
     settings: Settings = ctx.obj
     answer = connect(settings, "operator").suspend_member(name, reason=reason)
-    if settings.as_json:
-        document(answer)
-    else:
-        print(f"{name} is suspended: what runs goes on, nothing new begins. `torg members resume {name}` ends that.")
+    tell(settings, answer, f"{name} is suspended: what runs goes on, nothing new begins. `torg members resume {name}` ends that.")
 
 
 def resume(ctx: typer.Context, name: Member) -> None:
     """End a suspension: pending jobs and offers of the member count again."""
     settings: Settings = ctx.obj
     answer = connect(settings, "operator").resume_member(name)
-    if settings.as_json:
-        document(answer)
-    else:
-        print(f"{name} is back.")
+    tell(settings, answer, f"{name} is back.")
 
 
 def _check_role(role: str) -> None:

@@ -9,7 +9,7 @@ import typer
 from cli.arguments import megabytes, usd, usd_nanos
 from cli.errors import usage
 from cli.estimate_view import outcome
-from cli.output import Column, Styled, console, document, print_table, printable
+from cli.output import Cell, Column, Styled, console, document, print_table, printable, show_list, tell
 from cli.session import connect, connect_pooled, new_id
 from cli.settings import Settings
 from storage.units import TimeError, parse_instant_ms
@@ -41,12 +41,8 @@ def jobs(
     """All jobs."""
     settings: Settings = ctx.obj
     found = [one for one in connect(settings, role).jobs() if state in (None, one["state"])]
-    if settings.as_json:
-        document(found)
-    elif not found:
-        print("No jobs. `torg submit examples/01-tiny-gpt.yaml` makes one.")
-    else:
-        print_table(settings, JOB_COLUMNS, [job_row(one) for one in found])
+    empty = "No jobs. `torg submit examples/01-tiny-gpt.yaml` makes one."
+    show_list(settings, found, JOB_COLUMNS, job_row, empty=empty)
 
 
 JOB_COLUMNS = (
@@ -56,7 +52,7 @@ JOB_COLUMNS = (
 )  # fmt: skip
 
 
-def job_row(one: dict[str, Any]) -> list[str | Styled]:
+def job_row(one: dict[str, Any]) -> list[Cell]:
     """One job as the cells of `JOB_COLUMNS`."""
     loss = _fall(one, 3) or "–"
     live = [worker for worker in one["workers"] if worker["state"] in ("granted", "active", "started")]
@@ -136,10 +132,7 @@ def cancel(ctx: typer.Context, job_id: JobId) -> None:
     settings: Settings = ctx.obj
     client = connect(settings, "customer")
     answer = client.cancel_job(job_id)
-    if settings.as_json:
-        document(answer)
-    else:
-        print(f"{job_id} is {'cancelled' if answer.get('state') == 'cancelled' else 'being cancelled'}.")
+    tell(settings, answer, f"{job_id} is {'cancelled' if answer.get('state') == 'cancelled' else 'being cancelled'}.")
 
 
 def resume(
@@ -151,10 +144,7 @@ def resume(
     settings: Settings = ctx.obj
     nanos = usd_nanos(add_budget, "--add-budget")
     answer = connect(settings, "customer").add_budget(job_id, id=new_id("topup"), add_nanos=nanos)
-    if settings.as_json:
-        document(answer)
-    else:
-        print(f"{job_id} has {usd(nanos)} more and is {answer['state']}.")
+    tell(settings, answer, f"{job_id} has {usd(nanos)} more and is {answer['state']}.")
 
 
 def explain(ctx: typer.Context, job_id: JobId) -> None:

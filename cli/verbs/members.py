@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.errors import usage
-from cli.output import Column, Styled, document, print_table
+from cli.output import Cell, Column, Styled, document, show_list, tell
 from cli.session import ROLES, connect
 from cli.settings import Settings
 from cli.verbs import invitations
@@ -29,18 +29,22 @@ def register(app: typer.Typer) -> None:
 def ls(ctx: typer.Context) -> None:
     """Everybody who ever was a member, in the order in which they came."""
     settings: Settings = ctx.obj
-    found = connect(settings, "operator").members()
-    if settings.as_json:
-        document(found)
-        return
+    show_list(settings, connect(settings, "operator").members(), _COLUMNS, _row, empty="No members.")
+
+
+_COLUMNS = (
+    Column("member"), Column("role"), Column("key"), Column("team", gives_way=1), Column("limits", gives_way=2),
+    Column("added", gives_way=3),
+)  # fmt: skip
+
+
+def _row(one: dict[str, Any]) -> list[Cell]:
     from cli.granting import limited
     from cli.verbs.wallet import moment
 
-    columns = [Column("member"), Column("role"), Column("key"), Column("team", gives_way=1), Column("limits", gives_way=2),
-               Column("added", gives_way=3)]  # fmt: skip
-    rows = [[one["member"], one["role"], _standing(one), one["team"] or "–",
-             limited(one["limits"]), moment(one["added_ms"])] for one in found]  # fmt: skip
-    print_table(settings, columns, rows)
+    return [
+        one["member"], one["role"], _standing(one), one["team"] or "–", limited(one["limits"]), moment(one["added_ms"])
+    ]  # fmt: skip
 
 
 def _standing(one: dict[str, Any]) -> Styled:
@@ -87,10 +91,7 @@ def limit(ctx: typer.Context, name: Member, per_day: PerDay = None, per_month: P
     if not asked:
         raise usage("no limit is named", field="--limit-per-month", remedy="dollars, or none")
     answer = connect(settings, "operator").set_limits(asked, member=name)
-    if settings.as_json:
-        document(answer)
-    else:
-        print(f"{name}: {limited(answer)}.")
+    tell(settings, answer, f"{name}: {limited(answer)}.")
 
 
 def grant(
@@ -135,7 +136,4 @@ def revoke(ctx: typer.Context, name: Member) -> None:
     """End a member's key at once; a provider's offers are withdrawn and its leases end."""
     settings: Settings = ctx.obj
     answer = connect(settings, "operator").revoke_member(name)
-    if settings.as_json:
-        document(answer)
-    else:
-        print(f"The key of {name} is revoked. `torg members add {name} --role {answer['role']}` gives it a new one.")
+    tell(settings, answer, f"The key of {name} is revoked. `torg members add {name} --role {answer['role']}` gives it a new one.")

@@ -7,7 +7,7 @@ import typer
 
 from cli.arguments import gpu_request, price_nanos, usd
 from cli.errors import usage
-from cli.output import Column, Styled, document, print_table, printable
+from cli.output import Column, Styled, printable, show_list
 from cli.session import connect
 from cli.settings import Settings
 from storage.units import format_instant
@@ -63,16 +63,11 @@ def offers(
 
 def show_offers(settings: Settings, found: list[dict[str, Any]]) -> None:
     """The document, or the table of these offers."""
-    if settings.as_json:
-        document(found)
-    elif not found:
-        print("No offer fits. `torg offers --all` shows the rest.")
-    else:
-        print_table(settings, COLUMNS, [offer_row(one) for one in found])
-        for one in found:
-            if change := one.get("price_next"):
-                asked = usd(change["price_nanos_per_gpu_hour"])
-                print(printable(f"{one['name']} asks {asked} from {format_instant(change['at_ms'])} on"))
+    show_list(settings, found, COLUMNS, offer_row, empty="No offer fits. `torg offers --all` shows the rest.")
+    for one in () if settings.as_json else found:
+        if change := one.get("price_next"):
+            asked = usd(change["price_nanos_per_gpu_hour"])
+            print(printable(f"{one['name']} asks {asked} from {format_instant(change['at_ms'])} on"))
 
 
 def offer_row(one: dict[str, Any]) -> list[str | Styled]:

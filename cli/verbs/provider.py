@@ -6,7 +6,7 @@ import typer
 
 from cli.arguments import price_nanos, usd
 from cli.errors import refused
-from cli.output import document, printable
+from cli.output import printable, tell
 from cli.session import connect
 from cli.settings import Settings
 from cli.verbs import reclaim
@@ -81,10 +81,7 @@ def price(
     nanos = price_nanos(usd_per_gpu_hour, "USD")
     client = connect(settings, _role(settings))
     changed = [client.set_price(one, nanos) for one in _offers(settings, target)]
-    if settings.as_json:
-        document(changed)
-    else:
-        print(f"{target} asks {usd(nanos)} per GPU-hour from now on.")
+    tell(settings, changed, f"{target} asks {usd(nanos)} per GPU-hour from now on.")
 
 
 def revoke(
@@ -93,19 +90,13 @@ def revoke(
     """Shut a member out: its key is worth nothing from now on (operators only)."""
     settings: Settings = ctx.obj
     answer = connect(settings, "operator").revoke_member(member)
-    if settings.as_json:
-        document(answer)
-    else:
-        print(f"{member} is revoked.")
+    tell(settings, answer, f"{member} is revoked.")
 
 
 def _change(settings: Settings, target: str, action: str, said: str) -> None:
     client = connect(settings, _role(settings))
     changed = [client.change_offer(one, action) for one in _offers(settings, target)]  # type: ignore[arg-type]
-    if settings.as_json:
-        document(changed)
-    else:
-        print(f"{target} {said}.")
+    tell(settings, changed, f"{target} {said}.")
 
 
 def _offers(settings: Settings, target: str) -> list[str]:

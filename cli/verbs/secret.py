@@ -2,12 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cli.errors import CliError, usage
-from cli.output import Column, document, print_table
+from cli.output import Cell, Column, show_list, tell
 from cli.session import connect
 from cli.settings import Settings
 from cli.verbs.wallet import moment
@@ -42,32 +42,26 @@ def set_(
     """Set a secret: from a file, from standard input, or typed without being shown."""
     settings: Settings = ctx.obj
     answer = connect(settings, "customer").set_secret(name, _value(name, from_file))
-    if settings.as_json:
-        document(answer)
-    else:
-        print(f"{name} is set. A job that says `secrets: [{name}]` finds it in ${name}.")
+    tell(settings, answer, f"{name} is set. A job that says `secrets: [{name}]` finds it in ${name}.")
 
 
 def ls(ctx: typer.Context) -> None:
     """Names, when each was set, which open jobs name it."""
     settings: Settings = ctx.obj
     found = connect(settings, "customer").secrets()
-    if settings.as_json:
-        document(found)
-        return
     columns = (Column("name"), Column("set"), Column("used by", gives_way=1))
-    rows = [[one["name"], moment(one["set_ms"]), ", ".join(one["used_by"]) or "–"] for one in found]
-    print_table(settings, columns, rows)
+    show_list(settings, found, columns, _row, empty="No secrets. `torg secret set NAME` keeps one.")
+
+
+def _row(one: dict[str, Any]) -> list[Cell]:
+    return [one["name"], moment(one["set_ms"]), ", ".join(one["used_by"]) or "–"]
 
 
 def rm(ctx: typer.Context, name: Name) -> None:
     """Forget a secret; refused while an open job names it."""
     settings: Settings = ctx.obj
     answer = connect(settings, "customer").remove_secret(name)
-    if settings.as_json:
-        document(answer)
-    else:
-        print(f"{name} is forgotten.")
+    tell(settings, answer, f"{name} is forgotten.")
 
 
 def rekey(ctx: typer.Context) -> None:
@@ -75,11 +69,8 @@ def rekey(ctx: typer.Context) -> None:
     was cut off."""
     settings: Settings = ctx.obj
     answer = connect(settings, "operator").rekey_secrets()
-    if settings.as_json:
-        document(answer)
-    else:
-        count = answer["sealed"]
-        print(f"A new key seals {count} secret{'' if count == 1 else 's'}; the old one is gone.")
+    count = answer["sealed"]
+    tell(settings, answer, f"A new key seals {count} secret{'' if count == 1 else 's'}; the old one is gone.")
     if answer["damaged"]:
         whose = ", ".join(answer["damaged"][:5])
         raise CliError("secrets_damaged", f"no key opens {len(answer['damaged'])}: {whose}", None, "their owners set them again")

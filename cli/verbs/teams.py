@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.errors import usage
-from cli.output import Column, Styled, document, print_table
+from cli.output import Cell, Column, Styled, document, show_list, tell
 from cli.session import connect
 from cli.settings import Settings
 from cli.verbs.members import Expires, PerDay, PerMonth, Reason
@@ -28,18 +28,19 @@ def ls(ctx: typer.Context) -> None:
     """Every team: its weight, what it uses and has used, its share and its quota."""
     settings: Settings = ctx.obj
     found = connect(settings, "operator").teams()
-    if settings.as_json:
-        document(found)
-        return
+    show_list(settings, found, _COLUMNS, _row, empty="No teams. `torg teams set NAME` makes one.")
+
+
+_COLUMNS = (
+    Column("team"), Column("members", right=True, gives_way=2), Column("weight", right=True), Column("share", right=True),
+    Column("used", right=True), Column("units", right=True), Column("quota", right=True),
+    Column("open jobs", right=True, gives_way=1), Column("limits", gives_way=3),
+)  # fmt: skip
+
+
+def _row(one: dict[str, Any]) -> list[Cell]:
     from cli.granting import limited
 
-    columns = (Column("team"), Column("members", right=True, gives_way=2), Column("weight", right=True),
-               Column("share", right=True), Column("used", right=True), Column("units", right=True),
-               Column("quota", right=True), Column("open jobs", right=True, gives_way=1), Column("limits", gives_way=3))  # fmt: skip
-    print_table(settings, columns, [[*_row(one), limited(one["limits"])] for one in found])
-
-
-def _row(one: dict[str, Any]) -> list[str | Styled]:
     over = one["used_ppm"] > one["share_ppm"]
     used = f"{one['used_ppm'] / 10_000:.0f} %"
     return [
@@ -51,6 +52,7 @@ def _row(one: dict[str, Any]) -> list[str | Styled]:
         str(one["units"]),
         str(one["quota_units"] or "–"),
         str(one["open_jobs"]),
+        limited(one["limits"]),
     ]
 
 
@@ -97,10 +99,7 @@ def move(
     """Put a member into a team, out of the one of before; what runs stays with that one."""
     settings: Settings = ctx.obj
     answer = connect(settings, "operator").move_member(member, None if team == "none" else team)
-    if settings.as_json:
-        document(answer)
-    else:
-        print(f"{member} belongs to {'no team' if answer['team'] is None else 'team ' + answer['team']}.")
+    tell(settings, answer, f"{member} belongs to {'no team' if answer['team'] is None else 'team ' + answer['team']}.")
 
 
 def grant(
@@ -121,7 +120,4 @@ def remove(ctx: typer.Context, team: Team) -> None:
     """Forget a team that has no members."""
     settings: Settings = ctx.obj
     answer = connect(settings, "operator").remove_team(team)
-    if settings.as_json:
-        document(answer)
-    else:
-        print(f"There is no team {team} any more.")
+    tell(settings, answer, f"There is no team {team} any more.")

@@ -1,11 +1,11 @@
 """`torg wallet`: deposit, payout, balance, history."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cli.arguments import usd, usd_nanos
-from cli.output import Column, document, print_table, printable
+from cli.output import Cell, Column, document, printable, show_list
 from cli.session import connect, new_id
 from cli.settings import Settings
 
@@ -85,14 +85,19 @@ def history(
     """Transfers of an account, newest first."""
     settings: Settings = ctx.obj
     found = connect(settings, "operator" if account else "customer").transfers(limit=limit, account=account)
-    if settings.as_json:
-        document(found)
-        return
-    columns = (Column("at"), Column("kind"), Column("amount", right=True), Column("balance", right=True),
-               Column("job", gives_way=1), Column("id", gives_way=2))  # fmt: skip
-    rows = [[moment(one["at"]), one["kind"], usd(one["amount_nanos"]), usd(one["balance_nanos"]), one["job"] or "–",
-             str(one["id"])] for one in found]  # fmt: skip
-    print_table(settings, columns, rows)
+    show_list(settings, found, _COLUMNS, _row, empty="Nothing has come or gone.")
+
+
+_COLUMNS = (
+    Column("at"), Column("kind"), Column("amount", right=True), Column("balance", right=True), Column("job", gives_way=1),
+    Column("id", gives_way=2),
+)  # fmt: skip
+
+
+def _row(one: dict[str, Any]) -> list[Cell]:
+    return [
+        moment(one["at"]), one["kind"], usd(one["amount_nanos"]), usd(one["balance_nanos"]), one["job"] or "–", str(one["id"])
+    ]  # fmt: skip
 
 
 def moment(at: object) -> str:

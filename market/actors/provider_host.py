@@ -17,43 +17,38 @@ descendant and ends with it.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import queue
 import signal
 import sys
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from market.actors.control import Control
 from market.actors.host_config import (
     ConfigRefused,
-    Hardware,
     HostConfig,
     find_hardware,
-    own_address,
     own_versions,
     read_config,
     version_mismatch,
 )
 from market.actors.idle_watch import IdleWatch, watch_of
-from market.actors.measure import measure
-from market.actors.ray_node import NodeSettings, RayNode, enter_ray, join, write_token
+from market.actors.joining import PAUSE_AWAY_S, find_ray, join_ray, place, prepare_offer
+from market.actors.ray_node import RayNode
 from market.actors.reclaimer import Reclaimer
-from market.actors.selftesting import begin, known
+from market.actors.selftesting import begin
 from market.actors.stable import HeadGone, Stable, WorkerEnded
+from market.actors.status_lines import say
 from market.client import Market, MarketUnreachable, Refused
 from market.lease_lists import Lease, LeaseLists
 from market.selftests import shown_isolation, summary
 from trainers.actors.lifeline import watch
-from trainers.environments.building import can_build
 
 FAILED, REFUSED = 1, 3
 POLL_S = 3.0
-PAUSE_AWAY_S = 0.5
 MARKETS_TROUBLE = 500  # this status and above (a full disk, books that start again) passes; a refusal does not
 
 Json = dict[str, Any]
@@ -99,7 +94,7 @@ class Host:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         watch(os.getppid(), lambda: self._on_signal(signal.SIGTERM))
-        access = self._find_ray()
+        access = find_ray(self._config, self._market, self._stopping)
         if access is None:
             return 0
         mismatch = version_mismatch(own_versions(), access.get("versions", {}))
@@ -130,74 +125,22 @@ class Host:
 
     # joining
 
-    def _find_ray(self) -> Json | None:
-        """{address, token, versions} from the market, or from the configuration; None when told to stop meanwhile."""
-        if self._config.ray is not None:
-            token = self._config.ray.token_path.read_text(encoding="ascii").strip()
-            return {"address": self._config.ray.address, "token": token}
-        told = False
-        while not self._stopping.is_set():
-            try:
-                return self._market.ray()
-            except (MarketUnreachable, Refused) as reason:
-                if isinstance(reason, Refused) and reason.code != "ray_starting":
-                    raise
-                if not told:
-                    say("waiting", message=str(reason))
-                    told = True
-                self._stopping.wait(PAUSE_AWAY_S)
-        return None
-
     def _join(self, access: Json) -> RayNode:
-        config, began = self._config, time.monotonic()
-        config.home.mkdir(parents=True, exist_ok=True)
-        token_path = config.home / "ray.token"
-        write_token(token_path, access["token"])
+        began = time.monotonic()
         self._ray_address = access["address"]
-        node_ip = config.node_ip or own_address(self._ray_address)
-        enter_ray(token_path, node_ip)
-        settings = NodeSettings(
-            node_ip=node_ip,
-            token_path=token_path,
-            cpus=self._hardware.units + 1,
-            object_store_bytes=config.object_store_bytes,
-        )
         # In the main thread: the kernel ends the node's processes when the thread that started them ends.
-        node = join(settings, self._ray_address)
-        node.connect()
+        node = join_ray(self._config, self._hardware.units, access)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         say("joined", ray_address=self._ray_address, node=node.node_id, seconds=round(time.monotonic() - began, 2))
         return node
 
     def _offer(self, node: RayNode) -> None:
-        began, claims = time.monotonic(), self._hardware.claims
+        began = time.monotonic()
         self._stable = Stable(self._config, self._hardware, node, lambda name: self._happen("died", name))
-        with ThreadPoolExecutor(2) as beside:
-            no_environments = beside.submit(can_build, self._config.home) if self._config.environments else None
-            measured: Future[dict[str, int]] = beside.submit(
-                measure, self._hardware.units, claims[0].card.device.uuid if claims else None
-            )
-            self._stable.fill()
-            isolation = self._stable.wait_warm()
-            figures = measured.result()
-        self._offer_body = offer_body(self._config, self._hardware, node.node_id, isolation, figures)
-        tested = known(self._config.home) if isolation == "sandbox" else None
-        self._offer_body["selftest"] = tested
-        if no_environments is not None:
-            why = no_environments.result()
-            self._offer_body["environments"] = not why
-            if why:
-                say("environments", message=why)
-        warm_s = round(time.monotonic() - began, 2)
-        while not self._stopping.is_set():
-            try:
-                self._market.place_offer(self._offer_body)
-                break
-            except (MarketUnreachable, Refused) as reason:
-                if isinstance(reason, Refused) and reason.code != "market_closing":
-                    raise
-                self._stopping.wait(PAUSE_AWAY_S)
+        isolation, self._offer_body = prepare_offer(self._config, self._hardware, node.node_id, self._stable)
+        warm_s, tested = round(time.monotonic() - began, 2), self._offer_body["selftest"]
+        place(self._market, self._offer_body, self._stopping)
         say(
             "ready",
             **{name: self._offer_body[name] for name in ("id", "gpu", "gpus")},
@@ -411,40 +354,6 @@ class Host:
         if self._away:
             self._away = False
             say("back")
-
-
-_TERMS = ("allow", "deny", "own", "max_units_per_customer", "max_unit_ms_per_customer_day")
-
-
-def offer_body(config: HostConfig, hardware: Hardware, node_id: str, isolation: str, measured: dict[str, int]) -> Json:
-    """The offer as POST /v1/offers takes it."""
-    return {
-        "id": config.offer,
-        "name": config.name,
-        "gpu": hardware.gpu,
-        "gpus": hardware.units,
-        "vram_gib": hardware.vram_gib,
-        "region": config.region,
-        "price_nanos_per_gpu_hour": config.price_nanos_per_gpu_hour,
-        "floor_price_nanos_per_gpu_hour": config.floor_price_nanos_per_gpu_hour,
-        "isolation": isolation,
-        "measured": measured,
-        "shares": sorted(config.shares),
-        "node": node_id,
-        "versions": own_versions(),
-        "notice_ms": config.notice_ms,
-        "until_ms": config.until_ms,
-        "prices": [one.model_dump() for one in config.prices],
-        "zone": config.zone,
-        **{name: getattr(config, name) for name in _TERMS},
-        "network": config.network,
-    }
-
-
-def say(event: str, **fields: Any) -> None:
-    """One status line for whoever renders us."""
-    sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,100 @@
+"""Commands about offers and the leases on them: what providers and their hosts say (market/commands.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from market.owner_terms import OwnerTerms
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceOffer:
+    """List hardware. An offer that is offline or withdrawn may be placed again under its id with other terms.
+
+    `selftest`: signed, see `market/selftests.py`; without one by which a sandbox held the offer shows isolation `process`.
+    """
+
+    id: str
+    name: str
+    gpu: str
+    gpus: int
+    vram_gib: float
+    region: str
+    price_nanos_per_gpu_hour: int
+    floor_price_nanos_per_gpu_hour: int | None
+    isolation: str
+    measured: Mapping[str, float]
+    shares: tuple[str, ...]
+    node: str
+    versions: Mapping[str, str]
+    by: str
+    terms: OwnerTerms = field(default_factory=OwnerTerms)
+    selftest: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeOffer:
+    """`action`: price, drain, withdraw or relist; only `price` takes `price_nanos_per_gpu_hour`."""
+
+    offer: str
+    action: str
+    by: str
+    price_nanos_per_gpu_hour: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HoldOffer:
+    """The owner holds `gpus` units of an offer back (0 releases them), until `until_ms` if that is said, and gives notice
+    to `leases`. `reason` is one of market/holding.py, `why` a sentence for people."""
+
+    offer: str
+    gpus: int
+    by: str
+    reason: str = "reclaim"
+    why: str = ""
+    until_ms: int | None = None
+    leases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A sign of life from the provider of this offer; journaled only when the offer was offline."""
+
+    offer: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoseRay:
+    """Ray's head is another one than before: what ran on the cluster of the old one is gone, by nobody's fault but the
+    market's. Offers come back when their providers have joined the new cluster and place them again."""
+
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartLease:
+    """The provider's word that a worker holds the lease."""
+
+    lease: str
+    epoch: int
+    worker: str
+    pid: int
+    node: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndLease:
+    """The provider's word that a lease is over; whatever the reason, the customer is not at fault."""
+
+    lease: str
+    epoch: int
+    reason: str
+    detail: str
+    by: str
+
+
+OfferCommand = PlaceOffer | ChangeOffer | HoldOffer | Heard | LoseRay | StartLease | EndLease
