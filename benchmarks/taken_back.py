@@ -3,7 +3,7 @@
     python -m benchmarks.taken_back [--by load|hours] [--idle-load SHARE] [--json]
 
 A market, two machines of a core that `torg provide` offers, and a `torg run` whose command saves a number every four seconds on
-the cheaper one. Its owner comes back, and goes again later: by `load`, a process of nobody's job on each core of a
+the cheaper one. Its owner comes back, and goes again later: by `load`, four processes of nobody's job on each core of a
 machine that is offered `--when idle`; by `hours`, a minute of the clock that is its owner's (`--not-between`).
 
 - `seen_s`: from the start of those processes, or of that minute, until the offer is paused for that very reason;
@@ -70,7 +70,7 @@ def main() -> int:
 
 
 class Load:
-    """An owner who computes on every core."""
+    """An owner who computes on every core, also beside others."""
 
     def __init__(self, idle_load: float) -> None:
         self.rules = ["--when", "idle", "--idle-for", f"{IDLE_FOR_S}s", "--idle-load", str(idle_load)]
@@ -80,7 +80,7 @@ class Load:
     def at_work(self) -> Iterator[None]:
         """While it computes."""
         cores = len(os.sched_getaffinity(0))
-        loads = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
+        loads = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4 * cores)]
         self._names = [f"user process {one.pid} " for one in loads]
         try:
             yield

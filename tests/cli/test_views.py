@@ -305,3 +305,26 @@ def test_a_payout_names_whom_and_what_is_left(torg: Torg, market: FakeMarket) ->
     assert market.last("POST", "/v1/payouts").body == {"id": "p1", "account": "aurora", "amount_nanos": 500_000_000}
     assert market.last("POST", "/v1/payouts").key == "key-of-operator"
     assert torg("wallet", "payout", "0.5").code == 2
+
+
+LISTS = [
+    # what is asked          where it lies        what is said when there is none
+    (["jobs"],               "/v1/jobs",          "torg submit"),
+    (["offers"],             "/v1/offers",        "torg offers --all"),
+    (["members", "ls"],      "/v1/members",       "No members"),
+    (["members", "invites"], "/v1/invites",       "torg members invite"),
+    (["teams", "ls"],        "/v1/teams",         "torg teams set"),
+    (["secret", "ls"],       "/v1/secrets",       "torg secret set"),
+    (["wallet", "history"],  "/v1/transfers",     "Nothing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("argv", "path", "said"), LISTS, ids=[" ".join(row[0]) for row in LISTS])
+def test_a_list_of_nothing_says_so_to_people_and_is_a_list_to_programs(
+    torg: Torg, market: FakeMarket, argv: list[str], path: str, said: str
+) -> None:
+    market.routes[f"GET {path}"] = (200, {"items": []})
+    ran = torg(*argv)
+    assert (ran.code, ran.out.count("\n")) == (0, 1)
+    assert said in ran.out
+    assert torg(*argv, "--json").document == []

@@ -46,6 +46,8 @@ from market.commands import (
 from market.exchange import Refusal, Settings
 from market.faults import CAUSES
 from market.granting import offer_order
+from market.owner_terms import OwnerTerms
+from market.periods import DAY
 from storage.units import charge_nanos, fee_total
 from tests.market.scene import USD, Scene, digest, make_spec
 
@@ -81,7 +83,7 @@ class ExchangeMachine(RuleBasedStateMachine):
         found = self.scene.exchange.lease(f"lease-{number:06d}")
         return found or {"id": "?", "epoch": 0, "provider": "p1", "slot": 0}
 
-    @rule(ms=st.sampled_from([10, 2_000, 2_000, 9_000, 70_000]), heard=st.sampled_from([True, True, True, False]))
+    @rule(ms=st.sampled_from([10, 2_000, 2_000, 9_000, 70_000, 50_000_000]), heard=st.sampled_from([True, True, True, False]))
     def time_passes(self, ms: int, heard: bool) -> None:
         self.scene.now_ms += ms
         for offer in self.scene.exchange.offers(self.scene.now_ms) if heard else []:
@@ -139,10 +141,12 @@ class ExchangeMachine(RuleBasedStateMachine):
         self.say(Heard(offer, by))
 
     @rule(
-        offer=OFFERS, by=st.sampled_from(["p1", "p1", "p2", "ann"]), milli=st.integers(0, 900), gpus=st.integers(0, 3)
-    )
-    def place(self, offer: str, by: str, milli: int, gpus: int) -> None:
-        self.say(self.scene.make_offer(offer, by, milli / 1000, gpus))
+        offer=OFFERS, by=st.sampled_from(["p1", "p1", "p2", "ann"]), milli=st.integers(0, 900), gpus=st.integers(0, 3),
+        own=st.sampled_from([(), ("ann",), ("ann", "bob")]), day_ms=st.none() | st.sampled_from([1, 5_000, 60_000]),
+    )  # fmt: skip
+    def place(self, offer: str, by: str, milli: int, gpus: int, own: tuple[str, ...], day_ms: int | None) -> None:
+        terms = OwnerTerms(own=own, max_unit_ms_per_customer_day=day_ms)
+        self.say(self.scene.make_offer(offer, by, milli / 1000, gpus, terms=terms))
 
     @rule(offer=OFFERS, node=st.sampled_from(["node", "node-new"]))
     def come_back(self, offer: str, node: str) -> None:
@@ -165,6 +169,12 @@ class ExchangeMachine(RuleBasedStateMachine):
     )
     def submit(self, job: str, by: str, budget: int, low: int, more: int) -> None:
         spec = make_spec(limits__budget_nanos=budget, workers__min=low, workers__max=low + more, rounds=4)
+        self.say(SubmitJob(job, spec, by))
+
+    @rule(job=JOBS, by=st.sampled_from(["ann", "bob"]), own=st.sampled_from([["p1"], ["p1", "p2"]]), wait=st.booleans())
+    def submit_for_own_machines(self, job: str, by: str, own: list[str], wait: bool) -> None:
+        spec = make_spec(limits__budget_nanos=0, limits__max_price_nanos_per_gpu_hour=0, workers__min=1, rounds=4, wait=wait)
+        spec["workers"]["own"] = own
         self.say(SubmitJob(job, spec, by))
 
     @rule(id=st.sampled_from(["a", "b"]), by=WHO, account=WHO, amount=AMOUNTS)
@@ -409,7 +419,28 @@ class ExchangeMachine(RuleBasedStateMachine):
                 )
                 assert lease["fee_nanos"] == fee_total(lease["charged_nanos"], 50_000)
             if job["state"] in ("done", "failed", "cancelled"):
-                assert self.scene.balances()[f"escrow:{job['id']}"] == 0
+                assert self.scene.balances().get(f"escrow:{job['id']}", 0) == 0
+
+    @invariant()
+    def own_machines_cost_nothing_and_are_nobody_elses(self) -> None:
+        whole = self.scene.exchange.fingerprint()
+        for job in whole["jobs"].values():
+            named = job["spec"]["workers"].get("own")
+            for lease in (whole["leases"][name] for name in job["leases"] if named):
+                assert lease["price_nanos_per_gpu_hour"] == 0
+                assert lease["provider"] in named
+
+    @invariant()
+    def what_was_let_on_a_day_is_what_its_leases_say(self) -> None:
+        whole = self.scene.exchange.fingerprint()
+        for offer in whole["offers"].values():
+            day, let = offer["let_day"], {name: ms for name, ms in offer["let_unit_ms"].items() if ms}
+            had: dict[str, int] = {}
+            for lease in whole["leases"].values():
+                if lease["offer"] == offer["id"] and lease["price_nanos_per_gpu_hour"] and DAY.number_of(lease["ended_ms"] or -1) == day:
+                    ms = lease["gpus"] * (lease["ended_ms"] - max(lease["granted_ms"], DAY.begin_ms(day)))
+                    had[lease["customer"]] = had.get(lease["customer"], 0) + ms
+            assert let == {name: ms for name, ms in had.items() if ms}
 
 
 ExchangeMachine.TestCase.settings = hypothesis_settings(max_examples=25, stateful_step_count=40, deadline=None)
