@@ -9,9 +9,10 @@ from typing import Any
 
 import duckdb
 
+from storage.bills import lease_lines, totals_of_lines
 from storage.projection import fetch
 from storage.tenants import QueryRefused, Tenant
-from storage.units import MS_PER_DAY, charge_nanos, format_instant
+from storage.units import MS_PER_DAY, format_instant
 
 Line = dict[str, Any]
 DEFAULT_BY = ("job", "provider", "gpu")
@@ -121,14 +122,8 @@ def invoice(connection: duckdb.DuckDBPyConnection, tenant: Tenant, job: str) -> 
     owns = bool(found) and (tenant.role == "operator" or found[0]["customer"] == tenant.member)
     if not found or not (owns or leases):
         return QueryRefused("job_unknown", f"there is no job {job} among yours", "job", "see your jobs: torg jobs")
-    lines = [line for lease in leases for line in _lease_lines(lease)]
-    totals = {
-        "billed_nanos": sum(line["amount_nanos"] for line in lines),
-        "fee_nanos": sum(line["fee_nanos"] for line in lines),
-        "earnings_nanos": sum(line["amount_nanos"] - line["fee_nanos"] for line in lines),
-        "refunded_nanos": sum(line["refunded_nanos"] for line in lines),
-    }
-    head = found[0]
+    lines = [line for lease in leases for line in lease_lines(lease)]
+    totals, head = totals_of_lines(lines), found[0]
     answer: Line = {"job": job, "name": head["name"], "customer": head["customer"], "state": head["state"]}
     answer |= {"submitted_at": format_instant(head["submitted_at_ms"]), "lines": lines, **totals}
     if not owns:
@@ -155,28 +150,3 @@ def _estimate(connection: duckdb.DuckDBPyConnection, job: str) -> Line | None:
     names = ("took_ms", "cost_nanos", "within_time", "within_cost")
     outcome = {name: found[0].pop(name) for name in names}
     return {**found[0], "outcome": None if outcome["took_ms"] is None else outcome}
-
-
-def _lease_lines(lease: dict[str, Any]) -> list[Line]:
-    common = {name: lease[name] for name in ("lease", "slot", "provider", "gpu", "gpus")}
-    common["unit_price_nanos_per_gpu_hour"] = lease["price_nanos_per_gpu_hour"]
-    started = lease["started_at_ms"] if lease["started_at_ms"] is not None else lease["granted_at_ms"]
-    common["period_start"] = format_instant(started)
-    common["period_end"] = None if lease["ended_at_ms"] is None else format_instant(lease["ended_at_ms"])
-    common |= {"end_reason": lease["end_reason"], "fault": lease["fault"]}
-    lines: list[Line] = []
-    if lease["charged_ms"] or lease["metered_ms"] or lease["charged_nanos"]:
-        due = charge_nanos(lease["price_nanos_per_gpu_hour"], lease["gpus"], lease["charged_ms"])
-        lines.append({
-            "kind": "usage", **common, "metered_ms": lease["metered_ms"], "charged_ms": lease["charged_ms"],
-            "trained_ms": lease["trained_ms"], "rounds": lease["rounds"], "tokens": lease["tokens"],
-            "amount_nanos": lease["charged_nanos"], "fee_nanos": lease["fee_nanos"], "refunded_nanos": 0,
-            "capped_nanos": due - lease["charged_nanos"],
-        })  # fmt: skip
-    if lease["refunded_ms"]:
-        lines.append({
-            "kind": "not_charged", **common, "metered_ms": lease["refunded_ms"], "charged_ms": 0, "trained_ms": 0,
-            "rounds": 0, "tokens": 0, "amount_nanos": 0, "fee_nanos": 0, "refunded_nanos": lease["refunded_nanos"],
-            "capped_nanos": 0,
-        })  # fmt: skip
-    return lines

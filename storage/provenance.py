@@ -1,5 +1,6 @@
 """The house's door to proofs: statements and bundles are made in storage/statements.py, checked in verification.py."""
 
+from storage.checks import BundleVerification, Check
 from storage.statements import (
     Charge,
     Segment,
@@ -14,7 +15,7 @@ from storage.statements import (
     statement_digest,
     totals_of,
 )
-from storage.verification import BundleVerification, Check, verify_bundle
+from storage.verification import verify_bundle
 
 __all__ = [
     "BundleVerification", "Charge", "Check", "Segment", "SegmentOutputs", "Work", "bundle_bytes", "load_bundle",

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from storage.canonical import canonical_bytes, digest_of, parse_json
+from storage.checks import seal
 from storage.ledger import Transfer
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -162,9 +163,7 @@ def make_bundle(
         "totals": totals_of(rows),
         "journal": None if journal is None else {"records": journal[0], "head": journal[1]},
     }
-    digest = digest_of(body)
-    signature = None if signing_key is None else _sign(signing_key, digest)
-    return {"format": BUNDLE_FORMAT, "body": body, "digest": digest, "signature": signature}
+    return seal(BUNDLE_FORMAT, body, signing_key)
 
 
 def load_bundle(data: bytes) -> Any:
@@ -189,22 +188,6 @@ def new_signing_key() -> bytes:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     return Ed25519PrivateKey.generate().private_bytes_raw()
-
-
-def signed_text(digest: str) -> bytes:
-    """What the market signs."""
-    return f"{BUNDLE_FORMAT}:{digest}".encode("ascii")
-
-
-def _sign(signing_key: bytes, digest: str) -> dict[str, str]:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    key = Ed25519PrivateKey.from_private_bytes(signing_key)
-    return {
-        "algorithm": "ed25519",
-        "public_key": key.public_key().public_bytes_raw().hex(),
-        "value": key.sign(signed_text(digest)).hex(),
-    }
 
 
 def _transfer_row(transfer: Transfer) -> dict[str, Any]:

@@ -19,10 +19,12 @@ def payload(at_ms: int, events: Sequence[Mapping[str, Any]]) -> bytes:
     return canonical_bytes({"v": 1, "at_ms": at_ms, "events": list(events)})
 
 
-def transfer(id: str, kind: str, debit: str, credit: str, nanos: int, job: str | None = None) -> Event:
+def transfer(
+    id: str, kind: str, debit: str, credit: str, nanos: int, job: str | None = None, lease: str | None = None
+) -> Event:
     return {
         "type": "transfer", "id": id, "kind": kind, "debit": debit, "credit": credit, "amount_nanos": nanos,
-        "job": job, "lease": None,
+        "job": job, "lease": lease,
     }  # fmt: skip
 
 
@@ -80,8 +82,8 @@ class Story:
             at_ms,
             {"type": "lease_charged", "lease": lease, "epoch": 1, "job": job, "from_ms": from_ms, "to_ms": to_ms,
              "amount_nanos": amount, "fee_nanos": fee, "round": round},
-            transfer(f"c-{lease}-{to_ms}", "charge", f"escrow:{job}", f"earnings:{provider}", amount - fee, job),
-            transfer(f"f-{lease}-{to_ms}", "fee", f"escrow:{job}", "fee", fee, job),
+            transfer(f"c-{lease}-{to_ms}", "charge", f"escrow:{job}", f"earnings:{provider}", amount - fee, job, lease),
+            transfer(f"f-{lease}-{to_ms}", "fee", f"escrow:{job}", "fee", fee, job, lease),
         )  # fmt: skip
 
     def end(self, at_ms: int, lease: str, metered_ms: int, charged_ms: int, fault: str) -> None:

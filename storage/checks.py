@@ -1,0 +1,126 @@
+"""What every bundle has: a body, its digest, a signature; and the way in which one is examined without raising."""
+
+import binascii
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from storage.canonical import NotCanonical, digest_of
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check: its name, whether it holds, and a sentence that says what was found."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class BundleVerification:
+    """All checks of a bundle; `ok` if every one holds."""
+
+    ok: bool
+    checks: tuple[Check, ...]
+
+
+class Wrong(Exception):
+    """A check does not hold; the text is its detail."""
+
+
+class Examination:
+    """Runs one check after the other; what is not in the form of a bundle fails its check."""
+
+    def __init__(self) -> None:
+        self._checks: list[Check] = []
+
+    def check(self, name: str, examine: Callable[[], str]) -> bool:
+        """Whether it holds: `examine` returns a sentence, or raises Wrong."""
+        try:
+            found = Check(name, True, examine())
+        except Wrong as wrong:
+            found = Check(name, False, str(wrong))
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+            found = Check(name, False, f"not in the form of a bundle: {type(error).__name__}: {error}")
+        self._checks.append(found)
+        return found.ok
+
+    def verdict(self) -> BundleVerification:
+        """What came of it."""
+        return BundleVerification(all(each.ok for each in self._checks), tuple(self._checks))
+
+
+def demand(holds: bool, detail: str) -> None:
+    """Raise Wrong unless it holds."""
+    if not holds:
+        raise Wrong(detail)
+
+
+def signed_text(kind: str, digest: str) -> bytes:
+    """What is signed of a bundle of this format."""
+    return f"{kind}:{digest}".encode("ascii")
+
+
+def seal(kind: str, body: Mapping[str, Any], signing_key: bytes | None) -> dict[str, Any]:
+    """{format, body, digest, signature}; signed with a raw Ed25519 key (32 bytes; needs `cryptography`) or not at all."""
+    digest = digest_of(body)
+    signature = None if signing_key is None else _sign(kind, signing_key, digest)
+    return {"format": kind, "body": dict(body), "digest": digest, "signature": signature}
+
+
+def _sign(kind: str, signing_key: bytes, digest: str) -> dict[str, str]:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.from_private_bytes(signing_key)
+    return {
+        "algorithm": "ed25519",
+        "public_key": key.public_key().public_bytes_raw().hex(),
+        "value": key.sign(signed_text(kind, digest)).hex(),
+    }
+
+
+def check_form(bundle: Any, kind: str, names: set[str]) -> str:
+    """The fields of a bundle and of its body."""
+    demand(isinstance(bundle, dict) and bundle.get("format") == kind, f"this is not a {kind}")
+    demand(set(bundle) == {"format", "body", "digest", "signature"}, "a field of the bundle is missing or unknown")
+    demand(isinstance(bundle["body"], dict) and set(bundle["body"]) == names, "a field of the body is odd")
+    return f"a {kind} of job {bundle['body']['job']}"
+
+
+def check_digest(bundle: Mapping[str, Any]) -> str:
+    """Whether the body is the one that was signed."""
+    try:
+        found = digest_of(bundle["body"])
+    except NotCanonical as error:
+        raise Wrong(str(error)) from error
+    demand(found == bundle["digest"], f"the body has the digest {found}, and the bundle says {bundle['digest']}")
+    return f"the body has the digest {found[:16]}…"
+
+
+def check_signature(bundle: Mapping[str, Any], kind: str, public_key: str | None) -> str:
+    """Whether it is signed, and by the key asked for (hex) if there is one."""
+    signature = bundle["signature"]
+    if signature is None:
+        demand(public_key is None, "the bundle is not signed, and a signature by a certain key was asked for")
+        return "not signed"
+    demand(set(signature) == {"algorithm", "public_key", "value"}, "a field of the signature is missing or unknown")
+    demand(signature["algorithm"] == "ed25519", f"unknown algorithm {signature['algorithm']!r}")
+    owner, value = str(signature["public_key"]), str(signature["value"])
+    demand(owner == owner.lower() and value == value.lower(), "key and signature are written in lower-case hex")
+    asked = f"signed by the key {owner}, not by {public_key}, the one asked for"
+    demand(public_key is None or owner == public_key, asked)
+    try:
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    except ImportError:
+        demand(public_key is None, "the package `cryptography` is missing, so the asked-for key cannot be checked")
+        return "skipped: the package `cryptography` is not installed here"
+    try:
+        key = Ed25519PublicKey.from_public_bytes(binascii.unhexlify(owner))
+        key.verify(binascii.unhexlify(value), signed_text(kind, str(bundle["digest"])))
+    except (InvalidSignature, ValueError) as error:
+        raise Wrong(f"the signature is not by the key {owner[:16]}…") from error
+    if public_key is None:
+        return f"signed by whoever owns the key {owner}, which the bundle itself names"
+    return f"signed by the key asked for, {owner}"

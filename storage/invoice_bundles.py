@@ -1,0 +1,198 @@
+"""An invoice with its proof in one file, and the check of it, offline, with the standard library (signatures need `cryptography`).
+
+    {"format": "torg-invoice-1",
+     "body": {"market", "job", "invoice": {...}, "head": {a signed tree head},
+              "records": [{"number", "at_ms", "count", "root", "path": [...],
+                           "events": [{"ordinal", "salt", "event", "path": [...]}...]}...],
+              "hashes": [hex...]},
+     "digest", "signature"}
+
+`records` hold every event that the bill is made of: submission, holds, leases, their meters' last readings, charges, ends,
+transfers. A path is a list of places in `hashes`. The checks, in order: format, digest, signature, head (signed by the same
+key, for this market), inclusion (each event is in its record, each record in the log of the head), bill (made again from
+the events, it is the invoice), prices (each charge is the lease's price for the time, to the nano), transfers, charges
+(each is a transfer), complete (a job that is over has nothing left in its escrow, so no charge or refund was left out).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from storage.bills import bill_of
+from storage.canonical import digest_of
+from storage.checks import BundleVerification, Examination, check_digest, check_form, check_signature, demand, seal
+from storage.merkle import is_included, root_from_inclusion
+from storage.transparency import ShownRecord, event_leaf, record_leaf
+from storage.tree_heads import BadHead, NoSignatures, TreeHead
+from storage.units import charge_nanos, format_usd
+from storage.verification import check_transfers
+
+INVOICE_FORMAT: Final = "torg-invoice-1"
+OVER: Final = frozenset({"done", "failed", "cancelled"})
+_NAMES: Final = {"market", "job", "invoice", "head", "records", "hashes"}
+_TRANSFER: Final = ("id", "kind", "debit", "credit", "amount_nanos", "job", "lease")
+Json = dict[str, Any]
+Events = list[tuple[int, Json]]
+
+
+def make_invoice_bundle(
+    invoice: Mapping[str, Any], shown: Sequence[ShownRecord], head: TreeHead, signing_key: bytes | None
+) -> Json:
+    """The bundle of an invoice (storage.billing.invoice, as its customer sees it) and the records that prove it."""
+    hashes: dict[str, int] = {}
+
+    def places(path: Sequence[bytes]) -> list[int]:
+        return [hashes.setdefault(one.hex(), len(hashes)) for one in path]
+
+    records = [
+        {
+            "number": record.number, "at_ms": record.at_ms, "count": record.events, "root": record.events_root.hex(),
+            "path": places(record.path),
+            "events": [
+                {"ordinal": one.ordinal, "salt": one.salt.hex(), "event": one.event, "path": places(one.path)}
+                for one in record.shown
+            ],
+        }
+        for record in shown
+    ]  # fmt: skip
+    body = {
+        "market": head.market, "job": invoice["job"], "head": head.to_json(), "records": records,
+        "invoice": {name: value for name, value in invoice.items() if name != "estimate"}, "hashes": list(hashes),
+    }  # fmt: skip
+    return seal(INVOICE_FORMAT, body, signing_key)
+
+
+def verify_invoice(
+    bundle: object, *, public_key: str | None = None, seen: Mapping[str, str] | None = None
+) -> BundleVerification:
+    """Check everything that an invoice bundle says; never raises for what is in it.
+
+    public_key: hex, who must have signed it. seen: roots (hex) by size as text, of heads of this market that whoever
+    checks has met before; another root at one of these sizes means that the market showed two histories.
+    """
+    examined = Examination()
+    if examined.check("format", lambda: check_form(bundle, INVOICE_FORMAT, _NAMES)):
+        whole: Any = bundle
+        body = whole["body"]
+        examined.check("digest", lambda: check_digest(whole))
+        examined.check("signature", lambda: check_signature(whole, INVOICE_FORMAT, public_key))
+        examined.check("head", lambda: _head(whole, public_key))
+        examined.check("history", lambda: _history(body, seen or {}))
+        examined.check("inclusion", lambda: _inclusion(body))
+        examined.check("bill", lambda: _bill(body))
+        examined.check("prices", lambda: _prices(body))
+        examined.check("transfers", lambda: check_transfers(body["job"], _transfers(body)))
+        examined.check("charges", lambda: _charges(body))
+        examined.check("complete", lambda: _complete(body))
+    return examined.verdict()
+
+
+def _events(body: Mapping[str, Any]) -> Events:
+    return [(record["at_ms"], one["event"]) for record in body["records"] for one in record["events"]]
+
+
+def _transfers(body: Mapping[str, Any]) -> list[Json]:
+    found = [event for _, event in _events(body) if event["type"] == "transfer"]
+    return [{name: event[name] for name in _TRANSFER} for event in found]
+
+
+def _head(bundle: Mapping[str, Any], public_key: str | None) -> str:
+    head = TreeHead.parse(bundle["body"]["head"])
+    demand(head.market == bundle["body"]["market"], f"the head is of the market {head.market}")
+    signature = bundle["signature"]
+    owner = public_key or (head.public_key if signature is None else str(signature["public_key"]))
+    demand(head.public_key == owner, f"the head is signed by {head.public_key}, the invoice by {owner}")
+    try:
+        head.check_signature()
+    except BadHead as bad:
+        demand(False, str(bad))
+    except NoSignatures as missing:
+        demand(public_key is None, f"{missing}, so the asked-for key cannot be checked")
+        return f"{head.size} records; its signature was skipped: {missing}"
+    return f"the market's log of {head.size} records, signed"
+
+
+def _history(body: Mapping[str, Any], seen: Mapping[str, str]) -> str:
+    head = TreeHead.parse(body["head"])
+    if not seen:
+        return "no head of this market has been seen here before"
+    known = seen.get(str(head.size))
+    demand(known in (None, head.root), f"this home has seen the root {known} for {head.size} records, and not {head.root}")
+    if known is not None:
+        return "the head is one that was seen here before"
+    newest = max(int(size) for size in seen)
+    word = "older" if head.size < newest else "newer"
+    return f"{word} than the newest head seen here ({newest} records); `torg head` asks the market to prove that they agree"
+
+
+def _inclusion(body: Mapping[str, Any]) -> str:
+    head, hashes = TreeHead.parse(body["head"]), [bytes.fromhex(one) for one in body["hashes"]]
+    before, events = (0, -1), 0
+    for record in body["records"]:
+        number, root = record["number"], bytes.fromhex(record["root"])
+        leaf = record_leaf(number, record["at_ms"], record["count"], root)
+        path = [hashes[place] for place in record["path"]]
+        wanted = bytes.fromhex(head.root)
+        demand(is_included(leaf, number - 1, head.size, path, wanted), f"record {number} is not in the log of the head")
+        for one in record["events"]:
+            place = (number, one["ordinal"])
+            demand(place > before, f"event {one['ordinal']} of record {number} does not follow the one before it")
+            before, events = place, events + 1
+            inner = [hashes[at] for at in one["path"]]
+            found = root_from_inclusion(event_leaf(bytes.fromhex(one["salt"]), one["event"]), one["ordinal"], record["count"], inner)
+            demand(found == root, f"event {one['ordinal']} of record {number} is not what the record holds")
+    return f"{events} events of {len(body['records'])} records are in the log"
+
+
+def _bill(body: Mapping[str, Any]) -> str:
+    found, said = bill_of(_events(body)), body["invoice"]
+    demand(found["job"] == body["job"], f"the events are of the job {found['job']}")
+    for name in sorted({*found, *said}):
+        same = name in found and name in said and digest_of(found[name]) == digest_of(said[name])
+        demand(same, f"{name} of the invoice is not what the events add up to")
+    return f"{format_usd(found['billed_nanos'])} dollars in {len(found['lines'])} lines, made again from the events"
+
+
+def _prices(body: Mapping[str, Any]) -> str:
+    """A charge is the price for the time up to its end, less the price for the time before; never more."""
+    leases = {event["lease"]: event for _, event in _events(body) if event["type"] == "lease_granted"}
+    until: dict[str, tuple[int, int]] = {}
+    charges = [event for _, event in _events(body) if event["type"] == "lease_charged"]
+    for charge in charges:
+        lease = leases[charge["lease"]]
+        price, gpus = lease["price_nanos_per_gpu_hour"], lease["gpus"]
+        from_ms, paid = until.get(charge["lease"], (0, 0))
+        where = f"lease {charge['lease']} up to {charge['to_ms']} ms"
+        demand(charge["from_ms"] == from_ms and charge["to_ms"] >= from_ms, f"{where}: time is charged twice or left out")
+        due = charge_nanos(price, gpus, charge["to_ms"]) - paid
+        demand(0 <= charge["amount_nanos"] <= due, f"{where}: {charge['amount_nanos']} nano-dollars charged, {due} due")
+        until[charge["lease"]] = charge["to_ms"], paid + charge["amount_nanos"]
+    return f"{len(charges)} charges, each at its lease's price"
+
+
+def _charges(body: Mapping[str, Any]) -> str:
+    """What was charged is what left the escrow, lease by lease, and the fee is in it."""
+    moved: dict[str, list[int]] = {}
+    for row in _transfers(body):
+        if row["kind"] in ("charge", "fee"):
+            sums = moved.setdefault(row["lease"], [0, 0])
+            sums[0] += row["amount_nanos"]
+            sums[1] += row["amount_nanos"] if row["kind"] == "fee" else 0
+    charged: dict[str, list[int]] = {}
+    for _, event in _events(body):
+        if event["type"] == "lease_charged":
+            sums = charged.setdefault(event["lease"], [0, 0])
+            sums[0] += event["amount_nanos"]
+            sums[1] += event["fee_nanos"]
+    for lease in sorted({*moved, *charged}):
+        was, is_said = moved.get(lease, [0, 0]), charged.get(lease, [0, 0])
+        demand(was == is_said, f"lease {lease}: {is_said[0]} nano-dollars charged, {was[0]} moved")
+    return f"every charge of {len(charged)} leases is a transfer"
+
+
+def _complete(body: Mapping[str, Any]) -> str:
+    found = bill_of(_events(body))
+    if found["state"] not in OVER:
+        return f"the job is {found['state']}: this is its bill so far, and what else was charged cannot be seen here"
+    left = found["escrow_nanos"]
+    demand(left == 0, f"the job is {found['state']} and {left} nano-dollars of its escrow are nowhere")
+    return "the job is over and its escrow is empty: nothing was left out"

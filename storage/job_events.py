@@ -1,0 +1,30 @@
+"""Which events of the journal a job's bill is made of, by the books' tables."""
+
+from collections.abc import Sequence
+
+import duckdb
+
+# Of a lease's meters the last reading says it all.
+_QUERY = """
+WITH own AS (SELECT lease FROM leases WHERE job = $job)
+SELECT record, ordinal FROM (
+  SELECT record, ordinal FROM jobs WHERE job = $job
+  UNION ALL SELECT record, ordinal FROM job_states WHERE job = $job
+  UNION ALL SELECT record, ordinal FROM transfers WHERE job = $job
+  UNION ALL SELECT record, ordinal FROM leases WHERE job = $job
+  UNION ALL SELECT record, ordinal FROM lease_charges WHERE job = $job
+  UNION ALL SELECT record, ordinal FROM lease_ends WHERE job = $job
+  UNION ALL SELECT record, ordinal FROM lease_starts WHERE lease IN (SELECT lease FROM own)
+  UNION ALL SELECT max((record, ordinal))[1], max((record, ordinal))[2] FROM lease_meters WHERE job = $job GROUP BY lease
+)
+WHERE record <= $records
+ORDER BY record, ordinal
+"""
+
+
+def billed_events(connection: duckdb.DuckDBPyConnection, job: str, records: int) -> list[tuple[int, Sequence[int]]]:
+    """(record, ordinals) of the job's events in records 1 to `records`, in the journal's order."""
+    found: dict[int, list[int]] = {}
+    for record, ordinal in connection.execute(_QUERY, {"job": job, "records": records}).fetchall():
+        found.setdefault(record, []).append(ordinal)
+    return list(found.items())
