@@ -31,7 +31,7 @@ VERBS = {
     "watch": "watch", "metrics": "metrics", "retune": "retune", "result": "result",
     "wallet": "wallet", "secret": "secret",
     "billing": "billing", "invoice": "billing", "sql": "billing",
-    "provenance": "proof", "verify": "proof",
+    "provenance": "proof", "verify": "proof", "head": "proof",
     "books": "books", "torture": "torture",
     "clear": "clear",
     "demo": "demo",
@@ -41,7 +41,7 @@ PANELS = {
     "Machines": "provide provider offers prices",
     "Jobs": "submit run jobs job explain cancel resume retune watch logs metrics result secret",
     "Inside a running job": "exec shell cp",
-    "Money and proof": "wallet billing invoice sql provenance verify books",
+    "Money and proof": "wallet billing invoice sql provenance verify head books",
     "Members": "join invite members teams",
     "Without a market": "clear torture",
 }  # fmt: skip

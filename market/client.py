@@ -341,6 +341,15 @@ class Market(Consortium):
     def invoice(self, job: str) -> Json:
         return self._wire.json("GET", f"/v1/invoices/{_part(job)}")
 
+    def invoice_bundle(self, job: str) -> Json:
+        """The invoice of one's own job with the proof of every line (storage/invoice_bundles.py)."""
+        return self._wire.json("GET", f"/v1/invoices/{_part(job)}/bundle", wait_s=600)
+
+    def log(self, *, old: int | None = None, new: int | None = None) -> Json:
+        """{head}: a signed head of the market's log (of `new` records); with `old` also {old, path}, the proof that it
+        begins with that size's."""
+        return self._wire.json("GET", "/v1/log", params={"old": old, "new": new})
+
     def sql(self, statement: str) -> Json:
         """{columns, rows} of one read-only statement over one's own books."""
         return self._wire.json("POST", "/v1/sql", body={"sql": statement})

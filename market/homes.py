@@ -7,6 +7,7 @@ The folder is an argument everywhere; nothing here reads the environment, the cl
     secrets.key    AES-256 key, 32 bytes in hex: seals members' secrets                       (0600)
     secrets/       sealed secrets, one file each                                               (0700)
     market.key     Ed25519 private key, 32 bytes in hex: signs provenance bundles             (0600)
+    log.key        secret behind the log's salts, 32 bytes in hex                             (0600)
     journal/       the record                          blobs/        content-addressed bytes
     books/         books.duckdb, the projection        uploads.log   who uploaded which blob (quotas)
     run/           *.pid, books.json (port), ray.json  logs/         one file per process, jobs/ID.log
@@ -42,6 +43,15 @@ class Home:
     @property
     def signing_key_file(self) -> Path:
         return self.root / "market.key"
+
+    @property
+    def log_key_file(self) -> Path:
+        return self.root / "log.key"
+
+    @property
+    def log_index(self) -> Path:
+        """The leaves of the journal's log; can be made again (storage/transparency.py)."""
+        return self.books / "log.tree"
 
     @property
     def secrets_key_file(self) -> Path:

@@ -34,10 +34,8 @@ Json = dict[str, Any]
 Events = list[tuple[int, Json]]
 
 
-def make_invoice_bundle(
-    invoice: Mapping[str, Any], shown: Sequence[ShownRecord], head: TreeHead, signing_key: bytes | None
-) -> Json:
-    """The bundle of an invoice (storage.billing.invoice, as its customer sees it) and the records that prove it."""
+def invoice_proof(invoice: Mapping[str, Any], shown: Sequence[ShownRecord]) -> Json:
+    """The parts of a bundle that say and prove an invoice (storage.billing.invoice, as its customer sees it)."""
     hashes: dict[str, int] = {}
 
     def places(path: Sequence[bytes]) -> list[int]:
@@ -54,11 +52,13 @@ def make_invoice_bundle(
         }
         for record in shown
     ]  # fmt: skip
-    body = {
-        "market": head.market, "job": invoice["job"], "head": head.to_json(), "records": records,
-        "invoice": {name: value for name, value in invoice.items() if name != "estimate"}, "hashes": list(hashes),
-    }  # fmt: skip
-    return seal(INVOICE_FORMAT, body, signing_key)
+    said = {name: value for name, value in invoice.items() if name != "estimate"}
+    return {"job": invoice["job"], "invoice": said, "records": records, "hashes": list(hashes)}
+
+
+def make_invoice_bundle(proof: Mapping[str, Any], head: TreeHead, signing_key: bytes | None) -> Json:
+    """The bundle of what `invoice_proof` made, proven by this head."""
+    return seal(INVOICE_FORMAT, {**proof, "market": head.market, "head": head.to_json()}, signing_key)
 
 
 def verify_invoice(

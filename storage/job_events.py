@@ -17,14 +17,13 @@ SELECT record, ordinal FROM (
   UNION ALL SELECT record, ordinal FROM lease_starts WHERE lease IN (SELECT lease FROM own)
   UNION ALL SELECT max((record, ordinal))[1], max((record, ordinal))[2] FROM lease_meters WHERE job = $job GROUP BY lease
 )
-WHERE record <= $records
 ORDER BY record, ordinal
 """
 
 
-def billed_events(connection: duckdb.DuckDBPyConnection, job: str, records: int) -> list[tuple[int, Sequence[int]]]:
-    """(record, ordinals) of the job's events in records 1 to `records`, in the journal's order."""
+def billed_events(connection: duckdb.DuckDBPyConnection, job: str) -> list[tuple[int, Sequence[int]]]:
+    """(record, ordinals) of the job's events as far as the books are, in the journal's order."""
     found: dict[int, list[int]] = {}
-    for record, ordinal in connection.execute(_QUERY, {"job": job, "records": records}).fetchall():
+    for record, ordinal in connection.execute(_QUERY, {"job": job}).fetchall():
         found.setdefault(record, []).append(ordinal)
     return list(found.items())

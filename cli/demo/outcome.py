@@ -95,6 +95,7 @@ class Outcome:
     escrow_left_nanos: int = 0
     books_balanced: bool = False
     provenance_verified: bool = False
+    invoice_verified: bool = False
     checkpoint_stall_fraction: float | None = None
     lease_to_training_seconds: float | None = None
     round_seconds: float | None = None
@@ -131,3 +132,5 @@ class Outcome:
             failures.append("money was left in escrow")
         if not self.provenance_verified:
             failures.append("the provenance bundle does not verify")
+        if not self.invoice_verified:
+            failures.append("the invoice with its proof does not verify")

@@ -201,8 +201,10 @@ def _settle(operator: Any, customer: Any, job: str, teller: Teller, outcome: Out
     outcome.fee_nanos = _fee(operator)
     bundle = check_bundle(customer.provenance(job))
     outcome.provenance_verified = bool(bundle["ok"])
+    invoice = check_bundle(customer.invoice_bundle(job))
+    outcome.invoice_verified = bool(invoice["ok"])
     teller.losses(customer.rounds(job))
-    teller.verdicts(outcome, books, bundle)
+    teller.verdicts(outcome, books, bundle, invoice)
 
 
 def _fee(operator: Any) -> int:

@@ -88,7 +88,7 @@ class Teller:
         if not self._quiet:
             print(loss_curve([(one["round"], one["loss"]) for one in rounds], width=min(self._screen.width, 78)))
 
-    def verdicts(self, outcome: Outcome, books: dict[str, Any], bundle: dict[str, Any]) -> None:
+    def verdicts(self, outcome: Outcome, books: dict[str, Any], bundle: dict[str, Any], invoice: dict[str, Any]) -> None:
         """The sums and the checks."""
         self.say(
             f"billed {exact_usd(outcome.billed_nanos)} = earnings {exact_usd(outcome.provider_earnings_nanos)} + fee {exact_usd(outcome.fee_nanos)}"
@@ -98,7 +98,8 @@ class Teller:
         )
         sound = "sound" if books["ok"] else f"NOT sound ({books['first_bad']})"
         self.say(f"books: {books['records']} records, head {str(books['head'])[:12]}…, {sound}")
-        self.say(f"provenance: {'verified' if bundle['ok'] else 'NOT verified: ' + str(bundle['first_bad'])}")
+        for name, told in (("provenance", bundle), ("invoice", invoice)):
+            self.say(f"{name}: {'verified' if told['ok'] else 'NOT verified: ' + str(told['first_bad'])}")
 
     def verdict(self, outcome: Outcome) -> None:
         """The last line."""

@@ -113,9 +113,21 @@ def _jobs(settings: Settings, role: str) -> dict[str, dict[str, Any]]:
             return found
 
 
-def invoice(ctx: typer.Context, job_id: Annotated[str, typer.Argument(metavar="JOB")], role: Role = "customer") -> None:
+def invoice(
+    ctx: typer.Context,
+    job_id: Annotated[str, typer.Argument(metavar="JOB")],
+    role: Role = "customer",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="write it with its proof, for `torg verify`")
+    ] = None,
+) -> None:
     """The bill of one job, to the nano-dollar."""
     settings: Settings = ctx.obj
+    if output is not None:
+        from cli.verbs.proof import write_invoice
+
+        write_invoice(settings, job_id, role, output)
+        return
     from cli.offline import when_down
 
     answer = when_down(

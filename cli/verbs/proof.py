@@ -1,4 +1,4 @@
-"""`torg provenance` and `torg verify`: what was computed by whom, and the proof of it, checked offline."""
+"""`torg provenance`, `verify` and `head`: what was computed by whom, what it costs, and the proof of it, checked offline."""
 
 import json
 import re
@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     """Add the verbs."""
     app.command("provenance")(provenance)
     app.command("verify")(verify)
+    app.command("head")(head)
 
 
 def provenance(
@@ -34,6 +35,20 @@ def provenance(
     if output is None:
         document(bundle)
         return
+    _write(settings, job_id, bundle, output)
+
+
+def write_invoice(settings: Settings, job_id: str, role: str, output: Path) -> None:
+    """The invoice of a job with its proof, in a file; its head is held to what this home has seen, and remembered."""
+    from cli.heads import witness
+
+    market = connect(settings, role)
+    bundle = market.invoice_bundle(job_id)
+    witness(settings, market, size=bundle["body"]["head"]["size"])
+    _write(settings, job_id, bundle, output)
+
+
+def _write(settings: Settings, job_id: str, bundle: dict[str, Any], output: Path) -> None:
     try:
         output.write_text(json.dumps(bundle, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
     except OSError as error:
@@ -45,18 +60,37 @@ def provenance(
         print(f"{output}  {told['bytes']:,} bytes; `torg verify {output}` checks it, offline.")
 
 
+def head(ctx: typer.Context, role: Annotated[str, typer.Option(help="customer, provider or operator")] = "customer") -> None:
+    """The signed head of the market's log, held to what this home has seen of it before."""
+    settings: Settings = ctx.obj
+    from cli.heads import witness
+
+    told = witness(settings, connect(settings, role))
+    if settings.as_json:
+        document(told)
+        return
+    found, before = told["head"], told["seen_before"]
+    print(f"{found['market']}  {found['size']} records  root {found['root']}")
+    print(f"signed by {found['public_key']}")
+    if before is None:
+        print("This is the first head of this market that this home has seen; it is remembered.")
+    else:
+        print(f"It begins with the {before} records that this home had seen: nothing of them was changed.")
+
+
 def verify(
     ctx: typer.Context,
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="file of `torg provenance -o`")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="file of `torg provenance -o` or `torg invoice -o`")],
     public_key: Annotated[
         str | None,
         typer.Option(metavar="HEX", help="the market's key, from its `torg status`; --key HEX says the same. "
                      "Default: the key of this home's market")] = None,
 ) -> None:  # fmt: skip
-    """Check a provenance bundle offline: signature, chain, charges."""
+    """Check a bundle offline, of a model's provenance or of an invoice: signature, proofs, every charge."""
     settings: Settings = ctx.obj
     expected, source = _expected_key(settings, public_key)
-    told = check_bundle(read_bundle(bundle), expected) | {"expected_key": expected, "expected_key_from": source}
+    content = read_bundle(bundle)
+    told = check_bundle(content, expected, _seen(settings, content)) | {"expected_key": expected, "expected_key_from": source}
     if settings.as_json:
         document(told)
     elif told["ok"]:
@@ -69,6 +103,16 @@ def verify(
             print(f"The key asked for is that of the market in {settings.home}; --public-key names another market's.")
     if not told["ok"]:
         raise typer.Exit(Exit.FAILED)
+
+
+def _seen(settings: Settings, bundle: dict[str, Any]) -> dict[str, str]:
+    """Roots by size that this home has seen of the market that the bundle names."""
+    from cli.heads import seen_of
+
+    body = bundle.get("body")
+    market = body.get("market") if isinstance(body, dict) else None
+    found = seen_of(settings, market) if isinstance(market, str) else None
+    return {} if found is None else {str(size): root for size, root in found.roots.items()}
 
 
 def _expected_key(settings: Settings, given: str | None) -> tuple[str | None, str | None]:
@@ -97,7 +141,7 @@ def _show(told: dict[str, Any]) -> None:
         print(f"{'✓' if check['ok'] else '✗'} {check['name']:<12}{printable(check['detail'])}")
 
 
-def read_bundle(path: Path) -> dict[str, object]:
+def read_bundle(path: Path) -> dict[str, Any]:
     """The bundle in a file; refused where there is none, or one that two readers could read differently."""
     from storage.provenance import load_bundle
 
@@ -114,14 +158,20 @@ def read_bundle(path: Path) -> dict[str, object]:
     return found
 
 
-def check_bundle(bundle: Any, public_key: str | None = None) -> dict[str, Any]:
+def check_bundle(
+    bundle: Any, public_key: str | None = None, seen: dict[str, str] | None = None
+) -> dict[str, Any]:
     """{ok, first_bad, signed_by, checks [{name, ok, detail}]}; needs no market and no network.
 
-    With `public_key` (hex) it must be signed by that key.
+    With `public_key` (hex) it must be signed by that key; `seen`: roots by size of the market's log, seen before.
     """
+    from storage.invoice_bundles import INVOICE_FORMAT, verify_invoice
     from storage.provenance import verify_bundle
 
-    found = verify_bundle(bundle, public_key=public_key)
+    if bundle.get("format") == INVOICE_FORMAT:
+        found = verify_invoice(bundle, public_key=public_key, seen=seen)
+    else:
+        found = verify_bundle(bundle, public_key=public_key)
     checks = [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in found.checks]
     bad = next((f"{check.name}: {check.detail}" for check in found.checks if not check.ok), None)
     signature = bundle.get("signature")

@@ -33,11 +33,14 @@ from market.api import problems
 from market.api.problems import Problem
 from market.homes import Home, write_json
 from storage.billing import DEFAULT_BY, billing, invoice
+from storage.invoice_bundles import invoice_proof
+from storage.job_events import billed_events
 from storage.journal import JournalCorrupt, verify_journal
 from storage.prices import prices
 from storage.projection import Projection, ProjectionBusy, ProjectionNewer, projection_equal
 from storage.tenant_sql import tenant_sql
 from storage.tenants import QueryRefused, Tenant
+from storage.transparency import LogIndex
 from storage.units import TimeError, parse_instant_ms
 
 log = logging.getLogger("torg.books")
@@ -74,8 +77,9 @@ class Query(BaseModel):
 class Books:
     """The projection, a thread that keeps it up with the journal, and the questions it answers."""
 
-    def __init__(self, projection: Projection) -> None:
+    def __init__(self, projection: Projection, log_index: LogIndex) -> None:
         self.projection = projection
+        self.log_index = log_index
         self.failure: str | None = None
         self._moved = threading.Condition()
         self._poke = threading.Event()
@@ -85,6 +89,8 @@ class Books:
         self._answers: Mapping[str, Callable[[Json, Tenant], Json | QueryRefused]] = {
             "billing": self._billing,
             "invoice": self._invoice,
+            "invoice_proof": self._invoice_proof,
+            "log": self._log,
             "prices": self._prices,
             "sql": self._tenant_sql,
             "status": self._status,
@@ -104,6 +110,7 @@ class Books:
         self._thread.join(timeout=5)
         if not self._thread.is_alive():
             self.projection.close()
+            self.log_index.close()
 
     def answer(self, query: Query) -> Json:
         """The answer to a question; raises Problem."""
@@ -123,7 +130,7 @@ class Books:
         except JournalCorrupt as error:
             raise Problem(500, "journal_corrupt", str(error), remedy="torg books verify") from error
         if isinstance(found, QueryRefused):
-            status = {"job_unknown": 404, "sql_busy": 429, "operators_only": 403}.get(found.code, 422)
+            status = {"job_unknown": 404, "sql_busy": 429, "operators_only": 403, "not_the_customer": 403}.get(found.code, 422)
             raise Problem(status, found.code, found.message, field=found.field, remedy=found.remedy)
         return found
 
@@ -140,6 +147,7 @@ class Books:
         while not self._over.is_set():
             try:
                 moved = self.projection.catch_up()
+                self.log_index.catch_up()
                 self.failure = None
             except (JournalCorrupt, duckdb.Error, OSError) as error:
                 if self.failure != str(error):
@@ -179,6 +187,36 @@ class Books:
     def _invoice(self, params: Json, tenant: Tenant) -> Json | QueryRefused:
         with self.projection.cursor() as cursor:
             return invoice(cursor, tenant, str(params.get("job")))
+
+    def _invoice_proof(self, params: Json, tenant: Tenant) -> Json | QueryRefused:
+        """The invoice of a job with every event behind it, and the log's size and root that it is proven in."""
+        job = str(params.get("job"))
+        with self.projection.cursor() as cursor:
+            cursor.begin()  # one moment of the books for the invoice and the list of its events
+            said = invoice(cursor, tenant, job)
+            if isinstance(said, QueryRefused):
+                return said
+            if "payments" not in said:
+                return QueryRefused("not_the_customer", f"{job} is not your job", "job", "its customer can ask for that")
+            records = cursor.execute("SELECT max(records) FROM watermarks").fetchall()[0][0]
+            events = billed_events(cursor, job)
+        self.log_index.catch_up()
+        shown = [self.log_index.show(record, ordinals, records) for record, ordinals in events]
+        return {**invoice_proof(said, shown), "size": records, "root": self.log_index.root(records).hex()}
+
+    def _log(self, params: Json, _: Tenant) -> Json | QueryRefused:
+        """Size and root of the log, and with `old` (and `new`) the proof that it only grew since."""
+        self.log_index.catch_up()
+        size = len(self.log_index)
+        new, old = params.get("new", size), params.get("old")
+        if not (isinstance(new, int) and 0 <= new <= size):
+            return QueryRefused("size_unknown", f"the log has {size} records, not {new}", "new", "ask for an earlier size")
+        answer: Json = {"size": new, "root": self.log_index.root(new).hex()}
+        if old is not None:
+            if not (isinstance(old, int) and 0 < old <= new):
+                return QueryRefused("size_unknown", f"old is a size from 1 to {new}, not {old}", "old", "ask for a smaller one")
+            answer |= {"old": old, "path": [one.hex() for one in self.log_index.consistency(old, new)]}
+        return answer
 
     def _prices(self, params: Json, _: Tenant) -> Json | QueryRefused:
         """The same for every member: whose an ask or a lease was is not in it."""
@@ -357,10 +395,11 @@ def main(arguments: list[str] | None = None) -> int:
     except ProjectionNewer as error:
         log.error("%s", error)
         return EXIT_NEWER
+    log_index = LogIndex(home.journal, home.log_index, bytes.fromhex(read_token(home.log_key_file)))
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listening.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
-        make_app(Books(projection), token), log_config=None, access_log=False, timeout_graceful_shutdown=2
+        make_app(Books(projection, log_index), token), log_config=None, access_log=False, timeout_graceful_shutdown=2
     )
     log.info("the books stand at record %s, pid %s", projection.records, os.getpid())
     try:

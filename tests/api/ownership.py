@@ -151,6 +151,8 @@ DOORS: dict[str, Door] = {
     "GET /v1/billing": Door("member", query="job={job}"),
     "GET /v1/prices": Door("member", query="points=4"),
     "GET /v1/invoices/{job}": Door("member", "ann", trusted=("operator",)),
+    "GET /v1/invoices/{job}/bundle": Door("member", "ann", trusted=("operator",)),
+    "GET /v1/log": Door("member", query="old=1"),
     "POST /v1/sql": Door("member", body=MINE),
     "GET /v1/books/verify": Door("operator"),
     "POST /v1/books/rebuild": Door("operator", body={}),

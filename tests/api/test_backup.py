@@ -48,6 +48,10 @@ def test_a_market_moved_to_a_fresh_home_bills_the_same_and_goes_on(
         run.report(workers)
         state = run.checkpoint()
 
+        code, out, _ = said(capsys, spare, "head", "--json")
+        assert (code, json.loads(out)["seen_before"]) == (0, None)
+        seen = json.loads(out)["head"]["size"]
+
         code, out, _ = said(capsys, spare, "backup", str(live), "--passphrase-file", str(secret), "--json")
         made = json.loads(out)
         assert (code, made["moved"], made["missing"], made["encrypted"]) == (0, False, [], True)
@@ -97,6 +101,18 @@ def test_a_market_moved_to_a_fresh_home_bills_the_same_and_goes_on(
         assert customer.job(JOB)["state"] == "done"
         with Market(info.url, patience_s=PATIENCE_S) as market:
             assert market.healthz()["term"] > 1 << 20
+        bill = str(tmp_path / "bill.json")
+        code, out, _ = said(capsys, new, "invoice", JOB, "-o", bill, "--json")
+        assert (code, json.loads(out)["file"]) == (0, bill)
+        code, out, _ = said(capsys, new, "verify", bill, "--json")
+        assert (code, json.loads(out)["ok"], json.loads(out)["expected_key_from"]) == (0, True, "market.json")
+        code, out, _ = said(capsys, new, "head", "--json")
+        assert (code, json.loads(out)["seen_before"] > seen) == (0, True), "the log of before the move goes on"
+        heads = json.loads((new / "heads.json").read_text())
+        next(iter(heads["markets"].values()))["newest"]["root"] = "0" * 64
+        (new / "heads.json").write_text(json.dumps(heads))
+        code, _, err = said(capsys, new, "head")
+        assert (code, "does not begin with the" in err) == (1, True)
     finally:
         for machine in machines:
             machine.close()

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+from market.witness import believe, path_of
 from storage.checkpoints import Manifest, TensorEntry
+from storage.invoice_bundles import verify_invoice
 from storage.provenance import verify_bundle
+from storage.tree_heads import TreeHead
 from tests.api.square import USD, FakeProvider, FakeRun, Square, make_offer, make_spec, refusal
 
 
@@ -98,7 +101,18 @@ def test_a_job_lives_loses_a_worker_and_is_billed_what_the_ledger_says(square: S
     assert sum(line["charged_nanos"] for line in lines) == billed
     assert all(line["job"] == job for line in lines)
     assert sum(line["refunded_nanos"] for line in lines) > 0
-    assert ann.invoice(job)
+    invoice = ann.invoice(job)
+    bundle = ann.invoice_bundle(job)
+    found = verify_invoice(bundle, public_key=square.home.read_market()["public_key"])
+    assert found.ok, [check for check in found.checks if not check.ok]
+    assert bundle["body"]["invoice"] == {name: value for name, value in invoice.items() if name != "estimate"}
+    assert operator.invoice_bundle(job)["body"]["records"] == bundle["body"]["records"]
+    assert refusal(lambda: second.invoice_bundle(job)).code == "unknown_job"
+    early = believe(None, TreeHead.parse(bundle["body"]["head"]), [], None)
+    operator.deposit(f"more-{job}", customer, 1)
+    later = ann.log(old=early.newest.size)
+    assert believe(early, TreeHead.parse(later["head"]), path_of(later), None).newest.size > early.newest.size
+    assert refusal(lambda: ann.log(old=later["head"]["size"] + 1000)).code == "size_unknown"
     assert [one["round"] for one in ann.rounds(job)] == [1, 2, 3]
     assert (done["training"]["sent_bytes"], done["training"]["retries"]) == (14, 1)
     assert [(one["tuning"], one["first_round"]) for one in done["tunings"]] == [(1, 3)]

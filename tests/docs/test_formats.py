@@ -433,7 +433,7 @@ def test_the_page_lists_the_paths_of_a_home(tmp_path: Path) -> None:
     assert re.fullmatch(rb"[0-9a-f]{64}\n", home.signing_key_file.read_bytes())
     page = section("Home folder")
     named = [home.market_file, home.keys_file, home.signing_key_file, home.lock_file, home.uploads_file,
-             home.books_database, home.ray_file, home.books_file]  # fmt: skip
+             home.books_database, home.ray_file, home.books_file, home.log_key_file, home.log_index]  # fmt: skip
     for path in named:
         assert f"`{path.relative_to(home.root).as_posix()}`" in page
     for folder in (path for path in home.root.iterdir() if path.is_dir()):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from storage.billing import invoice
 from storage.checks import seal
-from storage.invoice_bundles import INVOICE_FORMAT, make_invoice_bundle, verify_invoice
+from storage.invoice_bundles import INVOICE_FORMAT, invoice_proof, make_invoice_bundle, verify_invoice
 from storage.job_events import billed_events
 from storage.journal import Journal
 from storage.merkle import is_consistent, is_included, root_from_inclusion
@@ -48,8 +48,8 @@ def bundle_of(journal: Path, job: str, key: bytes | None = KEY) -> Json:
     with Projection.in_memory(journal) as books, books.cursor() as cursor:
         said = invoice(cursor, OPERATOR, job)
         assert isinstance(said, dict)
-        shown = [log.show(record, ordinals, size) for record, ordinals in billed_events(cursor, job, size)]
-    bundle: Json = json.loads(json.dumps(make_invoice_bundle(said, shown, head, key)))
+        shown = [log.show(record, ordinals, size) for record, ordinals in billed_events(cursor, job)]
+    bundle: Json = json.loads(json.dumps(make_invoice_bundle(invoice_proof(said, shown), head, key)))
     return bundle
 
 

@@ -8,6 +8,8 @@ from market.api.bodies import Nothing, SqlBody
 from market.api.limits import StrictRoute
 from market.api.services import Has, Operator, Someone, job_for
 from market.hardware import listed_name
+from storage.invoice_bundles import make_invoice_bundle
+from storage.tree_heads import TreeHead
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["books"])
 
@@ -39,6 +41,31 @@ async def invoice(services: Has, caller: Someone, job: str) -> dict[str, Any]:
     """The bill of one job."""
     job_for(services, caller, job)
     return await services.books.ask("invoice", caller, services.desk.records, {"job": job})
+
+
+@router.get("/invoices/{job}/bundle")
+async def invoice_bundle(services: Has, caller: Someone, job: str) -> dict[str, Any]:
+    """The invoice of one's own job with the proof of every line: checked offline by `torg verify`."""
+    job_for(services, caller, job)
+    proof = await services.books.ask("invoice_proof", caller, services.desk.records, {"job": job})
+    head = _signed(services, proof.pop("size"), proof.pop("root"))
+    return make_invoice_bundle(proof, head, services.signing_key)
+
+
+@router.get("/log")
+async def log_head(
+    services: Has, caller: Someone, old: Annotated[int | None, Query(ge=1)] = None,
+    new: Annotated[int | None, Query(ge=1)] = None,
+) -> dict[str, Any]:
+    """A signed head of the market's log; with `old`, also the proof that it begins with what it was at that size."""
+    found = await services.books.ask("log", caller, services.desk.records, {"old": old, "new": new})
+    answer: dict[str, Any] = {"head": _signed(services, found["size"], found["root"]).to_json()}
+    return answer | {name: found[name] for name in ("old", "path") if name in found}
+
+
+def _signed(services: Has, size: int, root: str) -> TreeHead:
+    market, now_ms = services.exchange.market_id, services.desk.now_ms()
+    return TreeHead.signed(market, size, bytes.fromhex(root), now_ms, services.signing_key)
 
 
 @router.post("/sql")
