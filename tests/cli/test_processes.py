@@ -186,7 +186,8 @@ def test_a_kill_that_was_seen_replaced_and_overcome() -> None:
 
 def outcome(**changed: object) -> Outcome:
     made = Outcome(loss_first=3.0, loss_last=2.0, billed_nanos=100, provider_earnings_nanos=95, fee_nanos=5,
-                   books_balanced=True, provenance_verified=True)  # fmt: skip
+                   books_balanced=True, provenance_verified=True,
+                   invoice_verified=True)  # fmt: skip
     for name, value in changed.items():
         setattr(made, name, value)
     return made
@@ -211,6 +212,7 @@ VERDICTS = [
     (outcome(fee_nanos=4),                     good_kill(),  "done",   1),
     (outcome(escrow_left_nanos=1),             good_kill(),  "done",   1),
     (outcome(provenance_verified=False),       good_kill(),  "done",   1),
+    (outcome(invoice_verified=False),          good_kill(),  "done",   1),
 ]  # fmt: skip
 
 
