@@ -175,7 +175,7 @@ class Exchange:
     def snapshot(self, jobs: Iterable[str] | None = None) -> BookSnapshot:
         """Everything that `clear()` needs, frozen; from now on `dirty` tells of newer changes. `jobs`: bids of these alone."""
         self._volatile.dirty = False
-        return granting.take_snapshot(self._state, self._volatile, self.settings, jobs)
+        return granting.snapshot_to_clear(self._state, self._volatile, self.settings, jobs)
 
     def book(self) -> OrderBook:
         """The offers as they stand now: only to be read, and only until the next step."""

@@ -3,7 +3,7 @@
 Usage is unit-milliseconds (units leased × time). At each full hour of the market's clock it is multiplied by 2^(−1/168), so
 that it halves in seven days; between two full hours it only grows. A bid's turn comes by
 
-    (usage + an hour for each unit that the team has now) ÷ weight, lowest first; within a team by submission.
+    (usage + an hour for each unit that the team has now) ÷ weight, lowest first; within a team by worth (market/clearing.py).
 
 The hour counts in advance, so that what is free is shared out although nobody has used it yet, and a team that gets something
 steps back at once. Everything follows from the times of grants and ends in the journal and from `now`, in integers, so a
@@ -14,9 +14,9 @@ Kueue's admission fair sharing (the hour in advance is its entry penalty).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from market.orders import Bid, Standing
 
@@ -68,15 +68,15 @@ def rank_of(standing: Standing, more_units: int = 0) -> int:
 
 
 class Turns:
-    """Bids in their turn; say what is granted before asking for the next one."""
+    """Bids in their turn, within a team by `key`; say what is granted before asking for the next one."""
 
     __slots__ = ("_granted", "_standings", "_waiting")
 
-    def __init__(self, bids: Iterable[Bid], standings: Iterable[Standing]) -> None:
+    def __init__(self, bids: Iterable[Bid], standings: Iterable[Standing], key: Callable[[Bid], Any]) -> None:
         self._standings: Mapping[str, Standing] = {one.team: one for one in standings}
         self._granted = dict.fromkeys(self._standings, 0)
         self._waiting: dict[str, list[Bid]] = {}
-        for bid in sorted(bids, key=lambda one: (one.submitted_ms, one.job), reverse=True):
+        for bid in sorted(bids, key=key, reverse=True):
             self._waiting.setdefault(bid.team, []).append(bid)
 
     def __iter__(self) -> Iterator[Bid]:
@@ -93,21 +93,13 @@ class Turns:
         """The bid got so many units."""
         self._granted[bid.team] += units
 
-    def within_quota(self, bid: Bid) -> Bid | None:
-        """The bid, for no more workers than its team's quota leaves; None if that is less than its smallest gang."""
-        return within_quota(self._standings[bid.team], bid, self._granted[bid.team])
-
-    def why_not(self, bid: Bid) -> str:
-        """The sentence for a bid that its team's quota stops."""
-        return quota_sentence(self._standings[bid.team], self._granted[bid.team])
-
     def _place(self, team: str) -> tuple[int, int, str, str]:
         first = self._waiting[team][-1]
         return (rank_of(self._standings[team], self._granted[team]), first.submitted_ms, first.job, team)
 
 
 def within_quota(standing: Standing, bid: Bid, granted_units: int = 0) -> Bid | None:
-    """See `Turns.within_quota`."""
+    """The bid, for no more workers than its team's quota leaves; None if that is less than its smallest gang."""
     if standing.quota_units is None:
         return bid
     room = max(0, standing.quota_units - standing.units - granted_units) // bid.requires.gpus

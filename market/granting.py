@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict, replace
 
 from market.alerts import watch_budget
 from market.book import OrderBook
 from market.checking import is_int, is_text
-from market.clearing import CONSTRAINTS, Match, Unmatched, covers
+from market.clearing import Clearing, Match, Unmatched
 from market.commands import SYSTEM, ApplyClearing, EndLease, StartLease
+from market.constraints import CONSTRAINTS, cost_nanos_at
 from market.faults import BY_REASON, Charged, cause_of_provider_end
 from market.holding import is_paused
 from market.leases import Lease, LeaseState
 from market.listing import Listing
-from market.orders import Bid, BookSnapshot, Offer, Requirements
+from market.orders import PPM, Bid, BookSnapshot, Inputs, Offer, Requirements
 from market.outcomes import Answer, Json, Refusal, Settings, forbidden, unknown
 from market.periods import DAY
 from market.pricing import FIRST_COVER_MS, cover_ms, fee_step, rate_nanos_per_hour, spendable_nanos
+from market.snapshot_digest import digest_of_snapshot
 from market.state import Job, OfferRecord, State, Volatile
 from market.teams import has_room, standings
 from market.turn import Turn
+from market.worth import due_after_ms, expected_ms, weight_ppm
 from storage.ledger import FEE, Transfer, earnings, escrow
 
 
@@ -119,6 +123,7 @@ def bid_of_spec(job: str, spec: Json, submitted_ms: int, customer: str) -> Bid:
         max_price_nanos_per_gpu_hour=limits["max_price_nanos_per_gpu_hour"],
         spendable_nanos=limits["budget_nanos"],
         customer=customer,
+        expected_ms=expected_ms(spec, None),
     )
 
 
@@ -132,6 +137,17 @@ def bid_of(state: State, job: Job, settings: Settings, now_ms: int) -> Bid | Non
         return None
     # A gang that holds nobody must be complete at once; one that lost somebody takes whoever comes.
     missing = workers["min"] if not live else 1
+    essential = len(live) < workers["min"]
+    money = spendable_nanos(state.escrow(job), state.leases_of(job))
+    takes_ms = expected_ms(
+        job.spec,
+        job.estimate,
+        rounds_committed=job.rounds_committed,
+        running_ms=now_ms - job.running_since_ms if live else 0,
+        age_ms=now_ms - job.submitted_ms,
+        spendable_nanos=money,
+    )
+    waited_ms = max(0, now_ms - job.waits_since_ms)
     return Bid(
         job=job.id,
         submitted_ms=job.submitted_ms,
@@ -139,13 +155,18 @@ def bid_of(state: State, job: Job, settings: Settings, now_ms: int) -> Bid | Non
         workers_max=workers["max"] - len(live),
         requires=requirements_of(job.spec),
         max_price_nanos_per_gpu_hour=job.spec["limits"]["max_price_nanos_per_gpu_hour"],
-        spendable_nanos=spendable_nanos(state.escrow(job), state.leases_of(job)),
+        spendable_nanos=money,
         cover_ms=cover_ms(len(live), workers["min"], job.last_round_ms),
         running_nanos_per_hour=rate_nanos_per_hour(live),
         avoid=frozenset(offer for offer, lost in job.avoided.items() if now_ms < lost.until_ms(settings)),
-        essential=len(live) < workers["min"],
+        essential=essential,
         team=state.members[job.customer].team,
         customer=job.customer,
+        expected_ms=takes_ms,
+        weight_ppm=weight_ppm(waited_ms) if essential else PPM,
+        since_ms=job.waits_since_ms,
+        due=essential and (bool(live) or waited_ms >= due_after_ms(takes_ms)),
+        told="" if job.unmatched is None else job.unmatched["reason"],
     )
 
 
@@ -163,32 +184,79 @@ def take_snapshot(
     book = book_of(state, volatile).copy()
     offers = tuple(book)
     if state.stopped:
-        return BookSnapshot(offers, (), book=book)
+        return BookSnapshot(offers, (), (), book, state.price_rule)
     names = state.open_jobs if jobs is None else [job for job in jobs if job in state.open_jobs]
     bids = (bid_of(state, state.jobs[job], settings, volatile.now_ms) for job in names)
     wanted = tuple(bid for bid in bids if bid is not None)
-    return BookSnapshot(offers, wanted, standings(state, volatile.now_ms), book)
+    return BookSnapshot(offers, wanted, standings(state, volatile.now_ms), book, state.price_rule)
+
+
+def snapshot_to_clear(
+    state: State, volatile: Volatile, settings: Settings, jobs: Iterable[str] | None = None
+) -> BookSnapshot:
+    """The same, with what a replay needs to make it again."""
+    only = None if jobs is None else tuple(jobs)
+    found = take_snapshot(state, volatile, settings, only)
+    suspect = tuple(
+        name for name in state.lost if state.offers[name].state == "open" and is_suspect(state.offers[name], volatile)
+    )
+    digest = digest_of_snapshot(found, volatile.lines)
+    return replace(found, inputs=Inputs(volatile.now_ms, state.position, suspect, digest, only))
 
 
 def apply_clearing(turn: Turn, command: ApplyClearing) -> Answer | Refusal:
     """Grant what still holds; a match that is stale is left out whole and cleared again later."""
     if command.by != SYSTEM:
         return forbidden("only the market's own process clears")
+    clearing = command.clearing
+    number = turn.state.clearings + 1
     matched: list[Json] = []
-    for match in command.clearing.matches:
-        granted = 0 if turn.state.stopped else _grant(turn, match)
-        if granted:
-            offers = match.offers[:granted]
-            matched += [
-                {"job": match.job, "offer": offer, "gpus": match.gpus * offers.count(offer)}
-                for offer in dict.fromkeys(offers)
-            ]
+    stale: list[Json] = []
+    for match in clearing.matches:
+        if not turn.state.stopped and _grant(turn, match, number, clearing.price_rule):
+            matched += seats_view(match)
         else:
+            stale += seats_view(match)
             turn.volatile.dirty = True
-    unmatched = [_unmatched_view(one) for one in command.clearing.unmatched if _is_news(turn, one)]
-    if matched or unmatched:
-        turn.emit("clearing", {"matched": matched, "unmatched": unmatched})
-    return Answer({"matched": matched, "unmatched": len(command.clearing.unmatched)})
+    unmatched = [_unmatched_view(one) for one in clearing.unmatched if _is_news(turn, one)]
+    if matched or stale or unmatched:
+        turn.emit("clearing", clearing_view(number, clearing) | {"matched": matched, "stale": stale, "unmatched": unmatched})
+    return Answer({"matched": matched, "unmatched": len(clearing.unmatched)})
+
+
+def seats_view(match: Match) -> list[Json]:
+    """One line for each offer of the match, at one price each."""
+    rows: dict[str, Json] = {}
+    for offer, price, ask in zip(match.offers, match.prices_nanos_per_gpu_hour, match.asks, strict=True):
+        row = rows.setdefault(
+            offer,
+            {"job": match.job, "offer": offer, "gpus": 0, "price_nanos_per_gpu_hour": price, "ask_nanos_per_gpu_hour": ask},
+        )
+        row["gpus"] += match.gpus
+    return list(rows.values())
+
+
+def clearing_view(number: int, clearing: Clearing) -> Json:
+    """What a clearing was made of and came to, without who got what."""
+    inputs = clearing.inputs
+    return {
+        "number": number,
+        "snapshot_ms": None if inputs is None else inputs.at_ms,
+        "position": None if inputs is None else inputs.position,
+        "suspect": [] if inputs is None else list(inputs.suspect),
+        "jobs": None if inputs is None or inputs.jobs is None else list(inputs.jobs),
+        "snapshot": None if inputs is None else inputs.digest,
+        "bids": clearing.bids,
+        "offers": clearing.offers,
+        "algorithm": clearing.algorithm,
+        "effort": clearing.effort,
+        "looks": clearing.looks,
+        "price_rule": clearing.price_rule,
+        "welfare_nanos": clearing.welfare_nanos,
+        "forgone_nanos": clearing.forgone_nanos,
+        "kept_for": clearing.kept_for,
+        "classes": [asdict(one) for one in clearing.classes],
+    }
 
 
 def _unmatched_view(one: Unmatched) -> Json:
@@ -202,13 +270,20 @@ def _unmatched_view(one: Unmatched) -> Json:
 
 
 def _is_news(turn: Turn, one: Unmatched) -> bool:
+    """Whether its customer should hear: another reason, or another kind of change that would help."""
     job = turn.state.jobs.get(one.job)
     if job is None or bid_of(turn.state, job, turn.settings, turn.now_ms) is None:
         return False
-    return job.unmatched != _unmatched_view(one)
+    if job.unmatched is None or job.unmatched["reason"] != one.reason:
+        return True
+    return bool(one.detail) and _kinds(job.unmatched["relaxations"]) != _kinds(one.relaxations)
 
 
-def _grant(turn: Turn, match: Match) -> int:
+def _kinds(relaxations: Iterable[str]) -> list[str]:
+    return [text.split(" ")[0] for text in relaxations]
+
+
+def _grant(turn: Turn, match: Match, number: int, rule: str) -> int:
     """Check the match against the state of now and grant it whole; the number of new leases, or 0."""
     state = turn.state
     job = state.jobs.get(match.job)
@@ -217,29 +292,33 @@ def _grant(turn: Turn, match: Match) -> int:
         return 0
     if match.gpus != bid.requires.gpus or len(state.live_leases) + len(match.offers) > turn.settings.max_live_leases:
         return 0
+    if any(paid > bid.max_price_nanos_per_gpu_hour for paid in match.prices_nanos_per_gpu_hour):
+        return 0
     seats: list[Offer] = []
-    for name, price in zip(match.offers, match.prices_nanos_per_gpu_hour, strict=True):
+    for name, ask in zip(match.offers, match.asks, strict=True):
         record = state.offers.get(name)
         if record is None:
             return 0
         offer = offer_order(state, record, turn.volatile).seen_by(job.customer)
-        if offer.price_nanos_per_gpu_hour != price:
-            return 0
+        if offer.price_nanos_per_gpu_hour != ask:
+            return 0  # its provider has changed it since: cleared again, at the new one
         if offer.free_for(job.customer) < match.gpus * match.offers.count(name):
             return 0
         if not all(test(offer, bid) for _, test in CONSTRAINTS):
             return 0
         seats.append(offer)
-    if not covers(bid, seats) or not has_room(state, bid, len(seats)):
+    paid = match.prices_nanos_per_gpu_hour
+    if cost_nanos_at(bid, paid) > bid.spendable_nanos or not has_room(state, bid, len(seats)):
         return 0
-    for offer in seats:
-        _grant_lease(turn, job, state.offers[offer.id], offer.price_nanos_per_gpu_hour)
+    for offer, price in zip(seats, paid, strict=True):
+        terms = {"ask_nanos_per_gpu_hour": offer.price_nanos_per_gpu_hour, "clearing": number, "price_rule": rule}
+        _grant_lease(turn, job, state.offers[offer.id], price, terms)
     if job.state != "running":
         turn.set_job(job, "running", "matched", f"{len(seats)} workers")
     return len(seats)
 
 
-def _grant_lease(turn: Turn, job: Job, offer: OfferRecord, price_nanos_per_gpu_hour: int) -> None:
+def _grant_lease(turn: Turn, job: Job, offer: OfferRecord, price_nanos_per_gpu_hour: int, terms: Json) -> None:
     epoch = turn.state.last_epoch + 1
     fields = {
         "lease": f"lease-{epoch:06d}",
@@ -253,6 +332,8 @@ def _grant_lease(turn: Turn, job: Job, offer: OfferRecord, price_nanos_per_gpu_h
         "gpus": job.spec["workers"]["gpus"],
         "price_nanos_per_gpu_hour": price_nanos_per_gpu_hour,
         "replaces": job.orphans[0] if job.orphans else None,
+        "region": offer.region,
+        **terms,
     }
     turn.emit("lease_granted", fields)
 

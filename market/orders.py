@@ -10,6 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from market.owner_terms import OwnerTerms
+from storage.units import MS_PER_HOUR
+
+PPM = 1_000_000
+"""What a weight of 1 is."""
 
 if TYPE_CHECKING:
     from market.book import OrderBook
@@ -110,6 +114,21 @@ class Bid:
     """False for a running gang that could grow but needs nobody: going empty is then no news."""
     team: str = ""
     customer: str = ""
+    expected_ms: int = MS_PER_HOUR
+    """For how long it is expected to hold its machines from now on (market/worth.py): part of what it is worth."""
+    weight_ppm: int = PPM
+    """What waiting makes of its worth (market/worth.py); a million counts once."""
+    since_ms: int | None = None
+    """Since when it has waited; None: since it was submitted."""
+    due: bool = False
+    """It has waited as long as anybody may have to: it goes first, and what it could use is kept for it."""
+    told: str = ""
+    """The reason that its customer knows already."""
+
+    @property
+    def waits_since_ms(self) -> int:
+        """Since when it has waited."""
+        return self.submitted_ms if self.since_ms is None else self.since_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +143,25 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a snapshot was made of: with this and the journal it can be made again (market/replaying.py).
+
+    Args:
+        at_ms: the market's time.
+        position: how many events had been applied; a whole record ends there.
+        suspect: open offers that lost a lease and were not heard of since; signs of life are not in the journal.
+        digest: SHA-256 of the snapshot (`digest_of_snapshot`).
+        jobs: whose bids are in it, where not everybody's are.
+    """
+
+    at_ms: int
+    position: int
+    suspect: tuple[str, ...]
+    digest: str
+    jobs: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BookSnapshot:
     """Everything that `clear()` may know."""
 
@@ -133,3 +171,6 @@ class BookSnapshot:
     """Of every team that a bid is of; empty in a market without teams."""
     book: OrderBook | None = field(default=None, compare=False, repr=False)
     """The same offers, indexed already: whoever changes it makes a copy."""
+    price_rule: str = "ask"
+    inputs: Inputs | None = None
+    """Of the live market; None for a book that somebody made up."""

@@ -24,6 +24,7 @@ from trainers.attempts import KILLS
 def apply(state: State, event: Event, at_ms: int) -> None:
     """Change `state` by one event decided at `at_ms`. An event that does not fit the state is a bug, or a bad journal."""
     state.now_ms = max(state.now_ms, at_ms)
+    state.position += 1
     _HANDLERS[event["type"]](state, event, at_ms)
 
 
@@ -143,6 +144,7 @@ def _job_submitted(state: State, event: Event, at_ms: int) -> None:
         budget_nanos=event["budget_nanos"],
         tags=dict(event["tags"]),
         submitted_ms=at_ms,
+        waits_since_ms=at_ms,
     )
     state.jobs[job.id] = job
     state.jobs_of.setdefault(job.customer, {})[job.id] = None
@@ -162,6 +164,8 @@ def _job_state(state: State, event: Event, at_ms: int) -> None:
         job.attempt += 1
         job.running_since_ms = at_ms
         job.unmatched = None
+    if event["state"] == "pending":
+        job.waits_since_ms = at_ms
     job.state, job.reason, job.detail = event["state"], event["reason"], event["detail"]
     job.version += 1
     if job.state in FINAL_STATES:
@@ -291,6 +295,8 @@ def _lease_ended(state: State, event: Event, at_ms: int) -> None:
     lease.reason, lease.fault, lease.detail = event["reason"], event["fault"], event["detail"]
     del state.live_leases[lease.id]
     job, offer = state.jobs[lease.job], state.offers[lease.offer]
+    if len(job.live) == job.spec["workers"]["min"]:
+        job.waits_since_ms = at_ms  # from now on it needs somebody again
     del job.live[lease.id]
     del offer.live[lease.id]
     offer.note_let(lease, at_ms)
@@ -306,6 +312,7 @@ def _lease_ended(state: State, event: Event, at_ms: int) -> None:
         state.providers[lease.provider].lease_ended(at_ms, faulted=faulted, began=began)
     if lease.fault == "provider":
         offer.lost_ms = at_ms
+        state.lost[offer.id] = None
         job.avoided[offer.id] = after_loss(job.avoided.get(offer.id), at_ms, at_ms - lease.granted_ms)
         job.orphans.append(lease.id)
 
@@ -373,7 +380,12 @@ def _job_result(state: State, event: Event, at_ms: int) -> None:
     state.jobs[event["job"]].result = event["manifest"]
 
 
+def _price_rule_set(state: State, event: Event, at_ms: int) -> None:
+    state.price_rule = event["rule"]
+
+
 def _clearing(state: State, event: Event, at_ms: int) -> None:
+    state.clearings = event.get("number", state.clearings + 1)
     for one in event["unmatched"]:
         job = state.jobs.get(one["job"])
         if job is not None:
@@ -412,6 +424,7 @@ _HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     "files_saved": _files_saved,
     "provenance": _provenance,
     "job_result": _job_result,
+    "price_rule_set": _price_rule_set,
     "clearing": _clearing,
     **MEMBER_HANDLERS,
     **TEAM_HANDLERS,

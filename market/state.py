@@ -16,6 +16,7 @@ from market.leases import Lease
 from market.owner_terms import OwnerTerms
 from market.periods import DAY, PERIODS, Period
 from market.reliability import ProviderRecord
+from market.snapshot_digest import Lines
 from storage.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -177,7 +178,8 @@ class OfferRecord:
 
 @dataclass(slots=True)
 class Job:
-    """`wanted` is what its run is asked to do; `attempt` numbers the stretches of running; `topped_up` says that budget
+    """`wanted` is what its run is asked to do; `waits_since_ms` since when it has waited for
+    workers that it needs; `attempt` numbers the stretches of running; `topped_up` says that budget
     was added while a pause was wanted; `tunings` are the changes of its strategy (market/tuning.py), `attempts` the tries of a
     batch job's command that ended by themselves, `saved` what it keeps for the next one (market/attempts.py), `estimate` what its customer was told (market/estimates.py), `holds`
     what each request for budget put into escrow, `alerted` the highest percent of it that was told (market/alerts.py), `granted` what of it came from which grant (market/credits.py)."""
@@ -190,6 +192,7 @@ class Job:
     budget_nanos: int
     tags: dict[str, str]
     submitted_ms: int
+    waits_since_ms: int = 0
     state: str = "pending"
     reason: str = "waiting"
     detail: str = ""
@@ -252,7 +255,7 @@ class Job:
 class State:
     """The whole market. Ids map to records, `secrets` a member's names to {token, set_ms}; `usage` is by team
     since there are teams (market/fair_share.py); `open_jobs` and `live_leases` are sets in order of arrival. `grants_of`, `limits` and
-    `spent` are by ("member" or "team", name)."""
+    `spent` are by ("member" or "team", name). `position` is how many events there were, `clearings` how many of them are numbered clearings."""
 
     market_id: str = ""
     fee_ppm: int = 0
@@ -260,6 +263,9 @@ class State:
     journal_format: int = 1
     stopped: bool = False
     now_ms: int = 0
+    position: int = 0
+    price_rule: str = "ask"
+    clearings: int = 0
     members: dict[str, MemberRecord] = field(default_factory=dict)
     by_key: dict[str, str] = field(default_factory=dict)
     invites: dict[str, InviteRecord] = field(default_factory=dict)
@@ -285,6 +291,8 @@ class State:
     ledger: Ledger = field(default_factory=Ledger)
     touched: dict[str, None] = field(default_factory=dict)
     """Offers to which something happened since the book was written last (market/listing.py)."""
+    lost: dict[str, None] = field(default_factory=dict)
+    """Offers that ever lost a lease."""
     open_of: dict[str, int] = field(default_factory=dict)
     """How many jobs of each customer are open."""
 
@@ -324,5 +332,6 @@ class Volatile:
     run_pid: dict[str, int] = field(default_factory=dict)
     dirty: bool = True
     listing: Listing | None = None
+    lines: Lines = field(default_factory=dict)
     now_ms: int = 0
     ticked_ms: int = 0

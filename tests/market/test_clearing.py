@@ -112,8 +112,13 @@ def test_one_bid(row: str) -> None:
 
 
 def test_earlier_jobs_come_first_and_pay_the_ask() -> None:
-    rows = market("j2 1-1x1 A100 9.00", "j1 1-1x1 A100 9.00", "j3 4-4x1 A100 9.00", "j4 1-1x1 A100 0.85")
-    assert rows == ["j1 | matched p4", "j2 | matched p3", "j3 | busy", "j4 | price_too_low"]
+    rows = market("j2 1-1x1 A100 9.00", "j1 1-1x1 A100 9.00", "j3 3-3x1 A100 9.00", "j4 1-1x1 A100 0.85")
+    assert rows == ["j1 | matched p4", "j2 | matched p3", "j3 | matched p3 p3 p3", "j4 | price_too_low"]
+
+
+def test_a_gang_that_is_worth_more_than_two_earlier_jobs_gets_their_seats() -> None:
+    rows = market("j1 1-1x1 A100 9.00", "j2 1-1x1 A100 9.00", "j3 4-4x1 A100 9.00")
+    assert rows == ["j3 | matched p4 p3 p3 p3", "j1 | matched p3", "j2 | outbid"]
 
 
 def test_a_gang_that_cannot_be_whole_takes_nothing() -> None:

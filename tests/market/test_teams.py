@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market.clearing import Reason, clear
@@ -86,6 +86,7 @@ def test_a_quota_cuts_a_gang_short_or_keeps_it_waiting() -> None:
     assert (one.job, one.reason, one.detail) == ("k", Reason.TEAM_QUOTA, "team quota: 4 of 4 units in use")
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_one_team_for_all_clears_as_no_team_and_the_order_of_the_input_is_nothing(data: st.DataObject) -> None:
     rng = random.Random(data.draw(st.integers(0, 2**32)))

@@ -1,0 +1,194 @@
+"""Who is served, for the most weighted welfare: greedy passes in several orders, then improvement, in counted looks. Pure.
+
+What is maximised is Σ weight · (limit − ask) · hours · GPUs (market/worth.py). Bids that are due come first; where there are
+teams, a team's turn comes before everything (market/fair_share.py), and worth decides within a team alone.
+
+1. **Greedy.** Bids by weight × limit × hours; each takes the cheapest seats that are left. Also by what the smallest gang is
+   worth, and by limit − its cheapest ask; the best of the three.
+2. **Improvement.** For every bid that went empty, the largest worth first: those who sit where it could are lifted, the least
+   worth first and of its own team only, until it fits; then it, they and the others of the team are seated again. Kept if the
+   sum has grown. Nobody who is due is lifted. Again until nothing grows or the effort is spent.
+
+The result is never below the first greedy pass. Everything is in whole numbers and in an order of its own, so that the order
+of the input is nothing and a replay gives the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from market.book import OrderBook
+from market.fair_share import Turns
+from market.orders import Bid, Offer, Standing
+from market.seating import Seating, Wishes, worth
+
+MOST_LIFTED: Final = 8
+Key = Callable[[Bid], tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Who sits where, by job in the order of service; who was not looked at, and whom a quota stops."""
+
+    seats: Mapping[str, Sequence[Offer]]
+    looks: int
+    not_considered: frozenset[str] = frozenset()
+    over_quota: Mapping[str, int] | None = None
+    """Units that the team had been granted when its quota stopped the bid."""
+    kept_for: str | None = None
+    """The job that is due and for which free seats are kept."""
+    taken: Mapping[str, int] | None = None
+    """GPUs that are taken, or kept for somebody, by offer; offers that are as before are not in it."""
+
+
+class Auction:
+    """One clearing being made. Without `turns` teams have their quotas, and worth alone decides."""
+
+    def __init__(
+        self, book: OrderBook, bids: Sequence[Bid], standings: Iterable[Standing], effort: int, turns: bool = True
+    ) -> None:
+        self.bids = {bid.job: bid for bid in sorted(bids, key=lambda one: one.job)}
+        self.standings = {one.team: one for one in standings}
+        self.turns = turns and bool(self.standings)
+        self.wishes = Wishes(book)
+        self.effort = effort
+
+    def serve(self) -> Served:
+        """See the module."""
+        first = best = self.pass_by(_by_limit)
+        value = self.value(best)
+        empty = any(job not in best.seats for job in self.bids)
+        if len(self.bids) > 1 and empty and best.seats:
+            for key in (_by_gang, self._by_surplus()):
+                if self.looks < self.effort:
+                    other = self.pass_by(key)
+                    if (found := self.value(other)) > value:
+                        best, value = other, found
+            self.improve(best)
+        assert self.value(best) >= self.value(first)
+        return Served(
+            best.seats, self.looks, frozenset(best.skipped), best.over_quota,
+            best.kept_for, best.taken,
+        )  # fmt: skip
+
+    @property
+    def looks(self) -> int:
+        """The effort so far."""
+        return self.wishes.looks
+
+    def value(self, state: _Pass) -> int:
+        return sum(self.bids[job].weight_ppm * worth(self.bids[job], seats) for job, seats in state.seats.items())
+
+    def pass_by(self, key: Key) -> _Pass:
+        """Everybody once, each on the cheapest seats that are left."""
+        state = _Pass(self.wishes, self.standings)
+        turns = Turns(self.bids.values(), self.standings.values(), key) if self.turns else None
+        for asked in turns or sorted(self.bids.values(), key=key):
+            if self.looks >= self.effort:
+                state.skipped.add(asked.job)
+                continue
+            self.wishes.looks += 1
+            bid = state.cut(asked)
+            if bid is None:
+                state.over_quota[asked.job] = state.granted[asked.team]
+                continue
+            seats = state.place(bid)
+            if seats is not None:
+                state.take(bid, seats)
+                if turns is not None:
+                    turns.granted(bid, len(seats) * bid.requires.gpus)
+            elif bid.due and state.kept_for is None and self.wishes.has_room_for(bid):
+                state.kept_for = bid.job
+                state.keep_for(bid)
+        return state
+
+    def improve(self, state: _Pass) -> None:
+        """Make room for bids that went empty, as long as that is worth it."""
+        grown = True
+        while grown and self.looks < self.effort:
+            grown = False
+            empty = [bid for job, bid in self.bids.items() if job not in state.seats and job != state.kept_for]
+            for bid in sorted(empty, key=_by_gang):
+                if self.looks >= self.effort:
+                    return
+                if bid.job not in state.seats and bid.job not in state.skipped:
+                    grown |= self._make_room(state, bid)
+
+    def _make_room(self, state: _Pass, bid: Bid) -> bool:
+        seats_before = dict(state.seats)
+        value_before = self.value(state)
+        places = {offer.id for offer in self.wishes.of(bid)}
+        sitting = [
+            other
+            for job, seats in state.seats.items()
+            if self._together(other := self.bids[job], bid) and not other.due and any(seat.id in places for seat in seats)
+        ]
+        lifted: list[Bid] = []
+        seats = None
+        for other in sorted(sitting, key=lambda one: (one.weight_ppm * worth(one, state.seats[one.job]), one.job)):
+            if len(lifted) == MOST_LIFTED:
+                break
+            state.lift(other)
+            lifted.append(other)
+            cut = state.cut(bid)
+            seats = None if cut is None else state.place(cut)
+            if seats is not None and cut is not None:
+                state.take(cut, seats)
+                break
+        if seats is not None:
+            again = [one for one in self.bids.values() if self._together(one, bid) and one.job not in state.seats]
+            for one in sorted(again, key=_by_limit):
+                cut = state.cut(one) if one.job != state.kept_for and one.job not in state.skipped else None
+                found = None if cut is None else state.place(cut)
+                if found is not None and cut is not None:
+                    state.take(cut, found)
+        if seats is not None and self.value(state) > value_before:
+            return True
+        for job in list(state.seats):
+            if state.seats[job] is not seats_before.get(job):
+                state.lift(self.bids[job])
+        for job, kept in seats_before.items():
+            if job not in state.seats:
+                state.take(self.bids[job], kept)
+        return False
+
+    def _together(self, one: Bid, other: Bid) -> bool:
+        """Whether one may be lifted for the other."""
+        return not self.turns or one.team == other.team
+
+    def _by_surplus(self) -> Key:
+        def key(bid: Bid) -> tuple[Any, ...]:
+            cheapest = next(iter(self.wishes.of(bid)), None)
+            ask = bid.max_price_nanos_per_gpu_hour if cheapest is None else cheapest.price_nanos_per_gpu_hour
+            gain = (bid.max_price_nanos_per_gpu_hour - ask) * bid.expected_ms * bid.weight_ppm
+            return _first(bid, -gain)
+
+        return key
+
+
+class _Pass(Seating):
+    """Seats, and who did not get any for another reason than that there were too few."""
+
+    __slots__ = ("kept_for", "over_quota", "skipped")
+
+    def __init__(self, wishes: Wishes, standings: Mapping[str, Standing]) -> None:
+        super().__init__(wishes, standings)
+        self.skipped: set[str] = set()
+        self.over_quota: dict[str, int] = {}
+        self.kept_for: str | None = None
+
+
+def _first(bid: Bid, key: int) -> tuple[Any, ...]:
+    """Due bids first, the longest waiting of them before the others; then by `key`; ties by submission."""
+    return (not bid.due, bid.waits_since_ms if bid.due else key, bid.submitted_ms, bid.job)
+
+
+def _by_limit(bid: Bid) -> tuple[Any, ...]:
+    return _first(bid, -bid.weight_ppm * bid.max_price_nanos_per_gpu_hour * bid.expected_ms)
+
+
+def _by_gang(bid: Bid) -> tuple[Any, ...]:
+    size = max(1, bid.workers_min) * bid.requires.gpus
+    return _first(bid, -bid.weight_ppm * bid.max_price_nanos_per_gpu_hour * bid.expected_ms * size)
