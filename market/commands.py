@@ -20,6 +20,7 @@ from market.offer_commands import (
     LoseRay,
     OfferCommand,
     PlaceOffer,
+    ReportMeasured,
     StartLease,
 )
 from market.report_commands import (
@@ -74,6 +75,7 @@ __all__ = [
     "RemoveTeam",
     "ReportAttempt",
     "ReportCheckpoint",
+    "ReportMeasured",
     "ReportReadings",
     "ReportRound",
     "ReportSave",
@@ -224,9 +226,12 @@ class ApplyClearing:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time passes: silent offers, leases that never start, pauses that never halt, deadlines."""
+    """Time passes: silent offers, leases that never start, pauses that never halt, deadlines.
+
+    `random`, 64 bits that nobody can guess, decides when which offer is measured; 0 for none."""
 
     by: str = field(default=SYSTEM)
+    random: int = 0
 
 
 Command = (

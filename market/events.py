@@ -54,6 +54,8 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "offer_tested": ("offer", "selftest"),
     "offer_changed": ("offer", "state", "price_nanos_per_gpu_hour", "reason"),
     "offer_heard": ("offer", "heard_ms"),
+    "measurement_asked": ("offer", "seed", "until_ms"),
+    "offer_measured": ("offer", "seed", "measured", "below"),
     "offer_held": ("offer", "gpus", "reason", "why", "until_ms"),
     "job_submitted": ("job", "customer", "name", "spec", "budget_nanos", "spec_digest", "tags"),
     "job_estimated": (

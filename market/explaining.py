@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from market.clearing import Reason, clear, explain
 from market.granting import bid_of, take_snapshot
+from market.orders import Bid
 from market.outcomes import Json, Settings
 from market.spending import REASON as SPENDING_LIMIT
 from market.spending import told as limits_told
 from market.state import Job, State, Volatile
 from market.teams import quota_refuses, share_sentence
+
+DOUBTED_SHOWN = 3
 
 
 def explain_view(state: State, volatile: Volatile, settings: Settings, job: Job) -> Json:
@@ -43,7 +46,17 @@ def explain_view(state: State, volatile: Volatile, settings: Settings, job: Job)
     why = explain(snapshot.offers, bid)
     return view | {
         "reason": str(why.reason),
-        "detail": why.detail,
+        "detail": why.detail + _doubted(state, bid),
         "removed": [{"reason": str(one.reason), "gpus": one.gpus} for one in why.removed],
         "relaxations": list(why.relaxations),
     }
+
+
+def _doubted(state: State, bid: Bid) -> str:
+    """What is in doubt among the models that the bid wants, and so is matched to nobody."""
+    found = [
+        f"; {offer.id} is left out: {offer.doubt}"
+        for offer in state.offers.values()
+        if offer.doubt and offer.state == "open" and (not bid.requires.gpu or offer.gpu in bid.requires.gpu)
+    ]
+    return "".join(found[:DOUBTED_SHOWN])

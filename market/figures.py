@@ -30,6 +30,7 @@ class Figures:
     undurable_rounds: int
     silent_ms: int
     suspect: int
+    doubted: int
     balance_sum_nanos: int
     budgets_reached: dict[str, int]
 
@@ -52,6 +53,7 @@ def figures(state: State, volatile: Volatile, now_ms: int) -> Figures:
         undurable_rounds=max((job.rounds_committed - job.durable_round for job in running), default=0),
         silent_ms=max((max(0, now_ms - at_ms) for at_ms in heard), default=0),
         suspect=sum(is_suspect(offer, volatile) for offer in live),
+        doubted=sum(bool(offer.doubt) for offer in live),
         balance_sum_nanos=sum(state.ledger.balances().values()),
         budgets_reached=_count(
             (str(percent) for percent in BUDGET_PERCENTS),

@@ -70,7 +70,8 @@ def offer_order(state: State, offer: OfferRecord, volatile: Volatile) -> Offer:
         stays_ms=_stays_ms(offer, volatile),
         matchable=offer.state == "open"
         and not state.members[offer.provider].suspended
-        and not (is_suspect(offer, volatile) or is_paused(offer) or _goes_soon(offer, volatile)),
+        and not (is_suspect(offer, volatile) or is_paused(offer) or _goes_soon(offer, volatile))
+        and not (offer.doubt or offer.asked),
     )
 
 

@@ -67,6 +67,16 @@ class Heard:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportMeasured:
+    """What an offer's machine measured when the market asked for it, by the seed that it was given."""
+
+    offer: str
+    seed: int
+    measured: Mapping[str, float]
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class LoseRay:
     """Ray's head is another one than before: what ran on the cluster of the old one is gone, by nobody's fault but the
     market's. Offers come back when their providers have joined the new cluster and place them again."""
@@ -97,4 +107,4 @@ class EndLease:
     by: str
 
 
-OfferCommand = PlaceOffer | ChangeOffer | HoldOffer | Heard | LoseRay | StartLease | EndLease
+OfferCommand = PlaceOffer | ChangeOffer | HoldOffer | Heard | ReportMeasured | LoseRay | StartLease | EndLease

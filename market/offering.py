@@ -15,6 +15,7 @@ from market.checking import (
 )
 from market.commands import SYSTEM, ChangeOffer, Heard, LoseRay, PlaceOffer
 from market.granting import end_lease, end_lost, is_suspect
+from market.measurements import doubt_of
 from market.outcomes import Answer, Json, Refusal, conflict, unknown
 from market.owner_terms import LONGEST_NOTICE_MS, MOST_NAMED, OwnerTerms
 from market.schedules import MOST_WINDOWS, is_zone, price_at, wrong_hours
@@ -108,7 +109,7 @@ def _facts(command: PlaceOffer) -> tuple[object, ...]:
 
 
 def _known_facts(offer: OfferRecord) -> tuple[object, ...]:
-    return (offer.vram_gib, offer.isolation, offer.measured, offer.node, offer.versions, offer.selftest)
+    return (offer.vram_gib, offer.isolation, offer.measured_first, offer.node, offer.versions, offer.selftest)
 
 
 def _list(turn: Turn, command: PlaceOffer, digest: str) -> None:
@@ -174,6 +175,9 @@ def _check_offer(turn: Turn, command: PlaceOffer) -> Refusal | None:
     wanted = None if command.selftest is None else fault(command.selftest)
     if wanted is not None:
         return invalid("selftest", "this", wanted)
+    doubt = doubt_of(command.gpu, command.gpus, command.vram_gib, command.measured)
+    if doubt is not None:
+        return Refusal("hardware_mismatch", doubt.message, field=doubt.field, remedy=doubt.remedy)
     everything = {"measured": dict(command.measured), "versions": dict(command.versions), "selftest": command.selftest}
     return check_size("offer", everything, settings.max_offer_bytes)
 

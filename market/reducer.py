@@ -11,6 +11,7 @@ from market.events import EVALUATED_BEFORE, MEMBER_BEFORE, ROUND_BEFORE, Event
 from market.fruitless import deaths_in_a_row
 from market.learning import learn
 from market.leases import Lease, LeaseState
+from market.measurements import STRIKES
 from market.member_events import MEMBER_HANDLERS
 from market.owner_terms import OwnerTerms
 from market.pricing import budget_percent
@@ -75,9 +76,16 @@ def _offer_placed(state: State, event: Event, at_ms: int) -> None:
         placed_ms=at_ms,
         base_nanos=event["price_nanos_per_gpu_hour"],
         counted_ms=at_ms,
+        measured_first=dict(event["measured"]),
     )
     if before is not None:
         offer.counted_ms = before.counted_ms if before.state == "open" else at_ms
+        if offer.measured == before.measured_first:  # said again, not measured again
+            names = ("measured", "measured_first", "asked", "answered", "strikes", "doubt")
+            for name in names:
+                setattr(offer, name, getattr(before, name))
+        elif before.doubt:
+            offer.strikes = 1  # its new figures are looked at soon
         offer.version = before.version + 1
         offer.earned_nanos = before.earned_nanos
         offer.lost_ms = before.lost_ms
@@ -112,6 +120,23 @@ def _offer_heard(state: State, event: Event, at_ms: int) -> None:
     state.providers[offer.provider].heard(at_ms - event["heard_ms"], at_ms)
     state.touch_provider(offer.provider)
     offer.counted_ms = at_ms
+
+
+def _measurement_asked(state: State, event: Event, at_ms: int) -> None:
+    offer = state.offers[event["offer"]]
+    offer.asked = {name: event[name] for name in ("seed", "until_ms")}
+    offer.version += 1
+    state.touched[offer.id] = None
+
+
+def _offer_measured(state: State, event: Event, at_ms: int) -> None:
+    offer = state.offers[event["offer"]]
+    offer.asked, offer.answered = None, event["seed"]
+    offer.measured = dict(event["measured"]) or offer.measured
+    offer.strikes = offer.strikes + 1 if event["below"] else 0
+    offer.doubt = event["below"] if offer.strikes >= STRIKES else ""
+    offer.version += 1
+    state.touched[offer.id] = None
 
 
 def _offer_changed(state: State, event: Event, at_ms: int) -> None:
@@ -404,6 +429,8 @@ _HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     "offer_changed": _offer_changed,
     "offer_held": _offer_held,
     "offer_heard": _offer_heard,
+    "measurement_asked": _measurement_asked,
+    "offer_measured": _offer_measured,
     "job_submitted": _job_submitted,
     "job_estimated": _job_estimated,
     "job_state": _job_state,

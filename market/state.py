@@ -157,6 +157,13 @@ class OfferRecord:
     selftest: dict[str, Any] | None = None
     let_day: int = 0
     let_unit_ms: dict[str, int] = field(default_factory=dict)
+    asked: dict[str, int] | None = None
+    answered: int | None = None
+    strikes: int = 0
+    doubt: str = ""
+    """The measurement that is asked for, {seed, until_ms}, the last one, how many in a row were too low, and what the market
+    doubts of it for that (market/measuring.py)."""
+    measured_first: dict[str, float] = field(default_factory=dict)
     counted_ms: int = 0
     """Until when its signs of life are in the record (market/heartbeats.py)."""
     held: dict[str, Any] = field(default_factory=lambda: {"gpus": 0, "reason": "", "why": "", "until_ms": None})
@@ -322,11 +329,12 @@ class State:
 class Volatile:
     """Signs of life and process ids: gone after a restart, when every timer starts anew at `awake_ms`.
 
-    `heard_ms` is by offer, `reading_ms` by lease, `run_ms` (the last word of its run) and `run_pid` by job.
+    `heard_ms` and `measure_ms` (when it is measured next) are by offer, `reading_ms` by lease, `run_ms` (the last word of its run) and `run_pid` by job.
     """
 
     awake_ms: int | None = None
     heard_ms: dict[str, int] = field(default_factory=dict)
+    measure_ms: dict[str, int] = field(default_factory=dict)
     reading_ms: dict[str, int] = field(default_factory=dict)
     run_ms: dict[str, int] = field(default_factory=dict)
     run_pid: dict[str, int] = field(default_factory=dict)

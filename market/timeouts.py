@@ -12,6 +12,7 @@ from market.heartbeats import count_heartbeats, note_heard
 from market.holding import release_what_is_over
 from market.jobs import finish, pause
 from market.leases import LeaseState
+from market.measuring import ask_measurements
 from market.offering import follow_schedule
 from market.outcomes import Answer, Refusal, forbidden
 from market.periods import DAY
@@ -30,6 +31,7 @@ def tick(turn: Turn, command: Tick) -> Answer | Refusal:
     expire(turn)
     count_heartbeats(turn)
     _silent_offers(turn)
+    ask_measurements(turn, command.random)
     _silent_leases(turn)
     _jobs(turn, turn.volatile.ticked_ms)
     turn.volatile.ticked_ms = turn.now_ms

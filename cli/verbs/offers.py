@@ -65,6 +65,8 @@ def show_offers(settings: Settings, found: list[dict[str, Any]]) -> None:
     """The document, or the table of these offers."""
     show_list(settings, found, COLUMNS, offer_row, empty="No offer fits. `torg offers --all` shows the rest.")
     for one in () if settings.as_json else found:
+        if one.get("suspect_reason"):
+            print(printable(f"{one['id']} is suspect: {one['suspect_reason']}"))
         if change := one.get("price_next"):
             asked = usd(change["price_nanos_per_gpu_hour"])
             print(printable(f"{one['name']} asks {asked} from {format_instant(change['at_ms'])} on"))
@@ -76,8 +78,13 @@ def offer_row(one: dict[str, Any]) -> list[str | Styled]:
         one["id"], one["provider"], one.get("name") or "–", one["gpu"], f"{one['gpus_free']}/{one['gpus']}", usd(one["price_nanos_per_gpu_hour"]),
         f"{one['vram_gib']:g} GiB" if one["vram_gib"] else "–", one["region"] or "–",
         _reliable(one), one["isolation"],
-        "interruptible" if one["interruptible"] else "firm", Styled(one["state"], _STATES.get(one["state"], "")),
+        "interruptible" if one["interruptible"] else "firm", _state(one),
     ]  # fmt: skip
+
+
+def _state(one: Offer) -> Styled:
+    """`suspect` for an open one that the market doubts or does not hear of: it is matched to nobody."""
+    return Styled("suspect", "red") if one["state"] == "open" and one.get("suspect") else Styled(one["state"], _STATES.get(one["state"], ""))
 
 
 def _reliable(one: Offer) -> str:

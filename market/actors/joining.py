@@ -7,8 +7,8 @@ from threading import Event
 from typing import Any
 
 from market.actors.host_config import Hardware, HostConfig, own_address, own_versions
-from market.actors.measure import measure
 from market.actors.ray_node import NodeSettings, RayNode, enter_ray, join, write_token
+from market.actors.remeasuring import Measure
 from market.actors.selftesting import known
 from market.actors.stable import Stable
 from market.actors.status_lines import say
@@ -54,14 +54,13 @@ def join_ray(config: HostConfig, units: int, access: Json) -> RayNode:
     return node
 
 
-def prepare_offer(config: HostConfig, hardware: Hardware, node_id: str, stable: Stable) -> tuple[str, Json]:
+def prepare_offer(
+    config: HostConfig, hardware: Hardware, node_id: str, stable: Stable, measured_by: Measure
+) -> tuple[str, Json]:
     """The isolation that a warm worker has, and the offer as it is placed; worker and measurements are made side by side."""
-    claims = hardware.claims
     with ThreadPoolExecutor(2) as beside:
         no_environments = beside.submit(can_build, config.home) if config.environments else None
-        measured: Future[dict[str, int]] = beside.submit(
-            measure, hardware.units, claims[0].card.device.uuid if claims else None
-        )
+        measured: Future[dict[str, int]] = beside.submit(measured_by, 0)
         stable.fill()
         isolation = stable.wait_warm()
         figures = measured.result()

@@ -10,7 +10,7 @@
    back, node down.
 
 Prints one JSON object a line on stdout: {"event": "waiting" | "joined" | "ready" | "lease" | "earned" | "away" | "back" |
-"selftest" | "draining" | "drained" | "paused" | "resumed" | "untold" | "refused" | "over" | "rejoin", …}. Everything it starts is its
+"selftest" | "measured" | "draining" | "drained" | "paused" | "resumed" | "untold" | "refused" | "over" | "rejoin", …}. Everything it starts is its
 descendant and ends with it.
 """
 
@@ -39,6 +39,7 @@ from market.actors.idle_watch import IdleWatch, watch_of
 from market.actors.joining import PAUSE_AWAY_S, find_ray, join_ray, place, prepare_offer
 from market.actors.ray_node import RayNode
 from market.actors.reclaimer import Reclaimer
+from market.actors.remeasuring import Remeasurer, measure_all
 from market.actors.selftesting import begin
 from market.actors.stable import HeadGone, Stable, WorkerEnded
 from market.actors.status_lines import say
@@ -79,6 +80,7 @@ class Host:
         self._happenings: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._lists = LeaseLists()
         self._hardware = find_hardware(config)
+        self._remeasurer = Remeasurer(self._market, config.offer, self._measure, say)
         self._ray_address = ""
         self._earned_nanos = -1
         self._offer_state = "open"
@@ -138,7 +140,7 @@ class Host:
     def _offer(self, node: RayNode) -> None:
         began = time.monotonic()
         self._stable = Stable(self._config, self._hardware, node, lambda name: self._happen("died", name))
-        isolation, self._offer_body = prepare_offer(self._config, self._hardware, node.node_id, self._stable)
+        isolation, self._offer_body = prepare_offer(self._config, self._hardware, node.node_id, self._stable, self._measure)
         warm_s, tested = round(time.monotonic() - began, 2), self._offer_body["selftest"]
         place(self._market, self._offer_body, self._stopping)
         say(
@@ -149,6 +151,9 @@ class Host:
         )
         if isolation == "sandbox" and tested is None and self._config.selftest:
             begin(self._config.home, lambda result, why: self._happen("tested", (result, why)))
+
+    def _measure(self, seed: int) -> dict[str, int]:
+        return measure_all(self._hardware, self._config.home, self._market, seed)
 
     # serving
 
@@ -257,6 +262,7 @@ class Host:
             return
         for ended in self._stable.end_all_but({lease["epoch"] for lease in answer["leases"]}):
             say("lease", state="ended", lease=ended)
+        self._remeasurer.look(answer.get("offer", {}).get("measure"))
         self._reclaimer.reconcile(answer)
         for lease in self._lists.to_begin(answer, self._stable.serves):
             if not self._reclaimer.refuse(lease):

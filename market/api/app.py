@@ -19,6 +19,7 @@ from market.api.routes import (
     members,
     money,
     offers,
+    probe,
     runs,
     secrets,
     sessions,
@@ -69,6 +70,6 @@ def make_app(services: Services) -> FastAPI:
     problems.install(app)
     describe(app)
     app.add_middleware(FrontDoor)
-    for part in (market, members, invites, teams, money, offers, jobs, events, runs, blobs, books, secrets, sessions):
+    for part in (market, members, invites, teams, money, offers, probe, jobs, events, runs, blobs, books, secrets, sessions):
         app.include_router(part.router)
     return app

@@ -151,6 +151,13 @@ class OfferBody(Body):
     selftest: dict[str, Any] | None = None
 
 
+class MeasuredBody(Body):
+    """What was measured when the market asked for it, with the seed of its question."""
+
+    seed: Annotated[int, Field(ge=0, le=2**31)]
+    measured: Annotated[dict[Name, float], Field(min_length=1, max_length=64)]
+
+
 class HoldBody(Body):
     gpus: Annotated[int, Field(ge=0, le=MAX_UNITS)]
     reason: Annotated[str, Field(max_length=64)] = "reclaim"

@@ -7,6 +7,7 @@ decision and the sync happen in one go on the event loop, so no reader ever sees
 import asyncio
 import logging
 import os
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -165,7 +166,7 @@ class Desk:
         while True:
             await asyncio.sleep(TICK_S)
             if not self.full:
-                await self._queue.put(_Waiting(Tick(), loop.create_future()))
+                await self._queue.put(_Waiting(Tick(random=secrets.randbits(64)), loop.create_future()))
             elif loop.time() >= probe_at:
                 probe_at = loop.time() + PROBE_EVERY_S
                 if self._room(self._journal.folder):

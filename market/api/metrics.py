@@ -86,6 +86,7 @@ class _Figures(Collector):
         text = "Most committed rounds of a running job that are not durable"
         yield _gauge("torg_rounds_not_durable", text, found.undurable_rounds)
         yield _gauge("torg_offers_suspect", "Open offers that are not heard of", found.suspect)
+        yield _gauge("torg_offers_doubted", "Open offers that measured below what they say", found.doubted)
         yield _gauge("torg_offer_silence_seconds", "Longest silence of an open offer", found.silent_ms / 1000)
         yield _gauge("torg_balance_sum_nanos", "Sum of all balances: must be 0", found.balance_sum_nanos)
 

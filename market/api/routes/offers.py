@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
-from market.api.bodies import HoldBody, LeaseEndedBody, LeaseStartedBody, Nothing, OfferBody, PriceBody
+from market.api.bodies import HoldBody, LeaseEndedBody, LeaseStartedBody, MeasuredBody, Nothing, OfferBody, PriceBody
 from market.api.lease_tokens import lease_token
 from market.api.limits import StrictRoute
 from market.api.problems import Problem, not_found
@@ -21,14 +21,14 @@ from market.api.services import (
     id_of,
     settle,
 )
-from market.commands import ChangeOffer, EndLease, Heard, HoldOffer, PlaceOffer, StartLease
+from market.commands import ChangeOffer, EndLease, Heard, HoldOffer, PlaceOffer, ReportMeasured, StartLease
 from market.hardware import offered_name
 from market.owner_terms import OwnerTerms
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["offers"])
 
 Wait = Annotated[float, Query(ge=0, le=60)]
-_OWNERS_ONLY: Final[dict[str, Any]] = {"leases": [], "earned_nanos": None, "allow": [], "deny": [], "own": []}
+_OWNERS_ONLY: Final[dict[str, Any]] = {"leases": [], "earned_nanos": None, "allow": [], "deny": [], "own": [], "measure": None}
 
 
 @router.get("/offers")
@@ -85,6 +85,13 @@ async def hold_offer(services: Has, caller: Provider, offer: str, body: HoldBody
         offer=offer, gpus=body.gpus, by=caller.name, reason=body.reason, why=body.why, until_ms=body.until_ms,
         leases=tuple(body.leases),
     )  # fmt: skip
+    return (await services.ask(command))[0]
+
+
+@router.post("/offers/{offer}/measured")
+async def measured(services: Has, caller: Lessor, offer: str, body: MeasuredBody) -> dict[str, Any]:
+    """The answer to a measurement that the market asked for (`measure` of the offer that `GET /v1/leases` shows)."""
+    command = ReportMeasured(offer=offer, seed=body.seed, measured=body.measured, by=caller.name)
     return (await services.ask(command))[0]
 
 
