@@ -1,7 +1,7 @@
 """Measurements that the market asks for: when, of whom, and what comes of the answer.
 
-An offer that is open and rents nothing out is asked at a time that nobody but the market knows: 6 to 18 hours after the last
-time, by the random number that a tick brings. Until it has answered, two minutes at most, nobody is matched to it, so that no
+An offer that is open and rents nothing out is asked at a time that nobody but the market knows: 5 to 15 minutes after it was
+listed, when its machine is done with starting, and 6 to 18 hours after each time, by the random number that a tick brings. Until it has answered, two minutes at most, nobody is matched to it, so that no
 renter shares the machine with a measurement. One figure that is too low, or no answer, is asked again within two minutes;
 the second in a row puts the offer in doubt: it is matched to nobody until a measurement bears it out, which is asked for
 every quarter of an hour. Who is always rented out is not asked; its work speaks (market/pace.py).
@@ -19,6 +19,7 @@ from market.outcomes import Answer, Refusal, unknown
 from market.state import OfferRecord
 from market.turn import Turn
 
+FIRST_MS: Final = 600_000
 AGAIN_MS: Final = 60_000
 DOUBTED_MS: Final = 900_000
 SILENT: Final = "it was asked to measure, and did not answer"
@@ -84,7 +85,11 @@ def _is_idle(turn: Turn, offer: OfferRecord) -> bool:
 
 def _wait_ms(turn: Turn, offer: OfferRecord, random: int) -> int:
     """Half to one and a half times what is usual, by chance."""
-    usual = DOUBTED_MS if offer.doubt else AGAIN_MS if offer.strikes else turn.settings.measure_every_ms
+    usual = turn.settings.measure_every_ms
+    if offer.doubt or offer.strikes:
+        usual = DOUBTED_MS if offer.doubt else AGAIN_MS
+    elif offer.answered is None:
+        usual = min(usual, FIRST_MS)
     return usual // 2 + _number(random, offer.id, turn.now_ms) % max(1, usual)
 
 
