@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.arguments import exact_usd, usd
-from cli.errors import usage
+from cli.errors import refused, usage
 from cli.estimate_view import outcome
 from cli.output import Column, console, document, print_table, printable
 from cli.session import connect
@@ -120,6 +120,7 @@ def invoice(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="write it with its proof, for `torg verify`")
     ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="write it as a page to read and print")] = None,
 ) -> None:
     """The bill of one job, to the nano-dollar."""
     settings: Settings = ctx.obj
@@ -133,10 +134,26 @@ def invoice(
     answer = when_down(
         settings, lambda: connect(settings, role).invoice(job_id), lambda files: files.invoice(role, job_id)
     )
-    if settings.as_json:
+    if html is not None:
+        _write_page(settings, answer, html)
+    elif settings.as_json:
         document(answer)
     else:
         show_invoice(settings, answer)
+
+
+def _write_page(settings: Settings, answer: dict[str, Any], path: Path) -> None:
+    from market.invoice_page import invoice_page
+
+    try:
+        path.write_text(invoice_page(answer, settings.url or ""), encoding="utf-8")
+    except OSError as error:
+        raise refused("not_writable", f"{path}: {error.strerror}", field="--html") from error
+    told = {"id": answer["job"], "file": str(path), "bytes": path.stat().st_size}
+    if settings.as_json:
+        document(told)
+    else:
+        print(f"{path}  {told['bytes']:,} bytes: open it in a browser, print it from there.")
 
 
 def show_invoice(settings: Settings, answer: dict[str, Any]) -> None:
