@@ -53,7 +53,7 @@ from tests.market.scene import USD, Scene, digest, make_spec
 
 WHO = st.sampled_from(["op", "ann", "bob", "p1", "p2", "plane", "nobody", ""])
 OFFERS = st.sampled_from([f"offer-{n}" for n in range(4)] + ["?"])
-JOBS = st.sampled_from(["job-0"] * 6 + ["job-1"] * 3 + ["job-2", "?"])
+JOBS = st.sampled_from(["job-0"] * 6 + ["job-1"] * 3 + ["job-own", "job-2", "?"])
 LEASES = st.integers(1, 6) | st.integers(0, 20)
 REASONS = st.sampled_from([cause.reason for cause in CAUSES] + ["", "made up"])
 MS = st.integers(-5, 200_000)
@@ -69,8 +69,9 @@ class ExchangeMachine(RuleBasedStateMachine):
         tight = Settings(max_open_jobs_per_customer=3, max_live_leases=5, max_offers_per_provider=3, max_members=9)
         self.scene = Scene(settings=tight, funds_nanos=3 * USD)
         self.said: list[Command] = []
-        for number, (by, usd) in enumerate([("p1", 0.5), ("p1", 0.7), ("p2", 0.6)]):
-            self.say(self.scene.make_offer(f"offer-{number}", by, usd, 2))
+        hours, bobs = OwnerTerms(max_unit_ms_per_customer_day=5_000), OwnerTerms(own=("bob",))
+        for number, (by, usd, terms) in enumerate([("p1", 0.5, OwnerTerms()), ("p1", 0.7, hours), ("p2", 0.6, bobs)]):
+            self.say(self.scene.make_offer(f"offer-{number}", by, usd, 2, terms=terms))
         self.submit("job-0", "ann", USD // 100, 1, 1)
         self.clear()
         self.start_everything()
@@ -171,11 +172,15 @@ class ExchangeMachine(RuleBasedStateMachine):
         spec = make_spec(limits__budget_nanos=budget, workers__min=low, workers__max=low + more, rounds=4)
         self.say(SubmitJob(job, spec, by))
 
-    @rule(job=JOBS, by=st.sampled_from(["ann", "bob"]), own=st.sampled_from([["p1"], ["p1", "p2"]]), wait=st.booleans())
-    def submit_for_own_machines(self, job: str, by: str, own: list[str], wait: bool) -> None:
+    @rule(
+        job=st.sampled_from(["job-own", "job-own-2", "job-0"]), by=st.sampled_from(["bob", "bob", "ann"]),
+        own=st.sampled_from([["p2"], ["p1", "p2"], ["p1"]]), wait=st.booleans(),
+    )  # fmt: skip
+    def run_on_own_machines(self, job: str, by: str, own: list[str], wait: bool) -> None:
         spec = make_spec(limits__budget_nanos=0, limits__max_price_nanos_per_gpu_hour=0, workers__min=1, rounds=4, wait=wait)
         spec["workers"]["own"] = own
         self.say(SubmitJob(job, spec, by))
+        self.start_everything()
 
     @rule(id=st.sampled_from(["a", "b"]), by=WHO, account=WHO, amount=AMOUNTS)
     def deposit(self, id: str, by: str, account: str, amount: int) -> None:
