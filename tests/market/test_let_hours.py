@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market.commands import CancelJob, Deposit, PlaceOffer
@@ -88,6 +88,7 @@ def test_neither_a_new_offer_nor_another_limit_gives_the_hours_again_and_an_owne
     assert run(scene, "c", "ann", HOUR)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["ann", "bob"]), st.integers(0, 10 * HOUR), st.integers(1, 2)), max_size=6))
 def test_what_is_counted_is_what_was_had_today(uses: list[tuple[str, int, int]]) -> None:
     scene = scene_with(max_unit_ms_per_customer_day=3 * HOUR)
