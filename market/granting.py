@@ -166,7 +166,7 @@ def bid_of(state: State, job: Job, settings: Settings, now_ms: int) -> Bid | Non
         expected_ms=takes_ms,
         weight_ppm=weight_ppm(waited_ms) if essential else PPM,
         since_ms=job.waits_since_ms,
-        due=essential and (bool(live) or waited_ms >= due_after_ms(takes_ms)),
+        due=essential and (bool(live) or bool(workers.get("own")) or waited_ms >= due_after_ms(takes_ms)),
         told="" if job.unmatched is None else job.unmatched["reason"],
     )
 

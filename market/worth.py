@@ -7,7 +7,8 @@ escrow pays for the smallest gang at the limit. So no bid counts for more than t
 Waiting adds: the weight is 1 + hours waited, 25 at most. A bid that has waited four times as long as it will take (an hour
 at least, a day at most) is **due**: it goes before all that are not, the longest waiting first, and free seats that the first
 of those could use are kept for it until its gang is whole. So nobody starves, however much others would pay. A gang
-that runs below its minimum is due at once.
+that runs below its minimum is due at once, and so is a job for its customer's own machines alone, which offers no money: it
+goes before those who rent them.
 """
 
 from __future__ import annotations

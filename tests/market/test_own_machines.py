@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from market.clearing import HARDWARE, Reason
-from market.commands import AddBudget, CancelJob, SetLimits, SubmitJob
+from market.commands import AddBudget, CancelJob, Deposit, SetLimits, SubmitJob
 from market.form_errors import FormError
 from market.forms import digest_only, parse_job, resolve
 from market.jobs import _FIELD_OF
@@ -63,6 +63,21 @@ def test_it_goes_nowhere_else_and_waits_for_its_own_machine() -> None:
     assert why.relaxations == ()
     scene.do(CancelJob("job-1", "ann"))
     assert [match.offers for match in scene.clear().matches] == [("offer-1",)]
+
+
+def test_who_offers_money_does_not_go_before_the_owner_and_is_not_displaced_either() -> None:
+    scene = Scene()
+    scene.do(Deposit("bobs", "bob", 100 * USD, "op"))
+    scene.submit("job-b", "bob", workers__min=1, workers__max=1)
+    scene.wait(60_000)
+    scene.do(SubmitJob("job-1", free_spec("p1"), "ann"))
+    scene.offer("offer-1", "p1", usd=0.5, terms=ANNS)
+    assert [match.job for match in scene.clear().matches] == ["job-1"]
+    scene.do(CancelJob("job-1", "ann"))
+    assert [match.job for match in scene.clear().matches] == ["job-b"]
+    scene.do(SubmitJob("job-2", free_spec("p1"), "ann"))
+    assert scene.clear().matches == ()
+    assert scene.state("job-b")[0] == "running"
 
 
 @pytest.mark.parametrize(

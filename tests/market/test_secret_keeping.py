@@ -66,7 +66,7 @@ def test_what_an_open_job_names_stays_until_it_is_over() -> None:
     scene.do(CancelJob("job-1", "ann"))
     scene.do(RemoveSecret("A", "ann"))
     assert scene.exchange.secrets_of("ann") == []
-    assert scene.exchange.secret_tokens() == frozenset()
+    assert scene.exchange.named_secrets() == []
     assert scene.refused(RemoveSecret("A", "ann")).status == 404
     assert scene.replayed().fingerprint() == scene.exchange.fingerprint()
 
