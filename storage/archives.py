@@ -31,7 +31,7 @@ def unpack(
     written before stays. OSError: the machine cannot write.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = size = 0
+    files, size, made = 0, 0, {folder}
     try:
         with tarfile.open(fileobj=archive, mode="r:") as entries:
             for entry in entries:
@@ -40,9 +40,13 @@ def unpack(
                 files += 1
                 if size > most_bytes or files > MAX_FILES:
                     raise PackingError(f"the data are larger than {most_bytes} bytes or {MAX_FILES} files")
-                _write(entries, entry, folder / name)
+                target = folder / name
+                if target.parent not in made:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    made.add(target.parent)
+                _write(entries, entry, target)
                 if executables and entry.mode & 0o100:
-                    (folder / name).chmod(0o755)
+                    target.chmod(0o755)
     except PackingError:
         raise
     except (tarfile.TarError, EOFError, OSError, ValueError, RecursionError) as error:
@@ -55,7 +59,6 @@ def unpack(
 def _write(entries: tarfile.TarFile, entry: tarfile.TarInfo, target: Path) -> None:
     content = entries.extractfile(entry)
     assert content is not None, "a regular file has content"
-    target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("xb") as out:
         while chunk := content.read(_CHUNK):
             out.write(chunk)

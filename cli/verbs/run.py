@@ -70,6 +70,9 @@ def run(
     requirements: Annotated[
         Path | None, typer.Option(metavar="FILE", help="packages that its Python has beside the provider's, from wheels")
     ] = None,
+    pyproject: Annotated[
+        bool, typer.Option("--pyproject", help="the same, of pyproject.toml's dependencies in the work folder")
+    ] = False,
     region: Annotated[list[str] | None, typer.Option(help="only there; and again for more")] = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="for bills; and again for more")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
@@ -90,6 +93,7 @@ def run(
         "secrets": secret or [],
         "network": network,
         "requirements": None if requirements is None else str(requirements.absolute()),
+        "pyproject": str(workdir.absolute() / "pyproject.toml") if pyproject else None,
         "workdir": str(workdir.absolute()),
         "artifacts": artifacts or [],
         "timeout": timeout,

@@ -17,7 +17,10 @@ from pathlib import Path
 from storage.units import MAX_INSTANT_MS, format_instant
 
 LOG_BYTES = 8 * 1024 * 1024
+RUN_BYTES = 256 * 1024
+"""Beyond the limit, for what runs say: how a command ended is read also where it has printed too much."""
 ANSWER_BYTES = 256 * 1024
+RUN = "run"
 REPORTS_REMEMBERED = 8
 STREAMS_REMEMBERED = 64
 
@@ -71,9 +74,9 @@ class Counts:
 class JobLogs:
     """Appends to and reads from `folder/JOB.log`. Offsets are bytes."""
 
-    def __init__(self, folder: Path, *, limit_bytes: int = LOG_BYTES) -> None:
+    def __init__(self, folder: Path, *, limit_bytes: int = LOG_BYTES, run_bytes: int = RUN_BYTES) -> None:
         self._folder = folder
-        self._limit_bytes = limit_bytes
+        self._limit_bytes, self._run_bytes = limit_bytes, run_bytes
 
     def append(self, job: str, lines: Sequence[Line]) -> bool:
         """Add those lines that are not there; whether there were any.
@@ -83,14 +86,15 @@ class JobLogs:
         path, digest, counts = self._path(job), _digest(lines), self._counts(job)
         last = dict(counts.streams)
         fresh = [line for line in lines if not line.number or line.number > last.get(line.stream, 0)]
-        if not fresh or digest in counts.reports or counts.end >= self._limit_bytes:
+        fitting = self._fitting(fresh, counts.end)
+        if not fitting or digest in counts.reports:
             return False
         if counts.end == 0:
             self._keep(job, counts)  # else what a kill leaves would be taken for an older log, which has no counts
         with path.open("ab") as file:
             file.truncate(counts.end)
         whole = b"" if _ends_whole(path) else b"\n"  # the rest of a line that was cut off never came
-        data = self._cut(whole + "".join(map(_render, fresh)).encode("utf-8", "replace"), counts.end)
+        data = whole + b"".join(fitting)
         with path.open("ab") as file:
             file.write(data)
         self._keep(job, counts.with_report(digest, fresh, counts.end + len(data)))
@@ -126,12 +130,21 @@ class JobLogs:
             return end + 1
         return start
 
-    def _cut(self, data: bytes, held: int) -> bytes:
-        """As much of it as the log has room for; what follows a log that is full is not kept."""
-        if held + len(data) <= self._limit_bytes:
-            return data
-        end = f"\n… the log ends here: {self._limit_bytes} bytes\n".encode()
-        return data[: max(0, self._limit_bytes - held)] + end
+    def _fitting(self, lines: Sequence[Line], held: int) -> list[bytes]:
+        """Whole lines for which there is room, and in the place of the first that has none, one that says so."""
+        found, full = list[bytes](), held >= self._limit_bytes
+        for line in lines:
+            data = _render(line).encode("utf-8", "replace")
+            if not full and held + len(data) > self._limit_bytes:
+                full = True
+                end = f"[torg: the log is full: {self._limit_bytes:,} bytes; what the command prints from here on is not kept]"
+                end_data = _render(Line(line.at_ms, RUN, end)).encode()
+                found.append(end_data)
+                held = max(held + len(end_data), self._limit_bytes)
+            if not full or (line.source == RUN and held + len(data) <= self._limit_bytes + self._run_bytes):
+                found.append(data)
+                held += len(data)
+        return found
 
     def _counts(self, job: str) -> Counts:
         """Of a log from before there were any, all of it counts; of one that lost its end in a power cut, what is left."""

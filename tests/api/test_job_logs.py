@@ -116,12 +116,19 @@ def test_a_line_that_nobody_completes_ends_before_the_next_one(tmp_path: Path) -
     assert logs.read("job-1", 0)[0].splitlines() == [f"{AT}1.000Z w | cut off ", f"{AT}2.000Z w | next"]
 
 
-def test_a_full_log_says_so_once(tmp_path: Path) -> None:
-    logs = JobLogs(tmp_path, limit_bytes=40)
-    assert logs.append("job-1", [Line(1_000, "w", "a" * 100)])
-    assert not logs.append("job-1", [Line(1_000, "w", "a" * 100)])
-    assert not logs.append("job-1", [Line(2_000, "w", "b")])
-    assert logs.read("job-1", 0)[0].count("the log ends here") == 1
+def test_a_full_log_says_so_once_in_whole_lines_and_still_has_what_the_run_says(tmp_path: Path) -> None:
+    logs = JobLogs(tmp_path, limit_bytes=80, run_bytes=300)
+    assert logs.append("job-1", [Line(1_000, "w", "first")])
+    assert logs.append("job-1", [Line(2_000, "w", "x" * 100), Line(2_000, "w", "more")])
+    assert not logs.append("job-1", [Line(2_000, "w", "x" * 100), Line(2_000, "w", "more")]), "told again"
+    assert not logs.append("job-1", [Line(3_000, "w", "b")])
+    assert logs.append("job-1", [Line(4_000, "run", "[torg: it exited with status 1]"), Line(4_000, "w", "c")])
+    shown = [line.partition("Z ")[2] for line in logs.read("job-1", 0)[0].splitlines()]
+    assert [shown[0], shown[2]] == ["w | first", "run | [torg: it exited with status 1]"]
+    assert shown[1].startswith("run | [torg: the log is full: 80 bytes; ")
+    for number in range(20):
+        logs.append("job-1", [Line(5_000 + number, "run", "again and again")])
+    assert (tmp_path / "job-1.log").stat().st_size <= 80 + 300 + len(shown[1]) + 30, "that is bounded, too"
 
 
 @pytest.mark.parametrize(

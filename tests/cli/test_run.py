@@ -183,6 +183,18 @@ def test_a_file_of_requirements_goes_along_as_its_lines(torg: Torg, open_market:
     assert "requirements.txt, line 1: '-r more.txt' is an option of pip" in ran.err
 
 
+def test_a_projects_dependencies_go_along_from_its_work_folder(torg: Torg, open_market: FakeMarket, project: Path) -> None:
+    (project / "part").mkdir()
+    (project / "part" / "pyproject.toml").write_text('[project]\nname = "mine"\ndependencies = ["Einops>=0.8"]\n')
+    ran = torg("run", "-y", "-d", "--pyproject", "--workdir", "part", "--", "python", "train.py")
+    assert spec_of(open_market)["command"]["requirements"] == ["einops>=0.8"]
+    assert "packages  einops>=0.8; built on the machine" in ran.out
+    ran = torg("run", "-y", "--pyproject", "--", "python", "train.py")
+    assert (ran.code, "pyproject.toml' cannot be read: no such file" in ran.err) == (2, True)
+    ran = torg("run", "-y", "--pyproject", "--requirements", "requirements.txt", "--", "python", "train.py")
+    assert (ran.code, "says requirements and pyproject" in ran.err) == (2, True)
+
+
 def test_requirements_that_cannot_be_installed_end_it_with_125(torg: Torg, open_market: FakeMarket, project: Path) -> None:
     submits(open_market, batch_job("failed", 125, reason="requirements"))
     assert torg("run", "-y", "python", "train.py").code == 125
