@@ -34,7 +34,7 @@ def fetch_artifacts(settings: Settings, client: "Market", output: Path, answer: 
     for pattern in found.unmatched:
         print(printable(f"nothing matched {pattern!r}"))
     if found.left_out:
-        print(f"{counted(found.left_out, 'file')} could not be kept")
+        print(f"{counted(found.left_out, 'file')} could not be kept (links, pipes, odd names, or too many)")
 
 
 def _check_folder(output: Path, found: Artifacts) -> None:

@@ -91,5 +91,5 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _as_usage(error: FormError) -> CliError:
-    shown = "" if error.value is None else f" {error.value!r:.80}"
+    shown = "" if error.value is None else f" {error.shown}"
     return usage(f"{error.field}:{shown} {error.message}", field=error.field, remedy=error.remedy, code="bad_job_file")

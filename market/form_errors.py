@@ -12,18 +12,25 @@ from pydantic_core import ErrorDetails
 
 from market.form_ranges import allowed_range
 
+_SHOWN: Final = 80
+
 
 class FormError(ValueError):
     """One thing that is wrong with a form; the text is one line with all of it."""
 
     def __init__(self, field: str, value: object, message: str, remedy: str | None = None) -> None:
-        shown = repr(value)
         self.field = field
         self.value = value
         self.message = message
         self.remedy = remedy
-        parts = [f"{field}: {message}" if value is None else f"{field}: {shown[:80]} {message}"]
+        parts = [f"{field}: {message}" if value is None else f"{field}: {self.shown} {message}"]
         super().__init__("; ".join([*parts, remedy] if remedy else parts))
+
+    @property
+    def shown(self) -> str:
+        """The value as people read it, cut in the middle: of a path, both ends tell which it is."""
+        shown = repr(self.value)
+        return shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN // 2]}…{shown[1 - _SHOWN // 2 :]}"
 
 
 _UNITS: Final = re.compile(r"^-?[\d.]+\s*([A-Za-z%$€]+[A-Za-z/-]*)$|^[$€]\s*[\d.]+$")

@@ -46,9 +46,11 @@ class Collection:
 def collect(
     folder: Path, patterns: Sequence[str], *, most_files: int = MAX_FILES, most_bytes: int = MAX_BYTES
 ) -> Collection:
-    """Find and hash the plain files below `folder` that the patterns mean, the first ones by name up to the limits."""
-    wanted, met = [], set()
-    for path, status in plain_files(folder):
+    """Find and hash the plain files below `folder` that the patterns mean, the first ones by name up to the limits. Links,
+    what is no file, and files whose names cannot be told are counted as left out.
+    """
+    wanted, met, others = [], set(), list[str]()
+    for path, status in plain_files(folder, others.append, others.append):
         hits = matching(patterns, path)
         met.update(hits)
         if hits:
@@ -64,8 +66,11 @@ def collect(
         except OSError:  # gone, or not for us
             continue
         total += found[-1].bytes
+    missed = [hits for path in others if (hits := matching(patterns, path))]
+    met.update(*missed)
     unmatched = tuple(pattern for pattern in patterns if pattern not in met)
-    return Collection(tuple(found), unmatched, len(wanted) - len(found))
+    left_out = len(wanted) - len(found) + len(missed)
+    return Collection(tuple(found), unmatched, left_out)
 
 
 def read_piece(folder: Path, path: str, offset: int, size: int) -> bytes:
@@ -78,11 +83,16 @@ def read_piece(folder: Path, path: str, offset: int, size: int) -> bytes:
 
 
 def plain_files(
-    folder: Path, unnameable: Callable[[str], object] = lambda _: None
+    folder: Path, unnameable: Callable[[str], object] = lambda _: None, special: Callable[[str], object] = lambda _: None
 ) -> Iterator[tuple[str, os.stat_result]]:
-    """Path and status of all plain files below the folder whose names can be told; `unnameable` hears of the others."""
+    """Path and status of all plain files below the folder whose names can be told; `unnameable` hears of the others, and
+    `special` of links and of what is neither file nor folder.
+    """
     for here, folders, names in os.walk(folder, followlinks=False):
-        folders[:] = [name for name in folders if not os.path.islink(os.path.join(here, name))]
+        links = [name for name in folders if os.path.islink(os.path.join(here, name))]
+        folders[:] = [name for name in folders if name not in links]
+        for name in links:
+            special(os.path.relpath(os.path.join(here, name), folder))
         for name in names:
             whole = os.path.join(here, name)
             path = os.path.relpath(whole, folder)
@@ -91,6 +101,7 @@ def plain_files(
             except OSError:
                 continue
             if not stat.S_ISREG(status.st_mode):
+                special(path)
                 continue
             if path.isprintable() and "\\" not in path:  # what is no UTF-8 has surrogates, which are not printable
                 yield path, status

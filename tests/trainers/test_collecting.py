@@ -36,8 +36,12 @@ def test_links_pipes_and_their_like_are_no_artifacts(folder: Path) -> None:
     (folder / "out" / "link").symlink_to(folder.parent / "secret")
     (folder / "linked").symlink_to(folder.parent)
     os.mkfifo(folder / "out" / "pipe")
+    (folder / "out" / "two\nlines").write_text("a name that cannot be told")
     found = collect(folder, ["**"])
     assert {file.path for file in found.files} == {"out/deep/log.txt", "out/model.pt", "run.sh"}
+    assert (found.left_out, found.unmatched) == (4, ()), "whoever wanted them is told that they are not there"
+    assert collect(folder, ["run.sh"]).left_out == 0
+    assert collect(folder, ["linked"]).unmatched == ()
     for path in ("out/link", "linked/secret", "out/pipe", "../secret", "/etc/passwd", "out", ""):
         with pytest.raises(OSError):
             read_piece(folder, path, 0, 100)

@@ -219,7 +219,7 @@ class BatchCourse:
         for pattern in found.unmatched:
             self._say(f"artifacts: nothing matches {pattern!r}")
         if found.left_out:
-            self._say(f"artifacts: {counted(found.left_out, 'file')} could not be kept")
+            self._say(f"artifacts: {counted(found.left_out, 'file')} could not be kept (links, pipes, odd names, or too many)")
         self._say(f"artifacts: {counted(len(found.files), 'file')}, {found.total_bytes:,} bytes")
         self._do(self._attempts.collected(slot, gathering.manifest))
 
