@@ -33,7 +33,7 @@ VERBS = {
     "billing": "billing", "invoice": "billing", "sql": "billing",
     "provenance": "proof", "verify": "proof", "head": "proof",
     "books": "books", "torture": "torture",
-    "clear": "clear",
+    "clear": "clear", "replay": "replay",
     "demo": "demo",
 }  # fmt: skip
 PANELS = {
@@ -41,7 +41,7 @@ PANELS = {
     "Machines": "provide provider offers prices",
     "Jobs": "submit run jobs job explain cancel resume retune watch logs metrics result secret",
     "Inside a running job": "exec shell cp",
-    "Money and proof": "wallet billing invoice sql provenance verify head books",
+    "Money and proof": "wallet billing invoice sql provenance verify head books replay",
     "Members": "join invite members teams",
     "Without a market": "clear torture",
 }  # fmt: skip

@@ -27,6 +27,8 @@ WELFARE: Final = "welfare/1"
 ENGINE: Final = "engine/1"
 LARGE_BOOK: Final = 2_000_000
 """From so many pairs of bids and offers on, the compiled engine serves where it is installed and there are no teams."""
+ENGINE_BUDGET: Final = 40
+"""Effort of the engine, in million looks; without memory of earlier clearings, so that a replay needs none."""
 REASONED: Final = 4_000
 """Pairs of bids and offers for which reasons are looked up in one clearing; who was never told a reason comes first."""
 
@@ -133,7 +135,18 @@ def _serve(snapshot: BookSnapshot, book: OrderBook, effort: int, algorithm: str)
     if algorithm == WELFARE:
         return Auction(book, snapshot.bids, snapshot.standings, effort).serve()
     assert algorithm == ENGINE, algorithm
-    raise NotImplementedError(algorithm)
+    from importlib import import_module
+
+    found = import_module("market.engine.snapshots").clear_snapshot(snapshot, ENGINE_BUDGET, None)
+    bids = {bid.job: bid for bid in snapshot.bids}
+    taken: dict[str, int] = {}
+    seats: dict[str, list[Offer]] = {}
+    for match in found.matches:
+        own = [offer for offer in map(book.get, match.offers) if offer is not None]
+        seats[match.job] = [offer.seen_by(bids[match.job].customer) for offer in own]
+        for offer in own:
+            taken[offer.id] = taken.get(offer.id, 0) + match.gpus
+    return Served(seats, 0, taken=taken)
 
 
 def _forgone(

@@ -71,6 +71,10 @@ class Market(Consortium):
         """Jobs that were paused by a stop are pending again (operator)."""
         return self._wire.json("POST", "/v1/market/reopen", body={})
 
+    def set_price_rule(self, rule: str) -> Json:
+        """Operators: by which rule seats are priced from the next clearing on (docs/PRICES.md)."""
+        return self._wire.json("PUT", "/v1/market/price-rule", body={"rule": rule})
+
     def announce_ray(self, address: str, token_path: str) -> Json:
         """Tell where Ray is (plane)."""
         return self._wire.json("POST", "/v1/market/ray", body={"address": address, "token_path": token_path})

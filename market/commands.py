@@ -210,6 +210,14 @@ class StopMarket:
 
 
 @dataclass(frozen=True, slots=True)
+class SetPriceRule:
+    """Operators only: by which rule of market/price_rules.py seats are priced from the next clearing on."""
+
+    rule: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReopenMarket:
     """Take new work again; jobs that paused because the market went down become pending."""
 
@@ -248,6 +256,7 @@ Command = (
     | AddBudget
     | RetuneJob
     | StopMarket
+    | SetPriceRule
     | ReopenMarket
     | ApplyClearing
     | Tick

@@ -68,6 +68,7 @@ from market.commands import (
     RevokeMember,
     RotateKey,
     SetLimits,
+    SetPriceRule,
     SetRole,
     SetSecret,
     SetTeam,
@@ -79,7 +80,7 @@ from market.commands import (
 )
 from market.events import Event
 from market.figures import Figures, figures
-from market.orders import BookSnapshot
+from market.orders import BookSnapshot, Inputs
 from market.outcomes import Answer, Json, Outcome, Refusal, Settings
 from market.quotes import Means, make_plan
 from market.reducer import apply
@@ -122,6 +123,7 @@ _DECISIONS: Final[Mapping[type, _Decide]] = {
     AddBudget: jobs.add_budget,
     RetuneJob: jobs.retune_job,
     HaltJob: jobs.halt_job,
+    SetPriceRule: granting.set_price_rule,
     StopMarket: jobs.stop_market,
     ReopenMarket: jobs.reopen_market,
     StartLease: granting.start_lease,
@@ -137,7 +139,7 @@ _DECISIONS: Final[Mapping[type, _Decide]] = {
 
 _DIRTYING: Final = frozenset(
     {
-        "offer_placed", "offer_changed", "offer_held", "job_submitted", "job_state", "job_wanted", "job_budget", "lease_ended",
+        "offer_placed", "offer_changed", "offer_held", "price_rule_set", "job_submitted", "job_state", "job_wanted", "job_budget", "lease_ended",
         "team_set", "team_removed", "member_teamed", "member_suspended", "member_resumed",
     }
 )  # fmt: skip
@@ -179,6 +181,11 @@ class Exchange:
         """Everything that `clear()` needs, frozen; from now on `dirty` tells of newer changes. `jobs`: bids of these alone."""
         self._volatile.dirty = False
         return granting.snapshot_to_clear(self._state, self._volatile, self.settings, jobs)
+
+    def snapshot_again(self, inputs: Inputs, price_rule: str) -> BookSnapshot:
+        """The snapshot that these inputs name, of an exchange that has replayed its journal up to there."""
+        assert self._state.position == inputs.position
+        return granting.snapshot_again(self._state, inputs, price_rule, self.settings)
 
     def book(self) -> OrderBook:
         """The offers as they stand now: only to be read, and only until the next step."""
@@ -346,6 +353,7 @@ class Exchange:
             jobs.foreseen_refusal(Turn(state, self._volatile, self.settings, now_ms), member, dict(spec)),
         )
         plan = make_plan(dict(spec), bid, offers, measured, means, state.experience, member)
+        plan["price_rule"] = state.price_rule
         for candidate in plan["candidates"]:
             candidate["price_next"] = views.price_next(state.offers[candidate["offer"]], self._volatile)
         return plan
@@ -369,6 +377,8 @@ class Exchange:
                 "version",
                 "journal_format",
                 "stopped",
+                "price_rule",
+                "clearings",
                 "members",
                 "by_key",
                 "invites",

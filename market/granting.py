@@ -7,9 +7,9 @@ from dataclasses import asdict, replace
 
 from market.alerts import watch_budget
 from market.book import OrderBook
-from market.checking import is_int, is_text
+from market.checking import invalid, is_int, is_text
 from market.clearing import Clearing, Match, Unmatched
-from market.commands import SYSTEM, ApplyClearing, EndLease, StartLease
+from market.commands import SYSTEM, ApplyClearing, EndLease, SetPriceRule, StartLease
 from market.constraints import CONSTRAINTS, cost_nanos_at
 from market.faults import BY_REASON, Charged, cause_of_provider_end
 from market.holding import is_paused
@@ -18,6 +18,7 @@ from market.listing import Listing
 from market.orders import PPM, Bid, BookSnapshot, Inputs, Offer, Requirements
 from market.outcomes import Answer, Json, Refusal, Settings, forbidden, unknown
 from market.periods import DAY
+from market.price_rules import PRICE_RULES
 from market.pricing import FIRST_COVER_MS, cover_ms, fee_step, rate_nanos_per_hour, spendable_nanos
 from market.snapshot_digest import digest_of_snapshot
 from market.state import Job, OfferRecord, State, Volatile
@@ -205,6 +206,27 @@ def snapshot_to_clear(
     return replace(found, inputs=Inputs(volatile.now_ms, state.position, suspect, digest, only))
 
 
+def snapshot_again(state: State, inputs: Inputs, rule: str, settings: Settings) -> BookSnapshot:
+    """The snapshot that was made of this state, and of what else these inputs name. Its digest is what it now comes to."""
+    heard = {name: (state.offers[name].lost_ms or 0) + 1 for name in state.lost if name not in inputs.suspect}
+    volatile = Volatile(now_ms=inputs.at_ms, heard_ms=heard)
+    found = replace(take_snapshot(state, volatile, settings, inputs.jobs), price_rule=rule)
+    return replace(found, inputs=replace(inputs, digest=digest_of_snapshot(found)))
+
+
+def set_price_rule(turn: Turn, command: SetPriceRule) -> Answer | Refusal:
+    """Price seats by another rule from now on; leases that run keep their prices."""
+    refusal = turn.require(command.by, ("operator",))
+    if refusal is not None:
+        return refusal
+    if command.rule not in PRICE_RULES:
+        return invalid("rule", command.rule, f"one of {', '.join(PRICE_RULES)}")
+    changed = turn.state.price_rule != command.rule
+    if changed:
+        turn.emit("price_rule_set", {"rule": command.rule, "by": command.by})
+    return Answer({"price_rule": command.rule, "means": PRICE_RULES[command.rule]}, created=changed)
+
+
 def apply_clearing(turn: Turn, command: ApplyClearing) -> Answer | Refusal:
     """Grant what still holds; a match that is stale is left out whole and cleared again later."""
     if command.by != SYSTEM:
@@ -219,7 +241,7 @@ def apply_clearing(turn: Turn, command: ApplyClearing) -> Answer | Refusal:
         else:
             stale += seats_view(match)
             turn.volatile.dirty = True
-    unmatched = [_unmatched_view(one) for one in clearing.unmatched if _is_news(turn, one)]
+    unmatched = [unmatched_view(one) for one in clearing.unmatched if _is_news(turn, one)]
     if matched or stale or unmatched:
         turn.emit("clearing", clearing_view(number, clearing) | {"matched": matched, "stale": stale, "unmatched": unmatched})
     return Answer({"matched": matched, "unmatched": len(clearing.unmatched)})
@@ -260,7 +282,8 @@ def clearing_view(number: int, clearing: Clearing) -> Json:
     }
 
 
-def _unmatched_view(one: Unmatched) -> Json:
+def unmatched_view(one: Unmatched) -> Json:
+    """Why somebody got nothing, as the journal keeps it."""
     return {
         "job": one.job,
         "reason": str(one.reason),

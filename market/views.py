@@ -377,6 +377,8 @@ def totals_view(state: State, volatile: Volatile) -> Json:
         "market_id": state.market_id,
         "version": state.version,
         "stopped": state.stopped,
+        "price_rule": state.price_rule,
+        "clearings": state.clearings,
         "members": len(state.members),
         "offers": len(offers),
         "gpus": sum(offer.gpus for offer in offers),

@@ -126,6 +126,7 @@ def invoice(connection: duckdb.DuckDBPyConnection, tenant: Tenant, job: str) -> 
     totals, head = totals_of_lines(lines), found[0]
     answer: Line = {"job": job, "name": head["name"], "customer": head["customer"], "state": head["state"]}
     answer |= {"submitted_at": format_instant(head["submitted_at_ms"]), "lines": lines, **totals}
+    answer["price_rules"] = sorted({lease["price_rule"] for lease in leases if lease["price_rule"] is not None})
     if not owns:
         return answer
     payments = fetch(

@@ -80,7 +80,16 @@ TABLES = {
         _table(
             "leases",
             "lease, epoch BIGINT, slot BIGINT, job, customer, offer, provider, gpu, gpus BIGINT,"
-            "price_nanos_per_gpu_hour BIGINT, replaces",
+            "price_nanos_per_gpu_hour BIGINT, replaces, region, ask_nanos_per_gpu_hour BIGINT, clearing BIGINT, price_rule",
+        ),
+        _table(
+            "clearings",
+            "number BIGINT, snapshot_ms BIGINT, bids BIGINT, offers BIGINT, algorithm, effort BIGINT, looks BIGINT, price_rule,"
+            "welfare_nanos BIGINT, forgone_nanos BIGINT",
+        ),
+        _table(
+            "class_trades",
+            "number BIGINT, gpu, region, price_nanos_per_gpu_hour BIGINT, gpus BIGINT, low_nanos BIGINT, high_nanos BIGINT",
         ),
         _table("lease_starts", "lease, epoch BIGINT, worker, pid BIGINT, node"),
         _table("lease_meters", f"lease, epoch BIGINT, job, {_LEASE_READING}"),
@@ -151,6 +160,10 @@ def _evaluated(event: Event) -> Iterator[tuple[str, Event]]:
 
 
 def _clearing(event: Event) -> Iterator[tuple[str, Event]]:
+    if event.get("number") is not None:  # journals of before tell no more than who got something
+        yield "clearings", event
+    for traded in event.get("classes") or ():
+        yield "class_trades", {**traded, "number": event["number"]}
     for unmatched in event.get("unmatched") or ():
         yield "unmatched", unmatched
 

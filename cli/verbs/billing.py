@@ -170,6 +170,9 @@ def show_invoice(settings: Settings, answer: dict[str, Any]) -> None:
     ]
     for name, nanos in sums:
         screen.print(f"  {_SUMS.get(name, name):<38}{exact_usd(nanos):>18}", markup=False)
+    rules = answer.get("price_rules") or []
+    if rules:
+        screen.print(f"  priced by rule {' and '.join(rules)}", markup=False)
     told = outcome(answer.get("estimate"))
     if told:
         screen.print(f"  estimated {told}", markup=False)

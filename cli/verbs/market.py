@@ -36,20 +36,30 @@ def up(
     ray_token: Annotated[Path | None, typer.Option(metavar="FILE", help="file with the token of that cluster")] = None,
     tls_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="certificate (PEM): speak https")] = None,
     tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="its key (PEM), readable by you only")] = None,
-) -> None:
+    price_rule: Annotated[str | None, typer.Option(metavar="RULE", help="how seats are priced from now on: ask or uniform; kept until another is said")] = None,
+) -> None:  # fmt: skip
     """Start the market in the background, or show the one that runs."""
     settings: Settings = ctx.obj
     from cli.market_processes import start_market
+    from market.price_rules import PRICE_RULES
+
+    if price_rule is not None and price_rule not in PRICE_RULES:
+        told = f"there is no price rule {price_rule!r}"
+        raise usage(told, field="--price-rule", remedy=f"there is: {', '.join(PRICE_RULES)}")
 
     if settings.joined_file.exists():
         told = f"this home has joined a market elsewhere ({settings.joined_file})"
         raise refused("home_joined", told, field="--home", remedy="name another --home for a market of your own")
     found = start_market(settings.home, host=host, port=port, ray=ray, ray_token=ray_token, tls=_tls(tls_cert, tls_key))
+    if price_rule is not None:
+        found |= {"price_rule": connect(settings, "operator").set_price_rule(price_rule)["price_rule"]}
     if settings.as_json:
         document(found)
         return
     said = "runs already" if found["already"] else "is up"
     print(f"The market {said}: {found['url']}  (home {settings.home})")
+    if price_rule is not None:
+        print(f"price rule {price_rule}: {PRICE_RULES[price_rule]}")
 
 
 def _tls(certificate: Path | None, key: Path | None) -> tuple[Path, Path] | None:
@@ -87,6 +97,11 @@ def status(ctx: typer.Context) -> None:
     print(
         f"offers {told['offers']}, jobs running {told['jobs_running']}, journal {told['journal_records']} records, Ray {ray}"
     )
+    rule = told.get("price_rule")
+    if rule:
+        from market.price_rules import PRICE_RULES
+
+        print(f"price rule {rule}: {PRICE_RULES.get(rule, '')}; {told.get('clearings', 0)} clearings")
     judged = calibration(told.get("calibration") or {})
     if judged:
         print(judged)

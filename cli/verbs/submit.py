@@ -122,6 +122,12 @@ def ask(settings: Settings, spec: dict[str, Any], yes: bool) -> None:
         raise refused("not_confirmed", "nothing was submitted")
 
 
+PRICES = {
+    "ask": "by rule `ask`: each machine costs what its offer asks",
+    "uniform": "by rule `uniform`: all machines of a model and region that are let at the same time cost the same, never above your limit",
+}
+
+
 def show_plan(settings: Settings, spec: dict[str, Any], plan: dict[str, Any]) -> None:
     """The plan for people: what was asked, what it would get, for how much."""
     screen = console(settings)
@@ -159,6 +165,7 @@ def _what(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
     stays = f", there for {format_duration(workers['available_ms'])}" if "available_ms" in workers else ""
     asked = [
         ("workers", f"{count} of {workers['gpus']} × {kinds}, {most}{stays}"),
+        *([("price", PRICES[plan["price_rule"]])] if plan.get("price_rule") in PRICES else []),
         ("budget", "none: your own machines cost nothing" if own else f"{budget} into escrow; what is left comes back"),
         *(("limit", _room(one)) for one in plan.get("limits") or []),
     ]

@@ -352,6 +352,10 @@ class HaltedBody(Body):
     run: Count | None = None
 
 
+class PriceRuleBody(Body):
+    rule: str
+
+
 class RayBody(Body):
     address: Name
     token_path: Text

@@ -68,7 +68,7 @@ LEFT JOIN jobs j ON j.job = l.job;
 -- lease_lines: one line per lease, as an invoice shows it.
 CREATE OR REPLACE VIEW lease_lines AS
 SELECT l.lease, l.epoch, l.slot, l.job, l.customer, l.offer, l.provider, l.gpu, l.gpus, l.price_nanos_per_gpu_hour,
-  l.replaces, l.at_ms AS granted_at_ms, s.started_at_ms, e.at_ms AS ended_at_ms, e.reason AS end_reason, e.fault,
+  l.replaces, l.region, l.ask_nanos_per_gpu_hour, l.clearing, l.price_rule, l.at_ms AS granted_at_ms, s.started_at_ms, e.at_ms AS ended_at_ms, e.reason AS end_reason, e.fault,
   coalesce(r.leased_ms, 0)::BIGINT AS metered_ms, coalesce(c.charged_ms, 0)::BIGINT AS charged_ms,
   coalesce(r.trained_ms, 0)::BIGINT AS trained_ms, coalesce(r.rounds, 0)::BIGINT AS rounds,
   coalesce(r.tokens, 0)::BIGINT AS tokens, coalesce(c.charged_nanos, 0)::BIGINT AS charged_nanos,

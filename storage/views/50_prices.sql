@@ -21,3 +21,9 @@ CREATE OR REPLACE VIEW trades AS
 SELECT l.offer, l.gpu, coalesce(o.region, '') AS region, l.gpus, l.price_nanos_per_gpu_hour, l.at_ms, l.record, l.ordinal
 FROM (SELECT * FROM leases WHERE price_nanos_per_gpu_hour > 0) l
 ASOF LEFT JOIN offers o ON l.offer = o.offer AND l.record >= o.record;
+
+-- clearing_trades: what each clearing let by model and region, when, at what price, out of how many bids and offers.
+CREATE OR REPLACE VIEW clearing_trades AS
+SELECT t.number, t.at_ms, t.gpu, t.region, t.gpus, t.price_nanos_per_gpu_hour, t.low_nanos, t.high_nanos, c.price_rule,
+  c.bids, c.offers, c.welfare_nanos, c.forgone_nanos, t.record, t.ordinal
+FROM class_trades t JOIN clearings c ON t.record = c.record AND t.number = c.number;

@@ -70,6 +70,7 @@ DOORS: dict[str, Door] = {
     "GET /v1/status": Door("member"),
     "POST /v1/market/stop": Door("operator", body={}),
     "POST /v1/market/reopen": Door("operator", body={}),
+    "PUT /v1/market/price-rule": Door("operator", body={"rule": "ask"}),
     "POST /v1/market/ray": Door("plane", body={"address": "a", "token_path": "t"}),
     "GET /v1/ray": Door("provider, plane"),
     "GET /v1/members": Door("operator"),

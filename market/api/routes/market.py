@@ -10,11 +10,11 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import PlainTextResponse
 
 from market.api import metrics
-from market.api.bodies import Nothing, RayBody
+from market.api.bodies import Nothing, PriceRuleBody, RayBody
 from market.api.limits import StrictRoute
 from market.api.problems import Problem
 from market.api.services import Caller, Has, Operator, Plane, Services, Someone, allow
-from market.commands import LoseRay, ReopenMarket, StopMarket
+from market.commands import LoseRay, ReopenMarket, SetPriceRule, StopMarket
 from market.homes import write_json
 
 router = APIRouter(route_class=StrictRoute, tags=["market"])
@@ -56,6 +56,8 @@ async def status(services: Has, _: Someone) -> dict[str, Any]:
         "jobs_running": totals["jobs_running"],
         "jobs": totals["jobs"],
         "calibration": totals["calibration"],
+        "price_rule": totals["price_rule"],
+        "clearings": totals["clearings"],
         "stopped": totals["stopped"],
         "journal_records": services.desk.records,
         "disk_full": services.desk.full,
@@ -74,6 +76,13 @@ async def stop(services: Has, caller: Operator, _: Nothing) -> dict[str, Any]:
 async def reopen(services: Has, caller: Operator, _: Nothing) -> dict[str, Any]:
     """Take new work again; jobs paused by a stop are pending."""
     answer, _created = await services.ask(ReopenMarket(by=caller.name))
+    return answer
+
+
+@router.put("/v1/market/price-rule")
+async def set_price_rule(services: Has, caller: Operator, body: PriceRuleBody) -> dict[str, Any]:
+    """Price seats by another rule from the next clearing on."""
+    answer, _created = await services.ask(SetPriceRule(rule=body.rule, by=caller.name))
     return answer
 
 
