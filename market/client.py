@@ -169,21 +169,7 @@ class Market(Consortium):
 
     def report_measured(self, offer: str, *, seed: int, measured: Mapping[str, float]) -> Json:
         """{id, measured, doubt, strikes}: the answer to the measurement that the market asked for."""
-        body = {"seed": seed, "measured": dict(measured)}
-        return self._wire.json("POST", f"/v1/offers/{_part(offer)}/measured", body=body)
-
-    def probe(self, size: int) -> tuple[float, float, float]:
-        """(round trip, seconds to get, seconds to send) of `size` bytes from and to the market; best of a few for the first."""
-        import time
-
-        def took(method: str, path: str, **options: Any) -> float:
-            began = time.monotonic()
-            self._wire.call(method, path, repeatable=False, **options)
-            return time.monotonic() - began
-
-        trip_s = min(took("GET", "/v1/probe", params={"size": 0}) for _ in range(4))
-        get_s = took("GET", "/v1/probe", params={"size": size})
-        return trip_s, get_s, took("POST", "/v1/probe", content=bytes(size))
+        return self._wire.json("POST", f"/v1/offers/{_part(offer)}/measured", body={"seed": seed, "measured": dict(measured)})
 
     def leases(self, offer: str, *, wait_s: float = 0, seen: str | int | None = None) -> Json:
         """{version, offer, earned_nanos, leases}; also the offer's heartbeat. Answers at once when version ≠ seen."""
@@ -355,8 +341,7 @@ class Market(Consortium):
         self, *, gpu: str | None = None, region: str | None = None, since: str | None = None, until: str | None = None,
         points: int = 0,
     ) -> Json:  # fmt: skip
-        """{since_ms, until_ms, items, series}: quotes and trades by model and region, and medians over time in `points`
-        parts of it."""
+        """{since_ms, until_ms, items, series}: quotes and trades, and medians over time in `points` parts of it."""
         params = {"gpu": gpu, "region": region, "since": since, "until": until, "points": points}
         return self._wire.json("GET", "/v1/prices", params=params)
 

@@ -29,7 +29,7 @@ def measure_all(hardware: Hardware, home: Path, market: Market, seed: int) -> di
 def measure_link(market: Market) -> dict[str, int]:
     """{head_round_trip_us, head_down_kbytes_per_second, head_up_kbytes_per_second} to and from the market's API."""
     try:
-        trip_s, get_s, send_s = market.probe(PROBE_BYTES)
+        trip_s, get_s, send_s = market.blobs.probe(PROBE_BYTES)
     except (MarketUnreachable, Refused):
         return {}
     rates = {"head_down_kbytes_per_second": get_s, "head_up_kbytes_per_second": send_s}
