@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from market.estimates import score_of
 from market.experience import Run, run_of_attempts, run_of_rounds, work_of
+from market.pace import paces
 from market.speeds import flops_per_second
 from market.state import Job, State
 
 
 def learn(state: State, job: Job) -> None:
-    """Keep how long its work took, if it went in one go, and how its estimate came true."""
+    """Keep how long its work took, if it went in one go, how its estimate came true, and how its machines did."""
     took_ms = took_of(state, job)
     if took_ms is None:
         return
+    for offer, pace in paces(job, state.leases_of(job), state.experience.runs.get(work_of(job.spec, job.customer), [])).items():
+        state.offers[offer].pace = pace
     if job.estimate is not None:
         state.experience.judge(score_of(job.id, job.estimate, took_ms, job.billed_nanos))
     run = _run(state, job, took_ms)

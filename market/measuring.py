@@ -16,6 +16,7 @@ from market.checking import invalid, is_int, is_name, is_number
 from market.commands import ReportMeasured
 from market.measurements import doubt_of, fallen
 from market.outcomes import Answer, Refusal, unknown
+from market.pace import LOW_PERCENT
 from market.state import OfferRecord
 from market.turn import Turn
 
@@ -36,8 +37,8 @@ def ask_measurements(turn: Turn, random: int) -> None:
                 _note(turn, offer, {}, SILENT)
         elif _is_idle(turn, offer):
             due_ms = turn.volatile.measure_ms.setdefault(offer.id, turn.now_ms + _wait_ms(turn, offer, random))
-            if turn.now_ms >= due_ms:
-                del turn.volatile.measure_ms[offer.id]
+            if _was_slow(offer) or turn.now_ms >= due_ms:
+                turn.volatile.measure_ms.pop(offer.id, None)
                 seed = _number(random, offer.id, turn.now_ms) % 2**31
                 until_ms = turn.now_ms + turn.settings.measure_patience_ms
                 turn.emit("measurement_asked", {"offer": offer.id, "seed": seed, "until_ms": until_ms})
@@ -81,6 +82,12 @@ def _is_idle(turn: Turn, offer: OfferRecord) -> bool:
     silent_ms = turn.now_ms - turn.volatile.heard_ms.get(offer.id, 0)
     idle = offer.state == "open" and not offer.live and not offer.held["gpus"]
     return idle and bool(offer.measured) and silent_ms <= turn.settings.offer_timeout_ms
+
+
+def _was_slow(offer: OfferRecord) -> bool:
+    """Whether a job found it less than half as fast as others of its model since it was measured last."""
+    pace = offer.pace
+    return pace is not None and pace["percent"] is not None and pace["percent"] < LOW_PERCENT and pace["at_ms"] >= offer.measured_ms
 
 
 def _wait_ms(turn: Turn, offer: OfferRecord, random: int) -> int:

@@ -34,11 +34,12 @@ def _offer_placed(state: State, event: Event, at_ms: int) -> None:
         base_nanos=event["price_nanos_per_gpu_hour"],
         counted_ms=at_ms,
         measured_first=dict(event["measured"]),
+        measured_ms=at_ms,
     )
     if before is not None:
         offer.counted_ms = before.counted_ms if before.state == "open" else at_ms
         if offer.measured == before.measured_first:  # said again, not measured again
-            names = ("measured", "measured_first", "asked", "answered", "strikes", "doubt")
+            names = ("measured", "measured_first", "measured_ms", "asked", "answered", "strikes", "doubt")
             for name in names:
                 setattr(offer, name, getattr(before, name))
         elif before.doubt:
@@ -49,6 +50,7 @@ def _offer_placed(state: State, event: Event, at_ms: int) -> None:
         offer.live = before.live
         offer.gpus_used = before.gpus_used
         offer.held = before.held
+        offer.pace = before.pace
         offer.let_day, offer.let_unit_ms = before.let_day, before.let_unit_ms
     state.offers[offer.id] = offer
     state.offers_of.setdefault(offer.provider, {})[offer.id] = None
@@ -90,6 +92,7 @@ def _offer_measured(state: State, event: Event, at_ms: int) -> None:
     offer = state.offers[event["offer"]]
     offer.asked, offer.answered = None, event["seed"]
     offer.measured = dict(event["measured"]) or offer.measured
+    offer.measured_ms = at_ms
     offer.strikes = offer.strikes + 1 if event["below"] else 0
     offer.doubt = event["below"] if offer.strikes >= STRIKES else ""
     offer.version += 1

@@ -164,6 +164,9 @@ class OfferRecord:
     """The measurement that is asked for, {seed, until_ms}, the last one, how many in a row were too low, and what the market
     doubts of it for that (market/measuring.py)."""
     measured_first: dict[str, float] = field(default_factory=dict)
+    measured_ms: int = 0
+    pace: dict[str, Any] | None = None
+    """How its newest training lease did against others of its model (market/pace.py)."""
     counted_ms: int = 0
     """Until when its signs of life are in the record (market/heartbeats.py)."""
     held: dict[str, Any] = field(default_factory=lambda: {"gpus": 0, "reason": "", "why": "", "until_ms": None})
