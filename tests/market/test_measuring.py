@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market.commands import Heard, ReportMeasured, Tick
@@ -56,6 +56,7 @@ def test_a_card_that_is_another_is_told_what_it_measures_like() -> None:
     assert "it measures like A100" in found.remedy
 
 
+@settings(deadline=None)
 @given(model=st.sampled_from(CARDS), matmul=st.floats(0.5, 1.0), memory=st.floats(0.7, 1.0))
 def test_a_card_that_is_what_it_says_is_never_doubted(model: Any, matmul: float, memory: float) -> None:
     for one in model.variants:
@@ -64,6 +65,7 @@ def test_a_card_that_is_what_it_says_is_never_doubted(model: Any, matmul: float,
             assert doubt_of(model.name, 1, one.vram_gib, card(peak * matmul, one.gb_per_s * memory)) is None
 
 
+@settings(deadline=None)
 @given(model=st.sampled_from(CARDS), share=st.floats(0.0, 0.99))
 def test_one_that_falls_short_of_either_is_refused(model: Any, share: float) -> None:
     strong = card(model.tflops * 0.8, model.gb_per_s * 0.9)

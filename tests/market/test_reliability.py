@@ -2,7 +2,7 @@
 
 from decimal import Decimal, localcontext
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market.commands import ChangeOffer, EndLease
@@ -38,6 +38,7 @@ def test_the_factor_of_a_day_is_what_it_says() -> None:
     assert abs(decayed(UNIT, 0, 30 * DAY_MS) * 2 - UNIT) < 100
 
 
+@settings(deadline=None)
 @given(kept=st.integers(0, 200), lost=st.integers(0, 200))
 def test_more_kept_is_never_worse_and_more_lost_never_better(kept: int, lost: int) -> None:
     here = record(kept, lost).reliability
@@ -46,6 +47,7 @@ def test_more_kept_is_never_worse_and_more_lost_never_better(kept: int, lost: in
     assert record(kept, lost + 1).reliability <= here
 
 
+@settings(deadline=None)
 @given(events=st.lists(st.tuples(TIMES, st.booleans()), max_size=30), later=TIMES)
 def test_what_was_long_ago_fades_towards_what_newcomers_are_given(events: list[tuple[int, bool]], later: int) -> None:
     made = ProviderRecord()
@@ -59,6 +61,7 @@ def test_what_was_long_ago_fades_towards_what_newcomers_are_given(events: list[t
     assert abs(made.reliability - NEWCOMER) <= 0.0001
 
 
+@settings(deadline=None)
 @given(from_ms=TIMES, steps=st.lists(st.integers(0, 40 * DAY_MS), max_size=8), weight=st.integers(0, 10**6 * UNIT))
 def test_how_often_somebody_looks_changes_nothing(from_ms: int, steps: list[int], weight: int) -> None:
     at, left = from_ms, weight
@@ -79,6 +82,7 @@ def test_idling_alone_makes_nobody_trusted_and_offers_of_one_machine_count_once(
     assert idle.silences == 1
 
 
+@settings(deadline=None)
 @given(gap=st.integers(0, 100 * DAY_MS), others=st.integers(0, 5))
 def test_a_forgiven_loss_is_as_if_it_had_been_kept(gap: int, others: int) -> None:
     made, kept = record(others, others), record(others, others)
