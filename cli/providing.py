@@ -65,6 +65,8 @@ class HostTeller:
         if event == "selftest" and "held" in told:
             tried = told["held"] + len(told["escaped"])
             return f"self-test: {told['held']} of {tried} attempts to break out held; isolation {told['isolation']}"
+        if event == "measured" and "doubt" in told:
+            return f"measured again, and in doubt: {told['doubt']}" if told["doubt"] else ""
         message = f": {told['message']}" if told.get("message") else ""
         return _SAYINGS.get(event, "") + message
 
@@ -114,6 +116,7 @@ _SAYINGS = {
     "joined": "joined the market's Ray cluster",
     "environments": "commands get no environments of their own here",
     "selftest": "the self-test of the sandbox could not be made",
+    "measured": "a measurement that the market asked for could not be made or told",
     "away": "the market is away; waiting for it",
     "back": "the market is back",
     "over": "its time is over",
