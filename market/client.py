@@ -16,7 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from market.books_client import PastQuestions
 from market.consortium_client import Consortium
+from market.consortium_client import items as _items
 from market.consortium_client import part as _part
 from market.transfers import Transfers
 from market.wire import MarketUnreachable, Refused, Wire
@@ -29,7 +31,7 @@ OfferAction = Literal["drain", "withdraw", "relist"]
 END_OF_STREAM = "end"
 
 
-class Market(Consortium):
+class Market(Consortium, PastQuestions):
     """One member's view of one market. Safe to use from several threads; close it or use `with`."""
 
     def __init__(
@@ -329,45 +331,6 @@ class Market(Consortium):
         body = {"state": state, "reason": reason, "detail": detail, "round": round, "manifest": manifest, "run": run}
         return self._wire.json("POST", f"/v1/jobs/{_part(job)}/halted", body=body)
 
-    # the books
-
-    def billing(
-        self, *, by: str | None = None, since: str | None = None, until: str | None = None, job: str | None = None
-    ) -> list[Json]:
-        params = {"by": by, "since": since, "until": until, "job": job}
-        return _items(self._wire.json("GET", "/v1/billing", params=params))
-
-    def prices(
-        self, *, gpu: str | None = None, region: str | None = None, since: str | None = None, until: str | None = None,
-        points: int = 0,
-    ) -> Json:  # fmt: skip
-        """{since_ms, until_ms, items, series}: quotes and trades, and medians over time in `points` parts of it."""
-        params = {"gpu": gpu, "region": region, "since": since, "until": until, "points": points}
-        return self._wire.json("GET", "/v1/prices", params=params)
-
-    def invoice(self, job: str) -> Json:
-        return self._wire.json("GET", f"/v1/invoices/{_part(job)}")
-
-    def invoice_bundle(self, job: str) -> Json:
-        """The invoice of one's own job with the proof of every line (storage/invoice_bundles.py)."""
-        return self._wire.json("GET", f"/v1/invoices/{_part(job)}/bundle", wait_s=600)
-
-    def log(self, *, old: int | None = None, new: int | None = None) -> Json:
-        """{head}: a signed head of the market's log (of `new` records); with `old` also {old, path}, the proof that it
-        begins with that size's."""
-        return self._wire.json("GET", "/v1/log", params={"old": old, "new": new})
-
-    def sql(self, statement: str) -> Json:
-        """{columns, rows} of one read-only statement over one's own books."""
-        return self._wire.json("POST", "/v1/sql", body={"sql": statement})
-
-    def verify_books(self) -> Json:
-        """{ok, records, head, first_bad, balanced, projection_ok} (operator)."""
-        return self._wire.json("GET", "/v1/books/verify", wait_s=600)
-
-    def rebuild_books(self) -> Json:
-        return self._wire.json("POST", "/v1/books/rebuild", body={}, wait_s=600)
-
     # bytes, for which there is more in `self.blobs`
 
     def missing_blobs(self, digests: Sequence[str]) -> list[str]:
@@ -386,12 +349,6 @@ class Market(Consortium):
 
     def read_blob(self, digest: str) -> bytes:
         return self.blobs.read(digest)
-
-
-def _items(answer: Json) -> list[Json]:
-    items = answer["items"]
-    assert isinstance(items, list), "a list route answered without items"
-    return items
 
 
 def _lines(pieces: Iterator[str], url: str) -> Iterator[str]:

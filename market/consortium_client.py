@@ -82,3 +82,10 @@ class Consortium:
 def part(name: str) -> str:
     """One segment of a path: an id with a slash in it must not become another route."""
     return quote(name, safe="")
+
+
+def items(answer: Json) -> list[Json]:
+    """What a route answers that lists."""
+    found = answer["items"]
+    assert isinstance(found, list), "a list route answered without items"
+    return found

@@ -1,0 +1,51 @@
+"""The part of the SDK that asks about the past: bills, prices, proofs, SQL. Mixed into `market.client.Market`."""
+
+from typing import Any
+
+from market.consortium_client import items, part
+from market.wire import Wire
+
+Json = dict[str, Any]
+
+
+class PastQuestions:
+    """Routes of the books, each one method."""
+
+    _wire: Wire
+
+    def billing(
+        self, *, by: str | None = None, since: str | None = None, until: str | None = None, job: str | None = None
+    ) -> list[Json]:
+        params = {"by": by, "since": since, "until": until, "job": job}
+        return items(self._wire.json("GET", "/v1/billing", params=params))
+
+    def prices(
+        self, *, gpu: str | None = None, region: str | None = None, since: str | None = None, until: str | None = None,
+        points: int = 0,
+    ) -> Json:  # fmt: skip
+        """{since_ms, until_ms, items, series}: quotes and trades, and medians over time in `points` parts of it."""
+        params = {"gpu": gpu, "region": region, "since": since, "until": until, "points": points}
+        return self._wire.json("GET", "/v1/prices", params=params)
+
+    def invoice(self, job: str) -> Json:
+        return self._wire.json("GET", f"/v1/invoices/{part(job)}")
+
+    def invoice_bundle(self, job: str) -> Json:
+        """The invoice of one's own job with the proof of every line (storage/invoice_bundles.py)."""
+        return self._wire.json("GET", f"/v1/invoices/{part(job)}/bundle", wait_s=600)
+
+    def log(self, *, old: int | None = None, new: int | None = None) -> Json:
+        """{head}: a signed head of the market's log (of `new` records); with `old` also {old, path}, the proof that it
+        begins with that size's."""
+        return self._wire.json("GET", "/v1/log", params={"old": old, "new": new})
+
+    def sql(self, statement: str) -> Json:
+        """{columns, rows} of one read-only statement over one's own books."""
+        return self._wire.json("POST", "/v1/sql", body={"sql": statement})
+
+    def verify_books(self) -> Json:
+        """{ok, records, head, first_bad, balanced, projection_ok} (operator)."""
+        return self._wire.json("GET", "/v1/books/verify", wait_s=600)
+
+    def rebuild_books(self) -> Json:
+        return self._wire.json("POST", "/v1/books/rebuild", body={}, wait_s=600)
