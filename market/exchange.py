@@ -8,7 +8,7 @@ exchange, and a refusal changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final, cast
 
 from market import (
@@ -82,6 +82,7 @@ from market.events import Event
 from market.figures import Figures, figures
 from market.orders import BookSnapshot, Inputs
 from market.outcomes import Answer, Json, Outcome, Refusal, Settings
+from market.outlook import outlook
 from market.quotes import Means, make_plan
 from market.reducer import apply
 from market.state import State, Volatile
@@ -343,7 +344,8 @@ class Exchange:
         wrong = check_job_spec(spec, self.settings) or teams.check_gang_in_quota(state, member, dict(spec))
         if wrong is not None:
             return wrong
-        offers = granting.take_snapshot(state, self._volatile, self.settings).offers
+        snapshot = granting.take_snapshot(state, self._volatile, self.settings)
+        offers = snapshot.offers
         measured = {offer.id: state.offers[offer.id].measured for offer in offers}
         bid = granting.bid_of_spec("quote", dict(spec), now_ms, member)
         now_ms = max(self.now_ms, now_ms)
@@ -354,6 +356,8 @@ class Exchange:
         )
         plan = make_plan(dict(spec), bid, offers, measured, means, state.experience, member)
         plan["price_rule"] = state.price_rule
+        bid = replace(bid, team=state.members[member].team if member in state.members else "")
+        plan["outlook"] = outlook(state, snapshot, bid, dict(spec), measured, now_ms)
         for candidate in plan["candidates"]:
             candidate["price_next"] = views.price_next(state.offers[candidate["offer"]], self._volatile)
         return plan

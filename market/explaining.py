@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from market.clearing import Reason, clear, explain
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+from market.clearing import Reason, clear
+from market.constraints import CONSTRAINTS
 from market.granting import bid_of, take_snapshot
-from market.orders import Bid
+from market.orders import Bid, Offer
 from market.outcomes import Json, Settings
+from market.outlook import recent_waits
+from market.reasons import Removed, explain, helps, in_words, price_gap
 from market.spending import REASON as SPENDING_LIMIT
 from market.spending import told as limits_told
 from market.state import Job, State, Volatile
 from market.teams import quota_refuses, share_sentence
+from storage.units import format_usd
 
 DOUBTED_SHOWN = 3
 
 
 def explain_view(state: State, volatile: Volatile, settings: Settings, job: Job) -> Json:
-    """Why the job is (not) matched, on the offers of now."""
+    """Why the job is (not) matched, on the offers of now. The fields are in docs/API.md."""
     bid = bid_of(state, job, settings, volatile.now_ms)
     view: Json = {
         "job": job.id,
@@ -40,16 +47,13 @@ def explain_view(state: State, volatile: Volatile, settings: Settings, job: Job)
         view |= {"team": bid.team or None, "share": share_sentence(state, snapshot, job)}
         if (quota := quota_refuses(snapshot, bid)) is not None:
             return view | {"reason": str(Reason.TEAM_QUOTA), "detail": quota}
-    own = clear(type(snapshot)(snapshot.offers, (bid,)))
+    view |= {"waited_ms": volatile.now_ms - bid.waits_since_ms, "due": bid.due, "recent": recent_waits(state.trades)}
+    own = clear(replace(snapshot, bids=(bid,), standings=()), reasons=False)
     if own.matches:
         return view | {"detail": view["detail"] or "it fits and waits for its turn"}
-    why = explain(snapshot.offers, bid)
-    return view | {
-        "reason": str(why.reason),
-        "detail": why.detail + _doubted(state, bid),
-        "removed": [{"reason": str(one.reason), "gpus": one.gpus} for one in why.removed],
-        "relaxations": list(why.relaxations),
-    }
+    view |= why_view(snapshot.offers, bid)
+    view |= _outbid(state, bid, snapshot.offers, view)
+    return view | {"detail": view["detail"] + _doubted(state, bid)}
 
 
 def _doubted(state: State, bid: Bid) -> str:
@@ -60,3 +64,60 @@ def _doubted(state: State, bid: Bid) -> str:
         if offer.doubt and offer.state == "open" and (not bid.requires.gpu or offer.gpu in bid.requires.gpu)
     ]
     return "".join(found[:DOUBTED_SHOWN])
+
+
+def why_view(offers: Sequence[Offer], bid: Bid) -> Json:
+    """{reason, detail, removed, relaxations, steps, price_short, helps, would_help} of a bid that cannot be matched on these offers."""
+    why = explain(offers, bid)
+    found = helps([offer.seen_by(bid.customer) for offer in offers], bid)
+    return {
+        "reason": str(why.reason),
+        "detail": why.detail,
+        "removed": [{"reason": str(one.reason), "gpus": one.gpus} for one in why.removed],
+        "relaxations": list(why.relaxations),
+        "steps": steps_view(offers, why.removed),
+        "price_short": _price_view(offers, bid),
+        "helps": [asdict(one) for one in found],
+        "would_help": in_words(found) or None,
+    }
+
+
+def steps_view(offers: Sequence[Offer], removed: Sequence[Removed]) -> list[Json]:
+    """How many GPUs each requirement took away, and how many were left after it."""
+    left = sum(offer.gpus for offer in offers)
+    found: list[Json] = [{"reason": "offered", "gpus": 0, "left": left}]
+    for one in removed:
+        left -= one.gpus
+        found.append({"reason": str(one.reason), "gpus": one.gpus, "left": left})
+    return found
+
+
+def _price_view(offers: Sequence[Offer], bid: Bid) -> Json | None:
+    """How far the limit is off; None where it is not."""
+    gap = price_gap([offer.seen_by(bid.customer) for offer in offers], bid)
+    limit = bid.max_price_nanos_per_gpu_hour
+    if gap is None or (gap[0] or gap[1]) <= limit:
+        return None
+    needed = gap[0] or gap[1]
+    return {
+        "limit_nanos": limit,
+        "needed_nanos": needed,
+        "short_nanos": needed - limit,
+        "short_percent": -(-(needed - limit) * 100 // max(1, limit)),
+        "free_now": bool(gap[0]),
+    }
+
+
+def _outbid(state: State, bid: Bid, offers: Sequence[Offer], why: Json) -> Json:
+    """Who got what it could have used, since it waits: nobody's name, only what the last of it went for."""
+    places = {offer.id for offer in offers if all(test(offer.seen_by(bid.customer), bid) for _, test in CONSTRAINTS)}
+    taken = [
+        lease
+        for lease in (state.leases[name] for name in state.live_leases)
+        if lease.offer in places and lease.job != bid.job and lease.granted_ms >= bid.waits_since_ms and not lease.own
+    ]
+    if not taken:
+        return {}
+    last = max(taken, key=lambda lease: lease.epoch)
+    told = f"others make more of these machines: the last seat went for ${format_usd(last.price_nanos_per_gpu_hour)} per GPU-hour"
+    return {"reason": str(Reason.OUTBID), "detail": f"{told}; {why['detail']}", "last_price_nanos_per_gpu_hour": last.price_nanos_per_gpu_hour}

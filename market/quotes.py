@@ -16,6 +16,7 @@ from market.clearing import clear, explain
 from market.command_checking import is_command
 from market.estimates import alternatives, estimate_of
 from market.experience import Experience
+from market.explaining import why_view
 from market.feasibility import cheapest_minute_nanos, never_fits
 from market.orders import Bid, BookSnapshot, Offer
 from market.outcomes import Json, Refusal
@@ -45,6 +46,7 @@ def make_plan(
     by_id = {offer.id: offer.seen_by(bid.customer) for offer in offers}
     seats = [by_id[offer] for offer in clearing.matches[0].offers] if clearing.matches else []
     reason, detail, relaxations = _why_not(bid, offers, seats, means.refusal)
+    why = {} if seats else why_view(offers, bid)
     prices = [seat.price_nanos_per_gpu_hour for seat in seats]
     rate = sum(prices) * bid.requires.gpus
     estimate = estimate_of(spec, seats, measured, experience, customer)
@@ -60,6 +62,10 @@ def make_plan(
         "reason": reason,
         "detail": detail,
         "relaxations": list(relaxations),
+        "steps": why.get("steps", []),
+        "price_short": why.get("price_short"),
+        "helps": why.get("helps", []),
+        "would_help": why.get("would_help"),
         "workers": len(seats),
         "workers_min": bid.workers_min,
         "workers_max": bid.workers_max,

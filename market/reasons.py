@@ -57,7 +57,7 @@ def explain(offers: Sequence[Offer], bid: Bid) -> Unmatched:
         reason = Reason.BUSY if busy and _room(remaining, bid) >= wanted else Reason.GANG_TOO_BIG
     if reason is None:
         reason = Reason.BUDGET_TOO_SMALL
-    relaxations = _relaxations(ordered, bid)
+    relaxations = tuple(one.change for one in helps(ordered, bid))
     return Unmatched(
         bid.job, reason, _sentence(reason, bid, ordered, removed, relaxations), tuple(removed), relaxations
     )
@@ -112,10 +112,28 @@ def _sentence(
     return "; ".join(parts)
 
 
-def _relaxations(offers: Sequence[Offer], bid: Bid) -> tuple[str, ...]:
-    """Single changes of the bid, each enough on these offers as they are now."""
+@dataclass(frozen=True, slots=True)
+class Help:
+    """A single change of the bid that would match it now.
+
+    Args:
+        change: the field of the job file and its new value, such as `limits.max_usd_per_gpu_hour 0.62`.
+        words: the same for people, such as `raise max price to $0.62`.
+        price_nanos_per_gpu_hour: what the dearest of its seats would cost.
+        nanos_per_hour: what its smallest gang would cost.
+    """
+
+    change: str
+    words: str
+    price_nanos_per_gpu_hour: int
+    nanos_per_hour: int
+
+
+def helps(offers: Sequence[Offer], bid: Bid) -> tuple[Help, ...]:
+    """Single changes of the bid, each enough on these offers as they are now, the cheapest per GPU-hour first."""
     wanted = max(1, bid.workers_min)
-    found: list[str] = []
+    offers = sorted(offers, key=_by_price)
+    found: list[Help] = []
     for reason, loosen in _LOOSEN.items():
         if reason is Reason.ISOLATION and bid.requires.launched:
             continue
@@ -123,25 +141,57 @@ def _relaxations(offers: Sequence[Offer], bid: Bid) -> tuple[str, ...]:
         seats = sorted(_free_seats(others, bid), key=loosen.rank)[:wanted]
         failing = [seat for seat in seats if not dict(CONSTRAINTS)[reason](seat, bid)]
         if len(seats) == wanted and failing and covers(bid, seats):
-            found.append(loosen.text(failing))
+            found.append(_help(loosen.field, loosen.value(failing), loosen.words, seats, bid.requires.gpus))
     fitting = _free_seats([offer for offer in offers if fits(offer, bid)], bid)
     if len(fitting) < wanted:
         if fitting and covers(bid, fitting):
-            found.append(f"workers.min {len(fitting)}")
+            found.append(_help("workers.min", str(len(fitting)), "begin with {} workers", fitting, bid.requires.gpus))
         if not found and bid.requires.gpus > 1:
             found.extend(_smaller_workers(offers, bid))
     elif not covers(bid, fitting[:wanted]):
-        missing = cost_nanos(bid, fitting[:wanted]) - bid.spendable_nanos
-        found.append(f"{format_usd(missing)} USD more budget")
-    return tuple(found)
+        missing = format_usd(cost_nanos(bid, fitting[:wanted]) - bid.spendable_nanos)
+        found.append(_help("", f"{missing} USD more budget", "add ${} of budget", fitting[:wanted], bid.requires.gpus, missing))
+    return tuple(sorted(found, key=lambda one: (one.price_nanos_per_gpu_hour, one.nanos_per_hour, one.change)))
 
 
-def _smaller_workers(offers: Sequence[Offer], bid: Bid) -> list[str]:
+def _help(field: str, value: str, words: str, seats: Sequence[Offer], gpus: int, shown: str | None = None) -> Help:
+    prices = [seat.price_nanos_per_gpu_hour for seat in seats]
+    said = words.format(value if shown is None else shown)
+    said = said.replace("with 1 workers", "with 1 worker").replace("1 GPUs", "1 GPU")
+    return Help(f"{field} {value}".strip(), said, max(prices), sum(prices) * gpus)
+
+
+def in_words(found: Sequence[Help]) -> str:
+    """`raise max price to $0.62, or accept RTX4090, or begin with 3 workers`."""
+    return ", or ".join(one.words for one in found)
+
+
+def price_gap(offers: Sequence[Offer], bid: Bid) -> tuple[int, int] | None:
+    """How far the limit is off: the lowest that would be enough on what is free now, and the lowest if all were free.
+
+    None where no price would do even then. Nano-dollars per GPU-hour; the first is 0 where what is free is not enough.
+    """
+    wanted = max(1, bid.workers_min)
+    passing = sorted(
+        (offer for offer in offers if _passes_all_but(Reason.PRICE_TOO_LOW, offer, bid)), key=_by_price
+    )
+    free = [seat.price_nanos_per_gpu_hour for seat in _free_seats(passing, bid)]
+    idle = [
+        offer.price_nanos_per_gpu_hour
+        for offer in passing
+        for _ in range(min(offer.gpus, offer.room_for(bid.customer)) // bid.requires.gpus)
+    ]
+    if len(idle) < wanted:
+        return None
+    return (free[wanted - 1] if len(free) >= wanted else 0), idle[wanted - 1]
+
+
+def _smaller_workers(offers: Sequence[Offer], bid: Bid) -> list[Help]:
     for gpus in range(bid.requires.gpus - 1, 0, -1):
         smaller = replace(bid, requires=replace(bid.requires, gpus=gpus))
         seats = _free_seats([offer for offer in offers if fits(offer, smaller)], smaller)[: max(1, bid.workers_min)]
         if len(seats) == max(1, bid.workers_min) and covers(smaller, seats):
-            return [f"workers.gpus {gpus}"]
+            return [_help("workers.gpus", str(gpus), "take {} GPUs a worker", seats, gpus)]
     return []
 
 
@@ -152,7 +202,9 @@ def _passes_all_but(reason: Reason, offer: Offer, bid: Bid) -> bool:
 @dataclass(frozen=True, slots=True)
 class _Loosen:
     rank: Callable[[Offer], tuple[float, int, str]]
-    text: Callable[[Sequence[Offer]], str]
+    field: str
+    value: Callable[[Sequence[Offer]], str]
+    words: str
 
 
 def _by_price(offer: Offer) -> tuple[float, int, str]:
@@ -170,23 +222,33 @@ def _names(values: set[str]) -> str:
 _LOOSEN: dict[Reason, _Loosen] = {
     Reason.PRICE_TOO_LOW: _Loosen(
         _by_price,
-        lambda seats: "limits.max_usd_per_gpu_hour " + format_usd(max(seat.price_nanos_per_gpu_hour for seat in seats)),
+        "limits.max_usd_per_gpu_hour",
+        lambda seats: format_usd(max(seat.price_nanos_per_gpu_hour for seat in seats)),
+        "raise max price to ${}",
     ),
-    Reason.GPU_MODEL: _Loosen(_by_price, lambda seats: f"workers.gpu also {_names({seat.gpu for seat in seats})}"),
+    Reason.GPU_MODEL: _Loosen(_by_price, "workers.gpu also", lambda seats: _names({seat.gpu for seat in seats}), "accept {}"),
     Reason.VRAM_TOO_SMALL: _Loosen(
         lambda offer: (-offer.vram_gib, offer.price_nanos_per_gpu_hour, offer.id),
-        lambda seats: f"workers.vram_gib {min(seat.vram_gib for seat in seats):g}",
+        "workers.vram_gib",
+        lambda seats: f"{min(seat.vram_gib for seat in seats):g}",
+        "accept {} GiB of memory",
     ),
-    Reason.REGION: _Loosen(_by_price, lambda seats: f"workers.region also {_names({seat.region for seat in seats})}"),
-    Reason.ISOLATION: _Loosen(_by_price, lambda seats: "workers.isolation process"),
-    Reason.NETWORK: _Loosen(_by_price, lambda seats: "network false"),
-    Reason.ENVIRONMENTS: _Loosen(_by_price, lambda seats: "no requirements"),
+    Reason.REGION: _Loosen(
+        _by_price, "workers.region also", lambda seats: _names({seat.region for seat in seats}), "accept the region {}"
+    ),
+    Reason.ISOLATION: _Loosen(_by_price, "workers.isolation", lambda _: "process", "accept isolation by {} alone"),
+    Reason.NETWORK: _Loosen(_by_price, "network", lambda _: "false", "do without a way out to the internet"),
+    Reason.ENVIRONMENTS: _Loosen(_by_price, "no", lambda _: "requirements", "do without {}"),
     Reason.RELIABILITY: _Loosen(
         lambda offer: (-offer.reliability, offer.price_nanos_per_gpu_hour, offer.id),
-        lambda seats: f"workers.reliability {min(seat.reliability for seat in seats):g}",
+        "workers.reliability",
+        lambda seats: f"{min(seat.reliability for seat in seats):g}",
+        "accept a reliability of {}",
     ),
     Reason.LEAVES_TOO_SOON: _Loosen(
         lambda offer: (-_stays_ms(offer), offer.price_nanos_per_gpu_hour, offer.id),
-        lambda seats: f"workers.available_hours {min(map(_stays_ms, seats)) // _HUNDREDTH_MS / 100:g}",
+        "workers.available_hours",
+        lambda seats: f"{min(map(_stays_ms, seats)) // _HUNDREDTH_MS / 100:g}",
+        "accept machines that stay for {} h",
     ),
 }

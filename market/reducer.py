@@ -14,7 +14,7 @@ from market.leases import Lease, LeaseState
 from market.member_events import MEMBER_HANDLERS
 from market.offer_events import OFFER_HANDLERS
 from market.pricing import budget_percent
-from market.state import FINAL_STATES, Job, State
+from market.state import FINAL_STATES, Job, State, Trade
 from market.team_events import TEAM_HANDLERS, note_use
 from storage.ledger import Status, Transfer
 from trainers.attempts import KILLS
@@ -151,6 +151,9 @@ def _lease_granted(state: State, event: Event, at_ms: int) -> None:
     state.last_epoch = lease.epoch
     state.leases[lease.id] = lease
     state.live_leases[lease.id] = None
+    if not lease.own:
+        waited_ms = max(0, at_ms - job.waits_since_ms)
+        state.trades.append(Trade(at_ms, lease.gpu, offer.region, lease.gpus, lease.price_nanos_per_gpu_hour, job.id, waited_ms))
     job.next_slot += 1
     job.leases.append(lease.id)
     job.live[lease.id] = None

@@ -5,6 +5,7 @@ Everything here follows from the journal; what does not survive a restart lives 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 ROLES = ("customer", "provider", "operator", "plane")
 FINAL_STATES = frozenset({"done", "failed", "cancelled"})
+RECENT_TRADES = 256
 OFFER_STATES = ("open", "draining", "offline", "withdrawn")
 
 
@@ -261,6 +263,19 @@ class Job:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Trade:
+    """A lease as it was granted: what it cost, and for how long its job had waited."""
+
+    at_ms: int
+    gpu: str
+    region: str
+    gpus: int
+    price_nanos_per_gpu_hour: int
+    job: str
+    waited_ms: int
+
+
 @dataclass(slots=True)
 class State:
     """The whole market. Ids map to records, `secrets` a member's names to {token, set_ms}; `usage` is by team
@@ -301,6 +316,8 @@ class State:
     ledger: Ledger = field(default_factory=Ledger)
     touched: dict[str, None] = field(default_factory=dict)
     """Offers to which something happened since the book was written last (market/listing.py)."""
+    trades: deque[Trade] = field(default_factory=lambda: deque(maxlen=RECENT_TRADES))
+    """The newest leases, the newest last."""
     lost: dict[str, None] = field(default_factory=dict)
     """Offers that ever lost a lease."""
     open_of: dict[str, int] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from cli.estimate_view import outcome
 from cli.output import Cell, Column, Styled, console, document, print_table, printable, show_list, tell
 from cli.session import connect, connect_pooled, new_id
 from cli.settings import Settings
-from storage.units import TimeError, parse_instant_ms
+from storage.units import TimeError, format_duration, parse_instant_ms
 
 if TYPE_CHECKING:
     from market.client import Market
@@ -160,13 +160,28 @@ def explain(ctx: typer.Context, job_id: JobId) -> None:
 
 
 def _told(answer: dict[str, Any]) -> Iterator[str]:
+    """What is known of a job's match, line by line; what has a line of its own is not said again."""
+    own = ("steps", "removed", "helps", "relaxations", "price_short", "would_help", "recent", "last_price_nanos_per_gpu_hour")
     for name, value in answer.items():
-        if isinstance(value, list):
-            yield f"{name}:"
-            for one in value:
-                yield "  " + (", ".join(f"{k} {v}" for k, v in one.items()) if isinstance(one, dict) else str(one))
-        elif value is not None:
+        if name not in own and value is not None and value != []:
             yield f"{name}: {value}"
+    steps = answer.get("steps") or []
+    if steps:
+        yield f"offered: {steps[0]['left']} GPU"
+        yield from (f"  {one['reason']}: {one['gpus']} fewer, {one['left']} left" for one in steps[1:])
+    elif answer.get("removed"):
+        yield "removed: " + ", ".join(f"{one['reason']} {one['gpus']}" for one in answer["removed"])
+    short = answer.get("price_short")
+    if short:
+        now = "is free now" if short["free_now"] else "is listed, busy or not"
+        yield f"price: {usd(short['short_nanos'])} per GPU-hour ({short['short_percent']} %) short of what {now}: {usd(short['needed_nanos'])}"
+    if answer.get("would_help"):
+        yield f"would match now: {answer['would_help']}"
+    if answer.get("relaxations"):
+        yield f"in the job file: {', or '.join(answer['relaxations'])}"
+    recent = answer.get("recent")
+    if recent:
+        yield f"waits of the newest {recent['jobs']} jobs that got machines: half up to {format_duration(recent['median_ms'])}, 9 of 10 up to {format_duration(recent['p90_ms'])}"
 
 
 def logs(

@@ -8,7 +8,7 @@ import typer
 
 from cli.arguments import megabytes, usd
 from cli.errors import Exit, refused, usage
-from cli.estimate_view import plan_facts
+from cli.estimate_view import outlook_facts, plan_facts
 from cli.output import Column, console, document, log, print_table, printable
 from cli.session import connect_pooled, new_id
 from cli.settings import Settings
@@ -188,7 +188,7 @@ def _when(plan: dict[str, Any]) -> list[tuple[str, str]]:
     traffic = _traffic(plan)
     if traffic:
         facts.append(("network", traffic))
-    facts += plan_facts(plan)
+    facts += plan_facts(plan) + outlook_facts(plan.get("outlook") or {})
     facts += [("advice", sentence) for sentence in plan.get("advice") or []]
     return facts
 
@@ -206,7 +206,11 @@ def _why_not(plan: dict[str, Any]) -> list[tuple[str, str]]:
     told = [] if said is None else [("refused", said["message"]), *([("would help", said["remedy"])] if said["remedy"] else [])]
     if plan["feasible"] or (said is not None and detail.startswith(said["message"])):
         return told
-    return [*told, ("no match", detail), *(("would help", str(one)) for one in plan.get("relaxations") or [])]
+    short = plan.get("price_short")
+    gap = [] if not short else [("price", f"the limit is {usd(short['short_nanos'])} per GPU-hour ({short['short_percent']} %) short")]
+    words = plan.get("would_help")
+    helps = [("would help", words)] if words else [("would help", str(one)) for one in plan.get("relaxations") or []]
+    return [*told, ("no match", detail), *gap, *helps]
 
 
 def _kept(spec: dict[str, Any]) -> str:
