@@ -9,7 +9,7 @@ from typing import Any
 
 import duckdb
 
-from storage.bills import lease_lines, totals_of_lines
+from storage.bills import lease_lines, price_rules, totals_of_lines
 from storage.projection import fetch
 from storage.tenants import QueryRefused, Tenant
 from storage.units import MS_PER_DAY, format_instant
@@ -126,7 +126,7 @@ def invoice(connection: duckdb.DuckDBPyConnection, tenant: Tenant, job: str) -> 
     totals, head = totals_of_lines(lines), found[0]
     answer: Line = {"job": job, "name": head["name"], "customer": head["customer"], "state": head["state"]}
     answer |= {"submitted_at": format_instant(head["submitted_at_ms"]), "lines": lines, **totals}
-    answer["price_rules"] = sorted({lease["price_rule"] for lease in leases if lease["price_rule"] is not None})
+    answer |= price_rules(leases)
     if not owns:
         return answer
     payments = fetch(

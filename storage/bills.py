@@ -45,17 +45,19 @@ def bill_of(events: Iterable[tuple[int, Event]]) -> Line:
         "billed_granted_nanos": min(granted, totals["billed_nanos"]),
         "held_nanos": sums["hold"], "released_nanos": sums["release"],
         "escrow_nanos": sums["hold"] - sums["release"] - paid,
+        **price_rules(rows),
     }  # fmt: skip
 
 
 def _row(at_ms: int, granted: Event) -> Line:
     names = ("lease", "epoch", "slot", "provider", "gpu", "gpus", "price_nanos_per_gpu_hour")
+    rule = granted.get("price_rule")  # journals of before say none
     nothing = dict.fromkeys(
         ("metered_ms", "charged_ms", "trained_ms", "rounds", "tokens", "charged_nanos", "fee_nanos", "refunded_ms",
          "refunded_nanos"), 0,
     )  # fmt: skip
     empty = dict.fromkeys(("started_at_ms", "ended_at_ms", "end_reason", "fault"))
-    return {**{name: granted[name] for name in names}, **nothing, **empty, "granted_at_ms": at_ms}
+    return {**{name: granted[name] for name in names}, **nothing, **empty, "granted_at_ms": at_ms, "price_rule": rule}
 
 
 def _started(row: Line, at_ms: int, _: Event) -> None:
@@ -123,6 +125,12 @@ def lease_lines(lease: Mapping[str, Any]) -> list[Line]:
             "capped_nanos": 0,
         })  # fmt: skip
     return lines
+
+
+def price_rules(leases: Iterable[Mapping[str, Any]]) -> Line:
+    """{price_rules}: by which rules of docs/PRICES.md these leases were priced; empty where none says."""
+    found = sorted({lease["price_rule"] for lease in leases if lease["price_rule"] is not None})
+    return {"price_rules": found} if found else {}
 
 
 def totals_of_lines(lines: Sequence[Line]) -> Line:
