@@ -9,24 +9,28 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
 
 from market.orders import Offer, Requirements
 
 _Entry = tuple[int, str]
 _Place = tuple[str, str]
 _Buckets = dict[_Place, tuple[_Entry, ...]]
+MERGED: Final = 64
+"""Of how many different wishes the order by price is kept."""
 
 
 class OrderBook:
     """Offers by id and by price. Two offers of one price are ordered by id, so that the order of arrival is nothing."""
 
-    __slots__ = ("_buckets", "_free", "_offers", "_own")
+    __slots__ = ("_buckets", "_free", "_merged", "_offers", "_own")
 
     def __init__(self, offers: Iterable[Offer] = ()) -> None:
         self._offers: dict[str, Offer] = {}
         self._buckets: _Buckets = {}
         self._free: _Buckets = {}
         self._own: dict[str, tuple[str, ...]] = {}
+        self._merged: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[_Entry, ...]] = {}
         buckets: dict[_Place, list[_Entry]] = {}
         free: dict[_Place, list[_Entry]] = {}
         for offer in sorted(offers, key=_entry):
@@ -51,6 +55,7 @@ class OrderBook:
         made._buckets = dict(self._buckets)
         made._free = dict(self._free)
         made._own = dict(self._own)
+        made._merged = dict(self._merged)
         return made
 
     def get(self, offer_id: str) -> Offer | None:
@@ -66,6 +71,7 @@ class OrderBook:
         self._offers[offer.id] = offer
         if known is None:
             _insert(self._buckets, offer)
+            self._merged.clear()
         was, now = known is not None and _is_free(known), _is_free(offer)
         if now and not was:
             _insert(self._free, offer)
@@ -80,17 +86,28 @@ class OrderBook:
         """Take the offer off the book; unknown ids are a bug."""
         offer = self._offers.pop(offer_id)
         _delete(self._buckets, offer)
+        self._merged.clear()
         if _is_free(offer):
             _delete(self._free, offer)
         self._forget_owners(offer)
 
     def cheapest(self, requires: Requirements) -> Iterator[Offer]:
         """Offers of the wanted models and regions, cheapest first; the caller checks what is not indexed."""
-        return self._cheapest(self._buckets, requires)
+        wanted = (requires.gpu, requires.region)
+        entries = self._merged.get(wanted)
+        if entries is None:
+            if len(self._merged) >= MERGED:
+                self._merged.clear()
+            entries = self._merged[wanted] = tuple(heapq.merge(*_wanted(self._buckets, requires)))
+        for _, offer_id in entries:
+            yield self._offers[offer_id]
 
     def cheapest_free(self, requires: Requirements) -> Iterator[Offer]:
         """Of those, the ones that have a unit for rent now."""
-        return self._cheapest(self._free, requires)
+        buckets = _wanted(self._free, requires)
+        # Entries are read lazily and may be sold meanwhile by the caller: the offer is looked up when it is its turn.
+        for _, offer_id in buckets[0] if len(buckets) == 1 else heapq.merge(*buckets):
+            yield self._offers[offer_id]
 
     def own(self, customer: str) -> tuple[str, ...]:
         """Ids of the offers that are this customer's own, in order."""
@@ -99,17 +116,6 @@ class OrderBook:
     def free_places(self) -> Mapping[tuple[str, str], tuple[tuple[int, str], ...]]:
         """(price, id) of what has a unit for rent now, cheapest first, by (model, region)."""
         return self._free
-
-    def _cheapest(self, index: _Buckets, requires: Requirements) -> Iterator[Offer]:
-        gpu, region = requires.gpu, requires.region
-        buckets = [
-            entries
-            for (model, where), entries in index.items()
-            if (not gpu or model in gpu) and (not region or where in region)
-        ]
-        # Entries are read lazily and may be sold meanwhile by the caller: the offer is looked up when it is its turn.
-        for _, offer_id in buckets[0] if len(buckets) == 1 else heapq.merge(*buckets):
-            yield self._offers[offer_id]
 
     def _note_owners(self, offer: Offer) -> None:
         for customer in offer.terms.own:
@@ -121,6 +127,15 @@ class OrderBook:
             self._own[customer] = left
             if not left:
                 del self._own[customer]
+
+
+def _wanted(index: _Buckets, requires: Requirements) -> list[tuple[_Entry, ...]]:
+    gpu, region = requires.gpu, requires.region
+    return [
+        entries
+        for (model, where), entries in index.items()
+        if (not gpu or model in gpu) and (not region or where in region)
+    ]
 
 
 def _insert(index: _Buckets, offer: Offer) -> None:

@@ -88,26 +88,28 @@ def is_text(value: object, longest: int) -> bool:
     return isinstance(value, str) and len(value) <= longest and value.isprintable()
 
 
-def check_size(what: str, value: object, most_bytes: int) -> Refusal | None:
-    """Refuse what is no JSON or longer than `most_bytes` in canonical form."""
+def sized_bytes(what: str, value: object, most_bytes: int) -> bytes | Refusal:
+    """The canonical form; a refusal of what is no JSON or longer than `most_bytes` in it."""
     try:
-        size = len(canonical_bytes(value))
+        encoded = canonical_bytes(value)
     except (NotCanonical, RecursionError) as error:
         return Refusal("invalid", f"{what} is not JSON: {error}", field=what)
-    if size > most_bytes:
-        return Refusal("too_large", f"{what} has {size} bytes, the limit is {most_bytes}", field=what, status=413)
-    return None
+    if len(encoded) > most_bytes:
+        return Refusal("too_large", f"{what} has {len(encoded)} bytes, the limit is {most_bytes}", field=what, status=413)
+    return encoded
+
+
+def check_size(what: str, value: object, most_bytes: int) -> Refusal | None:
+    """Refuse what is no JSON or longer than `most_bytes` in canonical form."""
+    found = sized_bytes(what, value, most_bytes)
+    return found if isinstance(found, Refusal) else None
 
 
 def check_spec(spec: Mapping[str, Any], settings: Settings) -> Refusal | None:
-    """The first thing wrong with a normalised job spec, or None."""
-    wrong = check_size("spec", dict(spec), settings.max_spec_bytes) or check_fields(
-        "", spec, _SPEC_FIELDS, _SPEC_OPTIONAL
-    )
-    if wrong is not None:
-        return wrong
+    """The first thing wrong with a normalised job spec, whose size was checked, or None."""
     return (
-        _check_scalars(spec)
+        check_fields("", spec, _SPEC_FIELDS, _SPEC_OPTIONAL)
+        or _check_scalars(spec)
         or _check_workload(spec["workload"], spec["options"])
         or check_data(spec["data"])
         or _check_strategy(spec["strategy"])

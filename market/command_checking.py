@@ -53,9 +53,14 @@ def is_command(spec: Mapping[str, Any]) -> bool:
 
 def check_job_spec(spec: Mapping[str, Any], settings: Settings) -> Refusal | None:
     """The first thing wrong with a normalised job spec of either kind, or None."""
+    return check_size("spec", dict(spec), settings.max_spec_bytes) or check_sized_spec(spec, settings)
+
+
+def check_sized_spec(spec: Mapping[str, Any], settings: Settings) -> Refusal | None:
+    """The same of a spec whose size was checked."""
     if not is_command(spec):
         return check_spec(spec, settings)
-    wrong = check_size("spec", dict(spec), settings.max_spec_bytes) or check_fields("", spec, _FIELDS, ("wait",))
+    wrong = check_fields("", spec, _FIELDS, ("wait",))
     if wrong is not None:
         return wrong
     if not is_name(spec["name"]):

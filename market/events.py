@@ -173,8 +173,14 @@ MEMBER_BEFORE: Final[Mapping[str, int]] = {"sent_bytes": 0, "received_bytes": 0,
 EVALUATED_BEFORE: Final[Mapping[str, Any]] = {"metrics": {}}
 
 
+_NAMES: Final[Mapping[str, frozenset[str]]] = {kind: frozenset(names) for kind, names in FIELDS.items()}
+
+
 def make_event(kind: str, fields: Mapping[str, Any]) -> Event:
     """An event with exactly the fields of its type, in their order; anything else is a bug."""
     names = FIELDS[kind]
-    assert set(fields) == set(names), f"{kind}: {sorted(set(fields) ^ set(names))}"
-    return {"type": kind, **{name: fields[name] for name in names}}
+    assert fields.keys() == _NAMES[kind], f"{kind}: {sorted(fields.keys() ^ _NAMES[kind])}"
+    event: Event = {"type": kind}
+    for name in names:
+        event[name] = fields[name]
+    return event

@@ -85,8 +85,9 @@ from market.outcomes import Answer, Json, Outcome, Refusal, Settings
 from market.outlook import outlook
 from market.quotes import Means, make_plan
 from market.reducer import apply
-from market.state import State, Volatile
+from market.state import FINAL_STATES, State, Volatile
 from market.turn import Turn
+from storage.ledger import Ledger
 
 __all__ = ["Exchange", "Outcome", "Refusal", "Settings"]
 
@@ -149,10 +150,13 @@ _DIRTYING: Final = frozenset(
 class Exchange:
     """The whole market in memory. One writer calls `step`; the journal gets `Outcome.events` before anybody is told."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, keep_history: bool = True) -> None:
+        """Without `keep_history` a job that is over is forgotten, and so is every transfer (balances stay): only for a
+        simulation, in which nobody asks about the past and no caller repeats himself."""
         self.settings = settings
-        self._state = State()
+        self._state = State(ledger=Ledger(keep_history=keep_history))
         self._volatile = Volatile()
+        self._keep_history = keep_history
 
     def step(self, command: Command, now_ms: int) -> Outcome:
         """Decide one command at max(last, now) and apply it."""
@@ -169,7 +173,18 @@ class Exchange:
             return Outcome((), found, False)
         if not isinstance(command, ApplyClearing) and any(event["type"] in _DIRTYING for event in turn.events):
             self._volatile.dirty = True
+        if not self._keep_history:
+            self._forget(turn.events)
         return Outcome(tuple(turn.events), found.body, found.created)
+
+    def _forget(self, events: Iterable[Event]) -> None:
+        for event in events:
+            if event["type"] == "job_state" and event["state"] in FINAL_STATES:
+                job = self._state.forget_job(event["job"])
+                self._volatile.run_ms.pop(job.id, None)
+                self._volatile.run_pid.pop(job.id, None)
+                for lease in job.leases:
+                    self._volatile.reading_ms.pop(lease, None)
 
     def replay(self, at_ms: int, events: Iterable[Event]) -> None:
         """Apply one record of the journal, as it was decided."""
@@ -181,7 +196,8 @@ class Exchange:
     def snapshot(self, jobs: Iterable[str] | None = None) -> BookSnapshot:
         """Everything that `clear()` needs, frozen; from now on `dirty` tells of newer changes. `jobs`: bids of these alone."""
         self._volatile.dirty = False
-        return granting.snapshot_to_clear(self._state, self._volatile, self.settings, jobs)
+        take = granting.snapshot_to_clear if self._keep_history else granting.take_snapshot
+        return take(self._state, self._volatile, self.settings, jobs)
 
     def snapshot_again(self, inputs: Inputs, price_rule: str) -> BookSnapshot:
         """The snapshot that these inputs name, of an exchange that has replayed its journal up to there."""
@@ -321,6 +337,10 @@ class Exchange:
 
     def balance(self, member: str) -> Json:
         return views.balance_view(self._state, member, self.now_ms)
+
+    def balances(self) -> dict[str, int]:
+        """Every account's; their sum is 0."""
+        return self._state.ledger.balances()
 
     def transfers(self, account: str, after: str | None = None, limit: int = 100) -> list[Json]:
         return views.transfers_view(self._state, account, after, limit)

@@ -426,11 +426,11 @@ def _run_is_silent(turn: Turn, lease: Lease) -> bool:
     return turn.now_ms - heard_ms >= turn.settings.run_silence_ms
 
 
-def end_lease(turn: Turn, lease: Lease, reason: str, detail: str) -> None:
-    """End a living lease by a cause of the fault table, and charge it as far as the table says."""
+def end_lease(turn: Turn, lease: Lease, reason: str, detail: str, *, watch: bool = True) -> None:
+    """End a living lease by a cause of the fault table, and charge it as far as the table says. `watch`: see `charge`."""
     cause = BY_REASON[reason]
     if cause.charged is Charged.LAST_READING:
-        charge(turn, lease, lease.metered_ms, turn.state.jobs[lease.job].rounds_committed)
+        charge(turn, lease, lease.metered_ms, turn.state.jobs[lease.job].rounds_committed, watch=watch)
     fields = {
         "lease": lease.id,
         "epoch": lease.epoch,
@@ -443,8 +443,12 @@ def end_lease(turn: Turn, lease: Lease, reason: str, detail: str) -> None:
     turn.emit("lease_ended", fields | {"detail": turn.cut(detail)})
 
 
-def charge(turn: Turn, lease: Lease, to_ms: int, round_number: int) -> None:
-    """Move what the meter up to `to_ms` costs out of the escrow, no more than it holds."""
+def charge(turn: Turn, lease: Lease, to_ms: int, round_number: int, *, watch: bool = True) -> None:
+    """Move what the meter up to `to_ms` costs out of the escrow, no more than it holds.
+
+    `watch` the budget, or leave that to the caller who charges many leases of one job: a charge of what was metered
+    before uses nothing of it that was not used already.
+    """
     state = turn.state
     account = escrow(lease.job)
     to_ms = min(to_ms, lease.payable_ms(state.balance(account)))
@@ -462,4 +466,5 @@ def charge(turn: Turn, lease: Lease, to_ms: int, round_number: int) -> None:
         turn.transfer(Transfer(f"fee:{mark}", "fee", account, FEE, fee, lease.job, lease.id))
     fields = {"lease": lease.id, "epoch": lease.epoch, "job": lease.job, "from_ms": lease.charged_ms, "to_ms": to_ms}
     turn.emit("lease_charged", fields | {"amount_nanos": amount, "fee_nanos": fee, "round": round_number})
-    watch_budget(turn, state.jobs[lease.job])
+    if watch:
+        watch_budget(turn, state.jobs[lease.job])

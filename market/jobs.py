@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Final
 
 from market import credits
 from market.attempts import succeeded
-from market.checking import check_size, invalid, is_digest, is_int, is_name, option_refusal
-from market.command_checking import check_job_spec
+from market.checking import check_size, invalid, is_digest, is_int, is_name, option_refusal, sized_bytes
+from market.command_checking import check_sized_spec
 from market.commands import AddBudget, CancelJob, HaltJob, ReopenMarket, RetuneJob, StopMarket, SubmitJob
 from market.estimates import estimate_of, may_be_estimated, seats_in
 from market.faults import cause_of_halt
@@ -38,16 +39,16 @@ def submit_job(turn: Turn, command: SubmitJob) -> Answer | Refusal:
     if not is_name(command.id):
         return invalid("id", command.id, "1 to 64 letters, digits, dots, dashes")
     spec = dict(command.spec)
-    refusal = check_size("spec", spec, turn.settings.max_spec_bytes)
-    if refusal is not None:
-        return refusal
-    digest = digest_of(spec)
+    encoded = sized_bytes("spec", spec, turn.settings.max_spec_bytes)
+    if isinstance(encoded, Refusal):
+        return encoded
+    digest = sha256(encoded).hexdigest()
     known = turn.state.jobs.get(command.id)
     if known is not None:
         if (known.customer, known.spec_digest) == (command.by, digest):
             return Answer(job_view(turn.state, turn.volatile, known), created=False)
         return conflict("job", command.id)
-    refusal = check_job_spec(spec, turn.settings) or foreseen_refusal(turn, command.by, spec)
+    refusal = check_sized_spec(spec, turn.settings) or foreseen_refusal(turn, command.by, spec)
     if refusal is not None:
         return refusal
     budget = spec["limits"]["budget_nanos"]
@@ -255,8 +256,9 @@ def _result(job: Job, state: str) -> str | None:
 
 
 def end_all(turn: Turn, job: Job, reason: str, detail: str) -> None:
-    for lease in turn.state.live_leases_of(job):
-        end_lease(turn, lease, reason, detail)
+    live = turn.state.live_leases_of(job)
+    for lease in live:
+        end_lease(turn, lease, reason, detail, watch=lease is live[-1])
 
 
 def pause(turn: Turn, job: Job, lease_reason: str, detail: str) -> None:

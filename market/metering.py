@@ -297,8 +297,10 @@ def report_checkpoint(turn: Turn, command: ReportCheckpoint) -> Answer | Refusal
     turn.emit("checkpoint_durable", fields | {"manifest": command.manifest} | sizes | chain)
     first = len(turn.events)
     for lease in turn.state.leases_of(job):
-        charge(turn, lease, lease.owed_ms(command.round), command.round)
+        charge(turn, lease, lease.owed_ms(command.round), command.round, watch=False)
     charges = [event for event in turn.events[first:] if event["type"] == "lease_charged"]
+    if charges:
+        watch_budget(turn, job)
     turn.emit("provenance", make_segment(job, before, charges))
     watch_escrow(turn, job)
     return report_answer(job)

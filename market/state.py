@@ -327,6 +327,15 @@ class State:
         """Note that something of a provider has changed that its offers show."""
         self.touched.update(self.offers_of.get(provider, {}))
 
+    def forget_job(self, name: str) -> Job:
+        """Drop a job that is over, and its leases, as if they had never been; money is not touched."""
+        job = self.jobs.pop(name)
+        assert not job.open, f"{name} is {job.state}"
+        del self.jobs_of[job.customer][name]
+        for lease in job.leases:
+            del self.leases[lease]
+        return job
+
     def balance(self, account: str) -> int:
         return self.ledger.balance(account)
 

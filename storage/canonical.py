@@ -6,18 +6,20 @@ non-ASCII characters, no NaN and no infinities. Integers stay integers (`1` and 
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Final
 
 
 class NotCanonical(ValueError):
     """The bytes are not JSON that this house would have written (duplicate key, NaN, broken UTF-8, …)."""
 
 
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def canonical_bytes(value: object) -> bytes:
     """The canonical JSON of `value`; raises NotCanonical for NaN, infinities and types that JSON does not have."""
     try:
-        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        return text.encode("utf-8")
+        return _ENCODER.encode(value).encode("utf-8")
     except (TypeError, ValueError) as error:
         raise NotCanonical(f"this value has no canonical JSON: {error}") from error
 

@@ -125,7 +125,9 @@ def account_class(account: str) -> str | None:
 class Ledger:
     """All accounts in memory. `apply` checks and books one transfer."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep_history: bool = True) -> None:
+        """Without `keep_history` only balances are kept: an id that comes again is then not known."""
+        self._keep_history = keep_history
         self._balances: dict[str, int] = {}
         self._transfers: dict[str, Transfer] = {}
         self._entries: dict[str, list[Entry]] = {}
@@ -185,6 +187,12 @@ class Ledger:
         return Status.CREATED
 
     def _book(self, transfer: Transfer, at_ms: int) -> None:
+        if not self._keep_history:
+            for account, amount in ((transfer.debit, -transfer.amount_nanos), (transfer.credit, transfer.amount_nanos)):
+                self._balances[account] = balance = self._balances.get(account, 0) + amount
+                if not balance:
+                    del self._balances[account]
+            return
         number = len(self._transfers) + 1
         self._transfers[transfer.id] = transfer
         for account, amount in ((transfer.debit, -transfer.amount_nanos), (transfer.credit, transfer.amount_nanos)):

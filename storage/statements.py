@@ -16,7 +16,7 @@ the signature needs `cryptography`, and without it that check says that it was s
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from storage.canonical import canonical_bytes, digest_of, parse_json
@@ -108,11 +108,16 @@ def make_statement(segment: Segment) -> dict[str, Any]:
             "code": {"digest": segment.code, "label": segment.code_label},
             "data": {"digest": segment.data, "label": segment.data_label, "order_seed": segment.order_seed},
             "hyperparameters": dict(segment.hyperparameters),
-            "work": [asdict(each) for each in segment.work],
-            "outputs": asdict(segment.outputs),
-            "charges": [asdict(each) for each in segment.charges],
+            "work": [_plain(each) for each in segment.work],
+            "outputs": _plain(segment.outputs),
+            "charges": [_plain(each) for each in segment.charges],
         },
     }
+
+
+def _plain(record: Work | SegmentOutputs | Charge) -> dict[str, Any]:
+    """Its fields, which are all plain values: `asdict` copies deeply and takes ten times as long."""
+    return {name: getattr(record, name) for name in record.__slots__}
 
 
 def statement_digest(statement: Mapping[str, Any]) -> str:
