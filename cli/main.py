@@ -33,7 +33,7 @@ VERBS = {
     "billing": "billing", "invoice": "billing", "sql": "billing",
     "provenance": "proof", "verify": "proof", "head": "proof",
     "books": "books", "torture": "torture",
-    "clear": "clear", "replay": "replay",
+    "clear": "clear", "simulate": "simulate", "replay": "replay",
     "demo": "demo",
 }  # fmt: skip
 PANELS = {
@@ -43,7 +43,7 @@ PANELS = {
     "Inside a running job": "exec shell cp",
     "Money and proof": "wallet billing invoice sql provenance verify head books replay",
     "Members": "join invite members teams",
-    "Without a market": "clear torture",
+    "Without a market": "clear simulate torture",
 }  # fmt: skip
 HELP = "An open exchange for training compute: offer GPUs, rent them, train through deaths, read the bill."
 EPILOG = "Anywhere on the line: --json, --url URL, --key KEY, --home DIR, --ca FILE. Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 no market."

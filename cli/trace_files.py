@@ -1,0 +1,61 @@
+"""Traces and offers in CSV files (also gzipped), read a row at a time; what is wrong is said with row and column."""
+
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from cli.errors import CliError, usage
+from market.simulation.trace import BadTrace
+
+T = TypeVar("T")
+
+
+def read_table(path: Path, field: str, parse: Callable[[Sequence[str], Iterable[Sequence[str]], str], T]) -> T:
+    """What `parse(heading, rows, name)` makes of a file with a heading; raises CliError."""
+
+    def with_heading(rows: Iterator[list[str]]) -> T:
+        heading = next(rows, None)
+        if heading is None:
+            raise usage(f"{path} is empty", field=field, remedy="the first line names the columns", code="no_heading")
+        return parse(heading, rows, path.name)
+
+    return _read(path, field, with_heading)
+
+
+def read_rows(path: Path, field: str, parse: Callable[[Iterable[Sequence[str]], str], T]) -> T:
+    """What `parse(rows, name)` makes of a file without a heading; raises CliError."""
+    return _read(path, field, lambda rows: parse(rows, path.name))
+
+
+def _read(path: Path, field: str, parse: Callable[[Iterator[list[str]]], T]) -> T:
+    try:
+        return parse(_rows(path, field))
+    except BadTrace as bad:
+        raise usage(str(bad), field=field, remedy=bad.remedy or None, code="bad_row") from None
+    except FileNotFoundError:
+        raise usage(f"{path} does not exist", field=field, code="no_such_file") from None
+    except (OSError, EOFError, zlib.error) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or error
+        raise usage(f"{path}: {why}", field=field, code="not_readable") from error
+
+
+def _rows(path: Path, field: str) -> Iterator[list[str]]:
+    binary = gzip.open if path.suffix == ".gz" else Path.open
+    with binary(path, "rb") as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            for cells in reader:
+                if cells:
+                    yield cells
+        except UnicodeDecodeError:
+            raise _no_table(path, field, f"it is not UTF-8 text, near line {reader.line_num + 1}") from None
+        except csv.Error as error:
+            raise _no_table(path, field, f"line {reader.line_num}: {error}") from None
+
+
+def _no_table(path: Path, field: str, why: str) -> CliError:
+    return usage(f"{path} is no CSV file: {why}", field=field, remedy="CSV in UTF-8, plain or .gz", code="not_a_table")

@@ -1,0 +1,291 @@
+"""The ways of clearing that the market is measured against, on the same jobs, machines and churn: without money, orders or leases.
+
+- `fifo`: strictly in order of arrival; whoever is first and does not fit lets nobody past (only jobs that no machines of the
+  whole supply could ever serve are passed over).
+- `auction`: in order of arrival, one provider for a whole job, as a group of Akash has it: the cheapest provider that has
+  it all. Later jobs that fit go first.
+- `greedy`: by limit × estimated time, dearest first; a job may span providers and takes the cheapest seats.
+
+A job holds what it has until it is done. A machine that goes takes its jobs with it, whole: what is left of them since the
+last save waits again, with its first place in the queue.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from market.simulation.churning import Seats, comings_and_goings
+from market.simulation.clock import Clock
+from market.simulation.market import RESTART_MS, Progress, Terms
+from market.simulation.players import kind_of
+from market.simulation.records import DONE, GAVE_UP, UNFINISHED, Record
+from market.simulation.supply import Machine
+from market.simulation.trace import TraceJob
+from market.simulation.waiting import Class, Places, Waiting
+
+BASELINES: Final = ("fifo", "auction", "greedy")
+
+
+@dataclass(slots=True)
+class _Open:
+    """A job that is not over; `seats` are (index of a machine, units)."""
+
+    job: TraceJob
+    order: int
+    left_ms: int
+    seats: list[tuple[int, int]] = field(default_factory=list)
+    since_ms: int = 0
+    version: int = 0
+
+
+class BaselineRun:
+    """One baseline over one trace."""
+
+    def __init__(self, name: str, machines: Sequence[Machine], terms: Terms, seats: Seats | None = None) -> None:
+        assert name in BASELINES
+        self.name, self.terms, self.record = name, terms, Record(name, terms.window_ms)
+        self._machines = machines
+        self._free = [0] * len(machines) if seats is not None else [machine.gpus for machine in machines]
+        self._there: dict[int, int] = {} if seats is not None else dict.fromkeys(range(len(machines)), 0)
+        self._ladders: dict[Class, list[tuple[int, int]]] = {}
+        self._providers: dict[Class, list[tuple[int, list[tuple[int, int]]]]] = {}
+        self._places = Places((machine.gpu, machine.region, machine.vram_gib) for machine in machines)
+        self._waiting = Waiting(self._places)
+        self._line: deque[_Open] = deque()
+        self._open: dict[str, _Open] = {}
+        self._on: list[dict[str, None]] = [{} for _ in machines]
+        self._clock = Clock()
+        self._planned = False
+        self._seats = seats
+        self._index = {machine.id: at for at, machine in enumerate(machines)}
+
+    def play(self, jobs: Iterable[TraceJob], progress: Progress = lambda _came, _now: None) -> Record:
+        """Every job of the trace, in order of submission, to its end."""
+        clock, came = self._clock, 0
+        moves: Iterator[tuple[int, bool, int]] = iter(())
+        if self._seats is not None:
+            moves = comings_and_goings(self._seats, len(self._machines), self.terms.seed, self.terms.horizon_ms)
+        coming = iter(jobs)
+        job = next(coming, None)
+        if job is not None:
+            clock.at(job.submitted_ms, "job", job)
+        self._plan_next(moves)
+        while len(clock):
+            kind, about, version = clock.next()
+            now = clock.now_ms
+            if now > self.terms.horizon_ms:
+                break
+            if kind == "job":
+                came += 1
+                self._submit(about, came)
+                job = next(coming, None)
+                if job is not None:
+                    clock.at(job.submitted_ms, "job", job)
+                if came % 256 == 0:
+                    progress(came, now)
+            elif kind == "clear":
+                self._planned = False
+                self._clear()
+            elif kind == "patience":
+                self._lose_patience(about)
+            elif kind == "churn":
+                self._move(*about)
+                self._plan_next(moves)
+            else:
+                known = self._open.get(about)
+                if known is not None and known.version == version:
+                    self._leave(known)
+                    self._over(known, DONE)
+            if not self._open and job is None:
+                break
+        for left in list(self._open.values()):
+            state = "runs" if left.seats else "waits"
+            self._leave(left)
+            self._over(left, UNFINISHED, state)
+        for index, since in self._there.items():
+            self.record.supply.add(since, clock.now_ms, self._machines[index].gpus)
+        self.record.end_ms = max(self.record.end_ms, 1)
+        return self.record
+
+    def _plan_next(self, moves: Iterator[tuple[int, bool, int]]) -> None:
+        move = next(moves, None)
+        if move is not None:
+            self._clock.at(move[0], "churn", move[1:])
+
+    def _submit(self, job: TraceJob, order: int) -> None:
+        self.record.submitted(job)
+        known = self._open[job.id] = _Open(job, order, -(-job.gpu_ms // job.gpus_min))
+        if job.patience_ms is not None:
+            self._clock.at(job.submitted_ms + job.patience_ms, "patience", job.id)
+        self._wait(known)
+
+    def _wait(self, known: _Open) -> None:
+        job = known.job
+        if self.name != "fifo":
+            rank = -job.limit_nanos * job.estimate_ms if self.name == "greedy" else known.order
+            self._waiting.add(job.id, kind_of(job), job.gpus_min, job.limit_nanos, rank)
+        elif self._could_ever(job):
+            if self._line and self._line[-1].order > known.order:
+                self._line = deque(sorted((*self._line, known), key=lambda one: one.order))
+            else:
+                self._line.append(known)
+        self._plan_clearing()
+
+    def _plan_clearing(self) -> None:
+        if not self._planned:
+            self._planned = True
+            step = self.terms.clear_ms
+            self._clock.at(-(-self._clock.now_ms // step) * step, "clear")
+
+    def _lose_patience(self, job: str) -> None:
+        known = self._open.get(job)
+        if known is not None and self.record.jobs[job].started_ms is None:
+            self._over(known, GAVE_UP, "busy" if self._could_ever(known.job) else "never")
+            if self.name == "fifo":
+                self._plan_clearing()
+
+    def _could_ever(self, job: TraceJob) -> bool:
+        return sum(self._machines[at].gpus for ask, at in self._ladder(kind_of(job)) if ask <= job.limit_nanos) >= job.gpus_min
+
+    # seats
+
+    def _ladder(self, kind: Class) -> list[tuple[int, int]]:
+        """(ask, index) of every machine that a class takes, cheapest first."""
+        found = self._ladders.get(kind)
+        if found is None:
+            models, regions, vram_gib = kind
+            found = self._ladders[kind] = sorted(
+                (machine.ask_nanos, index)
+                for index, machine in enumerate(self._machines)
+                if machine.vram_gib >= vram_gib and (not models or machine.gpu in models)
+                and (not regions or machine.region in regions)
+            )  # fmt: skip
+        return found
+
+    def _free_of(self, kind: Class) -> list[tuple[int, int]]:
+        free = self._free
+        return [(ask, free[at]) for ask, at in self._ladder(kind) if free[at]]
+
+    def _units_of(self, machine: str) -> tuple[int, int, float]:
+        at = self._index[machine]
+        return (self._machines[at].ask_nanos, self._free[at], self._machines[at].vram_gib)
+
+    def _seats_for(self, job: TraceJob) -> list[tuple[int, int]] | None:
+        if self.name == "auction":
+            return self._seats_of_one(job)
+        return _cheapest(self._ladder(kind_of(job)), self._free, job)
+
+    def _seats_of_one(self, job: TraceJob) -> list[tuple[int, int]] | None:
+        kind = kind_of(job)
+        groups = self._providers.get(kind)
+        if groups is None:
+            by_provider: dict[str, list[tuple[int, int]]] = {}
+            for ask, at in self._ladder(kind):
+                by_provider.setdefault(self._machines[at].provider, []).append((ask, at))
+            groups = self._providers[kind] = [(ladder[0][0], ladder) for ladder in by_provider.values()]
+        best: tuple[int, list[tuple[int, int]]] | None = None
+        for cheapest, ladder in groups:
+            if cheapest > job.limit_nanos or (best is not None and cheapest * job.gpus_min >= best[0]):
+                continue
+            seats = _cheapest(ladder, self._free, job)
+            if seats is not None:
+                cost = sum(self._machines[at].ask_nanos * units for at, units in seats)
+                if best is None or cost < best[0]:
+                    best = (cost, seats)
+        return None if best is None else best[1]
+
+    def _clear(self) -> None:
+        self.record.clearings += 1
+        if self.name == "fifo":
+            while self._line:
+                first = self._line[0]
+                if first.job.id not in self._open:
+                    self._line.popleft()
+                    continue
+                seats = self._seats_for(first.job)
+                if seats is None:
+                    return
+                self._line.popleft()
+                self._sit(first, seats)
+            return
+        if not self._waiting.news:
+            return
+        for names in self._waiting.rounds(self._free_of, self._units_of):
+            ranked = [self._open[name] for name in names]
+            if self.name == "greedy":
+                ranked.sort(key=lambda one: (-one.job.limit_nanos * one.job.estimate_ms, one.order))
+            else:
+                ranked.sort(key=lambda one: one.order)
+            for known in ranked:
+                seats = self._seats_for(known.job)
+                if seats is not None:
+                    self._waiting.discard(known.job.id)
+                    self._sit(known, seats)
+
+    def _sit(self, known: _Open, seats: list[tuple[int, int]]) -> None:
+        now = self._clock.now_ms
+        record = self.record.jobs[known.job.id]
+        if record.started_ms is None:
+            record.started_ms = now
+        known.seats, known.since_ms = seats, now
+        known.version += 1
+        for at, units in seats:
+            self._free[at] -= units
+            self._on[at][known.job.id] = None
+            self.record.granted(now, self._machines[at].ask_nanos, self._machines[at].ask_nanos, units)
+        self._clock.at(now + known.left_ms, "done", known.job.id, known.version)
+
+    def _leave(self, known: _Open) -> None:
+        now, record = self._clock.now_ms, self.record.jobs[known.job.id]
+        for at, units in known.seats:
+            machine = self._machines[at]
+            del self._on[at][known.job.id]
+            self.record.returned(record, machine, known.since_ms, now, units)
+            if at in self._there:
+                self._free[at] += units
+                self._waiting.freed(machine.id, (machine.gpu, machine.region))
+        known.seats = []
+        known.version += 1
+        if self._waiting or self._line:
+            self._plan_clearing()
+
+    def _over(self, known: _Open, state: str, reason: str = "") -> None:
+        del self._open[known.job.id]
+        self._waiting.discard(known.job.id)
+        self.record.ended(self.record.jobs[known.job.id], self._clock.now_ms, state, reason)
+
+    def _move(self, comes: bool, at: int) -> None:
+        now, machine = self._clock.now_ms, self._machines[at]
+        if comes:
+            self._there[at], self._free[at] = now, machine.gpus
+            self._waiting.freed(machine.id, (machine.gpu, machine.region))
+            self._plan_clearing()
+            return
+        self.record.supply.add(self._there.pop(at), now, machine.gpus)
+        self._free[at] = 0
+        for name in list(self._on[at]):
+            known = self._open[name]
+            ran_ms = now - known.since_ms
+            known.left_ms += RESTART_MS - ran_ms // self.terms.save_ms * self.terms.save_ms
+            self.record.jobs[name].lost += 1
+            self._leave(known)
+            self._wait(known)
+
+
+def _cheapest(ladder: Iterable[tuple[int, int]], free: Sequence[int], job: TraceJob) -> list[tuple[int, int]] | None:
+    """The cheapest units within the job's limit; None if there are too few."""
+    left, seats = job.gpus_min, []
+    for ask, at in ladder:
+        if ask > job.limit_nanos:
+            break
+        units = free[at]
+        if units:
+            taken = min(units, left)
+            seats.append((at, taken))
+            left -= taken
+            if not left:
+                return seats
+    return None

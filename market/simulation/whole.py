@@ -1,0 +1,104 @@
+"""A whole simulation: supply by load, the market, the baselines on the same trace, the bound, and what it all comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from market.simulation.baselines import BASELINES, BaselineRun
+from market.simulation.bound import welfare_bound_nanos
+from market.simulation.churning import Seats
+from market.simulation.figures import run_figures, series, span_of, trace_figures
+from market.simulation.market import MarketRun, Terms
+from market.simulation.records import Record
+from market.simulation.rule import priced
+from market.simulation.supply import Machine, gpus_of, scaled, with_providers
+from market.simulation.trace import BareJob, TraceJob
+from storage.units import MS_PER_HOUR, MS_PER_MINUTE
+
+MARKET: Final = "market"
+LEAST_LOAD, MOST_LOAD = 0.01, 100.0
+
+Tell = Callable[[str, int, int], None]
+"""Told (which run, jobs that came so far, of how many)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`load` None: the offers as they are. `baselines`: names of market/simulation/baselines.py, in order."""
+
+    load: float | None = 0.9
+    seed: int = 1
+    fee_ppm: int = 50_000
+    clear_ms: int = MS_PER_MINUTE
+    save_ms: int = 6 * MS_PER_HOUR
+    baselines: tuple[str, ...] = BASELINES
+    price_rule: str = "ask"
+
+
+@dataclass(slots=True)
+class Whole:
+    """`told` is plain JSON; `records` hold the details of each run, by name."""
+
+    told: dict[str, Any]
+    records: dict[str, Record]
+    ledger_nanos: int
+
+
+class NothingToDo(ValueError):
+    """No job, or no machine."""
+
+
+def supply_for(jobs: Sequence[BareJob] | Sequence[TraceJob], listed: Sequence[Machine], plan: Plan, seats: Seats | None) -> list[Machine]:
+    """As many machines as the load asks for: mean demand ÷ load ÷ the share of the time that they are there."""
+    if plan.load is None:
+        return with_providers(listed)
+    demand = sum((job.gpus if isinstance(job, BareJob) else job.gpus_max) * job.duration_ms for job in jobs)
+    there = 1.0 if seats is None else seats.share()
+    return scaled(listed, max(1, round(demand / max(1, span_of(jobs)) / plan.load / there)), plan.seed)
+
+
+def simulate(
+    jobs: Sequence[BareJob] | Sequence[TraceJob], listed: Sequence[Machine], plan: Plan, seats: Seats | None = None,
+    tell: Tell = lambda _run, _came, _all: None,
+) -> Whole:  # fmt: skip
+    """Play the trace; raises NothingToDo where there is no job or no machine. The same arguments give the same bits."""
+    if not jobs:
+        raise NothingToDo("the trace has no jobs")
+    if not listed:
+        raise NothingToDo("there are no offers")
+    machines = supply_for(jobs, listed, plan, seats)
+    if isinstance(jobs[0], BareJob):
+        trace = list(priced((job for job in jobs if isinstance(job, BareJob)), machines, plan.seed))
+    else:
+        trace = [job for job in jobs if isinstance(job, TraceJob)]
+    window_ms = trace[-1].submitted_ms
+    horizon_ms = window_ms + 2 * max(job.duration_ms for job in trace) + max(job.patience_ms or 0 for job in trace)
+    terms = Terms(plan.seed, plan.fee_ppm, plan.clear_ms, plan.save_ms, horizon_ms, window_ms, plan.price_rule)
+    market = MarketRun(machines, terms, seats)
+    records = {MARKET: market.play(trace, lambda came, _now: tell(MARKET, came, len(trace)))}
+    ledger_nanos = market.ledger_total_nanos()
+    for name in plan.baselines:
+        run = BaselineRun(name, machines, terms, seats)
+        records[name] = run.play(trace, lambda came, _now, name=name: tell(name, came, len(trace)))  # type: ignore[misc]
+    end_ms = max(record.end_ms for record in records.values())
+    tell("bound", 0, len(trace))
+    bound = welfare_bound_nanos(trace, machines, end_ms, stretched=seats is not None)
+    told = {
+        "trace": trace_figures(trace),
+        "supply": {
+            "machines": len(machines), "gpus": gpus_of(machines), "providers": len({machine.provider for machine in machines}),
+            "models": len({machine.gpu for machine in machines}),
+        },
+        "plan": {
+            "load": plan.load, "seed": plan.seed, "fee_ppm": plan.fee_ppm, "clear_ms": plan.clear_ms, "save_ms": plan.save_ms,
+            "churn": seats is not None, "price_rule": plan.price_rule,
+        },
+        "bound_usd": round(bound / 10**9, 2),
+        "end_days": round(end_ms / 86_400_000, 2),
+        "money_conserved": ledger_nanos == 0,
+        "runs": {name: run_figures(record, machines, bound, end_ms) for name, record in records.items()},
+        "by_day": {name: series(record, end_ms) for name, record in records.items()},
+    }  # fmt: skip
+    return Whole(told, records, ledger_nanos)
