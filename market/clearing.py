@@ -29,7 +29,11 @@ LARGE_BOOK: Final = 2_000_000
 """From so many pairs of bids and offers on, the compiled engine serves where it is installed and there are no teams."""
 ENGINE_BUDGET: Final = 40
 """Effort of the engine, in million looks; without memory of earlier clearings, so that a replay needs none."""
-REASONED: Final = 4_000
+SMALL_BOOK: Final = 20_000
+"""Up to so many pairs the exchange clears at once, between two commands: then it looks at `SMALL_EFFORT` offers at most, some
+50 ms, and a first pass over everything still fits."""
+SMALL_EFFORT: Final = 30_000
+REASONED: Final = 1_000
 """Pairs of bids and offers for which reasons are looked up in one clearing; who was never told a reason comes first."""
 
 
@@ -84,6 +88,12 @@ def algorithm_for(snapshot: BookSnapshot) -> str:
     offers = len(snapshot.offers) if snapshot.book is None else len(snapshot.book)
     large = len(snapshot.bids) * offers > LARGE_BOOK and not snapshot.standings
     return ENGINE if large and engine_installed() else WELFARE
+
+
+def effort_for(snapshot: BookSnapshot) -> int:
+    """How many looks the market gives a book, by its size alone."""
+    offers = len(snapshot.offers) if snapshot.book is None else len(snapshot.book)
+    return SMALL_EFFORT if len(snapshot.bids) * offers <= SMALL_BOOK else EFFORT
 
 
 def engine_installed() -> bool:
@@ -231,6 +241,24 @@ def _class_price(bid: Bid, served: Served, priced: Priced) -> str:
 
 
 __all__ = [
-    "CONSTRAINTS", "EFFORT", "ENGINE", "HARDWARE", "WELFARE", "Bid", "BookSnapshot", "Clearing", "Match", "Reason", "Removed",
-    "Requirements", "Unmatched", "algorithm_for", "clear", "covers", "explain", "fits", "requirements_only",
+    "CONSTRAINTS",
+    "EFFORT",
+    "ENGINE",
+    "HARDWARE",
+    "WELFARE",
+    "Bid",
+    "BookSnapshot",
+    "Clearing",
+    "Match",
+    "Reason",
+    "Removed",
+    "Requirements",
+    "Unmatched",
+    "algorithm_for",
+    "clear",
+    "covers",
+    "effort_for",
+    "explain",
+    "fits",
+    "requirements_only",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ A machine's owner pays nothing for it; such seats have no part in any class.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -60,22 +60,26 @@ def price(
     bids: Mapping[str, Bid],
     book: OrderBook,
     taken: Mapping[str, int],
+    could_use: Callable[[Offer, Bid], bool] | None = None,
 ) -> Priced:
-    """What these seats cost. `taken`: GPUs of each offer that they, or others, hold."""
+    """What these seats cost. `taken`: GPUs of each offer that they, or others, hold. `could_use`: whether a bid that got
+    nothing could be seated on an offer of a model and region that it asks for, price and load aside."""
     if rule == ASK:
         asks = {job: tuple(seat.price_nanos_per_gpu_hour for seat in own) for job, own in seats.items()}
         return Priced(asks, frozenset(), _traded(seats, bids, asks))
     assert rule == UNIFORM, rule
-    return _Uniform(seats, bids, book, taken).priced()
+    return _Uniform(seats, bids, book, taken, could_use or _could_use).priced()
 
 
 class _Uniform:
     def __init__(
-        self, seats: Mapping[str, Sequence[Offer]], bids: Mapping[str, Bid], book: OrderBook, taken: Mapping[str, int]
-    ) -> None:
+        self, seats: Mapping[str, Sequence[Offer]], bids: Mapping[str, Bid], book: OrderBook, taken: Mapping[str, int],
+        could_use: Callable[[Offer, Bid], bool],
+    ) -> None:  # fmt: skip
         self.seats = dict(seats)
         self.bids = bids
         self.book = book
+        self.could_use = could_use
         self.taken = dict(taken)
         self.given_up: set[str] = set()
 
@@ -131,13 +135,19 @@ class _Uniform:
             bid = min(self.bids[job].max_price_nanos_per_gpu_hour for job, _ in own)
             here = self.book.cheapest(Requirements(gpu=(name[0],), region=(name[1],)))
             others = [offer for offer in here if offer.matchable]
-            rivals = [one.max_price_nanos_per_gpu_hour for one in left if any(passes(offer, one, _FIXED) for offer in others)]
+            rivals = [
+                one.max_price_nanos_per_gpu_hour
+                for one in left
+                if one.max_price_nanos_per_gpu_hour >= asked
+                and (not one.requires.gpu or name[0] in one.requires.gpu)
+                and (not one.requires.region or name[1] in one.requires.region)
+                and any(self.could_use(offer, one) for offer in others)
+            ]
             unsold = [
                 offer.price_nanos_per_gpu_hour
                 for offer in others
                 if offer.gpus_free > self.taken.get(offer.id, 0) and offer.price_nanos_per_gpu_hour >= asked
             ]
-            rivals = [one for one in rivals if one >= asked]
             high = min([bid, *unsold])
             found[name] = (max(asked, min(max(rivals), high)), high) if rivals else (asked, asked)
         return found
@@ -162,6 +172,10 @@ class _Uniform:
                 if seat.price_nanos_per_gpu_hour:
                     found.setdefault((seat.gpu, seat.region), []).append((job, seat))
         return found
+
+
+def _could_use(offer: Offer, bid: Bid) -> bool:
+    return passes(offer, bid, _FIXED)
 
 
 def _at(prices: Mapping[Class, int], seat: Offer) -> int:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from market.engine.book import Book
     from market.engine.solve import Cleared
 
-PRICE_RULES = ("ask",)
 SHOWN = 40
+NO_PRICE = "at one price for all of a model and region this gang and the others do not go together"
 MAX_BUDGET = 1_000_000
 
 
@@ -29,7 +29,7 @@ def clear(
     ctx: typer.Context,
     offers: Annotated[Path, typer.Argument(metavar="OFFERS", help="CSV or Parquet: " + "id,gpu,vram_gib,usd_per_gpu_hour,gpus,region,reliability,max_hours,available_in_hours,interconnect")],
     jobs: Annotated[Path, typer.Argument(metavar="JOBS", help="CSV or Parquet: " + "id,gpus_min,gpus_max,gpu,regions,reliability_min,max_usd_per_gpu_hour,hours,deadline_hours,interconnect_min,same_region,gang")],
-    price_rule: Annotated[str, typer.Option("--price-rule", metavar="RULE", help="what is paid; ask: the ask of each offer")] = "ask",
+    price_rule: Annotated[str, typer.Option("--price-rule", metavar="RULE", help="what is paid; ask: the ask of each offer; uniform: one price for a model and region")] = "ask",
     bound: Annotated[bool, typer.Option("--bound", help="also prove how much more any clearing could reach")] = False,
     budget: Annotated[int | None, typer.Option("--budget", metavar="N", help="effort: millions of pairs (job, offer) that may be looked at; default: by the size of the book")] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="of the engine's random steps; the same seed gives the same matches")] = 1,
@@ -58,7 +58,7 @@ def clear(
     book = book_of(offered, wanted)
     cleared = solve(book, budget=budget, seed=seed, bound=bound)
     times = {"read_ms": read_ms, "load_ms": load_ms, "clear_ms": _ms(begun)}
-    told = _document(book, cleared) | {"price_rule": price_rule, "budget": cleared.budget, "seed": seed} | times
+    told = _document(book, cleared, price_rule) | {"price_rule": price_rule, "budget": cleared.budget, "seed": seed} | times
     if settings.as_json:
         document(told)
     else:
@@ -70,6 +70,8 @@ def _ms(begun: float) -> float:
 
 
 def _check_options(price_rule: str, budget: int | None, seed: int) -> None:
+    from market.price_rules import PRICE_RULES
+
     if price_rule not in PRICE_RULES:
         raise usage(f"there is no price rule {price_rule!r}", field="--price-rule", remedy=f"there is: {', '.join(PRICE_RULES)}")  # fmt: skip
     if budget is not None and not 0 <= budget <= MAX_BUDGET:
@@ -81,21 +83,32 @@ def _check_options(price_rule: str, budget: int | None, seed: int) -> None:
         raise refused("not_installed", f"the engine needs {' and '.join(missing)}", remedy="pip install 'torg[engine]'")
 
 
-def _document(book: "Book", cleared: "Cleared") -> dict[str, Any]:
+def _document(book: "Book", cleared: "Cleared", rule: str) -> dict[str, Any]:
     from market.engine.reasons import reasons
+    from market.file_prices import priced
 
     offers, jobs = book.offers, book.jobs
     rows = sorted(zip(cleared.job_rows.tolist(), cleared.offer_rows.tolist(), cleared.gpus.tolist(), strict=True))
-    matched = {job for job, _, _ in rows}
-    left = [row for row in range(len(jobs.ids)) if row not in matched]
+    prices, given_up, classes = priced(rule, offers, jobs, rows)
+    served = {job for job, _, _ in rows}
+    rows = [row for row in rows if row[0] not in given_up]
+    left = [row for row in range(len(jobs.ids)) if row not in served]
+    welfare = sum((jobs.limit_nanos[job] - offers.price_nanos[offer]) * jobs.hours[job] * gpus for job, offer, gpus in rows)
     told: dict[str, Any] = {
         "matches": [
-            {"job": jobs.ids[job], "offer": offers.ids[offer], "gpus": gpus, "usd_per_gpu_hour": _usd(offers.price_nanos[offer])}
+            {"job": jobs.ids[job], "offer": offers.ids[offer], "gpus": gpus, "usd_per_gpu_hour": _usd(prices[job, offer])}
             for job, offer, gpus in rows
         ],
-        "unmatched": [{"job": jobs.ids[one.row], "reason": str(one.reason), "detail": one.detail} for one in reasons(book, left)],
-        "welfare_usd": _usd(cleared.welfare_nanos),
-        "welfare_nanos": cleared.welfare_nanos,
+        "unmatched": [
+            *({"job": jobs.ids[one.row], "reason": str(one.reason), "detail": one.detail} for one in reasons(book, left)),
+            *({"job": jobs.ids[job], "reason": "class_price", "detail": NO_PRICE} for job in sorted(given_up)),
+        ],
+        "classes": [
+            {"gpu": one.gpu, "region": one.region, "gpus": one.gpus, "usd_per_gpu_hour": _usd(one.price_nanos_per_gpu_hour)}
+            for one in classes
+        ],
+        "welfare_usd": _usd(welfare // 1_000_000_000),
+        "welfare_nanos": welfare // 1_000_000_000,
     }  # fmt: skip
     if cleared.bound_nanos is not None:
         told |= {"bound_usd": _usd(cleared.bound_nanos), "bound_nanos": cleared.bound_nanos}

@@ -17,7 +17,7 @@ from typing import Any
 
 from market.api.feed import Feed
 from market.api.problems import disk_full
-from market.clearing import Clearing, clear
+from market.clearing import SMALL_BOOK, Clearing, clear, effort_for
 from market.commands import ApplyClearing, Command, Heard, Tick
 from market.events import FIELDS
 from market.exchange import Exchange, Outcome, Refusal
@@ -31,8 +31,6 @@ log = logging.getLogger("torg.desk")
 TICK_S = 0.5
 QUEUE_LIMIT = 10_000
 BATCH_LIMIT = 1_000
-CLEARING_WORK = 1_000_000
-LARGE_BOOK = 20_000
 PROBE_BYTES = 1024 * 1024
 PROBE_EVERY_S = 1.0
 
@@ -271,7 +269,7 @@ class Desk:
         if self._clearing is not None or not self.exchange.dirty:
             return
         snapshot = self.exchange.snapshot()
-        if len(snapshot.bids) * len(snapshot.offers) > LARGE_BOOK:
+        if len(snapshot.bids) * len(snapshot.offers) > SMALL_BOOK:
             return
         clearing = self._timed(snapshot)
         outcome = self.exchange.step(ApplyClearing(clearing), now_ms)
@@ -279,7 +277,7 @@ class Desk:
 
     def _timed(self, snapshot: BookSnapshot) -> Clearing:
         began_ns = time.perf_counter_ns()
-        clearing = clear(snapshot, CLEARING_WORK)
+        clearing = clear(snapshot, effort_for(snapshot))
         self.numbers.clearings += 1
         self.numbers.clearing_ns += time.perf_counter_ns() - began_ns
         return clearing

@@ -55,6 +55,23 @@ def test_the_example_is_cleared_and_everything_said_of_it_is_true(torg: Torg) ->
     assert "4 jobs matched, 2 not; welfare $756.16" in table
 
 
+def test_one_price_for_a_class_is_between_asks_and_limits(clear: Callable[..., object]) -> None:
+    offers = lines(OFFER_HEADING, "a,H100,80,2,1,EU,0.99,24,0,nvlink", "b,H100,80,3,1,EU,0.99,24,0,nvlink", "c,T4,16,1,1,EU,0.99,24,0,none")
+    jobs = lines(
+        JOB_HEADING, "i,1,1,H100,EU,0.9,9,5,24,none,false,true", "j,1,1,H100,EU,0.9,8,5,24,none,false,true",
+        "k,1,1,H100,EU,0.9,6,5,24,none,false,true", "l,1,1,H100,EU,0.9,7,5,4,none,false,true", "m,1,1,T4,,0,5,1,,none,false,true",
+    )  # fmt: skip
+    said = clear(offers, jobs, "--price-rule", "uniform", "--json").document  # type: ignore[attr-defined]
+    # k, which is left over, could have used a machine at 6, and i and j pay up to 8; l can use none before its deadline.
+    assert {one["job"]: one["usd_per_gpu_hour"] for one in said["matches"]} == {"i": 7.0, "j": 7.0, "m": 1.0}
+    assert said["price_rule"] == "uniform"
+    assert said["classes"] == [
+        {"gpu": "H100", "region": "EU", "gpus": 2, "usd_per_gpu_hour": 7.0},
+        {"gpu": "T4", "region": "EU", "gpus": 1, "usd_per_gpu_hour": 1.0},
+    ]
+    assert {one["job"]: one["reason"] for one in said["unmatched"]} == {"k": "outbid", "l": "deadline"}
+
+
 def test_parquet_is_read_as_csv_is(torg: Torg, tmp_path: Path) -> None:  # noqa: F811
     pytest.importorskip("numba")
     pyarrow = pytest.importorskip("pyarrow")
@@ -203,7 +220,7 @@ def test_a_file_that_is_no_table_is_refused(clear: Callable[..., object], conten
 def test_options_that_cannot_be_are_refused_with_what_there_is(torg: Torg, tmp_path: Path) -> None:  # noqa: F811
     words = str(EXAMPLES / "offers.csv"), str(EXAMPLES / "jobs.csv")
     for option, value, said in (
-        ("--price-rule", "spot", "torg: --price-rule: there is no price rule 'spot' (there is: ask)"),
+        ("--price-rule", "vickrey", "torg: --price-rule: there is no price rule 'vickrey' (there is: ask, uniform)"),
         ("--budget", "-1", "torg: --budget: -1 is out of range (0 to 1,000,000 million pairs)"),
         ("--seed", "-1", "torg: --seed: -1 is out of range (0 to 2^63 - 1)"),
     ):
