@@ -40,6 +40,8 @@ RESTART_MS: Final = MS_PER_MINUTE
 DEPOSIT_NANOS: Final = 10_000_000 * 10**9
 OPERATOR: Final = "operator"
 CLEARING_WORK: Final = 1_000_000
+IN_VAIN: Final = 3
+"""After so many lists of bids that got nothing in a row, what is free stays so until something else comes free."""
 _FOREVER_MS: Final = 10**15
 _MANY: Final = 10**9
 TOP_UP_AT: Final = 0.8
@@ -297,11 +299,14 @@ class MarketRun:
         self._last_clearing_ms = self._clock.now_ms
         if not self._waiting.news:
             return
-        kept = False
+        kept, in_vain = False, 0
         for names in self._waiting.rounds(self._free, self._units_of):
             clearing = clear(self.exchange.snapshot(names), CLEARING_WORK, reasons=False)
             self.record.clearings += 1
             kept |= clearing.kept_for is not None
+            in_vain = 0 if clearing.matches else in_vain + 1
+            if in_vain == IN_VAIN:
+                break
             if clearing.matches:
                 self._granted = {}
                 self._must(ApplyClearing(clearing))
