@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 from market import (
     attempts,
+    clearing_records,
     credits,
     explaining,
     granting,
@@ -125,7 +126,7 @@ _DECISIONS: Final[Mapping[type, _Decide]] = {
     AddBudget: jobs.add_budget,
     RetuneJob: jobs.retune_job,
     HaltJob: jobs.halt_job,
-    SetPriceRule: granting.set_price_rule,
+    SetPriceRule: clearing_records.set_price_rule,
     StopMarket: jobs.stop_market,
     ReopenMarket: jobs.reopen_market,
     StartLease: granting.start_lease,

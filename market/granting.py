@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from market.alerts import watch_budget
 from market.book import OrderBook
-from market.checking import invalid, is_int, is_text
-from market.clearing import Clearing, Match, Unmatched
-from market.commands import SYSTEM, ApplyClearing, EndLease, SetPriceRule, StartLease
+from market.checking import is_int, is_text
+from market.clearing import Match, Unmatched
+from market.clearing_records import clearing_view, kinds, seats_view, unmatched_view
+from market.commands import SYSTEM, ApplyClearing, EndLease, StartLease
 from market.constraints import CONSTRAINTS, cost_nanos_at
 from market.faults import BY_REASON, Charged, cause_of_provider_end
 from market.holding import is_paused
@@ -18,7 +19,6 @@ from market.listing import Listing
 from market.orders import PPM, Bid, BookSnapshot, Inputs, Offer, Requirements
 from market.outcomes import Answer, Json, Refusal, Settings, forbidden, unknown
 from market.periods import DAY
-from market.price_rules import PRICE_RULES
 from market.pricing import FIRST_COVER_MS, cover_ms, fee_step, rate_nanos_per_hour, spendable_nanos
 from market.snapshot_digest import digest_of_snapshot
 from market.state import Job, OfferRecord, State, Volatile
@@ -214,19 +214,6 @@ def snapshot_again(state: State, inputs: Inputs, rule: str, settings: Settings) 
     return replace(found, inputs=replace(inputs, digest=digest_of_snapshot(found)))
 
 
-def set_price_rule(turn: Turn, command: SetPriceRule) -> Answer | Refusal:
-    """Price seats by another rule from now on; leases that run keep their prices."""
-    refusal = turn.require(command.by, ("operator",))
-    if refusal is not None:
-        return refusal
-    if command.rule not in PRICE_RULES:
-        return invalid("rule", command.rule, f"one of {', '.join(PRICE_RULES)}")
-    changed = turn.state.price_rule != command.rule
-    if changed:
-        turn.emit("price_rule_set", {"rule": command.rule, "by": command.by})
-    return Answer({"price_rule": command.rule, "means": PRICE_RULES[command.rule]}, created=changed)
-
-
 def apply_clearing(turn: Turn, command: ApplyClearing) -> Answer | Refusal:
     """Grant what still holds; a match that is stale is left out whole and cleared again later."""
     if command.by != SYSTEM:
@@ -247,52 +234,6 @@ def apply_clearing(turn: Turn, command: ApplyClearing) -> Answer | Refusal:
     return Answer({"matched": matched, "unmatched": len(clearing.unmatched)})
 
 
-def seats_view(match: Match) -> list[Json]:
-    """One line for each offer of the match, at one price each."""
-    rows: dict[str, Json] = {}
-    for offer, price, ask in zip(match.offers, match.prices_nanos_per_gpu_hour, match.asks, strict=True):
-        row = rows.setdefault(
-            offer,
-            {"job": match.job, "offer": offer, "gpus": 0, "price_nanos_per_gpu_hour": price, "ask_nanos_per_gpu_hour": ask},
-        )
-        row["gpus"] += match.gpus
-    return list(rows.values())
-
-
-def clearing_view(number: int, clearing: Clearing) -> Json:
-    """What a clearing was made of and came to, without who got what."""
-    inputs = clearing.inputs
-    return {
-        "number": number,
-        "snapshot_ms": None if inputs is None else inputs.at_ms,
-        "position": None if inputs is None else inputs.position,
-        "suspect": [] if inputs is None else list(inputs.suspect),
-        "jobs": None if inputs is None or inputs.jobs is None else list(inputs.jobs),
-        "snapshot": None if inputs is None else inputs.digest,
-        "bids": clearing.bids,
-        "offers": clearing.offers,
-        "algorithm": clearing.algorithm,
-        "effort": clearing.effort,
-        "looks": clearing.looks,
-        "price_rule": clearing.price_rule,
-        "welfare_nanos": clearing.welfare_nanos,
-        "forgone_nanos": clearing.forgone_nanos,
-        "kept_for": clearing.kept_for,
-        "classes": [asdict(one) for one in clearing.classes],
-    }
-
-
-def unmatched_view(one: Unmatched) -> Json:
-    """Why somebody got nothing, as the journal keeps it."""
-    return {
-        "job": one.job,
-        "reason": str(one.reason),
-        "detail": one.detail,
-        "removed": [{"reason": str(removed.reason), "gpus": removed.gpus} for removed in one.removed],
-        "relaxations": list(one.relaxations),
-    }
-
-
 def _is_news(turn: Turn, one: Unmatched) -> bool:
     """Whether its customer should hear: another reason, or another kind of change that would help."""
     job = turn.state.jobs.get(one.job)
@@ -300,11 +241,7 @@ def _is_news(turn: Turn, one: Unmatched) -> bool:
         return False
     if job.unmatched is None or job.unmatched["reason"] != one.reason:
         return True
-    return bool(one.detail) and _kinds(job.unmatched["relaxations"]) != _kinds(one.relaxations)
-
-
-def _kinds(relaxations: Iterable[str]) -> list[str]:
-    return [text.split(" ")[0] for text in relaxations]
+    return bool(one.detail) and kinds(job.unmatched["relaxations"]) != kinds(one.relaxations)
 
 
 def _grant(turn: Turn, match: Match, number: int, rule: str) -> int:

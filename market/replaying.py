@@ -13,9 +13,9 @@ from typing import Any
 
 from market.bound import bound_nanos
 from market.clearing import ENGINE, WELFARE, Clearing, clear, engine_installed
+from market.clearing_records import clearing_view, seats_view, unmatched_view
 from market.events import Event
 from market.exchange import Exchange
-from market.granting import clearing_view, seats_view, unmatched_view
 from market.orders import BookSnapshot, Inputs
 from market.outcomes import Json, Refusal, Settings
 from market.price_rules import PRICE_RULES
