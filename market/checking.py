@@ -56,8 +56,9 @@ _SPEC_FIELDS: Final = (
 )  # fmt: skip
 _SPEC_OPTIONAL: Final = ("wait", "until_loss", "train", "evaluate")
 _WORKER_FIELDS: Final = ("min", "max", "gpus", "gpu", "vram_gib", "region", "reliability", "isolation")
-_WORKER_OPTIONAL: Final = ("own", "available_ms")
+_WORKER_OPTIONAL: Final = ("own", "available_ms", "grow_below_nanos_per_gpu_hour")
 _LIMIT_FIELDS: Final = ("max_price_nanos_per_gpu_hour", "budget_nanos", "deadline_ms")
+_LIMIT_OPTIONAL: Final = ("interruptible",)
 
 
 def invalid(field: str, value: object, allowed: str) -> Refusal:
@@ -276,15 +277,20 @@ def check_workers(workers: object, settings: Settings) -> Refusal | None:
         return invalid("workers.isolation", workers["isolation"], "process or sandbox")
     if not is_int(workers.get("available_ms", 1), 1, LONGEST_MS):
         return invalid("workers.available_ms", workers["available_ms"], "milliseconds from 1, up to ten years")
+    grow, most = workers.get("grow_below_nanos_per_gpu_hour", 1), settings.max_price_nanos_per_gpu_hour
+    if not is_int(grow, 1, most):
+        return invalid("workers.grow_below_nanos_per_gpu_hour", grow, f"a whole number of nano-dollars from 1 to {most}")
     return None
 
 
 def check_limits(limits: object, settings: Settings, *, own: bool = False) -> Refusal | None:
     """Price, budget, deadline. A job that runs on its customer's own machines alone pays nothing and holds nothing."""
-    wrong = check_fields("limits.", limits, _LIMIT_FIELDS)
+    wrong = check_fields("limits.", limits, _LIMIT_FIELDS, _LIMIT_OPTIONAL)
     if wrong is not None:
         return wrong
     assert isinstance(limits, Mapping)
+    if not isinstance(limits.get("interruptible", False), bool):
+        return invalid("limits.interruptible", limits["interruptible"], "true or false")
     for name, most in (
         ("max_price_nanos_per_gpu_hour", settings.max_price_nanos_per_gpu_hour),
         ("budget_nanos", settings.max_amount_nanos),

@@ -68,6 +68,14 @@ class Experience:
 
     runs: dict[str, list[Run]] = field(default_factory=dict)
     scores: list[Score] = field(default_factory=list)
+    joined_ms: dict[str, list[int]] = field(default_factory=dict)
+    """From the grant of a lease to its first committed round, by work."""
+
+    def note_joined(self, work: str, took_ms: int) -> None:
+        """Keep how long a lease took to take part."""
+        self.joined_ms[work] = [*self.joined_ms.pop(work, []), took_ms][-RUNS_OF_ONE:]
+        if len(self.joined_ms) > WORKS:
+            del self.joined_ms[next(iter(self.joined_ms))]
 
     def learn(self, work: str, run: Run) -> None:
         """Keep a run; the work that was seen longest ago is forgotten when there are too many."""

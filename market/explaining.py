@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
+from market.changes import changes_view, promise_told
 from market.clearing import Reason, clear
 from market.constraints import CONSTRAINTS
 from market.granting import bid_of, take_snapshot
@@ -14,6 +15,7 @@ from market.outlook import recent_waits
 from market.reasons import Removed, explain, helps, in_words, price_gap
 from market.spending import REASON as SPENDING_LIMIT
 from market.spending import told as limits_told
+from market.spot import seen_by
 from market.state import Job, State, Volatile
 from market.teams import quota_refuses, share_sentence
 from storage.units import format_usd
@@ -39,10 +41,15 @@ def explain_view(state: State, volatile: Volatile, settings: Settings, job: Job)
     if bid is None and job.state == "pending" and state.members[job.customer].suspended:
         detail = f"{job.customer} is suspended: the job waits until it is resumed"
         return view | {"reason": "member_suspended", "detail": detail}
+    view["changes"] = changes_view(state, job)
+    if job.promise is not None:
+        return view | {"reason": "outbidding", "detail": promise_told(state, job, volatile.now_ms)}
     if bid is None:
         waits = job.state == "paused" and job.reason == SPENDING_LIMIT
         return view | ({"detail": limits_told(state, job, volatile.now_ms)} if waits else {})
     snapshot = take_snapshot(state, volatile, settings)
+    if bid.interruptible:
+        snapshot = replace(snapshot, offers=tuple(seen_by(offer, bid) for offer in snapshot.offers), book=None)
     if snapshot.standings:
         view |= {"team": bid.team or None, "share": share_sentence(state, snapshot, job)}
         if (quota := quota_refuses(snapshot, bid)) is not None:

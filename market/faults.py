@@ -25,19 +25,24 @@ class Charged(StrEnum):
 
     LAST_READING = "to its last reading"
     DURABLE_ROUNDS = "its committed rounds, once they are durable"
+    COMMITTED_WORK = "its committed rounds, once they are durable; a command, to its last save"
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """`event` is what happened; `aftermath` is what the market does next."""
+    """`event` is what happened; `aftermath` is what the market does next; `saved_counts`: the lease had notice and is
+    nobody's fault, so that its committed work is paid, of a command what it had saved, and nothing else."""
 
     reason: str
     event: str
     fault: Fault
     aftermath: str
+    saved_counts: bool = False
 
     @property
     def charged(self) -> Charged:
+        if self.saved_counts:
+            return Charged.COMMITTED_WORK
         return Charged.LAST_READING if self.fault in _CUSTOMERS_DOING else Charged.DURABLE_ROUNDS
 
 
@@ -45,6 +50,7 @@ _CUSTOMERS_DOING: Final = frozenset({Fault.CUSTOMER, Fault.NONE})
 
 _REPLACED: Final = "the round commits without it; a replacement is looked for within the budget"
 _FAILED: Final = "the job fails; the rest of the escrow goes back"
+_SHRINKS: Final = "the job goes on with the others, or waits for capacity at its price, and goes on from what is durable"
 _RESUMES: Final = "the job goes on from the newest round that a living worker or the disk holds"
 
 CAUSES: Final[tuple[Cause, ...]] = (
@@ -89,6 +95,9 @@ CAUSES: Final[tuple[Cause, ...]] = (
     Cause("preempted", "the provider took the machine back", Fault.PROVIDER, _REPLACED),
     Cause("drained", "the provider drained the offer", Fault.PROVIDER, _REPLACED),
     Cause("withdrew", "the provider withdrew the offer", Fault.PROVIDER, _REPLACED),
+    Cause("outbid", "another bid more for what an interruptible lease had", Fault.NONE, _SHRINKS, saved_counts=True),
+    Cause("maintenance", "a maintenance window that the offer named began", Fault.NONE, _REPLACED, saved_counts=True),
+    Cause("max_lease", "the longest time of a lease that the offer names is over", Fault.NONE, _REPLACED, saved_counts=True),
     Cause("run_died", "the RunActor died and no worker outlived it", Fault.MARKET, _RESUMES),
     Cause("head_lost", "the head node was away for longer than the workers could wait", Fault.MARKET, _RESUMES),
     Cause(
@@ -98,6 +107,8 @@ CAUSES: Final[tuple[Cause, ...]] = (
 )
 
 BY_REASON: Final[Mapping[str, Cause]] = {cause.reason: cause for cause in CAUSES}
+NOTICED: Final = frozenset(cause.reason for cause in CAUSES if cause.saved_counts)
+"""Reasons for which the market itself gives a lease notice."""
 CUSTOMER_FAILURES: Final = frozenset(
     {"exception", "nan", "hang", "memory", "shape", "import", "command_failed", "kills_workers"}
 )
@@ -109,9 +120,16 @@ def cause_of_loss(reason: str) -> Cause:
     Nobody can say this of a customer's doing: an unknown reason, or one of the customer's, counts as `worker_lost`.
     """
     cause = BY_REASON.get(reason)
-    if cause is None or (cause.fault in _CUSTOMERS_DOING and reason != "released"):
+    if cause is None or reason in NOTICED or (cause.fault in _CUSTOMERS_DOING and reason != "released"):
         return BY_REASON["worker_lost"]
     return cause
+
+
+def cause_of_notice(ending: Mapping[str, object] | None, reason: str) -> Cause | None:
+    """The cause by which the market gave this lease notice, where a report says that it ends by it; else None."""
+    if ending is None or ending["reason"] != reason or reason not in NOTICED:
+        return None
+    return BY_REASON[reason]
 
 
 def cause_of_provider_end(reason: str, *, run_silent: bool) -> Cause:
@@ -134,7 +152,7 @@ def cause_of_halt(state: str, reason: str) -> Cause:
         return cause if cause is not None and reason in _PAUSES else BY_REASON["run_died"]
     if state == "cancelled":
         return BY_REASON["cancelled"]
-    return cause if cause is not None and reason not in _NO_FAILURE else BY_REASON["run_died"]
+    return cause if cause is not None and reason not in _NO_FAILURE | NOTICED else BY_REASON["run_died"]
 
 
 _PAUSES: Final = frozenset({"escrow_exhausted", "spending_limit", "market_down"})

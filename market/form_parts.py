@@ -98,6 +98,7 @@ class WorkersForm(StrictForm):
     isolation: Literal["process", "sandbox"] = "process"
     own: Annotated[list[ShortName], BeforeValidator(listed), Field(max_length=64)] = Field(default_factory=list)
     available_hours: Annotated[float, Field(gt=0, le=87_600)] | None = None
+    grow_below_usd_per_gpu_hour: Price | None = None
 
     @model_validator(mode="after")
     def _in_order(self) -> WorkersForm:
@@ -118,6 +119,11 @@ class WorkersForm(StrictForm):
             "isolation": self.isolation,
             **({"own": sorted(set(self.own))} if self.own else {}),
             **({"available_ms": _hours_ms(self.available_hours)} if self.available_hours is not None else {}),
+            **(
+                {"grow_below_nanos_per_gpu_hour": self.grow_below_usd_per_gpu_hour}
+                if self.grow_below_usd_per_gpu_hour is not None
+                else {}
+            ),
         }
 
 
@@ -125,6 +131,7 @@ class LimitsForm(StrictForm):
     max_usd_per_gpu_hour: Price
     budget_usd: Budget
     deadline_hours: Annotated[float, Field(gt=0, le=87_600)] | None = None
+    interruptible: bool = False
 
     def spec(self) -> dict[str, Any]:
         """As the normalised spec has it."""
@@ -133,6 +140,7 @@ class LimitsForm(StrictForm):
             "max_price_nanos_per_gpu_hour": self.max_usd_per_gpu_hour,
             "budget_nanos": self.budget_usd,
             "deadline_ms": None if hours is None else _hours_ms(hours),
+            **({"interruptible": True} if self.interruptible else {}),
         }
 
 

@@ -12,7 +12,8 @@ from market.clearing import Match, Unmatched
 from market.clearing_records import clearing_view, kinds, seats_view, unmatched_view
 from market.commands import SYSTEM, ApplyClearing, EndLease, StartLease
 from market.constraints import CONSTRAINTS, cost_nanos_at
-from market.faults import BY_REASON, Charged, cause_of_provider_end
+from market.elastic import is_interruptible, wish_of
+from market.faults import BY_REASON, Charged, cause_of_notice, cause_of_provider_end
 from market.holding import is_paused
 from market.leases import Lease, LeaseState
 from market.listing import Listing
@@ -21,6 +22,7 @@ from market.outcomes import Answer, Json, Refusal, Settings, forbidden, unknown
 from market.periods import DAY
 from market.pricing import FIRST_COVER_MS, cover_ms, fee_step, rate_nanos_per_hour, spendable_nanos
 from market.snapshot_digest import digest_of_snapshot
+from market.spot import seen_by
 from market.state import Job, OfferRecord, State, Volatile
 from market.teams import has_room, standings
 from market.turn import Turn
@@ -73,6 +75,7 @@ def offer_order(state: State, offer: OfferRecord, volatile: Volatile) -> Offer:
         and not state.members[offer.provider].suspended
         and not (is_suspect(offer, volatile) or is_paused(offer) or _goes_soon(offer, volatile))
         and not (offer.doubt or offer.asked),
+        floor_nanos_per_gpu_hour=offer.floor_price_nanos_per_gpu_hour,
     )
 
 
@@ -126,6 +129,19 @@ def bid_of_spec(job: str, spec: Json, submitted_ms: int, customer: str) -> Bid:
         spendable_nanos=limits["budget_nanos"],
         customer=customer,
         expected_ms=expected_ms(spec, None),
+        interruptible=is_interruptible(spec),
+    )
+
+
+def expected_of(state: State, job: Job, now_ms: int, spendable: int | None = None) -> int:
+    """For how long the job is expected to hold its machines from now on (market/worth.py)."""
+    return expected_ms(
+        job.spec,
+        job.estimate,
+        rounds_committed=job.rounds_committed,
+        running_ms=now_ms - job.running_since_ms if job.live else 0,
+        age_ms=now_ms - job.submitted_ms,
+        spendable_nanos=spendable_nanos(state.escrow(job), state.leases_of(job)) if spendable is None else spendable,
     )
 
 
@@ -133,41 +149,33 @@ def bid_of(state: State, job: Job, settings: Settings, now_ms: int) -> Bid | Non
     """What the job still wants, or None if it wants nobody now."""
     workers = job.spec["workers"]
     live = state.live_leases_of(job)
-    if job.state not in ("pending", "running") or job.wanted != "run" or len(live) >= workers["max"]:
+    wish = wish_of(job.spec, len(live))
+    if job.state not in ("pending", "running") or job.wanted != "run" or wish is None or job.promise is not None:
         return None
     if not live and state.members[job.customer].suspended:
         return None
-    # A gang that holds nobody must be complete at once; one that lost somebody takes whoever comes.
-    missing = workers["min"] if not live else 1
-    essential = len(live) < workers["min"]
     money = spendable_nanos(state.escrow(job), state.leases_of(job))
-    takes_ms = expected_ms(
-        job.spec,
-        job.estimate,
-        rounds_committed=job.rounds_committed,
-        running_ms=now_ms - job.running_since_ms if live else 0,
-        age_ms=now_ms - job.submitted_ms,
-        spendable_nanos=money,
-    )
+    takes_ms = expected_of(state, job, now_ms, money)
     waited_ms = max(0, now_ms - job.waits_since_ms)
     return Bid(
         job=job.id,
         submitted_ms=job.submitted_ms,
-        workers_min=missing,
-        workers_max=workers["max"] - len(live),
+        workers_min=wish.least,
+        workers_max=wish.most,
         requires=requirements_of(job.spec),
-        max_price_nanos_per_gpu_hour=job.spec["limits"]["max_price_nanos_per_gpu_hour"],
+        max_price_nanos_per_gpu_hour=wish.limit_nanos_per_gpu_hour,
         spendable_nanos=money,
         cover_ms=cover_ms(len(live), workers["min"], job.last_round_ms),
         running_nanos_per_hour=rate_nanos_per_hour(live),
         avoid=frozenset(offer for offer, lost in job.avoided.items() if now_ms < lost.until_ms(settings)),
-        essential=essential,
+        essential=wish.essential,
         team=state.members[job.customer].team,
         customer=job.customer,
+        interruptible=wish.flexible,
         expected_ms=takes_ms,
-        weight_ppm=weight_ppm(waited_ms) if essential else PPM,
+        weight_ppm=weight_ppm(waited_ms) if wish.essential else PPM,
         since_ms=job.waits_since_ms,
-        due=essential and (bool(live) or bool(workers.get("own")) or waited_ms >= due_after_ms(takes_ms)),
+        due=wish.essential and (bool(live) or bool(workers.get("own")) or waited_ms >= due_after_ms(takes_ms)),
         told="" if job.unmatched is None else job.unmatched["reason"],
     )
 
@@ -189,7 +197,7 @@ def take_snapshot(
         return BookSnapshot(offers, (), (), book, state.price_rule)
     names = state.open_jobs if jobs is None else [job for job in jobs if job in state.open_jobs]
     bids = (bid_of(state, state.jobs[job], settings, volatile.now_ms) for job in names)
-    wanted = tuple(bid for bid in bids if bid is not None)
+    wanted = tuple(bid for bid in bids if bid is not None and not bid.interruptible)  # those: market/outbidding.py
     return BookSnapshot(offers, wanted, standings(state, volatile.now_ms), book, state.price_rule)
 
 
@@ -223,7 +231,7 @@ def apply_clearing(turn: Turn, command: ApplyClearing) -> Answer | Refusal:
     matched: list[Json] = []
     stale: list[Json] = []
     for match in clearing.matches:
-        if not turn.state.stopped and _grant(turn, match, number, clearing.price_rule):
+        if not turn.state.stopped and grant(turn, match, number, clearing.price_rule):
             matched += seats_view(match)
         else:
             stale += seats_view(match)
@@ -244,7 +252,7 @@ def _is_news(turn: Turn, one: Unmatched) -> bool:
     return bool(one.detail) and kinds(job.unmatched["relaxations"]) != kinds(one.relaxations)
 
 
-def _grant(turn: Turn, match: Match, number: int, rule: str) -> int:
+def grant(turn: Turn, match: Match, number: int, rule: str) -> int:
     """Check the match against the state of now and grant it whole; the number of new leases, or 0."""
     state = turn.state
     job = state.jobs.get(match.job)
@@ -260,7 +268,7 @@ def _grant(turn: Turn, match: Match, number: int, rule: str) -> int:
         record = state.offers.get(name)
         if record is None:
             return 0
-        offer = offer_order(state, record, turn.volatile).seen_by(job.customer)
+        offer = seen_by(offer_order(state, record, turn.volatile), bid)
         if offer.price_nanos_per_gpu_hour != ask:
             return 0  # its provider has changed it since: cleared again, at the new one
         if offer.free_for(job.customer) < match.gpus * match.offers.count(name):
@@ -345,7 +353,8 @@ def end_lease_by_provider(turn: Turn, command: EndLease) -> Answer | Refusal:
         return lease
     if lease.state is LeaseState.ENDED:
         return Answer(_lease_answer(lease), created=False)
-    cause = cause_of_provider_end(command.reason, run_silent=_run_is_silent(turn, lease))
+    cause = cause_of_notice(lease.ending, command.reason)
+    cause = cause or cause_of_provider_end(command.reason, run_silent=_run_is_silent(turn, lease))
     end_lease(turn, lease, cause.reason, command.detail)
     return Answer(_lease_answer(lease))
 
@@ -368,6 +377,8 @@ def end_lease(turn: Turn, lease: Lease, reason: str, detail: str, *, watch: bool
     cause = BY_REASON[reason]
     if cause.charged is Charged.LAST_READING:
         charge(turn, lease, lease.metered_ms, turn.state.jobs[lease.job].rounds_committed, watch=watch)
+    elif cause.saved_counts:
+        charge(turn, lease, lease.saved_ms, turn.state.jobs[lease.job].rounds_committed, watch=watch)
     fields = {
         "lease": lease.id,
         "epoch": lease.epoch,

@@ -65,6 +65,8 @@ class Lease:
     charged_nanos: int = 0
     fee_nanos: int = 0
     ending: dict[str, Any] | None = None
+    saved_ms: int = 0
+    """The meter when its command last saved."""
     ended_ms: int | None = None
     reason: str | None = None
     fault: str | None = None

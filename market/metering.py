@@ -13,7 +13,7 @@ from typing import Any, Final
 from market.alerts import watch_budget
 from market.checking import MAX_INT, MAX_ROUNDS, MAX_STEPS, MAX_WORKERS, invalid, is_digest, is_int, is_name, is_text
 from market.commands import Evaluated, LostWorker, Member, Reading, ReportCheckpoint, ReportReadings, ReportRound
-from market.faults import cause_of_loss
+from market.faults import cause_of_loss, cause_of_notice
 from market.granting import charge, end_lease
 from market.leases import Lease, LeaseState
 from market.outcomes import Answer, Refusal
@@ -123,7 +123,8 @@ def _lose(turn: Turn, job: Job, lost: Iterable[LostWorker]) -> int:
         if lease is None or not lease.live:
             stale += 1
             continue
-        end_lease(turn, lease, cause_of_loss(one.reason).reason, one.detail)
+        cause = cause_of_notice(lease.ending, one.reason) or cause_of_loss(one.reason)
+        end_lease(turn, lease, cause.reason, one.detail)
     return stale
 
 

@@ -50,6 +50,7 @@ def _offer_placed(state: State, event: Event, at_ms: int) -> None:
         offer.live = before.live
         offer.gpus_used = before.gpus_used
         offer.held = before.held
+        offer.promised = before.promised
         offer.pace = before.pace
         offer.let_day, offer.let_unit_ms = before.let_day, before.let_unit_ms
     state.offers[offer.id] = offer

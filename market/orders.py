@@ -47,7 +47,8 @@ class Offer:
     """For how long what begins now may work before its machine goes; None: it goes at no time that is known."""
     matchable: bool = True
     """False for an offer that is listed but cannot be matched now (offline, draining, suspect)."""
-
+    floor_nanos_per_gpu_hour: int | None = None
+    """What an interruptible lease pays at least; None: the ask."""
 
     def room_for(self, customer: str) -> int:
         """How many more units the owner lets to this customer, free or not."""
@@ -124,6 +125,9 @@ class Bid:
     """It has waited as long as anybody may have to: it goes first, and what it could use is kept for it."""
     told: str = ""
     """The reason that its customer knows already."""
+
+    interruptible: bool = False
+    """It takes what firm bids leave free, and may be outbid (market/spot.py)."""
 
     @property
     def waits_since_ms(self) -> int:

@@ -6,6 +6,7 @@
   seat of the class and got none, U the lowest ask of a seat that is left: low = max(A, min(L, B, U)), high = min(B, U),
   price = low + k · (high − low), k = ½, rounded down. Where no such bid is left, nothing drives the price up: it is A.
   Where A > B no single price would suit everybody: matches are given up until one does, those worth least first.
+- `spot`: as `ask` for firm bids; interruptible ones are served after them, in market/spot.py.
 
 A machine's owner pays nothing for it; such seats have no part in any class.
 """
@@ -23,8 +24,10 @@ from market.seating import worth
 
 ASK: Final = "ask"
 UNIFORM: Final = "uniform"
+SPOT: Final = "spot"
 PRICE_RULES: Final[Mapping[str, str]] = {
     ASK: "each seat costs what its offer asks",
+    SPOT: "as ask; an interruptible seat costs its floor, or the highest limit of those who wanted it and went without",
     UNIFORM: "one price for all seats of a model and region in a clearing, between asks and limits",
 }
 K_PPM: Final = 500_000
@@ -64,7 +67,7 @@ def price(
 ) -> Priced:
     """What these seats cost. `taken`: GPUs of each offer that they, or others, hold. `could_use`: whether a bid that got
     nothing could be seated on an offer of a model and region that it asks for, price and load aside."""
-    if rule == ASK:
+    if rule in (ASK, SPOT):
         asks = {job: tuple(seat.price_nanos_per_gpu_hour for seat in own) for job, own in seats.items()}
         return Priced(asks, frozenset(), _traded(seats, bids, asks))
     assert rule == UNIFORM, rule

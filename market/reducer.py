@@ -7,13 +7,17 @@ from typing import Any, Final
 
 from market.avoidance import after_loss
 from market.credit_events import CREDIT_HANDLERS, note_hold, note_spent
+from market.elastic import may_be_outbid
 from market.events import EVALUATED_BEFORE, MEMBER_BEFORE, ROUND_BEFORE, Event
+from market.faults import NOTICED
 from market.fruitless import deaths_in_a_row
 from market.learning import learn
 from market.leases import Lease, LeaseState
 from market.member_events import MEMBER_HANDLERS
 from market.offer_events import OFFER_HANDLERS
 from market.pricing import budget_percent
+from market.promise_events import PROMISE_HANDLERS
+from market.restarts import note_joined
 from market.state import FINAL_STATES, Job, State, Trade
 from market.team_events import TEAM_HANDLERS, note_use
 from storage.ledger import Status, Transfer
@@ -68,6 +72,8 @@ def _job_submitted(state: State, event: Event, at_ms: int) -> None:
     state.jobs[job.id] = job
     state.jobs_of.setdefault(job.customer, {})[job.id] = None
     state.open_jobs[job.id] = None
+    if may_be_outbid(job.spec):
+        state.flexible_jobs[job.id] = None
     state.open_of[job.customer] = state.open_of.get(job.customer, 0) + 1
 
 
@@ -96,6 +102,7 @@ def _job_state(state: State, event: Event, at_ms: int) -> None:
                 state.touch_provider(lease.provider)
         job.ended_ms = at_ms
         del state.open_jobs[job.id]
+        state.flexible_jobs.pop(job.id, None)
         state.open_of[job.customer] -= 1
     if job.state == "done":
         learn(state, job)
@@ -186,6 +193,7 @@ def _lease_noticed(state: State, event: Event, at_ms: int) -> None:
     said = {name: event[name] for name in ("reason", "notice_ms")}
     lease.ending = {**said, "ends_ms": at_ms + event["notice_ms"]}
     state.jobs[lease.job].version += 1
+    state.offers[lease.offer].version += 1
 
 
 def _lease_metered(state: State, event: Event, at_ms: int) -> None:
@@ -232,6 +240,8 @@ def _lease_ended(state: State, event: Event, at_ms: int) -> None:
     if not lease.own:  # nobody makes himself a name with jobs of his own
         faulted, began = lease.fault == "provider", lease.started_ms is not None
         state.providers[lease.provider].lease_ended(at_ms, faulted=faulted, began=began)
+    if lease.reason in NOTICED:
+        job.orphans.append(lease.id)
     if lease.fault == "provider":
         offer.lost_ms = at_ms
         state.lost[offer.id] = None
@@ -246,6 +256,8 @@ def _round_committed(state: State, event: Event, at_ms: int) -> None:
         _forget_rounds(state, job, number)
     for member in event["members"]:
         lease = state.leases[member["lease"]]
+        if not lease.took_part:
+            note_joined(state, job, lease, at_ms)
         lease.committed.append((number, member["leased_ms"]))
         lease.took_part.add(number)
     said = {name: value for name, value in event.items() if name not in ("type", "members")}
@@ -286,6 +298,7 @@ def _attempt_ended(state: State, event: Event, at_ms: int) -> None:
 
 def _files_saved(state: State, event: Event, at_ms: int) -> None:
     saved = {name: event[name] for name in ("number", "lease", "manifest", "bytes")}
+    state.leases[event["lease"]].saved_ms = state.leases[event["lease"]].metered_ms
     state.jobs[event["job"]].saved = {**saved, "at_ms": at_ms}
 
 
@@ -346,4 +359,5 @@ _HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     **MEMBER_HANDLERS,
     **TEAM_HANDLERS,
     **CREDIT_HANDLERS,
+    **PROMISE_HANDLERS,
 }

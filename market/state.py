@@ -172,6 +172,8 @@ class OfferRecord:
     counted_ms: int = 0
     """Until when its signs of life are in the record (market/heartbeats.py)."""
     held: dict[str, Any] = field(default_factory=lambda: {"gpus": 0, "reason": "", "why": "", "until_ms": None})
+    promised: dict[str, int] = field(default_factory=dict)
+    """Units that are kept for jobs that have outbid others, by job (market/outbidding.py)."""
 
     def note_let(self, lease: Lease, at_ms: int) -> None:
         """Count for the day what a lease that ends now has had of it."""
@@ -184,8 +186,8 @@ class OfferRecord:
 
     @property
     def gpus_free(self) -> int:
-        """Units for rent now: neither leased nor held back."""
-        return max(0, self.gpus - self.gpus_used - int(self.held["gpus"]))
+        """Units for rent now: neither leased, held back nor promised."""
+        return max(0, self.gpus - self.gpus_used - int(self.held["gpus"]) - sum(self.promised.values()))
 
 
 @dataclass(slots=True)
@@ -241,6 +243,10 @@ class Job:
     running_since_ms: int = 0
     ended_ms: int | None = None
     version: int = 1
+    promise: dict[str, Any] | None = None
+    """The seats of others that it gets once these have left them, as its `outbid` event says."""
+    joined_ms: list[int] = field(default_factory=list)
+    """How long each lease took from its grant to its first committed round, the newest of them."""
 
     @property
     def open(self) -> bool:
@@ -320,6 +326,10 @@ class State:
     """The newest leases, the newest last."""
     lost: dict[str, None] = field(default_factory=dict)
     """Offers that ever lost a lease."""
+    promised_jobs: dict[str, None] = field(default_factory=dict)
+    """Jobs that have outbid others and wait for these to leave."""
+    flexible_jobs: dict[str, None] = field(default_factory=dict)
+    """Open jobs of which some lease may be outbid."""
     open_of: dict[str, int] = field(default_factory=dict)
     """How many jobs of each customer are open."""
 

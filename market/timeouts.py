@@ -5,6 +5,7 @@ After a restart no timer counts from before `awake_ms`, since nobody could have 
 
 from __future__ import annotations
 
+from market import outbidding
 from market.commands import SYSTEM, Tick
 from market.credits import expire
 from market.granting import end_lease
@@ -34,6 +35,7 @@ def tick(turn: Turn, command: Tick) -> Answer | Refusal:
     ask_measurements(turn, command.random)
     _silent_leases(turn)
     _jobs(turn, turn.volatile.ticked_ms)
+    outbidding.watch(turn)
     turn.volatile.ticked_ms = turn.now_ms
     return Answer({})
 

@@ -241,6 +241,7 @@ def _provider_lease(state: State, lease: Lease) -> Json:
         "command": job.command is not None,
         "secrets": bool((job.command or {}).get("secrets")),
         "worker": lease.worker,
+        "ending": lease.ending,
         "metered_ms": lease.metered_ms,
         "charged_nanos": lease.charged_nanos,
     }

@@ -37,6 +37,7 @@ from market.actors.host_config import (
 )
 from market.actors.idle_watch import IdleWatch, watch_of
 from market.actors.joining import PAUSE_AWAY_S, find_ray, join_ray, place, prepare_offer
+from market.actors.noticed import Noticed
 from market.actors.ray_node import RayNode
 from market.actors.reclaimer import Reclaimer
 from market.actors.remeasuring import Remeasurer, measure_all
@@ -87,6 +88,7 @@ class Host:
         self._away = False
         self._stable: Stable | None = None
         self._reclaimer: Reclaimer | None = None
+        self._noticed = Noticed(self._config.notice_ms / 1000, self._lists, lambda lease: self._happen("left", lease), self._end_lease)
         self._control: Control | None = None
         self._watch: IdleWatch | None = None
         self._stopping = threading.Event()
@@ -161,6 +163,7 @@ class Host:
         """Until told to stop (False) or until this node's cluster is over (True)."""
         assert self._stable is not None
         self._reclaimer = Reclaimer(self._config, self._market, self._stable, self._lists, say)
+        self._noticed.stable = self._stable
         self._control = Control(self._config.home, lambda asked: self._happen("asked", asked))
         self._watch = watch_of(self._config, self._hardware, lambda found: self._happen("watched", found))
         if self._watch is not None:  # before any lease begins: what it says first comes first
@@ -190,6 +193,8 @@ class Host:
                 self._reclaimer.watched(*what)
             elif kind == "died":
                 self._report_death(node, what)
+            elif kind == "left":
+                self._noticed.left(what)
             elif kind == "tested":
                 self._tested(*what)
             elif kind == "rejoin":
@@ -264,6 +269,7 @@ class Host:
             say("lease", state="ended", lease=ended)
         self._remeasurer.look(answer.get("offer", {}).get("measure"))
         self._reclaimer.reconcile(answer)
+        self._noticed.hear(answer["leases"])
         for lease in self._lists.to_begin(answer, self._stable.serves):
             if not self._reclaimer.refuse(lease):
                 self._begin(node, lease)

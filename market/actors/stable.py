@@ -225,6 +225,26 @@ class Stable:
         except HeadGone:
             return []
 
+    def ask_to_leave(self, epoch: int, timeout_s: float, why: str) -> Callable[[], None] | None:
+        """Ask the worker of this lease to go at its boundary; what is answered returns, in any thread, once it may be ended,
+        or after that time. None where nobody serves the lease, or Ray cannot ask.
+        """
+        import ray
+
+        stall = self._serving(epoch)
+        if stall is None:
+            return None
+        try:
+            asked = stall.actor.drain.remote(timeout_s, why)
+        except (ray.exceptions.RayError, OSError):
+            return None
+
+        def wait() -> None:
+            with contextlib.suppress(ray.exceptions.RayError, OSError):
+                ray.wait([asked], timeout=timeout_s + 1)
+
+        return wait
+
     def end(self, epochs: Collection[int]) -> None:
         """End the workers of these leases; returns when every process of them is gone."""
         self._end(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from trainers.actors.failures import LEAVING
 from trainers.attempts import KINDS
 
 Json = dict[str, Any]
@@ -17,7 +18,7 @@ Check = Callable[[Any], bool]
 MOST = 1 << 62
 MOST_TEXT = 1 << 20
 FAILURES = frozenset(
-    {"exception", "nan", "shape", "memory", "hang", "died", "import", "drained", "preempted", "stale", "no_donor"}
+    {"exception", "nan", "shape", "memory", "hang", "died", "import", "stale", "no_donor", *LEAVING}
 )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 if TYPE_CHECKING:  # a worker that is warm imports little
     from trainers.actors.roster import Worker
@@ -12,12 +12,15 @@ if TYPE_CHECKING:  # a worker that is warm imports little
 
 Json = dict[str, Any]
 
+Why = Literal["drained", "preempted", "outbid", "maintenance", "max_lease"]
+LEAVING: Final[frozenset[str]] = frozenset(get_args(Why))
+"""Why a worker goes although nothing has failed."""
 SAME_PLACE_DEATHS = 3
 REMEDY = "Lower the learning rate, clip gradients (train.clip), or compute in fp32 or bf16 (train.precision)."
 CUSTOMER_FAILURES = frozenset({"exception", "nan", "shape", "memory", "import"})
 _REASONS = {
-    "died": "worker_killed", "hang": "worker_slow", "drained": "drained", "preempted": "preempted", "stale": "stale",
-    "nan": "bad_contribution",
+    "died": "worker_killed", "hang": "worker_slow", "stale": "stale", "nan": "bad_contribution",
+    **{why: why for why in LEAVING},
 }  # fmt: skip
 
 

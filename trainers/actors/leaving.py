@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, Final, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
-from trainers.actors.failures import failure
+from trainers.actors.failures import LEAVING, Why, failure
 
-LEAVING: Final = frozenset({"drained", "preempted"})
+__all__ = ["LEAVING", "Leaving", "Why", "told"]
+
 LOOK_S = 0.05
-Why = Literal["drained", "preempted"]
+_TOLD: Final[Mapping[str, str]] = {
+    "outbid": "another job bid more for this interruptible lease",
+    "maintenance": "a maintenance window of the provider begins",
+    "max_lease": "the longest time that the provider lets its machine to one lease is over",
+}
+
+
+def told(why: str) -> str:
+    """Why a worker leaves, for people."""
+    return _TOLD.get(why, "the provider takes its machine back")
 
 
 class Leaving:
@@ -31,7 +41,7 @@ class Leaving:
 
     def refusal(self) -> dict[str, Any] | None:
         """The answer to a call for another round; None while nobody wants the machine back."""
-        return None if self._why is None else failure(self._why, "the provider takes its machine back", "")
+        return None if self._why is None else failure(self._why, told(self._why), "")
 
     def see_off(self) -> None:
         """The run has what it needs of this worker."""
