@@ -144,4 +144,6 @@ def test_the_pause_rule_in_the_third_example() -> None:
 def test_no_fault_of_provider_or_market_is_charged_to_the_last_reading() -> None:
     for cause in BY_REASON.values():
         customers = cause.fault in ("customer", "none")
+        if cause.saved_counts:
+            continue  # it had notice, and is nobody's fault: committed work alone
         assert (cause.charged is Charged.LAST_READING) == customers
