@@ -87,6 +87,7 @@ from market.outcomes import Answer, Json, Outcome, Refusal, Settings
 from market.outlook import outlook
 from market.quotes import Means, make_plan
 from market.reducer import apply
+from market.spot import seen_by
 from market.state import FINAL_STATES, State, Volatile
 from market.turn import Turn
 from storage.ledger import Ledger
@@ -367,9 +368,11 @@ class Exchange:
         if wrong is not None:
             return wrong
         snapshot = granting.take_snapshot(state, self._volatile, self.settings)
+        bid = granting.bid_of_spec("quote", dict(spec), now_ms, member)
+        if bid.interruptible:
+            snapshot = replace(snapshot, offers=tuple(seen_by(offer, bid) for offer in snapshot.offers), book=None)
         offers = snapshot.offers
         measured = {offer.id: state.offers[offer.id].measured for offer in offers}
-        bid = granting.bid_of_spec("quote", dict(spec), now_ms, member)
         now_ms = max(self.now_ms, now_ms)
         means = Means(
             credits.spendable(state, member, now_ms),

@@ -96,8 +96,6 @@ CAUSES: Final[tuple[Cause, ...]] = (
     Cause("drained", "the provider drained the offer", Fault.PROVIDER, _REPLACED),
     Cause("withdrew", "the provider withdrew the offer", Fault.PROVIDER, _REPLACED),
     Cause("outbid", "another bid more for what an interruptible lease had", Fault.NONE, _SHRINKS, saved_counts=True),
-    Cause("maintenance", "a maintenance window that the offer named began", Fault.NONE, _REPLACED, saved_counts=True),
-    Cause("max_lease", "the longest time of a lease that the offer names is over", Fault.NONE, _REPLACED, saved_counts=True),
     Cause("run_died", "the RunActor died and no worker outlived it", Fault.MARKET, _RESUMES),
     Cause("head_lost", "the head node was away for longer than the workers could wait", Fault.MARKET, _RESUMES),
     Cause(

@@ -9,6 +9,7 @@ some seconds after its notice is ended by the market.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from market import granting
@@ -22,7 +23,7 @@ from market.orders import Bid, Offer
 from market.outcomes import Answer, Json, Refusal
 from market.reasons import explain
 from market.restarts import loss_nanos, lost_ms, restart_ms
-from market.spot import Preemption, SpotClearing, Tenant, clear_spot, seen_by
+from market.spot import Preemption, SpotClearing, Tenant, clear_spot, fits, seen_by
 from market.state import State
 from market.turn import Turn
 from storage.units import format_usd
@@ -39,20 +40,24 @@ def apply_clearing(turn: Turn, command: ApplyClearing) -> Answer | Refusal:
     if isinstance(answer, Refusal) or turn.state.stopped or not turn.state.flexible_jobs:
         return answer
     losers = [one.job for one in command.clearing.unmatched]
-    matched, waiting = _serve(turn, losers)
+    matched, waiting = _serve(turn, losers, command.clearing.kept_for)
     body = {"matched": [*answer.body["matched"], *matched], "unmatched": answer.body["unmatched"] + waiting}
     return Answer(body, answer.created)
 
 
-def _serve(turn: Turn, firm: Iterable[str]) -> tuple[list[Json], int]:
-    """(rows of seats that were granted, how many interruptible bids got nothing)."""
+def _serve(turn: Turn, firm: Iterable[str], kept_for: str | None) -> tuple[list[Json], int]:
+    """(rows of seats that were granted, how many interruptible bids got nothing). kept_for: the job that free seats wait for."""
     state = turn.state
     bids = [bid for name in state.flexible_jobs if (bid := _bid(turn, name)) is not None and bid.interruptible]
     losers = [bid for name in firm if (bid := _bid(turn, name)) is not None and bid.essential and not bid.interruptible]
     tenants = tenants_of(turn)
     if not bids and not (losers and tenants):
         return [], 0
-    offers = tuple(granting.book_of(state, turn.volatile))
+    kept = None if kept_for is None else _bid(turn, kept_for)
+    offers = tuple(
+        offer if kept is None or not fits(offer, kept) else replace(offer, gpus_free=0)
+        for offer in granting.book_of(state, turn.volatile)
+    )
     found = clear_spot(offers, bids, losers, tenants, state.price_rule)
     matched = [row for match in found.matches for row in _granted(turn, match)]
     for one in found.preemptions:

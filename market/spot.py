@@ -182,7 +182,7 @@ class _Square:
         wanted = (
             other.max_price_nanos_per_gpu_hour
             for other in lost
-            if _fits(seen_by(seat, other), other) and seat.gpus_free >= other.requires.gpus
+            if fits(seen_by(seat, other), other) and seat.gpus_free >= other.requires.gpus
         )
         return min(bid.max_price_nanos_per_gpu_hour, max(paid, *wanted, 0))
 
@@ -260,7 +260,7 @@ class _Square:
         others = [offer for offer in self._offers if bid.customer not in offer.terms.own]
         for offer in (*(mine if own else ()), *others):  # an owner's jobs displace nobody on its machines
             seen = seen_by(offer, bid)
-            if _fits(seen, bid):
+            if fits(seen, bid):
                 yield seen
 
     def _room(self, offer: Offer, bid: Bid) -> int:
@@ -277,6 +277,6 @@ class _Square:
         return charge_nanos(rate, 1, bid.cover_ms) <= bid.spendable_nanos
 
 
-def _fits(offer: Offer, bid: Bid) -> bool:
+def fits(offer: Offer, bid: Bid) -> bool:
     """Whether a worker of the bid could sit there were a unit free; `offer` as the bid sees it."""
     return all(test(offer, bid) for reason, test in CONSTRAINTS if reason is not Reason.CUSTOMER_LIMIT)

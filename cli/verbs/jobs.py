@@ -12,7 +12,7 @@ from cli.estimate_view import outcome
 from cli.output import Cell, Column, Styled, console, document, print_table, printable, show_list, tell
 from cli.session import connect, connect_pooled, new_id
 from cli.settings import Settings
-from storage.units import TimeError, format_duration, parse_instant_ms
+from storage.units import TimeError, format_duration, format_instant, parse_instant_ms
 
 if TYPE_CHECKING:
     from market.client import Market
@@ -161,7 +161,7 @@ def explain(ctx: typer.Context, job_id: JobId) -> None:
 
 def _told(answer: dict[str, Any]) -> Iterator[str]:
     """What is known of a job's match, line by line; what has a line of its own is not said again."""
-    own = ("steps", "removed", "helps", "relaxations", "price_short", "would_help", "recent", "last_price_nanos_per_gpu_hour")
+    own = ("steps", "removed", "helps", "relaxations", "price_short", "would_help", "recent", "last_price_nanos_per_gpu_hour", "changes")
     for name, value in answer.items():
         if name not in own and value is not None and value != []:
             yield f"{name}: {value}"
@@ -179,6 +179,8 @@ def _told(answer: dict[str, Any]) -> Iterator[str]:
         yield f"would match now: {answer['would_help']}"
     if answer.get("relaxations"):
         yield f"in the job file: {', or '.join(answer['relaxations'])}"
+    for one in answer.get("changes") or ():
+        yield f"{format_instant(one['at_ms'])}  {one['change']} to {one['workers']}: {one['why']}"
     recent = answer.get("recent")
     if recent:
         yield f"waits of the newest {recent['jobs']} jobs that got machines: half up to {format_duration(recent['median_ms'])}, 9 of 10 up to {format_duration(recent['p90_ms'])}"

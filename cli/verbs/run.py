@@ -44,6 +44,9 @@ def run(
     ] = None,
     hours: Annotated[float | None, typer.Option(min=0.001, help="the job ends so long after it is submitted")] = None,
     budget: Annotated[str | None, typer.Option(metavar="USD", help="what --hours (or one hour) may cost")] = None,
+    interruptible: Annotated[
+        bool, typer.Option("--interruptible", help="cheaper, from what others leave free; whoever bids more may take the machine")
+    ] = False,
     own: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="only on machines of this provider that are your own: free, no budget; and again for more"),
@@ -106,6 +109,7 @@ def run(
     }
     with connect_pooled(settings, "customer") as client:
         fields["limits"] = _free(max_price, budget, hours) if own else _limits(client, fields, max_price, budget, hours)
+        fields["limits"] |= {"interruptible": interruptible}
         with prepare_fields(fields) as prepared:
             made = place(settings, client, prepared, id, yes=yes, dry_run=dry_run)
     if not detach:

@@ -1,4 +1,4 @@
-"""Leases to which the market gave notice (outbid, maintenance, the longest time of a lease): each leaves at its boundary,
+"""Leases to which the market gave notice (they were outbid): each leaves at its boundary,
 in the background, is ended when it has left or its notice is over, and the market hears of it.
 """
 
@@ -14,8 +14,6 @@ from market.lease_lists import Lease, LeaseLists
 
 TOLD = {
     "outbid": "it left with notice: another job bid more",
-    "maintenance": "it left with notice: the offer's maintenance window",
-    "max_lease": "it left with notice: the offer's longest lease is over",
 }
 
 

@@ -18,8 +18,6 @@ __all__ = ["LEAVING", "Leaving", "Why", "told"]
 LOOK_S = 0.05
 _TOLD: Final[Mapping[str, str]] = {
     "outbid": "another job bid more for this interruptible lease",
-    "maintenance": "a maintenance window of the provider begins",
-    "max_lease": "the longest time that the provider lets its machine to one lease is over",
 }
 
 
