@@ -98,6 +98,8 @@ def _granted(turn: Turn, match: Match) -> list[Json]:
     if not granting.grant(turn, match, SPOT_CLEARING, turn.state.price_rule):
         turn.volatile.dirty = True
         return []
+    if _bid(turn, match.job) is not None:
+        turn.volatile.dirty = True  # its gang is whole, and now it wants to grow
     return seats_view(match)
 
 

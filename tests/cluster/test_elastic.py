@@ -58,7 +58,7 @@ def test_a_job_grows_shrinks_pauses_and_resumes_as_prices_and_other_bids_say(pla
     urgent = plaza.submit_lasting(workers__min=1, workers__max=1)
     wait_workers(plaza, urgent, {gang["provider"]})  # outbid once more: nobody is left, it waits
     assert living(plaza, spot) == []
-    assert plaza.local("customer").explain(spot)["reason"] == "busy"
+    assert plaza.local("customer").explain(spot)["reason"] == "outbid"
     paid_for_committed_work_only(plaza, spot, gang)
     assert plaza.job(spot)["round_durable"] == plaza.job(spot)["rounds_committed"], "its last round is durable"
     wait_members(plaza, urgent, 1)
