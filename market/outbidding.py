@@ -146,7 +146,7 @@ def _told(state: State, lease: Lease) -> str:
 
 
 def _waiting(bids: Iterable[Bid], found: SpotClearing) -> list[Bid]:
-    served = {one.job for one in (*found.matches, *found.preemptions)}
+    served = {one.job for one in found.matches} | {one.job for one in found.preemptions}
     return [bid for bid in bids if bid.job not in served and bid.essential]
 
 
