@@ -1,147 +1,184 @@
-"""A book as flat arrays in an order of its own, so that the order of the rows decides nothing.
-
-Offers stand in buckets, one for each (region, model), buckets by name and offers in a bucket by ask, then id. A job
-sees its offers as a list of buckets, each cheapest first; jobs that name the same models and regions share the list.
-"""
+"""Offers and jobs of two tables as a book: their arrays, and what the objective adds to the plain welfare."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from market.engine.columns import Jobs, Offers
-
-Reals = npt.NDArray[np.float64]
-Wholes = npt.NDArray[np.int64]
-BLOCK = 32
-Bytes = npt.NDArray[np.int8]
+from market.engine.arrays import (
+    UNBOUNDED, Arrays, Group, Reals, Wholes, down, group_arrays, job_arrays, offer_arrays, ranks, reals, up, wholes,
+)  # fmt: skip
+from market.engine.columns import NANOS, Jobs, Offers
 
 
-class Arrays(NamedTuple):
-    """What the compiled loops read; n offers, m jobs, b buckets, s signatures of jobs.
+@dataclass(frozen=True, slots=True)
+class Fairness:
+    """What the objective adds: Σ weight · ((limit − ask) · hours + ageing · waited) · GPUs (docs/adr).
 
-    Money in nano-dollars and time in nano-hours, as float64: both are below 2**53 and so exact. `first` (b + 1) gives
-    each bucket's offers; `lists` and `list_first` (s + 1) the buckets of each signature, by region; `signature` (m).
+    `team_weights` in billionths; teams that are not named, and jobs of none, have a weight of one. `ageing_nanos` is
+    nano-dollars for each GPU and hour that a job has waited.
     """
 
-    price: Reals
-    gpus: Wholes
-    reliability: Reals
-    max_hours: Reals
-    available: Reals
-    interconnect: Bytes
-    first: Wholes
-    region_of: Wholes
-    lists: Wholes
-    list_first: Wholes
-    signature: Wholes
-    least: Wholes
-    most: Wholes
-    reliability_min: Reals
-    limit: Reals
-    hours: Reals
-    deadline: Reals
-    interconnect_min: Bytes
-    same_region: Bytes
-    block_first: Wholes
-    blocks: Wholes
-    block_of: Wholes
-    block_gpus: Wholes
-    block_reliability: Reals
-    block_hours: Reals
-    block_available: Reals
-    block_interconnect: Bytes
+    team_weights: Mapping[str, int] = field(default_factory=dict)
+    ageing_nanos: int = 0
+
+    def weight(self, team: str) -> int:
+        """Of this team's jobs, in billionths."""
+        return self.team_weights.get(team, NANOS)
+
+    @property
+    def plain(self) -> bool:
+        return not self.ageing_nanos and all(one == NANOS for one in self.team_weights.values())
+
+
+PLAIN = Fairness()
 
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """`offer_rows` and `job_rows` say which row of the tables stands at each place of the arrays."""
+    """`offer_rows` and `job_rows` say which row of the tables stands at each place of the arrays.
+
+    `buckets` are (region, model, how many of the memories that jobs ask for it has).
+    """
 
     offers: Offers
     jobs: Jobs
     arrays: Arrays
     offer_rows: Wholes
     job_rows: Wholes
-    buckets: tuple[tuple[str, str], ...]
+    buckets: tuple[tuple[str, str, int], ...]
+    fairness: Fairness = PLAIN
 
 
-def book_of(offers: Offers, jobs: Jobs) -> Book:
+def book_of(offers: Offers, jobs: Jobs, fairness: Fairness = PLAIN) -> Book:
     """The arrays of these offers and jobs."""
-    keys = list(zip(offers.region, offers.gpu, offers.price_nanos, offers.ids, strict=True))
-    order = sorted(range(len(keys)), key=keys.__getitem__)
-    buckets: list[tuple[str, str]] = []
-    first: list[int] = []
-    for place, row in enumerate(order):
-        if not buckets or buckets[-1] != keys[row][:2]:
-            buckets.append(keys[row][:2])
-            first.append(place)
-    first.append(len(order))
-    regions = {name: place for place, name in enumerate(sorted({region for region, _ in buckets}))}
-    job_order = sorted(range(len(jobs.ids)), key=jobs.ids.__getitem__)
-    signatures: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = {}
-    signature = [signatures.setdefault((jobs.gpu[row], jobs.regions[row]), len(signatures)) for row in job_order]
-    lists: list[int] = []
-    list_first = [0]
-    for models, wanted in signatures:
-        named, places = frozenset(models), frozenset(wanted)
-        lists.extend(
-            place
-            for place, (region, gpu) in enumerate(buckets)
-            if (not named or gpu in named) and (not places or region in places)
-        )
-        list_first.append(len(lists))
-
-    def reals(values: list[int] | list[float], rows: list[int]) -> Reals:
-        return np.asarray(values, dtype=np.float64)[rows] if rows else np.zeros(0)
-
-    def wholes(values: list[int], rows: list[int]) -> Wholes:
-        return np.asarray(values, dtype=np.int64)[rows] if rows else np.zeros(0, dtype=np.int64)
-
-    gang = np.asarray(jobs.gang, dtype=bool)[job_order] if job_order else np.zeros(0, dtype=bool)
-    plain: dict[str, Any] = {
-        "price": reals(offers.price_nanos, order),
-        "gpus": wholes(offers.gpus, order),
-        "reliability": reals(offers.reliability, order),
-        "max_hours": reals(offers.max_hours, order),
-        "available": reals(offers.available_in, order),
-        "interconnect": wholes(offers.interconnect, order).astype(np.int8),
-        "first": np.asarray(first, dtype=np.int64),
-        "region_of": np.asarray([regions[region] for region, _ in buckets], dtype=np.int64),
-        "lists": np.asarray(lists, dtype=np.int64),
-        "list_first": np.asarray(list_first, dtype=np.int64),
-        "signature": np.asarray(signature, dtype=np.int64),
-        "least": np.where(gang, wholes(jobs.gpus_min, job_order), 1),
-        "most": wholes(jobs.gpus_max, job_order),
-        "reliability_min": reals(jobs.reliability_min, job_order),
-        "limit": reals(jobs.limit_nanos, job_order),
-        "hours": reals(jobs.hours, job_order),
-        "deadline": reals(jobs.deadline, job_order),
-        "interconnect_min": wholes(jobs.interconnect_min, job_order).astype(np.int8),
-        "same_region": wholes([int(one) for one in jobs.same_region], job_order).astype(np.int8),
-    }
-    arrays = Arrays(**plain, **_blocks(plain, BLOCK))
-    rows = np.asarray(order, dtype=np.int64), np.asarray(job_order, dtype=np.int64)
-    return Book(offers, jobs, arrays, *rows, tuple(buckets))
-
-
-def _blocks(plain: dict[str, Any], size: int) -> dict[str, Any]:
-    """Runs of at most `size` offers of one bucket, and the best that each has of everything."""
-    first, offers = plain["first"], len(plain["price"])
-    counts = -(-np.diff(first) // size)
-    block_first = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(counts)))
-    number = np.arange(block_first[-1]) - np.repeat(block_first[:-1], counts)
-    blocks = np.append(np.repeat(first[:-1], counts) + number * size, offers)
-    starts = blocks[:-1]
-
-    def best(merge: np.ufunc, name: str) -> Any:
-        return merge.reduceat(plain[name], starts) if offers else plain[name]
-
-    return {
-        "block_first": block_first, "blocks": blocks, "block_of": np.repeat(np.arange(len(starts)), np.diff(blocks)),
-        "block_gpus": best(np.add, "gpus"), "block_reliability": best(np.maximum, "reliability"),
-        "block_hours": best(np.maximum, "max_hours"), "block_available": best(np.minimum, "available"),
-        "block_interconnect": best(np.maximum, "interconnect"),
+    memories = sorted({one for one in jobs.vram_gib_min if one > 0})
+    bucket, buckets = _buckets(offers, memories)
+    regions = {name: place for place, name in enumerate(sorted({one[0] for one in buckets}))}
+    region_of = wholes([regions[one[0]] for one in buckets])
+    columns: dict[str, Any] = {
+        "price": reals(offers.price_nanos), "gpus": wholes(offers.gpus), "reliability": reals(offers.reliability),
+        "max_hours": reals(offers.max_hours), "available": reals(offers.available_in),
+        "interconnect": wholes(offers.interconnect),
     }  # fmt: skip
+    order, of_offers = offer_arrays(bucket, region_of, ranks(offers.ids), columns)
+    job_order = wholes(sorted(range(len(jobs.ids)), key=jobs.ids.__getitem__))
+    signature, signatures = _signatures(jobs, job_order.tolist(), memories)
+    of_groups, places = group_arrays([groups_of(buckets, one) for one in signatures])
+    of_jobs, curves = _job_columns(jobs, job_order, fairness)
+    arrays = Arrays(**of_offers, **of_groups, **job_arrays(signature, places, of_jobs, curves))
+    return Book(offers, jobs, arrays, order, job_order, buckets, fairness)
+
+
+def _buckets(offers: Offers, memories: list[float]) -> tuple[Wholes, tuple[tuple[str, str, int], ...]]:
+    if memories:
+        steps = np.searchsorted(memories, offers.vram_gib, side="right").tolist()
+        keys = list(zip(offers.region, offers.gpu, steps, strict=True))
+    else:
+        keys = [(region, gpu, 0) for region, gpu in zip(offers.region, offers.gpu, strict=True)]
+    buckets = tuple(sorted(set(keys)))
+    places = {key: place for place, key in enumerate(buckets)}
+    return wholes([places[key] for key in keys]), buckets
+
+
+Signature = tuple[tuple[str, ...], tuple[str, ...], int, bool, tuple[str, ...]]
+
+
+def _signatures(jobs: Jobs, rows: list[int], memories: list[float]) -> tuple[Wholes, list[Signature]]:
+    """What each job asks of buckets: models, regions, memory, one region, and the models of its curve."""
+    steps = {one: place + 1 for place, one in enumerate(memories)}
+    known: dict[Signature, int] = {}
+    found = []
+    for row in rows:
+        speeds = tuple(name for name, _ in jobs.speeds[row])
+        key = (jobs.gpu[row], jobs.regions[row], steps.get(jobs.vram_gib_min[row], 0), jobs.same_region[row], speeds)
+        found.append(known.setdefault(key, len(known)))
+    return wholes(found), list(known)
+
+
+def groups_of(buckets: tuple[tuple[str, str, int], ...], signature: Signature) -> list[Group]:
+    """The groups of buckets of one signature: one, or one for each region, for each model that has a speed, or for both."""
+    models, regions, memory, same_region, speeds = signature
+    named, wanted, rows = frozenset(models), frozenset(regions), {name: row for row, name in enumerate(speeds)}
+    found: dict[tuple[str, int], list[int]] = {}
+    for place, (region, gpu, has) in enumerate(buckets):
+        fits = (not named or gpu in named) and (not wanted or region in wanted) and has >= memory
+        if fits and (not rows or gpu in rows):
+            found.setdefault((region if same_region else "", rows.get(gpu, 0)), []).append(place)
+    return [Group(tuple(places), row) for (_, row), places in sorted(found.items())]
+
+
+def _job_columns(jobs: Jobs, order: Wholes, fairness: Fairness) -> tuple[dict[str, Any], list[tuple[int, Reals]]]:
+    def picked(values: list[int] | list[float] | list[bool], kind: Any = np.float64) -> Any:
+        return np.asarray(values, dtype=kind)[order] if len(order) else np.zeros(0, dtype=kind)
+
+    limit, hours = picked(jobs.limit_nanos), picked(jobs.hours)
+    worth, slope = np.nextafter(limit * hours, np.inf), hours.copy()
+    rate_max = np.full(len(order), UNBOUNDED, dtype=np.int64)
+    curves: list[tuple[int, Reals]] = []
+    for place, row in enumerate(order.tolist()):
+        weight = fairness.weight(jobs.team[row])
+        bonus = fairness.ageing_nanos * jobs.waited[row]
+        if weight != NANOS or bonus:
+            worth[place] = up(Fraction(weight * (jobs.limit_nanos[row] * jobs.hours[row] + bonus), NANOS))
+            slope[place] = down(Fraction(weight * jobs.hours[row], NANOS))
+        budget = jobs.budget_nanos[row]
+        if budget is not None:
+            rate_max[place] = min(budget * NANOS // jobs.hours[row], UNBOUNDED - 1)
+        if jobs.goodput[row]:
+            curves.append((place, _curve(jobs, row, weight, bonus)))
+            worth[place] = float(curves[-1][1].max()) / jobs.gpus_max[row]
+    least = np.where(picked(jobs.gang, bool), picked(jobs.gpus_min, np.int64), 1)
+    names = {name: place for place, name in enumerate(sorted(set(jobs.team)))}
+    return {
+        "least": least, "most": picked(jobs.gpus_max, np.int64), "reliability_min": picked(jobs.reliability_min),
+        "limit": limit, "hours": hours, "deadline": picked(jobs.deadline), "interconnect_min": picked(jobs.interconnect_min, np.int64),
+        "worth": worth, "slope": slope, "rate_max": rate_max,
+        "customer": picked([names[one] for one in jobs.team], np.int64),
+    }, curves  # fmt: skip
+
+
+def _curve(jobs: Jobs, row: int, weight: int, bonus: int) -> Reals:
+    """What 0 to gpus_max GPUs of each model with a speed are worth, rounded up."""
+    most, hours = jobs.gpus_max[row], jobs.hours[row]
+    table = [
+        [up(Fraction(weight * (rate_nanos(jobs, row, gpus, speed) * hours + bonus * gpus), NANOS)) for gpus in range(most + 1)]
+        for speed in [speed for _, speed in jobs.speeds[row]] or [NANOS]
+    ]
+    return reals([value for line in table for value in line])
+
+
+def rate_nanos(jobs: Jobs, row: int, gpus: int, speed: int) -> int:
+    """Nano-dollars per hour that a job makes of so many GPUs of one speed, rounded down: steps × dollars per step."""
+    steps_nanos = goodput_nanos(jobs.goodput[row], gpus)
+    return steps_nanos * speed * jobs.usd_per_million_steps[row] * 3600 // (NANOS * NANOS * 1_000_000)
+
+
+def goodput_nanos(curve: tuple[tuple[int, int], ...], gpus: int) -> int:
+    """Billionths of steps per second of so many GPUs: straight lines between what is stated, from nothing at none; flat after
+    the last."""
+    before, made = 0, 0
+    for at, speed in curve:
+        if gpus <= at:
+            return made + (speed - made) * (gpus - before) // (at - before)
+        before, made = at, speed
+    return made
+
+
+def value_nanos(book: Book, job_row: int, seats: list[tuple[int, int]]) -> int:
+    """What a job makes of (row of an offer, GPUs), less the asks, in nano-dollars × nano-hours: its plain welfare."""
+    jobs, offers = book.jobs, book.offers
+    gpus = sum(count for _, count in seats)
+    paid = sum(offers.price_nanos[row] * count for row, count in seats)
+    if not jobs.goodput[job_row]:
+        return (jobs.limit_nanos[job_row] * gpus - paid) * jobs.hours[job_row]
+    speeds = dict(jobs.speeds[job_row])
+    speed = speeds[offers.gpu[seats[0][0]]] if speeds else NANOS
+    return (rate_nanos(jobs, job_row, gpus, speed) - paid) * jobs.hours[job_row]
+
+
+__all__ = ["PLAIN", "Arrays", "Book", "Fairness", "Reals", "Wholes", "book_of", "goodput_nanos", "groups_of", "rate_nanos", "value_nanos"]

@@ -19,6 +19,10 @@ MAX_GPUS = 100_000
 MAX_VRAM_GIB = 4_096
 MAX_ROWS = 2_000_000
 MAX_ID_LETTERS = 200
+MAX_BUDGET_USD = 1_000_000_000
+MAX_STEPS_PER_SECOND = 1_000_000
+MAX_CURVE_GPUS = 4_096
+MAX_CURVE_POINTS = 256
 FOREVER = MAX_HOURS * NANOS * 4
 """Nano-hours of a limit that was left empty: above every hour that may be written, and any sum of two."""
 
@@ -30,6 +34,9 @@ OFFER_COLUMNS = (
 JOB_COLUMNS = (
     "id", "gpus_min", "gpus_max", "gpu", "regions", "reliability_min", "max_usd_per_gpu_hour", "hours",
     "deadline_hours", "interconnect_min", "same_region", "gang",
+)  # fmt: skip
+OPTIONAL_JOB_COLUMNS = (
+    "vram_gib_min", "budget_usd", "team", "waited_hours", "goodput", "speeds", "usd_per_million_steps",
 )  # fmt: skip
 
 _PLAIN = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,9}))?")
@@ -74,7 +81,12 @@ class Offers:
 
 @dataclass(slots=True)
 class Jobs:
-    """One entry for each job, in the order of the rows. An empty tuple of models or regions stands for any."""
+    """One entry for each job, in the order of the rows. An empty tuple of models or regions stands for any.
+
+    `budget_nanos` None is no budget. `goodput` are (GPUs, billionths of steps per second), upwards; empty: the job is worth
+    its limit for every GPU and hour. `speeds` are (model, billionths of the speed that `goodput` is of), by name.
+    `usd_per_million_steps` is in nano-dollars.
+    """
 
     ids: list[str] = field(default_factory=list)
     gpus_min: list[int] = field(default_factory=list)
@@ -88,6 +100,13 @@ class Jobs:
     interconnect_min: list[int] = field(default_factory=list)
     same_region: list[bool] = field(default_factory=list)
     gang: list[bool] = field(default_factory=list)
+    vram_gib_min: list[float] = field(default_factory=list)
+    budget_nanos: list[int | None] = field(default_factory=list)
+    team: list[str] = field(default_factory=list)
+    waited: list[int] = field(default_factory=list)
+    goodput: list[tuple[tuple[int, int], ...]] = field(default_factory=list)
+    speeds: list[tuple[tuple[str, int], ...]] = field(default_factory=list)
+    usd_per_million_steps: list[int] = field(default_factory=list)
 
 
 def _decimal(text: str) -> Decimal:
@@ -192,6 +211,45 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(sorted(_name(part) for part in parts))
 
 
+def _budget(text: str) -> int | None:
+    return _nanos(text, 0, MAX_BUDGET_USD, "dollars, or empty for no limit") if text else None
+
+
+def _optional_name(text: str) -> str:
+    return _name(text)
+
+
+def _pairs(text: str, what: str) -> list[tuple[str, str]]:
+    """`key:value|key:value` as pairs."""
+    found = []
+    for part in text.split("|") if text else ():
+        key, colon, value = part.rpartition(":")
+        if not colon or not key.strip() or not value.strip():
+            raise _Bad(f"{part.strip()!r} is not {what}", f"{what}, joined by |")
+        found.append((key.strip(), value.strip()))
+    if len({key for key, _ in found}) < len(found):
+        raise _Bad(f"{text[:40]!r} names something twice", f"{what}, joined by |")
+    if len(found) > MAX_CURVE_POINTS:
+        raise _Bad(f"there are more than {MAX_CURVE_POINTS} parts")
+    return found
+
+
+def _goodput(text: str) -> tuple[tuple[int, int], ...]:
+    pairs = _pairs(text, "GPUs:steps per second")
+    curve = sorted((_count(gpus), _nanos(steps, 0, MAX_STEPS_PER_SECOND, "steps per second")) for gpus, steps in pairs)
+    if len({gpus for gpus, _ in curve}) < len(curve):
+        raise _Bad(f"{text[:40]!r} names a number of GPUs twice", "GPUs:steps per second, joined by |")
+    return tuple(curve)
+
+
+def _speeds(text: str) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted((_name(model), _nanos(speed, 0, 1_000, "times the speed")) for model, speed in _pairs(text, "model:speed")))
+
+
+def _per_million(text: str) -> int:
+    return _nanos(text, 0, MAX_BUDGET_USD, "dollars per million steps") if text else 0
+
+
 def _interconnect(text: str) -> int:
     if text and text not in INTERCONNECTS:
         raise _Bad(f"{text!r} is no interconnect", f"one of {', '.join(INTERCONNECTS)}")
@@ -221,6 +279,8 @@ _JOB_PARSERS: dict[str, Callable[[str], object]] = {
     "id": _identifier, "gpus_min": _count, "gpus_max": _count, "gpu": _names, "regions": _names,
     "reliability_min": _share, "max_usd_per_gpu_hour": _price, "hours": _hours, "deadline_hours": _limit_of_hours,
     "interconnect_min": _interconnect, "same_region": _truth(False), "gang": _truth(True),
+    "vram_gib_min": _memory, "budget_usd": _budget, "team": _optional_name, "waited_hours": _wait, "goodput": _goodput,
+    "speeds": _speeds, "usd_per_million_steps": _per_million,
 }  # fmt: skip
 
 
@@ -235,7 +295,20 @@ def jobs_of(heading: Sequence[str], rows: Iterable[Sequence[str]], table: str = 
     for row, (least, most) in enumerate(zip(jobs.gpus_min, jobs.gpus_max, strict=True), 1):
         if least > most:
             raise BadRow(table, row, "gpus_min", f"{least} is above gpus_max, which is {most}", "gpus_min ≤ gpus_max")
+    for row, curve in enumerate(jobs.goodput, 1):
+        _check_curve(jobs, row, curve, table)
     return jobs
+
+
+def _check_curve(jobs: Jobs, row: int, curve: tuple[tuple[int, int], ...], table: str) -> None:
+    if jobs.speeds[row - 1] and not curve:
+        raise BadRow(table, row, "speeds", "speeds are of a goodput, and there is none", "state goodput, or no speeds")
+    if curve and not jobs.usd_per_million_steps[row - 1]:
+        raise BadRow(table, row, "usd_per_million_steps", "is empty or 0, and goodput is stated", "say what a million steps are worth")
+    if jobs.usd_per_million_steps[row - 1] and not curve:
+        raise BadRow(table, row, "goodput", "is empty, and usd_per_million_steps is stated", "steps per second, such as 1:2.5|4:9")
+    if curve and jobs.gpus_max[row - 1] > MAX_CURVE_GPUS:
+        raise BadRow(table, row, "gpus_max", f"{jobs.gpus_max[row - 1]} is too many for a job with goodput", f"at most {MAX_CURVE_GPUS:,}")
 
 
 def _columns(
@@ -245,9 +318,11 @@ def _columns(
     found: list[list[Any]] = [[] for _ in order]
     seen: dict[str, int] = {}
     steps: list[tuple[str, int, Callable[[str], object], dict[str, object], list[Any]]] = [
-        (name, place, parsers[name], {}, into) for (name, place), into in zip(order, found, strict=True)
+        (name, place, parsers[name], {}, into) for (name, place), into in zip(order, found, strict=True) if place >= 0
     ]
+    count = 0
     for row, cells in enumerate(rows, 1):
+        count = row
         if row > MAX_ROWS:
             raise BadRow(table, row, "id", f"there are more than {MAX_ROWS:,} rows", "split the file")
         if len(cells) != len(heading):
@@ -255,7 +330,7 @@ def _columns(
         for name, place, parse, known, into in steps:
             text = cells[place].strip()
             value = known.get(text)
-            if value is None:
+            if value is None:  # budgets without a limit are looked up again
                 try:
                     value = parse(text)
                 except _Bad as bad:
@@ -267,6 +342,9 @@ def _columns(
                 else:
                     seen[text] = row
             into.append(value)
+    for (name, place), into in zip(order, found, strict=True):
+        if place < 0:
+            into.extend([parsers[name]("")] * count)
     return found
 
 
@@ -278,6 +356,6 @@ def _checked_heading(table: str, heading: list[str], parsers: Collection[str]) -
         if heading.count(name) > 1:
             raise BadRow(table, 0, name, "the column is there twice", wanted)
     for name in parsers:
-        if name not in heading:
+        if name not in heading and name not in OPTIONAL_JOB_COLUMNS:
             raise BadRow(table, 0, name, "the column is missing", wanted)
-    return [(name, heading.index(name)) for name in parsers]
+    return [(name, heading.index(name) if name in heading else -1) for name in parsers]

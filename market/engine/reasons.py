@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 
 from market.engine.book import Book
 from market.engine.columns import INTERCONNECTS, NANOS
-from market.engine.kernels import compiled
+from market.engine.removing import count_removed
+from market.engine.seating import Seating
 
 
 class Reason(StrEnum):
@@ -20,18 +20,22 @@ class Reason(StrEnum):
     GANG_TOO_BIG = "gang_too_big"
     GPU_MODEL = "gpu_model"
     REGION = "region"
+    VRAM_TOO_SMALL = "vram_too_small"
     RELIABILITY = "reliability"
     INTERCONNECT = "interconnect"
     MAX_HOURS = "max_hours"
     DEADLINE = "deadline"
     PRICE_TOO_LOW = "price_too_low"
     SAME_REGION = "same_region"
+    SAME_MODEL = "same_model"
+    BUDGET_TOO_SMALL = "budget_too_small"
+    VALUE_TOO_LOW = "value_too_low"
     OUTBID = "outbid"
 
 
 STAGES = (
-    Reason.REGION, Reason.RELIABILITY, Reason.INTERCONNECT, Reason.MAX_HOURS, Reason.DEADLINE, Reason.PRICE_TOO_LOW,
-    Reason.SAME_REGION,
+    Reason.REGION, Reason.VRAM_TOO_SMALL, Reason.RELIABILITY, Reason.INTERCONNECT, Reason.MAX_HOURS, Reason.DEADLINE,
+    Reason.PRICE_TOO_LOW, Reason.SAME_REGION,
 )  # fmt: skip
 
 
@@ -49,21 +53,28 @@ def reasons(book: Book, unmatched: list[int]) -> list[Unmatched]:
     if not unmatched:
         return []
     places = {row: place for place, row in enumerate(book.job_rows.tolist())}
+    jobs = np.asarray([places[row] for row in unmatched], dtype=np.int64)
     stages = np.zeros((len(unmatched), 7), dtype=np.int64)
-    _count_removed(book.arrays, np.asarray([places[row] for row in unmatched], dtype=np.int64), stages)
+    count_removed(book.arrays, jobs, stages)
+    paid = Seating(book.arrays).pays(jobs)[jobs].astype(np.int64)
     by_model: dict[str, int] = {}
-    for gpu, gpus in zip(book.offers.gpu, book.offers.gpus, strict=True):
+    by_place: dict[tuple[str, str], int] = {}
+    for gpu, region, gpus in zip(book.offers.gpu, book.offers.region, book.offers.gpus, strict=True):
         by_model[gpu] = by_model.get(gpu, 0) + gpus
-    offered = sum(by_model.values())
+        by_place[gpu, region] = by_place.get((gpu, region), 0) + gpus
     found = []
-    for row, left in zip(unmatched, stages.tolist(), strict=True):
-        names = book.jobs.gpu[row]
-        of_models = sum(by_model.get(name, 0) for name in names) if names else offered
-        found.append(_reason(book, row, offered, of_models, left))
+    for row, left, pays in zip(unmatched, stages.tolist(), paid.tolist(), strict=True):
+        names = set(book.jobs.gpu[row] or by_model)
+        if book.jobs.speeds[row]:
+            names &= {name for name, _ in book.jobs.speeds[row]}
+        regions = book.jobs.regions[row]
+        of_models = sum(by_model.get(name, 0) for name in names)
+        here = sum(gpus for (gpu, region), gpus in by_place.items() if gpu in names and (not regions or region in regions))
+        found.append(_reason(book, row, sum(by_model.values()), of_models, [here, *left], pays))
     return found
 
 
-def _reason(book: Book, row: int, offered: int, of_models: int, left: list[int]) -> Unmatched:
+def _reason(book: Book, row: int, offered: int, of_models: int, left: list[int], pays: int) -> Unmatched:
     needed = book.jobs.gpus_min[row] if book.jobs.gang[row] else 1
     if not offered:
         return Unmatched(row, Reason.NO_OFFERS, "nothing is offered")
@@ -75,8 +86,16 @@ def _reason(book: Book, row: int, offered: int, of_models: int, left: list[int])
     for reason, after in zip(STAGES, left, strict=True):
         if after < needed:
             detail = f"needs {needed} GPUs; of {before} {_wanted(book, row, reason)} leaves {after}"
-            return Unmatched(row, reason, detail)
+            one_model = reason is Reason.SAME_REGION and not book.jobs.same_region[row]
+            return Unmatched(row, Reason.SAME_MODEL if one_model else reason, detail)
         before = after
+    if pays == 2:
+        return Unmatched(row, Reason.VALUE_TOO_LOW, f"{before} GPUs would fit; no gang of them makes as much as it costs")
+    if not pays:
+        budget = book.jobs.budget_nanos[row]
+        if budget is not None:
+            least = f"budget_usd {budget / NANOS:g} does not pay for {needed} of {before} GPUs for {book.jobs.hours[row] / NANOS:g} hours"
+            return Unmatched(row, Reason.BUDGET_TOO_SMALL, least)
     return Unmatched(row, Reason.OUTBID, f"{before} GPUs would fit; other jobs make more of them")
 
 
@@ -85,6 +104,8 @@ def _wanted(book: Book, row: int, reason: Reason) -> str:
     match reason:
         case Reason.REGION:
             return f"regions {'|'.join(jobs.regions[row])}"
+        case Reason.VRAM_TOO_SMALL:
+            return f"vram_gib_min {jobs.vram_gib_min[row]:g}"
         case Reason.RELIABILITY:
             return f"reliability_min {jobs.reliability_min[row]:g}"
         case Reason.INTERCONNECT:
@@ -96,40 +117,5 @@ def _wanted(book: Book, row: int, reason: Reason) -> str:
         case Reason.PRICE_TOO_LOW:
             return f"max_usd_per_gpu_hour {jobs.limit_nanos[row] / NANOS:g}"
         case _:
-            return "same_region, in the region with the most,"
+            return "same_region, in the region with the most," if jobs.same_region[row] else "one model for the whole gang"
 
-
-@compiled
-def _count_removed(book: Any, jobs: Any, stages: Any) -> Any:
-    """For each of `jobs` how many GPUs are left after each requirement; the last column is of the best region alone.
-
-    Columns: models and regions, reliability, interconnect, max_hours, deadline, price, one region.
-    """
-    for row in range(len(jobs)):
-        job = jobs[row]
-        signature = book.signature[job]
-        best, here, region = 0, 0, -1
-        for bucket in book.lists[book.list_first[signature] : book.list_first[signature + 1]]:
-            if book.region_of[bucket] != region:
-                region, here = book.region_of[bucket], 0
-            for offer in range(book.first[bucket], book.first[bucket + 1]):
-                gpus = book.gpus[offer]
-                stages[row, 0] += gpus
-                if book.reliability[offer] < book.reliability_min[job]:
-                    continue
-                stages[row, 1] += gpus
-                if book.interconnect[offer] < book.interconnect_min[job]:
-                    continue
-                stages[row, 2] += gpus
-                if book.max_hours[offer] < book.hours[job]:
-                    continue
-                stages[row, 3] += gpus
-                if book.available[offer] + book.hours[job] > book.deadline[job]:
-                    continue
-                stages[row, 4] += gpus
-                if book.price[offer] > book.limit[job]:
-                    continue
-                stages[row, 5] += gpus
-                here += gpus
-                best = max(best, here)
-        stages[row, 6] = best if book.same_region[job] != 0 else stages[row, 5]

@@ -8,128 +8,48 @@ from fractions import Fraction
 
 import numpy as np
 
-from market.engine import kernels
-from market.engine.book import Arrays, Book, Reals, Wholes, book_of
+from market.engine import improving
+from market.engine.arrays import OUTWARD_RENTS, Arrays, Reals, Wholes
+from market.engine.book import Book, Fairness, book_of, value_nanos
 from market.engine.columns import JOB_COLUMNS, NANOS, OFFER_COLUMNS, jobs_of, offers_of
+from market.engine.memory import Memory, resume
+from market.engine.seating import Dual, Prices, Seating
 
 DEFAULT_SEED = 1
 LOOKS = 1_000_000
 DUAL_SHARE = 0.5
+WARM_DUAL_SHARE = 0.4
 HEAT = 0.1
-DUAL_STEP = 0.05
-CHUNKS = 20
 MOST_EVICTED = 256
-MOST_PASSES = 400
 
 
 @dataclass(frozen=True, slots=True)
 class Cleared:
     """Seats as three arrays of one length: rows of jobs and offers in their tables, and GPUs. Exact nano-dollars.
 
-    `bound_nanos` is an upper bound of every feasible clearing's welfare; None where it was not asked for.
+    `objective_nanos` is the welfare with the weights and the ageing of the book's fairness, and `bound_nanos` an upper bound
+    of every feasible clearing's objective; None where it was not asked for. In a plain book objective and welfare are one.
+    `memory` is what the next clearing may begin with.
     """
 
     job_rows: Wholes
     offer_rows: Wholes
     gpus: Wholes
     welfare_nanos: int
+    objective_nanos: int
     bound_nanos: int | None
     budget: int
+    memory: Memory
 
 
-class Seating:
-    """Who sits where while the engine works. The arrays are shared with the compiled loops."""
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """The same in places of the arrays, for whoever made them without tables. `bound` in nano-dollars × nano-hours."""
 
-    def __init__(self, arrays: Arrays) -> None:
-        offers, jobs = len(arrays.price), len(arrays.limit)
-        self.arrays = arrays
-        self.looks = np.zeros(1, dtype=np.int64)
-        self.gain = np.zeros(jobs)
-        rooms = np.minimum(arrays.most, offers)
-        self.slot_first = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(rooms)))
-        users = np.minimum(arrays.gpus, jobs)
-        user_first = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(users)))
-        self.state = (
-            (arrays.gpus.copy(), arrays.block_gpus.copy()), self.slot_first, np.zeros(jobs, dtype=np.int64),
-            np.zeros(self.slot_first[-1], dtype=np.int32), np.zeros(self.slot_first[-1], dtype=np.int32),
-            user_first, np.zeros(offers, dtype=np.int64), np.zeros(user_first[-1], dtype=np.int32),
-        )  # fmt: skip
-        cells = offers + 1
-        self.room = (
-            np.zeros(cells), np.zeros(cells, dtype=np.int64), np.zeros(cells, dtype=np.int64),
-            np.zeros(cells, dtype=np.int64), np.zeros(cells, dtype=np.int64),
-            np.zeros(cells), np.zeros(cells, dtype=np.int64),
-        )  # fmt: skip
-
-    def fill(self, order: Wholes, prices: Reals) -> float:
-        """Seat unmatched jobs in this order."""
-        return float(
-            kernels.fill(self.arrays, order, self.lowest(prices), self.state, self.gain, self.room, self.looks)
-        )
-
-    def lowest(self, prices: Reals) -> tuple[Reals, Reals]:
-        """Prices, and the least of each block."""
-        lows = np.zeros(len(self.arrays.block_gpus))
-        kernels.lowest(self.arrays, prices, lows)
-        return prices, lows
-
-    def evaluate(self, prices: Reals) -> Reals:
-        """An upper bound of what each job could gain at these prices."""
-        profits, demand = np.zeros(len(self.arrays.limit)), np.zeros(len(prices))
-        kernels.evaluate(self.arrays, self.lowest(prices), profits, demand, self.room, self.looks)
-        return profits
-
-
-class Dual:
-    """Prices of seats beside the asks, per offer and seat for a whole lease, which make the dual small.
-
-    Any prices that are not negative prove a bound (Lagrange); good ones also say who should sit where.
-    """
-
-    def __init__(self, seating: Seating, seed: int) -> None:
-        self.seating = seating
-        arrays = seating.arrays
-        floor = self._marginal()
-        typical = float(floor[floor > 0].mean()) if (floor > 0).any() else 0.0
-        self.scale = np.where(floor > 0, floor, 0.3 * typical)
-        self.prices = 0.25 * floor
-        self.best_prices, self.best = np.zeros_like(floor), math.inf
-        self.random = np.random.Generator(np.random.PCG64(seed))
-        self.jobs = len(arrays.limit)
-
-    def _marginal(self) -> Reals:
-        """What the least of its tenants would lose with a seat, where an offer is full."""
-        arrays = self.seating.arrays
-        (free, _), _, _, _, _, user_first, users, user_job = self.seating.state
-        floor = np.zeros(len(free))
-        for offer in np.flatnonzero((free == 0) & (users > 0)):
-            sitting = user_job[user_first[offer] : user_first[offer] + users[offer]]
-            floor[offer] = (arrays.hours[sitting] * (arrays.limit[sitting] - arrays.price[offer])).min()
-        return floor
-
-    def descend(self, looks: int) -> None:
-        """Passes with ever smaller steps, until about so many looks; keeps the prices with the least dual."""
-        begun = self.seating.looks[0]
-        self._judge()
-        share, passes, pair = 0.0, 0, self.seating.lowest(self.prices)
-        while share < 1.0 and self.jobs:
-            passes += 1
-            step = self.scale * (DUAL_STEP * (1.0 - share) + 0.0005)
-            order = self.random.permutation(self.jobs)
-            kernels.dual_pass(self.seating.arrays, order, pair, step, self.seating.room, self.seating.looks)
-            share = max((self.seating.looks[0] - begun) / max(1, looks), passes / MOST_PASSES)
-            if share > 0.5:
-                self._judge()
-
-    def _judge(self) -> None:
-        profits = self.seating.evaluate(self.prices)
-        value = float(profits.sum() + (self.prices * self.seating.arrays.gpus).sum())
-        if value < self.best:
-            self.best, self.best_prices = value, self.prices.copy()
-
-    def bound_nanos(self) -> int:
-        """The proven bound at the best prices, in nano-dollars, rounded up."""
-        return _outward(self.best_prices, self.seating.arrays.gpus, self.seating.evaluate(self.best_prices))
+    seating: Seating
+    prices: Reals
+    budget_prices: Reals
+    bound: Fraction | None
 
 
 class Wishes:
@@ -138,105 +58,137 @@ class Wishes:
     def __init__(self, arrays: Arrays, slots: int) -> None:
         self.kept = (
             np.zeros(MOST_EVICTED, dtype=np.int64), np.zeros(1, dtype=np.int64),
-            np.zeros(len(arrays.limit), dtype=np.int64), np.zeros(MOST_EVICTED + 1, dtype=np.int64),
+            np.zeros(len(arrays.job), dtype=np.int64), np.zeros(MOST_EVICTED + 1, dtype=np.int64),
             np.zeros(slots, dtype=np.int64), np.zeros(slots, dtype=np.int64), np.zeros(MOST_EVICTED),
         )  # fmt: skip
         self.work = (np.zeros(MOST_EVICTED), np.zeros(MOST_EVICTED, dtype=np.int64))
-        sizes = np.diff(arrays.list_first)
-        wanted = [
-            arrays.lists[arrays.list_first[one] : arrays.list_first[one] + sizes[one]] for one in arrays.signature
-        ]
-        buckets = np.concatenate([np.zeros(0, dtype=np.int64), *wanted])
-        jobs = np.repeat(np.arange(len(arrays.signature)), sizes[arrays.signature])
+        begin, sizes = arrays.job["list_first"], arrays.job["list_last"] - arrays.job["list_first"]
+        ends = np.cumsum(sizes)
+        places = np.repeat(begin - (ends - sizes), sizes) + np.arange(int(sizes.sum()))
+        buckets, jobs = arrays.lists["bucket"][places], np.repeat(np.arange(len(sizes)), sizes)
         order = np.argsort(buckets, kind="stable")
-        counts = np.bincount(buckets, minlength=len(arrays.region_of))
+        counts = np.bincount(buckets, minlength=len(arrays.bucket))
         self.wanting = (np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(counts))), jobs[order])
 
 
 def greedy(book: Book, order: Wholes) -> Cleared:
     """Every job in this order takes the cheapest seats that are left: the baseline, and the start of the engine."""
     seating = Seating(book.arrays)
-    seating.fill(order, np.zeros(len(book.arrays.price)))
-    return _cleared(book, seating, None, 0)
+    seating.fill(order, seating.nothing)
+    return _cleared(book, Solved(seating, seating.nothing[0], seating.nothing[2], None), 0)
 
 
 def by_value(arrays: Arrays) -> Wholes:
-    """Jobs by limit × hours, dearest first, then by id."""
-    return np.argsort(-(arrays.limit * arrays.hours), kind="stable")
+    """Jobs by what a GPU is worth to them (limit × hours, weighted), dearest first, then by id."""
+    return np.argsort(-arrays.job["rank"], kind="stable")
 
 
 def default_budget(arrays: Arrays) -> int:
     """Million looks by the size of the book: 12 up to 1,000 × 300, 179 for 10,000 × 3,000, at most 250."""
-    size = len(arrays.price) + 10 * len(arrays.limit)
+    size = len(arrays.offer) + 10 * len(arrays.job)
     return min(250, max(12, 2 + math.isqrt(size**3) // 45_000))
 
 
-def solve(book: Book, *, budget: int | None = None, seed: int = DEFAULT_SEED, bound: bool = False) -> Cleared:
-    """Clear the book with an effort of `budget` million looks; the same book, budget and seed give the same bits."""
-    arrays = book.arrays
-    effort = default_budget(arrays) if budget is None else budget
-    nothing = np.zeros(len(arrays.price))
-    seating = _begun(arrays, nothing)
-    dual = Dual(seating, seed)
+def solve(
+    book: Book, *, budget: int | None = None, seed: int = DEFAULT_SEED, bound: bool = False, memory: Memory | None = None
+) -> Cleared:
+    """Clear the book with an effort of `budget` million looks, beginning with what an earlier clearing left in `memory`.
+
+    The same book, budget, seed and memory give the same bits.
+    """
+    effort = default_budget(book.arrays) if budget is None else budget
+    solved = solve_arrays(book.arrays, effort, seed, bound=bound, before=None if memory is None else resume(book, memory))
+    return _cleared(book, solved, effort)
+
+
+def solve_arrays(
+    arrays: Arrays, effort: int, seed: int, *, bound: bool, before: tuple[Seating, Reals, Reals] | None = None
+) -> Solved:
+    """See `solve`. `before`: who sits already, and prices of offers and budgets to begin with."""
+    seating = _begun(arrays) if before is None else before[0]
+    if before is not None:
+        prices = seating.priced(before[1], before[2])
+        seating.fill(by_value(arrays), prices)
+        seating.fill(by_value(arrays), seating.nothing)
+    dual = Dual(seating, seed, None if before is None else before[1:])
     if effort or bound:
-        dual.descend(int(effort * LOOKS * DUAL_SHARE))
-    if len(arrays.limit) and len(arrays.price) and effort:
-        before = float(seating.gain.sum())
-        _improve(seating, dual, nothing, effort * LOOKS, seed)
-        if seating.gain.sum() < before:  # too little effort to cool down
-            seating = _begun(arrays, nothing)
-    bound_nanos = dual.bound_nanos() if bound else None
-    return _cleared(book, seating, bound_nanos, effort)
+        dual.descend(int(effort * LOOKS * (DUAL_SHARE if before is None else WARM_DUAL_SHARE)))
+    if len(arrays.job) and len(arrays.offer) and effort:
+        start = float(seating.gain.sum())
+        _improve(seating, dual.priced(), dual.best, effort * LOOKS, seed, HEAT if before is None else 0.0)
+        if seating.gain.sum() < start and before is None:  # too little effort to cool down
+            seating = _begun(arrays)
+    proven = None
+    if bound:
+        proven = outward(dual.best_prices, seating.whole[0], seating.evaluate(dual.priced()))
+    return Solved(seating, dual.best_prices, dual.best_budgets, proven)
 
 
-def _begun(arrays: Arrays, nothing: Reals) -> Seating:
+def _begun(arrays: Arrays) -> Seating:
     seating = Seating(arrays)
-    seating.fill(by_value(arrays), nothing)
+    seating.fill(by_value(arrays), seating.nothing)
     return seating
 
 
-def _improve(seating: Seating, dual: Dual, nothing: Reals, until: int, seed: int) -> None:
+def _improve(seating: Seating, prices: Prices, bound: float, until: int, seed: int, heat: float) -> None:
     arrays = seating.arrays
     wishes = Wishes(arrays, int(seating.slot_first[-1]))
     generator = np.asarray([seed * 2 + 1], dtype=np.uint64)
     seated = seating.gain[seating.gain > 0]
-    heat = HEAT * float(np.median(seated)) if len(seated) else 0.0
-    missing = dual.best * (1.0 - 1e-12) - float(seating.gain.sum())
-    kernels.improve(
-        arrays, seating.lowest(dual.best_prices), seating.lowest(nothing), seating.state, seating.gain, seating.room,
-        wishes.kept, wishes.work, wishes.wanting, heat, missing, until, seating.looks, generator,
+    warmth = heat * float(np.median(seated)) if len(seated) else 0.0
+    missing = bound * (1.0 - 1e-12) - float(seating.gain.sum())
+    improving.improve(
+        arrays, prices, seating.nothing, seating.whole, seating.state, seating.gain, seating.room,
+        wishes.kept, wishes.work, wishes.wanting, warmth, missing, until, seating.looks, generator,
     )  # fmt: skip
 
 
 def warm_up() -> None:
-    """Load the compiled loops from numba's cache, or compile them (once on a machine, half a minute)."""
+    """Load the compiled loops from numba's cache, or compile them (once on a machine, a minute)."""
     text = ["a", "g", "1", "1", "1", "r", "1", "1", "0", "none"]
     wish = ["a", "1", "1", "", "", "0", "2", "1", "", "none", "false", "true"]
-    solve(book_of(offers_of(OFFER_COLUMNS, [text]), jobs_of(JOB_COLUMNS, [wish])), budget=1, bound=True)
+    book = book_of(offers_of(OFFER_COLUMNS, [text]), jobs_of(JOB_COLUMNS, [wish]))
+    solve(book, budget=1, bound=True, memory=solve(book, budget=0).memory)
 
 
-def _cleared(book: Book, seating: Seating, bound_nanos: int | None, budget: int) -> Cleared:
-    _, slot_first, slots, slot_offer, slot_gpus, *_ = seating.state
-    places = np.concatenate([np.zeros(0, dtype=np.int64)] + [
-        np.arange(slot_first[job], slot_first[job] + slots[job]) for job in np.flatnonzero(slots)
-    ])  # fmt: skip
-    jobs = np.repeat(np.arange(len(slots)), slots)
-    rows, offer_rows, gpus = book.job_rows[jobs], book.offer_rows[slot_offer[places]], slot_gpus[places]
+def _cleared(book: Book, solved: Solved, budget: int) -> Cleared:
+    jobs, offers, gpus, _ = solved.seating.seated()
+    rows, offer_rows = book.job_rows[jobs], book.offer_rows[offers]
     welfare = welfare_nanos(book, rows, offer_rows, gpus)
-    return Cleared(rows, offer_rows, gpus.astype(np.int64), welfare, bound_nanos, budget)
+    objective = welfare if book.fairness.plain else objective_nanos(book, rows, offer_rows, gpus)
+    bound = None if solved.bound is None else math.ceil(solved.bound / NANOS)
+    memory = Memory(
+        [book.offers.ids[row] for row in book.offer_rows.tolist()], solved.prices,
+        [book.jobs.ids[row] for row in book.job_rows.tolist()], solved.budget_prices, np.stack((jobs, offers, gpus)),
+    )  # fmt: skip
+    return Cleared(rows, offer_rows, gpus, welfare, objective, bound, budget, memory)
 
 
 def welfare_nanos(book: Book, job_rows: Wholes, offer_rows: Wholes, gpus: Wholes) -> int:
-    """Σ (limit − ask) · hours · gpus in whole arithmetic, rounded down once."""
-    jobs, offers = book.jobs, book.offers
+    """Σ what each job makes of its seats, less what they ask, in whole arithmetic, rounded down once."""
+    return sum(value_nanos(book, job, seats) for job, seats in seats_of(job_rows, offer_rows, gpus).items()) // NANOS
+
+
+def objective_nanos(book: Book, job_rows: Wholes, offer_rows: Wholes, gpus: Wholes) -> int:
+    """The same with weights and ageing."""
+    fairness: Fairness = book.fairness
     total = 0
+    for job, seats in seats_of(job_rows, offer_rows, gpus).items():
+        bonus = fairness.ageing_nanos * book.jobs.waited[job] * sum(count for _, count in seats)
+        total += fairness.weight(book.jobs.team[job]) * (value_nanos(book, job, seats) + bonus)
+    return total // NANOS**2
+
+
+def seats_of(job_rows: Wholes, offer_rows: Wholes, gpus: Wholes) -> dict[int, list[tuple[int, int]]]:
+    """Rows of offers and GPUs, by row of the job."""
+    found: dict[int, list[tuple[int, int]]] = {}
     for job, offer, count in zip(job_rows.tolist(), offer_rows.tolist(), gpus.tolist(), strict=True):
-        total += (jobs.limit_nanos[job] - offers.price_nanos[offer]) * jobs.hours[job] * count
-    return total // NANOS
+        found.setdefault(job, []).append((offer, count))
+    return found
 
 
-def _outward(prices: Reals, gpus: Wholes, profits: Reals) -> int:
-    """The bound in nano-dollars, rounded up: `profits` are already upper bounds of what each job could gain."""
-    rents = prices * gpus * (1.0 + kernels.OUTWARD)
+def outward(prices: Reals, gpus: Wholes, profits: Reals) -> Fraction:
+    """The bound, rounded up: `profits` are already upper bounds of what each job could gain."""
+    rents = prices * gpus * (1.0 + OUTWARD_RENTS)
     total = math.fsum(rents.tolist()) + math.fsum(profits.tolist())
-    return math.ceil(Fraction(total) * (1 + Fraction(1, 2**50)) / NANOS)
+    return Fraction(total) * (1 + Fraction(1, 2**50))
