@@ -145,18 +145,9 @@ def _serve(snapshot: BookSnapshot, book: OrderBook, effort: int, algorithm: str)
     if algorithm == WELFARE:
         return Auction(book, snapshot.bids, snapshot.standings, effort).serve()
     assert algorithm == ENGINE, algorithm
-    from importlib import import_module
+    from market.engine.snapshots import serve_snapshot
 
-    found = import_module("market.engine.snapshots").clear_snapshot(snapshot, ENGINE_BUDGET, None)
-    bids = {bid.job: bid for bid in snapshot.bids}
-    taken: dict[str, int] = {}
-    seats: dict[str, list[Offer]] = {}
-    for match in found.matches:
-        own = [offer for offer in map(book.get, match.offers) if offer is not None]
-        seats[match.job] = [offer.seen_by(bids[match.job].customer) for offer in own]
-        for offer in own:
-            taken[offer.id] = taken.get(offer.id, 0) + match.gpus
-    return Served(seats, 0, taken=taken)
+    return serve_snapshot(snapshot, book, effort, ENGINE_BUDGET)
 
 
 def _forgone(

@@ -125,7 +125,9 @@ def down(value: Fraction | int) -> float:
     return found if found <= value else math.nextafter(found, -math.inf)
 
 
-def offer_arrays(bucket: Wholes, region_of: Wholes, id_rank: Wholes, columns: dict[str, Any]) -> tuple[Wholes, dict[str, Any]]:
+def offer_arrays(
+    bucket: Wholes, region_of: Wholes, id_rank: Wholes, columns: dict[str, Any]
+) -> tuple[Wholes, dict[str, Any]]:
     """(order of the rows, the arrays of offers). `columns` are price, gpus, reliability, max_hours, available and
     interconnect of each row; cap may be with them."""
     order = np.lexsort((id_rank, columns["price"], bucket))

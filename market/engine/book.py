@@ -10,7 +10,19 @@ from typing import Any
 import numpy as np
 
 from market.engine.arrays import (
-    UNBOUNDED, Arrays, Group, Reals, Wholes, down, group_arrays, job_arrays, offer_arrays, ranks, reals, up, wholes,
+    UNBOUNDED,
+    Arrays,
+    Group,
+    Reals,
+    Wholes,
+    down,
+    group_arrays,
+    job_arrays,
+    offer_arrays,
+    ranks,
+    reals,
+    up,
+    wholes,
 )  # fmt: skip
 from market.engine.columns import NANOS, Jobs, Offers
 
@@ -146,7 +158,10 @@ def _curve(jobs: Jobs, row: int, weight: int, bonus: int) -> Reals:
     """What 0 to gpus_max GPUs of each model with a speed are worth, rounded up."""
     most, hours = jobs.gpus_max[row], jobs.hours[row]
     table = [
-        [up(Fraction(weight * (rate_nanos(jobs, row, gpus, speed) * hours + bonus * gpus), NANOS)) for gpus in range(most + 1)]
+        [
+            up(Fraction(weight * (rate_nanos(jobs, row, gpus, speed) * hours + bonus * gpus), NANOS))
+            for gpus in range(most + 1)
+        ]
         for speed in [speed for _, speed in jobs.speeds[row]] or [NANOS]
     ]
     return reals([value for line in table for value in line])
@@ -181,4 +196,16 @@ def value_nanos(book: Book, job_row: int, seats: list[tuple[int, int]]) -> int:
     return (rate_nanos(jobs, job_row, gpus, speed) - paid) * jobs.hours[job_row]
 
 
-__all__ = ["PLAIN", "Arrays", "Book", "Fairness", "Reals", "Wholes", "book_of", "goodput_nanos", "groups_of", "rate_nanos", "value_nanos"]
+__all__ = [
+    "PLAIN",
+    "Arrays",
+    "Book",
+    "Fairness",
+    "Reals",
+    "Wholes",
+    "book_of",
+    "goodput_nanos",
+    "groups_of",
+    "rate_nanos",
+    "value_nanos",
+]

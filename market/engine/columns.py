@@ -243,7 +243,11 @@ def _goodput(text: str) -> tuple[tuple[int, int], ...]:
 
 
 def _speeds(text: str) -> tuple[tuple[str, int], ...]:
-    return tuple(sorted((_name(model), _nanos(speed, 0, 1_000, "times the speed")) for model, speed in _pairs(text, "model:speed")))
+    return tuple(
+        sorted(
+            (_name(model), _nanos(speed, 0, 1_000, "times the speed")) for model, speed in _pairs(text, "model:speed")
+        )
+    )
 
 
 def _per_million(text: str) -> int:
@@ -304,11 +308,29 @@ def _check_curve(jobs: Jobs, row: int, curve: tuple[tuple[int, int], ...], table
     if jobs.speeds[row - 1] and not curve:
         raise BadRow(table, row, "speeds", "speeds are of a goodput, and there is none", "state goodput, or no speeds")
     if curve and not jobs.usd_per_million_steps[row - 1]:
-        raise BadRow(table, row, "usd_per_million_steps", "is empty or 0, and goodput is stated", "say what a million steps are worth")
+        raise BadRow(
+            table,
+            row,
+            "usd_per_million_steps",
+            "is empty or 0, and goodput is stated",
+            "say what a million steps are worth",
+        )
     if jobs.usd_per_million_steps[row - 1] and not curve:
-        raise BadRow(table, row, "goodput", "is empty, and usd_per_million_steps is stated", "steps per second, such as 1:2.5|4:9")
+        raise BadRow(
+            table,
+            row,
+            "goodput",
+            "is empty, and usd_per_million_steps is stated",
+            "steps per second, such as 1:2.5|4:9",
+        )
     if curve and jobs.gpus_max[row - 1] > MAX_CURVE_GPUS:
-        raise BadRow(table, row, "gpus_max", f"{jobs.gpus_max[row - 1]} is too many for a job with goodput", f"at most {MAX_CURVE_GPUS:,}")
+        raise BadRow(
+            table,
+            row,
+            "gpus_max",
+            f"{jobs.gpus_max[row - 1]} is too many for a job with goodput",
+            f"at most {MAX_CURVE_GPUS:,}",
+        )
 
 
 def _columns(

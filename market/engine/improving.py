@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from market.engine.compiling import compiled
-from market.engine.seats import choose, lift, put, sit_again
+from market.engine.seats import choose
+from market.engine.sitting import lift, put, sit_again
 
 
 @compiled

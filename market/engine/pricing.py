@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from market.engine.compiling import compiled
-from market.engine.seats import OUTWARD, choose, put
+from market.engine.seats import OUTWARD, choose
+from market.engine.sitting import put
 
 FILL, BOUND, PASS, PAYS = 0, 1, 2, 3
 

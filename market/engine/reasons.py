@@ -69,7 +69,9 @@ def reasons(book: Book, unmatched: list[int]) -> list[Unmatched]:
             names &= {name for name, _ in book.jobs.speeds[row]}
         regions = book.jobs.regions[row]
         of_models = sum(by_model.get(name, 0) for name in names)
-        here = sum(gpus for (gpu, region), gpus in by_place.items() if gpu in names and (not regions or region in regions))
+        here = sum(
+            gpus for (gpu, region), gpus in by_place.items() if gpu in names and (not regions or region in regions)
+        )
         found.append(_reason(book, row, sum(by_model.values()), of_models, [here, *left], pays))
     return found
 
@@ -90,7 +92,9 @@ def _reason(book: Book, row: int, offered: int, of_models: int, left: list[int],
             return Unmatched(row, Reason.SAME_MODEL if one_model else reason, detail)
         before = after
     if pays == 2:
-        return Unmatched(row, Reason.VALUE_TOO_LOW, f"{before} GPUs would fit; no gang of them makes as much as it costs")
+        return Unmatched(
+            row, Reason.VALUE_TOO_LOW, f"{before} GPUs would fit; no gang of them makes as much as it costs"
+        )
     if not pays:
         budget = book.jobs.budget_nanos[row]
         if budget is not None:
@@ -117,5 +121,6 @@ def _wanted(book: Book, row: int, reason: Reason) -> str:
         case Reason.PRICE_TOO_LOW:
             return f"max_usd_per_gpu_hour {jobs.limit_nanos[row] / NANOS:g}"
         case _:
-            return "same_region, in the region with the most," if jobs.same_region[row] else "one model for the whole gang"
-
+            return (
+                "same_region, in the region with the most," if jobs.same_region[row] else "one model for the whole gang"
+            )

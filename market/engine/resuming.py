@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from market.engine.compiling import compiled
-from market.engine.seats import lift, put, room_of, suits
+from market.engine.seats import room_of, suits
+from market.engine.sitting import lift, put
 
 
 @compiled

@@ -42,7 +42,11 @@ class Seating:
         self.slots = np.zeros(jobs, dtype=np.int64)
         slots = int(self.slot_first[-1])
         self.state = (
-            self.free, self.slot_first, self.slots, np.zeros(slots, dtype=np.int32), np.zeros(slots, dtype=np.int32)
+            self.free,
+            self.slot_first,
+            self.slots,
+            np.zeros(slots, dtype=np.int32),
+            np.zeros(slots, dtype=np.int32),
         )
         self.nothing: Prices = (np.zeros(offers), np.zeros(len(arrays.block_gpus)), np.zeros(jobs))
         self.room = scratch(offers, len(arrays.block_gpus), self.nothing)

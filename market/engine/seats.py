@@ -1,4 +1,4 @@
-"""Compiled: the best seats of one job at given prices, and putting jobs on seats and off them.
+"""Compiled: the best seats of one job at given prices.
 
 No loop runs in parallel and none may reorder sums, so the same book gives the same bits. `book` is
 `market.engine.arrays.Arrays`. Values are nano-dollars × nano-hours, as float64. `looks` counts the blocks and offers that
@@ -51,7 +51,9 @@ def sift_down(cost: Any, what: Any, place: Any, size: Any) -> Any:
 
 
 @compiled
-def _blocks(book: Any, job: Any, slope: Any, lows: Any, left: Any, begin: Any, end: Any, cost: Any, what: Any, looks: Any) -> Any:
+def _blocks(
+    book: Any, job: Any, slope: Any, lows: Any, left: Any, begin: Any, end: Any, cost: Any, what: Any, looks: Any
+) -> Any:
     """Blocks of offers that may have seats for a job, as a heap by the least that a seat there can cost, negated."""
     wish = book.job[job]
     limit, ceiling, hours, latest = wish.limit, wish.ceiling, wish.hours, wish.deadline - wish.hours
@@ -166,7 +168,12 @@ def _gather(book: Any, job: Any, prices: Any, free: Any, most: Any, begin: Any, 
     cost, what, block_cost, block_what = room[0], room[1], room[5], room[6]
     wish, left = book.job[job], free[0]
     limit, ceiling, slope, least = wish.limit, wish.ceiling, wish.slope + prices[2][job], wish.least
-    reliability, latest, hours, interconnect = wish.reliability_min, wish.deadline - wish.hours, wish.hours, wish.interconnect_min
+    reliability, latest, hours, interconnect = (
+        wish.reliability_min,
+        wish.deadline - wish.hours,
+        wish.hours,
+        wish.interconnect_min,
+    )
     plain, picky = book.caps == 0 and wish.chunk == 1, wish.shut_first < wish.shut_last
     size, seats, enough, looked, single = 0, 0, False, 0, least <= 1
     blocks = _blocks(book, job, slope, prices[1], free[1], begin, end, block_cost, block_what, looks)
@@ -208,10 +215,7 @@ def _gather(book: Any, job: Any, prices: Any, free: Any, most: Any, begin: Any, 
             while size > 1:
                 want = most if cost[0] < ceiling else least
                 dear = what[0]
-                if plain:
-                    top = min(left[~dear if dear < 0 else dear], most)
-                else:
-                    top = room_of(book, job, dear, free, most)
+                top = min(left[~dear if dear < 0 else dear], most) if plain else room_of(book, job, dear, free, most)
                 if seats - top < want:
                     break
                 seats -= top
@@ -353,61 +357,3 @@ def choose(book: Any, job: Any, prices: Any, free: Any, strict: Any, room: Any, 
                 best_what[place], best_taken[place] = what[place], taken[place]
         best_terms = max(best_terms, terms)
     return best, best_gain, best_terms, best_row
-
-
-@compiled
-def put(book: Any, job: Any, row: Any, used: Any, room: Any, state: Any) -> Any:
-    """Seat a job on what `choose` found. Returns what it is worth, in the objective."""
-    free, slot_first, slots, slot_offer, slot_gpus = state
-    paid, seats = 0.0, 0
-    for place in range(used):
-        seat, gpus = room[3][place], room[4][place]
-        offer = ~seat if seat < 0 else seat
-        slot_offer[slot_first[job] + place], slot_gpus[slot_first[job] + place] = seat, gpus
-        _sit(book, job, offer, gpus, free)
-        seats += gpus
-        if seat >= 0:
-            paid += gpus * (book.job[job].slope * book.offer[offer].price)
-    slots[job] = used
-    return value_of(book, job, row, seats) - paid
-
-
-@compiled
-def _sit(book: Any, job: Any, offer: Any, gpus: Any, free: Any) -> Any:
-    free[0][offer] -= gpus
-    free[1][book.offer[offer].block] -= gpus
-    at = free[3][offer] + free[2][offer]
-    free[4][at], free[5][at] = job, gpus
-    free[2][offer] += 1
-    if book.job[job].team >= 0:
-        free[6][book.job[job].team] -= gpus
-
-
-@compiled
-def lift(book: Any, job: Any, state: Any) -> Any:
-    """Take a job off its seats."""
-    free, slot_first, slots, slot_offer, slot_gpus = state
-    for place in range(slot_first[job], slot_first[job] + slots[job]):
-        seat, gpus = slot_offer[place], slot_gpus[place]
-        offer = ~seat if seat < 0 else seat
-        free[0][offer] += gpus
-        free[1][book.offer[offer].block] += gpus
-        at = free[3][offer]
-        while free[4][at] != job:
-            at += 1
-        free[2][offer] -= 1
-        last = free[3][offer] + free[2][offer]
-        free[4][at], free[5][at] = free[4][last], free[5][last]
-        if book.job[job].team >= 0:
-            free[6][book.job[job].team] += gpus
-    slots[job] = 0
-
-
-@compiled
-def sit_again(book: Any, job: Any, seat: Any, gpus: Any, state: Any) -> Any:
-    """Put a job on one more seat that it had before."""
-    free, slot_first, slots, slot_offer, slot_gpus = state
-    at = slot_first[job] + slots[job]
-    slot_offer[at], slot_gpus[at] = seat, gpus
-    slots[job] += 1
-    _sit(book, job, (~seat if seat < 0 else seat), gpus, free)

@@ -8,22 +8,37 @@ loops: price, reliability, how long the machine stays, what an owner lets to one
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from market.book import OrderBook
+from market.clearing import ENGINE, Clearing, Match
 from market.engine.arrays import (
-    FAR, HELD, UNBOUNDED, Arrays, Group, Wholes, group_arrays, job_arrays, offer_arrays, ranks, reals, up, wholes,
+    FAR,
+    HELD,
+    UNBOUNDED,
+    Arrays,
+    Group,
+    Wholes,
+    group_arrays,
+    job_arrays,
+    offer_arrays,
+    ranks,
+    reals,
+    up,
+    wholes,
 )  # fmt: skip
 from market.engine.memory import Memory, resumed
 from market.engine.solve import DEFAULT_SEED, default_budget, solve_arrays
-from market.orders import Bid, BookSnapshot, Offer, Requirements
+from market.orders import PPM, Bid, BookSnapshot, Offer, Requirements, Standing
+from market.seating import worth
+from market.serving import Auction, Served
 from storage.units import MS_PER_HOUR
 
 MOST_GPUS = 100_000
 MOST_MS = 2**50
-PPM = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +46,14 @@ class Seated:
     """Who sits where: for each job one offer for each worker, as its customer sees it, cheapest first (as `Match.offers`).
 
     Args:
-        free: GPUs that are left, of every offer.
+        taken: GPUs of each offer that somebody got.
         looks: the effort that was spent.
         bound: no clearing's Σ weight · (limit − ask) · hours · GPUs is above it, in nano-dollars; None where not asked for.
         memory: what the next clearing may begin with.
     """
 
     seats: Mapping[str, tuple[Offer, ...]]
-    free: Mapping[str, int]
+    taken: Mapping[str, int]
     looks: int
     bound: float | None
     memory: Memory
@@ -57,7 +72,7 @@ def seat_snapshot(
     Every seat meets `market.clearing.CONSTRAINTS`, every gang `covers`, and no team gets more than its quota. The order of
     the snapshot is nothing; the same snapshot, budget, memory and seed give the same bits.
     """
-    view = _View(snapshot)
+    view = _View(snapshot.offers if snapshot.book is None else tuple(snapshot.book), snapshot.bids, snapshot.standings)
     effort = default_budget(view.arrays) if budget is None else budget
     before = None if memory is None else resumed(view.arrays, view.offer_ids, view.bid_ids, memory)
     solved = solve_arrays(view.arrays, effort, seed, bound=bound, before=before)
@@ -67,21 +82,100 @@ def seat_snapshot(
         bid, offer = view.bids[job], view.offers[place]
         one = offer.seen_by(bid.customer) if mine else offer
         seats.setdefault(bid.job, []).extend([one] * (count // bid.requires.gpus))
-    found = {job: tuple(sorted(gang, key=lambda one: (one.price_nanos_per_gpu_hour, one.id))) for job, gang in seats.items()}
-    free = {offer.id: offer.gpus_free for offer in snapshot.offers}
-    free |= {offer.id: left for offer, left in zip(view.offers, solved.seating.free[0].tolist(), strict=True)}
+    found = {
+        job: tuple(sorted(gang, key=lambda one: (one.price_nanos_per_gpu_hour, one.id))) for job, gang in seats.items()
+    }
+    left_over = solved.seating.free[0].tolist()
+    taken = {
+        one.id: one.gpus_free - left for one, left in zip(view.offers, left_over, strict=True) if left < one.gpus_free
+    }
     looks = int(solved.seating.looks[0])
     proven = None if solved.bound is None else up(solved.bound / MS_PER_HOUR)
     left = Memory(view.offer_ids, solved.prices, view.bid_ids, solved.budget_prices, np.stack((jobs, places, gpus)))
-    return Seated(found, free, looks, proven, left)
+    return Seated(found, taken, looks, proven, left)
+
+
+def serve_snapshot(snapshot: BookSnapshot, book: OrderBook, effort: int, budget: int) -> Served:
+    """Who is served, as `market.clearing` asks: bids that are due as small books serve them, first; the engine the rest.
+
+    `effort` bounds the looks for bids that are due, `budget` the engine's own, in millions.
+    """
+    due = tuple(bid for bid in snapshot.bids if bid.due)
+    first = Auction(book, due, snapshot.standings, effort, turns=False).serve() if due else Served({}, 0)
+    rest = tuple(bid for bid in snapshot.bids if not bid.due)
+    standings = tuple(_after(one, snapshot.bids, first) for one in snapshot.standings)
+    found = seat_snapshot(BookSnapshot(_left(book, due, first), rest, standings), budget)
+    taken = dict(first.taken or {})
+    for name, gpus in found.taken.items():
+        taken[name] = taken.get(name, 0) + gpus
+    return Served(
+        {**first.seats, **found.seats},
+        first.looks + found.looks,
+        first.not_considered,
+        first.over_quota,
+        first.kept_for,
+        taken,
+    )
+
+
+def clear_snapshot(
+    snapshot: BookSnapshot, budget: int | None = None, memory: Memory | None = None
+) -> tuple[Clearing, Memory]:
+    """The snapshot's bids seated by the engine alone, each at the ask; and what the next clearing may begin with.
+
+    Nobody is due here and nobody told why it got nothing: `market.clearing.clear` with the algorithm ENGINE sees to both.
+    """
+    found = seat_snapshot(snapshot, budget, memory)
+    bids = {bid.job: bid for bid in snapshot.bids}
+    matches = tuple(
+        Match(
+            job,
+            tuple(one.id for one in gang),
+            bids[job].requires.gpus,
+            tuple(one.price_nanos_per_gpu_hour for one in gang),
+        )
+        for job, gang in sorted(found.seats.items())
+    )
+    welfare = sum(worth(bids[job], gang) for job, gang in found.seats.items()) // MS_PER_HOUR
+    return Clearing(matches, (), ENGINE, looks=found.looks, welfare_nanos=welfare), found.memory
+
+
+def _left(book: OrderBook, due: Sequence[Bid], first: Served) -> tuple[Offer, ...]:
+    """What is left for the others."""
+    if not first.taken:
+        return tuple(book)
+    units: dict[str, dict[str, int]] = {}
+    for bid in due:
+        for seat in first.seats.get(bid.job, ()):
+            of = units.setdefault(seat.id, {})
+            of[bid.customer] = of.get(bid.customer, 0) + bid.requires.gpus
+    found = []
+    for offer in book:
+        gone = first.taken.get(offer.id, 0)
+        if gone:
+            more = units.get(offer.id, {})
+            held = {name: offer.units_of.get(name, 0) + more.get(name, 0) for name in {*offer.units_of, *more}}
+            found.append(replace(offer, gpus_free=offer.gpus_free - gone, units_of=held))
+        else:
+            found.append(offer)
+    return tuple(found)
+
+
+def _after(standing: Standing, bids: Sequence[Bid], first: Served) -> Standing:
+    """The team with what its due bids got."""
+    got = sum(
+        len(first.seats.get(bid.job, ())) * bid.requires.gpus for bid in bids if bid.due and bid.team == standing.team
+    )
+    return replace(standing, units=standing.units + got)
 
 
 class _View:
     """Offers and bids that can match at all, in the order of the arrays."""
 
-    def __init__(self, snapshot: BookSnapshot) -> None:
-        offers = [offer for offer in snapshot.offers if offer.matchable and offer.gpus_free > 0]
-        bids = sorted((bid for bid in snapshot.bids if _could_be(bid)), key=lambda one: one.job)
+    def __init__(self, listed: Sequence[Offer], asking: Sequence[Bid], standings: Sequence[Standing]) -> None:
+        offers = [offer for offer in listed if offer.matchable and offer.gpus_free > 0]
+        bids = sorted((bid for bid in asking if _could_be(bid)), key=lambda one: one.job)
+        teams = {one.team: one for one in standings}
         classes = _Classes(offers, bids)
         columns: dict[str, Any] = {
             "price": reals([offer.price_nanos_per_gpu_hour for offer in offers]),
@@ -100,11 +194,11 @@ class _View:
         customers = {name: place for place, name in enumerate(sorted({bid.customer for bid in bids}))}
         _hold(of_offers, self.offers, customers)
         of_groups, places = group_arrays(classes.groups)
-        of_jobs = job_arrays(classes.of_bid, places, _bid_columns(snapshot, bids, customers), [])
+        of_jobs = job_arrays(classes.of_bid, places, _bid_columns(bids, customers, sorted(teams)), [])
         of_jobs |= _shut(of_jobs["job"], self.offers, bids)
-        teams = sorted(snapshot.standings, key=lambda one: one.team)
         of_jobs["team_gpus"] = wholes([
-            UNBOUNDED if one.quota_units is None else max(0, one.quota_units - one.units) for one in teams
+            UNBOUNDED if one.quota_units is None else max(0, one.quota_units - one.units)
+            for one in (teams[name] for name in sorted(teams))
         ])  # fmt: skip
         self.arrays = Arrays(**of_offers, **of_groups, **of_jobs)
 
@@ -113,10 +207,10 @@ def _could_be(bid: Bid) -> bool:
     return bid.workers_max >= max(1, bid.workers_min) and bid.spendable_nanos >= 0
 
 
-def _bid_columns(snapshot: BookSnapshot, bids: Sequence[Bid], customers: Mapping[str, int]) -> dict[str, Any]:
-    teams = {one.team: place for place, one in enumerate(sorted(snapshot.standings, key=lambda one: one.team))}
+def _bid_columns(bids: Sequence[Bid], customers: Mapping[str, int], named: Sequence[str]) -> dict[str, Any]:
+    teams = {name: place for place, name in enumerate(named)}
     limit = [bid.max_price_nanos_per_gpu_hour for bid in bids]
-    slope = [_weight(bid) * _expected_ms(bid) for bid in bids]
+    slope = [bid.weight_ppm * bid.expected_ms for bid in bids]
     return {
         "least": wholes([min(max(1, bid.workers_min) * bid.requires.gpus, 2**40) for bid in bids]),
         "most": wholes([min(bid.workers_max, MOST_GPUS) * bid.requires.gpus for bid in bids]),
@@ -132,16 +226,6 @@ def _bid_columns(snapshot: BookSnapshot, bids: Sequence[Bid], customers: Mapping
     }
 
 
-def _weight(bid: Bid) -> int:
-    """What waiting and its team make of a bid's worth, in millionths."""
-    return int(getattr(bid, "weight_ppm", PPM))
-
-
-def _expected_ms(bid: Bid) -> int:
-    """For how long it is expected to hold its machines."""
-    return max(1, int(getattr(bid, "expected_ms", MS_PER_HOUR)))
-
-
 def _rate_max(bid: Bid) -> int:
     """The most that its new workers may ask per hour together: the largest that `covers` allows."""
     if bid.cover_ms <= 0:
@@ -153,11 +237,12 @@ def _rate_max(bid: Bid) -> int:
 def _hold(of_offers: dict[str, Any], offers: Sequence[Offer], customers: Mapping[str, int]) -> None:
     """What customers with bids have already of offers whose owner limits that."""
     held: list[tuple[int, int]] = []
-    for place, offer in enumerate(offers):
-        first = len(held)
+    first = []
+    for offer in offers:
+        first.append(len(held))
         if offer.terms.max_units_per_customer is not None:
             held.extend((customers[name], units) for name, units in sorted(offer.units_of.items()) if name in customers)
-        of_offers["offer"][place]["held_first"], of_offers["offer"][place]["held_last"] = first, len(held)
+    of_offers["offer"]["held_first"], of_offers["offer"]["held_last"] = first, [*first[1:], len(held)][: len(first)]
     of_offers["held"] = np.array(held, dtype=HELD)
 
 
@@ -165,17 +250,20 @@ def _shut(job: Any, offers: Sequence[Offer], bids: Sequence[Bid]) -> dict[str, A
     """Offers that a bid avoids, or of which its customer has had as many hours today as its owner lets."""
     places = {offer.id: place for place, offer in enumerate(offers)} if any(bid.avoid for bid in bids) else {}
     counted = [
-        place for place, offer in enumerate(offers) if offer.terms.max_unit_ms_per_customer_day is not None and offer.unit_ms_of
+        place
+        for place, offer in enumerate(offers)
+        if offer.terms.max_unit_ms_per_customer_day is not None and offer.unit_ms_of
     ]
     tired: dict[str, set[int]] = {}
     for customer in sorted({bid.customer for bid in bids}) if counted else ():
         tired[customer] = {place for place in counted if not offers[place].has_hours_for(customer)}
     shut: list[int] = []
-    for row, bid in enumerate(bids):
-        job[row]["shut_first"] = len(shut)
+    first = []
+    for bid in bids:
+        first.append(len(shut))
         if bid.avoid or tired.get(bid.customer):
             shut.extend(sorted({places[name] for name in bid.avoid if name in places} | tired.get(bid.customer, set())))
-        job[row]["shut_last"] = len(shut)
+    job["shut_first"], job["shut_last"] = first, [*first[1:], len(shut)][: len(first)]
     return {"shut": wholes(shut)}
 
 
@@ -188,7 +276,7 @@ class _Classes:
         owners = {name for bid in bids for name in bid.requires.own}
         customers = {bid.customer for bid in bids}
         steps = np.searchsorted(memories, [offer.vram_gib for offer in offers], side="right").tolist()
-        known: dict[Hashable, int] = {}
+        known: dict[Any, int] = {}
         self.examples: list[Offer] = []
         found: list[int] = []
         names: dict[Any, Any] = {}
@@ -220,20 +308,20 @@ class _Classes:
         self._masks: dict[Any, Any] = {}
         self._told = {name for one in self.examples for name in (*one.terms.own, *one.terms.allow, *one.terms.deny)}
         self._guarded = any(one.terms.allow for one in self.examples)
-        signatures: dict[Hashable, int] = {}
+        signatures: dict[Any, int] = {}
         self.groups: list[list[Group]] = []
         of_bid: list[int] = []
         for bid in bids:
             wants = bid.requires
             customer = bid.customer if bid.customer in self._told else ""
-            key = (
+            asks: Any = (
                 wants.gpu, wants.vram_gib, wants.region, wants.isolation == "process", wants.share, wants.network,
                 wants.environments, wants.own, customer,
             )  # fmt: skip
-            if key not in signatures:
-                signatures[key] = len(self.groups)
+            if asks not in signatures:
+                signatures[asks] = len(self.groups)
                 self.groups.append(self._suiting(wants, bid.customer, customer))
-            of_bid.append(signatures[key])
+            of_bid.append(signatures[asks])
         self.of_bid: Wholes = wholes(of_bid)
 
     def _mask(self, key: Hashable, test: Callable[[Offer], bool]) -> Any:

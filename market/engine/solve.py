@@ -90,14 +90,21 @@ def default_budget(arrays: Arrays) -> int:
 
 
 def solve(
-    book: Book, *, budget: int | None = None, seed: int = DEFAULT_SEED, bound: bool = False, memory: Memory | None = None
+    book: Book,
+    *,
+    budget: int | None = None,
+    seed: int = DEFAULT_SEED,
+    bound: bool = False,
+    memory: Memory | None = None,
 ) -> Cleared:
     """Clear the book with an effort of `budget` million looks, beginning with what an earlier clearing left in `memory`.
 
     The same book, budget, seed and memory give the same bits.
     """
     effort = default_budget(book.arrays) if budget is None else budget
-    solved = solve_arrays(book.arrays, effort, seed, bound=bound, before=None if memory is None else resume(book, memory))
+    solved = solve_arrays(
+        book.arrays, effort, seed, bound=bound, before=None if memory is None else resume(book, memory)
+    )
     return _cleared(book, solved, effort)
 
 
