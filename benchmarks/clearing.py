@@ -12,42 +12,44 @@ thread; CPU seconds say what it takes where other work runs beside it.
 
 from __future__ import annotations
 
+import argparse
 import time
 
 import numpy as np
 
-from benchmarks.clearing_books import book
+from benchmarks.clearing_books import book, rows_of
 from benchmarks.report import Target, finish, parser
-from market.engine.book import Book
-from market.engine.columns import NANOS
+from market.engine.book import Book, book_of
+from market.engine.columns import JOB_COLUMNS, NANOS, OFFER_COLUMNS, jobs_of, offers_of
+from market.engine.memory import Memory
 from market.engine.solve import by_value, default_budget, greedy, solve, warm_up
 
 
 def akash(made: Book, order: list[int]) -> float:
     """Dollars of welfare where each job takes the one cheapest offer that has room for its least."""
-    arrays, free, welfare = made.arrays, made.arrays.gpus.copy(), 0.0
+    arrays, free, welfare = made.arrays, made.arrays.offer["gpus"].copy(), 0.0
     for job in order:
         places = candidates(made, job)
-        places = places[free[places] >= arrays.least[job]]
+        places = places[free[places] >= arrays.job["least"][job]]
         if len(places):
-            offer = places[np.argmin(arrays.price[places])]
-            gpus = min(free[offer], arrays.most[job])
+            offer = places[np.argmin(arrays.offer["price"][places])]
+            gpus = min(free[offer], arrays.job["most"][job])
             free[offer] -= gpus
-            welfare += gpus * arrays.hours[job] * (arrays.limit[job] - arrays.price[offer])
+            welfare += gpus * arrays.job["hours"][job] * (arrays.job["limit"][job] - arrays.offer["price"][offer])
     return welfare / NANOS**2
 
 
 def candidates(made: Book, job: int) -> np.ndarray:
     """Places of the offers that a job may use."""
-    arrays, signature = made.arrays, made.arrays.signature[job]
-    buckets = arrays.lists[arrays.list_first[signature] : arrays.list_first[signature + 1]]
-    places = np.concatenate([np.zeros(0, dtype=np.int64)] + [np.arange(arrays.first[one], arrays.first[one + 1]) for one in buckets])  # fmt: skip
+    wish, offer, buckets = made.arrays.job[job], made.arrays.offer, made.arrays.bucket
+    own = buckets[made.arrays.lists["bucket"][wish["list_first"] : wish["list_last"]]]
+    places = np.concatenate([np.zeros(0, dtype=np.int64)] + [np.arange(one["first"], one["last"]) for one in own])
     good = (
-        (arrays.price[places] <= arrays.limit[job])
-        & (arrays.reliability[places] >= arrays.reliability_min[job])
-        & (arrays.max_hours[places] >= arrays.hours[job])
-        & (arrays.available[places] + arrays.hours[job] <= arrays.deadline[job])
-        & (arrays.interconnect[places] >= arrays.interconnect_min[job])
+        (offer["price"][places] <= wish["limit"])
+        & (offer["reliability"][places] >= wish["reliability_min"])
+        & (offer["max_hours"][places] >= wish["hours"])
+        & (offer["available"][places] + wish["hours"] <= wish["deadline"])
+        & (offer["interconnect"][places] >= wish["interconnect_min"])
     )
     return places[good]
 
@@ -58,36 +60,37 @@ def highs(made: Book, seconds: float) -> tuple[float, float]:
     from scipy.sparse import csr_array
 
     arrays = made.arrays
-    bucket_of = np.repeat(np.arange(len(arrays.region_of)), np.diff(arrays.first))
-    region = arrays.region_of[bucket_of] if len(bucket_of) else bucket_of
+    region = arrays.bucket["region"][arrays.offer["bucket"]]
     worth: list[float] = []
     upper: list[float] = []
     cells: list[tuple[int, int, float]] = []
-    row, tops = len(arrays.price), [float(one) for one in arrays.gpus]
-    for job in range(len(arrays.limit)):
+    row, tops = len(arrays.offer), [float(one) for one in arrays.offer["gpus"]]
+    for job in range(len(arrays.job)):
         places = candidates(made, job)
         groups = (
             [places[region[places] == one] for one in np.unique(region[places])]
-            if arrays.same_region[job]
+            if made.jobs.same_region[made.job_rows[job]]
             else [places]
         )
         choice = row
         row, tops = row + 1, [*tops, 1.0]
         for group in groups:
-            if arrays.gpus[group].sum() < arrays.least[job]:
+            if arrays.offer["gpus"][group].sum() < arrays.job["least"][job]:
                 continue
             chosen = len(worth)
             worth.append(0.0)
             upper.append(1.0)
             cells += [
                 (choice, chosen, 1.0),
-                (row, chosen, -float(arrays.most[job])),
-                (row + 1, chosen, float(arrays.least[job])),
+                (row, chosen, -float(arrays.job["most"][job])),
+                (row + 1, chosen, float(arrays.job["least"][job])),
             ]
             for offer in group:
                 cells += [(int(offer), len(worth), 1.0), (row, len(worth), 1.0), (row + 1, len(worth), -1.0)]
-                worth.append(-arrays.hours[job] * (arrays.limit[job] - arrays.price[offer]) / NANOS**2)
-                upper.append(float(min(arrays.gpus[offer], arrays.most[job])))
+                worth.append(
+                    -arrays.job["hours"][job] * (arrays.job["limit"][job] - arrays.offer["price"][offer]) / NANOS**2
+                )
+                upper.append(float(min(arrays.offer["gpus"][offer], arrays.job["most"][job])))
             row, tops = row + 2, [*tops, 0.0, 0.0]
     rows, columns, values = zip(*cells, strict=True)
     matrix = csr_array((values, (rows, columns)), shape=(row, len(worth)))
@@ -97,6 +100,23 @@ def highs(made: Book, seconds: float) -> tuple[float, float]:
     )  # fmt: skip
     bound = -found.mip_dual_bound if found.mip_dual_bound is not None else float("nan")
     return (-found.fun if found.x is not None else 0.0), bound
+
+
+def again(chosen: argparse.Namespace, memory: Memory, budget: int) -> dict[str, float]:
+    """Half a percent of the offers and of the jobs go and others come: what a clearing from memory takes and reaches."""
+    before = rows_of(chosen.offers, chosen.jobs, chosen.load, chosen.seed)
+    new = rows_of(chosen.offers, chosen.jobs, chosen.load, chosen.seed + 1)
+    tables = [
+        [*old[len(old) // 200 :], *(["new" + row[0], *row[1:]] for row in fresh[: len(old) // 200])]
+        for old, fresh in zip(before, new, strict=True)
+    ]
+    offers, jobs = offers_of(OFFER_COLUMNS, tables[0]), jobs_of(JOB_COLUMNS, tables[1])
+    begun, used = time.perf_counter(), time.process_time()
+    changed = book_of(offers, jobs)
+    done = solve(changed, budget=0, memory=memory)
+    taken, cpu = time.perf_counter() - begun, time.process_time() - used
+    bound = solve(changed, budget=budget, bound=True, memory=memory).bound_nanos or 1
+    return {"again_seconds": taken, "again_cpu_seconds": cpu, "again_share": done.welfare_nanos / bound}
 
 
 def main() -> int:
@@ -113,7 +133,7 @@ def main() -> int:
     made = book(chosen.offers, chosen.jobs, chosen.load, chosen.seed)
     arrays = made.arrays
     figures: dict[str, float] = {"offers": chosen.offers, "jobs": chosen.jobs, "load": chosen.load, "seed": chosen.seed}
-    figures |= {"gpus_offered": float(arrays.gpus.sum()), "gpus_wanted": float(arrays.most.sum())}
+    figures |= {"gpus_offered": float(arrays.offer["gpus"].sum()), "gpus_wanted": float(arrays.job["most"].sum())}
     dollars: dict[str, float] = {}
     bounds: list[float] = []
     budgets = chosen.budget or [default_budget(arrays)]
@@ -125,8 +145,9 @@ def main() -> int:
         dollars[f"engine_{budget}"] = done.welfare_nanos / NANOS
         figures[f"bound_{budget}_usd"] = (done.bound_nanos or 0) / NANOS
         bounds.append((done.bound_nanos or 0) / NANOS)
+    figures |= again(chosen, done.memory, budgets[0])
     arrival = np.argsort(made.job_rows)
-    orders = {"arrival": arrival, "limit": np.argsort(-arrays.limit, kind="stable"), "value": by_value(arrays)}
+    orders = {"arrival": arrival, "limit": np.argsort(-arrays.job["limit"], kind="stable"), "value": by_value(arrays)}
     for name, order in orders.items():
         begun = time.perf_counter()
         dollars[name] = greedy(made, order).welfare_nanos / NANOS

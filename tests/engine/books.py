@@ -5,8 +5,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from market.engine.book import Book, book_of
-from market.engine.columns import JOB_COLUMNS, OFFER_COLUMNS, jobs_of, offers_of
+from market.engine.book import PLAIN, Book, Fairness, book_of
+from market.engine.columns import JOB_COLUMNS, OFFER_COLUMNS, OPTIONAL_JOB_COLUMNS, jobs_of, offers_of
 from market.engine.solve import Cleared, solve
 from tests.engine.checker import Row
 
@@ -37,12 +37,16 @@ def jobs(most: int, gpus: int) -> st.SearchStrategy[list[Row]]:
         "hours": st.sampled_from(("0.2", "1", "8", "24.5")), "deadline_hours": st.sampled_from(("", "", "0.3", "10", "48")),
         "interconnect_min": st.sampled_from(("", "", "none", "nvlink", "nvswitch")),
         "same_region": st.sampled_from(("true", "false", "")), "gang": st.sampled_from(("true", "true", "false", "")),
+        "vram_gib_min": st.sampled_from(("", "", "24", "30")), "budget_usd": st.sampled_from(("", "", "0", "0.5", "8", "40")),
+        "team": st.sampled_from(("", "red", "blue")), "waited_hours": st.sampled_from(("", "0.5", "100")),
+        "curve": st.sampled_from((("", "", ""), ("", "", ""), ("1:2|3:5|8:6", "", "140"), ("2:1.5|6:9", "H100:1|A100:0.4", "300"))),
     })  # fmt: skip
     return st.lists(row.map(_sized), max_size=most).map(_numbered)
 
 
 def _sized(row: dict[str, Any]) -> dict[str, str]:
     most = min(row["gpus_min"] + row["gpus_max"], 40)
+    row["goodput"], row["speeds"], row["usd_per_million_steps"] = row.pop("curve")
     return {**row, "gpus_min": str(row["gpus_min"]), "gpus_max": str(most)}
 
 
@@ -50,10 +54,12 @@ def _numbered(rows: list[dict[str, str]]) -> list[Row]:
     return [{"id": f"n{place}", **row} for place, row in enumerate(rows)]
 
 
-def book(offer_rows: Sequence[Row], job_rows: Sequence[Row]) -> Book:
+def book(offer_rows: Sequence[Row], job_rows: Sequence[Row], fairness: Fairness = PLAIN) -> Book:
+    columns = (*JOB_COLUMNS, *OPTIONAL_JOB_COLUMNS)
     return book_of(
         offers_of(OFFER_COLUMNS, [[row[name] for name in OFFER_COLUMNS] for row in offer_rows]),
-        jobs_of(JOB_COLUMNS, [[row[name] for name in JOB_COLUMNS] for row in job_rows]),
+        jobs_of(columns, [[row[name] for name in columns] for row in job_rows]),
+        fairness,
     )
 
 

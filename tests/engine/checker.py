@@ -24,6 +24,8 @@ def fits(offer: Row, job: Row) -> bool:
         and (not job["deadline_hours"] or Fraction(offer["available_in_hours"] or 0) + hours <= Fraction(job["deadline_hours"]))
         and Fraction(offer["usd_per_gpu_hour"]) <= Fraction(job["max_usd_per_gpu_hour"])
         and LEVELS.index(offer["interconnect"] or "none") >= LEVELS.index(job["interconnect_min"] or "none")
+        and Fraction(offer["vram_gib"] or 0) >= Fraction(job.get("vram_gib_min") or 0)
+        and (not job.get("speeds") or offer["gpu"] in speeds(job))
     )  # fmt: skip
 
 
@@ -32,17 +34,53 @@ def counts(job: Row) -> range:
     return range(int(job["gpus_min"]) if job["gang"] != "false" else 1, int(job["gpus_max"]) + 1)
 
 
-def value(offer: Row, job: Row) -> Fraction:
-    """Welfare of one GPU of the offer for the job, in dollars."""
-    return (Fraction(job["max_usd_per_gpu_hour"]) - Fraction(offer["usd_per_gpu_hour"])) * Fraction(job["hours"])
+def speeds(job: Row) -> dict[str, Fraction]:
+    """How fast each model is for a job that says so."""
+    return {model: Fraction(speed) for model, speed in (part.rsplit(":", 1) for part in job["speeds"].split("|"))}
+
+
+def goodput(job: Row, gpus: int) -> Fraction:
+    """Steps per second, in straight lines between what is stated, from (0, 0); rounded down to a billionth as documented."""
+    points = sorted((int(at), Fraction(steps)) for at, steps in (part.split(":") for part in job["goodput"].split("|")))
+    before, made = 0, Fraction(0)
+    for at, steps in points:
+        if gpus <= at:
+            return Fraction((made + (steps - made) * (gpus - before) / (at - before)) * 10**9 // 1, 10**9)
+        before, made = at, steps
+    return made
+
+
+def made_of(offers: Sequence[Row], gpus: Sequence[int], job: Row) -> Fraction:
+    """Welfare of a whole gang in dollars: what the job makes of it, less the asks."""
+    hours, count = Fraction(job["hours"]), sum(gpus)
+    paid = sum(
+        (Fraction(offer["usd_per_gpu_hour"]) * taken for offer, taken in zip(offers, gpus, strict=True)), Fraction(0)
+    )
+    if not job.get("goodput"):
+        return (Fraction(job["max_usd_per_gpu_hour"]) * count - paid) * hours
+    speed = speeds(job)[offers[0]["gpu"]] if job.get("speeds") else Fraction(1)
+    per_hour = goodput(job, count) * speed * Fraction(job["usd_per_million_steps"]) * 3600 / 10**6
+    return (Fraction(per_hour * 10**9 // 1, 10**9) - paid) * hours
+
+
+def whole(offers: Sequence[Row], gpus: Sequence[int], job: Row) -> bool:
+    """Whether these GPUs may be the job's gang together."""
+    paid = sum(
+        (Fraction(offer["usd_per_gpu_hour"]) * taken for offer, taken in zip(offers, gpus, strict=True)), Fraction(0)
+    )
+    return (
+        sum(gpus) in counts(job)
+        and (job["same_region"] != "true" or len({offer["region"] for offer in offers}) == 1)
+        and (not job.get("speeds") or len({offer["gpu"] for offer in offers}) == 1)
+        and (not job.get("budget_usd") or paid * Fraction(job["hours"]) <= Fraction(job["budget_usd"]))
+    )
 
 
 def check(offers: Sequence[Row], jobs: Sequence[Row], matches: Sequence[Mapping[str, Any]]) -> Fraction:
     """The welfare of the matches in dollars; an assertion names what is broken."""
     by_offer, by_job = {row["id"]: row for row in offers}, {row["id"]: row for row in jobs}
     sold: dict[str, int] = defaultdict(int)
-    got: dict[str, int] = defaultdict(int)
-    regions: dict[str, set[str]] = defaultdict(set)
+    got: dict[str, tuple[list[Row], list[int]]] = defaultdict(lambda: ([], []))
     seen: set[tuple[str, str]] = set()
     welfare = Fraction(0)
     for match in matches:
@@ -53,14 +91,13 @@ def check(offers: Sequence[Row], jobs: Sequence[Row], matches: Sequence[Mapping[
         assert Fraction(str(match["usd_per_gpu_hour"])) == Fraction(offer["usd_per_gpu_hour"])
         seen.add((job["id"], offer["id"]))
         sold[offer["id"]] += gpus
-        got[job["id"]] += gpus
-        regions[job["id"]].add(offer["region"])
-        welfare += value(offer, job) * gpus
+        got[job["id"]][0].append(offer)
+        got[job["id"]][1].append(gpus)
     for name, gpus in sold.items():
         assert gpus <= int(by_offer[name]["gpus"]), f"{name} is sold twice"
-    for name, gpus in got.items():
-        assert gpus in counts(by_job[name]), f"{name} is split"
-        assert by_job[name]["same_region"] != "true" or len(regions[name]) == 1, f"{name} is in two regions"
+    for name, (seats, taken) in got.items():
+        assert whole(seats, taken, by_job[name]), f"{name} is split, apart, or beyond its budget"
+        welfare += made_of(seats, taken, by_job[name])
     return welfare
 
 
@@ -80,10 +117,8 @@ def best(offers: Sequence[Row], jobs: Sequence[Row]) -> Fraction:
         rooms = [range(left + 1) if fits(offer, job) else range(1) for offer, left in zip(offers, free, strict=True)]
         for taken in product(*rooms):
             used = [offer for offer, gpus in zip(offers, taken, strict=True) if gpus]
-            if sum(taken) in counts(job) and (
-                job["same_region"] != "true" or len({one["region"] for one in used}) == 1
-            ):
-                gain = sum((value(offer, job) * gpus for offer, gpus in zip(offers, taken, strict=True)), Fraction(0))
+            if whole(used, [gpus for gpus in taken if gpus], job):
+                gain = made_of(used, [gpus for gpus in taken if gpus], job)
                 left = tuple(have - gone for have, gone in zip(free, taken, strict=True))
                 found.append(gain + search(place + 1, left))
         return found
