@@ -44,6 +44,7 @@ def priced(
         here, there = offer_row[offer.id], job_row[bid.job]
         return (
             offers.reliability[here] >= jobs.reliability_min[there]
+            and offers.vram_gib[here] >= jobs.vram_gib_min[there]
             and offers.interconnect[here] >= jobs.interconnect_min[there]
             and offers.max_hours[here] >= jobs.hours[there]
             and offers.available_in[here] + jobs.hours[there] <= jobs.deadline[there]

@@ -48,6 +48,8 @@ def clear(
     begun = time.perf_counter()
     offered, wanted = read(offers, "OFFERS", offers_of), read(jobs, "JOBS", jobs_of)
     read_ms = _ms(begun)
+    if price_rule != "ask" and (any(wanted.goodput) or any(one is not None for one in wanted.budget_nanos)):
+        raise usage("jobs with budget_usd or goodput are cleared at the asks alone", field="--price-rule", remedy="--price-rule ask")
     from market.engine.book import book_of
     from market.engine.solve import solve, warm_up
 
@@ -84,6 +86,7 @@ def _check_options(price_rule: str, budget: int | None, seed: int) -> None:
 
 
 def _document(book: "Book", cleared: "Cleared", rule: str) -> dict[str, Any]:
+    from market.engine.book import value_nanos
     from market.engine.reasons import reasons
     from market.file_prices import priced
 
@@ -93,7 +96,10 @@ def _document(book: "Book", cleared: "Cleared", rule: str) -> dict[str, Any]:
     served = {job for job, _, _ in rows}
     rows = [row for row in rows if row[0] not in given_up]
     left = [row for row in range(len(jobs.ids)) if row not in served]
-    welfare = sum((jobs.limit_nanos[job] - offers.price_nanos[offer]) * jobs.hours[job] * gpus for job, offer, gpus in rows)
+    seats: dict[int, list[tuple[int, int]]] = {}
+    for job, offer, gpus in rows:
+        seats.setdefault(job, []).append((offer, gpus))
+    welfare = sum(value_nanos(book, job, own) for job, own in seats.items())
     told: dict[str, Any] = {
         "matches": [
             {"job": jobs.ids[job], "offer": offers.ids[offer], "gpus": gpus, "usd_per_gpu_hour": _usd(prices[job, offer])}

@@ -14,7 +14,7 @@ def test_a_book_is_seeded_and_as_loaded_as_asked() -> None:
     assert rows_of(40, 20, 1.0, 1) == rows_of(40, 20, 1.0, 1) != rows_of(40, 20, 1.0, 2)
     for load in (1.0, 3.0):
         made = book(800, 300, load, 1)
-        assert 0.7 * load < made.arrays.most.sum() / made.arrays.gpus.sum() < 1.4 * load
+        assert 0.7 * load < made.arrays.job["most"].sum() / made.arrays.offer["gpus"].sum() < 1.4 * load
 
 
 def test_no_baseline_is_above_the_bound_and_no_greedy_above_the_engine() -> None:

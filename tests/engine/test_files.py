@@ -56,7 +56,12 @@ def test_the_example_is_cleared_and_everything_said_of_it_is_true(torg: Torg) ->
 
 
 def test_one_price_for_a_class_is_between_asks_and_limits(clear: Callable[..., object]) -> None:
-    offers = lines(OFFER_HEADING, "a,H100,80,2,1,EU,0.99,24,0,nvlink", "b,H100,80,3,1,EU,0.99,24,0,nvlink", "c,T4,16,1,1,EU,0.99,24,0,none")
+    offers = lines(
+        OFFER_HEADING,
+        "a,H100,80,2,1,EU,0.99,24,0,nvlink",
+        "b,H100,80,3,1,EU,0.99,24,0,nvlink",
+        "c,T4,16,1,1,EU,0.99,24,0,none",
+    )
     jobs = lines(
         JOB_HEADING, "i,1,1,H100,EU,0.9,9,5,24,none,false,true", "j,1,1,H100,EU,0.9,8,5,24,none,false,true",
         "k,1,1,H100,EU,0.9,6,5,24,none,false,true", "l,1,1,H100,EU,0.9,7,5,4,none,false,true", "m,1,1,T4,,0,5,1,,none,false,true",
@@ -220,7 +225,7 @@ def test_a_file_that_is_no_table_is_refused(clear: Callable[..., object], conten
 def test_options_that_cannot_be_are_refused_with_what_there_is(torg: Torg, tmp_path: Path) -> None:  # noqa: F811
     words = str(EXAMPLES / "offers.csv"), str(EXAMPLES / "jobs.csv")
     for option, value, said in (
-        ("--price-rule", "vickrey", "torg: --price-rule: there is no price rule 'vickrey' (there is: ask, uniform)"),
+        ("--price-rule", "vickrey", "torg: --price-rule: there is no price rule 'vickrey' (there is: ask, spot, uniform)"),
         ("--budget", "-1", "torg: --budget: -1 is out of range (0 to 1,000,000 million pairs)"),
         ("--seed", "-1", "torg: --seed: -1 is out of range (0 to 2^63 - 1)"),
     ):
@@ -258,3 +263,34 @@ def test_a_hundred_thousand_rows_are_read_and_the_last_one_is_checked() -> None:
     with pytest.raises(BadRow) as caught:
         offers_of(OFFER_HEADING.split(","), rows)
     assert caught.value.row == 100_000
+
+
+def test_budgets_and_curves_are_read_and_cleared_at_the_asks(clear: Callable[..., object]) -> None:
+    jobs = lines(
+        JOB_HEADING + ",budget_usd,goodput,speeds,usd_per_million_steps",
+        f"{JOB},20,,,", "poor,2,2,H100,,,3,5,,none,false,true,19.99,,,", "curve,1,4,H100,,,3,5,,none,false,true,,1:1|2:2|4:2.5,,1000",
+    )  # fmt: skip
+    said = clear(lines(OFFER_HEADING, OFFER), jobs, "--json").document  # type: ignore[attr-defined]
+    assert {(one["job"], one["gpus"]) for one in said["matches"]} == {("j", 2), ("curve", 2)}
+    assert [(one["job"], one["reason"]) for one in said["unmatched"]] == [("poor", "budget_too_small")]
+    assert said["welfare_usd"] == 10 + (7.2 - 4) * 5
+    refused = clear(lines(OFFER_HEADING, OFFER), jobs, "--price-rule", "uniform")
+    assert refused.code == 2  # type: ignore[attr-defined]
+    assert "cleared at the asks alone" in refused.err  # type: ignore[attr-defined]
+
+
+BAD_CURVES = [
+    ("1:1|1:2,,5", "goodput: '1:1|1:2' names something twice"),
+    ("1=1,,5", "goodput: '1=1' is not GPUs:steps per second"),
+    (",H100:1,", "speeds: speeds are of a goodput, and there is none"),
+    ("1:1,,", "usd_per_million_steps: is empty or 0, and goodput is stated"),
+    (",,5", "goodput: is empty, and usd_per_million_steps is stated"),
+]
+
+
+@pytest.mark.parametrize(("cells", "said"), BAD_CURVES)
+def test_a_bad_curve_is_named(cells: str, said: str) -> None:
+    heading = f"{JOB_HEADING},goodput,speeds,usd_per_million_steps".split(",")
+    with pytest.raises(BadRow) as caught:
+        jobs_of(heading, [f"{JOB},{cells}".split(",")])
+    assert f"row 1, {said}" in str(caught.value)
