@@ -40,7 +40,7 @@ def test_one_clearing_and_all_of_them(home: Path, capsys: pytest.CaptureFixture[
     one = json.loads(told(capsys, "last", "--json", "--home", str(home)))
     assert (one["number"], one["same"], one["price_rule"]) == (2, True, "uniform")
     assert {row["price_nanos_per_gpu_hour"] for row in one["matches"]} == {600_000_000}
-    assert set(one["rules"]) == {"ask", "uniform"}
+    assert set(one["rules"]) == {"ask", "uniform", "spot"}
     assert one["rules"]["ask"]["nanos_per_hour"] == 1_100_000_000
     both = json.loads(told(capsys, "--json", "--home", str(home)))
     assert [each["number"] for each in both] == [1, 2]
