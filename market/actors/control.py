@@ -59,10 +59,13 @@ class Control:
         with address_in(home) as address:
             self._listening.bind(address)
         self._listening.listen()
-        threading.Thread(target=self._accept, name="control", daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, name="control", daemon=True)
+        self._accepting.start()
 
     def close(self) -> None:
-        """Answer nobody any more."""
+        """Answer nobody any more; the thread that listens has ended."""
+        self._listening.shutdown(socket.SHUT_RDWR)  # to close it alone would leave the thread in accept(), with the socket
+        self._accepting.join()
         self._listening.close()
         (self._home / SOCKET).unlink(missing_ok=True)
 

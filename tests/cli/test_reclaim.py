@@ -61,13 +61,14 @@ def test_only_its_owner_may_ask_and_no_other_thread_is_given_its_rights(home: Pa
     looking = threading.Thread(target=look)
     looking.start()
     assert first.wait(60)
-    for _ in range(1500):
+    for _ in range(300):
         control = Control(folder, lambda one: None)
         assert stat.S_IMODE((folder / SOCKET).stat().st_mode) == 0o600
         control.close()
     over.set()
     looking.join()
     assert len(seen) == 1
+    assert [one for one in threading.enumerate() if one.name == "control"] == []
 
 
 def test_the_steps_are_shown_and_the_machine_is_the_owners(torg: Torg, heard: list[dict[str, Any]]) -> None:
