@@ -188,7 +188,8 @@ class _Ground:
         ]
         with _spawned("trainers.selftest.intruder", options, place) as begun:
             self.bounds = begun.group.bounds
-            begun.connection.sendall(_order(scene, names).encode() + b"\n")
+            with contextlib.suppress(BrokenPipeError):  # it has died already: what it says below, or does not, tells
+                begun.connection.sendall(_order(scene, names).encode() + b"\n")
             try:
                 lines = begun.process.communicate(timeout=PATIENCE_S)[0].decode("utf-8", "replace")
                 ended = f"it ended with status {begun.process.returncode}"
