@@ -1,11 +1,11 @@
 """Offers and jobs in CSV and Parquet files, read as text; what is wrong with a file is said with its row and column."""
 
-import csv
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from cli.errors import CliError, usage
+from cli.csv_rows import csv_rows
+from cli.errors import usage
 from market.engine.columns import BadRow
 
 T = TypeVar("T")
@@ -27,28 +27,11 @@ def read(path: Path, field: str, parse: Callable[[Sequence[str], Iterable[Sequen
 
 
 def _csv(path: Path, field: str) -> tuple[list[str], Iterator[list[str]]]:
-    rows = _lines(path, field)
+    rows = csv_rows(path, field, "CSV in UTF-8, or .parquet")
     heading = next(rows, None)
     if heading is None:
         raise usage(f"{path} is empty", field=field, remedy="the first line names the columns", code="no_heading")
     return heading, rows
-
-
-def _lines(path: Path, field: str) -> Iterator[list[str]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        try:
-            for cells in reader:
-                if cells:
-                    yield cells
-        except UnicodeDecodeError:
-            raise _no_table(path, field, f"it is not UTF-8 text, near line {reader.line_num + 1}") from None
-        except csv.Error as error:
-            raise _no_table(path, field, f"line {reader.line_num}: {error}") from None
-
-
-def _no_table(path: Path, field: str, why: str) -> CliError:
-    return usage(f"{path} is no CSV file: {why}", field=field, remedy="CSV in UTF-8, or .parquet", code="not_a_table")
 
 
 def _parquet(path: Path, field: str) -> tuple[list[str], Iterator[tuple[str, ...]]]:

@@ -1,14 +1,12 @@
 """Traces and offers in CSV files (also gzipped), read a row at a time; what is wrong is said with row and column."""
 
-import csv
-import gzip
-import io
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from cli.errors import CliError, usage
+from cli.csv_rows import csv_rows
+from cli.errors import usage
 from market.simulation.trace import BadTrace
 
 T = TypeVar("T")
@@ -33,7 +31,7 @@ def read_rows(path: Path, field: str, parse: Callable[[Iterable[Sequence[str]], 
 
 def _read(path: Path, field: str, parse: Callable[[Iterator[list[str]]], T]) -> T:
     try:
-        return parse(_rows(path, field))
+        return parse(csv_rows(path, field, "CSV in UTF-8, plain or .gz", gzipped=path.suffix == ".gz"))
     except BadTrace as bad:
         raise usage(str(bad), field=field, remedy=bad.remedy or None, code="bad_row") from None
     except FileNotFoundError:
@@ -41,21 +39,3 @@ def _read(path: Path, field: str, parse: Callable[[Iterator[list[str]]], T]) -> 
     except (OSError, EOFError, zlib.error) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or error
         raise usage(f"{path}: {why}", field=field, code="not_readable") from error
-
-
-def _rows(path: Path, field: str) -> Iterator[list[str]]:
-    binary = gzip.open if path.suffix == ".gz" else Path.open
-    with binary(path, "rb") as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        try:
-            for cells in reader:
-                if cells:
-                    yield cells
-        except UnicodeDecodeError:
-            raise _no_table(path, field, f"it is not UTF-8 text, near line {reader.line_num + 1}") from None
-        except csv.Error as error:
-            raise _no_table(path, field, f"line {reader.line_num}: {error}") from None
-
-
-def _no_table(path: Path, field: str, why: str) -> CliError:
-    return usage(f"{path} is no CSV file: {why}", field=field, remedy="CSV in UTF-8, plain or .gz", code="not_a_table")
