@@ -4,7 +4,6 @@ import errno
 import json
 import logging
 import os
-import select
 import signal
 import socket
 import sys
@@ -18,6 +17,7 @@ from market.children import Child, cut_log, descendants, end_processes, reap_orp
 from market.client import Market, MarketUnreachable, Refused
 from market.homes import Home, write_json
 from market.tls import TlsFiles
+from trainers.ready import wait_ready
 
 log = logging.getLogger("torg.supervisor")
 
@@ -201,7 +201,7 @@ class Supervisor:
         self._stopping = True
 
     def _hear(self, timeout_s: float) -> None:
-        readable, _, _ = select.select([self._ears], [], [], timeout_s)
+        readable, _ = wait_ready([self._ears], timeout_s)
         if readable:
             os.read(self._ears, 4096)
 

@@ -17,7 +17,6 @@ import fcntl
 import json
 import logging
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -43,6 +42,7 @@ from market.daemon import (
 from market.homes import PROCESSES, Home, pid_is_alive, read_json
 from market.tls import TlsFiles, TlsRefused, check_files, now_utc
 from storage.formats import FormatDamaged, FormatNewer, check_home
+from trainers.ready import wait_ready
 
 log = logging.getLogger("torg.supervisor")
 
@@ -241,7 +241,7 @@ def _spawn(home: Home, wanted: Wanted, timeout_s: float) -> dict[str, Any]:
                 start_new_session=True,
             )
         os.close(mouth)
-        readable, _, _ = select.select([ears], [], [], timeout_s)
+        readable, _ = wait_ready([ears], timeout_s)
         line = os.read(ears, 65_536) if readable else b""
     finally:
         os.close(ears)

@@ -8,7 +8,6 @@ inner state that cannot be handed over, and numbers that are not finite.
 import contextlib
 import math
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -51,6 +50,7 @@ from trainers.devices import Device
 from trainers.exports import ExportAreas, Exported
 from trainers.frames import BadFrame, Frame, Unpacker, pack
 from trainers.layout import TensorSpec, elements_of
+from trainers.ready import wait_ready
 
 __all__ = [
     "ChildFailed", "Exported", "InnerStateRefused", "JobPackage", "Loaded", "NotFiniteNumbers", "Progress", "TensorSpec", "Trained", "TrainerChild",
@@ -311,7 +311,7 @@ class TrainerChild:
             os.close(descriptor)
 
     def _read(self, deadline: Deadline) -> None:
-        readable, _, _ = select.select([self._connection], [], [], min(CHECK_EVERY_S, deadline.left_s()))
+        readable, _ = wait_ready([self._connection], min(CHECK_EVERY_S, deadline.left_s()))
         if readable:
             data = self._connection.recv(1 << 16)
             if not data:
@@ -322,7 +322,7 @@ class TrainerChild:
         waiting = memoryview(pack(type_, fields, raw))
         while waiting:
             self._check(deadline)
-            _, writable, _ = select.select([], [self._connection], [], min(CHECK_EVERY_S, deadline.left_s()))
+            _, writable = wait_ready([], min(CHECK_EVERY_S, deadline.left_s()), [self._connection])
             if writable:
                 sent = self._connection.send(waiting[: 1 << 16], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
                 waiting = waiting[sent:]

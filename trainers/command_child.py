@@ -19,7 +19,6 @@ import ctypes
 import errno
 import json
 import os
-import select
 import shutil
 import signal
 import socket
@@ -34,6 +33,7 @@ from trainers.launches import place_of
 from trainers.lockdown import lock_command
 from trainers.process_tree import descendants, memory_bytes
 from trainers.rank_processes import RankProcesses
+from trainers.ready import wait_ready
 from trainers.sessions.inside import SessionProcesses
 
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
@@ -160,7 +160,7 @@ class Watch:
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         why: Json | None = None
         while why is None and not self._reaped():
-            readable, _, _ = select.select([self._parent.fileno(), woken], [], [], self._wait_s())
+            readable, _ = wait_ready([self._parent.fileno(), woken], self._wait_s())
             if woken in readable:
                 os.read(woken, 4096)
             why = self._reason(stopped=self._parent.fileno() in readable and self._sessions.heard())

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import socket
 import struct
@@ -29,6 +28,7 @@ from trainers.disk_use import DiskWatch
 from trainers.launches import LOOPBACK
 from trainers.outward import door as outward
 from trainers.outward.door import GatewayProcess, NoWayOut
+from trainers.ready import wait_ready
 from trainers.sessions.hearing import Hearing
 from trainers.sessions.link import SEND_WITHIN_S, SessionLink
 from trainers.spawning import Place, spawn
@@ -169,7 +169,7 @@ class CommandProcess:
             if ends is not None and time.monotonic() > ends:
                 return None
             try:
-                if select.select([self._connection], [], [], 0.5)[0] and not hearing.hear():
+                if wait_ready([self._connection], 0.5)[0] and not hearing.hear():
                     return None
             except (OSError, ValueError):  # closed under us
                 return None

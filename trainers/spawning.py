@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from trainers import cgroups, sandbox
 from trainers.devices import Device, bubblewrap_arguments, node_names
 from trainers.outward.door import NoWayOut, take_listener
 from trainers.outward.rules import OutwardRules
+from trainers.ready import wait_ready
 
 LAST_WORDS_BYTES = 4096
 
@@ -151,7 +151,7 @@ def _sandboxed_pid(info_fd: int) -> int:
     """The pid, in our namespace, of the program in the sandbox. Raises OSError when bubblewrap does not tell."""
     told = b""
     with open(info_fd, "rb", buffering=0) as info:
-        while select.select([info], [], [], 20.0)[0] and (part := info.read(4096)):
+        while wait_ready([info], 20.0)[0] and (part := info.read(4096)):
             told += part
             with contextlib.suppress(ValueError):
                 return int(json.loads(told)["child-pid"])

@@ -2,7 +2,6 @@
 
 import json
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any, Self
 from market.torture.account import Account, audit
 from market.torture.deadly_disk import OPERATIONS
 from market.torture.power_cut import Unsynced
+from trainers.ready import wait_ready
 
 Line = dict[str, Any]
 LIVES_OF_A_HOME = 25
@@ -106,7 +106,7 @@ class Nursery:
                 yield json.loads(line)
                 assert self._rest == after, "one listener at a time"
                 self._rest = rest
-            if not select.select([pipe], [], [], SILENCE_S)[0]:
+            if not wait_ready([pipe], SILENCE_S)[0]:
                 raise TimeoutError
             got = os.read(pipe, 1 << 16)
             if not got:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import array
 import contextlib
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ import threading
 from collections import deque
 
 from trainers.outward.rules import OutwardRules
+from trainers.ready import wait_ready
 
 PORT = 3128
 ADDRESS = f"http://127.0.0.1:{PORT}"
@@ -79,7 +79,7 @@ class GatewayProcess:
             raise NoWayOut(f"its gateway did not start: {error}") from None
         self._lines: deque[str] = deque(maxlen=MOST_LINES)
         assert self._process.stdout is not None
-        said = self._process.stdout.readline(4096) if select.select([self._process.stdout], [], [], PATIENCE_S)[0] else b""
+        said = self._process.stdout.readline(4096) if wait_ready([self._process.stdout], PATIENCE_S)[0] else b""
         if said.strip() != b"ready":
             self._kill()
             raise NoWayOut(f"its gateway did not start: {said.decode('utf-8', 'replace').strip() or 'no word of it'}")

@@ -11,7 +11,6 @@ import contextlib
 import errno
 import json
 import os
-import select
 import signal
 import socket
 import sys
@@ -19,6 +18,7 @@ from dataclasses import fields
 from typing import Any
 
 from trainers.lockdown import lock_trainer
+from trainers.ready import wait_ready
 from trainers.selftest.attempts import BY_NAME
 from trainers.selftest.scene import Absent, Scene, Stopped
 
@@ -82,7 +82,7 @@ def forked(name: str, scene: Scene, role: str) -> Json:
     os.close(writing)
     told = b""
     with open(reading, "rb", buffering=0) as pipe:
-        while not told.endswith(b"\n") and select.select([pipe], [], [], PATIENCE_S)[0]:
+        while not told.endswith(b"\n") and wait_ready([pipe], PATIENCE_S)[0]:
             piece = pipe.read(65536)
             if not piece:
                 break

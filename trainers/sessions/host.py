@@ -10,7 +10,6 @@ import http.client
 import json
 import logging
 import os
-import select
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 from storage.trust import client_context
 from trainers.command_process import CommandProcess
+from trainers.ready import wait_ready
 from trainers.sessions import frames
 from trainers.sessions.frames import BadFrame, frame
 from trainers.sessions.line import Caller, Line, LineLost, Refusal
@@ -224,7 +224,7 @@ class Run:
         """Some bytes each way, as there are; whether anything happened."""
         wants = self._wanted_input(opened)
         writable = [] if wants is None else [wants]
-        readable, ready, _ = select.select([opened.wake, *self._outputs], writable, [], self._wait_s(opened, hard_at))
+        readable, ready = wait_ready([opened.wake, *self._outputs], self._wait_s(opened, hard_at), writable)
         stirred = bool(readable)
         if opened.wake in readable:
             os.eventfd_read(opened.wake)
@@ -284,7 +284,7 @@ class Run:
         until = time.monotonic() + HARD_AFTER_S
         opened = self._opened
         while opened is not None and opened.ended is None and time.monotonic() < until:
-            select.select([opened.wake], [], [], 0.2)
+            wait_ready([opened.wake], 0.2)
             time.sleep(0.05)
         command.sessions.close(self._id, hard=True)
 
