@@ -40,6 +40,10 @@ class Disk:
         """Atomic; durable after `sync_folder` of the target's folder."""
         os.rename(source, target)
 
+    def link(self, source: Path, target: Path) -> None:
+        """A second name, atomic; raises FileExistsError, too; durable after `sync_folder` of the target's folder."""
+        os.link(source, target)
+
     def unlink(self, path: Path) -> None:
         """Raises FileNotFoundError, too; durable after `sync_folder`."""
         os.unlink(path)

@@ -100,6 +100,11 @@ class CrashDisk(Disk):
         super().rename(source, target)
         self._change(Naming((source,), ((target, self._now[source]),)))
 
+    def link(self, source: Path, target: Path) -> None:
+        self._count("link")
+        super().link(source, target)
+        self._change(Naming((), ((target, self._now[source]),)))
+
     def unlink(self, path: Path) -> None:
         self._count("unlink")
         super().unlink(path)
