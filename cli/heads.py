@@ -10,6 +10,7 @@ from cli.settings import Settings
 if TYPE_CHECKING:
     from market.client import Market
     from market.witness import Seen
+    from storage.tree_heads import TreeHead
 
 FILE = "heads.json"
 
@@ -30,17 +31,13 @@ def witness(settings: Settings, market: Market, *, size: int | None = None) -> d
 
     seen_before: records of the newest head that was known. Raises CliError another_history.
     """
-    from market.witness import AnotherHistory, believe, path_of
+    from market.witness import AnotherHistory
     from storage.tree_heads import BadHead, NoSignatures, TreeHead
 
     try:
         head = TreeHead.parse(market.log(new=size)["head"])
         seen = seen_of(settings, head.market)
-        path: list[bytes] = []
-        if seen is not None and 0 < seen.newest.size <= head.size:
-            answer = market.log(old=seen.newest.size, new=head.size)
-            head, path = TreeHead.parse(answer["head"]), path_of(answer)
-        now = believe(seen, head, path, _known_key(settings))
+        head, now = _held_to(seen, market, head, _known_key(settings))
     except (AnotherHistory, BadHead) as error:
         remedy = f"ask its operator; if the market was restored from a backup, remove it from {settings.home / FILE}"
         raise CliError("another_history", str(error), remedy=remedy) from error
@@ -48,6 +45,20 @@ def witness(settings: Settings, market: Market, *, size: int | None = None) -> d
         raise CliError("no_signatures", str(error), remedy="pip install cryptography") from error
     _remember(settings, head.market, now)
     return {"head": head.to_json(), "seen_before": None if seen is None else seen.newest.size}
+
+
+def _held_to(seen: Seen | None, market: Market, head: TreeHead, key: str | None) -> tuple[TreeHead, Seen]:
+    """A head with what is remembered after it: the market proves that the smaller log is the beginning of the larger."""
+    from market.witness import believe, path_of, recall
+    from storage.tree_heads import TreeHead
+
+    if seen is None or seen.newest.size == 0:
+        return head, believe(seen, head, [], key)
+    if head.size < seen.newest.size:
+        return head, recall(seen, head, path_of(market.log(old=head.size, new=seen.newest.size)))
+    answer = market.log(old=seen.newest.size, new=head.size)
+    head = TreeHead.parse(answer["head"])
+    return head, believe(seen, head, path_of(answer), key)
 
 
 def _known_key(settings: Settings) -> str | None:

@@ -58,6 +58,21 @@ def believe(seen: Seen | None, head: TreeHead, path: Sequence[bytes], public_key
     return replace(seen, newest=head, roots=dict(sorted(roots.items())[-MOST_ROOTS:]))
 
 
+def recall(seen: Seen, head: TreeHead, path: Sequence[bytes]) -> Seen:
+    """What is remembered after a head that is older than the newest. path: the proof that `seen.newest` begins with it.
+
+    Raises AnotherHistory, BadHead, NoSignatures.
+    """
+    head.check_signature()
+    newest = seen.newest
+    if head.public_key != newest.public_key:
+        raise AnotherHistory(f"the head is signed by the key {head.public_key}, and the market's is {newest.public_key}")
+    if not is_consistent(head.size, bytes.fromhex(head.root), newest.size, bytes.fromhex(newest.root), path):
+        raise AnotherHistory(f"the log of {newest.size} records that was seen does not begin with this one of {head.size}")
+    roots = {**seen.roots, head.size: head.root}
+    return replace(seen, roots=dict(sorted(roots.items())[-MOST_ROOTS:]))
+
+
 def path_of(answer: Mapping[str, Any]) -> list[bytes]:
     """The proof in an answer of GET /v1/log. Raises BadHead."""
     try:

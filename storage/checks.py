@@ -10,11 +10,12 @@ from storage.canonical import NotCanonical, digest_of
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check: its name, whether it holds, and a sentence that says what was found."""
+    """One check: its name, whether it holds, a sentence that says what was found, and where it does not hold the refusal's code."""
 
     name: str
     ok: bool
     detail: str
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,11 @@ class BundleVerification:
 
 
 class Wrong(Exception):
-    """A check does not hold; the text is its detail."""
+    """A check does not hold; the text is its detail, the code (by default the check's name) names the refusal."""
+
+    def __init__(self, detail: str, code: str = "") -> None:
+        super().__init__(detail)
+        self.code = code
 
 
 class Examination:
@@ -40,9 +45,9 @@ class Examination:
         try:
             found = Check(name, True, examine())
         except Wrong as wrong:
-            found = Check(name, False, str(wrong))
+            found = Check(name, False, str(wrong), wrong.code or name)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError) as error:
-            found = Check(name, False, f"not in the form of a bundle: {type(error).__name__}: {error}")
+            found = Check(name, False, f"not in the form of a bundle: {type(error).__name__}: {error}", "bad_form")
         self._checks.append(found)
         return found.ok
 
@@ -51,10 +56,10 @@ class Examination:
         return BundleVerification(all(each.ok for each in self._checks), tuple(self._checks))
 
 
-def demand(holds: bool, detail: str) -> None:
+def demand(holds: bool, detail: str, code: str = "") -> None:
     """Raise Wrong unless it holds."""
     if not holds:
-        raise Wrong(detail)
+        raise Wrong(detail, code)
 
 
 def signed_text(kind: str, digest: str) -> bytes:
@@ -83,9 +88,16 @@ def _sign(kind: str, signing_key: bytes, digest: str) -> dict[str, str]:
 def check_form(bundle: Any, kind: str, names: set[str]) -> str:
     """The fields of a bundle and of its body."""
     demand(isinstance(bundle, dict) and bundle.get("format") == kind, f"this is not a {kind}")
-    demand(set(bundle) == {"format", "body", "digest", "signature"}, "a field of the bundle is missing or unknown")
-    demand(isinstance(bundle["body"], dict) and set(bundle["body"]) == names, "a field of the body is odd")
+    four = {"format", "body", "digest", "signature"}
+    demand(set(bundle) == four, f"fields of the bundle are missing or unknown: {_odd(set(bundle), four)}", "bad_form")
+    body = bundle["body"]
+    demand(isinstance(body, dict), "the body is no object", "bad_form")
+    demand(set(body) == names, f"fields of the body are missing or unknown: {_odd(set(body), names)}", "bad_form")
     return f"a {kind} of job {bundle['body']['job']}"
+
+
+def _odd(found: set[str], wanted: set[str]) -> str:
+    return ", ".join(sorted(map(str, found ^ wanted))[:9])
 
 
 def check_digest(bundle: Mapping[str, Any]) -> str:
@@ -102,25 +114,26 @@ def check_signature(bundle: Mapping[str, Any], kind: str, public_key: str | None
     """Whether it is signed, and by the key asked for (hex) if there is one."""
     signature = bundle["signature"]
     if signature is None:
-        demand(public_key is None, "the bundle is not signed, and a signature by a certain key was asked for")
+        demand(public_key is None, "the bundle is not signed, and a signature by a certain key was asked for", "not_signed")
         return "not signed"
     demand(set(signature) == {"algorithm", "public_key", "value"}, "a field of the signature is missing or unknown")
     demand(signature["algorithm"] == "ed25519", f"unknown algorithm {signature['algorithm']!r}")
     owner, value = str(signature["public_key"]), str(signature["value"])
     demand(owner == owner.lower() and value == value.lower(), "key and signature are written in lower-case hex")
     asked = f"signed by the key {owner}, not by {public_key}, the one asked for"
-    demand(public_key is None or owner == public_key, asked)
+    demand(public_key is None or owner == public_key, asked, "stranger")
     try:
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     except ImportError:
-        demand(public_key is None, "the package `cryptography` is missing, so the asked-for key cannot be checked")
+        told = "the package `cryptography` is missing, so the asked-for key cannot be checked"
+        demand(public_key is None, told, "no_cryptography")
         return "skipped: the package `cryptography` is not installed here"
     try:
         key = Ed25519PublicKey.from_public_bytes(binascii.unhexlify(owner))
         key.verify(binascii.unhexlify(value), signed_text(kind, str(bundle["digest"])))
     except (InvalidSignature, ValueError) as error:
-        raise Wrong(f"the signature is not by the key {owner[:16]}…") from error
+        raise Wrong(f"the signature is not by the key {owner[:16]}…", "stranger") from error
     if public_key is None:
         return f"signed by whoever owns the key {owner}, which the bundle itself names"
     return f"signed by the key asked for, {owner}"

@@ -20,9 +20,9 @@ from typing import Any, Final
 from storage.bills import bill_of
 from storage.canonical import digest_of
 from storage.checks import BundleVerification, Examination, check_digest, check_form, check_signature, demand, seal
-from storage.merkle import is_included, root_from_inclusion
-from storage.transparency import ShownRecord, event_leaf, record_leaf
-from storage.tree_heads import BadHead, NoSignatures, TreeHead
+from storage.log_proofs import check_head, check_history, check_inclusion, events_of, pack
+from storage.transparency import ShownRecord
+from storage.tree_heads import TreeHead
 from storage.units import charge_nanos, format_usd
 from storage.verification import check_transfers
 
@@ -31,29 +31,12 @@ OVER: Final = frozenset({"done", "failed", "cancelled"})
 _NAMES: Final = {"market", "job", "invoice", "head", "records", "hashes"}
 _TRANSFER: Final = ("id", "kind", "debit", "credit", "amount_nanos", "job", "lease")
 Json = dict[str, Any]
-Events = list[tuple[int, Json]]
 
 
 def invoice_proof(invoice: Mapping[str, Any], shown: Sequence[ShownRecord]) -> Json:
     """The parts of a bundle that say and prove an invoice (storage.billing.invoice, as its customer sees it)."""
-    hashes: dict[str, int] = {}
-
-    def places(path: Sequence[bytes]) -> list[int]:
-        return [hashes.setdefault(one.hex(), len(hashes)) for one in path]
-
-    records = [
-        {
-            "number": record.number, "at_ms": record.at_ms, "count": record.events, "root": record.events_root.hex(),
-            "path": places(record.path),
-            "events": [
-                {"ordinal": one.ordinal, "salt": one.salt.hex(), "event": one.event, "path": places(one.path)}
-                for one in record.shown
-            ],
-        }
-        for record in shown
-    ]  # fmt: skip
     said = {name: value for name, value in invoice.items() if name != "estimate"}
-    return {"job": invoice["job"], "invoice": said, "records": records, "hashes": list(hashes)}
+    return {"job": invoice["job"], "invoice": said, **pack(shown)}
 
 
 def make_invoice_bundle(proof: Mapping[str, Any], head: TreeHead, signing_key: bytes | None) -> Json:
@@ -75,9 +58,9 @@ def verify_invoice(
         body = whole["body"]
         examined.check("digest", lambda: check_digest(whole))
         examined.check("signature", lambda: check_signature(whole, INVOICE_FORMAT, public_key))
-        examined.check("head", lambda: _head(whole, public_key))
-        examined.check("history", lambda: _history(body, seen or {}))
-        examined.check("inclusion", lambda: _inclusion(body))
+        examined.check("head", lambda: check_head(whole, public_key))
+        examined.check("history", lambda: check_history(body, seen or {}))
+        examined.check("inclusion", lambda: check_inclusion(body))
         examined.check("bill", lambda: _bill(body))
         examined.check("prices", lambda: _prices(body))
         examined.check("transfers", lambda: check_transfers(body["job"], _transfers(body)))
@@ -86,65 +69,13 @@ def verify_invoice(
     return examined.verdict()
 
 
-def _events(body: Mapping[str, Any]) -> Events:
-    return [(record["at_ms"], one["event"]) for record in body["records"] for one in record["events"]]
-
-
 def _transfers(body: Mapping[str, Any]) -> list[Json]:
-    found = [event for _, event in _events(body) if event["type"] == "transfer"]
+    found = [event for _, event in events_of(body) if event["type"] == "transfer"]
     return [{name: event[name] for name in _TRANSFER} for event in found]
 
 
-def _head(bundle: Mapping[str, Any], public_key: str | None) -> str:
-    head = TreeHead.parse(bundle["body"]["head"])
-    demand(head.market == bundle["body"]["market"], f"the head is of the market {head.market}")
-    signature = bundle["signature"]
-    owner = public_key or (head.public_key if signature is None else str(signature["public_key"]))
-    demand(head.public_key == owner, f"the head is signed by {head.public_key}, the invoice by {owner}")
-    try:
-        head.check_signature()
-    except BadHead as bad:
-        demand(False, str(bad))
-    except NoSignatures as missing:
-        demand(public_key is None, f"{missing}, so the asked-for key cannot be checked")
-        return f"{head.size} records; its signature was skipped: {missing}"
-    return f"the market's log of {head.size} records, signed"
-
-
-def _history(body: Mapping[str, Any], seen: Mapping[str, str]) -> str:
-    head = TreeHead.parse(body["head"])
-    if not seen:
-        return "no head of this market has been seen here before"
-    known = seen.get(str(head.size))
-    demand(known in (None, head.root), f"this home has seen the root {known} for {head.size} records, and not {head.root}")
-    if known is not None:
-        return "the head is one that was seen here before"
-    newest = max(int(size) for size in seen)
-    word = "older" if head.size < newest else "newer"
-    return f"{word} than the newest head seen here ({newest} records); `torg head` asks the market to prove that they agree"
-
-
-def _inclusion(body: Mapping[str, Any]) -> str:
-    head, hashes = TreeHead.parse(body["head"]), [bytes.fromhex(one) for one in body["hashes"]]
-    before, events = (0, -1), 0
-    for record in body["records"]:
-        number, root = record["number"], bytes.fromhex(record["root"])
-        leaf = record_leaf(number, record["at_ms"], record["count"], root)
-        path = [hashes[place] for place in record["path"]]
-        wanted = bytes.fromhex(head.root)
-        demand(is_included(leaf, number - 1, head.size, path, wanted), f"record {number} is not in the log of the head")
-        for one in record["events"]:
-            place = (number, one["ordinal"])
-            demand(place > before, f"event {one['ordinal']} of record {number} does not follow the one before it")
-            before, events = place, events + 1
-            inner = [hashes[at] for at in one["path"]]
-            found = root_from_inclusion(event_leaf(bytes.fromhex(one["salt"]), one["event"]), one["ordinal"], record["count"], inner)
-            demand(found == root, f"event {one['ordinal']} of record {number} is not what the record holds")
-    return f"{events} events of {len(body['records'])} records are in the log"
-
-
 def _bill(body: Mapping[str, Any]) -> str:
-    found, said = bill_of(_events(body)), body["invoice"]
+    found, said = bill_of(events_of(body)), body["invoice"]
     demand(found["job"] == body["job"], f"the events are of the job {found['job']}")
     for name in sorted({*found, *said}):
         same = name in found and name in said and digest_of(found[name]) == digest_of(said[name])
@@ -154,9 +85,9 @@ def _bill(body: Mapping[str, Any]) -> str:
 
 def _prices(body: Mapping[str, Any]) -> str:
     """A charge is the price for the time up to its end, less the price for the time before; never more."""
-    leases = {event["lease"]: event for _, event in _events(body) if event["type"] == "lease_granted"}
+    leases = {event["lease"]: event for _, event in events_of(body) if event["type"] == "lease_granted"}
     until: dict[str, tuple[int, int]] = {}
-    charges = [event for _, event in _events(body) if event["type"] == "lease_charged"]
+    charges = [event for _, event in events_of(body) if event["type"] == "lease_charged"]
     for charge in charges:
         lease = leases[charge["lease"]]
         price, gpus = lease["price_nanos_per_gpu_hour"], lease["gpus"]
@@ -178,7 +109,7 @@ def _charges(body: Mapping[str, Any]) -> str:
             sums[0] += row["amount_nanos"]
             sums[1] += row["amount_nanos"] if row["kind"] == "fee" else 0
     charged: dict[str, list[int]] = {}
-    for _, event in _events(body):
+    for _, event in events_of(body):
         if event["type"] == "lease_charged":
             sums = charged.setdefault(event["lease"], [0, 0])
             sums[0] += event["amount_nanos"]
@@ -190,7 +121,7 @@ def _charges(body: Mapping[str, Any]) -> str:
 
 
 def _complete(body: Mapping[str, Any]) -> str:
-    found = bill_of(_events(body))
+    found = bill_of(events_of(body))
     if found["state"] not in OVER:
         return f"the job is {found['state']}: this is its bill so far, and what else was charged cannot be seen here"
     left = found["escrow_nanos"]

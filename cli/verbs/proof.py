@@ -60,12 +60,18 @@ def _write(settings: Settings, job_id: str, bundle: dict[str, Any], output: Path
         print(f"{output}  {told['bytes']:,} bytes; `torg verify {output}` checks it, offline.")
 
 
-def head(ctx: typer.Context, role: Annotated[str, typer.Option(help="customer, provider or operator")] = "customer") -> None:
+def head(
+    ctx: typer.Context,
+    role: Annotated[str, typer.Option(help="customer, provider or operator")] = "customer",
+    size: Annotated[
+        int | None, typer.Option(min=1, metavar="RECORDS", help="the head of so many records; default: of all")
+    ] = None,
+) -> None:
     """The signed head of the market's log, held to what this home has seen of it before."""
     settings: Settings = ctx.obj
     from cli.heads import witness
 
-    told = witness(settings, connect(settings, role))
+    told = witness(settings, connect(settings, role), size=size)
     if settings.as_json:
         document(told)
         return
@@ -74,6 +80,8 @@ def head(ctx: typer.Context, role: Annotated[str, typer.Option(help="customer, p
     print(f"signed by {found['public_key']}")
     if before is None:
         print("This is the first head of this market that this home has seen; it is remembered.")
+    elif found["size"] < before:
+        print(f"The {before} records that this home had seen begin with it.")
     else:
         print(f"It begins with the {before} records that this home had seen: nothing of them was changed.")
 
@@ -161,7 +169,9 @@ def read_bundle(path: Path) -> dict[str, Any]:
 def check_bundle(
     bundle: Any, public_key: str | None = None, seen: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """{ok, first_bad, signed_by, checks [{name, ok, detail}]}; needs no market and no network.
+    """{ok, first_bad, refusal, signed_by, checks [{name, ok, detail, code}]}; needs no market and no network.
+
+    refusal: the code of the first check that does not hold.
 
     With `public_key` (hex) it must be signed by that key; `seen`: roots by size of the market's log, seen before.
     """
@@ -172,8 +182,11 @@ def check_bundle(
         found = verify_invoice(bundle, public_key=public_key, seen=seen)
     else:
         found = verify_bundle(bundle, public_key=public_key)
-    checks = [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in found.checks]
-    bad = next((f"{check.name}: {check.detail}" for check in found.checks if not check.ok), None)
+    names = ("name", "ok", "detail", "code")
+    checks = [{name: getattr(check, name) for name in names} for check in found.checks]
+    wrong = next((check for check in found.checks if not check.ok), None)
+    bad = None if wrong is None else f"{wrong.name}: {wrong.detail}"
     signature = bundle.get("signature")
     signed_by = str(signature["public_key"]) if isinstance(signature, dict) and "public_key" in signature else None
-    return {"ok": found.ok, "first_bad": bad, "signed_by": signed_by, "checks": checks}
+    refusal = None if wrong is None else wrong.code
+    return {"ok": found.ok, "first_bad": bad, "refusal": refusal, "signed_by": signed_by, "checks": checks}

@@ -20,7 +20,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,18 +30,13 @@ from fastapi import FastAPI, Header
 from pydantic import BaseModel, ConfigDict, Field
 
 from market.api import problems
+from market.api.books_answers import questions
 from market.api.problems import Problem
 from market.homes import Home, write_json
-from storage.billing import DEFAULT_BY, billing, invoice
-from storage.invoice_bundles import invoice_proof
-from storage.job_events import billed_events
-from storage.journal import JournalCorrupt, verify_journal
-from storage.prices import prices
-from storage.projection import Projection, ProjectionBusy, ProjectionNewer, projection_equal
-from storage.tenant_sql import tenant_sql
+from storage.journal import JournalCorrupt
+from storage.projection import Projection, ProjectionBusy, ProjectionNewer
 from storage.tenants import QueryRefused, Tenant
 from storage.transparency import LogIndex
-from storage.units import TimeError, parse_instant_ms
 
 log = logging.getLogger("torg.books")
 
@@ -49,7 +44,6 @@ BEHIND_S = 5.0
 POLL_S = 0.1
 OWN_S = 15.0
 RETRY_S = 2.0
-SQL_AT_ONCE = 2
 # what DuckDB says when the file is damaged under it, as opposed to a statement that is wrong
 BROKEN_FILE = (duckdb.IOException, duckdb.InternalException, duckdb.FatalException, duckdb.SerializationException)
 EXIT_BUSY, EXIT_NEWER = 1, 6
@@ -84,20 +78,8 @@ class Books:
         self._moved = threading.Condition()
         self._poke = threading.Event()
         self._over = threading.Event()
-        self._sql = threading.BoundedSemaphore(SQL_AT_ONCE)
         self._thread = threading.Thread(target=self._tail, name="tail", daemon=True)
-        self._answers: Mapping[str, Callable[[Json, Tenant], Json | QueryRefused]] = {
-            "billing": self._billing,
-            "invoice": self._invoice,
-            "invoice_proof": self._invoice_proof,
-            "log": self._log,
-            "prices": self._prices,
-            "sql": self._tenant_sql,
-            "status": self._status,
-            "verify": self._verify,
-            "rebuild": self._rebuild,
-            "equal": self._equal,
-        }
+        self._answers = questions(projection, log_index, lambda: self.failure)
 
     def start(self) -> None:
         """Begin to follow the journal."""
@@ -163,144 +145,6 @@ class Books:
                 self._over.wait(timeout=RETRY_S)
             self._poke.wait(timeout=POLL_S)
             self._poke.clear()
-
-    def _billing(self, params: Json, tenant: Tenant) -> Json | QueryRefused:
-        times: dict[str, int | None] = {}
-        for name in ("since", "until"):
-            try:
-                times[name] = _instant(params.get(name))
-            except TimeError as error:
-                return QueryRefused(error.code, error.message, name)
-        by = params.get("by")
-        names = by.split(",") if isinstance(by, str) and by else by or DEFAULT_BY
-        with self.projection.cursor() as cursor:
-            lines = billing(
-                cursor,
-                tenant,
-                by=[str(name).strip() for name in names],
-                since_ms=times["since"],
-                until_ms=times["until"],
-                job=params.get("job"),
-            )
-        return lines if isinstance(lines, QueryRefused) else {"items": lines}
-
-    def _invoice(self, params: Json, tenant: Tenant) -> Json | QueryRefused:
-        with self.projection.cursor() as cursor:
-            return invoice(cursor, tenant, str(params.get("job")))
-
-    def _invoice_proof(self, params: Json, tenant: Tenant) -> Json | QueryRefused:
-        """The invoice of a job with every event behind it, and the log's size and root that it is proven in."""
-        job = str(params.get("job"))
-        with self.projection.cursor() as cursor:
-            cursor.begin()  # one moment of the books for the invoice and the list of its events
-            said = invoice(cursor, tenant, job)
-            if isinstance(said, QueryRefused):
-                return said
-            if "payments" not in said:
-                return QueryRefused("not_the_customer", f"{job} is not your job", "job", "its customer can ask for that")
-            records = cursor.execute("SELECT max(records) FROM watermarks").fetchall()[0][0]
-            events = billed_events(cursor, job)
-        self.log_index.catch_up()
-        shown = [self.log_index.show(record, ordinals, records) for record, ordinals in events]
-        return {**invoice_proof(said, shown), "size": records, "root": self.log_index.root(records).hex()}
-
-    def _log(self, params: Json, _: Tenant) -> Json | QueryRefused:
-        """Size and root of the log, and with `old` (and `new`) the proof that it only grew since."""
-        self.log_index.catch_up()
-        size = len(self.log_index)
-        new, old = params.get("new", size), params.get("old")
-        if not (isinstance(new, int) and 0 <= new <= size):
-            return QueryRefused("size_unknown", f"the log has {size} records, not {new}", "new", "ask for an earlier size")
-        answer: Json = {"size": new, "root": self.log_index.root(new).hex()}
-        if old is not None:
-            if not (isinstance(old, int) and 0 < old <= new):
-                return QueryRefused("size_unknown", f"old is a size from 1 to {new}, not {old}", "old", "ask for a smaller one")
-            answer |= {"old": old, "path": [one.hex() for one in self.log_index.consistency(old, new)]}
-        return answer
-
-    def _prices(self, params: Json, _: Tenant) -> Json | QueryRefused:
-        """The same for every member: whose an ask or a lease was is not in it."""
-        times: dict[str, int | None] = {}
-        for name in ("since", "until"):
-            try:
-                times[name] = _instant(params.get(name))
-            except TimeError as error:
-                return QueryRefused(error.code, error.message, name)
-        now_ms = time.time_ns() // 1_000_000
-        with self.projection.cursor() as cursor:
-            return prices(
-                cursor,
-                until_ms=now_ms if times["until"] is None else min(now_ms, times["until"]),
-                since_ms=times["since"],
-                gpu=params.get("gpu"),
-                region=params.get("region"),
-                points=int(params.get("points", 0)),
-            )
-
-    def _tenant_sql(self, params: Json, tenant: Tenant) -> Json | QueryRefused:
-        if not self._sql.acquire(timeout=2):
-            return QueryRefused("sql_busy", "other statements are running just now", "sql", "ask again in a moment")
-        try:
-            with self.projection.cursor() as cursor:
-                return tenant_sql(cursor, tenant, str(params.get("sql", "")))
-        finally:
-            self._sql.release()
-
-    def _status(self, _: Json, __: Tenant) -> Json:
-        books = self.projection
-        return {
-            "records": books.records,
-            "head": books.head,
-            "pid": os.getpid(),
-            "rebuilds": books.rebuilds,
-            "failure": self.failure,
-        }
-
-    def _verify(self, _: Json, tenant: Tenant) -> Json | QueryRefused:
-        """The journal byte by byte, the balances, and the projection against the journal."""
-        if tenant.role != "operator":
-            return _operators_only()
-        journal = verify_journal(self.projection.journal)
-        answer: Json = {
-            "records": journal.records,
-            "head": journal.head,
-            "first_bad": journal.first_bad,
-            "balanced": False,
-            "projection_ok": False,
-            "detail": journal.first_bad or "",
-        }
-        if journal.ok:
-            with self.projection.cursor() as cursor:
-                found = cursor.execute(
-                    "SELECT coalesce(sum(balance_nanos), 0) = 0 AND count(*) FILTER (balance_nanos < 0 "
-                    "AND account NOT IN ('world', 'grants')) = 0 FROM balances"
-                ).fetchall()
-            answer["balanced"] = bool(found[0][0])
-            answer["projection_ok"], answer["detail"] = projection_equal(self.projection)
-        return {"ok": journal.ok and answer["balanced"] and answer["projection_ok"], **answer}
-
-    def _rebuild(self, _: Json, tenant: Tenant) -> Json | QueryRefused:
-        if tenant.role != "operator":
-            return _operators_only()
-        return {"records": self.projection.rebuild()}
-
-    def _equal(self, _: Json, tenant: Tenant) -> Json | QueryRefused:
-        if tenant.role != "operator":
-            return _operators_only()
-        equal, detail = projection_equal(self.projection)
-        return {"equal": equal, "detail": detail}
-
-
-def _operators_only() -> QueryRefused:
-    return QueryRefused("operators_only", "only an operator may ask that")
-
-
-def _instant(value: object) -> int | None:
-    if value is None or value == "":
-        return None
-    if isinstance(value, int):
-        return value
-    return parse_instant_ms(str(value), now_ms=time.time_ns() // 1_000_000)
 
 
 def make_app(books: Books, token: str) -> FastAPI:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from market.witness import AnotherHistory, Seen, believe, path_of
+from market.witness import AnotherHistory, Seen, believe, path_of, recall
 from storage.merkle import Tree, leaf_hash
 from storage.provenance import new_signing_key, public_key_of
 from storage.tree_heads import BadHead, TreeHead
@@ -43,6 +43,14 @@ def test_an_empty_log_is_the_beginning_of_all() -> None:
 def test_another_history_is_named(shown: TreeHead, path: list[bytes], says: str) -> None:
     with pytest.raises(AnotherHistory, match=says):
         believe(believe(None, head(7), [], None), shown, path, None)
+
+
+def test_an_older_head_is_known_when_the_newest_begins_with_it() -> None:
+    seen = believe(None, head(15), [], None)
+    assert recall(seen, head(7), TRUE.consistency(7, 15)).roots == {7: head(7).root, 15: head(15).root}
+    for shown in (head(7, REWRITTEN), head(7, key=OTHER)):
+        with pytest.raises(AnotherHistory):
+            recall(seen, shown, TRUE.consistency(7, 15))
 
 
 def test_who_is_known_from_elsewhere_must_have_signed_the_first_head_too() -> None:

@@ -35,6 +35,10 @@ def journal(tmp_path: Path) -> Path:
     return tmp_path / "journal"
 
 
+def first_code(bundle: object, **more: Any) -> str | None:
+    return next((check.code for check in verify_invoice(bundle, **more).checks if not check.ok), None)
+
+
 def followed(journal: Path, path: Path | None = None) -> LogIndex:
     log = LogIndex(journal, path, SECRET)
     log.catch_up()
@@ -135,6 +139,10 @@ def test_an_invoice_bundle_is_sound_and_says_what_the_books_say(journal: Path, j
     seen = {str(bundle["body"]["head"]["size"]): bundle["body"]["head"]["root"]}
     assert first_bad(bundle, seen=seen) is None
     assert first_bad(bundle, seen=dict.fromkeys(seen, "0" * 64)) == "history"
+    assert first_code(bundle, seen=dict.fromkeys(seen, "0" * 64)) == "another_history"
+    newer = {str(bundle["body"]["head"]["size"] + 1): "0" * 64}
+    assert first_code(bundle, seen=newer) == "older_head"
+    assert first_code(bundle, seen=seen | newer) is None, "an older head that was seen is known to be of this history"
 
 
 def _event(bundle: Json, kind: str) -> Json:
@@ -144,6 +152,11 @@ def _event(bundle: Json, kind: str) -> Json:
                 event: Json = one["event"]
                 return event
     raise AssertionError(f"no {kind}")
+
+
+def _inner(bundle: Json) -> Json:
+    """An event that shares its record with others."""
+    return next(one for record in bundle["body"]["records"] for one in record["events"] if record["count"] > 1)
 
 
 def _without(bundle: Json, kind: str) -> None:
@@ -172,7 +185,8 @@ FORGERIES: dict[str, tuple[str, Callable[[Json], Any]]] = {
     "charges left out": ("bill", lambda b: _without(b, "lease_charged")),
     "another market's head": ("head", lambda b: b["body"]["head"].update(market="other")),
     "a head of another size": ("head", lambda b: _add(b, "head", "size", 1)),
-    "no records": ("bill", lambda b: b["body"].update(records=[])),
+    "no proofs of an event": ("inclusion", lambda b: _inner(b).update(path=[])),
+    "no records": ("inclusion", lambda b: b["body"].update(records=[])),
     "another job's name": ("bill", lambda b: b["body"].update(job="job-z")),
 }
 
@@ -207,6 +221,10 @@ def test_signatures_by_strangers_are_refused(journal: Path) -> None:
     assert first_bad(again, public_key=public_key_of(KEY)) == "signature"
     assert first_bad(bundle | {"signature": None}, public_key=public_key_of(KEY)) == "signature"
     assert first_bad(bundle, public_key=public_key_of(stranger)) == "signature"
+    assert first_code(again, public_key=public_key_of(KEY)) == "stranger"
+    bundle["body"]["records"][0]["path"] = []
+    assert first_code(seal(INVOICE_FORMAT, bundle["body"], KEY)) == "empty_proof"
+    assert first_code(seal(INVOICE_FORMAT, {**bundle["body"], "records": []}, KEY)) == "no_events"
 
 
 @settings(max_examples=60)

@@ -1,0 +1,132 @@
+"""Events of the market's log with the proof of each, as they travel in a bundle, and the checks of them. Standard library.
+
+    "head": {a signed tree head},
+    "records": [{"number", "at_ms", "count", "root", "path": [...],
+                 "events": [{"ordinal", "salt", "event", "path": [...]}...]}...],
+    "hashes": [hex...]
+
+A path is a list of places in `hashes`, from the leaf up: many paths share their upper hashes. Refusals have a code each:
+`wrong_market`, `stranger`, `bad_head`, `another_history`, `older_head`, `no_events`, `empty_proof`, `not_in_log`, `not_in_record`,
+`out_of_order`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from storage.checks import demand
+from storage.merkle import is_included, root_from_inclusion
+from storage.transparency import ShownRecord, event_leaf, record_leaf
+from storage.tree_heads import BadHead, NoSignatures, TreeHead
+
+Json = dict[str, Any]
+
+
+def pack(shown: Sequence[ShownRecord]) -> Json:
+    """{records, hashes} of what the log shows."""
+    hashes: dict[str, int] = {}
+
+    def places(path: Sequence[bytes]) -> list[int]:
+        return [hashes.setdefault(one.hex(), len(hashes)) for one in path]
+
+    records = [
+        {
+            "number": record.number, "at_ms": record.at_ms, "count": record.events, "root": record.events_root.hex(),
+            "path": places(record.path),
+            "events": [
+                {"ordinal": one.ordinal, "salt": one.salt.hex(), "event": one.event, "path": places(one.path)}
+                for one in record.shown
+            ],
+        }
+        for record in shown
+    ]  # fmt: skip
+    return {"records": records, "hashes": list(hashes)}
+
+
+def events_of(body: Mapping[str, Any]) -> list[tuple[int, Json]]:
+    """(at_ms, event) of everything that a bundle shows, in the log's order."""
+    return [(record["at_ms"], one["event"]) for record in body["records"] for one in record["events"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """An event and where it stands: the record's number from 1, its place in the record from 0, the record's time."""
+
+    record: int
+    ordinal: int
+    at_ms: int
+    event: Json
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """What orders events."""
+        return self.record, self.ordinal
+
+
+def logged(body: Mapping[str, Any]) -> Iterator[Logged]:
+    """Everything that a bundle shows, with its places."""
+    for record in body["records"]:
+        for one in record["events"]:
+            yield Logged(record["number"], one["ordinal"], record["at_ms"], one["event"])
+
+
+def check_head(bundle: Mapping[str, Any], public_key: str | None) -> str:
+    """Whether the head is of the bundle's market and signed by whoever signed the bundle."""
+    head = TreeHead.parse(bundle["body"]["head"])
+    demand(head.market == bundle["body"]["market"], f"the head is of the market {head.market}", "wrong_market")
+    signature = bundle["signature"]
+    owner = public_key or (head.public_key if signature is None else str(signature["public_key"]))
+    demand(head.public_key == owner, f"the head is signed by {head.public_key}, the bundle by {owner}", "stranger")
+    try:
+        head.check_signature()
+    except BadHead as bad:
+        demand(False, str(bad), "bad_head")
+    except NoSignatures as missing:
+        demand(public_key is None, f"{missing}, so the head's signature cannot be checked", "no_cryptography")
+        return f"{head.size} records; its signature was skipped: {missing}"
+    return f"the market's log of {head.size} records, signed"
+
+
+def check_history(body: Mapping[str, Any], seen: Mapping[str, str]) -> str:
+    """Whether the head fits `seen`: roots (hex) by size as text, of heads of this market that were met before.
+
+    An older head that was never met cannot be held to the newest one offline: its market may be showing a history that it
+    has left. A newer one can: the market proves its way to it when it is asked (market/witness.py).
+    """
+    head = TreeHead.parse(body["head"])
+    if not seen:
+        return "no head of this market has been seen here before"
+    known = seen.get(str(head.size))
+    told = f"this home has seen the root {known} for {head.size} records, and not {head.root}"
+    demand(known in (None, head.root), told, "another_history")
+    if known is not None:
+        return "the head is one that was seen here before"
+    newest = max(int(size) for size in seen)
+    told = f"the head has {head.size} records, and this home has seen one of {newest}: it may be of a history that was left"
+    demand(head.size > newest, f"{told}; `torg head --size {head.size}` asks the market to prove it", "older_head")
+    return f"newer than the newest head seen here ({newest} records); `torg head` asks the market to prove that they agree"
+
+
+def check_inclusion(body: Mapping[str, Any]) -> str:
+    """Whether every event is in its record, every record in the log of the head, and all of them in order."""
+    head, hashes = TreeHead.parse(body["head"]), [bytes.fromhex(one) for one in body["hashes"]]
+    before, events = (0, -1), 0
+    demand(bool(body["records"]), "the bundle shows no event of the log", "no_events")
+    for record in body["records"]:
+        number, root = record["number"], bytes.fromhex(record["root"])
+        leaf = record_leaf(number, record["at_ms"], record["count"], root)
+        demand(bool(record["path"]) or head.size == 1, f"record {number}: its proof is empty", "empty_proof")
+        path = [hashes[place] for place in record["path"]]
+        wanted = bytes.fromhex(head.root)
+        there = is_included(leaf, number - 1, head.size, path, wanted)
+        demand(there, f"record {number} is not in the log of the head", "not_in_log")
+        for one in record["events"]:
+            place = (number, one["ordinal"])
+            where = f"event {one['ordinal']} of record {number}"
+            demand(place > before, f"{where} does not follow the one before it", "out_of_order")
+            before, events = place, events + 1
+            demand(bool(one["path"]) or record["count"] == 1, f"{where}: its proof is empty", "empty_proof")
+            inner = [hashes[at] for at in one["path"]]
+            found = root_from_inclusion(event_leaf(bytes.fromhex(one["salt"]), one["event"]), one["ordinal"], record["count"], inner)
+            demand(found == root, f"{where} is not what the record holds", "not_in_record")
+    return f"{events} events of {len(body['records'])} records are in the log"
