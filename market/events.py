@@ -96,7 +96,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
         "clearing",
         "price_rule",
     ),
-    "lease_started": ("lease", "epoch", "worker", "pid", "node"),
+    "lease_started": ("lease", "epoch", "worker", "pid", "node", "meter_key"),
     "lease_noticed": ("lease", "epoch", "job", "reason", "notice_ms"),
     "outbid": (
         "job", "offers", "gpus", "prices_nanos_per_gpu_hour", "asks_nanos_per_gpu_hour", "victims", "gain_nanos", "value_nanos",
@@ -104,7 +104,8 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "promise_ended": ("job", "kept", "why"),
     "spot_cleared": ("matched", "unmatched"),
-    "lease_metered": ("lease", "epoch", "job", "leased_ms", "trained_ms", "rounds", "tokens", "bytes"),
+    "lease_metered": ("lease", "epoch", "job", "leased_ms", "trained_ms", "rounds", "tokens", "bytes", "claimed_ms"),
+    "meter_signed": ("lease", "epoch", "job", "leased_ms", "trained_ms", "rounds", "tokens", "bytes", "run_ms", "signature"),
     "lease_charged": ("lease", "epoch", "job", "from_ms", "to_ms", "amount_nanos", "fee_nanos", "round"),
     "lease_ended": ("lease", "epoch", "job", "reason", "fault", "metered_ms", "charged_ms", "detail"),
     "round_committed": (

@@ -188,6 +188,7 @@ class Exchange:
                 self._volatile.run_pid.pop(job.id, None)
                 for lease in job.leases:
                     self._volatile.reading_ms.pop(lease, None)
+                    self._volatile.signed.pop(lease, None)
 
     def replay(self, at_ms: int, events: Iterable[Event]) -> None:
         """Apply one record of the journal, as it was decided."""

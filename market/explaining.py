@@ -42,6 +42,7 @@ def explain_view(state: State, volatile: Volatile, settings: Settings, job: Job)
         detail = f"{job.customer} is suspended: the job waits until it is resumed"
         return view | {"reason": "member_suspended", "detail": detail}
     view["changes"] = changes_view(state, job)
+    view["questioned"] = questioned_view(state, job)
     if job.promise is not None:
         return view | {"reason": "outbidding", "detail": promise_told(state, job, volatile.now_ms)}
     if bid is None:
@@ -61,6 +62,18 @@ def explain_view(state: State, volatile: Volatile, settings: Settings, job: Job)
     view |= why_view(snapshot.offers, bid)
     view |= _outbid(state, bid, snapshot.offers, view)
     return view | {"detail": view["detail"] + _doubted(state, bid)}
+
+
+def questioned_view(state: State, job: Job) -> list[Json]:
+    """Of each lease on which worker and run do not agree: what both say, and what is held for the rest."""
+    return [
+        {
+            "lease": lease.id, "provider": lease.provider, "agreed_ms": lease.metered_ms, "worker_ms": lease.claimed_ms,
+            "held_nanos": lease.questioned_nanos,
+        }
+        for lease in state.leases_of(job)
+        if lease.questioned_ms
+    ]  # fmt: skip
 
 
 def _doubted(state: State, bid: Bid) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from market.alerts import watch_budget
 from market.book import OrderBook
-from market.checking import is_int, is_text
+from market.checking import invalid, is_digest, is_int, is_text
 from market.clearing import Match, Unmatched
 from market.clearing_records import clearing_view, kinds, seats_view, unmatched_view
 from market.commands import SYSTEM, ApplyClearing, EndLease, StartLease
@@ -327,6 +327,8 @@ def start_lease(turn: Turn, command: StartLease) -> Answer | Refusal:
     lease = _own_lease(turn, command.lease, command.epoch, command.by)
     if isinstance(lease, Refusal):
         return lease
+    if command.meter_key and not is_digest(command.meter_key):
+        return invalid("meter_key", command.meter_key, "an Ed25519 public key, 64 hex digits")
     if not (is_text(command.worker, 200) and is_text(command.node, 200) and is_int(command.pid, 0, 2**31)):
         return Refusal("invalid", "worker and node are short texts, pid is a process id", field="worker")
     if lease.state is LeaseState.ENDED:
@@ -338,7 +340,7 @@ def start_lease(turn: Turn, command: StartLease) -> Answer | Refusal:
         end_lost(turn, lease, f"its provider names the worker {command.worker}, {lease.worker} held it")
         return Answer(_lease_answer(lease))
     fields = {"lease": lease.id, "epoch": lease.epoch, "worker": command.worker, "pid": command.pid}
-    turn.emit("lease_started", fields | {"node": command.node})
+    turn.emit("lease_started", fields | {"node": command.node, "meter_key": command.meter_key})
     return Answer(_lease_answer(lease))
 
 
@@ -375,6 +377,7 @@ def _run_is_silent(turn: Turn, lease: Lease) -> bool:
 def end_lease(turn: Turn, lease: Lease, reason: str, detail: str, *, watch: bool = True) -> None:
     """End a living lease by a cause of the fault table, and charge it as far as the table says. `watch`: see `charge`."""
     cause = BY_REASON[reason]
+    note_signed(turn, lease)
     if cause.charged is Charged.LAST_READING:
         charge(turn, lease, lease.metered_ms, turn.state.jobs[lease.job].rounds_committed, watch=watch)
     elif cause.saved_counts:
@@ -389,6 +392,13 @@ def end_lease(turn: Turn, lease: Lease, reason: str, detail: str, *, watch: bool
         "charged_ms": lease.charged_ms,
     }
     turn.emit("lease_ended", fields | {"detail": turn.cut(detail)})
+
+
+def note_signed(turn: Turn, lease: Lease) -> None:
+    """Put the worker's newest signed reading into the record, with what the run saw: both sides' words behind a bill."""
+    reading = turn.volatile.signed.pop(lease.id, None)
+    if reading is not None and (lease.signed is None or reading["leased_ms"] > lease.signed["leased_ms"]):
+        turn.emit("meter_signed", {"lease": lease.id, "epoch": lease.epoch, "job": lease.job, **reading})
 
 
 def charge(turn: Turn, lease: Lease, to_ms: int, round_number: int, *, watch: bool = True) -> None:

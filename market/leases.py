@@ -55,6 +55,11 @@ class Lease:
     node: str | None = None
     started_ms: int | None = None
     metered_ms: int = 0
+    claimed_ms: int = 0
+    """What its worker says where that is more than what its run saw: the rest is in question (market/metering.py)."""
+    meter_key: str = ""
+    signed: dict[str, Any] | None = None
+    """The newest signed reading that is in the record."""
     trained_ms: int = 0
     rounds: int = 0
     tokens: int = 0
@@ -77,6 +82,15 @@ class Lease:
     @property
     def live(self) -> bool:
         return self.state is not LeaseState.ENDED
+
+    @property
+    def questioned_ms(self) -> int:
+        """What its worker says beyond what both sides agree on."""
+        return max(0, self.claimed_ms - self.metered_ms)
+
+    @property
+    def questioned_nanos(self) -> int:
+        return self.nanos_at(self.metered_ms + self.questioned_ms) - self.nanos_at(self.metered_ms)
 
     @property
     def accrued_nanos(self) -> int:

@@ -1,5 +1,7 @@
 """What a run reports: readings, rounds, checkpoints. Meters never run backwards nor faster than the clock.
 
+The meter of a lease is what both sides agree on: the worker's reading, signed with the lease's key, as far as its run saw that
+time pass. What the worker says beyond that is in question: it is not charged, and the escrow keeps it (ADR 25).
 In a `Member`, `leased_ms` and `trained_ms` are cumulative since the lease's grant; loss, steps, tokens and bytes are of
 this round alone. Work is charged when a checkpoint makes it durable.
 """
@@ -14,7 +16,7 @@ from market.alerts import watch_budget
 from market.checking import MAX_INT, MAX_ROUNDS, MAX_STEPS, MAX_WORKERS, invalid, is_digest, is_int, is_name, is_text
 from market.commands import Evaluated, LostWorker, Member, Reading, ReportCheckpoint, ReportReadings, ReportRound
 from market.faults import cause_of_loss, cause_of_notice
-from market.granting import charge, end_lease
+from market.granting import charge, end_lease, note_signed
 from market.leases import Lease, LeaseState
 from market.outcomes import Answer, Refusal
 from market.pricing import must_pause
@@ -24,7 +26,12 @@ from market.spending import must_stop
 from market.state import Job
 from market.tuning import tuning_of_round
 from market.turn import Turn
+from storage.meter_readings import COUNTS
 from trainers.metrics import wrong_metrics
+
+CLOCKS_DIFFER_MS: Final = 1_000
+CLOCKS_DIFFER_PART: Final = 500
+"""Two honest clocks: a second and a five-hundredth of the time."""
 
 
 def report_answer(job: Job, created: bool = True, stale: int = 0) -> Answer:
@@ -62,6 +69,10 @@ def report_readings(turn: Turn, command: ReportReadings) -> Answer | Refusal:
         for name in ("leased_ms", "trained_ms", "rounds", "tokens", "bytes"):
             if not is_int(getattr(reading, name), 0, MAX_INT):
                 return invalid(f"readings.{name}", getattr(reading, name), "a count")
+        if reading.run_ms is not None and not is_int(reading.run_ms, 0, MAX_INT):
+            return invalid("readings.run_ms", reading.run_ms, "milliseconds, or nothing")
+        if not is_text(reading.signature, 128):
+            return invalid("readings.signature", reading.signature, "an Ed25519 signature, 128 hex digits, or empty")
     for one in command.evaluated:
         wrong = wrong_metrics(one.metrics)
         if wrong is not None:
@@ -83,19 +94,36 @@ def _meter(turn: Turn, job: Job, reading: Reading) -> bool:
     if lease is None or lease.state is not LeaseState.ACTIVE:
         return False
     turn.volatile.reading_ms[lease.id] = turn.now_ms
-    leased_ms = max(lease.metered_ms, min(reading.leased_ms, turn.now_ms - lease.granted_ms))
+    said_ms = min(reading.leased_ms, turn.now_ms - lease.granted_ms)
+    leased_ms, claimed_ms = max(lease.metered_ms, agreed_ms(said_ms, reading.run_ms)), max(lease.claimed_ms, said_ms)
+    _keep_signed(turn, lease, reading)
     trained_ms = max(lease.trained_ms, min(reading.trained_ms, leased_ms))
     tokens, sent = max(lease.tokens, reading.tokens), max(lease.bytes, reading.bytes)
-    _note_meter(turn, lease, leased_ms, trained_ms, lease.rounds, tokens, sent)
+    _note_meter(turn, lease, leased_ms, trained_ms, lease.rounds, tokens, sent, claimed_ms)
     return True
 
 
+def agreed_ms(said_ms: int, run_ms: int | None) -> int:
+    """What both sides agree on: the worker's word as far as the run saw that much time pass, within what clocks differ by."""
+    if run_ms is None or said_ms <= run_ms + CLOCKS_DIFFER_MS + run_ms // CLOCKS_DIFFER_PART:
+        return said_ms
+    return run_ms
+
+
+def _keep_signed(turn: Turn, lease: Lease, reading: Reading) -> None:
+    """For the next charge. Only from a worker whose key the provider has named."""
+    before = turn.volatile.signed.get(lease.id)
+    if lease.meter_key and reading.signature and (before is None or reading.leased_ms >= before["leased_ms"]):
+        fields = {name: getattr(reading, name) for name in (*COUNTS, "run_ms", "signature")}
+        turn.volatile.signed[lease.id] = fields
+
+
 def _note_meter(
-    turn: Turn, lease: Lease, leased_ms: int, trained_ms: int, rounds: int, tokens: int, sent_bytes: int
+    turn: Turn, lease: Lease, leased_ms: int, trained_ms: int, rounds: int, tokens: int, sent_bytes: int, claimed_ms: int = 0
 ) -> None:
-    new = (leased_ms, trained_ms, rounds, tokens, sent_bytes)
-    if new != (lease.metered_ms, lease.trained_ms, lease.rounds, lease.tokens, lease.bytes):
-        names = ("leased_ms", "trained_ms", "rounds", "tokens", "bytes")
+    new = (leased_ms, trained_ms, rounds, tokens, sent_bytes, max(leased_ms, lease.claimed_ms, claimed_ms))
+    if new != (lease.metered_ms, lease.trained_ms, lease.rounds, lease.tokens, lease.bytes, lease.claimed_ms):
+        names = (*COUNTS, "claimed_ms")
         fields = {"lease": lease.id, "epoch": lease.epoch, "job": lease.job}
         turn.emit("lease_metered", fields | dict(zip(names, new, strict=True)))
 
@@ -181,6 +209,8 @@ def _check_round(command: ReportRound) -> Refusal | None:
         for name in _COUNTS:
             if not is_int(getattr(member, name), 0, MAX_INT):
                 return invalid(f"members.{name}", getattr(member, name), "a count")
+        if member.run_ms is not None and not is_int(member.run_ms, 0, MAX_INT):
+            return invalid("members.run_ms", member.run_ms, "milliseconds, or nothing")
         if not is_text(member.contribution, 128):
             return invalid("members.contribution", member.contribution, "a digest")
     return None
@@ -218,7 +248,7 @@ def _commit(turn: Turn, job: Job, command: ReportRound, present: Sequence[tuple[
         _meter(
             turn,
             job,
-            Reading(lease.id, lease.epoch, member.leased_ms, member.trained_ms, 0, lease.tokens, lease.bytes),
+            Reading(lease.id, lease.epoch, member.leased_ms, member.trained_ms, 0, lease.tokens, lease.bytes, member.run_ms),
         )
         _count_round(turn, lease, command.round)
         loss = member.loss
@@ -298,6 +328,7 @@ def report_checkpoint(turn: Turn, command: ReportCheckpoint) -> Answer | Refusal
     turn.emit("checkpoint_durable", fields | {"manifest": command.manifest} | sizes | chain)
     first = len(turn.events)
     for lease in turn.state.leases_of(job):
+        note_signed(turn, lease)
         charge(turn, lease, lease.owed_ms(command.round), command.round, watch=False)
     charges = [event for event in turn.events[first:] if event["type"] == "lease_charged"]
     if charges:

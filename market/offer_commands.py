@@ -86,7 +86,8 @@ class LoseRay:
 
 @dataclass(frozen=True, slots=True)
 class StartLease:
-    """The provider's word that a worker holds the lease."""
+    """The provider's word that a worker holds the lease. `meter_key`: the public key, hex, by which that worker signs its
+    meter; empty where it signs nothing."""
 
     lease: str
     epoch: int
@@ -94,6 +95,7 @@ class StartLease:
     pid: int
     node: str
     by: str
+    meter_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

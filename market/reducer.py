@@ -21,6 +21,7 @@ from market.restarts import note_joined
 from market.state import FINAL_STATES, Job, State, Trade
 from market.team_events import TEAM_HANDLERS, note_use
 from storage.ledger import Status, Transfer
+from storage.meter_readings import COUNTS
 from trainers.attempts import KILLS
 
 
@@ -184,6 +185,7 @@ def _lease_started(state: State, event: Event, at_ms: int) -> None:
         lease.move(LeaseState.ACTIVE)
         lease.started_ms = at_ms
     lease.worker, lease.pid, lease.node = event["worker"], event["pid"], event["node"]
+    lease.meter_key = event.get("meter_key", "")
     state.jobs[lease.job].version += 1
     state.offers[lease.offer].version += 1
 
@@ -201,6 +203,11 @@ def _lease_metered(state: State, event: Event, at_ms: int) -> None:
     assert event["leased_ms"] >= lease.metered_ms
     lease.metered_ms, lease.trained_ms = event["leased_ms"], event["trained_ms"]
     lease.rounds, lease.tokens, lease.bytes = event["rounds"], event["tokens"], event["bytes"]
+    lease.claimed_ms = event["claimed_ms"] if "claimed_ms" in event else event["leased_ms"]
+
+
+def _meter_signed(state: State, event: Event, at_ms: int) -> None:
+    state.leases[event["lease"]].signed = {name: event[name] for name in (*COUNTS, "run_ms", "signature")}
 
 
 def _lease_charged(state: State, event: Event, at_ms: int) -> None:
@@ -344,6 +351,7 @@ _HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     "lease_started": _lease_started,
     "lease_noticed": _lease_noticed,
     "lease_metered": _lease_metered,
+    "meter_signed": _meter_signed,
     "lease_charged": _lease_charged,
     "lease_ended": _lease_ended,
     "round_committed": _round_committed,

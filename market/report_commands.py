@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True, slots=True)
 class Reading:
     """A meter of one lease, all figures cumulative since its grant. `rounds` is what the worker counts; the market's own
-    count is of the rounds that it was told of."""
+    count is of the rounds that it was told of. `run_ms` is what the run saw of `leased_ms` by its own clock (None: it does not
+    say), `signature` the worker's of its figures (storage/meter_readings.py), which the run has checked."""
 
     lease: str
     epoch: int
@@ -18,6 +19,8 @@ class Reading:
     rounds: int
     tokens: int
     bytes: int
+    run_ms: int | None = None
+    signature: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class Member:
     sent_bytes: int = 0
     received_bytes: int = 0
     stall_ms: int = 0
+    run_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -377,6 +377,8 @@ class Volatile:
     reading_ms: dict[str, int] = field(default_factory=dict)
     run_ms: dict[str, int] = field(default_factory=dict)
     run_pid: dict[str, int] = field(default_factory=dict)
+    signed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By lease: its newest signed reading, until a charge puts it into the record."""
     dirty: bool = True
     listing: Listing | None = None
     lines: Lines = field(default_factory=dict)

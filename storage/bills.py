@@ -54,9 +54,9 @@ def _row(at_ms: int, granted: Event) -> Line:
     rule = granted.get("price_rule")  # journals of before say none
     nothing = dict.fromkeys(
         ("metered_ms", "charged_ms", "trained_ms", "rounds", "tokens", "charged_nanos", "fee_nanos", "refunded_ms",
-         "refunded_nanos"), 0,
+         "refunded_nanos", "questioned_ms"), 0,
     )  # fmt: skip
-    empty = dict.fromkeys(("started_at_ms", "ended_at_ms", "end_reason", "fault"))
+    empty = dict.fromkeys(("started_at_ms", "ended_at_ms", "end_reason", "fault", "signed_ms"))
     return {**{name: granted[name] for name in names}, **nothing, **empty, "granted_at_ms": at_ms, "price_rule": rule}
 
 
@@ -67,6 +67,11 @@ def _started(row: Line, at_ms: int, _: Event) -> None:
 def _metered(row: Line, _: int, event: Event) -> None:
     row["metered_ms"] = event["leased_ms"]
     row |= {name: event[name] for name in ("trained_ms", "rounds", "tokens")}
+    row["questioned_ms"] = max(0, event.get("claimed_ms", 0) - event["leased_ms"])
+
+
+def _signed(row: Line, _: int, event: Event) -> None:
+    row["signed_ms"] = max(row["signed_ms"] or 0, event["leased_ms"])
 
 
 def _charged(row: Line, _: int, event: Event) -> None:
@@ -90,7 +95,9 @@ def _refund(row: Line) -> None:
         row["refunded_nanos"] = due - charge_nanos(price, gpus, row["charged_ms"])
 
 
-_CHANGES = {"lease_started": _started, "lease_metered": _metered, "lease_charged": _charged, "lease_ended": _ended}
+_CHANGES = {
+    "lease_started": _started, "lease_metered": _metered, "meter_signed": _signed, "lease_charged": _charged, "lease_ended": _ended,
+}  # fmt: skip
 
 
 def _payment(at_ms: int, transfer: Event) -> Line:
@@ -116,7 +123,7 @@ def lease_lines(lease: Mapping[str, Any]) -> list[Line]:
             "kind": "usage", **common, "metered_ms": lease["metered_ms"], "charged_ms": lease["charged_ms"],
             "trained_ms": lease["trained_ms"], "rounds": lease["rounds"], "tokens": lease["tokens"],
             "amount_nanos": lease["charged_nanos"], "fee_nanos": lease["fee_nanos"], "refunded_nanos": 0,
-            "capped_nanos": due - lease["charged_nanos"],
+            "capped_nanos": due - lease["charged_nanos"], "signed_ms": lease["signed_ms"], "questioned_ms": lease["questioned_ms"],
         })  # fmt: skip
     if lease["refunded_ms"]:
         lines.append({

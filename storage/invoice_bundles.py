@@ -10,17 +10,19 @@
 `records` hold every event that the bill is made of: submission, holds, leases, their meters' last readings, charges, ends,
 transfers. A path is a list of places in `hashes`. The checks, in order: format, digest, signature, head (signed by the same
 key, for this market), inclusion (each event is in its record, each record in the log of the head), bill (made again from
-the events, it is the invoice), prices (each charge is the lease's price for the time, to the nano), transfers, charges
+the events, it is the invoice), meters (signed readings are signed by the workers' keys), prices (each charge is the lease's price for the time, to the nano), transfers, charges
 (each is a transfer), complete (a job that is over has nothing left in its escrow, so no charge or refund was left out).
 """
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any, Final
 
 from storage.bills import bill_of
 from storage.canonical import digest_of
 from storage.checks import BundleVerification, Examination, check_digest, check_form, check_signature, demand, seal
 from storage.log_proofs import check_head, check_history, check_inclusion, events_of, pack
+from storage.meter_readings import is_signed
 from storage.transparency import ShownRecord
 from storage.tree_heads import TreeHead
 from storage.units import charge_nanos, format_usd
@@ -62,6 +64,7 @@ def verify_invoice(
         examined.check("history", lambda: check_history(body, seen or {}))
         examined.check("inclusion", lambda: check_inclusion(body))
         examined.check("bill", lambda: _bill(body))
+        examined.check("meters", lambda: _meters(body))
         examined.check("prices", lambda: _prices(body))
         examined.check("transfers", lambda: check_transfers(body["job"], _transfers(body)))
         examined.check("charges", lambda: _charges(body))
@@ -81,6 +84,21 @@ def _bill(body: Mapping[str, Any]) -> str:
         same = name in found and name in said and digest_of(found[name]) == digest_of(said[name])
         demand(same, f"{name} of the invoice is not what the events add up to")
     return f"{format_usd(found['billed_nanos'])} dollars in {len(found['lines'])} lines, made again from the events"
+
+
+def _meters(body: Mapping[str, Any]) -> str:
+    """Each signed reading is signed by the key that the lease's provider named, and at most it was metered."""
+    keys = {event["lease"]: event.get("meter_key", "") for _, event in events_of(body) if event["type"] == "lease_started"}
+    signed = [event for _, event in events_of(body) if event["type"] == "meter_signed"]
+    charged = {event["lease"] for _, event in events_of(body) if event["type"] == "lease_charged"}
+    if signed and find_spec("cryptography") is None:
+        return f"{len(signed)} signed readings; their signatures were skipped: `cryptography` is not installed"
+    for event in signed:
+        right = is_signed(keys.get(event["lease"], ""), event["lease"], event["epoch"], event, event["signature"])
+        demand(right, f"lease {event['lease']}: the reading of {event['leased_ms']} ms is not signed by its worker's key")
+    without = len(charged - {event["lease"] for event in signed})
+    rest = f"; {without} charged leases have none" if without else ""
+    return f"{len(signed)} readings signed by the workers that they are of{rest}"
 
 
 def _prices(body: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ SELECT record, ordinal FROM (
   UNION ALL SELECT record, ordinal FROM lease_charges WHERE job = $job
   UNION ALL SELECT record, ordinal FROM lease_ends WHERE job = $job
   UNION ALL SELECT record, ordinal FROM lease_starts WHERE lease IN (SELECT lease FROM own)
+  UNION ALL SELECT max((record, ordinal))[1], max((record, ordinal))[2] FROM meter_signatures WHERE job = $job GROUP BY lease
   UNION ALL SELECT max((record, ordinal))[1], max((record, ordinal))[2] FROM lease_meters WHERE job = $job GROUP BY lease
 )
 ORDER BY record, ordinal

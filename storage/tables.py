@@ -92,7 +92,8 @@ TABLES = {
             "number BIGINT, gpu, region, price_nanos_per_gpu_hour BIGINT, gpus BIGINT, low_nanos BIGINT, high_nanos BIGINT",
         ),
         _table("lease_starts", "lease, epoch BIGINT, worker, pid BIGINT, node"),
-        _table("lease_meters", f"lease, epoch BIGINT, job, {_LEASE_READING}"),
+        _table("lease_meters", f"lease, epoch BIGINT, job, {_LEASE_READING}, claimed_ms BIGINT"),
+        _table("meter_signatures", f"lease, epoch BIGINT, job, {_LEASE_READING}, run_ms BIGINT, signature"),
         _table(
             "lease_charges",
             "lease, epoch BIGINT, job, from_ms BIGINT, to_ms BIGINT, amount_nanos BIGINT, fee_nanos BIGINT, round BIGINT",
@@ -135,7 +136,7 @@ TABLES = {
 _PLAIN = {
     "transfer": "transfers", "offer_placed": "offers", "offer_changed": "offer_changes", "job_submitted": "jobs", "job_estimated": "estimates",
     "job_state": "job_states", "job_budget": "job_budgets", "job_retuned": "tunings", "job_result": "job_results", "lease_granted": "leases",
-    "lease_started": "lease_starts", "lease_metered": "lease_meters", "lease_charged": "lease_charges",
+    "lease_started": "lease_starts", "lease_metered": "lease_meters", "meter_signed": "meter_signatures", "lease_charged": "lease_charges",
     "lease_ended": "lease_ends", "checkpoint_durable": "checkpoints",
     "attempt_ended": "attempts", "provenance": "statements",
 }  # fmt: skip

@@ -11,6 +11,8 @@ from pathlib import Path
 FILE = "secrets.json"
 DOOR_FILE = "door.json"
 """Where the market is, and the token with which the worker takes sessions of its lease: {url, token, ca}."""
+METER_FILE = "meter.json"
+"""The private key with which the worker signs its meter: {key}, hex (storage/meter_readings.py)."""
 SHORTEST = 4
 """Characters; what is shorter is everywhere, and hiding it would tell what it is."""
 MASK = "***"

@@ -170,6 +170,9 @@ def show_invoice(settings: Settings, answer: dict[str, Any]) -> None:
     ]
     for name, nanos in sums:
         screen.print(f"  {_SUMS.get(name, name):<38}{exact_usd(nanos):>18}", markup=False)
+    for line in answer["lines"]:
+        if line.get("questioned_ms"):
+            screen.print(f"  in question: {line['provider']} says {line['questioned_ms'] / 1000:,.1f} s more than its run saw; not charged", markup=False)
     rules = answer.get("price_rules") or []
     if rules:
         screen.print(f"  priced by rule {' and '.join(rules)}", markup=False)

@@ -161,7 +161,7 @@ def explain(ctx: typer.Context, job_id: JobId) -> None:
 
 def _told(answer: dict[str, Any]) -> Iterator[str]:
     """What is known of a job's match, line by line; what has a line of its own is not said again."""
-    own = ("steps", "removed", "helps", "relaxations", "price_short", "would_help", "recent", "last_price_nanos_per_gpu_hour", "changes")
+    own = ("steps", "removed", "helps", "relaxations", "price_short", "would_help", "recent", "last_price_nanos_per_gpu_hour", "changes", "questioned")
     for name, value in answer.items():
         if name not in own and value is not None and value != []:
             yield f"{name}: {value}"
@@ -179,6 +179,9 @@ def _told(answer: dict[str, Any]) -> Iterator[str]:
         yield f"would match now: {answer['would_help']}"
     if answer.get("relaxations"):
         yield f"in the job file: {', or '.join(answer['relaxations'])}"
+    for one in answer.get("questioned") or ():
+        said = f"{one['provider']} says {one['worker_ms'] / 1000:,.1f} s, its run saw {one['agreed_ms'] / 1000:,.1f} s"
+        yield f"in question: {one['lease']}: {said}; {usd(one['held_nanos'])} stay in escrow"
     for one in answer.get("changes") or ():
         yield f"{format_instant(one['at_ms'])}  {one['change']} to {one['workers']}: {one['why']}"
     recent = answer.get("recent")

@@ -292,7 +292,10 @@ class Host:
             say("lease", state="failed", lease=lease["id"], message=str(ended))
             return
         try:
-            self._market.lease_started(lease["id"], epoch=lease["epoch"], worker=worker, pid=pid, node=node.node_id)
+            self._market.lease_started(
+                lease["id"], epoch=lease["epoch"], worker=worker, pid=pid, node=node.node_id,
+                meter_key=self._stable.meter_key(lease["epoch"]),
+            )  # fmt: skip
         except (MarketUnreachable, Refused) as refused:
             if isinstance(refused, MarketUnreachable) or refused.status >= MARKETS_TROUBLE:
                 # The next list says "granted" again, and telling it twice changes nothing.

@@ -23,10 +23,11 @@ from market.actors.cards import Card, CardPool
 from market.actors.host_config import Hardware, HostConfig
 from market.actors.ray_node import RayNode
 from market.lease_lists import Lease
+from storage.meter_readings import new_meter_key
 from trainers.actors.lifeline import watch
 from trainers.actors.wiring import start_worker, worker_name
 from trainers.scratch import wiped
-from trainers.secrecy import DOOR_FILE, leave
+from trainers.secrecy import DOOR_FILE, METER_FILE, leave
 
 if TYPE_CHECKING:
     import psutil
@@ -60,6 +61,7 @@ class _Stall:
     pid: int = 0
     pidfd: int | None = None
     lease: Lease | None = None
+    meter_key: str = ""
     told: bool = False
     ending: bool = False
 
@@ -162,6 +164,9 @@ class Stable:
         try:
             if secrets:
                 leave(stall.scratch, secrets)
+            if not stall.meter_key:
+                private, stall.meter_key = new_meter_key()
+                leave(stall.scratch, {"key": private}, METER_FILE)
             if lease.get("sessions"):
                 leave(stall.scratch, _door(self.config, lease["sessions"]), DOOR_FILE)
             told = {name: value for name, value in lease.items() if name != "sessions"}
@@ -172,6 +177,11 @@ class Stable:
             raise WorkerEnded(f"the worker did not take the lease: {error}") from error
         stall.told = True
         return stall.name, stall.pid
+
+    def meter_key(self, epoch: int) -> str:
+        """The public key by which this lease's worker signs its meter."""
+        stall = self._serving(epoch)
+        return "" if stall is None else stall.meter_key
 
     def forget_started(self, epoch: int) -> None:
         """The market has not heard that this lease is started; it will be told again."""

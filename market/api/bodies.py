@@ -217,6 +217,7 @@ class LeaseStartedBody(Body):
     worker: Name
     pid: Count
     node: Annotated[str, Field(max_length=256)]
+    meter_key: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
 
 
 class LeaseEndedBody(Body):
@@ -233,6 +234,8 @@ class ReadingBody(Body):
     rounds: Count
     tokens: Count
     bytes: Count
+    run_ms: Count | None = None
+    signature: Annotated[str, Field(pattern=r"^([0-9a-f]{128})?$")] = ""
 
 
 class LostBody(Body):
@@ -282,6 +285,7 @@ class RoundMemberBody(Body):
     sent_bytes: Count = 0
     received_bytes: Count = 0
     stall_ms: Count = 0
+    run_ms: Count | None = None
 
 
 class WarnedBody(Body):

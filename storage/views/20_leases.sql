@@ -73,8 +73,11 @@ SELECT l.lease, l.epoch, l.slot, l.job, l.customer, l.offer, l.provider, l.gpu, 
   coalesce(r.trained_ms, 0)::BIGINT AS trained_ms, coalesce(r.rounds, 0)::BIGINT AS rounds,
   coalesce(r.tokens, 0)::BIGINT AS tokens, coalesce(c.charged_nanos, 0)::BIGINT AS charged_nanos,
   coalesce(c.fee_nanos, 0)::BIGINT AS fee_nanos, coalesce(f.refunded_ms, 0)::BIGINT AS refunded_ms,
-  coalesce(f.refunded_nanos, 0)::BIGINT AS refunded_nanos
+  coalesce(f.refunded_nanos, 0)::BIGINT AS refunded_nanos, g.signed_ms,
+  greatest(0, coalesce(q.claimed_ms, 0) - coalesce(r.leased_ms, 0))::BIGINT AS questioned_ms
 FROM leases l
+LEFT JOIN (SELECT lease, max(leased_ms) AS signed_ms FROM meter_signatures GROUP BY lease) g USING (lease)
+LEFT JOIN (SELECT lease, max(claimed_ms) AS claimed_ms FROM lease_meters GROUP BY lease) q USING (lease)
 LEFT JOIN (SELECT lease, min(at_ms) AS started_at_ms FROM lease_starts GROUP BY lease) s USING (lease)
 LEFT JOIN lease_ends e USING (lease)
 LEFT JOIN (

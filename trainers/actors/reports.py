@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,6 +73,7 @@ def _member_row(worker: Worker) -> Json:
         **_work(worker.info, worker.merged),
         "leased_ms": max(worker.merged.get("leased_ms", 0), reading.get("leased_ms", 0)),
         "trained_ms": max(worker.merged.get("trained_ms", 0), reading.get("trained_ms", 0)),
+        "run_ms": None if worker.based_at is None else worker.run_ms(time.monotonic()),
     }
 
 

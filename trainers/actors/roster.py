@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from storage.meter_readings import COUNTS, is_signed
 from trainers.actors.answers import BadAnswer, checked_reading
 from trainers.actors.outbox import Outbox
 from trainers.actors.transport import Call, CallFailed, Gone, Transport
@@ -20,14 +21,14 @@ Json = dict[str, Any]
 
 LEAST_MOVED_BYTES = 16 * 1024
 """What counts as progress: in an exchange's 20 s, 6.5 kbit/s."""
-READING_FIELDS = ("leased_ms", "trained_ms", "rounds", "tokens", "bytes")
 
 
 @dataclass(slots=True)
 class Worker:
     """One lease's worker. `phase`: loading, ready (the round machine knows it) or lost. `address`: its end of the mesh;
     `at`, `digest`: where it stands, and by which strategy, when a run takes it over; `info`, `merged`: its last answers to train and merge; `unreachable`: whom it waits
-    for in vain; `moved_bytes`: of its mesh, cumulative.
+    for in vain; `moved_bytes`: of its mesh, cumulative. `meter_key`: by which it signs its meter; `base_ms`, `based_at`: its first
+    reading by this run, and when that was asked for.
     """
 
     lease: str
@@ -50,12 +51,20 @@ class Worker:
     asked: Call | None = None
     asked_at: float = 0.0
     cut_at: float | None = None
+    meter_key: str = ""
+    base_ms: int = 0
+    based_at: float | None = None
     _moved_before: int = 0
 
     @property
     def stream(self) -> str:
         """What its lines are numbered in: a lease and an epoch have one worker process."""
         return f"{self.lease}.{self.epoch}"
+
+    def run_ms(self, now: float) -> int:
+        """The most that its meter can honestly say by this run's own clock: no more time has passed since its first reading
+        was asked for."""
+        return self.base_ms + (0 if self.based_at is None else int((now - self.based_at) * 1000))
 
     def has_moved(self) -> bool:
         """Whether enough bytes of its mesh moved since this was true last: who lets them drip does not hold up a round."""
@@ -194,16 +203,24 @@ class Roster:
         except BadAnswer as bad:
             self._lose(worker, Gone("bad_contribution", str(bad)))
             return
+        figures, signature = {name: answer[name] for name in COUNTS}, answered.get("signature", "")
+        if worker.meter_key and not is_signed(worker.meter_key, worker.lease, worker.epoch, figures, signature):
+            self._lose(worker, Gone("bad_contribution", "its meter is not signed by the key that its provider has named"))
+            return
+        now = time.monotonic()
+        if worker.based_at is None:
+            worker.base_ms, worker.based_at = figures["leased_ms"], worker.asked_at or now
         worker.seen, worker.cut_at = answer["seen"], None
         worker.unreachable, worker.moved_bytes = tuple(answer["unreachable"]), answer["moved_bytes"]
-        reading = {"lease": worker.lease, "epoch": worker.epoch, **{name: answer[name] for name in READING_FIELDS}}
+        reading = {"lease": worker.lease, "epoch": worker.epoch, **figures}
         for one in answer["evaluated"]:
             self.on_loss(worker.provider, one["loss"])
         lines = [{**line, "stream": worker.stream} for line in answer["logs"]]  # not by the worker's word
         changed = reading != worker.reading
         worker.reading = reading
         self._outbox.put_readings(
-            readings=[reading] if changed else [], evaluated=answer["evaluated"], logs=lines,
+            readings=[{**reading, "run_ms": worker.run_ms(now), "signature": signature if worker.meter_key else ""}] if changed else [],
+            evaluated=answer["evaluated"], logs=lines,
             seen={worker.stream: worker.seen},
         )
 

@@ -380,6 +380,7 @@ def _worker(lease: Json, handle: Any) -> Worker:
         provider=lease["provider"],
         name=lease["worker"],
         handle=handle,
+        meter_key=lease.get("meter_key", ""),
     )
 
 

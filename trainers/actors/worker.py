@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from storage.meter_readings import sign_reading
 from trainers.actors.command_calls import CommandCalls
 from trainers.actors.leaving import Leaving, Why
 from trainers.actors.lifeline import exit_with
@@ -31,7 +32,7 @@ from trainers.actors.warm_child import WarmChild
 from trainers.devices import devices_of
 from trainers.mesh.allocation import keep_freed_memory
 from trainers.scratch import wiped
-from trainers.secrecy import DOOR_FILE, take
+from trainers.secrecy import DOOR_FILE, METER_FILE, take
 
 if TYPE_CHECKING:
     from trainers.actors.command_desk import CommandDesk
@@ -77,6 +78,7 @@ class Worker(TrainingCalls, CommandCalls):
         self._commands: CommandDesk | None = None
         self._secrets: dict[str, str] = {}
         self._door: dict[str, str] = {}
+        self._meter_key = ""
         self._load_failure: Json | None = None
         self._tidings = Tidings()
         self._recent: deque[Json] = deque(maxlen=RECENT_ROUNDS)
@@ -109,6 +111,7 @@ class Worker(TrainingCalls, CommandCalls):
             self._called_at = time.monotonic()
             self._secrets = take(self._scratch)
             self._door = take(self._scratch, DOOR_FILE)
+            self._meter_key = take(self._scratch, METER_FILE).get("key", "")
             share, devices = lease.get("share"), list(lease.get("devices", []))
             if (lease["gpus"], devices, share) != self._has:
                 self._has = (lease["gpus"], devices, share)
@@ -172,13 +175,17 @@ class Worker(TrainingCalls, CommandCalls):
             printed += self._commands.lines()
         self._log(printed)
         lease = self._lease or {"lease": None, "epoch": None}
+        meter, signature = self._meter.reading(), ""
+        if self._meter_key:
+            signature = sign_reading(self._meter_key, str(lease["lease"]), int(lease["epoch"] or 0), meter)
         return {
             "lease": lease["lease"],
             "epoch": lease["epoch"],
             "phase": self._phase,
             "unreachable": self._training.unreachable if self._training is not None else [],
             "moved_bytes": self._training.moved_bytes if self._training is not None else 0,
-            **self._meter.reading(),
+            **meter,
+            "signature": signature,
             **self._tidings.above(seen, kept),
         }
 

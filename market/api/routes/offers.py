@@ -126,8 +126,9 @@ async def leases(
 async def lease_started(services: Has, caller: Lessor, lease: str, body: LeaseStartedBody) -> dict[str, Any]:
     """A worker holds the lease; 409 `lease_ended` when it is over, also because another worker held it before."""
     command = StartLease(
-        lease=lease, epoch=body.epoch, worker=body.worker, pid=body.pid, node=body.node, by=caller.name
-    )
+        lease=lease, epoch=body.epoch, worker=body.worker, pid=body.pid, node=body.node, by=caller.name,
+        meter_key=body.meter_key,
+    )  # fmt: skip
     answer, _created = await services.ask(command)
     if answer["state"] == "ended":  # by this very command; told again, the exchange refuses in the same words
         raise Problem(409, "lease_ended", f"{lease} is over: {answer['reason']}", remedy="stop its worker")
