@@ -104,11 +104,13 @@ def engine_installed() -> bool:
 
 
 def clear(
-    snapshot: BookSnapshot, effort: int = EFFORT, algorithm: str | None = None, *, reasons: bool = True
+    snapshot: BookSnapshot, effort: int = EFFORT, algorithm: str | None = None, *, reasons: bool = True,
+    forgone: bool = True,
 ) -> Clearing:
     """Match every bid of the snapshot that can be matched, looking at no more than about `effort` offers for it.
 
-    Without `reasons` nobody is told why it got nothing, which is most of the work where many wait.
+    Without `reasons` nobody is told why it got nothing, which is most of the work where many wait; without `forgone`
+    nobody looks what waiting and turns cost, which is half of the rest.
     """
     algorithm = algorithm or algorithm_for(snapshot)
     book = OrderBook(snapshot.offers) if snapshot.book is None else snapshot.book
@@ -133,7 +135,7 @@ def clear(
         snapshot.price_rule,
         priced.classes,
         welfare // MS_PER_HOUR,
-        _forgone(snapshot, book, effort, algorithm, served, welfare),
+        _forgone(snapshot, book, effort, algorithm, served, welfare) if forgone else None,
         served.kept_for,
         snapshot.inputs,
         len(snapshot.bids),

@@ -19,6 +19,7 @@ from typing import Any, Final
 from market.book import OrderBook
 from market.clearing import clear
 from market.command_checking import is_command
+from market.constraints import CONSTRAINTS
 from market.experience import CLAIMED, Experience, Run, Score, work_of
 from market.orders import Bid, BookSnapshot, Offer
 from market.outcomes import Json
@@ -187,6 +188,20 @@ def seats_in(bid: Bid, book: OrderBook) -> list[Offer]:
     matches = clear(BookSnapshot((), (bid,), book=book), reasons=False).matches
     found = [book.get(offer) for offer in matches[0].offers] if matches else []
     return [offer.seen_by(bid.customer) for offer in found if offer is not None]
+
+
+def idle_seats(bid: Bid, book: OrderBook) -> list[Offer]:
+    """The cheapest seats for its smallest gang, were nobody on them; empty where the listed machines do not have as many."""
+    found: list[Offer] = []
+    for offer in book.cheapest(bid.requires):
+        if offer.price_nanos_per_gpu_hour > bid.max_price_nanos_per_gpu_hour:
+            break
+        idle = replace(offer, gpus_free=offer.gpus, units_of={}, unit_ms_of={}).seen_by(bid.customer)
+        if all(test(idle, bid) for _, test in CONSTRAINTS):
+            found += [idle] * (offer.gpus // bid.requires.gpus)
+        if len(found) >= max(1, bid.workers_min):
+            return found[: max(1, bid.workers_min)]
+    return []
 
 
 def _other_gpus(bid: Bid, offers: Sequence[Offer], gpu: str) -> list[str]:

@@ -10,7 +10,7 @@ from market.attempts import succeeded
 from market.checking import check_size, invalid, is_digest, is_int, is_name, option_refusal, sized_bytes
 from market.command_checking import check_sized_spec
 from market.commands import AddBudget, CancelJob, HaltJob, ReopenMarket, RetuneJob, StopMarket, SubmitJob
-from market.estimates import estimate_of, may_be_estimated, seats_in
+from market.estimates import estimate_of, idle_seats, may_be_estimated, seats_in
 from market.faults import cause_of_halt
 from market.feasibility import cheapest_minute_nanos, never_fits
 from market.granting import bid_of_spec, book_of, end_lease
@@ -78,7 +78,8 @@ def _estimate(turn: Turn, job: Job) -> None:
     if not may_be_estimated(job.spec, state.experience, job.customer):
         return
     book = book_of(state, turn.volatile)
-    seats = seats_in(bid_of_spec(job.id, job.spec, turn.now_ms, job.customer), book)
+    bid = bid_of_spec(job.id, job.spec, turn.now_ms, job.customer)
+    seats = seats_in(bid, book) or idle_seats(bid, book)  # of machines that are let: what it takes on them, once it has them
     measured = {offer.id: state.offers[offer.id].measured for offer in seats}
     estimate = estimate_of(job.spec, seats, measured, state.experience, job.customer)
     if estimate is not None:

@@ -19,14 +19,16 @@ from typing import Final
 
 from market.simulation.churning import Seats, comings_and_goings
 from market.simulation.clock import Clock
-from market.simulation.market import RESTART_MS, Progress, Terms
+from market.simulation.driver import Progress, drive
 from market.simulation.players import kind_of
 from market.simulation.records import DONE, GAVE_UP, UNFINISHED, Record
 from market.simulation.supply import Machine
+from market.simulation.terms import RESTART_MS, Terms
 from market.simulation.trace import TraceJob
 from market.simulation.waiting import Class, Places, Waiting
 
 BASELINES: Final = ("fifo", "auction", "greedy")
+_KINDS: Final = ("clear", "patience", "churn", "done")
 
 
 @dataclass(slots=True)
@@ -60,62 +62,42 @@ class BaselineRun:
         self._clock = Clock()
         self._planned = False
         self._seats = seats
+        self._moves: Iterator[tuple[int, bool, int]] = iter(())
         self._index = {machine.id: at for at, machine in enumerate(machines)}
 
     def play(self, jobs: Iterable[TraceJob], progress: Progress = lambda _came, _now: None) -> Record:
         """Every job of the trace, in order of submission, to its end."""
-        clock, came = self._clock, 0
-        moves: Iterator[tuple[int, bool, int]] = iter(())
         if self._seats is not None:
-            moves = comings_and_goings(self._seats, len(self._machines), self.terms.seed, self.terms.horizon_ms)
-        coming = iter(jobs)
-        job = next(coming, None)
-        if job is not None:
-            clock.at(job.submitted_ms, "job", job)
-        self._plan_next(moves)
-        while len(clock):
-            kind, about, version = clock.next()
-            now = clock.now_ms
-            if now > self.terms.horizon_ms:
-                break
-            if kind == "job":
-                came += 1
-                self._submit(about, came)
-                job = next(coming, None)
-                if job is not None:
-                    clock.at(job.submitted_ms, "job", job)
-                if came % 256 == 0:
-                    progress(came, now)
-            elif kind == "clear":
-                self._planned = False
-                self._clear()
-            elif kind == "patience":
-                self._lose_patience(about)
-            elif kind == "churn":
-                self._move(*about)
-                self._plan_next(moves)
-            else:
-                known = self._open.get(about)
-                if known is not None and known.version == version:
-                    self._leave(known)
-                    self._over(known, DONE)
-            if not self._open and job is None:
-                break
+            self._moves = comings_and_goings(self._seats, len(self._machines), self.terms.seed, self.terms.horizon_ms)
+            self._plan_next()
+        drive(self, self._clock, {kind: getattr(self, f"_at_{kind}") for kind in _KINDS}, jobs, self.terms.horizon_ms, progress)
         for left in list(self._open.values()):
             state = "runs" if left.seats else "waits"
             self._leave(left)
             self._over(left, UNFINISHED, state)
         for index, since in self._there.items():
-            self.record.supply.add(since, clock.now_ms, self._machines[index].gpus)
+            self.record.supply.add(since, self._clock.now_ms, self._machines[index].gpus)
         self.record.end_ms = max(self.record.end_ms, 1)
         return self.record
 
-    def _plan_next(self, moves: Iterator[tuple[int, bool, int]]) -> None:
-        move = next(moves, None)
+    @property
+    def idle(self) -> bool:
+        """Whether no job is open."""
+        return not self._open
+
+    def _plan_next(self) -> None:
+        move = next(self._moves, None)
         if move is not None:
             self._clock.at(move[0], "churn", move[1:])
 
-    def _submit(self, job: TraceJob, order: int) -> None:
+    def _at_done(self, job: str, version: int) -> None:
+        known = self._open.get(job)
+        if known is not None and known.version == version:
+            self._leave(known)
+            self._over(known, DONE)
+
+    def submit(self, job: TraceJob, order: int) -> None:
+        """It waits from now on."""
         self.record.submitted(job)
         known = self._open[job.id] = _Open(job, order, -(-job.gpu_ms // job.gpus_min))
         if job.patience_ms is not None:
@@ -140,7 +122,7 @@ class BaselineRun:
             step = self.terms.clear_ms
             self._clock.at(-(-self._clock.now_ms // step) * step, "clear")
 
-    def _lose_patience(self, job: str) -> None:
+    def _at_patience(self, job: str, _version: int) -> None:
         known = self._open.get(job)
         if known is not None and self.record.jobs[job].started_ms is None:
             self._over(known, GAVE_UP, "busy" if self._could_ever(known.job) else "never")
@@ -197,7 +179,8 @@ class BaselineRun:
                     best = (cost, seats)
         return None if best is None else best[1]
 
-    def _clear(self) -> None:
+    def _at_clear(self, _about: None, _version: int) -> None:
+        self._planned = False
         self.record.clearings += 1
         if self.name == "fifo":
             while self._line:
@@ -257,7 +240,9 @@ class BaselineRun:
         self._waiting.discard(known.job.id)
         self.record.ended(self.record.jobs[known.job.id], self._clock.now_ms, state, reason)
 
-    def _move(self, comes: bool, at: int) -> None:
+    def _at_churn(self, move: tuple[bool, int], _version: int) -> None:
+        comes, at = move
+        self._plan_next()
         now, machine = self._clock.now_ms, self._machines[at]
         if comes:
             self._there[at], self._free[at] = now, machine.gpus

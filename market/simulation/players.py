@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final
 
+from market.checking import MAX_STEPS
 from market.command_checking import MAX_TIMEOUT_MS
 from market.commands import (
     AddBudget,
@@ -29,13 +30,21 @@ from market.commands import (
 )
 from market.simulation.trace import TraceJob
 from market.simulation.waiting import Class
-from storage.units import MS_PER_MINUTE, charge_nanos
+from market.speeds import ROUND_MS, START_MS
+from market.worth import LEAST_MS
+from storage.units import MS_PER_HOUR, MS_PER_MINUTE, charge_nanos
 
 PLANE: Final = "plane"
 SLACK_MS: Final = 10 * MS_PER_MINUTE
 DIGEST: Final = sha256(b"simulated").hexdigest()
 _RETRIES: Final = 100
-_STRATEGY: Final = {"name": "diloco", "inner_steps": 30, "outer_lr": 0.7, "outer_momentum": 0.9, "codec": "int8"}
+_STRATEGY: Final = {"name": "diloco", "outer_momentum": 0.9, "codec": "int8"}
+STEP_MS: Final = 1_000
+"""An inner step of a gang on any machine, as its measured figures say."""
+TRAIN_GFLOPS: Final = 4.608
+"""What makes it so for one GPU: byte_lm 1M takes so many billion operations a step (market/speeds.py)."""
+_OWN_STEP: Final = 1e-6
+ROUND_STEPS: Final = 21_600
 _LARGEST_BUDGET: Final = 10_000_000 * 10**9
 
 
@@ -65,6 +74,7 @@ class Run:
     held: dict[str, Held] = field(default_factory=dict)
     since_ms: int = 0
     version: int = 0
+    waits_since_ms: int = 0
     rounds: int = 0
     added: int = 0
     spent_nanos: int = 0
@@ -95,14 +105,27 @@ def kind_of(job: TraceJob) -> Class:
     return (job.models, job.regions, job.vram_gib)
 
 
+def expected_ms(run: Run) -> int:
+    """For how long the market expects it to hold its machines from now on, by market/worth.py."""
+    job = run.job
+    money = max(0, run.budget_nanos - run.spent_nanos) * MS_PER_HOUR // (job.limit_nanos * job.gpus_min)
+    whole_ms = START_MS + _rounds(job) * ROUND_MS + _steps(job) * STEP_MS
+    left = whole_ms * max(0, _rounds(job) - run.rounds) // _rounds(job) if run.gang else _timeout(job)
+    return max(LEAST_MS, min(left, money))
+
+
 def budget_of(job: TraceJob) -> int:
     """What the customer puts into escrow: its limit for as long as it thinks that the job runs, and ten minutes."""
     asked = charge_nanos(job.limit_nanos, job.gpus_max, job.estimate_ms + SLACK_MS)
     return min(max(1, asked), _LARGEST_BUDGET)
 
 
-def submit(job: TraceJob, shared: dict[Any, Any]) -> SubmitJob:
-    """The customer's first word. `shared` keeps the parts that specs have in common."""
+def submit(job: TraceJob, order: int, shared: dict[Any, Any]) -> SubmitJob:
+    """The customer's first word; the `order`th job. `shared` keeps the parts that specs have in common.
+
+    A gang's steps and rounds are those of its estimate, so that the market expects what its customer does. Its outer
+    learning rate is its own, so that no gang's estimate is made of what another one took.
+    """
     workers = shared.get(("workers", job.gpus_min, job.gpus_max, kind_of(job)))
     if workers is None:
         workers = shared["workers", job.gpus_min, job.gpus_max, kind_of(job)] = {
@@ -114,7 +137,16 @@ def submit(job: TraceJob, shared: dict[Any, Any]) -> SubmitJob:
     if job.gpus_max == 1:
         command: dict[str, Any] = {"argv": ["train", job.id], "env": {}, "workdir": None, "artifacts": [], "timeout_ms": _timeout(job), "retries": _RETRIES}
         return SubmitJob(job.id, {**both, "command": command}, job.tenant)
-    return SubmitJob(job.id, {**both, **_TRAINING}, job.tenant)
+    strategy = {**_STRATEGY, "inner_steps": ROUND_STEPS, "outer_lr": round(0.5 + order % 1_000_000 * _OWN_STEP, 6)}
+    return SubmitJob(job.id, {**both, **_TRAINING, "strategy": strategy, "steps": _steps(job), "rounds": _rounds(job)}, job.tenant)
+
+
+def _steps(job: TraceJob) -> int:
+    return min(MAX_STEPS, max(1, job.estimate_ms // STEP_MS))
+
+
+def _rounds(job: TraceJob) -> int:
+    return -(-_steps(job) // ROUND_STEPS)
 
 
 def _timeout(job: TraceJob) -> int:
@@ -125,7 +157,7 @@ def _timeout(job: TraceJob) -> int:
 _NO_DATA: Final = {"kind": "none"}
 _NO_TAGS: Final[dict[str, str]] = {}
 _TRAINING: Final = {
-    "workload": {"kind": "builtin", "name": "byte_lm"}, "options": {"size": "1M"}, "strategy": _STRATEGY, "steps": 1, "rounds": 1,
+    "workload": {"kind": "builtin", "name": "byte_lm"}, "options": {"size": "1M"},
     "checkpoint": {"every_rounds": 1, "keep": 3}, "seed": 1,
 }  # fmt: skip
 

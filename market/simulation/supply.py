@@ -11,7 +11,7 @@ from typing import Final
 
 from market.hardware import offered_name
 from market.measurements import doubt_of
-from market.simulation.trace import BadTrace, Rows
+from market.simulation.trace import BadTrace, Rows, TraceJob
 
 LISTED_COLUMNS: Final = ("gpu", "gpus", "vram_mib_per_gpu", "usd_per_hour_total", "region")
 CLEAR_COLUMNS: Final = (
@@ -135,3 +135,15 @@ def by_model(machines: Iterable[Machine]) -> Counter[str]:
     for machine in machines:
         found[machine.gpu] += machine.gpus
     return found
+
+
+def in_the_way(job: TraceJob, machines: Iterable[Machine]) -> str:
+    """What stood in the job's way for good, of the machines of the whole supply; else that others had them."""
+    fitting = [
+        machine for machine in machines
+        if machine.vram_gib >= job.vram_gib and (not job.models or machine.gpu in job.models)
+        and (not job.regions or machine.region in job.regions)
+    ]  # fmt: skip
+    if gpus_of(fitting) < job.gpus_min:
+        return "gang_too_big"
+    return "price_too_low" if gpus_of(one for one in fitting if one.ask_nanos <= job.limit_nanos) < job.gpus_min else "busy"

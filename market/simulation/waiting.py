@@ -1,4 +1,4 @@
-"""Who waits, kept so that a clearing is shown only those that could get something: what has come free decides whom to ask.
+"""Who waits in a baseline, kept so that only those are tried that could get something: what has come free decides whom to ask.
 
 Jobs of equal requirements are a class; in a class they stand by (GPUs needed at once, limit within 5 %), each in order of
 arrival. A job that failed and for whom nothing has come free since would fail again, and is not shown.
@@ -22,7 +22,6 @@ Free = Callable[[Class], Sequence[tuple[int, int]]]
 UnitsOf = Callable[[str], tuple[int, int, float]]
 """(ask, free units, memory in GiB) of a machine; no units if it is gone."""
 _STEP: Final = math.log(1.05)
-GANGS_SHOWN: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +63,6 @@ class Waiting:
         self._classes_at: dict[Place, dict[Class, None]] = {}
         self._new: dict[str, None] = {}
         self._freed: dict[str, Place] = {}
-        self._gangs: dict[str, None] = {}
-        self._last_freed: dict[str, Place] = {}
         self._number = 0
 
     def __len__(self) -> int:
@@ -79,10 +76,6 @@ class Waiting:
         self._number += 1
         stand = _Stand((kind, need, int(math.log(limit_nanos) / _STEP)), (rank, self._number), job)
         self._stands[job] = stand
-        if need > 1:
-            self._gangs[job] = None
-        else:
-            self._gangs.pop(job, None)
         queues = self._queues.get(kind)
         if queues is None:
             queues = self._queues[kind] = {}
@@ -101,7 +94,6 @@ class Waiting:
         """The job wants nothing more."""
         self._stands.pop(job, None)
         self._new.pop(job, None)
-        self._gangs.pop(job, None)
 
     def freed(self, machine: str, place: Place) -> None:
         """Units of this machine have come free, or have become cheaper."""
@@ -121,7 +113,7 @@ class Waiting:
         spare = 1
         first = [job for job in self._new if job in self._stands]
         freed = self._freed
-        self._new, self._freed, self._last_freed = {}, {}, freed
+        self._new, self._freed = {}, {}
         while True:
             shown = self._able(first, free) if first else []
             left = {machine: units_of(machine) for machine in freed} if self._stands else {}
@@ -134,14 +126,8 @@ class Waiting:
             if not shown:
                 return
             tried.update(shown)
-            # The gangs that wait longest are always there: the market may keep for one of them what others would take.
-            shown += [job for job in islice(self._gangs, GANGS_SHOWN) if job not in shown]
             spare *= 2  # whoever was shown and got nothing stands in nobody's way for long
             yield shown
-
-    def remember(self) -> None:
-        """What had come free was kept for somebody: it is looked at again the next time."""
-        self._freed = {**self._last_freed, **self._freed}
 
     def _able(self, jobs: Iterable[str], free: Free) -> list[str]:
         """Those for whom there are enough units within their limits, as far as that is told by sums."""

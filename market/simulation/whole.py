@@ -10,10 +10,11 @@ from market.simulation.baselines import BASELINES, BaselineRun
 from market.simulation.bound import welfare_bound_nanos
 from market.simulation.churning import Seats
 from market.simulation.figures import run_figures, series, span_of, trace_figures
-from market.simulation.market import MarketRun, Terms
+from market.simulation.market import MarketRun
 from market.simulation.records import Record
 from market.simulation.rule import priced
 from market.simulation.supply import Machine, gpus_of, scaled, with_providers
+from market.simulation.terms import Terms
 from market.simulation.trace import BareJob, TraceJob
 from storage.units import MS_PER_HOUR, MS_PER_MINUTE
 

@@ -1,0 +1,157 @@
+"""Who waits in the simulated market, and whom a clearing could serve: those that it would come to first, of all that wait.
+
+A clearing of the live market is shown every bid. Most of them could get nothing: their gang finds no room within their limit, or
+others go first. Here sums say so before: how many units are free within a bid's limit, of machines of its class. Of the
+bids that have room as many are shown as there are free units, and some more, in the order in which the live clearing
+serves (market/serving.py): who is due by time of waiting, then by weight × limit × expected time. The first that is due and has no
+room now is shown too, since free seats are kept for it.
+
+Machines of one model, region, memory and ask are one type: a class takes some types, and a limit those up to a price. So
+everything is one look into a table of (class, types up to that price).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from market.simulation.supply import Machine
+from market.simulation.waiting import Class
+from market.worth import AGE_MS, MOST_AGE, due_after_ms
+from storage.units import MS_PER_HOUR, NANOS_PER_USD
+
+MORE_SHOWN: Final = 4
+MOST_SHOWN: Final = 64
+_DUE_FIRST: Final = 1e15
+_Array = np.ndarray[Any, Any]
+_FIELDS: Final = ("kind", "upto", "need", "worth", "since", "due", "order", "tried")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a job wants now. `since_ms`: from when on it waits; `essential`: its gang is not whole, so that waiting counts."""
+
+    job: str
+    kind: Class
+    need: int
+    limit_nanos: int
+    expected_ms: int
+    since_ms: int
+    essential: bool = True
+    due_at_once: bool = False
+
+
+class Queue:
+    """Jobs that want workers, and how many units of each type are there and free."""
+
+    def __init__(self, machines: Sequence[Machine]) -> None:
+        types = sorted({(one.ask_nanos, one.gpu, one.region, one.vram_gib) for one in machines})
+        self._types = types
+        self._asks = [one[0] for one in types]
+        place = {one: at for at, one in enumerate(types)}
+        self._type_of = {one.id: place[one.ask_nanos, one.gpu, one.region, one.vram_gib] for one in machines}
+        self._free = np.zeros(len(types), np.int64)
+        self._there = np.zeros(len(types), np.int64)
+        self._kinds: dict[Class, int] = {}
+        self._accepts = np.zeros((0, len(types)), np.int64)
+        self._rows: _Array = np.zeros((len(_FIELDS), 64), np.float64)
+        self._jobs: list[str] = []
+        self._slots: dict[str, int] = {}
+        self._number = 0
+        self._round = 0
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def listed(self, machine: Machine, gpus: int) -> None:
+        """So many units of it are there now, all free; or, below zero, are gone."""
+        at = self._type_of[machine.id]
+        self._there[at] += gpus
+        self._free[at] += gpus
+
+    def freed(self, machine: str, gpus: int) -> None:
+        """So many units of it are free now; below zero: are let."""
+        self._free[self._type_of[machine]] += gpus
+
+    def add(self, wanted: Wanted) -> None:
+        """The job wants this, and no longer what it wanted before."""
+        slot = self._slots.get(wanted.job)
+        if slot is None:
+            slot = len(self._jobs)
+            self._slots[wanted.job] = slot
+            self._jobs.append(wanted.job)
+            if slot == self._rows.shape[1]:
+                self._rows = np.concatenate((self._rows, np.zeros_like(self._rows)), axis=1)
+        self._number += 1
+        due_ms = wanted.since_ms if wanted.due_at_once else wanted.since_ms + due_after_ms(wanted.expected_ms)
+        worth = wanted.limit_nanos / NANOS_PER_USD * wanted.expected_ms / MS_PER_HOUR
+        self._rows[:, slot] = (
+            self._kind(wanted.kind), bisect_right(self._asks, wanted.limit_nanos), wanted.need, worth, wanted.since_ms,
+            due_ms if wanted.essential else np.inf, self._number, 0,
+        )  # fmt: skip
+
+    def discard(self, job: str) -> None:
+        """The job wants nothing more."""
+        slot = self._slots.pop(job, None)
+        if slot is None:
+            return
+        last = self._jobs.pop()
+        if last != job:
+            self._jobs[slot] = last
+            self._slots[last] = slot
+            self._rows[:, slot] = self._rows[:, len(self._jobs)]
+
+    def begin(self) -> None:
+        """A clearing begins: nobody has been shown yet."""
+        self._round += 1
+
+    def shown(self, now_ms: int) -> list[str]:
+        """Whom to show next, none of them twice in one clearing; empty: nobody who was not shown could get anything."""
+        count, free = len(self._jobs), int(self._free.sum())
+        if not count or not free:
+            return []
+        kind, upto, need, worth, since, due_ms, order, tried = self._rows[:, :count]
+        kinds, up_to = kind.astype(np.intp), upto.astype(np.intp)
+        fits = (self._within(self._free)[kinds, up_to] >= need) & (tried != self._round)
+        found = np.flatnonzero(fits)
+        if not len(found):
+            return []
+        age = np.minimum(np.maximum(now_ms - since, 0), MOST_AGE * AGE_MS) / AGE_MS
+        due = now_ms >= due_ms
+        key = np.where(due, since - _DUE_FIRST, -worth * np.where(np.isinf(due_ms), 1.0, 1.0 + age))
+        most = min(MOST_SHOWN, free + MORE_SHOWN)
+        if len(found) > most:
+            found = found[np.argpartition(key[found], most - 1)[:most]]
+        self._rows[_FIELDS.index("tried"), found] = self._round
+        names = [self._jobs[slot] for slot in found]
+        kept = np.flatnonzero(due & ~fits)
+        if len(kept):
+            possible = kept[self._within(self._there)[kinds[kept], up_to[kept]] >= need[kept]]
+            if len(possible):
+                names.append(self._jobs[possible[np.lexsort((order[possible], since[possible]))[0]]])
+        return names
+
+    def _within(self, units: _Array) -> _Array:
+        """Units by (class, how many types up to a price)."""
+        found = np.zeros((len(self._kinds), len(self._types) + 1), np.int64)
+        np.cumsum(self._accepts * units, axis=1, out=found[:, 1:])
+        return found
+
+    def _kind(self, kind: Class) -> int:
+        found = self._kinds.get(kind)
+        if found is None:
+            found = self._kinds[kind] = len(self._kinds)
+            self._accepts = np.concatenate((self._accepts, np.array([[_takes(kind, one) for one in self._types]], np.int64)))
+        return found
+
+
+def _takes(kind: Class, machine: tuple[int, str, str, float]) -> bool:
+    models, regions, vram_gib = kind
+    _, model, region, memory = machine
+    return (not models or model in models) and (not regions or region in regions) and memory >= vram_gib
+
+

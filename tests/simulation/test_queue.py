@@ -1,0 +1,74 @@
+"""The short list that a simulated clearing is shown: it comes to something whenever the whole book would."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from market.clearing import clear
+from market.simulation.market import MarketRun
+from market.simulation.queue import Queue, Wanted
+from market.simulation.rule import priced
+from market.simulation.supply import Machine, with_providers
+from market.simulation.terms import Terms
+from tests.simulation.samples import HOUR_MS, MACHINES, USD, philly_like
+
+ANY = ((), (), 0.0)
+
+
+def wanted(job: str, need: int = 1, *, usd: float = 1.0, hours: float = 1, since_ms: int = 0) -> Wanted:
+    return Wanted(job, ANY, need, round(usd * USD), round(hours * HOUR_MS), since_ms)
+
+
+def queue(gpus: int, *bids: Wanted) -> Queue:
+    machine = Machine("m", "p", "A100", gpus, 40.0, "eu", USD // 2)
+    made = Queue([machine])
+    made.listed(machine, gpus)
+    for bid in bids:
+        made.add(bid)
+    made.begin()
+    return made
+
+
+def test_who_finds_no_room_or_pays_too_little_is_not_shown() -> None:
+    shown = queue(2, wanted("fits"), wanted("large", 3), wanted("poor", usd=0.4))
+    assert shown.shown(0) == ["fits"]
+    assert shown.shown(0) == []  # nobody twice in one clearing
+
+
+def test_a_gang_that_is_due_is_shown_so_that_seats_are_kept_for_it() -> None:
+    made = queue(2, wanted("single"), wanted("gang", 2), wanted("never", 3))
+    made.freed("m", -1)
+    assert made.shown(0) == ["single"]
+    made.begin()
+    assert sorted(made.shown(5 * HOUR_MS)) == ["gang", "single"]
+
+
+def test_the_most_valuable_are_shown_and_the_longest_waiting_of_those_that_are_due() -> None:
+    made = queue(1, *(wanted(f"job-{number}", usd=1 + number / 10, since_ms=HOUR_MS * 24) for number in range(40)))
+    assert "job-39" in made.shown(24 * HOUR_MS)
+    made.add(wanted("old", usd=0.6, since_ms=0))
+    made.begin()
+    assert "old" in made.shown(24 * HOUR_MS)
+
+
+class Watched(MarketRun):
+    """Clears the whole book beside each list."""
+
+    def _at_clear(self, about: None, version: int) -> None:
+        whole = clear(self.exchange.snapshot(), 1_000_000, reasons=False, forgone=False)
+        before = self.record.clearings, len(self.exchange.jobs(None))
+        granted = sum(len(run.held) for run in self._runs.values())
+        super()._at_clear(about, version)
+        after = sum(len(run.held) for run in self._runs.values())
+        assert bool(whole.matches) == (after > granted), (whole.matches, before)
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 10_000))
+def test_a_list_comes_to_something_whenever_the_whole_book_does(seed: int) -> None:
+    machines = with_providers(MACHINES[:3])
+    trace = list(priced(philly_like(120, seed), machines, seed))
+    window_ms = trace[-1].submitted_ms
+    record = Watched(machines, Terms(window_ms=window_ms, horizon_ms=window_ms + 100 * 24 * HOUR_MS)).play(trace)
+    assert record.clearings
