@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from cli.csv_rows import csv_rows
 from cli.errors import usage
-from market.simulation.trace import BadTrace
+from market.engine.columns import BadRow
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ def read_rows(path: Path, field: str, parse: Callable[[Iterable[Sequence[str]], 
 def _read(path: Path, field: str, parse: Callable[[Iterator[list[str]]], T]) -> T:
     try:
         return parse(csv_rows(path, field, "CSV in UTF-8, plain or .gz", gzipped=path.suffix == ".gz"))
-    except BadTrace as bad:
+    except BadRow as bad:
         raise usage(str(bad), field=field, remedy=bad.remedy or None, code="bad_row") from None
     except FileNotFoundError:
         raise usage(f"{path} does not exist", field=field, code="no_such_file") from None

@@ -55,7 +55,7 @@ class OrderBook:
         made._buckets = dict(self._buckets)
         made._free = dict(self._free)
         made._own = dict(self._own)
-        made._merged = dict(self._merged)
+        made._merged = self._merged  # of the same buckets, until one of the two changes
         return made
 
     def get(self, offer_id: str) -> Offer | None:
@@ -71,7 +71,7 @@ class OrderBook:
         self._offers[offer.id] = offer
         if known is None:
             _insert(self._buckets, offer)
-            self._merged.clear()
+            self._merged = {}
         was, now = known is not None and _is_free(known), _is_free(offer)
         if now and not was:
             _insert(self._free, offer)
@@ -86,7 +86,7 @@ class OrderBook:
         """Take the offer off the book; unknown ids are a bug."""
         offer = self._offers.pop(offer_id)
         _delete(self._buckets, offer)
-        self._merged.clear()
+        self._merged = {}
         if _is_free(offer):
             _delete(self._free, offer)
         self._forget_owners(offer)

@@ -3,6 +3,7 @@
 import resource
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +46,8 @@ def simulate(
     bound, prices, losses, revenue by provider, and who was not served and why.
     """
     settings: Settings = ctx.obj
+    if find_spec("numpy") is None:
+        raise refused("not_installed", "a simulation needs numpy", remedy="pip install 'torg[engine]'")
     begun, begun_cpu = time.perf_counter(), time.process_time()
     from market.price_rules import PRICE_RULES
     from market.simulation.baselines import BASELINES

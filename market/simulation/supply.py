@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
+from market.engine.columns import BadRow
 from market.hardware import offered_name
 from market.measurements import doubt_of
-from market.simulation.trace import BadTrace, Rows, TraceJob
+from market.simulation.trace import Rows, TraceJob
 
 LISTED_COLUMNS: Final = ("gpu", "gpus", "vram_mib_per_gpu", "usd_per_hour_total", "region")
 CLEAR_COLUMNS: Final = (
@@ -38,28 +39,28 @@ class Machine:
 
 def machines_of(heading: Sequence[str], rows: Rows, table: str = "offers") -> list[Machine]:
     """Offers as listed (LISTED_COLUMNS, one row a machine and its whole price) or as `torg clear` reads them; raises
-    BadTrace."""
+    BadRow."""
     names = [name.strip() for name in heading]
     listed = "usd_per_hour_total" in names
     known = LISTED_COLUMNS if listed else CLEAR_COLUMNS
     needed = LISTED_COLUMNS[:4] if listed else ("id", "gpu", "usd_per_gpu_hour", "gpus")
     for name in names:
         if name not in known or names.count(name) > 1:
-            raise BadTrace(table, 0, name[:40] or "(empty)", "no such column, or there twice", f"columns: {','.join(known)}")
+            raise BadRow(table, 0, name[:40] or "(empty)", "no such column, or there twice", f"columns: {','.join(known)}")
     for name in needed:
         if name not in names:
-            raise BadTrace(table, 0, name, "the column is missing", f"columns: {','.join(known)}")
+            raise BadRow(table, 0, name, "the column is missing", f"columns: {','.join(known)}")
     found: list[Machine] = []
     seen: dict[str, int] = {}
     for row, cells in enumerate(rows, 1):
         if row > MAX_MACHINES:
-            raise BadTrace(table, row, "id", f"there are more than {MAX_MACHINES:,} rows", "fewer machines, or a lower --load")
+            raise BadRow(table, row, "id", f"there are more than {MAX_MACHINES:,} rows", "fewer machines, or a lower --load")
         if len(cells) != len(names):
-            raise BadTrace(table, row, "row", f"it has {len(cells)} cells and the heading {len(names)}")
+            raise BadRow(table, row, "row", f"it has {len(cells)} cells and the heading {len(names)}")
         text = {name: cell.strip() for name, cell in zip(names, cells, strict=True)}
         gpus = _decimal(table, row, "gpus", text["gpus"], 4_096)
         if gpus != int(gpus) or gpus < 1:
-            raise BadTrace(table, row, "gpus", f"{text['gpus']} is no whole number from 1 to 4,096")
+            raise BadRow(table, row, "gpus", f"{text['gpus']} is no whole number from 1 to 4,096")
         if listed:
             price, column = _decimal(table, row, "usd_per_hour_total", text["usd_per_hour_total"], 10**6) / gpus, "usd_per_hour_total"
             vram = float(_decimal(table, row, "vram_mib_per_gpu", text["vram_mib_per_gpu"], 4_194_304) / 1024)
@@ -70,13 +71,13 @@ def machines_of(heading: Sequence[str], rows: Rows, table: str = "offers") -> li
             name = text["id"]
         nanos = int((price * 10**9).to_integral_value())
         if nanos < 1:
-            raise BadTrace(table, row, column, "a price is above 0")
+            raise BadRow(table, row, column, "a price is above 0")
         if not name or name in seen:
-            raise BadTrace(table, row, "id", f"{name!r} is the id of row {seen.get(name, 0)} too" if name else "is empty", "ids are unique")
+            raise BadRow(table, row, "id", f"{name!r} is the id of row {seen.get(name, 0)} too" if name else "is empty", "ids are unique")
         seen[name] = row
         gpu = text["gpu"].replace(" ", "-")
         if not gpu:
-            raise BadTrace(table, row, "gpu", "is empty", "write a name")
+            raise BadRow(table, row, "gpu", "is empty", "write a name")
         found.append(Machine(name, "", shown_gpu(gpu, round(vram, 3)), int(gpus), round(vram, 3), text.get("region", ""), nanos))
     return found
 
@@ -91,9 +92,9 @@ def _decimal(table: str, row: int, column: str, text: str, most: int) -> Decimal
     try:
         value = Decimal(text)
     except InvalidOperation:
-        raise BadTrace(table, row, column, f"{text[:40]!r} is not a number") from None
+        raise BadRow(table, row, column, f"{text[:40]!r} is not a number") from None
     if not value.is_finite() or not 0 <= value <= most:
-        raise BadTrace(table, row, column, f"{text[:40]} is out of range", f"allowed: 0 to {most:,}")
+        raise BadRow(table, row, column, f"{text[:40]} is out of range", f"allowed: 0 to {most:,}")
     return value
 
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from market.checking import MAX_VRAM_GIB, MAX_WORKERS, NAME, is_name
+from market.engine.columns import BadRow
 from market.hardware import listed_name
 from storage.units import MS_PER_SECOND, UnitError, parse_usd
 
@@ -24,21 +25,6 @@ TORG_COLUMNS: Final = (
     "id", "tenant", "submitted_s", "duration_s", "gpus_min", "gpus_max", "gpu", "regions", "vram_gib",
     "max_usd_per_gpu_hour", "estimate_s", "patience_s",
 )  # fmt: skip
-
-
-@dataclass(slots=True)
-class BadTrace(ValueError):
-    """A row that cannot be taken. `row` counts the data rows from 1, and is 0 for the heading."""
-
-    table: str
-    row: int
-    column: str
-    message: str
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        where = f"row {self.row}" if self.row else "heading"
-        return f"{self.table}: {where}, {self.column}: {self.message}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +77,7 @@ Rows = Iterable[Sequence[str]]
 
 
 def philly_jobs(heading: Sequence[str], rows: Rows, table: str = "trace") -> list[BareJob]:
-    """`timestamp,duration,num_gpus,gpu_time,cluster`: seconds, GPUs, GPU-seconds (not read), tenant. Raises BadTrace.
+    """`timestamp,duration,num_gpus,gpu_time,cluster`: seconds, GPUs, GPU-seconds (not read), tenant. Raises BadRow.
 
     Rows may come in any order; a job's id is its row. Timestamps are `YYYY-MM-DD HH:MM:SS`, taken as UTC.
     """
@@ -113,7 +99,7 @@ def philly_jobs(heading: Sequence[str], rows: Rows, table: str = "trace") -> lis
 
 
 def torg_jobs(heading: Sequence[str], rows: Rows, table: str = "trace") -> list[TraceJob]:
-    """The columns of TORG_COLUMNS; raises BadTrace. `id`, `submitted_s`, `duration_s`, `gpus_max` and
+    """The columns of TORG_COLUMNS; raises BadRow. `id`, `submitted_s`, `duration_s`, `gpus_max` and
     `max_usd_per_gpu_hour` are needed; of the others the column, or the cell, may be missing."""
     needed = ("id", "submitted_s", "duration_s", "gpus_max", "max_usd_per_gpu_hour")
     at = _places(table, heading, TORG_COLUMNS, needed)
@@ -123,12 +109,12 @@ def torg_jobs(heading: Sequence[str], rows: Rows, table: str = "trace") -> list[
         text = {name: cells[place].strip() for name, place in at.items()}
         name = _name(table, row, "id", text["id"])
         if name in seen:
-            raise BadTrace(table, row, "id", f"{name!r} is the id of row {seen[name]} too", "ids are unique")
+            raise BadRow(table, row, "id", f"{name!r} is the id of row {seen[name]} too", "ids are unique")
         seen[name] = row
         most = _whole(table, row, "gpus_max", text["gpus_max"], 1, MAX_GANG)
         least = _whole(table, row, "gpus_min", text.get("gpus_min") or str(most), 1, MAX_GANG)
         if least > most:
-            raise BadTrace(table, row, "gpus_min", f"{least} is above gpus_max, which is {most}", "gpus_min ≤ gpus_max")
+            raise BadRow(table, row, "gpus_min", f"{least} is above gpus_max, which is {most}", "gpus_min ≤ gpus_max")
         duration = _seconds(table, row, "duration_s", text["duration_s"])
         patience = text.get("patience_s", "")
         found.append(
@@ -152,23 +138,23 @@ def torg_jobs(heading: Sequence[str], rows: Rows, table: str = "trace") -> list[
 
 
 def churn_of(rows: Rows, table: str = "churn") -> list[Churn]:
-    """`milliseconds,add or remove,machine`, without a heading; raises BadTrace."""
+    """`milliseconds,add or remove,machine`, without a heading; raises BadRow."""
     found: list[Churn] = []
     there: set[str] = set()
     last_ms = 0
     for row, cells in enumerate(rows, 1):
         if row > MAX_CHURN:
-            raise BadTrace(table, row, "time", f"there are more than {MAX_CHURN:,} rows", "split the file")
+            raise BadRow(table, row, "time", f"there are more than {MAX_CHURN:,} rows", "split the file")
         if len(cells) != 3:
-            raise BadTrace(table, row, "row", f"it has {len(cells)} cells", "milliseconds,add or remove,machine")
+            raise BadRow(table, row, "row", f"it has {len(cells)} cells", "milliseconds,add or remove,machine")
         at_ms = _whole(table, row, "time", cells[0].strip(), 0, MAX_SECONDS * MS_PER_SECOND)
         if at_ms < last_ms:
-            raise BadTrace(table, row, "time", f"{at_ms} is before the row above, {last_ms}", "rows in order of time")
+            raise BadRow(table, row, "time", f"{at_ms} is before the row above, {last_ms}", "rows in order of time")
         last_ms, word, machine = at_ms, cells[1].strip(), cells[2].strip()
         if word not in ("add", "remove"):
-            raise BadTrace(table, row, "event", f"{word!r} is neither add nor remove")
+            raise BadRow(table, row, "event", f"{word!r} is neither add nor remove")
         if (word == "add") == (machine in there):
-            raise BadTrace(table, row, "machine", f"{machine!r} {'is there already' if word == 'add' else 'is not there'}")
+            raise BadRow(table, row, "machine", f"{machine!r} {'is there already' if word == 'add' else 'is not there'}")
         there.symmetric_difference_update((machine,))
         found.append(Churn(at_ms, word == "add", machine))
     return found
@@ -179,21 +165,21 @@ def _places(table: str, heading: Sequence[str], known: Sequence[str], needed: Se
     wanted = f"columns: {','.join(known)}"
     for name in names:
         if name not in known:
-            raise BadTrace(table, 0, name[:40] or "(empty)", "no such column", wanted)
+            raise BadRow(table, 0, name[:40] or "(empty)", "no such column", wanted)
         if names.count(name) > 1:
-            raise BadTrace(table, 0, name, "the column is there twice", wanted)
+            raise BadRow(table, 0, name, "the column is there twice", wanted)
     for name in needed:
         if name not in names:
-            raise BadTrace(table, 0, name, "the column is missing", wanted)
+            raise BadRow(table, 0, name, "the column is missing", wanted)
     return {name: place for place, name in enumerate(names)}
 
 
 def _checked(table: str, heading: Sequence[str], rows: Rows) -> Iterator[tuple[int, Sequence[str]]]:
     for row, cells in enumerate(rows, 1):
         if row > MAX_JOBS:
-            raise BadTrace(table, row, "id", f"there are more than {MAX_JOBS:,} rows", "split the file")
+            raise BadRow(table, row, "id", f"there are more than {MAX_JOBS:,} rows", "split the file")
         if len(cells) != len(heading):
-            raise BadTrace(table, row, "row", f"it has {len(cells)} cells and the heading {len(heading)}")
+            raise BadRow(table, row, "row", f"it has {len(cells)} cells and the heading {len(heading)}")
         yield row, cells
 
 
@@ -201,7 +187,7 @@ def _timestamp(table: str, row: int, text: str) -> int:
     try:
         moment = datetime.fromisoformat(text.strip())
     except ValueError:
-        raise BadTrace(table, row, "timestamp", f"{text[:40]!r} is no time", "such as 2017-10-09 07:01:55") from None
+        raise BadRow(table, row, "timestamp", f"{text[:40]!r} is no time", "such as 2017-10-09 07:01:55") from None
     return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * MS_PER_SECOND)
 
 
@@ -209,7 +195,7 @@ def _seconds(table: str, row: int, column: str, text: str, least_ms: int = 1) ->
     seconds = _number(table, row, column, text, MAX_SECONDS)
     ms = round(seconds * MS_PER_SECOND)
     if ms < least_ms:
-        raise BadTrace(table, row, column, f"{text} is not above 0", "seconds")
+        raise BadRow(table, row, column, f"{text} is not above 0", "seconds")
     return ms
 
 
@@ -219,16 +205,16 @@ def _number(table: str, row: int, column: str, text: str, most: float) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise BadTrace(table, row, column, f"{text[:40]!r} is not a number")
+        raise BadRow(table, row, column, f"{text[:40]!r} is not a number")
     if not 0 <= value <= most:
-        raise BadTrace(table, row, column, f"{text[:40]} is out of range", f"allowed: 0 to {most:,.0f}")
+        raise BadRow(table, row, column, f"{text[:40]} is out of range", f"allowed: 0 to {most:,.0f}")
     return value
 
 
 def _whole(table: str, row: int, column: str, text: str, least: int, most: int) -> int:
     value = int(text) if text.isdecimal() and len(text) < 20 else -1
     if not least <= value <= most:
-        raise BadTrace(table, row, column, f"{text[:40]!r} is no whole number from {least} to {most:,}")
+        raise BadRow(table, row, column, f"{text[:40]!r} is no whole number from {least} to {most:,}")
     return value
 
 
@@ -236,15 +222,15 @@ def _price(table: str, row: int, column: str, text: str) -> int:
     try:
         nanos = parse_usd(text)
     except UnitError as error:
-        raise BadTrace(table, row, column, str(error)) from None
+        raise BadRow(table, row, column, str(error)) from None
     if not 1 <= nanos <= 10_000 * 10**9:
-        raise BadTrace(table, row, column, f"{text} is out of range", "allowed: above 0, to 10,000")
+        raise BadRow(table, row, column, f"{text} is out of range", "allowed: above 0, to 10,000")
     return nanos
 
 
 def _name(table: str, row: int, column: str, text: str) -> str:
     if not is_name(text):
-        raise BadTrace(table, row, column, f"{text[:40]!r} is no name", "1 to 64 letters, digits, dots, dashes")
+        raise BadRow(table, row, column, f"{text[:40]!r} is no name", "1 to 64 letters, digits, dots, dashes")
     return text
 
 
@@ -255,7 +241,7 @@ def _tenant(table: str, row: int, column: str, text: str) -> str:
 def _names(table: str, row: int, column: str, text: str) -> tuple[str, ...]:
     names = sorted({part.strip() for part in text.split("|")}) if text else []
     if len(names) > 64 or not all(NAME.fullmatch(name) for name in names):
-        raise BadTrace(table, row, column, f"{text[:40]!r} is no list of names", "at most 64 names joined by |, or nothing")
+        raise BadRow(table, row, column, f"{text[:40]!r} is no list of names", "at most 64 names joined by |, or nothing")
     return tuple(names)
 
 

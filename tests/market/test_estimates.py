@@ -287,14 +287,17 @@ def test_a_command_is_estimated_from_its_earlier_runs_by_the_same_customer() -> 
     assert scene.replayed().fingerprint() == scene.exchange.fingerprint()
 
 
-def test_a_busy_market_is_not_estimated() -> None:
+def test_who_waits_for_machines_that_are_let_is_estimated_as_if_they_were_free() -> None:
     scene = seats(2, measured=QUIET)
     run(scene, "job-1")
     scene.submit("job-2", **DIGITS)
     scene.clear()
     assert plan(scene, **DIGITS)["estimate"] is None
     scene.submit("job-3", **DIGITS)
-    assert scene.view("job-3")["estimate"] is None
+    waiting, idle = scene.view("job-3")["estimate"], scene.view("job-2")["estimate"]
+    assert (waiting["basis"], waiting["middle_ms"], waiting["workers"]) == (idle["basis"], idle["middle_ms"], 2)
+    scene.submit("job-4", **DIGITS | {"workers": {**scene.view("job-3")["spec"]["workers"], "min": 3, "max": 3}})
+    assert scene.view("job-4")["estimate"] is None  # so many there are not
 
 
 @given(st.integers(1, 10**6), st.integers(0, 10**9))

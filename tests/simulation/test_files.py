@@ -12,7 +12,8 @@ import pytest
 from market.simulation.churning import comings_and_goings, seats_of
 from market.simulation.rule import priced
 from market.simulation.supply import machines_of, scaled
-from market.simulation.trace import PHILLY_COLUMNS, TORG_COLUMNS, BadTrace, Churn, churn_of, philly_jobs, torg_jobs
+from market.engine.columns import BadRow
+from market.simulation.trace import PHILLY_COLUMNS, TORG_COLUMNS, Churn, churn_of, philly_jobs, torg_jobs
 from tests.cli.conftest import Torg, home, market, torg  # noqa: F401
 from tests.simulation.samples import CHURN, HOUR_MS, MACHINES, philly_like
 
@@ -97,9 +98,9 @@ def test_rows_are_read_in_any_order_and_only_as_far_as_allowed(monkeypatch: pyte
     found = philly_jobs(PHILLY_COLUMNS, rows)
     assert [(one.id, one.submitted_ms, one.gpus) for one in found] == [("job-2", 0, 2), ("job-1", HOUR_MS, 1)]
     monkeypatch.setattr("market.simulation.trace.MAX_JOBS", 1)
-    with pytest.raises(BadTrace, match="more than 1 rows"):
+    with pytest.raises(BadRow, match="more than 1 rows"):
         philly_jobs(PHILLY_COLUMNS, rows)
-    with pytest.raises(BadTrace, match="more than 1 rows"):
+    with pytest.raises(BadRow, match="more than 1 rows"):
         torg_jobs(TORG_COLUMNS, (f"j{row},t,0,1,1,1,,,0,1,1,".split(",") for row in range(3)))
 
 
@@ -148,5 +149,5 @@ def test_churn_is_read_and_repeated_with_every_machine_coming_and_going_in_turn(
     [("5,join,a", "neither add nor remove"), ("5,add", "2 cells"), ("-5,add,a", "time"), ("5,remove,zz", "is not there"), ("0,add,b", "is before the row above")],
 )
 def test_churn_that_cannot_be_is_refused(row: str, says: str) -> None:
-    with pytest.raises(BadTrace, match=says):
+    with pytest.raises(BadRow, match=says):
         churn_of([["0", "add", "x"], ["3", "remove", "x"], row.split(",")])
