@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from market.engine.columns import BadRow
 from market.simulation.churning import comings_and_goings, seats_of
 from market.simulation.rule import priced
 from market.simulation.supply import machines_of, scaled
-from market.engine.columns import BadRow
 from market.simulation.trace import PHILLY_COLUMNS, TORG_COLUMNS, Churn, churn_of, philly_jobs, torg_jobs
 from tests.cli.conftest import Torg, home, market, torg  # noqa: F401
 from tests.simulation.samples import CHURN, HOUR_MS, MACHINES, philly_like
