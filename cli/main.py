@@ -22,7 +22,7 @@ from cli.settings import Settings, current_settings
 
 VERBS = {
     "up": "market", "down": "market", "status": "market", "invite": "market",
-    "backup": "backup", "restore": "backup", "members": "members", "teams": "teams", "join": "join",
+    "blobs": "blobs", "backup": "backup", "restore": "backup", "members": "members", "teams": "teams", "join": "join",
     "provide": "provide", "provider": "provider",
     "offers": "offers", "prices": "prices",
     "submit": "submit", "run": "run",
@@ -37,7 +37,7 @@ VERBS = {
     "demo": "demo",
 }  # fmt: skip
 PANELS = {
-    "The market": "up down status backup restore demo",
+    "The market": "up down status backup restore blobs demo",
     "Machines": "provide provider offers prices",
     "Jobs": "submit run jobs job explain cancel resume retune watch logs metrics result secret",
     "Inside a running job": "exec shell cp",

@@ -29,10 +29,10 @@ def when_down(settings: Settings, online: Callable[[], Answer], from_files: Call
             raise
         if settings.url or not (settings.home / "journal").is_dir():
             raise
-        return from_files(Files(_readable(settings.home)))
+        return from_files(Files(readable_home(settings.home)))
 
 
-def _readable(home: Path) -> Path:
+def readable_home(home: Path) -> Path:
     """The home, if this torg reads its format."""
     from storage.formats import FormatDamaged, FormatNewer, check_home
 

@@ -47,6 +47,11 @@ class Transfers:
             found += answer.json()["missing"] if answer.status_code == 200 else asked
         return found
 
+    def collect(self, *, dry_run: bool, grace_ms: int) -> dict[str, int]:
+        """Mark what no job needs, sweep what was marked a grace ago (operator): {blobs, needed, marked, due, swept, …}."""
+        found: dict[str, int] = self._wire.json("POST", "/v1/blobs/collect", body={"dry_run": dry_run, "grace_ms": grace_ms}, wait_s=600)
+        return found
+
     def upload(self, source: Path | bytes) -> str:
         """Send what the market does not hold yet; answers the digest. Raises Refused (quota, disk full, digest)."""
         with _opened(source) as file:

@@ -79,6 +79,10 @@ class BlobStore:
             raise ValueError(f"{digest!r} is not a SHA-256 in lower-case hex")
         return self.folder / digest[:2] / digest
 
+    def where(self, digest: str) -> str:
+        """The blob for people: its file."""
+        return str(self.path(digest))
+
     def size(self, digest: str) -> int | None:
         """Bytes of a whole blob; None if there is none."""
         try:
@@ -94,6 +98,11 @@ class BlobStore:
         for folder in sorted(self.folder.iterdir()):
             if len(folder.name) == 2:
                 yield from sorted(path.name for path in folder.iterdir() if DIGEST.fullmatch(path.name))
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes by digest of every whole blob, sorted."""
+        found = ((digest, self.size(digest)) for digest in self.digests())
+        return {digest: size for digest, size in found if size is not None}
 
     def read(self, digest: str) -> bytes:
         """All bytes, checked against the digest; raises BlobMissing, BlobDamaged."""

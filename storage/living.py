@@ -27,7 +27,7 @@ class Living:
     def observe(self, events: Sequence[dict[str, Any]]) -> None:
         """The events of one record, in order."""
         for event in events:
-            self.named.update(dict.fromkeys(_digests(event)))
+            self.named.update(dict.fromkeys(digests_in(event)))
             kind = event["type"]
             if kind == "checkpoint_durable":
                 kept = self._checkpoints.setdefault(event["job"], {})
@@ -58,14 +58,14 @@ def _workdir(submitted: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _digests(value: Any) -> Iterator[str]:
+def digests_in(value: Any) -> Iterator[str]:
     """Everything in a JSON value that has the shape of a blob's name."""
     if isinstance(value, str):
         if DIGEST.fullmatch(value) is not None:
             yield value
     elif isinstance(value, dict):
         for each in value.values():
-            yield from _digests(each)
+            yield from digests_in(each)
     elif isinstance(value, list):
         for each in value:
-            yield from _digests(each)
+            yield from digests_in(each)

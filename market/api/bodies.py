@@ -13,6 +13,7 @@ from market.members import LONGEST_GRACE_MS
 from market.owner_terms import DEFAULT_NOTICE_MS, LONGEST_NOTICE_MS, MOST_NAMED
 from market.schedules import MOST_WINDOWS
 from market.teams import MAX_QUOTA, MAX_WEIGHT
+from storage.garbage import GRACE_MS, MIN_GRACE_MS
 from trainers.metrics import MAX_METRIC_NAME, MAX_METRICS
 
 ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -336,6 +337,11 @@ class AttemptBody(Body):
 
 class MissingBody(Body):
     digests: Annotated[list[Digest], Field(max_length=4_096)]
+
+
+class CollectBody(Body):
+    dry_run: bool = False
+    grace_ms: Annotated[int, Field(ge=MIN_GRACE_MS, le=INT64_MAX)] = GRACE_MS
 
 
 class SaveBody(Body):

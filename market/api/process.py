@@ -29,6 +29,7 @@ from market.clocks import SteadyClock
 from market.daemon import EXIT_NEWER, listen, url_of
 from market.homes import Home
 from market.tls import TlsFiles
+from storage.blobs import BlobStore
 from storage.formats import HOME_FORMAT, FormatDamaged, FormatNewer, check_home, upgrade_home
 from storage.journal import Journal, JournalCorrupt, JournalFull, JournalLocked, JournalNewer
 
@@ -85,7 +86,7 @@ def _serve(home: Home, journal: Journal, given: argparse.Namespace, tls: TlsFile
         upgraded = upgrade_home(home.root)
         if upgraded is not None:
             log.info("the home was of format %s and is of format %s now", upgraded, HOME_FORMAT)
-        shelf = Shelf(home.blobs, home.uploads_file)
+        shelf = Shelf(BlobStore(home.blobs), home.uploads_file)
         clock = SteadyClock(wall_ms, steady_ms)
         desk = Desk(journal, new_exchange, feed, now_ms=clock, broken=_broken, observe=shelf.observe)
         url = given.url or url_of(host, listening.getsockname()[1], secure=tls is not None)

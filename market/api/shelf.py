@@ -6,7 +6,7 @@ Who knows a digest may read its bytes: a digest of 256 bits cannot be guessed, a
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +15,19 @@ from typing import Any, TypeVar
 
 from market.api.problems import Problem
 from storage.artifacts import Artifacts, ArtifactsError
-from storage.blobs import BlobDamaged, BlobMissing, BlobOffsetWrong, BlobStore, BlobStoreFull, BlobTooLarge, Upload
+from storage.blobs import (
+    BlobDamaged,
+    BlobError,
+    BlobMissing,
+    BlobOffsetWrong,
+    BlobStore,
+    BlobStoreFull,
+    BlobTooLarge,
+    Upload,
+)
 from storage.checkpoints import Manifest, ManifestError
+from storage.garbage import Marks
+from storage.living import digests_in
 from storage.parts import Parts, PartsError
 from storage.saved import Saved, SavedError
 
@@ -38,11 +49,21 @@ class Piece:
 
 
 class Shelf:
-    """Blobs in `folder`; who uploaded what is noted in `uploads`, a line `member digest bytes` each."""
+    """Blobs in `store`; who uploaded what is noted in `uploads`, a line `member digest bytes` each.
 
-    def __init__(self, folder: Path, uploads: Path, *, quota_bytes: int = QUOTA_BYTES) -> None:
-        self.store = BlobStore(folder)
+    `in_thread` runs what waits for the disk beside the event loop, on which everything else here runs.
+    """
+
+    def __init__(
+        self, store: BlobStore, uploads: Path, *, quota_bytes: int = QUOTA_BYTES,
+        in_thread: Callable[..., Awaitable[Any]] = asyncio.to_thread,
+    ) -> None:  # fmt: skip
+        self.store = store
         self.store.clean()
+        self.marks = Marks()
+        self.unreadable: set[str] = set()
+        """Manifests of which nobody knows what they need: as long as there are any, nothing is swept."""
+        self._in_thread = in_thread
         self._uploads = uploads
         self._quota_bytes = quota_bytes
         self._senders: dict[str, asyncio.Lock] = {}
@@ -59,10 +80,14 @@ class Shelf:
         """Bytes that count for a member's quota."""
         return sum(self._used.get(member, {}).values())
 
+    def size(self, digest: str) -> int | None:
+        """Bytes of a whole blob, which stays for a grace from now on; None where there is none, or it is going."""
+        return self.store.size(digest) if self.marks.touch(digest) else None
+
     async def receive(self, member: str, digest: str, piece: Piece | None, pieces: AsyncIterator[bytes]) -> Upload:
         """Take the bytes of one request as they come. Raises Problem: quota, offset, digest, size, disk."""
         async with self._one_sender(digest):
-            if (whole := self.store.size(digest)) is not None:
+            if (whole := self.size(digest)) is not None:
                 return Upload(whole, True)
             if piece is None:
                 return await self._receive_whole(member, digest, pieces)
@@ -90,12 +115,30 @@ class Shelf:
             if needed:
                 continue
             self._needed_by.pop(digest, None)
+            await self.discard(digest)
+
+    async def discard(self, digest: str, *, marked: bool = False) -> bool:
+        """Remove a blob that nobody needs by now and (`marked`) nobody has asked for; whether it is gone.
+
+        From the decision on it counts as absent, and whoever sends it again waits until it is.
+        """
+        async with self._one_sender(digest):
+            if self._needed_by.get(digest) or not self.marks.take(digest, marked=marked):
+                return False
             try:
-                await asyncio.to_thread(self.store.delete, digest)
-            except OSError:
-                log.exception("blob %s stays on the disk", digest)
+                await self._in_thread(self.store.delete, digest)
+            except (OSError, BlobError):
+                log.exception("blob %s stays in the store", digest)
+                return False
+            finally:
+                self.marks.gone(digest)
             for held in self._used.values():
                 held.pop(digest, None)
+            return True
+
+    def is_needed(self, digest: str) -> bool:
+        """Whether a job names it."""
+        return bool(self._needed_by.get(digest))
 
     def checkpoints(self, job: str) -> list[Manifest]:
         """The checkpoints of a job that are kept, oldest first."""
@@ -118,7 +161,7 @@ class Shelf:
                 self._left.append((event["job"], event["manifest"]))
             elif event["type"] == "job_submitted":
                 self._owners[event["job"]] = event["customer"]
-                self.need_parts(event["job"], event.get("spec", {}))
+                self.need_spec(event["job"], event.get("spec", {}))
             elif event["type"] == "files_saved":
                 self._saved[event["job"]] = event["manifest"]
             elif event["type"] == "job_state" and event["state"] == "done":
@@ -131,6 +174,7 @@ class Shelf:
                 try:
                     self.need_manifest(job, digest)
                 except Problem as problem:
+                    self.unreadable.add(digest)
                     log.error("a checkpoint of %s is damaged: %s", job, problem.message)
         self._manifests.clear()
         kept = [
@@ -141,6 +185,7 @@ class Shelf:
             try:
                 need(digest)
             except Problem as problem:
+                self.unreadable.add(digest)
                 log.error("files of the command of %s are damaged: %s", job, problem.message)
         self._left.clear()
         self._saved.clear()
@@ -166,18 +211,20 @@ class Shelf:
         except (BlobMissing, BlobDamaged) as error:
             raise PartsError(str(error)) from error
 
-    def need_parts(self, job: str, spec: Mapping[str, Any]) -> None:
-        """What a job's working folder is made of, which was looked at before, stays as long as there is the job."""
+    def need_spec(self, job: str, spec: Mapping[str, Any]) -> None:
+        """Code, data and what a working folder is made of, which were looked at before, stay as long as there is the job."""
+        self.need(job, digests_in(dict(spec)))
         workdir = (spec.get("command") or {}).get("workdir") or {}
         if "parts" in workdir:
             try:
-                self.need(job, [workdir["digest"], *(digest for digest, _ in self.parts(workdir["digest"]).parts)])
+                self.need(job, (digest for digest, _ in self.parts(workdir["digest"]).parts))
             except PartsError as error:
+                self.unreadable.add(workdir["digest"])
                 log.error("the working folder of %s is damaged: %s", job, error)
 
     def missing(self, digests: Iterable[str]) -> list[str]:
         """Those that are not here whole."""
-        return [digest for digest in digests if digest not in self.store]
+        return [digest for digest in digests if self.size(digest) is None]
 
     async def keep_saved(self, job: str, owner: str, digest: str) -> None:
         """`need_saved`, if the owner has room for what is new; else that goes. Raises Problem."""
@@ -213,7 +260,7 @@ class Shelf:
 
     def _named(self, job: str, digest: str, of: str, blobs: Iterable[str]) -> list[str]:
         """A manifest and the blobs that it names, which must be here."""
-        missing = [blob for blob in blobs if blob not in self.store]
+        missing = self.missing([digest, *blobs])
         if of != job or missing:
             what = f"blob {missing[0]} of it is not here" if missing else f"it is of {of}, not of {job}"
             raise Problem(422, "manifest_wrong", f"manifest {digest} cannot be used: {what}", field="manifest")
@@ -234,7 +281,7 @@ class Shelf:
         if place is not None and (manifest.round, manifest.step) != place:
             message = f"manifest {digest} is of round {manifest.round}, step {manifest.step}, not of {place}"
             raise Problem(422, "manifest_wrong", message, field="manifest")
-        missing = [blob for blob in manifest.blobs if blob not in self.store]
+        missing = self.missing([digest, *manifest.blobs])
         if missing:
             raise Problem(422, "blob_missing", f"blob {missing[0]} of the manifest is not here", field="manifest")
         self.need(job, [digest, *manifest.blobs])
@@ -253,7 +300,8 @@ class Shelf:
 
     async def _write(self, digest: str, offset: int, total: int, data: bytes) -> Upload:
         try:
-            return await asyncio.to_thread(self.store.upload, digest, offset, total, data)
+            done: Upload = await self._in_thread(self.store.upload, digest, offset, total, data)
+            return done
         except BlobOffsetWrong as error:
             headers = {"Upload-Offset": str(error.expected)}
             raise Problem(409, "offset_wrong", str(error), field="Content-Range", headers=headers) from error

@@ -151,6 +151,7 @@ DOORS: dict[str, Door] = {
     "HEAD /v1/blobs/{digest}": Door("member", because=DIGESTS),
     "GET /v1/blobs/{digest}": Door("member", shows=("job",), because=DIGESTS),
     "POST /v1/blobs/missing": Door("member", body={"digests": ["{digest}"]}, because=DIGESTS),
+    "POST /v1/blobs/collect": Door("operator", body={"dry_run": True}),
     "PUT /v1/blobs/{digest}": Door("member", content=b"", because=DIGESTS),
     "GET /v1/billing": Door("member", query="job={job}"),
     "GET /v1/prices": Door("member", query="points=4"),

@@ -2,8 +2,9 @@
 
 import asyncio
 import hashlib
+import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx2
@@ -11,6 +12,7 @@ import pytest
 
 from market.api.problems import Problem
 from market.api.shelf import Piece, Shelf
+from storage.blobs import BlobStore
 from storage.saved import Block, Saved, SavedFile
 from tests.api.square import Square, refusal
 
@@ -105,19 +107,19 @@ def test_a_quota_is_a_members_own_and_survives_a_restart(tmp_path: Path) -> None
         digest = hashlib.sha256(data).hexdigest()
         asyncio.run(shelf.receive(member, digest, Piece(0, len(data)), bytes_of(data)))
 
-    shelf = Shelf(tmp_path / "blobs", tmp_path / "uploads.log", quota_bytes=100)
+    shelf = Shelf(BlobStore(tmp_path / "blobs"), tmp_path / "uploads.log", quota_bytes=100)
     receive(shelf, "ann", b"a" * 60)
     receive(shelf, "ann", b"a" * 60)
     with pytest.raises(Problem) as refused:
         receive(shelf, "ann", b"b" * 60)
     assert (refused.value.status, refused.value.code) == (413, "quota_exceeded")
     receive(shelf, "bob", b"b" * 60)
-    again = Shelf(tmp_path / "blobs", tmp_path / "uploads.log", quota_bytes=100)
+    again = Shelf(BlobStore(tmp_path / "blobs"), tmp_path / "uploads.log", quota_bytes=100)
     assert (again.used_bytes("ann"), again.used_bytes("bob")) == (60, 60)
 
 
 def test_a_blob_that_two_jobs_name_goes_with_the_second(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "blobs", tmp_path / "uploads.log")
+    shelf = Shelf(BlobStore(tmp_path / "blobs"), tmp_path / "uploads.log")
     digest = shelf.store.put(b"the same initial state")
     shelf.need("job-a", [digest])
     shelf.need("job-b", [digest])
@@ -137,7 +139,7 @@ def keep(shelf: Shelf, owner: str, *contents: bytes) -> str:
 
 
 def test_a_save_is_its_customers_and_blocks_that_the_next_one_has_not_go(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "blobs", tmp_path / "uploads.log")
+    shelf = Shelf(BlobStore(tmp_path / "blobs"), tmp_path / "uploads.log")
     first, second = b"a" * 4096, b"b" * 4096
     old = keep(shelf, "ann", first, b"c" * 9)
     new = keep(shelf, "ann", first, second)
@@ -145,7 +147,7 @@ def test_a_save_is_its_customers_and_blocks_that_the_next_one_has_not_go(tmp_pat
     left = {len(shelf.store.read(digest)) for digest in shelf.store.digests()}
     assert left == {4096, shelf.store.size(new)}, "two blocks and a manifest"
     assert shelf.used_bytes("ann") == 2 * 4096 + (shelf.store.size(new) or 0)
-    again = Shelf(tmp_path / "blobs", tmp_path / "uploads.log")
+    again = Shelf(BlobStore(tmp_path / "blobs"), tmp_path / "uploads.log")
     events = [
         {"type": "job_submitted", "job": "job-a", "customer": "ann"},
         {"type": "files_saved", "job": "job-a", "manifest": new},
@@ -160,7 +162,7 @@ def test_a_save_is_its_customers_and_blocks_that_the_next_one_has_not_go(tmp_pat
 
 
 def test_a_save_over_the_quota_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "blobs", tmp_path / "uploads.log", quota_bytes=5000)
+    shelf = Shelf(BlobStore(tmp_path / "blobs"), tmp_path / "uploads.log", quota_bytes=5000)
     kept = keep(shelf, "ann", b"a" * 4000)
     before = set(shelf.store.digests())
     with pytest.raises(Problem) as refused:
@@ -171,10 +173,27 @@ def test_a_save_over_the_quota_is_refused_and_leaves_nothing(tmp_path: Path) -> 
 
 
 def test_another_jobs_save_and_one_without_its_blocks_are_refused(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "blobs", tmp_path / "uploads.log")
+    shelf = Shelf(BlobStore(tmp_path / "blobs"), tmp_path / "uploads.log")
     missing = Saved("job-a", 1, (SavedFile("model", (Block("ab" * 32, 5),)),))
     others = Saved("job-b", 1, ())
     for saved in (missing, others):
         with pytest.raises(Problem) as refused:
             asyncio.run(shelf.keep_saved("job-a", "ann", shelf.store.put(saved.encode())))
         assert refused.value.code == "manifest_wrong"
+
+
+def test_an_operator_checks_and_sweeps_from_the_command_line(square: Square, torg: Callable[..., tuple[int, str, str]]) -> None:
+    square.local("customer").upload(os.urandom(1000))
+    code, said, _ = torg("blobs", "gc", "--dry-run", "--json")
+    found = json.loads(said)
+    assert (code, found["swept"], found["due"]) == (0, 0, 0), "nothing was marked a day ago"
+    assert found["marked"] >= 1
+    code, said, _ = torg("blobs", "gc")
+    assert code == 0
+    assert "wait for the grace" in said
+    code, said, _ = torg("blobs", "verify", "--json")
+    checked = json.loads(said)
+    assert checked["blobs"] >= found["blobs"]
+    assert checked["damaged"] == []
+    assert refusal(lambda: square.local("customer").blobs.collect(dry_run=True, grace_ms=3_600_000)).status == 403
+    assert refusal(lambda: square.local("operator").blobs.collect(dry_run=True, grace_ms=1)).status == 422

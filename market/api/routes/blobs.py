@@ -9,10 +9,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from market.api.bodies import DIGEST, MissingBody
+from market.api import sweeping
+from market.api.bodies import DIGEST, CollectBody, MissingBody
 from market.api.limits import BLOB_BYTES, declared_length, parts_of, too_long
 from market.api.problems import Problem
-from market.api.services import Has, Someone
+from market.api.services import Has, Operator, Someone
 from market.api.shelf import PIECE_BYTES, Piece
 from storage.blobs import BlobMissing
 
@@ -29,7 +30,7 @@ _BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", 
 @router.head("/{digest}", response_class=Response)
 async def size(services: Has, _: Someone, digest: Digest) -> Response:
     """Content-Length of a whole blob; 404 with Upload-Offset for one that is not whole."""
-    found = services.shelf.store.size(digest)
+    found = services.shelf.size(digest)
     if found is None:
         return Response(status_code=404, headers={"Upload-Offset": str(services.shelf.store.partial(digest))})
     return Response(headers={"Content-Length": str(found), "Accept-Ranges": "bytes"})
@@ -48,11 +49,13 @@ async def read(
     services: Has, _: Someone, digest: Digest, range_: Annotated[str | None, Header(alias="Range")] = None
 ) -> StreamingResponse:
     """The bytes, or those from `Range: bytes=a-` or `a-b` on."""
+    total = services.shelf.size(digest)
     try:
+        if total is None:
+            raise BlobMissing(f"there is no blob {digest}")
         file = services.shelf.store.open(digest)
     except BlobMissing as error:
         raise Problem(404, "unknown_blob", str(error), field="digest") from error
-    total = services.shelf.store.size(digest) or 0
     start, end = 0, total
     if range_ is not None:
         found = _RANGE.fullmatch(range_)
@@ -76,6 +79,14 @@ async def missing(services: Has, _: Someone, body: MissingBody) -> dict[str, Any
     return {"missing": await asyncio.to_thread(services.shelf.missing, body.digests)}
 
 
+@router.post("/collect")
+async def collect(services: Has, _: Operator, body: CollectBody) -> dict[str, Any]:
+    """Mark what no job needs, and remove what was marked a grace ago and that nobody has asked for since."""
+    sizes = await asyncio.to_thread(services.shelf.store.sizes)
+    now_ms = services.clock()
+    return (await sweeping.collect(services.shelf, sizes, now_ms, body.grace_ms, dry_run=body.dry_run)).to_json()
+
+
 @router.put(
     "/{digest}",
     status_code=201,
@@ -93,7 +104,7 @@ async def write(
 ) -> JSONResponse:
     """A whole blob, or the bytes `a-b/total` of it; 201 when whole and new, 200 when there, 202 when more is to come."""
     declared_length(request, BLOB_BYTES)
-    had = services.shelf.store.size(digest) is not None
+    had = services.shelf.size(digest) is not None
     piece = _piece(content_range)
     done = await services.shelf.receive(caller.name, digest, piece, _limited(request, piece))
     status = 202 if not done.whole else 200 if had else 201

@@ -49,7 +49,7 @@ async def submit(
     """Hold the budget and wait for a clearing; the same id and spec again is answered as before."""
     _check_blobs(services, body.spec)
     command = SubmitJob(id=id_of(body.id, idempotency_key), spec=body.spec, by=caller.name)
-    services.shelf.need_parts(command.id, body.spec)
+    services.shelf.need_spec(command.id, body.spec)
     return settle(*await services.ask(command))
 
 
@@ -207,7 +207,7 @@ def _check_blobs(services: Has, spec: dict[str, Any]) -> None:
         digest = part.get("digest") if isinstance(part, dict) else None
         if not (isinstance(part, dict) and isinstance(digest, str) and len(digest) == 64):
             continue
-        size = services.shelf.store.size(digest)
+        size = services.shelf.size(digest)
         if size is None:
             message = f"{field} names blob {digest}, which was not uploaded"
             raise Problem(422, "blob_missing", message, field=f"{field}.digest", remedy="upload it first")
@@ -224,7 +224,7 @@ def _bytes_of_parts(services: Has, field: str, digest: str) -> int:
         found = services.shelf.parts(digest)
     except PartsError as error:
         raise Problem(422, "manifest_wrong", f"{field}.digest: {error}", field=f"{field}.digest") from error
-    missing = [part for part, size in found.parts if services.shelf.store.size(part) != size]
+    missing = [part for part, size in found.parts if services.shelf.size(part) != size]
     if missing:
         message = (
             f"{field}: {len(missing)} of its {len(found.parts)} parts were not uploaded, the first is {missing[0]}"
