@@ -39,6 +39,25 @@ class PastQuestions:
         begins with that size's."""
         return self._wire.json("GET", "/v1/log", params={"old": old, "new": new})
 
+    def disputes(self, *, job: str | None = None) -> list[Json]:
+        """Those that touch oneself, oldest first."""
+        return items(self._wire.json("GET", "/v1/disputes", params={"job": job}))
+
+    def dispute(self, dispute: str) -> Json:
+        return self._wire.json("GET", f"/v1/disputes/{part(dispute)}")
+
+    def open_dispute(
+        self, id: str, *, job: str, lease: str, reason: str, amount_nanos: int | None = None, evidence: str = ""
+    ) -> Json:
+        """Object to what a lease of one's own job was charged; `amount_nanos` None: to all of it."""
+        body = {"id": id, "lease": lease, "amount_nanos": amount_nanos, "reason": reason, "evidence": evidence}
+        return self._wire.json("POST", f"/v1/jobs/{part(job)}/disputes", body=body)
+
+    def decide_dispute(self, dispute: str, *, verdict: str, reason: str, amount_nanos: int | None = None) -> Json:
+        """`upheld` or `rejected` (operator)."""
+        body = {"verdict": verdict, "reason": reason, "amount_nanos": amount_nanos}
+        return self._wire.json("POST", f"/v1/disputes/{part(dispute)}/decide", body=body)
+
     def sql(self, statement: str) -> Json:
         """{columns, rows} of one read-only statement over one's own books."""
         return self._wire.json("POST", "/v1/sql", body={"sql": statement})

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from market.clearing import Clearing
+from market.dispute_commands import DecideDispute, DisputeCommand, OpenDispute
 from market.offer_commands import (
     ChangeOffer,
     EndLease,
@@ -57,6 +58,7 @@ from market.team_commands import (
 __all__ = [
     "KEEP",
     "ChangeOffer",
+    "DecideDispute",
     "EndLease",
     "Evaluated",
     "GrantCredit",
@@ -70,6 +72,7 @@ __all__ = [
     "Member",
     "MoveMember",
     "NoteFormat",
+    "OpenDispute",
     "PlaceOffer",
     "Reading",
     "RemoveTeam",
@@ -263,4 +266,5 @@ Command = (
     | OfferCommand
     | ReportCommand
     | TeamCommand
+    | DisputeCommand
 )

@@ -96,16 +96,17 @@ def hold(turn: Turn, mark: str, job: Job, amount_nanos: int) -> None:
         turn.transfer(Transfer(mark, "hold", wallet(job.customer), escrow(job.id), left, job.id))
 
 
-def release(turn: Turn, job: Job) -> None:
-    """Give what is left in the escrow back to where it came from."""
-    left = turn.state.escrow(job)
+def release(turn: Turn, job: Job, keep_nanos: int = 0, mark: str = "") -> None:
+    """Give what is left in the escrow, but what is kept for disputes, back to where it came from. `mark`: of a later release,
+    once what was kept is decided."""
+    left = turn.state.escrow(job) - keep_nanos
     for name, unspent in unspent_grants(job):
-        if unspent:
-            mark = f"release:{job.id}:{name}"
-            turn.transfer(Transfer(mark, "release", escrow(job.id), credit(name), unspent, job.id))
-            left -= unspent
+        part = 0 if mark else min(left, unspent)
+        if part:
+            turn.transfer(Transfer(f"release:{job.id}:{name}", "release", escrow(job.id), credit(name), part, job.id))
+            left -= part
     if left:
-        turn.transfer(Transfer(f"release:{job.id}", "release", escrow(job.id), wallet(job.customer), left, job.id))
+        turn.transfer(Transfer(f"release:{job.id}{mark}", "release", escrow(job.id), wallet(job.customer), left, job.id))
     for name in job.granted:
         if turn.state.grants[name].over:
             _give_back(turn, turn.state.grants[name], f"expire:{name}:{job.id}")

@@ -106,6 +106,10 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "spot_cleared": ("matched", "unmatched"),
     "lease_metered": ("lease", "epoch", "job", "leased_ms", "trained_ms", "rounds", "tokens", "bytes", "claimed_ms"),
     "meter_signed": ("lease", "epoch", "job", "leased_ms", "trained_ms", "rounds", "tokens", "bytes", "run_ms", "signature"),
+    "dispute_opened": (
+        "dispute", "job", "lease", "by", "about", "reason", "amount_nanos", "fee_nanos", "held_nanos", "evidence", "until_ms",
+    ),
+    "dispute_closed": ("dispute", "job", "state", "amount_nanos", "reason", "by"),
     "lease_charged": ("lease", "epoch", "job", "from_ms", "to_ms", "amount_nanos", "fee_nanos", "round"),
     "lease_ended": ("lease", "epoch", "job", "reason", "fault", "metered_ms", "charged_ms", "detail"),
     "round_committed": (

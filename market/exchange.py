@@ -15,6 +15,7 @@ from market import (
     attempts,
     clearing_records,
     credits,
+    disputes,
     explaining,
     granting,
     holding,
@@ -41,6 +42,7 @@ from market.commands import (
     CancelJob,
     ChangeOffer,
     Command,
+    DecideDispute,
     Deposit,
     EndLease,
     GrantCredit,
@@ -52,6 +54,7 @@ from market.commands import (
     MakeInvite,
     MoveMember,
     NoteFormat,
+    OpenDispute,
     OpenMarket,
     Payout,
     PlaceOffer,
@@ -128,6 +131,8 @@ _DECISIONS: Final[Mapping[type, _Decide]] = {
     AddBudget: jobs.add_budget,
     RetuneJob: jobs.retune_job,
     HaltJob: jobs.halt_job,
+    OpenDispute: disputes.open_dispute,
+    DecideDispute: disputes.decide_dispute,
     SetPriceRule: clearing_records.set_price_rule,
     StopMarket: jobs.stop_market,
     ReopenMarket: jobs.reopen_market,
@@ -346,6 +351,14 @@ class Exchange:
         """Every account's; their sum is 0."""
         return self._state.ledger.balances()
 
+    def disputes(self) -> list[Json]:
+        """Every dispute, oldest first."""
+        return [disputes.dispute_view(one) for one in self._state.disputes.values()]
+
+    def dispute(self, name: str) -> Json | None:
+        found = self._state.disputes.get(name)
+        return None if found is None else disputes.dispute_view(found)
+
     def transfers(self, account: str, after: str | None = None, limit: int = 100) -> list[Json]:
         return views.transfers_view(self._state, account, after, limit)
 
@@ -417,6 +430,8 @@ class Exchange:
                 "grants",
                 "limits",
                 "spent",
+                "disputes",
+                "held_earnings",
                 "offers",
                 "providers",
                 "jobs",

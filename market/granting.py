@@ -12,6 +12,7 @@ from market.clearing import Match, Unmatched
 from market.clearing_records import clearing_view, kinds, seats_view, unmatched_view
 from market.commands import SYSTEM, ApplyClearing, EndLease, StartLease
 from market.constraints import CONSTRAINTS, cost_nanos_at
+from market.disputes import question_meter
 from market.elastic import is_interruptible, wish_of
 from market.faults import BY_REASON, Charged, cause_of_notice, cause_of_provider_end
 from market.holding import is_paused
@@ -380,6 +381,7 @@ def end_lease(turn: Turn, lease: Lease, reason: str, detail: str, *, watch: bool
     note_signed(turn, lease)
     if cause.charged is Charged.LAST_READING:
         charge(turn, lease, lease.metered_ms, turn.state.jobs[lease.job].rounds_committed, watch=watch)
+        question_meter(turn, lease)
     elif cause.saved_counts:
         charge(turn, lease, lease.saved_ms, turn.state.jobs[lease.job].rounds_committed, watch=watch)
     fields = {

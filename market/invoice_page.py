@@ -46,6 +46,7 @@ def invoice_page(invoice: Json, market: str = "") -> str:
     title = f"Invoice {invoice['job']}"
     facts = [
         ("Job", f"{invoice['name'] or ''} ({invoice['job']}), {invoice['state'] or 'unknown'}"),
+        ("Number", invoice.get("number")), ("Issued", _instant(invoice["issued_at"]) if invoice.get("issued_at") else None),
         ("Customer", invoice["customer"]), ("Submitted", _instant(invoice["submitted_at"])), ("Market", market),
     ]  # fmt: skip
     parts = [
@@ -57,6 +58,10 @@ def invoice_page(invoice: Json, market: str = "") -> str:
     ]  # fmt: skip
     if invoice.get("payments"):
         parts += ["<h2>Payments</h2>", *_table(_PAYMENTS, map(_payment, invoice["payments"]))]
+    if invoice.get("notes"):
+        parts += ["<h2>Credit and debit notes</h2>", *_table(_NOTES, map(_note, invoice["notes"]))]
+    if invoice.get("disputes"):
+        parts += ["<h2>Disputes</h2>", *_table(_DISPUTES, map(_dispute, invoice["disputes"]))]
     parts += ["<h2>Sums</h2>", "<table class=sums>"]
     parts += [
         f'<tr{" class=whole" if name == "Billed" else ""}><td>{name}<td class=number>{_usd(nanos)}'
@@ -76,6 +81,8 @@ _LINES: Final = (
     ("Amount", "number"),
 )  # fmt: skip
 _PAYMENTS: Final = (("When", ""), ("What", ""), ("Amount", "number"))
+_NOTES: Final = (("Number", ""), ("When", ""), ("Lease", "wide"), ("Amount", "number"))
+_DISPUTES: Final = (("Dispute", ""), ("Lease", "wide"), ("Why", ""), ("State", ""), ("In question", "number"))
 _MOVES: Final = {"hold": "held for the job", "release": "given back"}
 
 
@@ -105,6 +112,19 @@ def _payment(payment: Json) -> list[str]:
     return [_instant(payment["at"]), what, _usd(payment["amount_nanos"])]
 
 
+def _note(note: Json) -> list[str]:
+    sign = "−" if note["kind"] == "credit_note" else ""
+    return [escape(note["number"]), _instant(note["at"]), escape(note["lease"]), f"{sign}{_usd(note['amount_nanos'])}"]
+
+
+def _dispute(one: Json) -> list[str]:
+    decided = f"<br><span class=soft>{escape(one['decision'])}</span>" if one["decision"] else ""
+    return [
+        escape(one["dispute"]), escape(one["lease"]), escape(one["reason"]), escape(one["state"]) + decided,
+        _usd(one["amount_nanos"]),
+    ]  # fmt: skip
+
+
 def _sums(invoice: Json) -> list[tuple[str, int]]:
     sums = [
         ("To the providers", invoice["earnings_nanos"]), ("To the market", invoice["fee_nanos"]),
@@ -114,6 +134,8 @@ def _sums(invoice: Json) -> list[tuple[str, int]]:
         sums.append(("of it from granted credits", invoice["billed_granted_nanos"]))
     if invoice["refunded_nanos"]:
         sums.append(("Metered, not charged", invoice["refunded_nanos"]))
+    if invoice.get("notes"):
+        sums += [("Credited", invoice["credited_nanos"]), ("Debited", invoice["debited_nanos"]), ("Due", invoice["due_nanos"])]
     if invoice.get("escrow_nanos"):
         sums.append(("Still held", invoice["escrow_nanos"]))
     return sums

@@ -10,6 +10,7 @@ from market.attempts import succeeded
 from market.checking import check_size, invalid, is_digest, is_int, is_name, option_refusal, sized_bytes
 from market.command_checking import check_sized_spec
 from market.commands import AddBudget, CancelJob, HaltJob, ReopenMarket, RetuneJob, StopMarket, SubmitJob
+from market.disputes import held_in_escrow
 from market.estimates import estimate_of, idle_seats, may_be_estimated, seats_in
 from market.faults import cause_of_halt
 from market.feasibility import cheapest_minute_nanos, never_fits
@@ -238,7 +239,7 @@ def finish(turn: Turn, job: Job, state: str, reason: str, detail: str) -> None:
     """Settle and close: end the leases as the fault table says, give the rest back, and only then say the state."""
     turn.want(job, "stop", reason)
     end_all(turn, job, cause_of_halt(state, reason).reason, detail)
-    credits.release(turn, job)
+    credits.release(turn, job, held_in_escrow(turn.state, job))
     manifest = _result(job, state)
     if manifest is not None:
         turn.emit("job_result", {"job": job.id, "manifest": manifest})

@@ -58,6 +58,8 @@ class Lease:
     claimed_ms: int = 0
     """What its worker says where that is more than what its run saw: the rest is in question (market/metering.py)."""
     meter_key: str = ""
+    held_nanos: int = 0
+    """What the escrow keeps of it for an open dispute (market/disputes.py)."""
     signed: dict[str, Any] | None = None
     """The newest signed reading that is in the record."""
     trained_ms: int = 0

@@ -177,11 +177,13 @@ def payout(turn: Turn, command: Payout) -> Answer | Refusal:
     status = turn.state.ledger.check(transfer)
     if status is Status.EXISTS:
         return Answer(_money_view(turn, command, transfer.debit), created=False)
-    if status is Status.WOULD_OVERDRAW:
-        earned = turn.state.balance(transfer.debit)
+    held = turn.state.held_earnings.get(member.name, 0)
+    earned = turn.state.balance(transfer.debit) - held
+    if status is Status.WOULD_OVERDRAW or (status is Status.CREATED and command.amount_nanos > earned):
+        kept = f", and {format_usd(held)} USD that open disputes hold" if held else ""
         return Refusal(
             "insufficient_funds",
-            f"{member.name} has {format_usd(earned)} USD of earnings",
+            f"{member.name} has {format_usd(earned)} USD of earnings{kept}",
             field="amount_nanos",
             remedy=f"at most {format_usd(earned)} USD",
             status=402,

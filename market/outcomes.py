@@ -49,6 +49,8 @@ class Settings:
     silence_timeout_ms: int = 30_000
     run_silence_ms: int = 15_000
     avoid_ms: int = 5_000
+    dispute_window_ms: int = 7 * 24 * 3_600_000
+    dispute_patience_ms: int = 30 * 24 * 3_600_000
     measure_every_ms: int = 12 * 3_600_000
     measure_patience_ms: int = 120_000
     max_members: int = 10_000

@@ -34,10 +34,10 @@ def spendable_nanos(escrow_nanos: int, leases: Iterable[Lease]) -> int:
 
 def reserved_nanos(lease: Lease) -> int:
     """What may still be charged for the lease: of a live one all it metered and what of that is in question, of an ended one
-    its committed rounds."""
+    its committed rounds, and what is kept for a dispute."""
     if lease.live:
         return lease.accrued_nanos + lease.questioned_nanos
-    return lease.nanos_at(max([lease.charged_ms, *(ms for _, ms in lease.committed)])) - lease.charged_nanos
+    return lease.nanos_at(max([lease.charged_ms, *(ms for _, ms in lease.committed)])) - lease.charged_nanos + lease.held_nanos
 
 
 def budget_percent(used_nanos: int, budget_nanos: int) -> int:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from market.avoidance import after_loss
 from market.credit_events import CREDIT_HANDLERS, note_hold, note_spent
+from market.dispute_events import DISPUTE_HANDLERS
 from market.elastic import may_be_outbid
 from market.events import EVALUATED_BEFORE, MEMBER_BEFORE, ROUND_BEFORE, Event
 from market.faults import NOTICED
@@ -368,4 +369,5 @@ _HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     **TEAM_HANDLERS,
     **CREDIT_HANDLERS,
     **PROMISE_HANDLERS,
+    **DISPUTE_HANDLERS,
 }

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from market.avoidance import Avoidance
+from market.dispute_events import Dispute
 from market.experience import Experience
 from market.fair_share import Usage
 from market.leases import Lease
@@ -245,6 +246,7 @@ class Job:
     version: int = 1
     promise: dict[str, Any] | None = None
     """The seats of others that it gets once these have left them, as its `outbid` event says."""
+    disputes: list[str] = field(default_factory=list)
     joined_ms: list[int] = field(default_factory=list)
     """How long each lease took from its grant to its first committed round, the newest of them."""
 
@@ -286,7 +288,7 @@ class Trade:
 class State:
     """The whole market. Ids map to records, `secrets` a member's names to {token, set_ms}; `usage` is by team
     since there are teams (market/fair_share.py); `open_jobs` and `live_leases` are sets in order of arrival. `grants_of`, `limits` and
-    `spent` are by ("member" or "team", name). `position` is how many events there were, `clearings` how many of them are numbered clearings."""
+    `spent` are by ("member" or "team", name). `held_earnings` is by provider what open disputes keep of its earnings. `position` is how many events there were, `clearings` how many of them are numbered clearings."""
 
     market_id: str = ""
     fee_ppm: int = 0
@@ -307,6 +309,9 @@ class State:
     expiring: dict[str, None] = field(default_factory=dict)
     limits: dict[tuple[str, str], LimitRecord] = field(default_factory=dict)
     spent: dict[tuple[str, str], SpentRecord] = field(default_factory=dict)
+    disputes: dict[str, Dispute] = field(default_factory=dict)
+    open_disputes: dict[str, None] = field(default_factory=dict)
+    held_earnings: dict[str, int] = field(default_factory=dict)
     secrets: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     offers: dict[str, OfferRecord] = field(default_factory=dict)
     offers_of: dict[str, dict[str, None]] = field(default_factory=dict)

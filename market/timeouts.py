@@ -8,6 +8,7 @@ from __future__ import annotations
 from market import outbidding
 from market.commands import SYSTEM, Tick
 from market.credits import expire
+from market.disputes import expire_disputes
 from market.granting import end_lease
 from market.heartbeats import count_heartbeats, note_heard
 from market.holding import release_what_is_over
@@ -30,6 +31,7 @@ def tick(turn: Turn, command: Tick) -> Answer | Refusal:
         follow_schedule(turn, offer)
     _next_day(turn)
     expire(turn)
+    expire_disputes(turn)
     count_heartbeats(turn)
     _silent_offers(turn)
     ask_measurements(turn, command.random)

@@ -160,6 +160,7 @@ def job_view(state: State, volatile: Volatile, job: Job) -> Json:
         "billed_nanos": job.billed_nanos,
         **job_credit_view(job),
         "accrued_nanos": sum(lease.accrued_nanos for lease in state.live_leases_of(job)),
+        "disputes": list(job.disputes),
         "manifest": job.result,
         "durable": job.durable,
         "tags": dict(job.tags),

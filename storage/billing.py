@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 
 from storage.bills import lease_lines, price_rules, totals_of_lines
+from storage.invoice_notes import disputes_of, notes_of, standing, sums_of
 from storage.projection import fetch
 from storage.tenants import QueryRefused, Tenant
 from storage.units import MS_PER_DAY, format_instant
@@ -125,8 +126,10 @@ def invoice(connection: duckdb.DuckDBPyConnection, tenant: Tenant, job: str) -> 
     lines = [line for lease in leases for line in lease_lines(lease)]
     totals, head = totals_of_lines(lines), found[0]
     answer: Line = {"job": job, "name": head["name"], "customer": head["customer"], "state": head["state"]}
+    answer |= standing(job, head["state"], head["state_at_ms"])
     answer |= {"submitted_at": format_instant(head["submitted_at_ms"]), "lines": lines, **totals}
     answer |= price_rules(leases)
+    answer |= _afterwards(connection, job, totals["billed_nanos"], None if owns else {lease["lease"] for lease in leases})
     if not owns:
         return answer
     payments = fetch(
@@ -141,6 +144,18 @@ def invoice(connection: duckdb.DuckDBPyConnection, tenant: Tenant, job: str) -> 
     answer["billed_granted_nanos"] = min(granted, totals["billed_nanos"])
     answer["estimate"] = _estimate(connection, job)
     return answer | {name: head[name] for name in ("held_nanos", "released_nanos", "escrow_nanos")}
+
+
+def _afterwards(connection: duckdb.DuckDBPyConnection, job: str, billed_nanos: int, leases: set[str] | None) -> Line:
+    """Disputes and notes, of these leases or of all."""
+    moved, opened, closed = (
+        list(fetch(connection, f"{query} WHERE job = ? ORDER BY record, ordinal", [job]))
+        for query in ("SELECT * FROM transfers", "SELECT * FROM dispute_openings", "SELECT * FROM dispute_closings")
+    )
+    if leases is not None:
+        moved, opened = ([one for one in found if one["lease"] in leases] for found in (moved, opened))
+    notes = notes_of(moved)
+    return {"notes": notes, "disputes": disputes_of(opened, closed), **sums_of(billed_nanos, notes)}
 
 
 def _estimate(connection: duckdb.DuckDBPyConnection, job: str) -> Line | None:

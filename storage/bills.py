@@ -6,6 +6,7 @@ Money is int nano-dollars, time int milliseconds.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from storage.invoice_notes import disputes_of, notes_of, standing, sums_of
 from storage.units import charge_nanos, format_instant
 
 Line = dict[str, Any]
@@ -25,7 +26,7 @@ def bill_of(events: Iterable[tuple[int, Event]]) -> Line:
         raise ValueError("the event that submitted the job is missing")
     name = job["job"]
     leases = {one["lease"]: _row(at_ms, one) for at_ms, one in known if one["type"] == "lease_granted"}
-    states = [one["state"] for _, one in known if one["type"] == "job_state"]
+    state_ms, state = next(((at_ms, one["state"]) for at_ms, one in reversed(known) if one["type"] == "job_state"), (None, None))
     transfers = [(at_ms, one) for at_ms, one in known if one["type"] == "transfer"]
     for at_ms, one in known:
         if one.get("job", name) != name:
@@ -37,11 +38,15 @@ def bill_of(events: Iterable[tuple[int, Event]]) -> Line:
     totals = totals_of_lines(lines)
     payments = [_payment(at_ms, one) for at_ms, one in transfers if one["kind"] in ("hold", "release")]
     sums = {kind: sum(one["amount_nanos"] for one in payments if one["kind"] == kind) for kind in ("hold", "release")}
-    paid = sum(one["amount_nanos"] for _, one in transfers if one["kind"] in ("charge", "fee"))
+    paid = sum(one["amount_nanos"] for _, one in transfers if one["kind"] in ("charge", "fee", "award"))
     granted = sum(one["amount_nanos"] for one in payments if one["granted"] and one["kind"] == "hold")
+    notes = notes_of({**one, "at_ms": at_ms} for at_ms, one in transfers)
+    opened, closed = ([{**one, "at_ms": at_ms} for at_ms, one in known if one["type"] == kind] for kind in ("dispute_opened", "dispute_closed"))
+    disputes = disputes_of(opened, closed)
     return {
-        "job": name, "name": job["name"], "customer": job["customer"], "state": states[-1] if states else None,
+        "job": name, "name": job["name"], "customer": job["customer"], "state": state, **standing(name, state, state_ms),
         "submitted_at": format_instant(submitted_ms), "lines": lines, **totals, "payments": payments,
+        "notes": notes, "disputes": disputes, **sums_of(totals["billed_nanos"], notes),
         "billed_granted_nanos": min(granted, totals["billed_nanos"]),
         "held_nanos": sums["hold"], "released_nanos": sums["release"],
         "escrow_nanos": sums["hold"] - sums["release"] - paid,

@@ -21,6 +21,7 @@ from typing import Any, Final
 from storage.bills import bill_of
 from storage.canonical import digest_of
 from storage.checks import BundleVerification, Examination, check_digest, check_form, check_signature, demand, seal
+from storage.invoice_notes import held_in_escrow
 from storage.log_proofs import check_head, check_history, check_inclusion, events_of, pack
 from storage.meter_readings import is_signed
 from storage.transparency import ShownRecord
@@ -67,13 +68,15 @@ def verify_invoice(
         examined.check("meters", lambda: _meters(body))
         examined.check("prices", lambda: _prices(body))
         examined.check("transfers", lambda: check_transfers(body["job"], _transfers(body)))
+        examined.check("notes", lambda: _notes(body))
         examined.check("charges", lambda: _charges(body))
         examined.check("complete", lambda: _complete(body))
     return examined.verdict()
 
 
 def _transfers(body: Mapping[str, Any]) -> list[Json]:
-    found = [event for _, event in events_of(body) if event["type"] == "transfer"]
+    """Those into and out of the job's escrow."""
+    found = [event for _, event in events_of(body) if event["type"] == "transfer" and event["kind"] != "refund"]
     return [{name: event[name] for name in _TRANSFER} for event in found]
 
 
@@ -118,6 +121,26 @@ def _prices(body: Mapping[str, Any]) -> str:
     return f"{len(charges)} charges, each at its lease's price"
 
 
+def _notes(body: Mapping[str, Any]) -> str:
+    """A note is what a dispute was decided to be, and no lease gives back more than it was charged."""
+    disputes = {one["dispute"]: one for one in bill_of(events_of(body))["disputes"]}
+    charged: dict[str, int] = {}
+    for _, event in events_of(body):
+        if event["type"] == "lease_charged":
+            charged[event["lease"]] = charged.get(event["lease"], 0) + event["amount_nanos"]
+    notes = bill_of(events_of(body))["notes"]
+    for note in notes:
+        one = disputes.get(note["dispute"], {"state": "missing"})
+        credit = note["kind"] == "credit_note"
+        due = one.get("decided_nanos" if credit else "amount_nanos")
+        right = one["state"] == ("upheld" if credit else "rejected") and due == note["amount_nanos"]
+        demand(right, f"the note {note['number']} is not what its dispute was decided to be")
+        if credit:
+            charged[note["lease"]] = charged.get(note["lease"], 0) - note["amount_nanos"]
+    demand(all(left >= 0 for left in charged.values()), "a lease gives back more than it was charged")
+    return f"{len(notes)} notes of {len(disputes)} disputes"
+
+
 def _charges(body: Mapping[str, Any]) -> str:
     """What was charged is what left the escrow, lease by lease, and the fee is in it."""
     moved: dict[str, list[int]] = {}
@@ -143,5 +166,7 @@ def _complete(body: Mapping[str, Any]) -> str:
     if found["state"] not in OVER:
         return f"the job is {found['state']}: this is its bill so far, and what else was charged cannot be seen here"
     left = found["escrow_nanos"]
-    demand(left == 0, f"the job is {found['state']} and {left} nano-dollars of its escrow are nowhere")
-    return "the job is over and its escrow is empty: nothing was left out"
+    held = held_in_escrow(found["disputes"])
+    demand(left == held, f"the job is {found['state']} and {left - held} nano-dollars of its escrow are nowhere")
+    kept = f"holds {format_usd(held)} dollars for open disputes" if held else "is empty"
+    return f"the job is over and its escrow {kept}: nothing was left out"

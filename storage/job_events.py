@@ -12,6 +12,8 @@ SELECT record, ordinal FROM (
   UNION ALL SELECT record, ordinal FROM job_states WHERE job = $job
   UNION ALL SELECT record, ordinal FROM transfers WHERE job = $job
   UNION ALL SELECT record, ordinal FROM leases WHERE job = $job
+  UNION ALL SELECT record, ordinal FROM dispute_openings WHERE job = $job
+  UNION ALL SELECT record, ordinal FROM dispute_closings WHERE job = $job
   UNION ALL SELECT record, ordinal FROM lease_charges WHERE job = $job
   UNION ALL SELECT record, ordinal FROM lease_ends WHERE job = $job
   UNION ALL SELECT record, ordinal FROM lease_starts WHERE lease IN (SELECT lease FROM own)

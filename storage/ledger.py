@@ -26,6 +26,8 @@ KINDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "hold": (frozenset({"wallet", "credit"}), frozenset({"escrow"})),
     "charge": (frozenset({"escrow"}), frozenset({"earnings"})),
     "fee": (frozenset({"escrow"}), frozenset({"fee"})),
+    "award": (frozenset({"escrow"}), frozenset({"earnings", "fee"})),
+    "refund": (frozenset({"earnings", "fee"}), frozenset({"wallet"})),
     "release": (frozenset({"escrow"}), frozenset({"wallet", "credit"})),
     "payout": (frozenset({"wallet", "earnings", "fee"}), frozenset({"world"})),
 }

@@ -127,7 +127,7 @@ def statement_digest(statement: Mapping[str, Any]) -> str:
 
 def totals_of(transfers: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Sums of a job's transfers: held, earned by providers, fee, billed (= earned + fee), released, escrow left."""
-    sums = dict.fromkeys(("hold", "charge", "fee", "release"), 0)
+    sums = dict.fromkeys(("hold", "charge", "fee", "release", "award"), 0)
     for transfer in transfers:
         if transfer["kind"] in sums:
             sums[transfer["kind"]] += transfer["amount_nanos"]
@@ -138,7 +138,7 @@ def totals_of(transfers: Sequence[Mapping[str, Any]]) -> dict[str, int]:
         "fee_nanos": sums["fee"],
         "billed_nanos": billed,
         "released_nanos": sums["release"],
-        "escrow_left_nanos": sums["hold"] - billed - sums["release"],
+        "escrow_left_nanos": sums["hold"] - billed - sums["release"] - sums["award"],
     }
 
 

@@ -36,7 +36,8 @@ class Table:
     @property
     def ddl(self) -> str:
         """CREATE TABLE without constraints: no keys, no indexes, nothing to corrupt."""
-        return f"CREATE TABLE {self.name} ({', '.join(f'{name} {kind}' for name, kind in self.all_columns)})"
+        columns = ", ".join(f'"{name}" {kind}' for name, kind in self.all_columns)  # some are SQL's own words
+        return f"CREATE TABLE {self.name} ({columns})"
 
     def row(self, head: Row, event: Event) -> Row:
         """The row of one event; a field that is missing is NULL."""
@@ -102,6 +103,11 @@ TABLES = {
             "lease_ends",
             "lease, epoch BIGINT, job, reason, fault, metered_ms BIGINT, charged_ms BIGINT, detail",
         ),
+        _table(
+            "dispute_openings",
+            "dispute, job, lease, by, about, reason, amount_nanos BIGINT, fee_nanos BIGINT, held_nanos BIGINT, until_ms BIGINT",
+        ),
+        _table("dispute_closings", "dispute, job, state, amount_nanos BIGINT, reason, by"),
         _table("tunings", "job, tuning BIGINT, id, strategy_json, after_round BIGINT"),
         _table(
             "rounds",
@@ -136,7 +142,8 @@ TABLES = {
 _PLAIN = {
     "transfer": "transfers", "offer_placed": "offers", "offer_changed": "offer_changes", "job_submitted": "jobs", "job_estimated": "estimates",
     "job_state": "job_states", "job_budget": "job_budgets", "job_retuned": "tunings", "job_result": "job_results", "lease_granted": "leases",
-    "lease_started": "lease_starts", "lease_metered": "lease_meters", "meter_signed": "meter_signatures", "lease_charged": "lease_charges",
+    "lease_started": "lease_starts", "lease_metered": "lease_meters", "meter_signed": "meter_signatures",
+    "dispute_opened": "dispute_openings", "dispute_closed": "dispute_closings", "lease_charged": "lease_charges",
     "lease_ended": "lease_ends", "checkpoint_durable": "checkpoints",
     "attempt_ended": "attempts", "provenance": "statements",
 }  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.arguments import exact_usd, usd
-from cli.errors import refused, usage
+from cli.errors import CliError, refused, usage
 from cli.estimate_view import outcome
 from cli.output import Column, console, document, print_table, printable
 from cli.session import connect
@@ -63,6 +63,7 @@ def billing(
         document(lines)
     elif form == "table" and output is None:
         _show(settings, lines)
+        _show_disputes(settings, role)
     else:
         from cli.exports import write_lines
 
@@ -158,7 +159,8 @@ def _write_page(settings: Settings, answer: dict[str, Any], path: Path) -> None:
 
 def show_invoice(settings: Settings, answer: dict[str, Any]) -> None:
     """An invoice as its lines, its payments and its sums."""
-    title = f"Invoice {answer['job']}  {answer.get('name') or ''}  {answer.get('state') or ''}".rstrip()
+    status = f"{answer['number']}, {answer['status']}  " if "number" in answer else ""
+    title = f"Invoice {answer['job']}  {status}{answer.get('name') or ''}  {answer.get('state') or ''}".rstrip()
     print_table(settings, _INVOICE, [_invoice_row(line) for line in answer["lines"]], title=title)
     screen = console(settings)
     payments = answer.get("payments") or []
@@ -173,6 +175,14 @@ def show_invoice(settings: Settings, answer: dict[str, Any]) -> None:
     for line in answer["lines"]:
         if line.get("questioned_ms"):
             screen.print(f"  in question: {line['provider']} says {line['questioned_ms'] / 1000:,.1f} s more than its run saw; not charged", markup=False)
+    for note in answer.get("notes") or ():
+        word = "credit note" if note["kind"] == "credit_note" else "debit note"
+        screen.print(f"  {word + ' ' + note['number']:<38}{exact_usd(note['amount_nanos']):>18}", markup=False)
+    if answer.get("notes"):
+        screen.print(f"  {'due':<38}{exact_usd(answer['due_nanos']):>18}", markup=False)
+    for one in answer.get("disputes") or ():
+        told = one["decision"] or f"{usd(one['held_nanos'])} held"
+        screen.print(printable(f"  dispute {one['dispute']}, {one['state']}: {usd(one['amount_nanos'])}, {one['reason']} ({told})"), markup=False)
     rules = answer.get("price_rules") or []
     if rules:
         screen.print(f"  priced by rule {' and '.join(rules)}", markup=False)
@@ -274,6 +284,20 @@ def _show(settings: Settings, lines: Sequence[dict[str, Any]], title: str | None
     granted = sum(line.get("granted_nanos") or 0 for line in lines)
     apart = f" ({usd(granted)} of it from granted credits)" if granted else ""
     print(f"charged {usd(charged)}{apart}, metered but not charged {usd(given)}")
+
+
+def _show_disputes(settings: Settings, role: str) -> None:
+    """What of it is in dispute now; the files of a market that is down say nothing of now."""
+    from market.wire import MarketUnreachable, Refused
+
+    try:
+        found = connect(settings, role).disputes()
+    except (MarketUnreachable, Refused, CliError):  # it is down, or of before there were disputes
+        return
+    still = [one for one in found if one["state"] == "open"]
+    if still:
+        amount, held = (sum(one[name] for one in still) for name in ("amount_nanos", "held_nanos"))
+        print(f"in dispute {usd(amount)}, of which {usd(held)} are held: `torg dispute ls`")
 
 
 _SHOWN = {

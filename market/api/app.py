@@ -12,6 +12,7 @@ from market.api.openapi import describe
 from market.api.routes import (
     blobs,
     books,
+    disputes,
     events,
     invites,
     jobs,
@@ -70,6 +71,6 @@ def make_app(services: Services) -> FastAPI:
     problems.install(app)
     describe(app)
     app.add_middleware(FrontDoor)
-    for part in (market, members, invites, teams, money, offers, probe, jobs, events, runs, blobs, books, secrets, sessions):
+    for part in (market, members, invites, teams, money, offers, probe, jobs, events, runs, blobs, books, disputes, secrets, sessions):
         app.include_router(part.router)
     return app

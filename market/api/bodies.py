@@ -115,6 +115,24 @@ class GrantBody(Body):
     reason: Annotated[str, Field(min_length=1, max_length=200)]
 
 
+class DisputeBody(Body):
+    """`amount_nanos` left out: all that the lease was charged."""
+
+    id: Id | None = None
+    lease: Id
+    amount_nanos: Positive | None = None
+    reason: Annotated[str, Field(min_length=1, max_length=500)]
+    evidence: Annotated[str, Field(max_length=4_000)] = ""
+
+
+class DecisionBody(Body):
+    """`amount_nanos`: a part of what is upheld; left out, all."""
+
+    verdict: Literal["upheld", "rejected"]
+    amount_nanos: Positive | None = None
+    reason: Annotated[str, Field(min_length=1, max_length=500)]
+
+
 class PayoutBody(DepositBody):
     """A provider's account."""
 

@@ -1,13 +1,14 @@
 -- job_lines: one line per job: who, what state now, how far, and its money.
 CREATE OR REPLACE VIEW job_lines AS
-SELECT j.job, j.customer, j.name, j.at_ms AS submitted_at_ms, s.state, s.reason, j.spec_json, j.tags_json,
+SELECT j.job, j.customer, j.name, j.at_ms AS submitted_at_ms, s.state, s.reason, s.state_at_ms, j.spec_json, j.tags_json,
   coalesce(b.budget_nanos, j.budget_nanos) AS budget_nanos, coalesce(r.rounds, 0)::BIGINT AS rounds_committed,
   coalesce(m.billed_nanos, 0)::BIGINT AS billed_nanos, coalesce(m.fee_nanos, 0)::BIGINT AS fee_nanos,
   coalesce(m.held_nanos, 0)::BIGINT AS held_nanos, coalesce(m.released_nanos, 0)::BIGINT AS released_nanos,
-  (coalesce(m.held_nanos, 0) - coalesce(m.billed_nanos, 0) - coalesce(m.released_nanos, 0))::BIGINT AS escrow_nanos
+  (coalesce(m.held_nanos, 0) - coalesce(m.billed_nanos, 0) - coalesce(m.released_nanos, 0) - coalesce(m.awarded_nanos, 0))::BIGINT AS escrow_nanos
 FROM jobs j
 LEFT JOIN (
-  SELECT job, arg_max(state, (record, ordinal)) AS state, arg_max(reason, (record, ordinal)) AS reason
+  SELECT job, arg_max(state, (record, ordinal)) AS state, arg_max(reason, (record, ordinal)) AS reason,
+    arg_max(at_ms, (record, ordinal)) AS state_at_ms
   FROM job_states GROUP BY job
 ) s USING (job)
 LEFT JOIN (SELECT job, arg_max(budget_nanos, (record, ordinal)) AS budget_nanos FROM job_budgets GROUP BY job) b
@@ -17,6 +18,7 @@ LEFT JOIN (
   SELECT job,
     sum(amount_nanos) FILTER (kind IN ('charge', 'fee')) AS billed_nanos,
     sum(amount_nanos) FILTER (kind = 'fee') AS fee_nanos,
+    sum(amount_nanos) FILTER (kind = 'award') AS awarded_nanos,
     sum(amount_nanos) FILTER (kind = 'hold') AS held_nanos,
     sum(amount_nanos) FILTER (kind = 'release') AS released_nanos
   FROM transfers GROUP BY job

@@ -153,6 +153,12 @@ DOORS: dict[str, Door] = {
     "POST /v1/blobs/missing": Door("member", body={"digests": ["{digest}"]}, because=DIGESTS),
     "POST /v1/blobs/collect": Door("operator", body={"dry_run": True}),
     "PUT /v1/blobs/{digest}": Door("member", content=b"", because=DIGESTS),
+    "GET /v1/disputes": Door("member", query="job={job}"),
+    "GET /v1/disputes/{dispute}": Door("member", "ann"),
+    "POST /v1/jobs/{job}/disputes": Door(
+        "customer, operator", "ann", body={"id": "{dispute}", "lease": "{lease}", "amount_nanos": 1, "reason": "r"}
+    ),
+    "POST /v1/disputes/{dispute}/decide": Door("operator", body={"verdict": "rejected", "reason": "r"}),
     "GET /v1/billing": Door("member", query="job={job}"),
     "GET /v1/prices": Door("member", query="points=4"),
     "GET /v1/invoices/{job}": Door("member", "ann", trusted=("operator",)),

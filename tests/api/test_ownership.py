@@ -85,7 +85,9 @@ def scene(square: Square) -> Iterator[Scene]:
         run.report(workers)
         digest = run.checkpoint()
         ann.set_secret("ANNS_OWN", "not for others")
-        names = {**ids, "customer": customer, "provider": provider, "lease": workers[0]["id"], "printed": printed,
+        dispute = square.name("dispute")
+        ann.open_dispute(dispute, job=ids["job"], lease=workers[0]["id"], amount_nanos=1, reason="r")
+        names = {**ids, "dispute": dispute, "customer": customer, "provider": provider, "lease": workers[0]["id"], "printed": printed,
                  "digest": digest, "manifest": run.manifest,
                  "epoch": str(workers[0]["epoch"]), "secret": "ANNS_OWN", "spare_secret": "ANNS_OTHER"}  # fmt: skip
         keys = {"ann": str(ann._wire._key), "host": str(host._wire._key), **square.home.read_keys()}
