@@ -7,6 +7,7 @@ thousand offers for a clearing costs a fraction of a millisecond.
 from __future__ import annotations
 
 import heapq
+import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
@@ -30,7 +31,7 @@ class OrderBook:
         self._buckets: _Buckets = {}
         self._free: _Buckets = {}
         self._own: dict[str, tuple[str, ...]] = {}
-        self._merged: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[_Entry, ...]] = {}
+        self._merged: dict[tuple[tuple[str, ...], tuple[str, ...]], _Merged] = {}
         buckets: dict[_Place, list[_Entry]] = {}
         free: dict[_Place, list[_Entry]] = {}
         for offer in sorted(offers, key=_entry):
@@ -98,7 +99,7 @@ class OrderBook:
         if entries is None:
             if len(self._merged) >= MERGED:
                 self._merged.clear()
-            entries = self._merged[wanted] = tuple(heapq.merge(*_wanted(self._buckets, requires)))
+            entries = self._merged[wanted] = _Merged(_wanted(self._buckets, requires))
         for _, offer_id in entries:
             yield self._offers[offer_id]
 
@@ -127,6 +128,36 @@ class OrderBook:
             self._own[customer] = left
             if not left:
                 del self._own[customer]
+
+
+class _Merged:
+    """Several sorted lists as one, merged as far as somebody has read: most readers stop after a few. Copies of a book share
+    it, also between threads."""
+
+    __slots__ = ("_found", "_lock", "_rest")
+
+    def __init__(self, lists: list[tuple[_Entry, ...]]) -> None:
+        self._found: list[_Entry] = []
+        self._rest = heapq.merge(*lists)
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[_Entry]:
+        at = 0
+        while True:
+            if at == len(self._found) and not self._read(at):
+                return
+            yield self._found[at]
+            at += 1
+
+    def _read(self, at: int) -> bool:
+        """Have one more, where nobody else has read it meanwhile."""
+        with self._lock:
+            if at == len(self._found):
+                entry = next(self._rest, None)
+                if entry is None:
+                    return False
+                self._found.append(entry)
+            return True
 
 
 def _wanted(index: _Buckets, requires: Requirements) -> list[tuple[_Entry, ...]]:

@@ -16,7 +16,7 @@ from market.book import OrderBook
 from market.constraints import CONSTRAINTS, HARDWARE, Reason, covers, fits, requirements_only
 from market.fair_share import quota_sentence
 from market.orders import PPM, Bid, BookSnapshot, Inputs, Offer, Requirements
-from market.price_rules import ClassPrice, Priced, price
+from market.price_rules import UNIFORM, ClassPrice, Priced, price
 from market.reasons import Removed, Unmatched, explain
 from market.seating import worth
 from market.serving import Auction, Served
@@ -24,7 +24,7 @@ from storage.units import MS_PER_HOUR, format_usd
 
 EFFORT: Final = 1_000_000
 WELFARE: Final = "welfare/1"
-ENGINE: Final = "engine/1"
+ENGINE: Final = "engine/2"
 LARGE_BOOK: Final = 2_000_000
 """From so many pairs of bids and offers on, the compiled engine serves where it is installed and there are no teams."""
 ENGINE_BUDGET: Final = 40
@@ -66,6 +66,7 @@ class Clearing:
         looks: the effort that was spent.
         inputs: what the snapshot was made of.
         bids, offers: how many there were.
+        maximal: everybody was looked at, and whoever got nothing could not use what is left free.
     """
 
     matches: tuple[Match, ...]
@@ -81,6 +82,7 @@ class Clearing:
     inputs: Inputs | None = None
     bids: int = 0
     offers: int = 0
+    maximal: bool = False
 
 
 def algorithm_for(snapshot: BookSnapshot) -> str:
@@ -94,6 +96,16 @@ def effort_for(snapshot: BookSnapshot) -> int:
     """How many looks the market gives a book, by its size alone."""
     offers = len(snapshot.offers) if snapshot.book is None else len(snapshot.book)
     return SMALL_EFFORT if len(snapshot.bids) * offers <= SMALL_BOOK else EFFORT
+
+
+def cleared(snapshot: BookSnapshot, engine: bool = True) -> Clearing:
+    """As the market clears everybody; without the `engine` while it is not ready."""
+    return clear(snapshot, effort_for(snapshot), algorithm_for(snapshot) if engine else WELFARE)
+
+
+def of_arrivals(snapshot: BookSnapshot) -> Clearing:
+    """As the market clears new bids alone: at once, and nobody is told anything but what he got."""
+    return clear(snapshot, SMALL_EFFORT, WELFARE, reasons=False)
 
 
 def engine_installed() -> bool:
@@ -140,6 +152,7 @@ def clear(
         snapshot.inputs,
         len(snapshot.bids),
         len(book),
+        not served.not_considered and not priced.given_up and snapshot.price_rule != UNIFORM,
     )
 
 
@@ -249,9 +262,11 @@ __all__ = [
     "Unmatched",
     "algorithm_for",
     "clear",
+    "cleared",
     "covers",
     "effort_for",
     "explain",
     "fits",
+    "of_arrivals",
     "requirements_only",
 ]  # fmt: skip

@@ -28,6 +28,7 @@ from market import (
     outbidding,
     roles,
     secret_keeping,
+    snapshots,
     spending,
     teams,
     timeouts,
@@ -179,11 +180,18 @@ class Exchange:
         if isinstance(found, Refusal):
             assert not turn.events, f"refused after deciding: {found}"
             return Outcome((), found, False)
-        if not isinstance(command, ApplyClearing) and any(event["type"] in _DIRTYING for event in turn.events):
-            self._volatile.dirty = True
+        if not isinstance(command, ApplyClearing):
+            self._note_changes(turn.events)
         if not self._keep_history:
             self._forget(turn.events)
         return Outcome(tuple(turn.events), found.body, found.created)
+
+    def _note_changes(self, events: Iterable[Event]) -> None:
+        for event in events:
+            if event["type"] == "job_submitted" and self._volatile.settled_ms is not None:
+                self._volatile.arrived[event["job"]] = None
+            elif event["type"] in _DIRTYING:
+                self._volatile.dirty = True
 
     def _forget(self, events: Iterable[Event]) -> None:
         for event in events:
@@ -204,14 +212,23 @@ class Exchange:
 
     def snapshot(self, jobs: Iterable[str] | None = None) -> BookSnapshot:
         """Everything that `clear()` needs, frozen; from now on `dirty` tells of newer changes. `jobs`: bids of these alone."""
-        self._volatile.dirty = False
-        take = granting.snapshot_to_clear if self._keep_history else granting.take_snapshot
+        self._volatile.dirty, self._volatile.settled_ms = False, None
+        self._volatile.arrived.clear()
+        take = snapshots.snapshot_to_clear if self._keep_history else snapshots.take_snapshot
         return take(self._state, self._volatile, self.settings, jobs)
+
+    def arrivals(self) -> BookSnapshot | None:
+        """New bids alone, where that is enough: see `snapshots.snapshot_of_arrivals`. To be cleared, without reasons, and
+        applied before the next step."""
+        found = snapshots.snapshot_of_arrivals(self._state, self._volatile, self.settings)
+        if found is not None:
+            self._volatile.arrived.clear()
+        return found
 
     def snapshot_again(self, inputs: Inputs, price_rule: str) -> BookSnapshot:
         """The snapshot that these inputs name, of an exchange that has replayed its journal up to there."""
         assert self._state.position == inputs.position
-        return granting.snapshot_again(self._state, inputs, price_rule, self.settings)
+        return snapshots.snapshot_again(self._state, inputs, price_rule, self.settings)
 
     def book(self) -> OrderBook:
         """The offers as they stand now: only to be read, and only until the next step."""
@@ -220,7 +237,7 @@ class Exchange:
     @property
     def dirty(self) -> bool:
         """Whether something has changed since the last snapshot that a clearing could use."""
-        return self._volatile.dirty
+        return self._volatile.dirty or bool(self._volatile.arrived)
 
     @property
     def now_ms(self) -> int:
@@ -381,7 +398,7 @@ class Exchange:
         wrong = check_job_spec(spec, self.settings) or teams.check_gang_in_quota(state, member, dict(spec))
         if wrong is not None:
             return wrong
-        snapshot = granting.take_snapshot(state, self._volatile, self.settings)
+        snapshot = snapshots.take_snapshot(state, self._volatile, self.settings)
         bid = granting.bid_of_spec("quote", dict(spec), now_ms, member)
         if bid.interruptible:
             snapshot = replace(snapshot, offers=tuple(seen_by(offer, bid) for offer in snapshot.offers), book=None)

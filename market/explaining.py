@@ -8,11 +8,12 @@ from dataclasses import asdict, replace
 from market.changes import changes_view, promise_told
 from market.clearing import Reason, clear
 from market.constraints import CONSTRAINTS
-from market.granting import bid_of, take_snapshot
+from market.granting import bid_of
 from market.orders import Bid, Offer
 from market.outcomes import Json, Settings
 from market.outlook import recent_waits
 from market.reasons import Removed, explain, helps, in_words, price_gap
+from market.snapshots import take_snapshot
 from market.spending import REASON as SPENDING_LIMIT
 from market.spending import told as limits_told
 from market.spot import seen_by

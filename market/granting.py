@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
-
 from market.alerts import watch_budget
 from market.book import OrderBook
 from market.checking import invalid, is_digest, is_int, is_text
-from market.clearing import Match, Unmatched
+from market.clearing import Clearing, Match, Unmatched
 from market.clearing_records import clearing_view, kinds, seats_view, unmatched_view
 from market.commands import SYSTEM, ApplyClearing, EndLease, StartLease
 from market.constraints import CONSTRAINTS, cost_nanos_at
@@ -18,14 +15,13 @@ from market.faults import BY_REASON, Charged, cause_of_notice, cause_of_provider
 from market.holding import is_paused
 from market.leases import Lease, LeaseState
 from market.listing import Listing
-from market.orders import PPM, Bid, BookSnapshot, Inputs, Offer, Requirements
+from market.orders import PPM, Bid, Offer, Requirements
 from market.outcomes import Answer, Json, Refusal, Settings, forbidden, unknown
 from market.periods import DAY
 from market.pricing import FIRST_COVER_MS, cover_ms, fee_step, rate_nanos_per_hour, spendable_nanos
-from market.snapshot_digest import digest_of_snapshot
 from market.spot import seen_by
 from market.state import Job, OfferRecord, State, Volatile
-from market.teams import has_room, standings
+from market.teams import has_room
 from market.turn import Turn
 from market.worth import due_after_ms, expected_ms, weight_ppm
 from storage.ledger import FEE, Transfer, earnings, escrow
@@ -183,44 +179,13 @@ def bid_of(state: State, job: Job, settings: Settings, now_ms: int) -> Bid | Non
 
 def book_of(state: State, volatile: Volatile) -> OrderBook:
     """The offers as they stand, but the withdrawn ones. Whoever keeps or changes the book makes a copy."""
+    return listing_of(state, volatile).book(volatile)
+
+
+def listing_of(state: State, volatile: Volatile) -> Listing:
     if volatile.listing is None or not volatile.listing.of(state):
         volatile.listing = Listing(state, offer_order)
-    return volatile.listing.book(volatile)
-
-
-def take_snapshot(
-    state: State, volatile: Volatile, settings: Settings, jobs: Iterable[str] | None = None
-) -> BookSnapshot:
-    """Offers and bids as they stand, for `clear()`; offers that are withdrawn are not in it. `jobs`: bids of these alone."""
-    book = book_of(state, volatile).copy()
-    offers = tuple(book)
-    if state.stopped:
-        return BookSnapshot(offers, (), (), book, state.price_rule)
-    names = state.open_jobs if jobs is None else [job for job in jobs if job in state.open_jobs]
-    bids = (bid_of(state, state.jobs[job], settings, volatile.now_ms) for job in names)
-    wanted = tuple(bid for bid in bids if bid is not None and not bid.interruptible)  # those: market/outbidding.py
-    return BookSnapshot(offers, wanted, standings(state, volatile.now_ms), book, state.price_rule)
-
-
-def snapshot_to_clear(
-    state: State, volatile: Volatile, settings: Settings, jobs: Iterable[str] | None = None
-) -> BookSnapshot:
-    """The same, with what a replay needs to make it again."""
-    only = None if jobs is None else tuple(jobs)
-    found = take_snapshot(state, volatile, settings, only)
-    suspect = tuple(
-        name for name in state.lost if state.offers[name].state == "open" and is_suspect(state.offers[name], volatile)
-    )
-    digest = digest_of_snapshot(found, volatile.lines)
-    return replace(found, inputs=Inputs(volatile.now_ms, state.position, suspect, digest, only))
-
-
-def snapshot_again(state: State, inputs: Inputs, rule: str, settings: Settings) -> BookSnapshot:
-    """The snapshot that was made of this state, and of what else these inputs name. Its digest is what it now comes to."""
-    heard = {name: (state.offers[name].lost_ms or 0) + 1 for name in state.lost if name not in inputs.suspect}
-    volatile = Volatile(now_ms=inputs.at_ms, heard_ms=heard)
-    found = replace(take_snapshot(state, volatile, settings, inputs.jobs), price_rule=rule)
-    return replace(found, inputs=replace(inputs, digest=digest_of_snapshot(found)))
+    return volatile.listing
 
 
 def apply_clearing(turn: Turn, command: ApplyClearing) -> Answer | Refusal:
@@ -238,9 +203,22 @@ def apply_clearing(turn: Turn, command: ApplyClearing) -> Answer | Refusal:
             stale += seats_view(match)
             turn.volatile.dirty = True
     unmatched = [unmatched_view(one) for one in clearing.unmatched if _is_news(turn, one)]
+    _settle(turn, clearing)
     if matched or stale or unmatched:
         turn.emit("clearing", clearing_view(number, clearing) | {"matched": matched, "stale": stale, "unmatched": unmatched})
     return Answer({"matched": matched, "unmatched": len(clearing.unmatched)})
+
+
+def _settle(turn: Turn, clearing: Clearing) -> None:
+    """Note whether what comes next can be cleared by itself."""
+    volatile, inputs = turn.volatile, clearing.inputs
+    if volatile.dirty or inputs is None:
+        return  # something has happened since it was made
+    if inputs.jobs is None:
+        volatile.settled_ms = inputs.at_ms if clearing.maximal else None
+        volatile.kept_for = clearing.kept_for
+    elif len(clearing.matches) + (clearing.kept_for is not None) < clearing.bids:
+        volatile.dirty = True  # who got nothing is weighed against everybody, and told why
 
 
 def _is_news(turn: Turn, one: Unmatched) -> bool:

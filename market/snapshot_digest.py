@@ -1,9 +1,15 @@
-"""The digest of a snapshot: that a clearing is made again from the very same book is seen before its result is compared."""
+"""The digest of a snapshot: that a clearing is made again from the very same book is seen before its result is compared.
+
+The offers' part is a sum of one digest for each (2,048 bits, modulo 2^2048), so that a book that is kept from one look to the
+next adds and subtracts what has changed, and the order is nothing.
+"""
 
 from __future__ import annotations
 
-from hashlib import sha256
+from collections.abc import Iterable
+from hashlib import sha256, shake_256
 from operator import attrgetter
+from typing import Final
 
 from market.orders import BookSnapshot, Offer
 
@@ -16,24 +22,41 @@ _BID = (
     "running_nanos_per_hour", "essential", "team", "customer", "expected_ms", "weight_ppm", "since_ms", "due",
 )  # fmt: skip
 _offer, _bid = attrgetter(*_OFFER), attrgetter(*_BID)
+SUM_BYTES: Final = 256
+MODULUS: Final = 1 << (8 * SUM_BYTES)
+SUMMED: Final = "sum1:"
+"""What a digest that was made with a sum begins with; older ones hashed the sorted digests of all."""
 
 
-Lines = dict[str, tuple[Offer, bytes]]
-"""The digest of each offer's figures, by id, as long as the offer is that very object."""
+def part_of(offer: Offer) -> int:
+    """What an offer adds to the sum of its book."""
+    return int.from_bytes(shake_256(repr(_offer(offer)).encode()).digest(SUM_BYTES))
 
 
-def digest_of_snapshot(snapshot: BookSnapshot, known: Lines | None = None) -> str:
-    """SHA-256 of the book's figures, whatever their order. Terms and requirements follow from the journal."""
-    known = {} if known is None else known
-    found: list[bytes] = [snapshot.price_rule.encode()]
-    for offer in snapshot.offers:
-        line = known.get(offer.id)
-        if line is None or line[0] is not offer:
-            line = known[offer.id] = (offer, sha256(repr(_offer(offer)).encode()).digest())
-        found.append(line[1])
-    found.extend(repr(_bid(one)).encode() for one in snapshot.bids)
-    found.extend(
-        repr((one.team, one.weight, one.quota_units, one.units, one.used_unit_ms)).encode() for one in snapshot.standings
-    )
+def sum_of(offers: Iterable[Offer]) -> int:
+    """The sum of a whole book."""
+    return sum(map(part_of, offers)) % MODULUS
+
+
+def digest_of_snapshot(snapshot: BookSnapshot, offers_sum: int) -> str:
+    """Of the figures of a book with this sum, whatever their order. Terms and requirements follow from the journal."""
+    found = [*map(_bid_line, snapshot.bids), *_standing_lines(snapshot)]
+    found.sort()
+    whole = [snapshot.price_rule.encode(), offers_sum.to_bytes(SUM_BYTES), *found]
+    return SUMMED + sha256(b"\n".join(whole)).hexdigest()
+
+
+def older_digest(snapshot: BookSnapshot) -> str:
+    """As markets wrote it before there was a sum."""
+    found = [snapshot.price_rule.encode(), *(sha256(repr(_offer(one)).encode()).digest() for one in snapshot.offers)]
+    found += [*map(_bid_line, snapshot.bids), *_standing_lines(snapshot)]
     found.sort()
     return sha256(b"".join(found)).hexdigest()
+
+
+def _bid_line(bid: object) -> bytes:
+    return repr(_bid(bid)).encode()
+
+
+def _standing_lines(snapshot: BookSnapshot) -> list[bytes]:
+    return [repr((one.team, one.weight, one.quota_units, one.units, one.used_unit_ms)).encode() for one in snapshot.standings]

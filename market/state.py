@@ -18,7 +18,6 @@ from market.leases import Lease
 from market.owner_terms import OwnerTerms
 from market.periods import DAY, PERIODS, Period
 from market.reliability import ProviderRecord
-from market.snapshot_digest import Lines
 from storage.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -386,6 +385,11 @@ class Volatile:
     """By lease: its newest signed reading, until a charge puts it into the record."""
     dirty: bool = True
     listing: Listing | None = None
-    lines: Lines = field(default_factory=dict)
+    settled_ms: int | None = None
+    """When a clearing looked at everybody and left no free seat that anybody who waits could use; None: not so now."""
+    arrived: dict[str, None] = field(default_factory=dict)
+    """Jobs that were submitted to the settled book: they alone may be cleared (`snapshots.snapshot_of_arrivals`)."""
+    kept_for: str | None = None
+    """The due job for which the last clearing keeps free seats."""
     now_ms: int = 0
     ticked_ms: int = 0

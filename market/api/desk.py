@@ -17,7 +17,8 @@ from typing import Any
 
 from market.api.feed import Feed
 from market.api.problems import disk_full
-from market.clearing import SMALL_BOOK, Clearing, clear, effort_for
+from market.api.warming import LARGE_LISTING, Warming
+from market.clearing import ENGINE, SMALL_BOOK, Clearing, algorithm_for, cleared, of_arrivals
 from market.commands import ApplyClearing, Command, Heard, Tick
 from market.events import FIELDS
 from market.exchange import Exchange, Outcome, Refusal
@@ -74,7 +75,8 @@ class Desk:
 
     `observe` is shown every event that is in the journal already.
     `now_ms` is the market's clock (`market/clocks.py`), `make` an empty exchange, `broken` what to do when the journal cannot be trusted any
-    more (the process must end), `room` whether the disk takes writes again after it was full.
+    more (the process must end), `room` whether the disk takes writes again after it was full, `engine` what makes the compiled
+    engine ready for large books.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Desk:
         broken: Callable[[Exception], None],
         observe: Callable[[Sequence[dict[str, Any]]], None] = lambda _: None,
         room: Callable[[Path], bool] | None = None,
+        engine: Warming | None = None,
     ) -> None:
         self.feed = feed
         self.numbers = Numbers()
@@ -96,8 +99,10 @@ class Desk:
         self._clock_ms = now_ms
         self._broken = broken
         self._room = room or has_room
+        self._engine = Warming() if engine is None else engine
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(QUEUE_LIMIT)
         self._clearing: asyncio.Task[None] | None = None
+        self._large: BookSnapshot | None = None
         self._last_ms = 0
         self.exchange = make()
         for number, at_ms, events in self._replay():
@@ -153,6 +158,8 @@ class Desk:
 
     async def write(self) -> None:
         """The writer's loop; ends only by cancellation."""
+        if len(self.exchange.book()) >= LARGE_LISTING:
+            self._engine.begin()
         while True:
             self._handle(await self._take())
             self._clear_large()
@@ -265,31 +272,42 @@ class Desk:
             yield record.number, body["at_ms"], body["events"]
 
     def _clear_small(self, staged: _Staged, now_ms: int) -> None:
-        """A small book is cleared at once and shares the batch's sync."""
+        """A small book, or new bids alone, are cleared at once and share the batch's sync."""
         if self._clearing is not None or not self.exchange.dirty:
+            return
+        came = self.exchange.arrivals()
+        if came is not None:
+            self._stage(staged, self.exchange.step(ApplyClearing(self._timed(came, of_arrivals)), now_ms), now_ms)
+        self._clear_everybody(staged, now_ms)
+
+    def _clear_everybody(self, staged: _Staged, now_ms: int) -> None:
+        if not self.exchange.dirty:
             return
         snapshot = self.exchange.snapshot()
         if len(snapshot.bids) * len(snapshot.offers) > SMALL_BOOK:
+            self._large = snapshot
             return
-        clearing = self._timed(snapshot)
-        outcome = self.exchange.step(ApplyClearing(clearing), now_ms)
+        outcome = self.exchange.step(ApplyClearing(self._timed(snapshot)), now_ms)
         self._stage(staged, outcome, now_ms)
 
-    def _timed(self, snapshot: BookSnapshot) -> Clearing:
+    def _timed(self, snapshot: BookSnapshot, make: Callable[[BookSnapshot], Clearing] | None = None) -> Clearing:
         began_ns = time.perf_counter_ns()
-        clearing = clear(snapshot, effort_for(snapshot))
+        clearing = cleared(snapshot, self._engine.ready) if make is None else make(snapshot)
         self.numbers.clearings += 1
         self.numbers.clearing_ns += time.perf_counter_ns() - began_ns
         return clearing
 
     def _clear_large(self) -> None:
         """A large book is cleared on a frozen snapshot in a thread; its result is validated again as a command."""
-        if self._clearing is not None or not self.exchange.dirty or self.full:
+        snapshot, self._large = self._large, None
+        if snapshot is None or self.full:
             return
+        if algorithm_for(snapshot) == ENGINE:
+            self._engine.begin()
 
         async def clear_aside() -> None:
             try:
-                clearing = await asyncio.to_thread(self._timed, self.exchange.snapshot())
+                clearing = await asyncio.to_thread(self._timed, snapshot)
                 waiting = _Waiting(ApplyClearing(clearing), asyncio.get_running_loop().create_future())
                 await self._queue.put(waiting)
                 await asyncio.wait((waiting.answer,))

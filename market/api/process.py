@@ -8,6 +8,7 @@ With `--fd N` it answers on a listening socket that its parent holds, so that ca
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -91,6 +92,8 @@ def _serve(home: Home, journal: Journal, given: argparse.Namespace, tls: TlsFile
         desk = Desk(journal, new_exchange, feed, now_ms=clock, broken=_broken, observe=shelf.observe)
         url = given.url or url_of(host, listening.getsockname()[1], secure=tls is not None)
         clock.not_before(desk.now_ms())
+        gc.collect()
+        gc.freeze()  # what was replayed stays: no pause of half a second to look through it
         services = open_services(home, url, desk, shelf, clock)
     except JournalNewer as error:
         log.error("%s", error)

@@ -1,40 +1,80 @@
-"""`@compiled`: numba, with a cache on disk that is out of date as soon as any file of loops has changed.
+"""`@compiled`: numba, with a cache on disk that is out of date as soon as any file of loops has changed; `@inner` for what
+only other loops call.
 
 numba's own cache looks at the file of the outermost function only; what that calls is compiled into it, so an edit of another
-file would leave stale code. Here the stamp of a cached function is that of all files of loops together.
+file would leave stale code. So the cache of each state of the files has a folder of its own (NUMBA_CACHE_DIR), named by
+their digest. Inner functions have no cache and no door to Python, which is a third of what compiling takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
-LOOPS = ("compiling.py", "seats.py", "sitting.py", "pricing.py", "improving.py", "removing.py", "resuming.py")
+FOLDER: Final = Path(__file__).parent
+LOOPS: Final = ("compiling.py", "seats.py", "sitting.py", "pricing.py", "improving.py", "removing.py", "resuming.py")
 """The files whose functions are compiled; a test compares it with what the files say."""
 
 
-def stamp(folder: Path = Path(__file__).parent) -> tuple[tuple[float, int], ...]:
-    """(time of change, bytes) of each file of loops."""
-    found = [(folder / name).stat() for name in LOOPS]
-    return tuple((one.st_mtime, one.st_size) for one in found)
+def stamp(folder: Path = FOLDER) -> str:
+    """The digest of the files of loops."""
+    found = sha256()
+    for name in LOOPS:
+        found.update((folder / name).read_bytes() + b"\0")
+    return found.hexdigest()[:16]
+
+
+def cache_folder(roots: tuple[Path, ...], name: str) -> Path | None:
+    """A folder of this name in the first of `roots` that can be written; those of older loops there are removed."""
+    for root in roots:
+        made = root / f"torg-loops-{name}"
+        try:
+            made.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(made, os.W_OK):
+            for other in root.glob("torg-loops-*"):
+                if other != made:
+                    shutil.rmtree(other, ignore_errors=True)
+            return made
+    return None
 
 
 if TYPE_CHECKING:
 
     def compiled(function: F) -> F: ...
 
+    def inner(function: F) -> F: ...
+
 else:
     import numba
 
-    _STAMP = stamp()
     _OPTIONS = {"nogil": True, "error_model": "numpy"}  # no checks for a division by zero
+    _ROOTS = (
+        (Path(numba.config.CACHE_DIR),) if numba.config.CACHE_DIR else (FOLDER / "__pycache__", Path.home() / ".cache")
+    )
+    _CACHE = cache_folder(_ROOTS, stamp())
+
+    @contextmanager
+    def _cached_there() -> Iterator[None]:
+        """numba asks for NUMBA_CACHE_DIR when a function is decorated."""
+        before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(_CACHE)
+        try:
+            yield
+        finally:
+            numba.config.CACHE_DIR = before
 
     def compiled(function):
-        try:
-            made = numba.njit(cache=True, **_OPTIONS)(function)
-        except RuntimeError:  # no folder for the cache
+        if _CACHE is None:
             return numba.njit(**_OPTIONS)(function)
-        made._cache._cache_file._source_stamp = _STAMP
-        return made
+        with _cached_there():
+            return numba.njit(cache=True, **_OPTIONS)(function)
+
+    def inner(function):
+        return numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from market.engine.compiling import compiled
-from market.engine.seats import choose
+from market.engine.compiling import compiled, inner
+from market.engine.seats import STRICT, choose
 from market.engine.sitting import lift, put, sit_again
 
+MOST_MORE = np.int64(6)
 
-@compiled
+
+@inner
 def _random(generator: Any) -> Any:
     """The next 53 bits of xorshift64*, as a number from 0 to 1."""
     word = generator[0]
@@ -22,12 +24,12 @@ def _random(generator: Any) -> Any:
     return float((word * np.uint64(2685821657736338717)) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
-@compiled
+@inner
 def _below(generator: Any, count: Any) -> Any:
     return min(int(_random(generator) * count), count - 1)
 
 
-@compiled
+@inner
 def _affordable(book: Any, bucket: Any, limit: Any) -> Any:
     """Where a bucket's offers become dearer than the limit."""
     low, high = book.bucket[bucket].first, book.bucket[bucket].last
@@ -40,7 +42,7 @@ def _affordable(book: Any, bucket: Any, limit: Any) -> Any:
     return low
 
 
-@compiled
+@inner
 def _evict(book: Any, job: Any, group: Any, state: Any, gain: Any, kept: Any) -> Any:
     """Take a job off its seats into `kept`, from where `_restore` brings it back. False where there is no room, or where
     the job must stay."""
@@ -64,7 +66,7 @@ def _evict(book: Any, job: Any, group: Any, state: Any, gain: Any, kept: Any) ->
     return True
 
 
-@compiled
+@inner
 def _restore(book: Any, state: Any, gain: Any, kept: Any) -> Any:
     members, count, _stamp, kept_first, kept_offer, kept_gpus, kept_gain = kept
     slots = state[2]
@@ -78,13 +80,13 @@ def _restore(book: Any, state: Any, gain: Any, kept: Any) -> Any:
         gain[job] = kept_gain[row]
 
 
-@compiled
+@inner
 def _make_way(
     book: Any, job: Any, group: Any, prices: Any, whole: Any, state: Any, gain: Any, room: Any, kept: Any, looks: Any,
     generator: Any,
 ) -> Any:  # fmt: skip
     """Seat a job where it gains most at these prices, whoever sits there. False where it gains nothing."""
-    used, worth, _, row = choose(book, job, prices, whole, True, room, looks)
+    used, worth, _, row = choose(book, job, prices, whole, STRICT, room, looks)
     if used == 0 or worth <= 0.0:
         return False
     free, users, user_first, user_job = state[0][0], state[0][2], state[0][3], state[0][4]
@@ -93,12 +95,12 @@ def _make_way(
         seat, seats = room[3][place], seats + room[4][place]
         offer = ~seat if seat < 0 else seat
         while free[offer] < room[4][place]:
-            sitting = user_job[user_first[offer] + _below(generator, users[offer])]
+            sitting = np.int64(user_job[user_first[offer] + _below(generator, users[offer])])
             if not _evict(book, sitting, group, state, gain, kept):
                 return False
         if seat >= 0 and book.caps != 0:
             while users[offer] > 0 and _held(book, job, offer, state[0]) + room[4][place] > book.offer[offer].cap:
-                sitting = user_job[user_first[offer] + _below(generator, users[offer])]
+                sitting = np.int64(user_job[user_first[offer] + _below(generator, users[offer])])
                 if not _evict(book, sitting, group, state, gain, kept):
                     return False
     if book.job[job].team >= 0 and state[0][6][book.job[job].team] < seats:
@@ -107,7 +109,7 @@ def _make_way(
     return True
 
 
-@compiled
+@inner
 def _held(book: Any, job: Any, offer: Any, free: Any) -> Any:
     """GPUs of the offer that the job's customer has."""
     total, customer = 0, book.job[job].customer
@@ -120,7 +122,7 @@ def _held(book: Any, job: Any, offer: Any, free: Any) -> Any:
     return total
 
 
-@compiled
+@inner
 def _clear_out(book: Any, job: Any, group: Any, state: Any, gain: Any, kept: Any, generator: Any) -> Any:
     """Take jobs off random offers that this one could pay, about as many GPUs as it wants."""
     free, users, user_first, user_job = state[0][0], state[0][2], state[0][3], state[0][4]
@@ -140,7 +142,7 @@ def _clear_out(book: Any, job: Any, group: Any, state: Any, gain: Any, kept: Any
         if users[offer] == 0:
             wanted -= free[offer] * 0.5
             continue
-        sitting = user_job[user_first[offer] + _below(generator, users[offer])]
+        sitting = np.int64(user_job[user_first[offer] + _below(generator, users[offer])])
         held = book.offer[offer].gpus - free[offer]
         if not _evict(book, sitting, group, state, gain, kept):
             break
@@ -181,7 +183,7 @@ def improve(
             _clear_out(book, job, group, state, gain, kept, generator)
         bucket = book.lists[begin + _below(generator, end - begin)].bucket
         around = wanting_first[bucket + 1] - wanting_first[bucket]
-        for _ in range(_below(generator, 6)):
+        for _ in range(_below(generator, MOST_MORE)):
             other = wanting_jobs[wanting_first[bucket] + _below(generator, around)]
             if state[2][other] == 0 and stamp[other] != group:
                 _evict(book, other, group, state, gain, kept)
@@ -203,7 +205,7 @@ def improve(
             keys[at], order[at] = key, other
         for place in range(left):
             other = order[place]
-            used, worth, _, row = choose(book, other, dear, state[0], True, room, looks)
+            used, worth, _, row = choose(book, other, dear, state[0], STRICT, room, looks)
             if used > 0 and worth >= 0.0:
                 gain[other] = put(book, other, row, used, room, state)
                 after += gain[other]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from market.engine.compiling import compiled
+import numpy as np
+
+from market.engine.compiling import compiled, inner
 from market.engine.seats import OUTWARD, choose
 from market.engine.sitting import put
 
@@ -45,7 +47,7 @@ def visit(
             found[job] = 0.0 if used == 0 else 2.0 if gain < 0.0 else 1.0
 
 
-@compiled
+@inner
 def _dearer(book: Any, job: Any, prices: Any, step: Any, share: Any, used: Any, gain: Any, room: Any) -> Any:
     most, spent = book.job[job].rate_max, 0.0
     bounded = most < book.unbounded
@@ -57,7 +59,7 @@ def _dearer(book: Any, job: Any, prices: Any, step: Any, share: Any, used: Any, 
             offer = ~seat if seat < 0 else seat
             if seat >= 0:
                 spent += book.offer[offer].price * room[4][place]
-            block, before = book.offer[offer].block, prices[0][offer]
+            block, before = np.int64(book.offer[offer].block), prices[0][offer]
             prices[0][offer] += step[offer] * room[4][place] / book.offer[offer].gpus
             if before <= prices[1][block]:
                 prices[1][block] = _least(book, block, prices[0])
@@ -66,7 +68,7 @@ def _dearer(book: Any, job: Any, prices: Any, step: Any, share: Any, used: Any, 
         prices[2][job] = max(0.0, prices[2][job] + share * book.job[job].slope * far)
 
 
-@compiled
+@inner
 def _least(book: Any, block: Any, prices: Any) -> Any:
     low = prices[book.block[block].begin]
     for offer in range(book.block[block].begin + 1, book.block[block].end):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from market.engine.compiling import compiled
+from market.engine.compiling import compiled, inner
 from market.engine.seats import room_of, suits
 from market.engine.sitting import lift, put
 
@@ -30,7 +30,7 @@ def neighbours(book: Any, prices: Any) -> Any:
                 prices[offer] = known
 
 
-@compiled
+@inner
 def _entry(book: Any, job: Any, group: Any, bucket: Any) -> Any:
     """Where a group lists a bucket, or −1."""
     for at in range(book.group[group].begin, book.group[group].end):
@@ -39,7 +39,7 @@ def _entry(book: Any, job: Any, group: Any, bucket: Any) -> Any:
     return -1
 
 
-@compiled
+@inner
 def _fits(book: Any, job: Any, group: Any, begin: Any, end: Any, offers: Any, gpus: Any, free: Any, room: Any) -> Any:
     """Whether a job may have these seats as one gang of this group; they are then in `room`."""
     total, spent = 0, np.int64(0)
@@ -69,7 +69,7 @@ def _fits(book: Any, job: Any, group: Any, begin: Any, end: Any, offers: Any, gp
 def keep(book: Any, jobs: Any, offers: Any, gpus: Any, state: Any, gain: Any, room: Any) -> Any:
     """Seat every job on the seats that it had (sorted by job, −1 for what is gone), where it may still have all of them and
     they are worth something."""
-    at = 0
+    at = np.int64(0)
     while at < len(jobs):
         end = at
         while end < len(jobs) and jobs[end] == jobs[at]:

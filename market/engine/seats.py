@@ -16,13 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from market.engine.compiling import compiled
+from market.engine.compiling import inner
 
 OUTWARD = 2.0**-50
 """Eight times the relative error of one rounding."""
+ROOT, STRICT = np.int64(0), np.bool_(True)
+"""Not written as 0 and True where they are passed on: numba compiles another function for each literal."""
 
 
-@compiled
+@inner
 def sift_up(cost: Any, what: Any, place: Any) -> Any:
     value, which = cost[place], what[place]
     while place > 0:
@@ -34,7 +36,7 @@ def sift_up(cost: Any, what: Any, place: Any) -> Any:
     cost[place], what[place] = value, which
 
 
-@compiled
+@inner
 def sift_down(cost: Any, what: Any, place: Any, size: Any) -> Any:
     value, which = cost[place], what[place]
     while True:
@@ -50,7 +52,7 @@ def sift_down(cost: Any, what: Any, place: Any, size: Any) -> Any:
     cost[place], what[place] = value, which
 
 
-@compiled
+@inner
 def _blocks(
     book: Any, job: Any, slope: Any, lows: Any, left: Any, begin: Any, end: Any, cost: Any, what: Any, looks: Any
 ) -> Any:
@@ -100,7 +102,7 @@ def _blocks(
     return size
 
 
-@compiled
+@inner
 def _let(book: Any, job: Any, offer: Any, free: Any) -> Any:
     """GPUs of an offer that its owner lets to this job's customer, of those that are free."""
     left, customer = free[0][offer], book.job[job].customer
@@ -120,7 +122,7 @@ def _let(book: Any, job: Any, offer: Any, free: Any) -> Any:
     return max(0, min(left, room))
 
 
-@compiled
+@inner
 def room_of(book: Any, job: Any, seat: Any, free: Any, most: Any) -> Any:
     """How many GPUs the job could take of a seat in a heap: whole workers only."""
     offer = ~seat if seat < 0 else seat
@@ -133,7 +135,7 @@ def room_of(book: Any, job: Any, seat: Any, free: Any, most: Any) -> Any:
     return min(room, most)
 
 
-@compiled
+@inner
 def _is_shut(book: Any, job: Any, offer: Any) -> Any:
     """Whether the offer is among those that this job may not have (sorted)."""
     low, high = book.job[job].shut_first, book.job[job].shut_last
@@ -146,7 +148,7 @@ def _is_shut(book: Any, job: Any, offer: Any) -> Any:
     return low < book.job[job].shut_last and book.shut[low] == offer
 
 
-@compiled
+@inner
 def suits(book: Any, job: Any, offer: Any) -> Any:
     """Whether the offer meets what the job asks of it beside its bucket and its price."""
     if (
@@ -159,7 +161,7 @@ def suits(book: Any, job: Any, offer: Any) -> Any:
     return not (book.job[job].shut_first < book.job[job].shut_last and _is_shut(book, job, offer))
 
 
-@compiled
+@inner
 def _gather(book: Any, job: Any, prices: Any, free: Any, most: Any, begin: Any, end: Any, room: Any, looks: Any) -> Any:
     """The cheapest seats of a job in some buckets, as a heap with the dearest on top. Returns its size.
 
@@ -181,7 +183,7 @@ def _gather(book: Any, job: Any, prices: Any, free: Any, most: Any, begin: Any, 
         block = block_what[0]
         blocks -= 1
         block_cost[0], block_what[0] = block_cost[blocks], block_what[blocks]
-        sift_down(block_cost, block_what, 0, blocks)
+        sift_down(block_cost, block_what, ROOT, blocks)
         mine = block < 0
         if mine:
             block = ~block
@@ -221,13 +223,13 @@ def _gather(book: Any, job: Any, prices: Any, free: Any, most: Any, begin: Any, 
                 seats -= top
                 size -= 1
                 cost[0], what[0] = cost[size], what[size]
-                sift_down(cost, what, 0, size)
+                sift_down(cost, what, ROOT, size)
             enough = seats >= (most if cost[0] < ceiling else least)
     looks[0] += looked
     return size
 
 
-@compiled
+@inner
 def value_of(book: Any, job: Any, row: Any, gpus: Any) -> Any:
     """What so many GPUs are worth to a job before their price; `row` is its model's, for jobs with a curve."""
     first = book.job[job].curve_first
@@ -236,7 +238,7 @@ def value_of(book: Any, job: Any, row: Any, gpus: Any) -> Any:
     return book.curve[first + row * (book.job[job].most + 1) + gpus]
 
 
-@compiled
+@inner
 def _settle(book: Any, job: Any, row: Any, free: Any, most: Any, size: Any, cost: Any, what: Any, taken: Any) -> Any:
     """Sorts the heap, cheapest first, and decides how many seats to take of each. Returns (offers, gain, size of terms).
 
@@ -248,7 +250,7 @@ def _settle(book: Any, job: Any, row: Any, free: Any, most: Any, size: Any, cost
         count -= 1
         cost[0], cost[count] = cost[count], cost[0]
         what[0], what[count] = what[count], what[0]
-        sift_down(cost, what, 0, count)
+        sift_down(cost, what, ROOT, count)
     least, curve = book.job[job].least, book.job[job].curve_first >= 0
     if curve:
         target, terms = _along(book, job, row, free, most, size, cost, what)
@@ -275,7 +277,7 @@ def _settle(book: Any, job: Any, row: Any, free: Any, most: Any, size: Any, cost
     return used, gain, terms
 
 
-@compiled
+@inner
 def _along(book: Any, job: Any, row: Any, free: Any, most: Any, size: Any, cost: Any, what: Any) -> Any:
     """How many GPUs of the sorted seats a job with a curve takes, 0 for too few, and what all of them cost."""
     seats, spent, best, target = 0, 0.0, -np.inf, 0
@@ -291,7 +293,7 @@ def _along(book: Any, job: Any, row: Any, free: Any, most: Any, size: Any, cost:
     return target, spent
 
 
-@compiled
+@inner
 def _afford(book: Any, job: Any, row: Any, prices: Any, used: Any, what: Any, taken: Any) -> Any:
     """Gives dear seats back until the job's budget pays for the rest. Returns (offers, gain at these prices)."""
     most, chunk = book.job[job].rate_max, book.job[job].chunk
@@ -323,7 +325,7 @@ def _afford(book: Any, job: Any, row: Any, prices: Any, used: Any, what: Any, ta
     return left, gain
 
 
-@compiled
+@inner
 def choose(book: Any, job: Any, prices: Any, free: Any, strict: Any, room: Any, looks: Any) -> Any:
     """The best seats of one job at these prices among free ones, in `room` (seats, GPUs taken of each).
 

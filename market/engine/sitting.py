@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from market.engine.compiling import compiled
+from market.engine.compiling import inner
 from market.engine.seats import value_of
 
 
-@compiled
+@inner
 def put(book: Any, job: Any, row: Any, used: Any, room: Any, state: Any) -> Any:
     """Seat a job on what `choose` found. Returns what it is worth, in the objective."""
     free, slot_first, slots, slot_offer, slot_gpus = state
@@ -25,7 +25,7 @@ def put(book: Any, job: Any, row: Any, used: Any, room: Any, state: Any) -> Any:
     return value_of(book, job, row, seats) - paid
 
 
-@compiled
+@inner
 def _sit(book: Any, job: Any, offer: Any, gpus: Any, free: Any) -> Any:
     free[0][offer] -= gpus
     free[1][book.offer[offer].block] -= gpus
@@ -36,7 +36,7 @@ def _sit(book: Any, job: Any, offer: Any, gpus: Any, free: Any) -> Any:
         free[6][book.job[job].team] -= gpus
 
 
-@compiled
+@inner
 def lift(book: Any, job: Any, state: Any) -> Any:
     """Take a job off its seats."""
     free, slot_first, slots, slot_offer, slot_gpus = state
@@ -56,7 +56,7 @@ def lift(book: Any, job: Any, state: Any) -> Any:
     slots[job] = 0
 
 
-@compiled
+@inner
 def sit_again(book: Any, job: Any, seat: Any, gpus: Any, state: Any) -> Any:
     """Put a job on one more seat that it had before."""
     free, slot_first, slots, slot_offer, slot_gpus = state

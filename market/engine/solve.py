@@ -125,6 +125,7 @@ def solve_arrays(
         _improve(seating, dual.priced(), dual.best, effort * LOOKS, seed, HEAT if before is None else 0.0)
         if seating.gain.sum() < start and before is None:  # too little effort to cool down
             seating = _begun(arrays)
+        seating.fill(by_value(arrays), seating.nothing)  # nobody goes empty who could use what is left
     proven = None
     if bound:
         proven = outward(dual.best_prices, seating.whole[0], seating.evaluate(dual.priced()))
