@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 BENCH  := .bench-venv
 export UV_FIND_LINKS := $(PIP_FIND_LINKS)
 
-.PHONY: demo test lint fuzz bench bench-deps bench-links clean
+.PHONY: demo test lint fuzz storms bench bench-deps bench-links clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make test        lint, types, layering and every test"
 	@echo "make lint        ruff, mypy, import-linter"
 	@echo "make fuzz        the HTTP API against its own OpenAPI page: EXAMPLES=500 a route, SEED=1"
+	@echo "make storms      whole markets in virtual time, everything going wrong: MINUTES=60, FROM=1 a seed"
 	@echo "make bench       the benchmarks of docs/BENCHMARKS.md that take minutes"
 	@echo "make bench-deps  torchft and hivemind, to compare with"
 	@echo "make bench-links training over slow cables (root)"
@@ -46,6 +47,11 @@ EXAMPLES ?= 500
 SEED ?= 1
 fuzz: $(STAMP)
 	EXAMPLES=$(EXAMPLES) SEED=$(SEED) $(BIN)/python -m pytest tests/api/test_fuzz.py --hypothesis-seed=$(SEED) --timeout=0
+
+# Other seeds than the suite's, one story after another; one that fails prints how to run it again.
+MINUTES ?= 60
+storms: $(STAMP)
+	$(BIN)/python -m tests.storms --minutes $(MINUTES) $(if $(FROM),--from $(FROM))
 
 # torchft and hivemind, for the comparisons only, in an environment of their own.
 bench-deps: $(STAMP) $(BENCH)/.installed

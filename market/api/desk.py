@@ -164,14 +164,14 @@ class Desk:
             self._handle(await self._take())
             self._clear_large()
 
-    async def tick(self) -> None:
-        """Let time pass for the exchange; while the disk is full, see whether it takes writes again."""
+    async def tick(self, every_s: float = TICK_S, draw: Callable[[int], int] = secrets.randbits) -> None:
+        """Let time pass for the exchange; while the disk is full, see whether it takes writes again. `draw`: so many random bits."""
         loop = asyncio.get_running_loop()
         probe_at = 0.0
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(every_s)
             if not self.full:
-                await self._queue.put(_Waiting(Tick(random=secrets.randbits(64)), loop.create_future()))
+                await self._queue.put(_Waiting(Tick(random=draw(64)), loop.create_future()))
             elif loop.time() >= probe_at:
                 probe_at = loop.time() + PROBE_EVERY_S
                 if self._room(self._journal.folder):

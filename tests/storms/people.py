@@ -1,0 +1,130 @@
+"""Simulated people: the operator, who pays in and out, and customers, who submit, top up, change their minds and ask again."""
+
+import asyncio
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+from market.commands import (
+    AddBudget,
+    CancelJob,
+    Deposit,
+    GrantCredit,
+    Payout,
+    ReopenMarket,
+    SetPriceRule,
+    StopMarket,
+    SubmitJob,
+)
+from market.outcomes import Refusal
+from tests.market.scene import USD, make_spec
+from tests.market.test_batch import make_spec as make_command
+from tests.storms.faults import Weather
+from tests.storms.network import Network
+
+
+class Operator:
+    """Pays in, pays out, grants, and sometimes takes the market down for a while."""
+
+    def __init__(self, network: Network, weather: Weather, random: Random, customers: list[str], providers: list[str]) -> None:
+        self._network, self._weather, self._random = network, weather, random
+        self._customers, self._providers = customers, providers
+
+    async def live(self) -> None:
+        for name in self._customers:
+            await self._network.sure(Deposit(f"first-{name}", name, self._random.randint(1, 40) * USD // 1000, "op"))
+        number = 0
+        while True:
+            await asyncio.sleep(self._random.uniform(2, 15))
+            number += 1
+            drawn, nanos = self._random.random(), self._random.randint(1, 10**10) // 1000
+            if drawn < 0.4:
+                await self._network.sure(Deposit(f"d-{number}", self._random.choice(self._customers), nanos, "op"))
+            elif drawn < 0.75:
+                nanos = self._random.choice((nanos, 1, 999, 10**6))
+                await self._network.sure(Payout(f"p-{number}", self._random.choice([*self._providers, *self._customers]), nanos, "op"))
+            elif drawn < 0.85:
+                at_ms = await self._network.look(lambda exchange: exchange.now_ms)
+                if at_ms is not None:
+                    expires_ms = at_ms + self._random.choice((5_000, 60_000, 10_000_000))
+                    await self._network.sure(
+                        GrantCredit(f"g-{number}", self._random.choice(self._customers), None, nanos, expires_ms, "to begin with", "op")
+                    )
+            elif drawn < 0.92:
+                await self._network.sure(SetPriceRule(self._random.choice(("ask", "class", "spot")), "op"))
+            elif self._weather.strikes("whims", 0.5):
+                self._weather.count["market stopped"] += 1
+                await self._network.sure(StopMarket("op"))
+                await asyncio.sleep(self._random.uniform(1, 40))
+                await self._network.sure(ReopenMarket("op"))
+
+
+class Customer:
+    """Some jobs at a time, each with a budget that may or may not do."""
+
+    def __init__(self, name: str, network: Network, weather: Weather, random: Random) -> None:
+        self.name = name
+        self.jobs: list[str] = []
+        self._network, self._weather, self._random = network, weather, random
+
+    async def live(self) -> None:
+        await asyncio.sleep(self._random.uniform(0, 2))
+        for number in range(self._random.randint(1, 4)):
+            await self._submit(f"{self.name}-{number}")
+            await asyncio.sleep(self._random.uniform(0.5, 10))
+        while True:
+            await self._change_mind()
+            await asyncio.sleep(self._random.uniform(2, 20))
+
+    async def _submit(self, id: str) -> None:
+        command = SubmitJob(id, self._spec(), self.name)
+        self.jobs.append(id)
+        for _ in range(8):  # until the operator's money has come, and somebody offers what it wants
+            outcome = await self._network.sure(command)
+            if not isinstance(outcome.answer, Refusal):
+                break
+            if outcome.answer.code not in ("insufficient_funds", "market_closing"):
+                return
+            await asyncio.sleep(2)
+        if self._weather.strikes("lies", 0.2):
+            self._weather.count["the same id for another job"] += 1
+            other = dict(command.spec) | {"limits": {**command.spec["limits"], "budget_nanos": 1 + command.spec["limits"]["budget_nanos"]}}
+            await self._network.say(replace(command, spec=other))
+
+    def _spec(self) -> dict[str, Any]:
+        random = self._random
+        least = random.randint(1, 3)
+        price = random.choice((40, 60, 90, 200)) * USD // 100
+        budget = random.randint(1, 30) * USD // 1000
+        deadline = random.choice((None, None, None, 60_000))
+        if random.random() < 0.2:
+            spec = make_command(retries=random.randint(0, 2))
+            spec["limits"] = {"max_price_nanos_per_gpu_hour": price, "budget_nanos": budget, "deadline_ms": deadline}
+            return spec | {"wait": True}
+        spec = make_spec(
+            workers__min=least, workers__max=least + random.randint(0, 2), workers__gpus=random.choice((1, 1, 2)),
+            limits__max_price_nanos_per_gpu_hour=price, limits__budget_nanos=budget, limits__deadline_ms=deadline,
+            rounds=random.randint(2, 8), wait=True,
+        )  # fmt: skip
+        spec["steps"] = spec["rounds"] * 30
+        if random.random() < 0.3:
+            spec["limits"]["interruptible"] = True
+        elif random.random() < 0.2:
+            spec["workers"]["grow_below_nanos_per_gpu_hour"] = price * 2 // 3
+        return spec
+
+    async def _change_mind(self) -> None:
+        if not self.jobs:
+            return
+        job, drawn = self._random.choice(self.jobs), self._random.random()
+        if drawn < 0.5:
+            add = AddBudget(f"more-{self._random.randrange(4)}", job, self._random.randint(1, 20) * USD // 1000, self.name)
+            await self._network.sure(add)
+        elif drawn < 0.65 and self._weather.strikes("whims", 0.6):
+            self._weather.count["job cancelled"] += 1
+            await self._network.sure(CancelJob(job, self.name))
+
+    async def give_up(self) -> None:
+        """End everything that is still open: at the end nobody's money may be left in an escrow."""
+        for job in self.jobs:
+            await self._network.sure(CancelJob(job, self.name))

@@ -1,0 +1,146 @@
+"""An exchange that is broken on purpose, in one way at a time: the auditor finds it in the journal, and names it."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from market import granting, jobs, metering, reducer
+from market.api.desk import Desk
+from market.faults import BY_REASON, Cause, Charged, Fault
+from market.leases import Lease
+from storage.ledger import Ledger, Status
+from storage.units import charge_nanos
+from tests.storms.disk import StoryDisk
+from tests.storms.story import Plan, tell
+
+Break = Callable[[pytest.MonkeyPatch], None]
+STORIES = 40
+
+
+def bills_one_nano_more(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Lease, "nanos_at", lambda self, ms: charge_nanos(self.price_nanos_per_gpu_hour, self.gpus, ms) + (ms > 0))
+
+
+def takes_a_higher_fee(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(granting, "fee_step", lambda before, after, ppm: (after - before) // 10)
+
+
+def sells_each_card_twice(patch: pytest.MonkeyPatch) -> None:
+    real = reducer._HANDLERS["offer_placed"]
+    patch.setitem(reducer._HANDLERS, "offer_placed", lambda state, event, at_ms: real(state, event | {"gpus": 2 * event["gpus"]}, at_ms))
+
+
+def begins_with_half_a_gang(patch: pytest.MonkeyPatch) -> None:
+    real = granting.wish_of
+    patch.setattr(granting, "wish_of", lambda spec, living: (wish := real(spec, living)) and replace(wish, least=1, most=1))
+
+
+def lets_pay_above_the_limit(patch: pytest.MonkeyPatch) -> None:
+    real = granting.wish_of
+    patch.setattr(
+        granting, "wish_of",
+        lambda spec, living: (wish := real(spec, living)) and replace(wish, limit_nanos_per_gpu_hour=9 * wish.limit_nanos_per_gpu_hour),
+    )  # fmt: skip
+
+
+def pays_below_the_ask(patch: pytest.MonkeyPatch) -> None:
+    real = granting._grant_lease
+    patch.setattr(granting, "_grant_lease", lambda turn, job, offer, price, terms: real(turn, job, offer, price - 1, terms))
+
+
+def lends_money(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(jobs, "_check_funds", lambda turn, customer, spec: None)
+    patch.setattr(Ledger, "_check_balances", lambda self, transfer, balances: Status.CREATED)
+
+
+def keeps_the_escrow(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(jobs.credits, "release", lambda turn, job: None)
+
+
+def bills_work_that_was_lost(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Cause, "charged", Charged.LAST_READING)
+
+
+def forgives_what_is_owed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Lease, "payable_ms", lambda self, budget: self.charged_ms + 1)
+
+
+def promises_before_it_syncs(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(StoryDisk, "sync_data", lambda self, handle: None)
+
+
+def answers_and_writes_nothing(patch: pytest.MonkeyPatch) -> None:
+    real = Desk._stage
+
+    def stage(self: Desk, staged: object, outcome: object, now_ms: int) -> None:
+        if outcome.events and outcome.events[0]["type"] == "transfer" and outcome.events[0]["kind"] == "deposit":  # type: ignore[attr-defined]
+            return
+        real(self, staged, outcome, now_ms)  # type: ignore[arg-type]
+
+    patch.setattr(Desk, "_stage", stage)
+
+
+def believes_every_meter(patch: pytest.MonkeyPatch) -> None:
+    def meter(turn: object, job: object, reading: object) -> bool:
+        lease = metering.lease_of(turn, job, reading.lease, reading.epoch)  # type: ignore[attr-defined,arg-type]
+        if lease is None or str(lease.state) != "active":
+            return False
+        leased_ms = max(lease.metered_ms, reading.leased_ms)  # type: ignore[attr-defined]
+        metering._note_meter(turn, lease, leased_ms, min(leased_ms, reading.trained_ms), lease.rounds, lease.tokens, lease.bytes)  # type: ignore[attr-defined,arg-type]
+        return True
+
+    patch.setattr(metering, "_meter", meter)
+
+
+def books_a_retry_again(patch: pytest.MonkeyPatch) -> None:
+    real = Ledger.check
+
+    def check(self: Ledger, transfer: object) -> Status:
+        self._transfers.pop(transfer.id, None)  # type: ignore[attr-defined]
+        return real(self, transfer)  # type: ignore[arg-type]
+
+    patch.setattr(Ledger, "check", check)
+    patch.setattr(Ledger, "transfer", lambda self, id: None)
+
+
+def warns_of_the_budget_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(reducer._HANDLERS, "budget_reached", lambda state, event, at_ms: None)
+
+
+def blames_the_customer(patch: pytest.MonkeyPatch) -> None:
+    for reason, cause in BY_REASON.items():
+        if cause.fault is Fault.PROVIDER:
+            patch.setitem(BY_REASON, reason, replace(cause, fault=Fault.CUSTOMER))
+
+
+BREAKS: list[tuple[Break, str]] = [
+    (bills_one_nano_more, r"is billed \d+, its readings come to \d+"),
+    (takes_a_higher_fee, r"the fee of lease-\d+ is \d+ and should be \d+"),
+    (sells_each_card_twice, r"has \d+ GPUs, \d+ of them let"),
+    (begins_with_half_a_gang, r"begins with 1 workers, its gang is [23]"),
+    (lets_pay_above_the_limit, r"above the limit of"),
+    (pays_below_the_ask, r"below the ask of"),
+    (lends_money, r"wallet:c\d is below zero"),
+    (keeps_the_escrow, r"is (done|failed|cancelled) and its escrow holds"),
+    (bills_work_that_was_lost, r"neither durable nor the customer's to pay"),
+    (forgives_what_is_owed, r"ms are due and the escrow could pay more"),
+    (promises_before_it_syncs, r"acknowledged, and is (not there|another one)|what was acknowledged cannot be read"),
+    (answers_and_writes_nothing, r"acknowledged and not in the journal: deposit"),
+    (believes_every_meter, r"the meter of lease-\d+ says \d+ ms after"),
+    (books_a_retry_again, r"is booked twice"),
+    (warns_of_the_budget_again, r"is told of (50|80|100) % of its budget again"),
+    (blames_the_customer, r"which is the fault of provider, not customer"),
+]
+
+
+@pytest.mark.parametrize(("broken", "finding"), BREAKS, ids=[broken.__name__ for broken, _ in BREAKS])
+def test_an_exchange_that(broken: Break, finding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken(monkeypatch)
+    without = frozenset() if broken is promises_before_it_syncs else frozenset({"kill", "power", "again", "full", "io", "clock"})
+    for seed in range(STORIES):
+        plan = replace(Plan.of(seed), seconds=30.0, without=without)
+        if any(re.search(finding, found) for found in tell(plan).findings):
+            return
+    pytest.fail(f"{STORIES} stories, and nobody says {finding!r}")
