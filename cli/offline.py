@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,9 +57,9 @@ class Files:
         from storage.billing import DEFAULT_BY, billing
         from storage.tenants import QueryRefused, Tenant
 
-        with self._books() as books:
-            groups = DEFAULT_BY if by is None else tuple(by.split(","))
-            found = billing(books, Tenant(role, role), by=groups, since_ms=since_ms, until_ms=until_ms, job=job)
+        groups = DEFAULT_BY if by is None else tuple(by.split(","))
+        tenant = Tenant(role, role)
+        found = self._ask(lambda books: billing(books, tenant, by=groups, since_ms=since_ms, until_ms=until_ms, job=job))
         if isinstance(found, QueryRefused):
             raise refused(found.code, found.message, field=found.field, remedy=found.remedy)
         return found
@@ -69,20 +68,22 @@ class Files:
         self, *, gpu: str | None, region: str | None, since_ms: int | None, until_ms: int | None, points: int
     ) -> dict[str, Any]:
         """What GET /v1/prices answers; what stood open when the market went down counts until then."""
-        with self._books() as books:
-            from storage.prices import last_ms, prices
+        _need_duckdb()
+        from storage.prices import last_ms, prices
 
+        def ask(books: Any) -> dict[str, Any]:
             ended_ms = last_ms(books)
-            until_ms = ended_ms if until_ms is None else min(until_ms, ended_ms)
-            return prices(books, gpu=gpu, region=region, since_ms=since_ms, until_ms=until_ms, points=points)
+            until = ended_ms if until_ms is None else min(until_ms, ended_ms)
+            return prices(books, gpu=gpu, region=region, since_ms=since_ms, until_ms=until, points=points)
+
+        return self._ask(ask)
 
     def invoice(self, role: str, job: str) -> dict[str, Any]:
         """What GET /v1/invoices/{job} answers."""
         from storage.billing import invoice
         from storage.tenants import QueryRefused, Tenant
 
-        with self._books() as books:
-            found = invoice(books, Tenant(role, role), job)
+        found = self._ask(lambda books: invoice(books, Tenant(role, role), job))
         if isinstance(found, QueryRefused):
             raise refused(found.code, found.message, field=found.field, remedy=found.remedy)
         return found
@@ -93,8 +94,7 @@ class Files:
         from storage.tenant_sql import tenant_sql
         from storage.tenants import QueryRefused, Tenant
 
-        with self._books() as books:
-            found = tenant_sql(books, Tenant(role, role), statement)
+        found = self._ask(lambda books: tenant_sql(books, Tenant(role, role), statement))
         if isinstance(found, QueryRefused):
             raise refused(found.code, found.message, field=found.field, remedy=found.remedy)
         return found
@@ -104,7 +104,7 @@ class Files:
         _need_duckdb()
         from market.homes import Home
         from storage.journal import verify_journal
-        from storage.projection import Projection, ProjectionNewer, projection_equal
+        from storage.projection import Projection, ProjectionNewer, is_balanced, projection_equal
 
         home = Home(self.home)
         checked = verify_journal(home.journal)
@@ -116,23 +116,20 @@ class Files:
             except ProjectionNewer as newer:
                 raise refused("books_newer", str(newer)) from newer
             with opened as projection:
-                with projection.cursor() as books:
-                    rows = books.execute(_BALANCED).fetchall()
-                answer["balanced"] = bool(rows[0][0])
                 answer["projection_ok"], answer["detail"] = projection_equal(projection)
+                if answer["projection_ok"]:
+                    with projection.cursor() as books:
+                        answer["balanced"] = is_balanced(books)
             answer["ok"] = answer["balanced"] and answer["projection_ok"]
         return answer
 
-    def _books(self) -> AbstractContextManager[Any]:
+    def _ask(self, question: Callable[[Any], Answer]) -> Answer:
         _need_duckdb()
         from market.homes import Home
-        from storage.offline import offline_books
+        from storage.offline import ask_offline
 
         home = Home(self.home)
-        return offline_books(home.journal, home.books_database)
-
-
-_BALANCED = "SELECT coalesce(sum(balance_nanos), 0) = 0 AND count(*) FILTER (balance_nanos < 0 AND account NOT IN ('world', 'grants')) = 0 FROM balances"
+        return ask_offline(home.journal, home.books_database, question)
 
 
 def _need_duckdb() -> None:

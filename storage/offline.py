@@ -1,15 +1,17 @@
 """The books when the market is down: from the file where it can be used, else made in memory from the journal."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import duckdb
 
-from storage.projection import Projection, ProjectionBusy, ProjectionNewer
+from storage.projection import Projection, ProjectionBusy, ProjectionNewer, is_damage
 
 log = logging.getLogger("torg.books")
+Answer = TypeVar("Answer")
 
 
 @contextmanager
@@ -26,6 +28,19 @@ def offline_books(journal: Path, database: Path) -> Iterator[duckdb.DuckDBPyConn
         return
     with Projection.in_memory(journal) as books, books.cursor() as cursor:
         yield cursor
+
+
+def ask_offline(journal: Path, database: Path, question: Callable[[duckdb.DuckDBPyConnection], Answer]) -> Answer:
+    """What the question comes to; asked again of books made in memory, where a part of the file that it needs is damaged."""
+    with offline_books(journal, database) as connection:
+        try:
+            return question(connection)
+        except duckdb.Error as error:
+            if not is_damage(error):
+                raise
+            log.warning("the books' file is damaged (%s): reading the journal instead", error)
+    with Projection.in_memory(journal) as books, books.cursor() as cursor:
+        return question(cursor)
 
 
 def _from_file(journal: Path, database: Path) -> duckdb.DuckDBPyConnection | None:

@@ -51,6 +51,14 @@ class ProjectionBusy(Exception):
     """Another process owns the books or reads them just now; nothing is wrong with the file."""
 
 
+def is_damage(error: duckdb.Error) -> bool:
+    """Whether DuckDB says by this that the file itself cannot be read: then it is made again, whatever was asked."""
+    return isinstance(error, _DAMAGE) or str(error).startswith("Corrupt database file")
+
+
+_DAMAGE = (duckdb.IOException, duckdb.InternalException, duckdb.FatalException, duckdb.SerializationException)
+
+
 class Projection:
     """The books over one journal folder. `database` None keeps them in memory.
 
@@ -187,7 +195,7 @@ class Projection:
             self._connection = duckdb.connect(str(self.database), config=_CONFIG)
         except duckdb.Error as error:
             marker.unlink()
-            if "lock" in str(error).lower():
+            if isinstance(error, duckdb.IOException) and "could not set lock" in str(error).lower():
                 raise ProjectionBusy(f"another process has {self.database} open") from error
             raise
         marker.unlink()
@@ -277,11 +285,30 @@ def rebuild(journal: Path, database: Path) -> int:
         return books.rebuild()
 
 
+def is_balanced(cursor: duckdb.DuckDBPyConnection) -> bool:
+    """Whether all balances together are zero, and none is below that may not be."""
+    found = cursor.execute(
+        "SELECT coalesce(sum(balance_nanos), 0) = 0 AND count(*) FILTER (balance_nanos < 0 "
+        "AND account NOT IN ('world', 'grants')) = 0 FROM balances"
+    ).fetchall()
+    return bool(found[0][0])
+
+
 def projection_equal(books: Projection) -> tuple[bool, str]:
-    """Whether books made from nothing, up to the same record, are equal in every table and view; and a sentence.
+    """Whether books made from nothing, up to the same record, are equal in every table and view; and a sentence, which names
+    the file where a byte of it was changed.
 
     Needs the memory for a second set of books.
     """
+    try:
+        return _compared(books)
+    except duckdb.Error as error:
+        if not is_damage(error):
+            raise
+        return False, f"the file {books.database} is damaged: {error}"
+
+
+def _compared(books: Projection) -> tuple[bool, str]:
     with books._lock:
         books.catch_up()
         fresh = Projection.in_memory(books.journal, books.records)

@@ -34,7 +34,7 @@ from market.api.books_answers import questions
 from market.api.problems import Problem
 from market.homes import Home, write_json
 from storage.journal import JournalCorrupt
-from storage.projection import Projection, ProjectionBusy, ProjectionNewer
+from storage.projection import Projection, ProjectionBusy, ProjectionNewer, is_damage
 from storage.tenants import QueryRefused, Tenant
 from storage.transparency import LogIndex
 
@@ -45,7 +45,6 @@ POLL_S = 0.1
 OWN_S = 15.0
 RETRY_S = 2.0
 # what DuckDB says when the file is damaged under it, as opposed to a statement that is wrong
-BROKEN_FILE = (duckdb.IOException, duckdb.InternalException, duckdb.FatalException, duckdb.SerializationException)
 EXIT_BUSY, EXIT_NEWER = 1, 6
 Json = dict[str, Any]
 
@@ -105,7 +104,9 @@ class Books:
         tenant = Tenant(query.tenant.member, query.tenant.role)
         try:
             found = ask(query.params, tenant)
-        except BROKEN_FILE as error:
+        except duckdb.Error as error:
+            if not is_damage(error):
+                raise
             log.warning("the books cannot be read (%s): making them again", error)
             self.projection.rebuild()
             found = ask(query.params, tenant)
