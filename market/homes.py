@@ -10,6 +10,7 @@ The folder is an argument everywhere; nothing here reads the environment, the cl
     log.key        secret behind the log's salts, 32 bytes in hex                             (0600)
     journal/       the record                          blobs/        content-addressed bytes
     books/         books.duckdb, the projection        uploads.log   who uploaded which blob (quotas)
+    blobs.json     the bucket that holds the blobs instead, and perhaps its keys              (0600)
     run/           *.pid, books.json (port), ray.json  logs/         one file per process, jobs/ID.log
     lock           held by the one supervisor          moved.json    this market lives elsewhere now: it does not start
 """
@@ -77,6 +78,11 @@ class Home:
     @property
     def blobs(self) -> Path:
         return self.root / "blobs"
+
+    @property
+    def blobs_file(self) -> Path:
+        """Names the bucket that holds the blobs; without it they are in the folder."""
+        return self.root / "blobs.json"
 
     @property
     def uploads_file(self) -> Path:

@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final
 
 from storage.blobs import DIGEST, BlobStore
+from storage.bucket_blobs import PLACE_FILE
 from storage.canonical import NotCanonical, canonical_bytes, parse_json
 from storage.formats import HOME_FORMAT, FormatDamaged, FormatNewer, check_home, newer_manifest, newer_record
 from storage.journal_format import JournalCorrupt, JournalNewer, JournalRewound, SegmentHeader, segments, sync_folder
@@ -114,11 +115,12 @@ def write_backup(
     home: Path, file: BinaryIO, *, made_at_ms: int, passphrase: bytes | None = None, with_blobs: bool = True,
     moved: bool = False, progress: OnBytes = lambda done, total: None,
 ) -> BackupFacts:  # fmt: skip
-    """Write the backup of the market in `home` to `file`; the market may run meanwhile.
+    """Write the backup of the market in `home` to `file`; the market may run meanwhile. Blobs of a bucket stay there.
 
     Raises BackupError (no_market, damaged, busy, home_newer), OSError. What was written of a failed one is useless.
     """
     cut = _Cut(Walk(home / "journal"))
+    with_blobs = with_blobs and not (home / PLACE_FILE).exists()
     try:
         format_of_home = check_home(home)
         if not cut.read_on() or not cut.market:

@@ -32,6 +32,10 @@ class BlobStoreFull(BlobError):
     """The disk is full; nothing half-written is visible under a digest."""
 
 
+class BlobsAway(BlobError):
+    """The store behind the blobs does not answer, or does not let this market in; the text says which and why."""
+
+
 class BlobTooLarge(BlobError):
     """The blob is above the limit of this store."""
 

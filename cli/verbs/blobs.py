@@ -63,7 +63,8 @@ def _checked(settings: Settings) -> dict[str, Any]:
     from cli.offline import readable_home
     from market.homes import Home
     from storage.blob_checks import check_blobs
-    from storage.blobs import BlobError, BlobStore
+    from storage.blobs import BlobError
+    from storage.bucket_blobs import PlaceError, open_blobs
     from storage.journal_format import JournalCorrupt, JournalRewound
 
     if settings.url:
@@ -73,10 +74,10 @@ def _checked(settings: Settings) -> dict[str, Any]:
     home = Home(readable_home(settings.home))
     try:
         with progress_bar(settings, "reading") as progress:
-            return check_blobs(BlobStore(home.blobs), home.journal, progress).to_json()
+            return check_blobs(open_blobs(home.root), home.journal, progress).to_json()
     except (JournalCorrupt, JournalRewound) as error:
         raise CliError("damaged", f"the journal is damaged: {error}", None, "run `torg books verify`", Exit.FAILED) from error
-    except (BlobError, OSError) as error:
+    except (BlobError, PlaceError, OSError) as error:
         raise CliError("blobs_unreadable", str(error), "--home", None, Exit.FAILED) from error
 
 

@@ -36,6 +36,8 @@ def up(
     ray_token: Annotated[Path | None, typer.Option(metavar="FILE", help="file with the token of that cluster")] = None,
     tls_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="certificate (PEM): speak https")] = None,
     tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="its key (PEM), readable by you only")] = None,
+    blobs: Annotated[str | None, typer.Option(metavar="s3://BUCKET/PREFIX", help="keep blobs in this bucket; said once, for a home without blobs")] = None,
+    blobs_endpoint: Annotated[str | None, typer.Option(metavar="URL", help="its server, where that is not Amazon's")] = None,
     price_rule: Annotated[str | None, typer.Option(metavar="RULE", help="how seats are priced from now on: ask or uniform; kept until another is said")] = None,
 ) -> None:  # fmt: skip
     """Start the market in the background, or show the one that runs."""
@@ -50,6 +52,12 @@ def up(
     if settings.joined_file.exists():
         told = f"this home has joined a market elsewhere ({settings.joined_file})"
         raise refused("home_joined", told, field="--home", remedy="name another --home for a market of your own")
+    if blobs is not None:
+        from cli.blob_places import settle_in_bucket
+
+        settle_in_bucket(settings.home, blobs, blobs_endpoint)
+    elif blobs_endpoint is not None:
+        raise usage("--blobs-endpoint goes with --blobs", field="--blobs-endpoint", remedy="name --blobs too")
     found = start_market(settings.home, host=host, port=port, ray=ray, ray_token=ray_token, tls=_tls(tls_cert, tls_key))
     if price_rule is not None:
         found |= {"price_rule": connect(settings, "operator").set_price_rule(price_rule)["price_rule"]}

@@ -11,6 +11,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as BareHTTPException
 
+from storage.blobs import BlobsAway
+
 log = logging.getLogger("torg.api")
 
 MEDIA_TYPE = "application/problem+json"
@@ -74,6 +76,7 @@ def disk_full() -> Problem:
 def install(app: FastAPI) -> None:
     """Make every way to fail answer with a problem document."""
     app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(BlobsAway, _away)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(BareHTTPException, _http)
     app.add_exception_handler(Exception, _bug)
@@ -82,6 +85,11 @@ def install(app: FastAPI) -> None:
 async def _problem(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, Problem)
     return error.answer()
+
+
+async def _away(_: Request, error: Exception) -> JSONResponse:
+    log.error("%s", error)
+    return Problem(503, "blobs_away", str(error), remedy="try again later; the operator sees why in the log").answer()
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:

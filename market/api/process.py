@@ -30,7 +30,8 @@ from market.clocks import SteadyClock
 from market.daemon import EXIT_NEWER, listen, url_of
 from market.homes import Home
 from market.tls import TlsFiles
-from storage.blobs import BlobStore
+from storage.blobs import BlobError
+from storage.bucket_blobs import open_blobs
 from storage.formats import HOME_FORMAT, FormatDamaged, FormatNewer, check_home, upgrade_home
 from storage.journal import Journal, JournalCorrupt, JournalFull, JournalLocked, JournalNewer
 
@@ -87,7 +88,7 @@ def _serve(home: Home, journal: Journal, given: argparse.Namespace, tls: TlsFile
         upgraded = upgrade_home(home.root)
         if upgraded is not None:
             log.info("the home was of format %s and is of format %s now", upgraded, HOME_FORMAT)
-        shelf = Shelf(BlobStore(home.blobs), home.uploads_file)
+        shelf = Shelf(open_blobs(home.root), home.uploads_file)
         clock = SteadyClock(wall_ms, steady_ms)
         desk = Desk(journal, new_exchange, feed, now_ms=clock, broken=_broken, observe=shelf.observe)
         url = given.url or url_of(host, listening.getsockname()[1], secure=tls is not None)
@@ -98,6 +99,9 @@ def _serve(home: Home, journal: Journal, given: argparse.Namespace, tls: TlsFile
     except JournalNewer as error:
         log.error("%s", error)
         return EXIT_NEWER
+    except BlobError as error:
+        log.error("the market's blobs cannot be used: %s", error)
+        return EXIT_DAMAGED
     except (OSError, ValueError, JournalCorrupt, JournalFull) as error:
         log.exception("the market cannot be opened: %s", error)
         return EXIT_DAMAGED

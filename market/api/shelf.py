@@ -20,6 +20,7 @@ from storage.blobs import (
     BlobError,
     BlobMissing,
     BlobOffsetWrong,
+    BlobsAway,
     BlobStore,
     BlobStoreFull,
     BlobTooLarge,
@@ -311,6 +312,8 @@ class Shelf:
             ) from error
         except BlobTooLarge as error:
             raise Problem(413, "blob_too_large", str(error), field="Content-Range") from error
+        except BlobsAway as error:
+            raise Problem(503, "blobs_away", str(error), remedy="send it again later") from error
         except BlobStoreFull as error:
             raise Problem(507, "disk_full", f"disk full: {error}", remedy="free space on the market's disk") from error
 

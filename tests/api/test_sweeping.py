@@ -17,7 +17,9 @@ from market.api.problems import Problem
 from market.api.shelf import Shelf
 from market.api.sweeping import collect
 from storage.blobs import BlobStore
+from storage.bucket_blobs import BucketBlobs
 from storage.garbage import Marks
+from storage.object_stores import FolderStore
 
 GRACE_MS = 1000
 CONTENTS = [f"content {number}".encode() for number in range(2)]
@@ -230,9 +232,11 @@ def run(shelf: Shelf, now_ms: int, *, dry_run: bool = False) -> dict[str, int]:
     return asyncio.run(collect(shelf, shelf.store.sizes(), now_ms, GRACE_MS, dry_run=dry_run)).to_json()
 
 
-@pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
-    return Shelf(BlobStore(tmp_path / "blobs"), tmp_path / "uploads.log")
+@pytest.fixture(params=["folder", "object store"])
+def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Shelf:
+    folder = tmp_path / "blobs"
+    store = BlobStore(folder) if request.param == "folder" else BucketBlobs(folder, FolderStore(tmp_path / "objects"))
+    return Shelf(store, tmp_path / "uploads.log")
 
 
 def test_figures_of_two_phases(shelf: Shelf) -> None:
