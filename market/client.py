@@ -178,9 +178,13 @@ class Market(Consortium, PastQuestions):
         params = {"offer": offer, "wait_s": wait_s, "seen": seen}
         return self._wire.json("GET", "/v1/leases", params=params, wait_s=wait_s)
 
-    def lease_started(self, lease: str, *, epoch: int, worker: str, pid: int, node: str, meter_key: str = "") -> Json:
-        """`meter_key`: the public key (hex) by which this worker signs its meter."""
-        body = {"epoch": epoch, "worker": worker, "pid": pid, "node": node, "meter_key": meter_key}
+    def lease_started(
+        self, lease: str, *, epoch: int, worker: str, pid: int, node: str, meter_key: str = "", machine: Json | None = None
+    ) -> Json:
+        """`meter_key`: the public key (hex) by which this worker signs its meter; `machine`: what it runs on, signed."""
+        body: Json = {"epoch": epoch, "worker": worker, "pid": pid, "node": node, "meter_key": meter_key}
+        if machine is not None:
+            body["machine"] = machine
         return self._wire.json("POST", f"/v1/leases/{_part(lease)}/started", body=body)
 
     def lease_ended(self, lease: str, *, epoch: int, reason: str, detail: str = "") -> Json:

@@ -96,7 +96,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
         "clearing",
         "price_rule",
     ),
-    "lease_started": ("lease", "epoch", "worker", "pid", "node", "meter_key"),
+    "lease_started": ("lease", "epoch", "worker", "pid", "node", "meter_key", "machine"),
     "lease_noticed": ("lease", "epoch", "job", "reason", "notice_ms"),
     "outbid": (
         "job", "offers", "gpus", "prices_nanos_per_gpu_hour", "asks_nanos_per_gpu_hour", "victims", "gain_nanos", "value_nanos",

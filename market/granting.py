@@ -15,6 +15,7 @@ from market.faults import BY_REASON, Charged, cause_of_notice, cause_of_provider
 from market.holding import is_paused
 from market.leases import Lease, LeaseState
 from market.listing import Listing
+from market.machines import fault_of_machine
 from market.orders import PPM, Bid, Offer, Requirements
 from market.outcomes import Answer, Json, Refusal, Settings, forbidden, unknown
 from market.periods import DAY
@@ -310,6 +311,9 @@ def start_lease(turn: Turn, command: StartLease) -> Answer | Refusal:
         return invalid("meter_key", command.meter_key, "an Ed25519 public key, 64 hex digits")
     if not (is_text(command.worker, 200) and is_text(command.node, 200) and is_int(command.pid, 0, 2**31)):
         return Refusal("invalid", "worker and node are short texts, pid is a process id", field="worker")
+    wrong = None if command.machine is None else fault_of_machine(lease.id, lease.epoch, command.machine)
+    if wrong is not None:
+        return Refusal("invalid", f"machine: {wrong}", field="machine", remedy="sign the facts for this lease and epoch")
     if lease.state is LeaseState.ENDED:
         return Refusal("lease_ended", f"{lease.id} is over: {lease.reason}", remedy="stop its worker", status=409)
     told = (command.worker, command.pid, command.node)
@@ -319,7 +323,9 @@ def start_lease(turn: Turn, command: StartLease) -> Answer | Refusal:
         end_lost(turn, lease, f"its provider names the worker {command.worker}, {lease.worker} held it")
         return Answer(_lease_answer(lease))
     fields = {"lease": lease.id, "epoch": lease.epoch, "worker": command.worker, "pid": command.pid}
-    turn.emit("lease_started", fields | {"node": command.node, "meter_key": command.meter_key})
+    machine = None if command.machine is None else dict(command.machine)
+    said = {"node": command.node, "meter_key": command.meter_key, "machine": machine}
+    turn.emit("lease_started", fields | said)
     return Answer(_lease_answer(lease))
 
 

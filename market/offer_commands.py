@@ -87,7 +87,7 @@ class LoseRay:
 @dataclass(frozen=True, slots=True)
 class StartLease:
     """The provider's word that a worker holds the lease. `meter_key`: the public key, hex, by which that worker signs its
-    meter; empty where it signs nothing."""
+    meter; empty where it signs nothing. `machine`: what it runs on, signed (storage/machines.py)."""
 
     lease: str
     epoch: int
@@ -96,6 +96,7 @@ class StartLease:
     node: str
     by: str
     meter_key: str = ""
+    machine: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

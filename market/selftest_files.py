@@ -23,16 +23,21 @@ def kept(home: Path, machine: Mapping[str, Any]) -> Json | None:
     return found if fault(found) is None and found["report"]["machine"] == machine else None
 
 
-def keep(home: Path, report: Json) -> Json:
-    """Sign a report with the provider's own key, which is made if it is missing (0600), and keep it."""
+def own_key(home: Path) -> bytes:
+    """The provider's own signing key (raw Ed25519, 32 bytes), made if it is missing (0600)."""
     from storage.statements import new_signing_key
 
     file = home / KEY
     try:
-        key = bytes.fromhex(file.read_text(encoding="ascii").strip())
+        return bytes.fromhex(file.read_text(encoding="ascii").strip())
     except FileNotFoundError:
         key = new_signing_key()
         write_file(file, key.hex().encode("ascii") + b"\n", mode=0o600)
-    made = signed(report, key)
+        return key
+
+
+def keep(home: Path, report: Json) -> Json:
+    """Sign a report with the provider's own key and keep it."""
+    made = signed(report, own_key(home))
     write_json(home / RESULT, made)
     return made

@@ -51,9 +51,14 @@ class Examination:
         self._checks.append(found)
         return found.ok
 
+    @property
+    def sound(self) -> bool:
+        """Whether every check so far holds."""
+        return all(each.ok for each in self._checks)
+
     def verdict(self) -> BundleVerification:
         """What came of it."""
-        return BundleVerification(all(each.ok for each in self._checks), tuple(self._checks))
+        return BundleVerification(self.sound, tuple(self._checks))
 
 
 def demand(holds: bool, detail: str, code: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Check a bundle offline, with the standard library only (the signature needs `cryptography`).
+"""Check a bundle of the first format (torg-bundle-1) offline, with the standard library only (the signature needs `cryptography`).
 
 Checks, in order: format, digest, signature, spec, chain (each statement names the one before), statements (well
 formed, one job, rounds and steps follow on), outputs (each checkpoint names the one before), work, transfers,
@@ -20,7 +20,7 @@ _NAMES: Final = {
 }  # fmt: skip
 
 
-def verify_bundle(bundle: object, *, public_key: str | None = None) -> BundleVerification:
+def verify_first_format(bundle: object, *, public_key: str | None = None) -> BundleVerification:
     """Check everything that a bundle says about itself; never raises for what is in it.
 
     With `public_key` (hex) the signature must be there and be by that key; without, a signature only proves that
@@ -34,11 +34,11 @@ def verify_bundle(bundle: object, *, public_key: str | None = None) -> BundleVer
         examined.check("signature", lambda: check_signature(whole, BUNDLE_FORMAT, public_key))
         examined.check("spec", lambda: _spec(body))
         examined.check("chain", lambda: _chain(body))
-        examined.check("statements", lambda: _statements(body))
-        examined.check("outputs", lambda: _outputs(body))
+        examined.check("statements", lambda: check_statements(body["job"], body["statements"]))
+        examined.check("outputs", lambda: check_outputs(body["job"], body["statements"]))
         examined.check("work", lambda: _work(body))
         examined.check("transfers", lambda: check_transfers(body["job"], body["transfers"]))
-        examined.check("charges", lambda: _charges(body))
+        examined.check("charges", lambda: check_charges(body["statements"], body["transfers"]))
         examined.check("totals", lambda: _totals(body))
     return examined.verdict()
 
@@ -59,15 +59,16 @@ def _chain(body: Mapping[str, Any]) -> str:
     return f"{len(digests)} statements, each names the one before"
 
 
-def _statements(body: Mapping[str, Any]) -> str:
+def check_statements(job: str, statements: Sequence[Mapping[str, Any]]) -> str:
+    """Whether they are of one job and their rounds and steps follow on."""
     last_round = last_step = 0
-    for ordinal, statement in enumerate(body["statements"], start=1):
+    for ordinal, statement in enumerate(statements, start=1):
         predicate = statement["predicate"]
         where = f"segment {ordinal}"
         demand(statement["_type"] == STATEMENT_TYPE, f"{where} is not an in-toto statement")
         demand(statement["predicateType"] == PREDICATE_TYPE, f"{where} has another predicate type")
         demand(predicate["segment"] == ordinal, f"{where} says that it is segment {predicate['segment']}")
-        demand(predicate["job"] == body["job"], f"{where} belongs to the job {predicate['job']}")
+        demand(predicate["job"] == job, f"{where} belongs to the job {predicate['job']}")
         first, last = predicate["rounds"]["first"], predicate["rounds"]["last"]
         demand(first == last_round + 1 and last >= first, f"{where} has rounds {first} to {last} after {last_round}")
         began, ended = predicate["steps"]["first"], predicate["steps"]["last"]
@@ -76,15 +77,16 @@ def _statements(body: Mapping[str, Any]) -> str:
     return f"rounds 1 to {last_round}, {last_step} steps" if last_round else "no work yet"
 
 
-def _outputs(body: Mapping[str, Any]) -> str:
+def check_outputs(job: str, statements: Sequence[Mapping[str, Any]]) -> str:
+    """Whether each statement is about the checkpoint that it made, from the one before."""
     before = None
-    for statement in body["statements"]:
+    for statement in statements:
         predicate = statement["predicate"]
         outputs, where = predicate["outputs"], f"segment {predicate['segment']}"
         demand(DIGEST.fullmatch(str(outputs["manifest"])) is not None, f"{where} has no checkpoint manifest")
         subject = [
             {
-                "name": f"{body['job']}/checkpoint/{predicate['rounds']['last']}",
+                "name": f"{job}/checkpoint/{predicate['rounds']['last']}",
                 "digest": {"sha256": outputs["manifest"]},
             }
         ]
@@ -123,17 +125,17 @@ def check_transfers(job: str, transfers: Sequence[Mapping[str, Any]]) -> str:
     return f"{len(transfers)} transfers, balanced"
 
 
-def _charges(body: Mapping[str, Any]) -> str:
+def check_charges(statements: Sequence[Mapping[str, Any]], transfers: Sequence[Mapping[str, Any]]) -> str:
     """Statements may say less than the transfers (the last settlement has no segment), never other or more."""
     paid: dict[str, list[int]] = {}
-    for row in body["transfers"]:
+    for row in transfers:
         if row["kind"] in ("charge", "fee"):
             sums = paid.setdefault(row["lease"], [0, 0])
             sums[0] += row["amount_nanos"]
             sums[1] += row["amount_nanos"] if row["kind"] == "fee" else 0
     stated: dict[str, list[int]] = {}
     until: dict[str, int] = {}
-    for statement in body["statements"]:
+    for statement in statements:
         for charge in statement["predicate"]["charges"]:
             lease, where = charge["lease"], f"segment {statement['predicate']['segment']}, lease {charge['lease']}"
             demand(type(charge["amount_nanos"]) is int and charge["amount_nanos"] >= 0, f"{where}: not an amount")

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from trainers import sandbox
+from trainers.determinism import DETERMINISTIC
 from trainers.frames import Frame, Unpacker, pack
 from trainers.inner_options import inner_options
 from trainers.inner_state import InnerStateError
@@ -72,7 +73,7 @@ def warm_up(threads: int, device: torch.device) -> None:
     """
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
-    torch.set_deterministic_debug_mode("warn")  # its other spelling imports the compiler
+    torch.set_deterministic_debug_mode(DETERMINISTIC)  # its other spelling imports the compiler
     # It would fill every new tensor with NaN, which costs memory bandwidth in each step and changes no result.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of the module
     layer = torch.nn.Linear(8, 8, device=device)

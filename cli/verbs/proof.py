@@ -31,10 +31,14 @@ def provenance(
 ) -> None:
     """The provenance bundle of a job: every segment of work, chained and signed."""
     settings: Settings = ctx.obj
-    bundle = connect(settings, "customer").provenance(job_id)
+    from cli.heads import witness
+
+    market = connect(settings, "customer")
+    bundle = market.provenance(job_id)
     if output is None:
         document(bundle)
         return
+    witness(settings, market, size=bundle["body"]["head"]["size"])
     _write(settings, job_id, bundle, output)
 
 
@@ -154,12 +158,16 @@ def read_bundle(path: Path) -> dict[str, Any]:
     from storage.provenance import load_bundle
 
     try:
-        found = load_bundle(path.read_bytes())
+        content = path.read_bytes()
+        found = load_bundle(content)
     except FileNotFoundError:
         raise usage(f"{path} does not exist", field="BUNDLE", code="no_such_file") from None
     except OSError as error:
         raise usage(f"{path}: {error.strerror}", field="BUNDLE", code="not_readable") from error
     except (ValueError, RecursionError) as error:
+        if content.lstrip().startswith(b"{") and not content.rstrip().endswith(b"}"):
+            told = f"{path} is truncated: it ends after {len(content):,} bytes, inside the bundle"
+            raise CliError("truncated", told, "BUNDLE", remedy="fetch it again") from error
         raise CliError("not_json", f"{path} is not a bundle: {error}", "BUNDLE") from error
     if not isinstance(found, dict):
         raise CliError("not_a_bundle", f"{path} is not a bundle", "BUNDLE")
@@ -181,7 +189,7 @@ def check_bundle(
     if bundle.get("format") == INVOICE_FORMAT:
         found = verify_invoice(bundle, public_key=public_key, seen=seen)
     else:
-        found = verify_bundle(bundle, public_key=public_key)
+        found = verify_bundle(bundle, public_key=public_key, seen=seen)
     names = ("name", "ok", "detail", "code")
     checks = [{name: getattr(check, name) for name in names} for check in found.checks]
     wrong = next((check for check in found.checks if not check.ok), None)

@@ -37,6 +37,7 @@ from market.actors.host_config import (
 )
 from market.actors.idle_watch import IdleWatch, watch_of
 from market.actors.joining import PAUSE_AWAY_S, find_ray, join_ray, place, prepare_offer
+from market.actors.machine_facts import machine_facts
 from market.actors.noticed import Noticed
 from market.actors.ray_node import RayNode
 from market.actors.reclaimer import Reclaimer
@@ -46,7 +47,9 @@ from market.actors.stable import HeadGone, Stable, WorkerEnded
 from market.actors.status_lines import say
 from market.client import Market, MarketUnreachable, Refused
 from market.lease_lists import Lease, LeaseLists
+from market.selftest_files import own_key
 from market.selftests import shown_isolation, summary
+from storage.machines import sign_machine
 from trainers.actors.lifeline import watch
 
 FAILED, REFUSED = 1, 3
@@ -275,6 +278,12 @@ class Host:
                 self._begin(node, lease)
         self._stable.fill()
 
+    def _machine(self, lease: Lease) -> dict[str, Any]:
+        """What the lease's worker runs on, signed by the provider's own key."""
+        units = int(lease["gpus"])
+        facts = machine_facts(self._hardware.gpu, units, self._hardware.threads_per_unit * units)
+        return sign_machine(lease["id"], lease["epoch"], facts, own_key(self._config.home))
+
     def _begin(self, node: RayNode, lease: Lease) -> None:
         assert self._stable is not None
         try:
@@ -294,7 +303,7 @@ class Host:
         try:
             self._market.lease_started(
                 lease["id"], epoch=lease["epoch"], worker=worker, pid=pid, node=node.node_id,
-                meter_key=self._stable.meter_key(lease["epoch"]),
+                meter_key=self._stable.meter_key(lease["epoch"]), machine=self._machine(lease),
             )  # fmt: skip
         except (MarketUnreachable, Refused) as refused:
             if isinstance(refused, MarketUnreachable) or refused.status >= MARKETS_TROUBLE:

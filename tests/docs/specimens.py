@@ -22,6 +22,7 @@ from storage.canonical import canonical_bytes
 from storage.checkpoints import Delta, Manifest, TensorEntry
 from storage.journal import Journal
 from storage.ledger import Transfer
+from storage.log_proofs import logged
 from storage.parts import Parts
 from storage.provenance import (
     Charge,
@@ -29,11 +30,15 @@ from storage.provenance import (
     SegmentOutputs,
     Work,
     bundle_bytes,
+    load_bundle,
     make_bundle,
     make_statement,
     statement_digest,
 )
+from storage.provenance_bundles import make_provenance_bundle, sums_of
 from storage.saved import BLOCK_BYTES, Block, Saved, SavedFile
+from storage.segment_statements import statements_of, story_of
+from storage.tree_heads import TreeHead
 from trainers.codecs import codec
 from trainers.frames import pack as pack_frame
 from trainers.layout import layout_of
@@ -126,6 +131,15 @@ def make_buffers_manifest() -> Manifest:
     """The same, of a model that keeps buffers."""
     base = replace(make_delta_manifest(), version=3, buffers=digest("buffers"), buffers_bytes=96)
     return replace(base, base=digest("base"), parent=digest("base"))
+
+
+def make_second_proof() -> dict[str, Any]:
+    """Made anew of the events in the golden bundle: statements, envelopes, sums, digest and signatures."""
+    body = load_bundle((GOLDEN / "bundle-2.json").read_bytes())["body"]
+    shown = {name: body[name] for name in ("market", "job", "records", "hashes")}
+    story = story_of(logged(shown))
+    proof = {**shown, "statements": statements_of(body["market"], story), "totals": sums_of(story)}
+    return make_provenance_bundle(proof, TreeHead.parse(body["head"]), SIGNING_KEY)
 
 
 def make_proof() -> dict[str, Any]:
@@ -235,6 +249,7 @@ def make_all(folder: Path) -> dict[str, bytes]:
         "saved.json": make_saved().encode(),
         "parts.json": make_parts().encode(),
         "bundle.json": bundle_bytes(make_proof()),
+        "bundle-2.json": bundle_bytes(make_second_proof()),
         "data.tar": write_tar(folder),
         "small.json": make_small(),
         "home.backup": make_backup(folder / "home"),

@@ -9,6 +9,7 @@ from market.api.limits import StrictRoute
 from market.api.services import Has, Operator, Someone, job_for
 from market.hardware import listed_name
 from storage.invoice_bundles import make_invoice_bundle
+from storage.provenance_bundles import make_provenance_bundle
 from storage.tree_heads import TreeHead
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["books"])
@@ -50,6 +51,16 @@ async def invoice_bundle(services: Has, caller: Someone, job: str) -> dict[str, 
     proof = await services.books.ask("invoice_proof", caller, services.desk.records, {"job": job})
     head = _signed(services, proof.pop("size"), proof.pop("root"))
     return make_invoice_bundle(proof, head, services.signing_key)
+
+
+@router.get("/jobs/{job}/provenance")
+async def provenance(services: Has, caller: Someone, job: str) -> dict[str, Any]:
+    """Where one's own job comes from, every segment of it, with the proof of each word: checked offline by `torg verify`."""
+    job_for(services, caller, job)
+    params = {"job": job, "market": services.exchange.market_id}
+    proof = await services.books.ask("provenance_proof", caller, services.desk.records, params)
+    head = _signed(services, proof.pop("size"), proof.pop("root"))
+    return make_provenance_bundle(proof, head, services.signing_key)
 
 
 @router.get("/log")

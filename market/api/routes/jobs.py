@@ -28,7 +28,6 @@ from market.state import FINAL_STATES
 from storage.blobs import BlobDamaged, BlobMissing
 from storage.checkpoints import restore_plan, restore_plans
 from storage.parts import PartsError
-from storage.provenance import make_bundle
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["jobs"])
 
@@ -171,22 +170,6 @@ async def result(
     except (BlobMissing, BlobDamaged) as error:
         raise Problem(500, "result_lost", str(error), remedy="tell the operator") from error
     return {"digest": digest, "manifest": manifest}
-
-
-@router.get("/jobs/{job}/provenance")
-async def provenance(services: Has, caller: Someone, job: str) -> dict[str, Any]:
-    """Everything that proves the job, signed by the market."""
-    job_for(services, caller, job)
-    parts = services.exchange.bundle(job)
-    assert parts is not None, "it was there a moment ago, and jobs do not go"
-    return make_bundle(
-        job,
-        parts["spec"],
-        parts["statements"],
-        parts["transfers"],
-        journal=(services.desk.records, services.desk.head),
-        signing_key=services.signing_key,
-    )
 
 
 def _how_to_get_one(job: dict[str, Any]) -> str:

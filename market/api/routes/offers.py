@@ -125,9 +125,10 @@ async def leases(
 @router.post("/leases/{lease}/started")
 async def lease_started(services: Has, caller: Lessor, lease: str, body: LeaseStartedBody) -> dict[str, Any]:
     """A worker holds the lease; 409 `lease_ended` when it is over, also because another worker held it before."""
+    machine = None if body.machine is None else body.machine.model_dump()
     command = StartLease(
         lease=lease, epoch=body.epoch, worker=body.worker, pid=body.pid, node=body.node, by=caller.name,
-        meter_key=body.meter_key,
+        meter_key=body.meter_key, machine=machine,
     )  # fmt: skip
     answer, _created = await services.ask(command)
     if answer["state"] == "ended":  # by this very command; told again, the exchange refuses in the same words

@@ -1,0 +1,69 @@
+"""DSSE envelopes: a statement with its signatures, as in-toto's tools read them. Checking needs `cryptography`.
+
+    {"payloadType": "application/vnd.in-toto+json", "payload": base64, "signatures": [{"keyid": hex, "sig": base64}...]}
+
+A signature (Ed25519) is over `DSSEv1 LENGTH TYPE LENGTH PAYLOAD` (github.com/secure-systems-lab/dsse, protocol.md); `keyid` is the
+raw public key in hex, so that an envelope can be checked by itself.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any, Final
+
+from storage.canonical import canonical_bytes
+from storage.checks import demand
+from storage.tree_heads import NoSignatures
+
+PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
+_FIELDS: Final = {"payloadType", "payload", "signatures"}
+Json = dict[str, Any]
+
+
+def pre_authentication(payload_type: str, payload: bytes) -> bytes:
+    """What is signed of an envelope (PAE)."""
+    kind = payload_type.encode("utf-8")
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+
+
+def envelope(statement: Mapping[str, Any], signing_key: bytes | None) -> Json:
+    """A statement in its envelope; signed with a raw Ed25519 key (32 bytes; needs `cryptography`) or not at all."""
+    payload = canonical_bytes(statement)
+    signatures = [] if signing_key is None else [_signature(signing_key, payload)]
+    return {"payloadType": PAYLOAD_TYPE, "payload": base64.b64encode(payload).decode("ascii"), "signatures": signatures}
+
+
+def payload_of(found: Mapping[str, Any]) -> bytes:
+    """The bytes in an envelope; raises Wrong for what is none."""
+    demand(set(found) == _FIELDS and found["payloadType"] == PAYLOAD_TYPE, "an envelope is no DSSE of in-toto", "bad_envelope")
+    try:
+        return base64.b64decode(found["payload"], validate=True)
+    except (binascii.Error, ValueError, TypeError):
+        demand(False, "the payload of an envelope is not base64", "bad_envelope")
+        raise
+
+
+def check_envelope(found: Mapping[str, Any], public_key: str) -> None:
+    """Whether it has exactly one signature, by this key (hex). Raises Wrong, and NoSignatures where that cannot be seen."""
+    try:
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    except ImportError as error:
+        raise NoSignatures("the package `cryptography` is not installed here") from error
+    payload, signatures = payload_of(found), found["signatures"]
+    demand(len(signatures) == 1 and set(signatures[0]) == {"keyid", "sig"}, "an envelope has not one signature", "not_signed")
+    keyid = signatures[0]["keyid"]
+    demand(keyid == public_key, f"an envelope is signed by the key {keyid}, the bundle by {public_key}", "stranger")
+    try:
+        value = base64.b64decode(signatures[0]["sig"], validate=True)
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key)).verify(value, pre_authentication(PAYLOAD_TYPE, payload))
+    except (InvalidSignature, binascii.Error, ValueError, TypeError):
+        demand(False, f"an envelope is not signed by the key {public_key[:16]}…", "stranger")
+
+
+def _signature(signing_key: bytes, payload: bytes) -> Json:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.from_private_bytes(signing_key)
+    value = key.sign(pre_authentication(PAYLOAD_TYPE, payload))
+    return {"keyid": key.public_key().public_bytes_raw().hex(), "sig": base64.b64encode(value).decode("ascii")}
