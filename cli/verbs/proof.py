@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.errors import CliError, Exit, refused, usage
-from cli.output import document, printable
+from cli.output import document, printable, tell
 from cli.session import connect
 from cli.settings import Settings
 
@@ -28,18 +28,36 @@ def provenance(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="where to write the bundle; default: stdout")
     ] = None,
-) -> None:
-    """The provenance bundle of a job: every segment of work, chained and signed."""
+    graph: Annotated[Path | None, typer.Option(metavar="FILE", help="a picture of the lineage: .svg or .html")] = None,
+    openlineage: Annotated[Path | None, typer.Option(metavar="FILE", help="OpenLineage run events, one a line")] = None,
+    card: Annotated[Path | None, typer.Option(metavar="FILE", help="a model card in Markdown, with the figures of the training")] = None,
+    dsse: Annotated[Path | None, typer.Option(metavar="FILE", help="the in-toto statements in their envelopes, one a line")] = None,
+) -> None:  # fmt: skip
+    """Where a job's model comes from: every segment of work, signed, with its proof in the market's log."""
     settings: Settings = ctx.obj
     from cli.heads import witness
 
+    if graph is not None and graph.suffix not in (".svg", ".html"):
+        raise usage(f"{graph} is neither .svg nor .html", field="--graph", code="bad_suffix")
     market = connect(settings, "customer")
     bundle = market.provenance(job_id)
-    if output is None:
+    asked = {"--graph": graph, "--openlineage": openlineage, "--card": card, "--dsse": dsse}
+    views = {option: file for option, file in asked.items() if file is not None}
+    if output is None and not views:
         document(bundle)
         return
     witness(settings, market, size=bundle["body"]["head"]["size"])
-    _write(settings, job_id, bundle, output)
+    if output is not None and not views:
+        _write(settings, job_id, bundle, output)
+        return
+    from cli.provenance_views import view
+
+    files = {} if output is None else {"-o": (output, _text(bundle))}
+    files |= {option: (file, view(option, file, bundle)) for option, file in views.items()}
+    for option, (file, text) in files.items():
+        _put(file, text, option)
+    told = {"id": job_id, "files": [str(file) for file, _ in files.values()]}
+    tell(settings, told, "\n".join(told["files"]))
 
 
 def write_invoice(settings: Settings, job_id: str, role: str, output: Path) -> None:
@@ -53,15 +71,20 @@ def write_invoice(settings: Settings, job_id: str, role: str, output: Path) -> N
 
 
 def _write(settings: Settings, job_id: str, bundle: dict[str, Any], output: Path) -> None:
-    try:
-        output.write_text(json.dumps(bundle, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise refused("not_writable", f"{output}: {error.strerror}", field="-o") from error
+    _put(output, _text(bundle), "-o")
     told = {"id": job_id, "file": str(output), "bytes": output.stat().st_size}
-    if settings.as_json:
-        document(told)
-    else:
-        print(f"{output}  {told['bytes']:,} bytes; `torg verify {output}` checks it, offline.")
+    tell(settings, told, f"{output}  {told['bytes']:,} bytes; `torg verify {output}` checks it, offline.")
+
+
+def _text(bundle: dict[str, Any]) -> str:
+    return json.dumps(bundle, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def _put(file: Path, text: str, field: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise refused("not_writable", f"{file}: {error.strerror}", field=field) from error
 
 
 def head(
