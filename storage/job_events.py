@@ -26,7 +26,7 @@ ORDER BY record, ordinal
 
 _PROVENANCE_TABLES = (
     "jobs", "job_states", "tunings", "transfers", "leases", "lease_charges", "rounds", "evaluations", "checkpoints", "statements",
-    "job_results",
+    "job_results", "dispute_openings", "dispute_closings",
 )  # fmt: skip
 _PROVENANCE = (
     "SELECT record, ordinal FROM ("

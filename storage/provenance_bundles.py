@@ -23,6 +23,7 @@ from typing import Any, Final
 from storage.canonical import canonical_bytes, digest_of
 from storage.checks import BundleVerification, Examination, check_digest, check_form, check_signature, demand, seal
 from storage.dsse import check_envelope, envelope, payload_of
+from storage.invoice_notes import disputes_of, held_in_escrow
 from storage.log_proofs import Logged, check_head, check_history, check_inclusion, logged, pack
 from storage.machines import check_machine
 from storage.segment_statements import JobStory, statements_of, story_of
@@ -92,7 +93,8 @@ def verify_provenance(
 
 
 def _transfers(story: JobStory) -> list[Json]:
-    found = [one.event for _, rows in sorted(story.transfers.items()) for one in rows]
+    """Those into and out of the job's escrow."""
+    found = [one.event for _, rows in sorted(story.transfers.items()) for one in rows if one.event["kind"] != "refund"]
     return [{name: event[name] for name in _TRANSFER} for event in found]
 
 
@@ -264,5 +266,12 @@ def _complete(story: JobStory) -> str:
     if story.state not in OVER:
         return f"the job is {story.state}: this is its provenance so far"
     left = sums_of(story)["escrow_left_nanos"]
-    demand(left == 0, f"the job is {story.state} and {left} nano-dollars of its escrow are nowhere", "incomplete")
-    return f"the job is {story.state} and its escrow is empty: nothing was left out"
+    held = held_in_escrow(_disputes(story))
+    demand(left == held, f"the job is {story.state} and {left - held} nano-dollars of its escrow are nowhere", "incomplete")
+    kept = f"holds {format_usd(held)} dollars for open disputes" if held else "is empty"
+    return f"the job is {story.state} and its escrow {kept}: nothing was left out"
+
+
+def _disputes(story: JobStory) -> list[Json]:
+    told = [one.event | {"at_ms": one.at_ms} for one in story.disputed]
+    return disputes_of(*([one for one in told if one["type"] == kind] for kind in ("dispute_opened", "dispute_closed")))

@@ -38,6 +38,7 @@ class JobStory:
     charges: dict[int, list[Logged]] = field(default_factory=dict)
     transfers: dict[int, list[Logged]] = field(default_factory=dict)
     segments: list[Logged] = field(default_factory=list)
+    disputed: list[Logged] = field(default_factory=list)
     result: Logged | None = None
     state: str = ""
 
@@ -69,6 +70,8 @@ def story_of(events: Iterable[Logged]) -> JobStory:
                 story.transfers.setdefault(one.record, []).append(one)
             case "provenance":
                 story.segments.append(one)
+            case "dispute_opened" | "dispute_closed":
+                story.disputed.append(one)
             case "job_result":
                 story.result = one
             case "job_state":

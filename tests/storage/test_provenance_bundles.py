@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from market.commands import RetuneJob, StartLease
+from market.dispute_commands import DecideDispute, OpenDispute
 from storage.canonical import canonical_bytes, parse_json
 from storage.checks import seal
 from storage.dsse import envelope, pre_authentication
@@ -224,6 +225,16 @@ def test_a_strategy_that_was_changed_is_in_the_log_before_its_rounds(tmp_path: P
     found = bundle_of(scene, tmp_path)
     assert refusal(found) is None
     assert "this is its provenance so far" in verify_bundle(found).checks[-1].detail
+
+
+@pytest.mark.parametrize("decision", [None, "upheld", "rejected"])
+def test_a_disputed_charge_leaves_the_proof_whole(tmp_path: Path, decision: str | None) -> None:
+    scene = played()
+    lease = scene.of_type("lease_granted")[0]["lease"]
+    scene.do(OpenDispute("x", "job-1", lease, None, "it did nothing", "my log", "ann"))
+    if decision is not None:
+        scene.do(DecideDispute(scene.of_type("dispute_opened")[0]["dispute"], decision, None, "the log says so", "op"))
+    assert refusal(bundle_of(scene, tmp_path)) is None
 
 
 def test_without_cryptography_all_but_signatures_is_checked(bundle: Json, tmp_path: Path) -> None:

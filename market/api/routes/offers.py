@@ -5,7 +5,8 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
-from market.api.bodies import HoldBody, LeaseEndedBody, LeaseStartedBody, MeasuredBody, Nothing, OfferBody, PriceBody
+from market.api.bodies import HoldBody, MeasuredBody, Nothing, OfferBody, PriceBody
+from market.api.lease_bodies import LeaseEndedBody, LeaseStartedBody
 from market.api.lease_tokens import lease_token
 from market.api.limits import StrictRoute
 from market.api.problems import Problem, not_found
