@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 BENCH  := .bench-venv
 export UV_FIND_LINKS := $(PIP_FIND_LINKS)
 
-.PHONY: demo test lint fuzz storms bench bench-deps bench-links clean
+.PHONY: demo test lint fuzz storms bench bench-deps bench-links focus clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make storms      whole markets in virtual time, everything going wrong: MINUTES=60, FROM=1 a seed"
 	@echo "make bench       the benchmarks of docs/BENCHMARKS.md that take minutes"
 	@echo "make bench-deps  torchft and hivemind, to compare with"
+	@echo "make focus       the export of bills against focus-validator (needs Python 3.12: FOCUS_PYTHON=python3.12)"
 	@echo "make bench-links training over slow cables (root)"
 
 .venv: $(STAMP)
@@ -72,5 +73,16 @@ bench-links: $(STAMP)
 bench: $(STAMP)
 	@for name in command_line codecs one_worker synchronise faults; do $(BIN)/python -m benchmarks.$$name --json; done
 
+# Python 3.12 and three minutes of installing: more than CI's machine has.
+FOCUS_PYTHON ?= python3.12
+FOCUS        := .focus-venv
+focus: $(STAMP) $(FOCUS)/.installed
+	@$(BIN)/python -m benchmarks.focus --python $(FOCUS)/bin/python
+
+$(FOCUS)/.installed:
+	@$(FOCUS_PYTHON) -m venv $(FOCUS)
+	@$(FOCUS)/bin/python -m pip install --quiet --disable-pip-version-check 'focus-validator==2.2.1' 'pyarrow<20'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(FOCUS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

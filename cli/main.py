@@ -30,7 +30,7 @@ VERBS = {
     "exec": "inside", "shell": "inside", "cp": "cp",
     "watch": "watch", "metrics": "metrics", "retune": "retune", "result": "result",
     "wallet": "wallet", "secret": "secret",
-    "billing": "billing", "dispute": "dispute", "invoice": "billing", "sql": "billing",
+    "billing": "billing", "dispute": "dispute", "statement": "statement", "invoice": "billing", "sql": "billing",
     "provenance": "proof", "verify": "proof", "head": "proof",
     "books": "books", "torture": "torture",
     "clear": "clear", "simulate": "simulate", "replay": "replay",
@@ -41,7 +41,7 @@ PANELS = {
     "Machines": "provide provider offers prices",
     "Jobs": "submit run jobs job explain cancel resume retune watch logs metrics result secret",
     "Inside a running job": "exec shell cp",
-    "Money and proof": "wallet billing invoice dispute sql provenance verify head books replay",
+    "Money and proof": "wallet billing invoice dispute statement sql provenance verify head books replay",
     "Members": "join invite members teams",
     "Without a market": "clear simulate torture",
 }  # fmt: skip

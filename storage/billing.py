@@ -13,7 +13,7 @@ from storage.bills import lease_lines, price_rules, totals_of_lines
 from storage.invoice_notes import disputes_of, notes_of, standing, sums_of
 from storage.projection import fetch
 from storage.tenants import QueryRefused, Tenant
-from storage.units import MS_PER_DAY, format_instant
+from storage.units import MS_PER_DAY, MS_PER_HOUR, format_instant
 
 Line = dict[str, Any]
 DEFAULT_BY = ("job", "provider", "gpu")
@@ -22,6 +22,7 @@ KEYS = {
     "provider": "provider",
     "gpu": "gpu",
     "day": f"at_ms // {MS_PER_DAY} * {MS_PER_DAY}",
+    "hour": f"at_ms // {MS_PER_HOUR} * {MS_PER_HOUR}",
     "tag": "tags_json",
 }
 
@@ -35,7 +36,7 @@ def billing(
     until_ms: int | None = None,
     job: str | None = None,
 ) -> list[Line] | QueryRefused:
-    """Billing lines, one per group of `by`: any of job, provider, gpu, day, tag, or tag:NAME for one tag.
+    """Billing lines, one per group of `by`: any of job, provider, gpu, day, hour, tag, or tag:NAME for one tag.
 
     A line has the fields of DESIGN.md; a key that is not in `by` is None, `day` and `tag` are added. A reading
     or charge counts at the time of its record: `since_ms` inclusive, `until_ms` exclusive. The unit price is
@@ -93,12 +94,13 @@ def _refuse_by(by: Sequence[str]) -> QueryRefused | None:
 
 
 def _line(row: dict[str, Any]) -> Line:
-    day = row.get("key_day")
+    day, hour = row.get("key_day"), row.get("key_hour")
     return {
         "job": row.get("key_job"),
         "provider": row.get("key_provider"),
         "gpu": row.get("key_gpu"),
         "day": None if day is None else format_instant(day)[:10],
+        **({} if hour is None else {"hour": format_instant(hour)[:13] + ":00Z"}),
         "tag": row.get("key_tag"),
         "period_start": format_instant(row["from_ms"]),
         "period_end": format_instant(row["to_ms"]),

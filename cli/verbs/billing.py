@@ -14,7 +14,7 @@ from cli.output import Column, console, document, print_table, printable
 from cli.session import connect
 from cli.settings import Settings
 
-GROUPS = ("job", "provider", "gpu", "day", "tag")
+GROUPS = ("job", "provider", "gpu", "day", "hour", "tag")
 FORMATS = ("table", "json", "csv", "parquet")
 FIELDS = (
     "job", "provider", "gpu", "period_start", "period_end", "gpu_ms", "trained_ms", "rounds",
@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
 
 def billing(
     ctx: typer.Context,
-    by: Annotated[str | None, typer.Option(help="sum up by any of job,provider,gpu,day,tag or tag:NAME")] = None,
+    by: Annotated[str | None, typer.Option(help="sum up by any of job,provider,gpu,day,hour,tag or tag:NAME")] = None,
     since: Annotated[str | None, typer.Option(help="2026-11-22, 2026-11-22T10:00Z, today, or 7d for ago")] = None,
     until: Annotated[str | None, typer.Option(help="the same; what begins at this moment is left out")] = None,
     job: Annotated[str | None, typer.Option(help="one job only")] = None,
@@ -301,7 +301,7 @@ def _show_disputes(settings: Settings, role: str) -> None:
 
 
 _SHOWN = {
-    "job": Column("job"), "provider": Column("provider"), "gpu": Column("gpu", gives_way=4), "day": Column("day"),
+    "job": Column("job"), "provider": Column("provider"), "gpu": Column("gpu", gives_way=4), "day": Column("day"), "hour": Column("hour"),
     "tag": Column("tag"), "period_start": Column("from", gives_way=6), "period_end": Column("to", gives_way=7),
     "gpu_ms": Column("GPU time", right=True), "trained_ms": Column("trained", right=True, gives_way=5),
     "rounds": Column("rounds", right=True, gives_way=3),

@@ -79,6 +79,16 @@ def test_a_lease_over_midnight_is_split_between_the_days(cursor) -> None:
     assert lines[3]["charged_nanos"] == charge_nanos(CHEAP, 2, 64_000) - charge_nanos(CHEAP, 2, 4 * 991)
 
 
+def test_hours_add_up_to_their_days(cursor) -> None:
+    hours, days = (billing(cursor, ANN, by=(name,)) for name in ("hour", "day"))
+    assert len(hours) > 1
+    for day in days:
+        own = [line for line in hours if line["hour"].startswith(day["day"])]
+        for name in ("gpu_ms", "charged_nanos", "refunded_nanos", "rounds"):
+            assert sum(line[name] for line in own) == day[name]
+    assert [line["hour"] for line in hours] == sorted(line["hour"] for line in hours)
+
+
 def test_since_is_inclusive_and_until_exclusive(cursor, story) -> None:
     midnight = DAY_MS + MS_PER_DAY
     at_charge = midnight + 6_000
@@ -108,7 +118,7 @@ def test_an_unknown_grouping_is_refused_and_the_known_ones_named(cursor, by) -> 
     refused = billing(cursor, ANN, by=by)
     assert isinstance(refused, QueryRefused)
     assert (refused.code, refused.field) == ("by_unknown", "by")
-    assert "job, provider, gpu, day, tag" in (refused.remedy or "")
+    assert "job, provider, gpu, day, hour, tag" in (refused.remedy or "")
 
 
 def test_an_invoice_adds_up_and_shows_what_was_not_charged(cursor, story) -> None:
