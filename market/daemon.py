@@ -23,7 +23,7 @@ log = logging.getLogger("torg.supervisor")
 
 START_S = 60.0
 PAUSE_JOBS_S = 30.0
-GRACE_S = {"head": 20.0, "books": 5.0, "exchange": 8.0}
+GRACE_S = {"head": 20.0, "books": 5.0, "archive": 5.0, "exchange": 8.0}
 LOOK_S = 0.5
 WILDCARDS = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound to
 RAY_PORTS = range(10002, 20000)
@@ -103,6 +103,7 @@ class Supervisor:
             exchange += ["--tls-cert", str(tls.certificate), "--tls-key", str(tls.key)]
         plan = [Child("exchange", exchange, home, passed=(fd,))]
         plan.append(Child("books", [*python, "market.api.books_process", "--home", folder], home))
+        plan.append(Child("archive", [*python, "market.archiving", "--home", folder], home))
         if not self._wanted.no_ray:
             head = [*python, "market.actors.head", "--home", folder, "--url", self.facts["url"], "--host", host]
             head += ["--ray", self._wanted.ray] if self._wanted.ray else []
@@ -178,7 +179,7 @@ class Supervisor:
         log.warning("jobs still run after %.0f s: they go on from their last durable round", PAUSE_JOBS_S)
 
     def _end_all(self) -> None:
-        for name in ("head", "books", "exchange"):
+        for name in ("head", "books", "archive", "exchange"):
             if name in self._children:
                 self._children[name].end(GRACE_S[name])
         left = descendants()

@@ -210,6 +210,17 @@ class Exchange:
         self._volatile.now_ms = self.now_ms  # what depends on the time of now is asked before the first command, too
         self._volatile.dirty = True
 
+    @property
+    def state(self) -> State:
+        """Everything that follows from the journal: only to be read."""
+        return self._state
+
+    def take_state(self, state: State) -> None:
+        """Stand where the replay stood whose state this is."""
+        self._state = state
+        self._volatile.now_ms = self.now_ms
+        self._volatile.dirty = True
+
     def snapshot(self, jobs: Iterable[str] | None = None) -> BookSnapshot:
         """Everything that `clear()` needs, frozen; from now on `dirty` tells of newer changes. `jobs`: bids of these alone."""
         self._volatile.dirty, self._volatile.settled_ms = False, None

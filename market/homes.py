@@ -9,6 +9,7 @@ The folder is an argument everywhere; nothing here reads the environment, the cl
     market.key     Ed25519 private key, 32 bytes in hex: signs provenance bundles             (0600)
     log.key        secret behind the log's salts, 32 bytes in hex                             (0600)
     journal/       the record                          blobs/        content-addressed bytes
+    snapshots/     the market at some record (storage/snapshots.py)
     books/         books.duckdb, the projection        uploads.log   who uploaded which blob (quotas)
     blobs.json     the bucket that holds the blobs instead, and perhaps its keys              (0600)
     run/           *.pid, books.json (port), ray.json  logs/         one file per process, jobs/ID.log
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 LOCAL_MEMBERS = ("operator", "customer", "provider", "plane")
-PROCESSES = ("exchange", "books", "head")
+PROCESSES = ("exchange", "books", "archive", "head")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,11 @@ class Home:
     @property
     def journal(self) -> Path:
         return self.root / "journal"
+
+    @property
+    def snapshots(self) -> Path:
+        """The market at some record, so that a start need not read the whole journal; can be made again."""
+        return self.root / "snapshots"
 
     @property
     def blobs(self) -> Path:
@@ -127,7 +133,7 @@ class Home:
         """Make what is missing; the home itself is closed to other accounts."""
         self.root.mkdir(parents=True, exist_ok=True)
         self.root.chmod(0o700)
-        for folder in (self.journal, self.blobs, self.books, self.logs, self.job_logs, self.run):
+        for folder in (self.journal, self.snapshots, self.blobs, self.books, self.logs, self.job_logs, self.run):
             folder.mkdir(exist_ok=True)
 
     def read_market(self) -> dict[str, Any]:

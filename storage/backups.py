@@ -34,7 +34,7 @@ from storage.sealed import SealedReader, SealedWriter, SealError
 FORMAT: Final = "torg-backup-1"
 MANIFEST: Final = "backup.json"
 TERMS_A_GENERATION: Final = 1 << 20
-_PASSED_BY: Final = frozenset({"journal", "blobs", "books", "run", "logs", "lock", "providers", "moved.json"})
+_PASSED_BY: Final = frozenset({"journal", "snapshots", "blobs", "books", "run", "logs", "lock", "providers", "moved.json"})
 _TRIES: Final = 8
 _COPY_BYTES: Final = 1 << 20
 OnBytes = Callable[[int, int], None]

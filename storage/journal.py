@@ -37,7 +37,7 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -54,6 +54,7 @@ from storage.journal_format import (
     JournalLocked,
     JournalNewer,
     JournalRewound,
+    Place,
     Record,
     SegmentHeader,
     chain,
@@ -65,7 +66,7 @@ from storage.journal_reader import Verification, Walk, read_journal, verify_jour
 
 __all__ = [
     "Journal", "JournalBroken", "JournalCorrupt", "JournalError", "JournalFull", "JournalLocked", "JournalNewer", "JournalRewound",
-    "Record", "Verification", "Walk", "read_journal", "segments", "verify_journal",
+    "Place", "Record", "Verification", "Walk", "read_journal", "segments", "verify_journal",
 ]  # fmt: skip
 
 
@@ -92,8 +93,13 @@ class Journal:
         self._start_segment()
 
     @classmethod
-    def open(cls, folder: Path, *, disk: Disk = DISK, segment_bytes: int = SEGMENT_BYTES) -> "Journal":
+    def open(
+        cls, folder: Path, *, disk: Disk = DISK, segment_bytes: int = SEGMENT_BYTES,
+        since: Callable[[], Place | None] = lambda: None,
+    ) -> "Journal":
         """Lock `folder` (made if missing), cut a torn tail, start a new term.
+
+        `since`: asked once the lock is held, a record that a snapshot stands for; nothing before it is read.
 
         Raises JournalLocked, JournalCorrupt (an acknowledged record is damaged), JournalFull, OSError.
         """
@@ -101,7 +107,7 @@ class Journal:
         lock = _lock(folder)
         try:
             disk.sync_folder(folder.parent)  # also where it exists: who made it may have died before this
-            header, cut_bytes = _recover(folder, disk)
+            header, cut_bytes = _recover(folder, disk, since())
             journal = cls(folder, lock, header, disk=disk, limit=segment_bytes)
             journal.cut_bytes = cut_bytes
             return journal
@@ -221,9 +227,9 @@ def _lock(folder: Path) -> int:
     return handle
 
 
-def _recover(folder: Path, disk: Disk) -> tuple[SegmentHeader, int]:
+def _recover(folder: Path, disk: Disk, since: Place | None) -> tuple[SegmentHeader, int]:
     """Walk the journal, cut a torn tail; the header of the segment to start now, and how much was cut."""
-    walk = Walk(folder)
+    walk = Walk(folder, place=since)
     for _ in walk:
         pass
     walk.check()

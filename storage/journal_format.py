@@ -56,6 +56,16 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a record lies: the first record of its segment, its offset in it, its number, and its chain hash (hex)."""
+
+    first: int
+    offset: int
+    number: int
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentHeader:
     """The head of a segment file: its first record's number, its term, the chain hash before it."""
 

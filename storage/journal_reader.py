@@ -17,10 +17,12 @@ from storage.journal_format import (
     JournalCorrupt,
     JournalNewer,
     JournalRewound,
+    Place,
     Record,
     SegmentHeader,
     chain,
     record_crc,
+    segment_name,
     segments,
 )
 
@@ -44,9 +46,10 @@ class Walk:
     After the iteration `bad` says what stopped it (None at a clean end), `torn` whether the rest can be the
     tail of an append that never returned, and `newer` whether a newer torg wrote it. Iterating again goes on from there: that is how a reader tails.
     `after` skips to the records after that number; with `expect` (hex) the skipped record must have that hash.
+    `place` begins right behind a record that was read before, and reads nothing before it.
     """
 
-    def __init__(self, folder: Path, after: int = 0, expect: str | None = None) -> None:
+    def __init__(self, folder: Path, after: int = 0, expect: str | None = None, *, place: Place | None = None) -> None:
         self.folder = folder
         self.number = 0
         self.hash = NO_HASH
@@ -59,9 +62,16 @@ class Walk:
         self._after = after
         self._expect = expect
         self._whole = after == 0
+        self._place = place
+
+    def enter(self) -> None:
+        """Stand where the iteration begins, if there is anything. Raises JournalRewound where `place` is not there."""
+        if self.path is None and self._place is not None:
+            self._enter_behind(self._place)
 
     def __iter__(self) -> Iterator[Record]:
         self._forget()
+        self.enter()
         if self.path is None and not self._enter_first():
             return
         while True:
@@ -93,6 +103,33 @@ class Walk:
         if start == known[0]:
             return self._enter(start, 1, NO_HASH)
         return self._enter(start, int(start.stem), None)
+
+    def _enter_behind(self, place: Place) -> None:
+        path = self.folder / segment_name(place.first)
+        try:
+            with path.open("rb") as file:
+                header = SegmentHeader.decode(file.read(SEGMENT_HEADER.size))
+                file.seek(place.offset)
+                head = file.read(RECORD_HEADER.size)
+                length = RECORD_HEADER.unpack(head)[1] if len(head) == RECORD_HEADER.size else 0
+                payload = file.read(min(length, MAX_PAYLOAD_BYTES))
+        except FileNotFoundError as error:
+            raise JournalRewound(f"segment {path.name}, which held record {place.number}, is not there") from error
+        if len(head) < RECORD_HEADER.size or header is None or header.first != place.first:
+            raise JournalRewound(f"segment {path.name} does not hold record {place.number} any more")
+        magic, length, _, crc, hashed = RECORD_HEADER.unpack(head)
+        whole = magic == RECORD_MAGIC and len(payload) == length and crc == record_crc(head, hashed, payload)
+        if not whole or hashed.hex() != place.hash:
+            raise JournalRewound(f"segment {path.name} has not record {place.number} at offset {place.offset}")
+        self.path, self.offset = path, place.offset + RECORD_HEADER.size + length
+        self.number, self.hash, self.term = place.number, hashed, header.term
+
+    def place(self, record: Record) -> Place:
+        """Where the record lies that the iteration has just given."""
+        assert self.path is not None, "a record was read from a segment"
+        assert record.number == self.number, "it is the last one that was given"
+        begins = self.offset - RECORD_HEADER.size - len(record.payload)
+        return Place(int(self.path.stem), begins, record.number, record.hash)
 
     def _enter_next(self) -> bool:
         assert self.path is not None

@@ -20,12 +20,11 @@ from market.api.problems import disk_full
 from market.api.warming import LARGE_LISTING, Warming
 from market.clearing import ENGINE, SMALL_BOOK, Clearing, algorithm_for, cleared, of_arrivals
 from market.commands import ApplyClearing, Command, Heard, Tick
-from market.events import FIELDS
 from market.exchange import Exchange, Outcome, Refusal
 from market.orders import BookSnapshot
-from storage.canonical import canonical_bytes, parse_json
-from storage.formats import REMEDY, newer_record
-from storage.journal import Journal, JournalBroken, JournalFull, JournalNewer, read_journal
+from market.recollection import Recollection, body_of
+from storage.canonical import canonical_bytes
+from storage.journal import Journal, JournalBroken, JournalFull, Walk
 
 log = logging.getLogger("torg.desk")
 
@@ -76,7 +75,8 @@ class Desk:
     `observe` is shown every event that is in the journal already.
     `now_ms` is the market's clock (`market/clocks.py`), `make` an empty exchange, `broken` what to do when the journal cannot be trusted any
     more (the process must end), `room` whether the disk takes writes again after it was full, `engine` what makes the compiled
-    engine ready for large books.
+    engine ready for large books; `recall` gives the market from which a replay goes on, of a snapshot that this journal
+    confirms (default: an empty one).
     """
 
     def __init__(
@@ -90,12 +90,12 @@ class Desk:
         observe: Callable[[Sequence[dict[str, Any]]], None] = lambda _: None,
         room: Callable[[Path], bool] | None = None,
         engine: Warming | None = None,
+        recall: Callable[[], Recollection] | None = None,
     ) -> None:
         self.feed = feed
         self.numbers = Numbers()
         self.full = False
         self._journal = journal
-        self._make = make
         self._clock_ms = now_ms
         self._broken = broken
         self._room = room or has_room
@@ -104,8 +104,15 @@ class Desk:
         self._clearing: asyncio.Task[None] | None = None
         self._large: BookSnapshot | None = None
         self._last_ms = 0
-        self.exchange = make()
-        for number, at_ms, events in self._replay():
+        self._recall = recall or (lambda: Recollection(make()))
+        recalled = self._recall()
+        if recalled.place is not None:
+            leases = {name: (lease.job, lease.offer) for name, lease in recalled.exchange.state.leases.items()}
+            feed.recall(recalled.place.number, recalled.past.first_record, leases)
+            observe(recalled.shelf_events())
+        self.replayed = 0
+        for number, at_ms, events in self._replay(recalled):
+            self.replayed += 1
             feed.remember(number, at_ms, events)
             observe(events)
 
@@ -258,18 +265,19 @@ class Desk:
 
     def _rebuild(self) -> None:
         """Forget what is not durable: the state again, from the journal."""
-        self.exchange = self._make()
-        for _ in self._replay():
+        recalled = self._recall()
+        for _ in self._replay(recalled):
             pass
 
-    def _replay(self) -> Iterator[tuple[int, int, list[dict[str, Any]]]]:
-        for record in read_journal(self._journal.folder):
-            body = parse_json(record.payload)
-            if (newer := _newer(record.number, body)) is not None:
-                raise JournalNewer(newer)
+    def _replay(self, recalled: Recollection) -> Iterator[tuple[int, int, list[dict[str, Any]]]]:
+        self.exchange, self._last_ms = recalled.exchange, recalled.at_ms
+        walk = Walk(self._journal.folder, place=recalled.place)
+        for record in walk:
+            body = body_of(record.number, record.payload)
             self.exchange.replay(body["at_ms"], body["events"])
             self._last_ms = body["at_ms"]
             yield record.number, body["at_ms"], body["events"]
+        walk.check()
 
     def _clear_small(self, staged: _Staged, now_ms: int) -> None:
         """A small book, or new bids alone, are cleared at once and share the batch's sync."""
@@ -315,15 +323,6 @@ class Desk:
                 self._clearing = None
 
         self._clearing = asyncio.create_task(clear_aside())
-
-
-def _newer(number: int, body: dict[str, Any]) -> str | None:
-    """Why this torg cannot replay a record that is whole, or None."""
-    strange = next((event["type"] for event in body.get("events", ()) if event["type"] not in FIELDS), None)
-    if strange is not None:
-        message = f"record {number} of the journal holds an event {strange!r}, which this torg does not know"
-        return newer_record(number, body) or f"{message}: {REMEDY}"
-    return newer_record(number, body)
 
 
 def has_room(folder: Path) -> bool:

@@ -38,6 +38,10 @@ class Feed:
         self._leases: dict[str, tuple[str, str]] = {}
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
 
+    def recall(self, number: int, first_record: dict[str, int], leases: dict[str, tuple[str, str]]) -> None:
+        """Stand behind record `number` of a journal whose records up to there are not shown: `leases` as (job, offer)."""
+        self.first_record, self._leases, self._forgotten_to = dict(first_record), dict(leases), number
+
     def remember(self, number: int, at_ms: int, events: Iterable[dict[str, Any]]) -> set[str]:
         """Note a durable record; the topics that it touches."""
         topics: set[str] = set()

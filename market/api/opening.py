@@ -19,7 +19,6 @@ from market.api.shelf import Shelf
 from market.api.vault import Vault, VaultDamaged
 from market.clocks import SteadyClock
 from market.commands import SYSTEM, AddMember, NoteFormat, OpenMarket
-from market.exchange import Exchange, Settings
 from market.homes import LOCAL_MEMBERS, Home, read_json, write_file, write_json
 from market.outcomes import Refusal
 from storage.formats import JOURNAL_FORMAT
@@ -105,8 +104,3 @@ def load_signing_key(home: Home) -> bytes:
     if len(key) != 32:
         raise ValueError(f"{home.signing_key_file} does not hold an Ed25519 key of 32 bytes")
     return key
-
-
-def new_exchange() -> Exchange:
-    """An empty exchange with the house's limits."""
-    return Exchange(Settings())

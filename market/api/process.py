@@ -24,11 +24,12 @@ from market.api.app import make_app
 from market.api.desk import Desk
 from market.api.feed import Feed
 from market.api.guarded import GuardedProtocol
-from market.api.opening import new_exchange, open_services, steady_ms, wall_ms
+from market.api.opening import open_services, steady_ms, wall_ms
 from market.api.shelf import Shelf
 from market.clocks import SteadyClock
 from market.daemon import EXIT_NEWER, listen, url_of
 from market.homes import Home
+from market.recollection import Memory, new_exchange
 from market.tls import TlsFiles
 from storage.blobs import BlobError
 from storage.bucket_blobs import open_blobs
@@ -49,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         check_home(home.root)
         home.make_folders()
-        journal = Journal.open(home.journal)
+        memory = Memory(home.snapshots, home.journal)
+        journal = Journal.open(home.journal, since=memory.place)
     except JournalLocked as error:
         log.error("%s", error)
         return EXIT_LOCKED
@@ -61,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_DAMAGED
     with journal:
         tls = TlsFiles(given.tls_cert, given.tls_key) if given.tls_cert else None
-        return _serve(home, journal, given, tls)
+        return _serve(home, journal, memory, given, tls)
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -76,7 +78,9 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _serve(home: Home, journal: Journal, given: argparse.Namespace, tls: TlsFiles | None) -> int:
+def _serve(
+    home: Home, journal: Journal, memory: Memory, given: argparse.Namespace, tls: TlsFiles | None
+) -> int:
     host, port, fd = given.host, given.port, given.fd
     try:
         listening = listen(host, port) if fd is None else socket.socket(fileno=fd)
@@ -90,7 +94,7 @@ def _serve(home: Home, journal: Journal, given: argparse.Namespace, tls: TlsFile
             log.info("the home was of format %s and is of format %s now", upgraded, HOME_FORMAT)
         shelf = Shelf(open_blobs(home.root), home.uploads_file)
         clock = SteadyClock(wall_ms, steady_ms)
-        desk = Desk(journal, new_exchange, feed, now_ms=clock, broken=_broken, observe=shelf.observe)
+        desk = Desk(journal, new_exchange, feed, now_ms=clock, broken=_broken, observe=shelf.observe, recall=memory.recall)
         url = given.url or url_of(host, listening.getsockname()[1], secure=tls is not None)
         clock.not_before(desk.now_ms())
         gc.collect()
@@ -121,7 +125,10 @@ def _serve(home: Home, journal: Journal, given: argparse.Namespace, tls: TlsFile
         ssl_keyfile_password="" if tls else None,  # ask nobody
     )
     server = _Server(config, feed)
-    log.info("%s answers with %s records, pid %s", services.url, journal.records, os.getpid())
+    log.info(
+        "%s answers with %s records, of which it replayed %s, pid %s",
+        services.url, journal.records, desk.replayed, os.getpid(),
+    )  # fmt: skip
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises the signal again when it is down; we end by ourselves
     server.run(sockets=[listening])

@@ -20,11 +20,12 @@ from typing import Any
 
 from market.api.desk import Desk
 from market.api.feed import Feed
-from market.api.opening import new_exchange, open_market, wall_ms
+from market.api.opening import open_market, wall_ms
 from market.api.problems import Problem
 from market.commands import CancelJob, Command, Deposit, SubmitJob
 from market.homes import Home
 from market.outcomes import Refusal
+from market.recollection import new_exchange
 from market.torture.deadly_disk import DeadlyDisk, Fault
 from storage.blobs import BlobDamaged, BlobError, BlobStore
 from storage.journal import Journal, JournalError

@@ -12,10 +12,11 @@ import pytest
 
 from market.api.desk import Desk
 from market.api.feed import Feed
-from market.api.opening import new_exchange, open_market
+from market.api.opening import open_market
 from market.client import Market, Refused
 from market.commands import Deposit, SetTeam, Tick
 from market.homes import Home
+from market.recollection import new_exchange
 from market.supervisor import start, stop
 from storage.journal import Journal, JournalBroken
 from tests.api.square import PATIENCE_S, USD, FakeProvider, FakeRun, Square, make_offer, make_spec, refusal, until

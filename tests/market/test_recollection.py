@@ -1,0 +1,143 @@
+"""A market that stands on a snapshot answers as one that has read its whole journal."""
+
+import hashlib
+import json
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from market.api.desk import Desk
+from market.api.feed import Feed
+from market.exchange import Exchange
+from market.homes import Home
+from market.recollection import RULES, Memory, Recollection, body_of, new_exchange
+from market.snapshotting import make_snapshot
+from storage.canonical import canonical_bytes
+from storage.journal import Journal, read_journal
+from storage.shapes import ShapeError, describe, from_plain, to_plain
+from storage.snapshots import snapshots
+from tests.docs.specimens import GOLDEN
+from tests.market.scene import Scene
+
+
+def busy() -> Scene:
+    scene = Scene()
+    scene.running()
+    scene.round(1, {0: 60_000, 1: 60_000})
+    scene.checkpoint(1)
+    scene.submit("job-2", "ann")
+    scene.wait(60_000)
+    scene.evaluate("job-1", 2, 2.5, accuracy=0.25)
+    return scene
+
+
+def answers(exchange: Exchange, scene: Scene) -> dict[str, Any]:
+    """What people see, and not only what the fingerprint covers."""
+    jobs = [job["id"] for job in exchange.jobs(None)]
+    accounts = list(exchange.balances())
+    return {
+        "jobs": exchange.jobs(None), "offers": exchange.offers(scene.now_ms), "members": exchange.members(),
+        "transfers": {account: exchange.transfers(account) for account in accounts},
+        "explained": [exchange.explain(job) for job in jobs], "rounds": [exchange.rounds(job) for job in jobs],
+        "bundles": [exchange.bundle(job) for job in jobs], "runs": exchange.runs(), "totals": exchange.totals(),
+        "balance": exchange.balance("ann"), "directives": [exchange.directive(job) for job in jobs],
+    }  # fmt: skip
+
+
+def home_of(scene: Scene, folder: Path) -> Home:
+    home = Home(folder)
+    home.make_folders()
+    with Journal.open(home.journal, segment_bytes=4096) as journal:
+        for record in scene.records:
+            journal.append([record])
+    return home
+
+
+def test_every_answer_is_the_same_with_and_without(tmp_path: Path) -> None:
+    scene = busy()
+    half = len(scene.records) - 5
+    first, rest = scene.records[:half], scene.records[half:]
+    whole = scene.records
+    scene.records = first
+    home = home_of(scene, tmp_path)
+    made = make_snapshot(home)
+    assert made is not None
+    assert made["records"] == half
+    assert make_snapshot(home) is None, "nothing is new"
+    scene.records = whole
+    seen: list[list[dict[str, Any]]] = []
+    memory = Memory(home.snapshots, home.journal)
+    with Journal.open(home.journal, since=memory.place) as journal:
+        journal.append(rest)
+        with_it = Desk(
+            journal, new_exchange, Feed(), now_ms=lambda: scene.now_ms, broken=_unbroken, recall=memory.recall
+        )  # fmt: skip
+        without = Desk(journal, new_exchange, Feed(), now_ms=lambda: scene.now_ms, broken=_unbroken, observe=lambda events: seen.append(list(events)))
+        assert (with_it.replayed, without.replayed) == (len(rest), len(whole))
+        assert with_it.exchange.fingerprint() == without.exchange.fingerprint()
+        assert answers(with_it.exchange, scene) == answers(without.exchange, scene)
+        assert with_it.feed.first_record == {
+            job: number for job, number in without.feed.first_record.items() if job.startswith("job-")
+        }
+        assert [h.document() for h in with_it.feed.recent("job-1", half) or []] == [
+            h.document() for h in without.feed.recent("job-1", half) or []
+        ]
+        assert with_it.feed.recent("job-1", 0) is None, "what is older is read from the journal"
+    assert seen
+
+
+def _unbroken(error: Exception) -> None:
+    raise AssertionError from error
+
+
+def test_a_snapshot_that_lies_is_passed_over_and_the_journal_counts(tmp_path: Path) -> None:
+    scene = busy()
+    home = home_of(scene, tmp_path)
+    assert make_snapshot(home) is not None
+    path = snapshots(home.snapshots)[-1]
+    path.write_bytes(path.read_bytes().replace(b'"job-2"', b'"job-9"'))
+    memory = Memory(home.snapshots, home.journal)
+    assert memory.place() is None
+    assert path.name in memory.passed_over[0]
+
+
+@dataclass
+class Odd:
+    """A little of everything that a state is made of."""
+
+    pairs: dict[tuple[str, str], int] = field(default_factory=dict)
+    numbered: dict[int, dict[str, Any]] = field(default_factory=dict)
+    order: dict[str, None] = field(default_factory=dict)
+    few: deque[int | None] = field(default_factory=lambda: deque(maxlen=3))
+    some: set[int] = field(default_factory=set)
+    marks: list[tuple[int, float]] = field(default_factory=list)
+    names: tuple[str, ...] = ()
+
+
+def test_shapes_come_back_as_they_were() -> None:
+    odd = Odd({("b", "a"): 1, ("a", "b"): 2}, {3: {"x": [1, None]}, 1: {}}, {"z": None, "a": None}, deque([1, None], 3), {5, 1}, [(1, 0.5)], ("n",))
+    again = from_plain(Odd, json.loads(json.dumps(to_plain(Odd, odd))))
+    assert again == odd
+    assert [list(again.pairs), list(again.numbered), list(again.order), again.few.maxlen] == [
+        [("b", "a"), ("a", "b")], [3, 1], ["z", "a"], 3,
+    ]  # fmt: skip
+    assert "pairs: dict[tuple[str, str], int]" in describe(Odd)
+
+
+@pytest.mark.parametrize("value", [(1, 2), {1: 2}, {1}, object()])
+def test_what_json_would_change_silently_is_refused(value: object) -> None:
+    with pytest.raises(ShapeError):
+        to_plain(Any, {"inside": [value]})
+
+
+def test_the_rules_have_a_number() -> None:
+    """What the golden journal comes to. Where this changes, events mean something else than before: add 1 to RULES."""
+    recollection = Recollection(new_exchange())
+    for record in read_journal(GOLDEN / "journal"):
+        body = body_of(record.number, record.payload)
+        recollection.take(body["at_ms"], record.number, body["events"])
+    plain = json.loads(json.dumps(recollection.exchange.fingerprint(), default=list))
+    assert (RULES, hashlib.sha256(canonical_bytes(plain)).hexdigest()[:16]) == (1, "cd9bc4e9b878b29b")
