@@ -2,7 +2,7 @@
 
 It looks at the journal now and then, and has a snapshot made (market/snapshotting.py) when enough has come behind the newest
 one: `SNAPSHOT_BYTES`, or as much as that one has, so that what is written for snapshots stays in proportion to the journal.
-It may die at any time.
+At its start it has one made of any journal of that size, since the newest may be another version's. It may die at any time.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from market.children import code_folder
 from market.homes import Home
+from storage.journal_format import segments
 from storage.snapshots import bytes_behind
 
 log = logging.getLogger("torg.archive")
@@ -37,12 +38,19 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: over.set())
     home = Home(given.home)
     home.make_folders()
-    wait_s = 0.0
-    while not over.wait(wait_s):
+    due = journal_bytes(home) >= given.snapshot_bytes
+    while not over.is_set():
         wait_s = LOOK_S
-        if is_due(home, given.snapshot_bytes):
+        if due:
             wait_s = LOOK_S if _snapshot(home, over) else AGAIN_S
+        over.wait(wait_s)
+        due = is_due(home, given.snapshot_bytes)
     return 0
+
+
+def journal_bytes(home: Home) -> int:
+    """Of all segments."""
+    return sum(path.stat().st_size for path in segments(home.journal))
 
 
 def is_due(home: Home, least_bytes: int) -> bool:

@@ -1,7 +1,7 @@
 """What a start makes of the journal, and how a snapshot keeps it: the exchange, and what its shell must know of the past.
 
-A snapshot stands for a replay by this code. Whoever changes what an event does to the state without changing a type adds one
-to `RULES`, and older snapshots are passed over; a test says so.
+A snapshot stands for a replay by this code: one of another version of torg, or of a state with other types, is passed over.
+Whoever changes within a version what an event does to the state, and no type, adds one to `RULES`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 
@@ -98,7 +99,11 @@ def _fields() -> Mapping[str, Any]:
 @cache
 def shape() -> bytes:
     """The digest of everything that a snapshot's bytes and meaning hang on."""
-    text = "\n".join((str(RULES), describe(State), describe(Past), str(LEDGER_FORMAT)))
+    try:
+        torg = version("torg")
+    except PackageNotFoundError:
+        torg = ""  # a checkout that was not installed
+    text = "\n".join((torg, str(RULES), describe(State), describe(Past), str(LEDGER_FORMAT)))
     return hashlib.sha256(text.encode()).digest()
 
 

@@ -89,12 +89,19 @@ def snapshots(folder: Path) -> list[Path]:
 
 
 def bytes_behind(folder: Path, journal: Path) -> tuple[int, int]:
-    """How many bytes of the journal lie behind the newest snapshot, as its name says, and how many bytes that has."""
-    newest = snapshots(folder)[-1:]
-    number = int(newest[0].stem) if newest else 0
-    found = segments(journal)
-    behind = [path for path, later in zip(found, [*found[1:], None], strict=True) if later is None or int(later.stem) > number]
-    return sum(path.stat().st_size for path in behind), sum(path.stat().st_size for path in newest)
+    """How many bytes of the journal lie behind the newest snapshot, as its head says, and how many bytes that has.
+
+    Raises FileNotFoundError where a file was removed meanwhile.
+    """
+    first = offset = size = 0
+    if newest := snapshots(folder)[-1:]:
+        with newest[0].open("rb") as file:
+            head = file.read(_HEAD.size)
+        if len(head) == _HEAD.size:
+            _, _, _, first, offset, *_ = _HEAD.unpack(head)
+            size = newest[0].stat().st_size
+    behind = sum(path.stat().st_size for path in segments(journal) if int(path.stem) >= first)
+    return behind - offset, size
 
 
 def newest_snapshot(folder: Path, journal: Path, shape: bytes) -> tuple[Snapshot | None, list[str]]:

@@ -1,6 +1,5 @@
 """A market that stands on a snapshot answers as one that has read its whole journal."""
 
-import hashlib
 import json
 from collections import deque
 from dataclasses import dataclass, field
@@ -11,15 +10,16 @@ import pytest
 
 from market.api.desk import Desk
 from market.api.feed import Feed
+from market.api.shelf import Shelf
+from market.archiving import is_due
 from market.exchange import Exchange
 from market.homes import Home
-from market.recollection import RULES, Memory, Recollection, body_of, new_exchange
+from market.recollection import Memory, new_exchange
 from market.snapshotting import make_snapshot
-from storage.canonical import canonical_bytes
-from storage.journal import Journal, read_journal
+from storage.blobs import BlobStore
+from storage.journal import Journal, segments
 from storage.shapes import ShapeError, describe, from_plain, to_plain
-from storage.snapshots import snapshots
-from tests.docs.specimens import GOLDEN
+from storage.snapshots import bytes_behind, snapshots
 from tests.market.scene import Scene
 
 
@@ -68,14 +68,17 @@ def test_every_answer_is_the_same_with_and_without(tmp_path: Path) -> None:
     assert made["records"] == half
     assert make_snapshot(home) is None, "nothing is new"
     scene.records = whole
-    seen: list[list[dict[str, Any]]] = []
+    shelves = [Shelf(BlobStore(home.blobs), home.uploads_file) for _ in range(2)]
     memory = Memory(home.snapshots, home.journal)
     with Journal.open(home.journal, since=memory.place) as journal:
         journal.append(rest)
         with_it = Desk(
-            journal, new_exchange, Feed(), now_ms=lambda: scene.now_ms, broken=_unbroken, recall=memory.recall
+            journal, new_exchange, Feed(), now_ms=lambda: scene.now_ms, broken=_unbroken, observe=shelves[0].observe,
+            recall=memory.recall,
         )  # fmt: skip
-        without = Desk(journal, new_exchange, Feed(), now_ms=lambda: scene.now_ms, broken=_unbroken, observe=lambda events: seen.append(list(events)))
+        without = Desk(
+            journal, new_exchange, Feed(), now_ms=lambda: scene.now_ms, broken=_unbroken, observe=shelves[1].observe
+        )  # fmt: skip
         assert (with_it.replayed, without.replayed) == (len(rest), len(whole))
         assert with_it.exchange.fingerprint() == without.exchange.fingerprint()
         assert answers(with_it.exchange, scene) == answers(without.exchange, scene)
@@ -86,7 +89,26 @@ def test_every_answer_is_the_same_with_and_without(tmp_path: Path) -> None:
             h.document() for h in without.feed.recent("job-1", half) or []
         ]
         assert with_it.feed.recent("job-1", 0) is None, "what is older is read from the journal"
-    assert seen
+    for name in ("_needed_by", "_manifests", "_left", "_saved", "_owners"):
+        assert vars(shelves[0])[name] == vars(shelves[1])[name], "or what is needed would be swept"
+    assert vars(shelves[0])["_manifests"]["job-1"], "a checkpoint is kept"
+
+
+def test_a_snapshot_is_due_when_enough_lies_behind_the_newest(tmp_path: Path) -> None:
+    scene = busy()
+    home = home_of(scene, tmp_path)
+    whole = sum(path.stat().st_size for path in segments(home.journal))
+    assert bytes_behind(home.snapshots, home.journal) == (whole, 0)
+    assert (is_due(home, whole), is_due(home, whole + 1)) == (True, False)
+    made = make_snapshot(home)
+    assert made is not None
+    behind, size = bytes_behind(home.snapshots, home.journal)
+    assert (behind < 4096, size) == (True, made["bytes"]), "the last record is counted, nothing before it"
+    with Journal.open(home.journal) as journal:
+        journal.append([b"x" * (size - behind - 500)])
+        assert not is_due(home, 1), "less than the snapshot itself"
+        journal.append([b"x" * 1000])
+    assert is_due(home, 1)
 
 
 def _unbroken(error: Exception) -> None:
@@ -131,13 +153,3 @@ def test_shapes_come_back_as_they_were() -> None:
 def test_what_json_would_change_silently_is_refused(value: object) -> None:
     with pytest.raises(ShapeError):
         to_plain(Any, {"inside": [value]})
-
-
-def test_the_rules_have_a_number() -> None:
-    """What the golden journal comes to. Where this changes, events mean something else than before: add 1 to RULES."""
-    recollection = Recollection(new_exchange())
-    for record in read_journal(GOLDEN / "journal"):
-        body = body_of(record.number, record.payload)
-        recollection.take(body["at_ms"], record.number, body["events"])
-    plain = json.loads(json.dumps(recollection.exchange.fingerprint(), default=list))
-    assert (RULES, hashlib.sha256(canonical_bytes(plain)).hexdigest()[:16]) == (1, "cd9bc4e9b878b29b")

@@ -1,0 +1,44 @@
+"""A real exchange that died begins from a snapshot, which a process beside it has made."""
+
+import json
+import subprocess
+import sys
+
+from storage.snapshots import snapshots
+from tests.api.square import USD, Square
+
+
+def make(square: Square) -> dict[str, int]:
+    command = [sys.executable, "-m", "market.snapshotting", "--home", str(square.home.root)]
+    found: dict[str, int] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return found
+
+
+def test_a_killed_exchange_goes_on_from_a_snapshot(square: Square) -> None:
+    name, ann = square.newcomer("customer", 7 * USD)
+    operator = square.local("operator")
+    made = make(square)
+    assert made["records"] <= operator.status()["journal_records"]
+    operator.deposit(f"{name}-later", name, 5)
+    before = (ann.balance(), operator.transfers(account=f"wallet:{name}"), operator.offers(), operator.members())
+    square.back("exchange", square.kill("exchange"))
+    assert (ann.balance(), operator.transfers(account=f"wallet:{name}"), operator.offers(), operator.members()) == before
+    lines = [line for line in square.home.log_file("exchange").read_text().splitlines() if "of which it replayed" in line]
+    replayed = int(lines[-1].partition("replayed ")[2].partition(",")[0])
+    assert 0 < replayed < made["records"]
+    again = operator.deposit(f"{name}-later", name, 5)
+    assert again["id"] == f"{name}-later"
+    assert ann.balance()["wallet_nanos"] == 7 * USD + 5, "the same id books once, also after a snapshot"
+    assert operator.verify_books()["ok"]
+
+
+def test_a_damaged_snapshot_is_named_and_the_whole_journal_counts(square: Square) -> None:
+    _, ann = square.newcomer("customer", 3 * USD)
+    make(square)
+    for path in snapshots(square.home.snapshots):
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+    square.back("exchange", square.kill("exchange"))
+    assert ann.balance()["wallet_nanos"] == 3 * USD
+    assert f"{snapshots(square.home.snapshots)[-1].name} is damaged" in square.home.log_file("exchange").read_text()
