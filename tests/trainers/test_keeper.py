@@ -274,3 +274,23 @@ def _sound(blobs: BlobStore, digest: str) -> bytes:
 
 Retention.TestCase.settings = settings(max_examples=20, stateful_step_count=12, deadline=None)
 TestRetention = Retention.TestCase
+
+
+@pytest.mark.parametrize("every_rounds", [1, 3])
+def test_when_all_checkpoints_are_kept_any_round_since_the_first_can_be_restored(store: Store, every_rounds: int) -> None:
+    """The delta log: every committed round, over bases and a process that was replaced."""
+    life, states = Life(store, spec(keep=1000, every_rounds=every_rounds, base_every_rounds=7)), dict[int, str]()
+
+    def train(rounds: int) -> None:
+        for _ in range(rounds):
+            life.train()
+            settle(life)
+            states[life.round] = digest_of(life.state)
+
+    train(12)
+    assert life.restart() == ""
+    train(18)
+    for round in range(every_rounds, life.round + 1):
+        found = restore_newest(store.kept(), lambda digest: read(store, digest), replay, round=round)
+        assert (found.plan.round, digest_of(found.state)) == (round, states[round])
+    assert not [name for report in store.reports() for name in report["removed"]]

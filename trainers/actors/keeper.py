@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from storage.checkpoints import (
+    MAX_DELTAS,
     Chain,
     Delta,
     Kind,
@@ -121,7 +122,9 @@ class Keeper:
             chain = None if self._bases_only else self._chain
             kind = next_kind(chain, round, last=last, base_every_rounds=self._base_every_rounds)
             if kind == "base" and (self._busy or not (last or self._is_due(round))):
-                return None
+                if chain is None or chain.round + 1 != round or chain.length >= MAX_DELTAS:
+                    return None
+                kind = "delta"  # the log goes on until the base can be made: every round stays within reach
             self._asked = kind
             return kind
 
@@ -152,7 +155,7 @@ class Keeper:
             if not fits:
                 self._chain = None
                 return
-            self._queue = [item] if item.kind == "base" else [*self._queue, item]
+            self._queue = [*self._queue, item]  # deltas before a base lead to rounds that it does not
             self._chain, self._strategy = chain, strategy
             self._stall_ms += int(snapshot["stall_ms"])
             if not self._busy and (item.kind == "base" or self._is_due(round)):
@@ -265,17 +268,27 @@ class Keeper:
         return True
 
     def _persist(self, batch: Sequence[_Staged], stall_ms: int) -> None:
-        if batch[0].kind == "base":
-            made = self._base(batch[0])
-            self._finish(made, made.total_bytes, stall_ms)
-            with self._changed:
-                if self._chain is not None:
-                    self._chain = replace(self._chain, base_bytes=made.state_bytes)
-            batch, stall_ms = batch[1:], 0
-        if batch:
-            made = self._extended(self._history[-1], batch)
-            fresh = sum(delta.bytes for delta in made.deltas[-len(batch) :])
-            self._finish(made, fresh, stall_ms)
+        at = next((place for place, item in enumerate(batch) if item.kind == "base"), None)
+        if at is None:
+            self._persist_deltas(batch, stall_ms)
+            return
+        if at:
+            try:
+                self._persist_deltas(batch[:at], 0)
+            except (DoorRefused, OSError, _Lost) as problem:
+                log.warning("rounds before the base of round %s are not kept: %s", batch[at].snapshot["round"], problem)
+        made = self._base(batch[at])
+        self._finish(made, made.total_bytes, stall_ms)
+        with self._changed:
+            if self._chain is not None:
+                self._chain = replace(self._chain, base_bytes=made.state_bytes)
+        if batch[at + 1 :]:
+            self._persist_deltas(batch[at + 1 :], 0)
+
+    def _persist_deltas(self, batch: Sequence[_Staged], stall_ms: int) -> None:
+        made = self._extended(self._history[-1], batch)
+        fresh = sum(delta.bytes for delta in made.deltas[-len(batch) :])
+        self._finish(made, fresh, stall_ms)
 
     def _base(self, item: _Staged) -> Manifest:
         content = self._open(item.content, item)
