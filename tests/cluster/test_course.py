@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from storage.checkpoints import Manifest
+from storage.meter_readings import is_signed
 from tests.cluster.plaza import ELSEWHERE, ELSEWHERE_NANOS, USD, Plaza, until
 from trainers.member import Member
 
@@ -59,6 +60,12 @@ def test_a_job_trains_to_done_and_the_loss_falls(plaza: Plaza) -> None:
     assert len({one["digest"] for one in rounds}) == 12
     assert all(len(one["members"]) == 2 and not one["lost"] for one in rounds)
     assert {lease["provider"] for lease in done["leases"]} == {"ada", "ben"}, "the two cheapest"
+    for lease in done["leases"]:
+        signed = lease["signed"]
+        assert is_signed(lease["meter_key"], lease["id"], lease["epoch"], signed, signed["signature"])
+        assert 0 < signed["leased_ms"] <= lease["metered_ms"]
+        assert lease["questioned_ms"] == 0, "worker and run agree"
+    assert len({lease["meter_key"] for lease in done["leases"]}) == 2, "a key for each lease"
 
     result = plaza.local("customer").result(job)
     manifest = Manifest.from_json(result["manifest"])
