@@ -216,9 +216,9 @@ def _machines(story: JobStory) -> str:
         for one in told:
             check_machine(one.event)
     except NoSignatures as missing:
-        return f"{len(told)} machines; their signatures were skipped: {missing}"
+        return f"{len(told)} leases' machines; their signatures were skipped: {missing}"
     silent = len(story.started) - len(told)
-    return f"{len(told)} machines, signed by their providers" + (f"; of {silent} nothing is known" if silent else "")
+    return f"{len(told)} leases' machines, signed by their providers" + (f"; of {silent} nothing is known" if silent else "")
 
 
 def _lineage(story: JobStory) -> str:
@@ -246,9 +246,9 @@ def _lineage(story: JobStory) -> str:
         demand(at in by_output and steps <= len(plain), f"the checkpoint {at} comes from nowhere")
         at, steps = by_output[at]["parents"]["manifest"], steps + 1
     what = "the newest checkpoint" if story.result is None else "the result"
-    data = spec["data"].get("label") or spec["data"].get("name") or "generated data"
+    data = spec["data"].get("label") or spec["data"].get("name") or "none submitted"
     root = f" ({wanted['data'][:16]}…)" if wanted["data"] else ""
-    return f"{what} {end[:16]}… ← {steps} segments ← initial parameters of seed {spec['seed']}, data {data}{root}"
+    return f"{what} {end[:16]}… ← {steps} segments ← initial parameters of seed {spec['seed']}, data: {data}{root}"
 
 
 def _totals(body: Mapping[str, Any], story: JobStory) -> str:

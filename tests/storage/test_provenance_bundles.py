@@ -99,7 +99,7 @@ def test_an_honest_bundle_holds_and_says_where_the_model_comes_from(sound: Json)
     assert [check.name for check in found.checks] == list(CHECKS)
     details = {check.name: check.detail for check in found.checks}
     assert "← 3 segments ← initial parameters of seed 1" in details["lineage"]
-    assert details["machines"] == "2 machines, signed by their providers"
+    assert details["machines"] == "2 leases' machines, signed by their providers"
     assert details["complete"] == "the job is done and its escrow is empty: nothing was left out"
     assert details["statements"] == "3 statements, each made again from the events, signed by the market"
 
