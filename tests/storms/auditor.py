@@ -19,7 +19,7 @@ LAST_READING, COMMITTED, SAVED = "to its last reading", "its committed rounds, o
 KINDS = {
     "deposit": ("world", "wallet"), "payout": ("wallet earnings fee", "world"), "hold": ("wallet credit", "escrow"),
     "charge": ("escrow", "earnings"), "fee": ("escrow", "fee"), "release": ("escrow", "wallet credit"),
-    "grant": ("grants", "credit"), "expire": ("credit", "grants"),
+    "grant": ("grants", "credit"), "expire": ("credit", "grants"), "award": ("escrow", "earnings fee"), "refund": ("earnings fee", "wallet"),
 }  # fmt: skip
 _ROW = re.compile(r"\| [^|]+ \| `(\w+)` \| (provider|customer|market|none) \| ([^|]+) \|")
 FAULTS = {
@@ -77,6 +77,7 @@ class Job:
     budget: int
     state: str = "pending"
     billed: int = 0
+    disputed: int = 0
     alerted: int = 0
     committed: int = 0
     durable: int = 0
@@ -101,6 +102,7 @@ class Auditor:
         self.offers: dict[str, Offer] = {}
         self.leases: dict[str, Lease] = {}
         self.jobs: dict[str, Job] = {}
+        self.disputes: dict[str, Event] = {}
         self._transfers: set[str] = set()
         self._paid_in = 0
         self._fee_ppm = 0
@@ -165,7 +167,7 @@ class Auditor:
             self._note("hold", ":".join(id.split(":")[:3 if id.startswith("budget:") else 2]))
         elif kind == "release":
             closes = any(one["state"] in FINAL for one in self._of_type("job_state", job=event["job"]))
-            self._require(closes, f"{event['job']} gets its escrow back and is not over")
+            self._require(closes or bool(self._of_type("dispute_closed", job=event["job"])), f"{event['job']} gets its escrow back and is not over")
 
     def _on_lease_charged(self, event: Event) -> None:
         lease = self._lease(event)
@@ -196,6 +198,24 @@ class Auditor:
             if charged == LAST_READING or (SAVED in charged and to_ms <= lease.saved_ms):
                 return
         self._say(f"{lease.id} is charged to {to_ms} ms for work that is neither durable nor the customer's to pay")
+
+    def _on_dispute_opened(self, event: Event) -> None:
+        """What worker and run do not agree on waits in the escrow; what the customer objects to, in the provider's earnings."""
+        lease = self.leases[event["lease"]]
+        self._require(event["dispute"] not in self.disputes, f"{event['dispute']} is opened twice")
+        self._require(0 < event["held_nanos"] <= event["amount_nanos"], f"{event['dispute']} holds {event['held_nanos']} of {event['amount_nanos']}")
+        self._require(event["about"] == "meter" or event["amount_nanos"] <= lease.charged, f"{event['dispute']} is about more than was charged")
+        self.disputes[event["dispute"]] = event
+        if event["about"] == "meter":
+            self.jobs[event["job"]].disputed += event["held_nanos"]
+
+    def _on_dispute_closed(self, event: Event) -> None:
+        dispute = self.disputes.pop(event["dispute"])
+        if dispute["about"] == "meter":
+            self.jobs[event["job"]].disputed -= dispute["held_nanos"]
+        awarded = sum(one["amount_nanos"] for one in self._of_type("transfer", kind="award", lease=dispute["lease"]))
+        due = dispute["amount_nanos"] if dispute["about"] == "meter" and event["state"] == "rejected" else 0
+        self._require(awarded == due, f"{event['dispute']} is {event['state']}: {awarded} is awarded, {due} is due")
 
     def _on_credit_expired(self, event: Event) -> None:
         self._note("expired", event["grant"])
@@ -313,7 +333,8 @@ class Auditor:
     def _owes_nothing(self, lease: Lease, due_ms: int) -> None:
         """Charged up to there, or as far as the escrow goes."""
         next_ms = lease.cost(lease.charged_ms + 1) - lease.charged
-        if lease.charged_ms < due_ms and self.balances[f"escrow:{lease.job}"] >= next_ms and lease.price:
+        free = self.balances[f"escrow:{lease.job}"] - self.jobs[lease.job].disputed
+        if lease.charged_ms < due_ms and free >= next_ms and lease.price:
             self._say(f"{lease.id} is charged to {lease.charged_ms} ms, {due_ms} ms are due and the escrow could pay more")
 
     # work
@@ -364,4 +385,5 @@ class Auditor:
             job = self.jobs[name]
             self._require(not job.live or job.state == "running", f"{name} is {job.state} and holds {len(job.live)} leases")
             if job.state in FINAL:
-                self._require(self.balances[f"escrow:{name}"] == 0, f"{name} is {job.state} and its escrow holds {self.balances[f'escrow:{name}']}")
+                left = self.balances[f"escrow:{name}"]
+                self._require(left == job.disputed, f"{name} is {job.state} and its escrow holds {left}, of which {job.disputed} is in dispute")

@@ -54,7 +54,6 @@ class House:
         self._handlers: set[asyncio.Task[Any]] = set()
         self._jumped_ms = 0
         self._promised = (0, "0" * 64)
-        self._next_power_cut = False
 
     @property
     def folder(self) -> Path:

@@ -25,7 +25,7 @@ class Network:
         self._house = house
         self._weather = weather
         self._random = random
-        self._promises = promises
+        self.promises = promises
         self._sent = 0
         self._newest_seen = 0
 
@@ -46,7 +46,7 @@ class Network:
             outcome = await asyncio.wait_for(answer, PATIENCE_S)
         except TimeoutError:
             return None
-        self._promises.heard(command, outcome)
+        self.promises.heard(command, outcome)
         return outcome
 
     async def sure(self, command: Command) -> Outcome:
@@ -74,7 +74,7 @@ class Network:
         self._newest_seen = max(self._newest_seen, number)
 
         def reply(outcome: Outcome) -> None:
-            self._promises.answered(command, outcome, self._house.records)
+            self.promises.answered(command, outcome, self._house.records)
             if self._is_lost("answer lost"):
                 return
             asyncio.get_running_loop().call_later(self._delay_s(), lambda: None if answer.done() else answer.set_result(outcome))

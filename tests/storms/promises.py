@@ -21,6 +21,8 @@ from market.commands import (
 from market.outcomes import Outcome, Refusal
 from tests.storms.auditor import Auditor
 
+CLOCKS_DIFFER_MS, CLOCKS_DIFFER_PART = 1_000, 500
+"""What a worker may be ahead of its run (docs/FAULTS.md)."""
 Fact = tuple[object, ...]
 ONCE = ("deposit", "payout", "grant", "job", "hold", "attempt", "durable")
 """Facts that may be true once at most; a round may be run again, and an offer be placed again."""
@@ -69,6 +71,12 @@ class Promises:
     kept: dict[Fact, int] = field(default_factory=dict)
     refused: dict[Fact, int] = field(default_factory=dict)
     heard_of: int = 0
+    seen_ms: dict[str, int] = field(default_factory=dict)
+    """Of each lease the most that its run, which is honest here, ever saw: nothing beyond it may be billed."""
+
+    def saw(self, lease: str, ms: int) -> None:
+        """A run is about to report this much."""
+        self.seen_ms[lease] = max(ms, self.seen_ms.get(lease, 0))
 
     def answered(self, command: Command, outcome: Outcome, records: int) -> None:
         """The answer is about to leave the exchange."""
@@ -105,4 +113,8 @@ class Promises:
             first = auditor.first_at.get(fact)
             if first is not None and first <= record:
                 found.append(f"refused at record {record}, and done at {first}: {' '.join(map(str, fact))}")
+        for lease in auditor.leases.values():
+            seen_ms = self.seen_ms.get(lease.id, 0)
+            if lease.metered_ms > seen_ms + CLOCKS_DIFFER_MS + seen_ms // CLOCKS_DIFFER_PART:
+                found.append(f"{lease.id} is metered to {lease.metered_ms} ms, and its run saw {seen_ms}")
         return found

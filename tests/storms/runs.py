@@ -88,12 +88,13 @@ class Run:
     def _readings(self, active: list[dict[str, Any]]) -> tuple[Reading, ...]:
         found = []
         for lease in active:
-            ms = self._leased_ms(lease)
+            ms = seen_ms = self._leased_ms(lease)
+            self._network.promises.saw(lease["id"], seen_ms)
             if self._weather.strikes("lies", 0.05):
                 self._weather.count["meter lied"] += 1
                 ms = self._random.choice((0, ms // 2, 10 * ms + 1, 10**12))
             epoch = lease["epoch"] + (self._weather.strikes("lies", 0.02))
-            found.append(Reading(lease["id"], epoch, ms, ms * 9 // 10, 0, ms, ms))
+            found.append(Reading(lease["id"], epoch, ms, ms * 9 // 10, 0, ms, ms, seen_ms))
         return tuple(found)
 
     def _leased_ms(self, lease: dict[str, Any]) -> int:
@@ -113,7 +114,7 @@ class Run:
             members = tuple(
                 Member(
                     lease["id"], lease["epoch"], lease["slot"], 2.5, 30, 1000, self._leased_ms(lease), self._leased_ms(lease) // 2, 9,
-                    _digest("c"),
+                    _digest("c"), run_ms=self._leased_ms(lease),
                 )
                 for lease in active
             )

@@ -64,7 +64,7 @@ class Told:
 
 
 class Story:
-    """`keep`: where the journal is left; by default nothing is."""
+    """A market that stands in `folder`, and everybody who has to do with it."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self.plan = plan
@@ -175,9 +175,9 @@ class Story:
         told.records, told.head = len(records), records[-1].chained.hex() if records else ""
         auditor = Auditor().read(records)
         told.findings += auditor.findings + self.promises.broken(auditor)
-        escrows = {name: nanos for name, nanos in auditor.balances.items() if nanos and name.startswith("escrow:")}
-        if escrows:
-            self._find(f"all jobs are over, and money is left in {escrows}")
+        for job in auditor.jobs.values():
+            if auditor.balances[f"escrow:{job.id}"] != job.disputed:
+                self._find(f"all jobs are over, and the escrow of {job.id} holds {auditor.balances[f'escrow:{job.id}']}")
         if house.exchange is not None and {name: nanos for name, nanos in auditor.balances.items() if nanos} != {
             name: nanos for name, nanos in house.exchange.balances().items() if nanos
         }:
@@ -220,7 +220,7 @@ def shrunk(plan: Plan) -> Plan:
 
 
 def tell(plan: Plan, keep: Path | None = None) -> Told:
-    """Run one story in a folder of its own (in memory where there is such a disk)."""
+    """Run one story, in `keep`, where its journal is left, else in a folder of its own (in memory where there is such a disk)."""
     shelf = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
     logging.disable(logging.CRITICAL)
     try:

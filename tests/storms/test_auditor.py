@@ -56,7 +56,7 @@ def lends_money(patch: pytest.MonkeyPatch) -> None:
 
 
 def keeps_the_escrow(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(jobs.credits, "release", lambda turn, job: None)
+    patch.setattr(jobs.credits, "release", lambda *_: None)
 
 
 def bills_work_that_was_lost(patch: pytest.MonkeyPatch) -> None:
