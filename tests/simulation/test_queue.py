@@ -64,11 +64,11 @@ class Watched(MarketRun):
         assert bool(whole.matches) == (after > granted), (whole.matches, before)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=4)
 @given(st.integers(0, 10_000))
 def test_a_list_comes_to_something_whenever_the_whole_book_does(seed: int) -> None:
     machines = with_providers(MACHINES[:3])
-    trace = list(priced(philly_like(120, seed), machines, seed))
+    trace = list(priced(philly_like(60, seed), machines, seed))
     window_ms = trace[-1].submitted_ms
     record = Watched(machines, Terms(window_ms=window_ms, horizon_ms=window_ms + 100 * 24 * HOUR_MS)).play(trace)
     assert record.clearings
