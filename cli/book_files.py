@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from cli.csv_rows import csv_rows
 from cli.errors import usage
 from market.engine.columns import BadRow
+
+if TYPE_CHECKING:
+    from market.engine.memory import Memory
 
 T = TypeVar("T")
 MAX_CELL_LETTERS = 20_000
@@ -24,6 +27,32 @@ def read(path: Path, field: str, parse: Callable[[Sequence[str], Iterable[Sequen
         raise usage(f"{path} does not exist", field=field, code="no_such_file") from None
     except OSError as error:
         raise usage(f"{path}: {error.strerror or error}", field=field, code="not_readable") from error
+
+
+def read_memory(path: Path) -> "Memory | None":
+    """What the last clearing left in the file; None where there is none yet. Raises CliError."""
+    from market.engine.memory import BadMemory, Memory
+
+    try:
+        return Memory.of_text(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError:
+        raise usage(f"{path}: it is no text", field="--memory", remedy="another file", code="not_readable") from None
+    except BadMemory as bad:
+        raise usage(f"{path}: {bad}", field="--memory", remedy="remove it, or name another file", code="bad_memory") from None
+    except OSError as error:
+        raise usage(f"{path}: {error.strerror or error}", field="--memory", code="not_readable") from error
+
+
+def write_memory(path: Path, memory: "Memory") -> None:
+    """In place of what was there, whole or not at all. Raises CliError."""
+    beside = path.with_name(f"{path.name}.new")
+    try:
+        beside.write_text(memory.as_text() + "\n", encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        raise usage(f"{path}: {error.strerror or error}", field="--memory", code="not_writable") from error
 
 
 def _csv(path: Path, field: str) -> tuple[list[str], Iterator[list[str]]]:

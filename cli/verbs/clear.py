@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 SHOWN = 40
 NO_PRICE = "at one price for all of a model and region this gang and the others do not go together"
 MAX_BUDGET = 1_000_000
+MAX_WEIGHT = 1_000
+MAX_AGEING_USD = 1_000
 
 
 def register(app: typer.Typer) -> None:
@@ -28,11 +30,14 @@ def register(app: typer.Typer) -> None:
 def clear(
     ctx: typer.Context,
     offers: Annotated[Path, typer.Argument(metavar="OFFERS", help="CSV or Parquet: " + "id,gpu,vram_gib,usd_per_gpu_hour,gpus,region,reliability,max_hours,available_in_hours,interconnect")],
-    jobs: Annotated[Path, typer.Argument(metavar="JOBS", help="CSV or Parquet: " + "id,gpus_min,gpus_max,gpu,regions,reliability_min,max_usd_per_gpu_hour,hours,deadline_hours,interconnect_min,same_region,gang; and, if wanted, vram_gib_min, budget_usd, goodput, speeds, usd_per_million_steps (docs/CLEARING.md)")],
+    jobs: Annotated[Path, typer.Argument(metavar="JOBS", help="CSV or Parquet: " + "id,gpus_min,gpus_max,gpu,regions,reliability_min,max_usd_per_gpu_hour,hours,deadline_hours,interconnect_min,same_region,gang; and, if wanted, vram_gib_min, budget_usd, team, waited_hours, goodput, speeds, usd_per_million_steps (docs/CLEARING.md)")],
     price_rule: Annotated[str, typer.Option("--price-rule", metavar="RULE", help="what is paid; ask: the ask of each offer; uniform: one price for a model and region")] = "ask",
     bound: Annotated[bool, typer.Option("--bound", help="also prove how much more any clearing could reach")] = False,
     budget: Annotated[int | None, typer.Option("--budget", metavar="N", help="effort: millions of pairs (job, offer) that may be looked at; default: by the size of the book")] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="of the engine's random steps; the same seed gives the same matches")] = 1,
+    memory: Annotated[Path | None, typer.Option("--memory", metavar="FILE", help="go on from the last clearing's prices and seats, if the file is there, and write this one's into it")] = None,
+    team_weights: Annotated[str, typer.Option("--team-weights", metavar="TEAM:W,…", help="what the welfare of each team's jobs counts, such as red:2,blue:0.5; others count 1")] = "",
+    ageing: Annotated[str, typer.Option("--ageing", metavar="USD", help="what each hour waited (waited_hours) adds to a GPU's welfare")] = "0",
 ) -> None:  # fmt: skip
     """Match gangs of GPUs to offers from two files, for the most welfare: Σ (limit − ask) · hours · GPUs.
 
@@ -42,7 +47,8 @@ def clear(
     """
     settings: Settings = ctx.obj
     _check_options(price_rule, budget, seed)
-    from cli.book_files import read
+    weights, ageing_nanos = _fairness(team_weights, ageing)
+    from cli.book_files import read, read_memory, write_memory
     from market.engine.columns import jobs_of, offers_of
 
     begun = time.perf_counter()
@@ -50,21 +56,44 @@ def clear(
     read_ms = _ms(begun)
     if price_rule != "ask" and (any(wanted.goodput) or any(one is not None for one in wanted.budget_nanos)):
         raise usage("jobs with budget_usd or goodput are cleared at the asks alone", field="--price-rule", remedy="--price-rule ask")
-    from market.engine.book import book_of
+    from market.engine.book import Fairness, book_of
     from market.engine.solve import solve, warm_up
 
     begun = time.perf_counter()
     warm_up()
     load_ms = _ms(begun)
+    before = None if memory is None else read_memory(memory)
     begun = time.perf_counter()
-    book = book_of(offered, wanted)
-    cleared = solve(book, budget=budget, seed=seed, bound=bound)
+    book = book_of(offered, wanted, Fairness(weights, ageing_nanos))
+    cleared = solve(book, budget=budget, seed=seed, bound=bound, memory=before)
     times = {"read_ms": read_ms, "load_ms": load_ms, "clear_ms": _ms(begun)}
     told = _document(book, cleared, price_rule) | {"price_rule": price_rule, "budget": cleared.budget, "seed": seed} | times
+    if not book.fairness.plain:
+        plain = solve(book_of(offered, wanted), budget=budget, seed=seed, memory=before)
+        told |= {"objective_usd": _usd(cleared.objective_nanos), "fairness_cost_usd": _usd(max(0, plain.welfare_nanos - cleared.welfare_nanos))}
+    if memory is not None:
+        write_memory(memory, cleared.memory)
     if settings.as_json:
         document(told)
     else:
         _show(settings, told)
+
+
+def _fairness(team_weights: str, ageing: str) -> tuple[dict[str, int], int]:
+    """Weights in billionths by team, and nano-dollars for a GPU and hour waited."""
+    from market.engine.columns import amount_nanos
+
+    weights: dict[str, int] = {}
+    for part in team_weights.split(",") if team_weights else ():
+        team, colon, weight = part.rpartition(":")
+        nanos = amount_nanos(weight.strip(), MAX_WEIGHT) if colon else None
+        if nanos is None or team.strip() in weights:
+            raise usage(f"{part.strip()!r} is no team and its weight", field="--team-weights", remedy=f"TEAM:WEIGHT joined by commas, each team once, weights 0 to {MAX_WEIGHT:,}")
+        weights[team.strip()] = nanos
+    added = amount_nanos(ageing.strip(), MAX_AGEING_USD)
+    if added is None:
+        raise usage(f"{ageing!r} is out of range", field="--ageing", remedy=f"0 to {MAX_AGEING_USD:,} dollars for a GPU and hour waited")
+    return weights, added
 
 
 def _ms(begun: float) -> float:
@@ -88,6 +117,7 @@ def _check_options(price_rule: str, budget: int | None, seed: int) -> None:
 def _document(book: "Book", cleared: "Cleared", rule: str) -> dict[str, Any]:
     from market.engine.book import value_nanos
     from market.engine.reasons import reasons
+    from market.engine.waits import waits_of
     from market.file_prices import priced
 
     offers, jobs = book.offers, book.jobs
@@ -116,6 +146,9 @@ def _document(book: "Book", cleared: "Cleared", rule: str) -> dict[str, Any]:
         "welfare_usd": _usd(welfare // 1_000_000_000),
         "welfare_nanos": welfare // 1_000_000_000,
     }  # fmt: skip
+    waits = waits_of(jobs, seats.keys())
+    if waits is not None:
+        told["waited"] = waits
     if cleared.bound_nanos is not None:
         told |= {"bound_usd": _usd(cleared.bound_nanos), "bound_nanos": cleared.bound_nanos}
     return told
@@ -142,12 +175,31 @@ def _show(settings: Settings, told: dict[str, Any]) -> None:
     if len(left) > SHOWN:
         print(f"… and {len(left) - SHOWN:,} jobs more; --json prints all")
     print(f"{len(by_job):,} jobs matched, {len(left):,} not; welfare ${told['welfare_usd']:,.2f}{_of_bound(told)}; {told['clear_ms']:,.0f} ms, budget {told['budget']:,}")  # fmt: skip
+    if "fairness_cost_usd" in told:
+        print(f"weights and waiting cost ${told['fairness_cost_usd']:,.2f} of welfare; with them it counts ${told['objective_usd']:,.2f}")
+    if "waited" in told:
+        _show_waits(settings, told["waited"])
+
+
+def _show_waits(settings: Settings, told: dict[str, Any]) -> None:
+    rows = [
+        [what, name, *(_hours(one[which]) for which in ("served", "waiting"))]
+        for what, group in (("", {"all": told["all"]}), ("gang", told["by_gang"]), ("team", told["by_team"]))
+        for name, one in group.items()
+    ]
+    columns = [Column("of"), Column(""), Column("served: jobs, p50, p99", right=True), Column("not: jobs, p50, p99", right=True)]
+    print_table(settings, columns, rows, title="hours waited")
+
+
+def _hours(one: dict[str, Any]) -> str:
+    return f"{one['count']:,}, {one['p50_hours']:.4g}, {one['p99_hours']:.4g}" if one["count"] else "0"
 
 
 def _of_bound(told: dict[str, Any]) -> str:
     if "bound_usd" not in told:
         return ""
-    share = f", {told['welfare_usd'] / told['bound_usd']:.2%} of it" if told["bound_usd"] else ""
+    reached = told.get("objective_usd", told["welfare_usd"])
+    share = f", {reached / told['bound_usd']:.2%} of it" if told["bound_usd"] else ""
     return f"; no clearing reaches more than ${told['bound_usd']:,.2f}{share}"
 
 

@@ -8,7 +8,6 @@ With `--fd N` it answers on a listening socket that its parent holds, so that ca
 import argparse
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -25,6 +24,7 @@ from market.api.desk import Desk
 from market.api.feed import Feed
 from market.api.guarded import GuardedProtocol
 from market.api.opening import open_services, steady_ms, wall_ms
+from market.api.settling import settle_memory
 from market.api.shelf import Shelf
 from market.clocks import SteadyClock
 from market.daemon import EXIT_NEWER, listen, url_of
@@ -97,8 +97,7 @@ def _serve(
         desk = Desk(journal, new_exchange, feed, now_ms=clock, broken=_broken, observe=shelf.observe, recall=memory.recall)
         url = given.url or url_of(host, listening.getsockname()[1], secure=tls is not None)
         clock.not_before(desk.now_ms())
-        gc.collect()
-        gc.freeze()  # what was replayed stays: no pause of half a second to look through it
+        settle_memory()
         services = open_services(home, url, desk, shelf, clock)
     except JournalNewer as error:
         log.error("%s", error)

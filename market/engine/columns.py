@@ -136,6 +136,14 @@ def _nanos(text: str, least: int, most: int, unit: str) -> int:
     return value
 
 
+def amount_nanos(text: str, most: int) -> int | None:
+    """A number from 0 to `most` in billionths; None where it is none, or out of range."""
+    try:
+        return _nanos(text, 0, most, "")
+    except _Bad:
+        return None
+
+
 def _price(text: str) -> int:
     return _nanos(text, 0, MAX_USD_PER_GPU_HOUR, "dollars per GPU-hour")
 

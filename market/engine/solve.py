@@ -84,9 +84,9 @@ def by_value(arrays: Arrays) -> Wholes:
 
 
 def default_budget(arrays: Arrays) -> int:
-    """Million looks by the size of the book: 12 up to 1,000 × 300, 179 for 10,000 × 3,000, at most 250."""
+    """Million looks by the size of the book: 7 up to 1,000 × 300, 179 for 10,000 × 3,000, at most 250."""
     size = len(arrays.offer) + 10 * len(arrays.job)
-    return min(250, max(12, 2 + math.isqrt(size**3) // 45_000))
+    return min(250, max(7, 2 + math.isqrt(size**3) // 45_000))
 
 
 def solve(

@@ -294,3 +294,54 @@ def test_a_bad_curve_is_named(cells: str, said: str) -> None:
     with pytest.raises(BadRow) as caught:
         jobs_of(heading, [f"{JOB},{cells}".split(",")])
     assert f"row 1, {said}" in str(caught.value)
+
+
+def test_a_clearing_goes_on_from_the_memory_of_the_last_one(clear: Callable[..., object], tmp_path: Path) -> None:
+    offers, jobs = lines(OFFER_HEADING, OFFER), lines(JOB_HEADING, JOB)
+    words = "--memory", str(tmp_path / "memory.json"), "--budget", "0", "--json"
+    first, second = (clear(offers, jobs, *words).document for _ in range(2))  # type: ignore[attr-defined]
+    assert first["matches"] == second["matches"] != []
+    assert [path.name for path in tmp_path.glob("memory*")] == ["memory.json"]
+    (tmp_path / "memory.json").write_text("{}")
+    refused = clear(offers, jobs, *words[:-1])
+    assert refused.code == 2  # type: ignore[attr-defined]
+    assert "memory.json: it is no memory of a clearing" in refused.err  # type: ignore[attr-defined]
+
+
+def test_weights_and_waiting_decide_and_their_cost_is_said(clear: Callable[..., object]) -> None:
+    jobs = lines(
+        JOB_HEADING + ",team,waited_hours", "rich,8,8,,,,9,5,,none,false,true,red,0",
+        "poor,8,8,,,,3,5,,none,false,true,blue,10",
+    )  # fmt: skip
+    offers = lines(OFFER_HEADING, OFFER)
+    plain = clear(offers, jobs, "--json").document  # type: ignore[attr-defined]
+    assert ({one["job"] for one in plain["matches"]}, plain["welfare_usd"]) == ({"rich"}, 280)
+    assert "fairness_cost_usd" not in plain
+    for option, value in (("--team-weights", "red:0.1"), ("--ageing", "4")):
+        fair = clear(offers, jobs, option, value, "--bound", "--json").document  # type: ignore[attr-defined]
+        assert ({one["job"] for one in fair["matches"]}, fair["welfare_usd"], fair["fairness_cost_usd"]) == ({"poor"}, 40, 240)
+        assert fair["bound_usd"] >= fair["objective_usd"]
+    assert fair["waited"]["by_team"] == {
+        "blue": {"served": {"count": 1, "p50_hours": 10, "p99_hours": 10}, "waiting": {"count": 0, "p50_hours": None, "p99_hours": None}},
+        "red": {"served": {"count": 0, "p50_hours": None, "p99_hours": None}, "waiting": {"count": 1, "p50_hours": 0, "p99_hours": 0}},
+    }  # fmt: skip
+    assert list(fair["waited"]["by_gang"]) == ["5-8"]
+    table = clear(offers, jobs, "--ageing", "4").out  # type: ignore[attr-defined]
+    assert "weights and waiting cost $240.00 of welfare" in table
+    assert "hours waited" in table
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--team-weights", "red"), ("--team-weights", "red:-1"), ("--team-weights", "red:1,red:2"), ("--ageing", "-1"), ("--ageing", "much")],
+)
+def test_weights_that_cannot_be_are_refused(torg: Torg, option: str, value: str) -> None:  # noqa: F811
+    ran = torg("clear", str(EXAMPLES / "offers.csv"), str(EXAMPLES / "jobs.csv"), option, value)
+    assert ran.code == 2
+    assert f"torg: {option}: " in ran.err
+
+
+def test_a_file_of_too_many_rows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("market.engine.columns.MAX_ROWS", 1)
+    with pytest.raises(BadRow, match="row 2, id: there are more than 1 rows"):
+        offers_of(OFFER_HEADING.split(","), [OFFER.split(","), OFFER.replace("a", "b", 1).split(",")])
