@@ -1,85 +1,48 @@
 """Double entry in integer nano-dollars: every transfer is one debit and one credit.
 
-Accounts: `wallet:{member}`, `escrow:{job}`, `earnings:{member}`, `credit:{grant}`, `fee`, `grants`, `world`. A balance is
-credits minus debits. Wallets, escrows, earnings, credits and the fee account never go below zero; `world` is minus
-everything that was ever paid in and not paid out, `grants` minus everything that was granted and has not expired; so all
-balances together are always zero.
+A balance is credits minus debits. Wallets, escrows, earnings, credits and the fee account never go below zero; `world` is
+minus everything that was ever paid in and not paid out, `grants` minus everything that was granted and has not expired; so
+all balances together are always zero.
 
-`check` is a straight ladder of named refusals, idempotency first, after TigerBeetle's `create_transfer`.
+`check` is a straight ladder of named refusals, idempotency first, after TigerBeetle's `create_transfer`. A refusal that hangs
+on the state of the books is kept with its id (`refuse`), so that a retry gets the same answer. Transfers are kept in packed
+columns, about 60 bytes each beside the id; `storage/deciding.py` decides many at once by one exact sequential loop.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
 
+from storage.deciding import Floors, decide, storable
+from storage.ledger_bytes import COLUMNS, read_ledger, write_ledger
+from storage.transfer_batches import TransferBatch
+from storage.transfers import (
+    FEE,
+    GRANTS,
+    KIND_CODES,
+    KIND_NAMES,
+    KINDS,
+    STATUS_OF_CODE,
+    UNBOUNDED,
+    WORLD,
+    Status,
+    Transfer,
+    account_class,
+    check_form,
+    compare,
+    credit,
+    earnings,
+    escrow,
+    wallet,
+)
 from storage.units import MAX_NANOS
 
-WORLD = "world"
-GRANTS = "grants"
-FEE = "fee"
-
-# kind: (class of the debited account, class of the credited account)
-KINDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
-    "deposit": (frozenset({"world"}), frozenset({"wallet"})),
-    "grant": (frozenset({"grants"}), frozenset({"credit"})),
-    "expire": (frozenset({"credit"}), frozenset({"grants"})),
-    "hold": (frozenset({"wallet", "credit"}), frozenset({"escrow"})),
-    "charge": (frozenset({"escrow"}), frozenset({"earnings"})),
-    "fee": (frozenset({"escrow"}), frozenset({"fee"})),
-    "award": (frozenset({"escrow"}), frozenset({"earnings", "fee"})),
-    "refund": (frozenset({"earnings", "fee"}), frozenset({"wallet"})),
-    "release": (frozenset({"escrow"}), frozenset({"wallet", "credit"})),
-    "payout": (frozenset({"wallet", "earnings", "fee"}), frozenset({"world"})),
-}
-
-
-class Status(StrEnum):
-    """What became of a transfer. CREATED and EXISTS are good; every other one is a refusal that changed nothing."""
-
-    CREATED = "created"
-    EXISTS = "exists"
-    EXISTS_WITH_DIFFERENT_KIND = "exists_with_different_kind"
-    EXISTS_WITH_DIFFERENT_DEBIT = "exists_with_different_debit"
-    EXISTS_WITH_DIFFERENT_CREDIT = "exists_with_different_credit"
-    EXISTS_WITH_DIFFERENT_AMOUNT = "exists_with_different_amount"
-    EXISTS_WITH_DIFFERENT_JOB = "exists_with_different_job"
-    EXISTS_WITH_DIFFERENT_LEASE = "exists_with_different_lease"
-    ID_EMPTY = "id_empty"
-    AMOUNT_NOT_POSITIVE = "amount_not_positive"
-    AMOUNT_TOO_LARGE = "amount_too_large"
-    KIND_UNKNOWN = "kind_unknown"
-    DEBIT_MALFORMED = "debit_malformed"
-    CREDIT_MALFORMED = "credit_malformed"
-    ACCOUNTS_EQUAL = "accounts_equal"
-    DEBIT_NOT_OF_KIND = "debit_not_of_kind"
-    CREDIT_NOT_OF_KIND = "credit_not_of_kind"
-    WOULD_OVERDRAW = "would_overdraw"
-    WOULD_OVERFLOW = "would_overflow"
-
-    @property
-    def good(self) -> bool:
-        """Whether the transfer is in the books now."""
-        return self in (Status.CREATED, Status.EXISTS)
-
-
-@dataclass(frozen=True, slots=True)
-class Transfer:
-    """One debit and one credit of `amount_nanos`; `id` is made by the caller, so that a retry is harmless."""
-
-    id: str
-    kind: str
-    debit: str
-    credit: str
-    amount_nanos: int
-    job: str | None = None
-    lease: str | None = None
-
-    def event(self) -> dict[str, object]:
-        """The `transfer` event of the journal."""
-        return {
-            "type": "transfer", "id": self.id, "kind": self.kind, "debit": self.debit, "credit": self.credit,
-            "amount_nanos": self.amount_nanos, "job": self.job, "lease": self.lease,
-        }  # fmt: skip
+__all__ = [
+    "FEE", "GRANTS", "KINDS", "WORLD", "Entry", "Ledger", "Refused", "Status", "Transfer", "account_class", "credit", "earnings",
+    "escrow", "wallet",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,149 +59,320 @@ class Entry:
     balance_nanos: int
 
 
-def wallet(member: str) -> str:
-    """The account that a member pays from."""
-    return f"wallet:{member}"
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A transfer whose id failed, and stays so."""
 
-
-def escrow(job: str) -> str:
-    """The account that holds a job's budget."""
-    return f"escrow:{job}"
-
-
-def earnings(member: str) -> str:
-    """The account that a provider earns into."""
-    return f"earnings:{member}"
-
-
-def credit(grant: str) -> str:
-    """The account of a grant: what of it is neither spent nor held."""
-    return f"credit:{grant}"
-
-
-def account_class(account: str) -> str | None:
-    """`wallet`, `escrow`, `earnings`, `credit`, `fee`, `grants` or `world`; None for a name that is no account."""
-    if account in (WORLD, GRANTS, FEE):
-        return account
-    name, _, owner = account.partition(":")
-    return name if owner and name in ("wallet", "escrow", "earnings", "credit") else None
+    transfer: Transfer
+    status: Status
+    at_ms: int
 
 
 class Ledger:
-    """All accounts in memory. `apply` checks and books one transfer."""
+    """All accounts in memory. `apply` checks and books one transfer, `decide` and `book` many.
+
+    `closed_ms`: nothing books at or before it (-1: no period was closed).
+    """
 
     def __init__(self, *, keep_history: bool = True) -> None:
         """Without `keep_history` only balances are kept: an id that comes again is then not known."""
-        self._keep_history = keep_history
-        self._balances: dict[str, int] = {}
-        self._transfers: dict[str, Transfer] = {}
-        self._entries: dict[str, list[Entry]] = {}
+        self.closed_ms = -1
+        self._bare: dict[str, int] | None = None if keep_history else {}
+        self._accounts: dict[str, int] = {}
+        self._names: list[str] = []
+        self._balances: list[int] = []
+        self._last: list[int] = []  # number of each account's newest entry, 0 for none
+        self._numbers: dict[str, int] = {}  # of each id
+        self._ids: list[str] = []
+        self._texts: dict[str, int] = {}  # jobs and leases, from 1
+        self._text_of: list[str] = [""]
+        self._refused: dict[str, Refused] = {}
+        self._kinds = bytearray()
+        self._at = array("q")
+        self._amounts = array("q")
+        self._debits, self._credits = array("I"), array("I")
+        self._jobs, self._leases = array("I"), array("I")
+        # Of each side: the balance after, and the number of the account's entry before (0: none).
+        self._debit_after, self._credit_after = array("q"), array("q")
+        self._debit_before, self._credit_before = array("I"), array("I")
 
     def balance(self, account: str) -> int:
         """Credits minus debits in nano-dollars; 0 for an account that nothing has touched."""
-        return self._balances.get(account, 0)
+        if self._bare is not None:
+            return self._bare.get(account, 0)
+        index = self._accounts.get(account)
+        return 0 if index is None else self._balances[index]
 
     def balances(self) -> dict[str, int]:
-        """A copy of every balance."""
-        return dict(self._balances)
+        """A copy of every balance; without history of those alone that are not 0."""
+        return dict(zip(self._names, self._balances, strict=True)) if self._bare is None else dict(self._bare)
 
     def total(self) -> int:
         """The sum of all balances: always 0."""
-        return sum(self._balances.values())
+        return sum(self._balances if self._bare is None else self._bare.values())
 
     def transfer(self, id: str) -> Transfer | None:
         """The booked transfer of that id."""
-        return self._transfers.get(id)
+        number = self._numbers.get(id)
+        return None if number is None else self._transfer(number)
+
+    def at_ms(self, id: str) -> int | None:
+        """When the transfer of that id was booked."""
+        number = self._numbers.get(id)
+        return None if number is None else self._at[number - 1]
+
+    def refused(self, id: str) -> Refused | None:
+        """What of that id was refused for good."""
+        return self._refused.get(id)
+
+    def all_refused(self) -> Iterator[Refused]:
+        """Every id that failed, oldest first."""
+        return iter(self._refused.values())
+
+    def touched(self, account: str) -> bool:
+        """Whether the account ever had an entry."""
+        return account in self._accounts
+
+    def knows_none(self, ids: Iterable[str]) -> bool:
+        """Whether none of these ids was ever booked or refused for good."""
+        return self._numbers.keys().isdisjoint(ids) and (not self._refused or self._refused.keys().isdisjoint(ids))
+
+    def is_released(self, account: str) -> bool:
+        """Whether the last that this account saw was its release."""
+        if account_class(account) != "escrow":
+            return False
+        newest = next(self.entries(account, limit=1), None)
+        return newest is not None and newest.transfer.kind == "release"
 
     def __len__(self) -> int:
-        return len(self._transfers)
+        return len(self._ids)
 
     def entries(self, account: str, *, after: str | None = None, limit: int | None = None) -> Iterator[Entry]:
         """The account's entries, newest first; with `after`, those older than the transfer of that id."""
-        found = self._entries.get(account, [])
-        start = len(found) - 1
+        index = self._accounts.get(account)
+        if index is None:
+            return
+        number = self._last[index]
         if after is not None:
-            start = next((i - 1 for i in range(len(found) - 1, -1, -1) if found[i].transfer.id == after), -1)
-        stop = -1 if limit is None else max(-1, start - limit)
-        return (found[i] for i in range(start, stop, -1))
+            known = self._numbers.get(after, 0)
+            if not known or index not in (self._debits[known - 1], self._credits[known - 1]):
+                return
+            number = self._before(known, index)
+        while number and (limit is None or limit > 0):
+            yield self._entry(number, index)
+            limit = None if limit is None else limit - 1
+            number = self._before(number, index)
 
-    def check(self, transfer: Transfer) -> Status:
-        """What `apply` would answer, changing nothing."""
-        known = self._transfers.get(transfer.id)
+    def balances_at(self, through_ms: int) -> tuple[int, dict[str, int]]:
+        """How many transfers were booked up to and at that time, and every balance then, by account."""
+        count = bisect_right(self._at, through_ms)
+        found: dict[str, int] = {}
+        for name, index in self._accounts.items():
+            number = self._last[index]
+            while number > count:
+                number = self._before(number, index)
+            if number:
+                found[name] = self._after(number, index)
+        return count, dict(sorted(found.items()))
+
+    def check(self, transfer: Transfer, at_ms: int | None = None) -> Status:
+        """What `apply` would answer at that time, changing nothing."""
+        known = self._numbers.get(transfer.id)
         if known is not None:
-            return _compare(known, transfer)
-        refusal = _check_form(transfer)
+            return compare(self._transfer(known), transfer)
+        failed = self._refused.get(transfer.id)
+        if failed is not None:
+            same = compare(failed.transfer, transfer)
+            return failed.status if same is Status.EXISTS else same
+        refusal = check_form(transfer)
         if refusal is not None:
             return refusal
-        return self._check_balances(transfer, self._balances)
-
-    def apply(self, transfer: Transfer, at_ms: int = 0) -> Status:
-        """Book the transfer if the ladder says CREATED; EXISTS and refusals change nothing."""
-        status = self.check(transfer)
-        if status is Status.CREATED:
-            self._book(transfer, at_ms)
-        return status
-
-    def _check_balances(self, transfer: Transfer, balances: dict[str, int]) -> Status:
-        debited = balances.get(transfer.debit, 0) - transfer.amount_nanos
-        credited = balances.get(transfer.credit, 0) + transfer.amount_nanos
-        if debited < 0 and transfer.debit not in (WORLD, GRANTS):
-            return Status.WOULD_OVERDRAW
-        if debited < -MAX_NANOS or credited > MAX_NANOS:
+        if at_ms is not None and at_ms <= self.closed_ms:
+            return Status.PERIOD_CLOSED
+        debited = self.balance(transfer.debit) - transfer.amount_nanos
+        if debited < 0 and transfer.debit not in UNBOUNDED:
+            released = debited + transfer.amount_nanos == 0 and self.is_released(transfer.debit)
+            return Status.HOLD_RELEASED if released else Status.WOULD_OVERDRAW
+        if debited < -MAX_NANOS or self.balance(transfer.credit) + transfer.amount_nanos > MAX_NANOS:
             return Status.WOULD_OVERFLOW
         return Status.CREATED
 
-    def _book(self, transfer: Transfer, at_ms: int) -> None:
-        if not self._keep_history:
-            for account, amount in ((transfer.debit, -transfer.amount_nanos), (transfer.credit, transfer.amount_nanos)):
-                self._balances[account] = balance = self._balances.get(account, 0) + amount
-                if not balance:
-                    del self._balances[account]
+    def apply(self, transfer: Transfer, at_ms: int = 0) -> Status:
+        """Book the transfer if the ladder says CREATED; EXISTS and refusals change nothing."""
+        status = self.check(transfer, at_ms)
+        if status is Status.CREATED:
+            self._book_one(transfer, at_ms)
+        return status
+
+    def decide(
+        self, batch: TransferBatch, at_ms: int, linked: Sequence[bool] = (), floors: Floors | None = None
+    ) -> list[Status]:
+        """What becomes of each transfer, in order, every one standing on those before it; changes nothing.
+
+        `linked`: whether it stands and falls with the one after it. `floors`: accounts that may be below zero, and how far.
+        """
+        return decide(self, batch, at_ms, linked, floors or {})
+
+    def storable(self, batch: TransferBatch, found: Sequence[Status]) -> TransferBatch | None:
+        """What the record of a decided batch holds, to be booked; None if there is nothing to keep."""
+        return storable(self, batch, found)
+
+    def refuse(self, transfer: Transfer, status: Status, at_ms: int) -> None:
+        """Keep a refusal, so that the id stays failed."""
+        if self._bare is None:
+            self._refused[transfer.id] = Refused(transfer, status, at_ms)
+
+    def to_bytes(self) -> bytes:
+        """Everything, for a snapshot (storage/ledger_bytes.py); `from_bytes` makes an equal ledger of it."""
+        return write_ledger(self._columns(), self._state())
+
+    @classmethod
+    def from_bytes(cls, data: bytes | memoryview) -> "Ledger":
+        """The ledger that `to_bytes` wrote. Raises BadLedger."""
+        columns, state = read_ledger(data)
+        made = cls(keep_history=state["bare"] is None)
+        made.closed_ms, made._bare = state["closed_ms"], state["bare"]
+        made._names, made._text_of, made._balances, made._last = (
+            state[name] for name in ("names", "texts", "balances", "last")
+        )
+        made._accounts = {name: place for place, name in enumerate(made._names)}
+        made._texts = {text: place for place, text in enumerate(made._text_of) if place}
+        made._refused = {one[0]: Refused(Transfer(*one[:7]), Status(one[7]), one[8]) for one in state["refused"]}
+        made._ids = state["ids"]
+        made._numbers = dict(zip(made._ids, range(1, len(made._ids) + 1), strict=True))
+        for name, column in columns.items():
+            setattr(made, f"_{name}", column)
+        return made
+
+    def _columns(self) -> "dict[str, bytearray | array[int]]":
+        return {name: getattr(self, f"_{name}") for name in COLUMNS}
+
+    def _state(self) -> dict[str, Any]:
+        refused = [[*astuple(one.transfer), str(one.status), one.at_ms] for one in self._refused.values()]
+        return {
+            "closed_ms": self.closed_ms, "bare": self._bare, "names": self._names, "texts": self._text_of,
+            "balances": self._balances, "last": self._last, "refused": refused, "ids": self._ids,
+        }  # fmt: skip
+
+    def book(self, batch: TransferBatch, at_ms: int) -> None:
+        """Book, or keep as refused, what was decided: by the batch's statuses."""
+        if any(batch.statuses):
+            for row, code in enumerate(batch.statuses):
+                if code:
+                    self.refuse(batch.transfer(row), STATUS_OF_CODE[code], at_ms)
+            good = [row for row, code in enumerate(batch.statuses) if not code]
+            batch = batch.take(good, bytes(len(good)))
+        if self._bare is not None:
+            for row in range(len(batch)):
+                self._book_one(batch.transfer(row), at_ms)
+        elif len(batch):
+            self._book(batch, at_ms)
+
+    def _book(self, batch: TransferBatch, at_ms: int) -> None:
+        before, n = len(self._ids), len(batch)
+        assert not self._at or at_ms >= self._at[-1], f"booked at {at_ms}, before {self._at[-1]}"
+        places = self._places(batch)
+        balances, last = self._balances, self._last
+        debit_after: list[int] = []
+        credit_after: list[int] = []
+        debit_before: list[int] = []
+        credit_before: list[int] = []
+        debits = [places[one] for one in batch.debits]
+        credits = [places[one] for one in batch.credits]
+        columns = zip(range(before + 1, before + n + 1), debits, credits, batch.amounts, strict=True)
+        for number, payer, payee, amount in columns:
+            balances[payer] = balance = balances[payer] - amount
+            debit_after.append(balance)
+            debit_before.append(last[payer])
+            balances[payee] = balance = balances[payee] + amount
+            credit_after.append(balance)
+            credit_before.append(last[payee])
+            last[payer] = last[payee] = number
+        self._ids += batch.ids
+        self._numbers.update(zip(batch.ids, range(before + 1, before + n + 1), strict=True))
+        assert len(self._numbers) == before + n, "an id was booked twice"
+        self._kinds += batch.kinds
+        self._at.extend([at_ms] * n)
+        self._amounts.extend(batch.amounts)
+        self._debits.extend(debits)
+        self._credits.extend(credits)
+        self._debit_after.extend(debit_after)
+        self._credit_after.extend(credit_after)
+        self._debit_before.extend(debit_before)
+        self._credit_before.extend(credit_before)
+        for column, marks in ((self._jobs, batch.jobs), (self._leases, batch.leases)):
+            column.extend([self._text(batch.names[mark - 1]) if mark else 0 for mark in marks] if marks else bytes(n))
+
+    def _book_one(self, transfer: Transfer, at_ms: int) -> None:
+        """What `_book` does, for one."""
+        amount = transfer.amount_nanos
+        if self._bare is not None:
+            _move(self._bare, transfer.debit, -amount)
+            _move(self._bare, transfer.credit, amount)
             return
-        number = len(self._transfers) + 1
-        self._transfers[transfer.id] = transfer
-        for account, amount in ((transfer.debit, -transfer.amount_nanos), (transfer.credit, transfer.amount_nanos)):
-            balance = self._balances.get(account, 0) + amount
-            self._balances[account] = balance
-            self._entries.setdefault(account, []).append(Entry(number, at_ms, transfer, amount, balance))
+        assert not self._at or at_ms >= self._at[-1], f"booked at {at_ms}, before {self._at[-1]}"
+        number = len(self._ids) + 1
+        self._ids.append(transfer.id)
+        self._numbers[transfer.id] = number
+        self._kinds.append(KIND_CODES[transfer.kind])
+        self._at.append(at_ms)
+        self._amounts.append(amount)
+        sides = (
+            (self._place(transfer.debit), -amount, self._debits, self._debit_before, self._debit_after),
+            (self._place(transfer.credit), amount, self._credits, self._credit_before, self._credit_after),
+        )
+        for place, nanos, accounts, before, after in sides:
+            self._balances[place] = balance = self._balances[place] + nanos
+            accounts.append(place)
+            before.append(self._last[place])
+            after.append(balance)
+            self._last[place] = number
+        self._jobs.append(0 if transfer.job is None else self._text(transfer.job))
+        self._leases.append(0 if transfer.lease is None else self._text(transfer.lease))
+
+    def _places(self, batch: TransferBatch) -> list[int]:
+        """Of the batch's names that are accounts the place here; others, which no side names, get none."""
+        sides = {*batch.debits, *batch.credits}
+        return [self._place(name) if place in sides else -1 for place, name in enumerate(batch.names)]
+
+    def _place(self, account: str) -> int:
+        index = self._accounts.setdefault(account, len(self._names))
+        if index == len(self._names):
+            self._names.append(account)
+            self._balances.append(0)
+            self._last.append(0)
+        return index
+
+    def _text(self, text: str) -> int:
+        index = self._texts.setdefault(text, len(self._text_of))
+        if index == len(self._text_of):
+            self._text_of.append(text)
+        return index
+
+    def _before(self, number: int, index: int) -> int:
+        row = number - 1
+        return self._debit_before[row] if self._debits[row] == index else self._credit_before[row]
+
+    def _after(self, number: int, index: int) -> int:
+        row = number - 1
+        return self._debit_after[row] if self._debits[row] == index else self._credit_after[row]
+
+    def _entry(self, number: int, index: int) -> Entry:
+        row = number - 1
+        amount = -self._amounts[row] if self._debits[row] == index else self._amounts[row]
+        return Entry(number, self._at[row], self._transfer(number), amount, self._after(number, index))
+
+    def _transfer(self, number: int) -> Transfer:
+        row = number - 1
+        job, lease = self._jobs[row], self._leases[row]
+        return Transfer(
+            self._ids[row], KIND_NAMES[self._kinds[row]], self._names[self._debits[row]], self._names[self._credits[row]],
+            self._amounts[row], self._text_of[job] if job else None, self._text_of[lease] if lease else None,
+        )  # fmt: skip
 
 
-def _compare(known: Transfer, transfer: Transfer) -> Status:
-    if known.kind != transfer.kind:
-        return Status.EXISTS_WITH_DIFFERENT_KIND
-    if known.debit != transfer.debit:
-        return Status.EXISTS_WITH_DIFFERENT_DEBIT
-    if known.credit != transfer.credit:
-        return Status.EXISTS_WITH_DIFFERENT_CREDIT
-    if known.amount_nanos != transfer.amount_nanos:
-        return Status.EXISTS_WITH_DIFFERENT_AMOUNT
-    if known.job != transfer.job:
-        return Status.EXISTS_WITH_DIFFERENT_JOB
-    if known.lease != transfer.lease:
-        return Status.EXISTS_WITH_DIFFERENT_LEASE
-    return Status.EXISTS
-
-
-def _check_form(transfer: Transfer) -> Status | None:
-    """Everything that needs no balance; None if the form is good."""
-    if not transfer.id:
-        return Status.ID_EMPTY
-    if transfer.amount_nanos <= 0:
-        return Status.AMOUNT_NOT_POSITIVE
-    if transfer.amount_nanos > MAX_NANOS:
-        return Status.AMOUNT_TOO_LARGE
-    if transfer.kind not in KINDS:
-        return Status.KIND_UNKNOWN
-    debit, credit = account_class(transfer.debit), account_class(transfer.credit)
-    if debit is None:
-        return Status.DEBIT_MALFORMED
-    if credit is None:
-        return Status.CREDIT_MALFORMED
-    if transfer.debit == transfer.credit:
-        return Status.ACCOUNTS_EQUAL
-    debits, credits = KINDS[transfer.kind]
-    if debit not in debits:
-        return Status.DEBIT_NOT_OF_KIND
-    if credit not in credits:
-        return Status.CREDIT_NOT_OF_KIND
-    return None
+def _move(balances: dict[str, int], account: str, nanos: int) -> None:
+    """An account that has nothing is forgotten."""
+    balances[account] = balance = balances.get(account, 0) + nanos
+    if not balance:
+        del balances[account]

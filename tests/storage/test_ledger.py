@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from storage.ledger import KINDS, Ledger, Status, Transfer, account_class
+from storage.ledger_bytes import BadLedger
+from storage.transfer_batches import BadBatch, TransferBatch
+from storage.transfers import KEPT, check_form, compare
 from storage.units import MAX_NANOS
 
 ROWS = """
@@ -34,6 +37,8 @@ t2 charge  escrow:j         earnings:p       38  created
 t3 fee     escrow:j         fee               2  created
 t4 release escrow:j         wallet:ann       20  created
 t5 payout  earnings:p       world            39  would_overdraw
+t6 charge  escrow:j         earnings:p        1  hold_released
+t6 charge  escrow:k         earnings:p        1  would_overdraw
 t5 payout  earnings:p       world            38  created
 d2 deposit world            wallet:ann 9223372036854775800 would_overflow
 """
@@ -107,6 +112,7 @@ class Books(RuleBasedStateMachine):
         debits, credits = KINDS.get(kind, (frozenset(), frozenset()))
         possible = (
             0 < amount <= MAX_NANOS
+            and debit != credit
             and account_class(debit) in debits
             and account_class(credit) in credits
             and (debit == "world" or self.balances[debit] >= amount)
@@ -128,3 +134,191 @@ class Books(RuleBasedStateMachine):
 
 TestBooks = Books.TestCase
 TestBooks.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+
+
+class Careful:
+    """A plain ledger that believes only arithmetic: a dict of balances, a list of transfers, refusals by id."""
+
+    def __init__(self) -> None:
+        self.balances: dict[str, int] = {}
+        self.booked: dict[str, Transfer] = {}
+        self.failed: dict[str, tuple[Transfer, Status]] = {}
+        self.order: list[tuple[int, Transfer]] = []
+        self.closed_ms = -1
+
+    def one(self, transfer: Transfer, at_ms: int) -> Status:
+        for known, again in ((self.booked.get(transfer.id), Status.EXISTS), self.failed.get(transfer.id, (None, None))):
+            if known is not None:
+                return again if known == transfer else compare(known, transfer)
+        debits, credits = KINDS[transfer.kind]
+        if not 0 < transfer.amount_nanos <= MAX_NANOS or transfer.debit == transfer.credit:
+            return check_form(transfer)
+        if account_class(transfer.debit) not in debits or account_class(transfer.credit) not in credits:
+            return check_form(transfer)
+        status = self._money(transfer, at_ms)
+        if status is Status.CREATED:
+            self.balances[transfer.debit] = self.balances.get(transfer.debit, 0) - transfer.amount_nanos
+            self.balances[transfer.credit] = self.balances.get(transfer.credit, 0) + transfer.amount_nanos
+            self.booked[transfer.id] = transfer
+            self.order.append((at_ms, transfer))
+        elif status in KEPT:
+            self.failed[transfer.id] = (transfer, status)
+        return status
+
+    def _money(self, transfer: Transfer, at_ms: int) -> Status:
+        if at_ms <= self.closed_ms:
+            return Status.PERIOD_CLOSED
+        left = self.balances.get(transfer.debit, 0) - transfer.amount_nanos
+        if left < 0 and transfer.debit not in ("world", "grants"):
+            of_it = [one for _, one in self.order if transfer.debit in (one.debit, one.credit)]
+            ended = transfer.debit.startswith("escrow:") and of_it and of_it[-1].kind == "release"
+            empty = left + transfer.amount_nanos == 0
+            return Status.HOLD_RELEASED if ended and empty else Status.WOULD_OVERDRAW
+        if left < -MAX_NANOS or self.balances.get(transfer.credit, 0) + transfer.amount_nanos > MAX_NANOS:
+            return Status.WOULD_OVERFLOW
+        return Status.CREATED
+
+    def chain(self, transfers: list[Transfer], at_ms: int) -> list[Status]:
+        """All or nothing; the one that failed keeps its refusal, the others none."""
+        before = (dict(self.balances), dict(self.booked), dict(self.failed), list(self.order))
+        found = []
+        for transfer in transfers:
+            found.append(self.one(transfer, at_ms))
+            if not found[-1].good and len(transfers) > 1:
+                self.balances, self.booked, self.failed, self.order = before
+                if found[-1] in KEPT:
+                    self.failed.setdefault(transfer.id, (transfer, found[-1]))
+                told = [Status.LINKED_FAILED] * len(transfers)
+                told[len(found) - 1] = found[-1]
+                return told
+        if len(set(found)) > 1:  # a part of it was booked before
+            self.balances, self.booked, self.failed, self.order = before
+            return [one if one is Status.EXISTS else Status.LINKED_FAILED for one in found]
+        return found
+
+    def batch(self, transfers: list[Transfer], linked: list[bool], at_ms: int) -> list[Status]:
+        found: list[Status] = []
+        chain: list[Transfer] = []
+        for transfer, goes_on in zip(transfers, linked, strict=True):
+            chain.append(transfer)
+            if not goes_on:
+                found += self.chain(chain, at_ms)
+                chain = []
+        return found + [Status.LINKED_OPEN] * len(chain)
+
+
+TRANSFERS = st.builds(
+    Transfer,
+    id=st.integers(0, 40).map(lambda n: f"t{n}"),
+    kind=st.sampled_from([*KINDS]),
+    debit=st.sampled_from([*ACCOUNTS, "grants", "credit:g"]),
+    credit=st.sampled_from([*ACCOUNTS, "grants", "credit:g"]),
+    amount_nanos=st.one_of(st.integers(-1, 30), st.sampled_from([MAX_NANOS, MAX_NANOS + 1])),
+    job=st.sampled_from([None, "i"]),
+)
+USUAL = st.sampled_from(
+    [("deposit", "world", "wallet:a"), ("hold", "wallet:a", "escrow:i"), ("charge", "escrow:i", "earnings:a"),
+     ("release", "escrow:i", "wallet:a"), ("payout", "earnings:a", "world"), ("correction", "earnings:a", "wallet:a")]
+)  # fmt: skip
+LIKELY = st.builds(
+    lambda sides, id, amount: Transfer(f"t{id}", *sides, amount), USUAL, st.integers(0, 40), st.integers(1, 30)
+)
+ROW = st.tuples(st.one_of(LIKELY, LIKELY, TRANSFERS), st.booleans())
+
+
+class Batches(RuleBasedStateMachine):
+    """Batches with and without chains, closed periods, snapshots: the packed ledger agrees with the plain one."""
+
+    @initialize()
+    def start(self) -> None:
+        self.ledger, self.plain, self.now_ms, self.fresh = Ledger(), Careful(), 10, 0
+
+    @rule(rows=st.lists(LIKELY, min_size=1, max_size=12))
+    def new_ids(self, rows) -> None:
+        """No chains, no retries: the short loop."""
+        self.fresh += 1
+        made = [replace(one, id=f"n{self.fresh}-{place}") for place, one in enumerate(rows)]
+        self.batch([(one, False) for one in made], chains=False, ahead_ms=1)
+
+    @rule(rows=st.lists(ROW, min_size=1, max_size=12), chains=st.booleans(), ahead_ms=st.integers(0, 3))
+    def any_batch(self, rows, chains, ahead_ms) -> None:
+        self.batch(rows, chains, ahead_ms)
+
+    def batch(self, rows, chains, ahead_ms) -> None:
+        self.now_ms += ahead_ms
+        transfers = [one for one, _ in rows]
+        linked = [goes_on and chains for _, goes_on in rows]
+        batch = TransferBatch.of(transfers)
+        before = self.ledger.to_bytes()
+        found = self.ledger.decide(batch, self.now_ms, linked)
+        assert self.ledger.to_bytes() == before
+        assert found == self.plain.batch(transfers, linked, self.now_ms)
+        kept = self.ledger.storable(batch, found)
+        if kept is not None:
+            at_ms, again = TransferBatch.decode(kept.encode(self.now_ms))
+            self.ledger.book(again, at_ms)
+
+    @rule(behind_ms=st.integers(0, 5))
+    def close(self, behind_ms) -> None:
+        through_ms = self.now_ms - behind_ms
+        count, balances = self.ledger.balances_at(through_ms)
+        booked = [one for at_ms, one in self.plain.order if at_ms <= through_ms]
+        assert count == len(booked)
+        sums: dict[str, int] = {}
+        for one in booked:
+            sums[one.debit] = sums.get(one.debit, 0) - one.amount_nanos
+            sums[one.credit] = sums.get(one.credit, 0) + one.amount_nanos
+        assert balances == sums
+        self.ledger.closed_ms = self.plain.closed_ms = max(self.plain.closed_ms, through_ms)
+
+    @rule()
+    def recall(self) -> None:
+        self.ledger = Ledger.from_bytes(self.ledger.to_bytes())
+
+    @invariant()
+    def agrees(self) -> None:
+        assert self.ledger.total() == 0
+        assert self.ledger.balances() == {
+            account: nanos for account, nanos in self.plain.balances.items() if self.ledger.touched(account)
+        }
+        assert [one.id for _, one in self.plain.order] == [*self.plain.booked]
+        assert all(self.ledger.transfer(id) == one for id, one in self.plain.booked.items())
+        assert len(self.ledger) == len(self.plain.booked)
+        assert {one.transfer.id: (one.transfer, one.status) for one in self.ledger.all_refused()} == self.plain.failed
+        for account in ("wallet:a", "escrow:i"):
+            shown = [entry.transfer for entry in self.ledger.entries(account)][::-1]
+            assert shown == [one for _, one in self.plain.order if account in (one.debit, one.credit)]
+            balance = 0
+            for entry in [*self.ledger.entries(account)][::-1]:
+                balance += entry.amount_nanos
+                assert entry.balance_nanos == balance
+
+
+TestBatches = Batches.TestCase
+TestBatches.settings = settings(deadline=None, max_examples=100, stateful_step_count=15)
+
+
+def test_a_batch_of_new_ids_is_decided_as_one_by_one() -> None:
+    """The short loop for batches without chains and the whole ladder agree; see TestBatches for everything else."""
+    rows = [Transfer(f"d{n}", "deposit", "world", f"wallet:{n % 3}", n + 1) for n in range(9)]
+    rows += [Transfer("h", "hold", "wallet:0", "escrow:j", 12), Transfer("h2", "hold", "wallet:0", "escrow:j", 1)]
+    rows += [Transfer("r", "release", "escrow:j", "wallet:0", 12), Transfer("c", "charge", "escrow:j", "earnings:p", 1)]
+    rows += [Transfer("x", "charge", "wallet:0", "earnings:p", 1), Transfer("y", "hold", "wallet:0", "purse", 1)]
+    batched, singly = Ledger(), Ledger()
+    assert batched.decide(TransferBatch.of(rows), 1) == [singly.apply(one, 1) for one in rows]
+
+
+def test_bytes_that_are_no_batch_or_no_ledger_are_refused() -> None:
+    whole = TransferBatch.of([Transfer("a", "deposit", "world", "wallet:a", 1, job="j")]).encode(5)
+    for cut in range(len(whole)):
+        with pytest.raises(BadBatch):
+            TransferBatch.decode(whole[:cut])
+    for at in (4, 16, 20, 24, 28, 32, 33, 34, 38):
+        with pytest.raises(BadBatch):
+            TransferBatch.decode(whole[:at] + b"\xff" + whole[at + 1 :])
+    ledger = Ledger()
+    ledger.apply(Transfer("a", "deposit", "world", "wallet:a", 1))
+    data = ledger.to_bytes()
+    for at in range(len(data)):
+        with pytest.raises(BadLedger):
+            Ledger.from_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])

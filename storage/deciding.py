@@ -1,0 +1,192 @@
+"""Many transfers decided at once by an exact sequential loop: each stands on those before it, as if they came one by one.
+
+Nothing here changes the ledger. `storage/transfers.py` has the ladder; a batch whose ids are all new, which has no chains and
+comes after the last closed period needs balances alone (`_decide_new`), every other one the whole ladder (`_decide_each`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from storage.transfer_batches import TransferBatch
+from storage.transfers import (
+    KEPT,
+    KIND_CODES,
+    STATUS_CODES,
+    UNBOUNDED,
+    Status,
+    Transfer,
+    account_class,
+    check_form,
+    compare,
+    may_credit,
+    may_debit,
+)
+from storage.units import MAX_NANOS
+
+if TYPE_CHECKING:
+    from storage.ledger import Ledger
+
+Floors = Mapping[str, int]
+
+
+def decide(ledger: Ledger, batch: TransferBatch, at_ms: int, linked: Sequence[bool], floors: Floors) -> list[Status]:
+    """See `Ledger.decide`."""
+    ids = batch.ids
+    is_new = len(set(ids)) == len(ids) and ledger.knows_none(ids) and "" not in ids
+    good = len(ids) > 0 and min(batch.amounts) > 0 and max(batch.amounts) <= MAX_NANOS
+    if is_new and good and at_ms > ledger.closed_ms and not any(linked):
+        return _decide_new(ledger, batch, floors)
+    return _Ladder(ledger, batch, at_ms, floors).decide(linked)
+
+
+def storable(ledger: Ledger, batch: TransferBatch, found: Sequence[Status]) -> TransferBatch | None:
+    """Of a decided batch what its record keeps: what is booked now, and refusals whose id had none yet; None for nothing."""
+    if all(status is Status.CREATED for status in found):
+        return batch
+    rows: list[int] = []
+    codes = bytearray()
+    failed: set[str] = set()
+    for row, status in enumerate(found):
+        code, id = STATUS_CODES.get(status, -1), batch.ids[row]
+        if code < 0 or (code and (id in failed or ledger.refused(id) is not None)):
+            continue
+        if code:
+            failed.add(id)
+        rows.append(row)
+        codes.append(code)
+    return batch.take(rows, bytes(codes)) if rows else None
+
+
+def _floor(account: str, floors: Floors) -> int:
+    return floors.get(account, -MAX_NANOS) if account in UNBOUNDED else 0
+
+
+def _decide_new(ledger: Ledger, batch: TransferBatch, floors: Floors) -> list[Status]:
+    names = batch.names
+    balances = [ledger.balance(name) for name in names]
+    lowest = [_floor(name, floors) for name in names]
+    debit_kinds, credit_kinds = [may_debit(name) for name in names], [may_credit(name) for name in names]
+    created = Status.CREATED
+    found = [created] * len(batch)
+    columns = zip(range(len(found)), batch.kinds, batch.debits, batch.credits, batch.amounts, strict=True)
+    for row, kind, debit, credit, amount in columns:
+        debited, credited = balances[debit] - amount, balances[credit] + amount
+        if (
+            debited >= lowest[debit]
+            and credited <= MAX_NANOS
+            and (debit_kinds[debit] & credit_kinds[credit]) >> kind & 1
+            and debit != credit
+        ):
+            balances[debit], balances[credit] = debited, credited
+        else:
+            wrong = check_form(batch.transfer(row))
+            found[row] = wrong or _by_balances(ledger, batch, found[:row], debited, credited, floors)
+            assert found[row] is not created, "what can be booked is booked above"
+    return found
+
+
+def _by_balances(
+    ledger: Ledger, batch: TransferBatch, found: Sequence[Status], debited: int, credited: int, floors: Floors
+) -> Status:
+    """Why the transfer after those that `found` tells of cannot be; CREATED if it can.
+
+    `debited` and `credited` are the balances after it.
+    """
+    row = len(found)
+    account = batch.names[batch.debits[row]]
+    if debited < 0 and account not in UNBOUNDED:
+        released = debited + batch.amounts[row] == 0 and _is_released(ledger, batch, found, batch.debits[row])
+        return Status.HOLD_RELEASED if released else Status.WOULD_OVERDRAW
+    if debited < -MAX_NANOS or credited > MAX_NANOS:
+        return Status.WOULD_OVERFLOW
+    return Status.TOO_MUCH_MONEY if debited < _floor(account, floors) else Status.CREATED
+
+
+def _is_released(ledger: Ledger, batch: TransferBatch, found: Sequence[Status], place: int) -> bool:
+    """Whether the last that the account, which is empty, saw of batch and ledger was a release."""
+    account = batch.names[place]
+    if account_class(account) != "escrow":
+        return False
+    for row in range(len(found) - 1, -1, -1):
+        if place in (batch.debits[row], batch.credits[row]) and found[row] is Status.CREATED:
+            return batch.kinds[row] == KIND_CODES["release"]
+    return ledger.is_released(account)
+
+
+class _Ladder:
+    """The whole ladder for one batch; balances and ids of the batch lie over the ledger's."""
+
+    def __init__(self, ledger: Ledger, batch: TransferBatch, at_ms: int, floors: Floors) -> None:
+        self.ledger = ledger
+        self.batch = batch
+        self.at_ms = at_ms
+        self.floors = floors
+        self.balances = [ledger.balance(name) for name in batch.names]
+        self.known: dict[str, tuple[Transfer, Status]] = {}
+        self.found: list[Status] = []
+
+    def decide(self, linked: Sequence[bool]) -> list[Status]:
+        n = len(self.batch)
+        first = 0
+        while first < n:
+            end = first
+            while linked and end < n and linked[end]:
+                end += 1
+            if end == n:
+                self.found += [Status.LINKED_OPEN] * (n - first)
+            elif end == first:
+                self.found.append(self._judge(first))
+            else:
+                self._chain(first, end + 1)
+            first = end + 1
+        return self.found
+
+    def _chain(self, first: int, end: int) -> None:
+        """Rows `first` to `end` - 1, all or nothing. EXISTS is good: a chain that is said again finds itself."""
+        balances, known = list(self.balances), dict(self.known)
+        for row in range(first, end):
+            self.found.append(self._judge(row))
+            if not self.found[-1].good:
+                break
+        told = self.found[first:]
+        failed = None if told[-1].good else len(told) - 1
+        if failed is None and len(set(told)) == 1:
+            return
+        self.balances, self.known = balances, known
+        if failed is None:  # a part of the chain was booked before, alone or in another one
+            told = [status if status is Status.EXISTS else Status.LINKED_FAILED for status in told]
+        else:
+            self._keep(first + failed, told[failed])
+            told = [told[failed] if row == first + failed else Status.LINKED_FAILED for row in range(first, end)]
+        self.found[first:] = told
+
+    def _judge(self, row: int) -> Status:
+        transfer = self.batch.transfer(row)
+        status = self._status(row, transfer)
+        if status is Status.CREATED:
+            self.balances[self.batch.debits[row]] -= transfer.amount_nanos
+            self.balances[self.batch.credits[row]] += transfer.amount_nanos
+        self._keep(row, status)
+        return status
+
+    def _keep(self, row: int, status: Status) -> None:
+        if status is Status.CREATED or status in KEPT:
+            self.known.setdefault(self.batch.ids[row], (self.batch.transfer(row), status))
+
+    def _status(self, row: int, transfer: Transfer) -> Status:
+        here = self.known.get(transfer.id)
+        if here is not None:
+            same = compare(here[0], transfer)
+            return same if same is not Status.EXISTS or here[1] is Status.CREATED else here[1]
+        if not self.ledger.knows_none((transfer.id,)):
+            return self.ledger.check(transfer)
+        wrong = check_form(transfer)
+        if wrong is not None:
+            return wrong
+        if self.at_ms <= self.ledger.closed_ms:
+            return Status.PERIOD_CLOSED
+        debited = self.balances[self.batch.debits[row]] - transfer.amount_nanos
+        credited = self.balances[self.batch.credits[row]] + transfer.amount_nanos
+        return _by_balances(self.ledger, self.batch, self.found, debited, credited, self.floors)
