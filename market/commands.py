@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from market.book_commands import BookTransfers, ClosePeriod, CorrectTransfer
 from market.clearing import Clearing
 from market.dispute_commands import DecideDispute, DisputeCommand, OpenDispute
 from market.offer_commands import (
@@ -252,6 +253,9 @@ Command = (
     | RotateKey
     | Deposit
     | Payout
+    | BookTransfers
+    | CorrectTransfer
+    | ClosePeriod
     | SetSecret
     | RemoveSecret
     | SubmitJob

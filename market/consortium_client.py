@@ -1,6 +1,6 @@
 """The part of the SDK for those who run a market together: members, invitations, teams, limits, grants. Mixed into `market.client.Market`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -64,6 +64,29 @@ class Consortium:
         """`limits`: per_day_nanos and per_month_nanos, either or both; None is no limit (operator)."""
         whose = f"members/{part(member)}" if member is not None else f"teams/{part(team or '')}"
         return self._wire.json("PUT", f"/v1/{whose}/limits", body=dict(limits))
+
+    def book_transfers(self, transfers: Sequence[Mapping[str, Any]]) -> Json:
+        """{created, existed, refused, items: [{id, status}…]}: deposits and payouts `{id, kind, account, amount_nanos, linked}`, up to
+        8,190 (operator)."""
+        return self._wire.json("POST", "/v1/transfers/batch", body={"transfers": [dict(one) for one in transfers]})
+
+    def correct(self, id: str, transfer: str, *, reason: str, amount_nanos: int | None = None) -> Json:
+        """Reverse a booked transfer, or a part of it (operator)."""
+        body = {"id": id, "transfer": transfer, "amount_nanos": amount_nanos, "reason": reason}
+        return self._wire.json("POST", "/v1/corrections", body=body)
+
+    def close_period(self, through_ms: int | None = None) -> Json:
+        """Seal the books up to an instant; None: up to now (operator). Without an instant it is not retried."""
+        return self._wire.json("POST", "/v1/periods", body={"through_ms": through_ms}, repeatable=through_ms is not None)
+
+    def periods(self) -> list[Json]:
+        """Every closed period, oldest first (operator)."""
+        found: list[Json] = self._wire.json("GET", "/v1/periods")["items"]
+        return found
+
+    def period(self, number: int) -> Json:
+        """A closed period with every balance at its end (operator)."""
+        return self._wire.json("GET", f"/v1/periods/{number}")
 
     def grants(self) -> list[Json]:
         """Every grant and what is left of it (operator)."""

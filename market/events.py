@@ -33,6 +33,10 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "secret_set": ("member", "name", "token"),
     "secret_removed": ("member", "name"),
     "transfer": ("id", "kind", "debit", "credit", "amount_nanos", "job", "lease"),
+    "transfers": ("batch",),
+    "transfer_refused": ("id", "kind", "debit", "credit", "amount_nanos", "job", "lease", "status"),
+    "transfer_corrected": ("id", "transfer", "amount_nanos", "reason", "by"),
+    "period_closed": ("number", "from_ms", "through_ms", "transfers", "balances", "by"),
     "offer_placed": (
         "offer",
         "provider",

@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 from market import (
     attempts,
+    bookkeeping,
     clearing_records,
     credits,
     disputes,
@@ -35,6 +36,7 @@ from market import (
     views,
 )
 from market.book import OrderBook
+from market.book_commands import BookTransfers, ClosePeriod, CorrectTransfer
 from market.command_checking import check_job_spec
 from market.commands import (
     AddBudget,
@@ -119,6 +121,9 @@ _DECISIONS: Final[Mapping[type, _Decide]] = {
     SetLimits: spending.set_limits,
     Deposit: members.deposit,
     Payout: members.payout,
+    BookTransfers: bookkeeping.book_transfers,
+    CorrectTransfer: bookkeeping.correct_transfer,
+    ClosePeriod: bookkeeping.close_period,
     SetSecret: secret_keeping.set_secret,
     RemoveSecret: secret_keeping.remove_secret,
     PlaceOffer: offering.place_offer,
@@ -178,8 +183,9 @@ class Exchange:
         turn = Turn(self._state, self._volatile, self.settings, now_ms)
         found = _DECISIONS[type(command)](turn, command)
         if isinstance(found, Refusal):
-            assert not turn.events, f"refused after deciding: {found}"
-            return Outcome((), found, False)
+            refused = all(event["type"] == "transfer_refused" for event in turn.events)
+            assert refused, f"refused after deciding: {found}"
+            return Outcome(tuple(turn.events), found, False)
         if not isinstance(command, ApplyClearing):
             self._note_changes(turn.events)
         if not self._keep_history:
@@ -390,6 +396,15 @@ class Exchange:
     def transfers(self, account: str, after: str | None = None, limit: int = 100) -> list[Json]:
         return views.transfers_view(self._state, account, after, limit)
 
+    def periods(self) -> list[Json]:
+        """Every closed period, oldest first."""
+        return [bookkeeping.period_view(self._state, one) for one in self._state.periods]
+
+    def period(self, number: int) -> Json | None:
+        """A closed period with every balance at its end."""
+        found = next((one for one in self._state.periods if one.number == number), None)
+        return None if found is None else bookkeeping.period_view(self._state, found, balances=True)
+
     def explain(self, job: str) -> Json | None:
         found = self._state.jobs.get(job)
         return None if found is None else explaining.explain_view(self._state, self._volatile, self.settings, found)
@@ -460,6 +475,9 @@ class Exchange:
                 "spent",
                 "disputes",
                 "held_earnings",
+                "corrections",
+                "corrected",
+                "periods",
                 "offers",
                 "providers",
                 "jobs",

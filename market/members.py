@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from market.bookkeeping import failed_before, keep_refused
 from market.checking import invalid, is_digest, is_int, is_name, is_text
 from market.commands import SYSTEM, AddMember, Deposit, NoteFormat, OpenMarket, Payout, RevokeMember, RotateKey
 from market.granting import end_lease
@@ -154,12 +155,15 @@ def deposit(turn: Turn, command: Deposit) -> Answer | Refusal:
         )
     ledger = turn.state.ledger
     transfer = Transfer(command.id, "deposit", WORLD, wallet(member.name), command.amount_nanos)
-    status = ledger.check(transfer)
+    status = ledger.check(transfer, turn.now_ms)
     if status is Status.EXISTS:
         return Answer(_money_view(turn, command, transfer.credit), created=False)
+    if (failed := failed_before(turn, transfer)) is not None:
+        return failed
     if status is not Status.CREATED:
         return conflict("deposit", command.id)
     if command.amount_nanos - ledger.balance(WORLD) > turn.settings.max_total_nanos:
+        keep_refused(turn, transfer, Status.TOO_MUCH_MONEY)
         return Refusal("too_much_money", "the market's books hold no more than this in all", field="amount_nanos")
     turn.transfer(transfer)
     return Answer(_money_view(turn, command, transfer.credit))
@@ -174,18 +178,21 @@ def payout(turn: Turn, command: Payout) -> Answer | Refusal:
     if member.role != "provider":
         return Refusal("no_earnings", f"{member.name!r} is a {member.role} and earns nothing", field="account")
     transfer = Transfer(command.id, "payout", earnings(member.name), WORLD, command.amount_nanos)
-    status = turn.state.ledger.check(transfer)
+    status = turn.state.ledger.check(transfer, turn.now_ms)
     if status is Status.EXISTS:
         return Answer(_money_view(turn, command, transfer.debit), created=False)
+    if (failed := failed_before(turn, transfer)) is not None:
+        return failed
     held = turn.state.held_earnings.get(member.name, 0)
     earned = turn.state.balance(transfer.debit) - held
     if status is Status.WOULD_OVERDRAW or (status is Status.CREATED and command.amount_nanos > earned):
+        keep_refused(turn, transfer, Status.WOULD_OVERDRAW)
         kept = f", and {format_usd(held)} USD that open disputes hold" if held else ""
         return Refusal(
             "insufficient_funds",
             f"{member.name} has {format_usd(earned)} USD of earnings{kept}",
             field="amount_nanos",
-            remedy=f"at most {format_usd(earned)} USD",
+            remedy=f"at most {format_usd(earned)} USD, with a new id",
             status=402,
         )
     if status is not Status.CREATED:

@@ -31,7 +31,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`events` go to the journal before `answer` goes to anybody. A refusal has no events."""
+    """`events` go to the journal before `answer` goes to anybody. A refusal has no events,
+    but for the id of a transfer that stays refused."""
 
     events: tuple[Event, ...]
     answer: Json | Refusal

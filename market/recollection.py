@@ -19,10 +19,10 @@ from typing import Any, Final, get_type_hints
 from market.events import FIELDS
 from market.exchange import Exchange, Settings
 from market.state import State
-from storage.canonical import parse_json
 from storage.formats import REMEDY, newer_record
 from storage.journal_format import JournalNewer, Place
 from storage.ledger_sections import LEDGER_FORMAT, read_ledger, write_ledger
+from storage.records import decode_record
 from storage.shapes import describe, from_plain, to_plain
 from storage.snapshots import Snapshot, newest_snapshot, write_snapshot
 
@@ -146,7 +146,7 @@ def keep(recollection: Recollection, folder: Path) -> Path:
 
 def body_of(number: int, payload: bytes) -> dict[str, Any]:
     """A record of the journal that this torg can replay. Raises JournalNewer."""
-    body: dict[str, Any] = parse_json(payload)
+    body = decode_record(payload)
     if (newer := _newer(number, body)) is not None:
         raise JournalNewer(newer)
     return body

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from market.avoidance import after_loss
+from market.book_events import BOOK_HANDLERS
 from market.credit_events import CREDIT_HANDLERS, note_hold, note_spent
 from market.dispute_events import DISPUTE_HANDLERS
 from market.elastic import may_be_outbid
@@ -368,6 +369,7 @@ _HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     **MEMBER_HANDLERS,
     **TEAM_HANDLERS,
     **CREDIT_HANDLERS,
+    **BOOK_HANDLERS,
     **PROMISE_HANDLERS,
     **DISPUTE_HANDLERS,
 }

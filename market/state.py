@@ -283,6 +283,29 @@ class Trade:
     waited_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class CorrectionRecord:
+    """Why a part of a booked transfer was reversed."""
+
+    transfer: str
+    amount_nanos: int
+    reason: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodRecord:
+    """A closed period: `transfers` were booked up to its end, `digest` is of all balances then."""
+
+    number: int
+    from_ms: int
+    through_ms: int
+    transfers: int
+    digest: str
+    closed_ms: int
+    by: str
+
+
 @dataclass(slots=True)
 class State:
     """The whole market. Ids map to records, `secrets` a member's names to {token, set_ms}; `usage` is by team
@@ -324,6 +347,10 @@ class State:
     last_epoch: int = 0
     runs_version: int = 1
     ledger: Ledger = field(default_factory=Ledger)
+    corrections: dict[str, CorrectionRecord] = field(default_factory=dict)
+    corrected: dict[str, int] = field(default_factory=dict)
+    """Nano-dollars of each corrected transfer that were reversed."""
+    periods: list[PeriodRecord] = field(default_factory=list)
     touched: dict[str, None] = field(default_factory=dict)
     """Offers to which something happened since the book was written last (market/listing.py)."""
     trades: deque[Trade] = field(default_factory=lambda: deque(maxlen=RECENT_TRADES))

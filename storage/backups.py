@@ -29,6 +29,7 @@ from storage.formats import HOME_FORMAT, FormatDamaged, FormatNewer, check_home,
 from storage.journal_format import JournalCorrupt, JournalNewer, JournalRewound, SegmentHeader, segments, sync_folder
 from storage.journal_reader import Walk, verify_journal
 from storage.living import MANIFEST_ERRORS, Living
+from storage.records import decode_record
 from storage.sealed import SealedReader, SealedWriter, SealError
 
 FORMAT: Final = "torg-backup-1"
@@ -90,7 +91,7 @@ class _Cut:
         """Take what has come; whether that was anything. Raises JournalCorrupt, JournalRewound."""
         before = self.walk.number
         for record in self.walk:
-            body = parse_json(record.payload)
+            body = decode_record(record.payload)
             if (newer := newer_record(record.number, body)) is not None:
                 raise JournalNewer(newer)
             self.last_at_ms = body["at_ms"]

@@ -31,14 +31,16 @@ if TYPE_CHECKING:
 Floors = Mapping[str, int]
 
 
-def decide(ledger: Ledger, batch: TransferBatch, at_ms: int, linked: Sequence[bool], floors: Floors) -> list[Status]:
+def decide(
+    ledger: Ledger, batch: TransferBatch, at_ms: int, linked: Sequence[bool], floors: Floors, wrong: Mapping[int, Status]
+) -> list[Status]:  # fmt: skip
     """See `Ledger.decide`."""
     ids = batch.ids
     is_new = len(set(ids)) == len(ids) and ledger.knows_none(ids) and "" not in ids
     good = len(ids) > 0 and min(batch.amounts) > 0 and max(batch.amounts) <= MAX_NANOS
-    if is_new and good and at_ms > ledger.closed_ms and not any(linked):
+    if is_new and good and not wrong and at_ms > ledger.closed_ms and not any(linked):
         return _decide_new(ledger, batch, floors)
-    return _Ladder(ledger, batch, at_ms, floors).decide(linked)
+    return _Ladder(ledger, batch, at_ms, floors, wrong).decide(linked)
 
 
 def storable(ledger: Ledger, batch: TransferBatch, found: Sequence[Status]) -> TransferBatch | None:
@@ -60,7 +62,7 @@ def storable(ledger: Ledger, batch: TransferBatch, found: Sequence[Status]) -> T
 
 
 def _floor(account: str, floors: Floors) -> int:
-    return floors.get(account, -MAX_NANOS) if account in UNBOUNDED else 0
+    return floors.get(account, -MAX_NANOS if account in UNBOUNDED else 0)
 
 
 def _decide_new(ledger: Ledger, batch: TransferBatch, floors: Floors) -> list[Status]:
@@ -96,7 +98,7 @@ def _by_balances(
     """
     row = len(found)
     account = batch.names[batch.debits[row]]
-    if debited < 0 and account not in UNBOUNDED:
+    if debited < _floor(account, floors) and account not in UNBOUNDED:
         released = debited + batch.amounts[row] == 0 and _is_released(ledger, batch, found, batch.debits[row])
         return Status.HOLD_RELEASED if released else Status.WOULD_OVERDRAW
     if debited < -MAX_NANOS or credited > MAX_NANOS:
@@ -118,11 +120,12 @@ def _is_released(ledger: Ledger, batch: TransferBatch, found: Sequence[Status], 
 class _Ladder:
     """The whole ladder for one batch; balances and ids of the batch lie over the ledger's."""
 
-    def __init__(self, ledger: Ledger, batch: TransferBatch, at_ms: int, floors: Floors) -> None:
+    def __init__(self, ledger: Ledger, batch: TransferBatch, at_ms: int, floors: Floors, wrong: Mapping[int, Status]) -> None:
         self.ledger = ledger
         self.batch = batch
         self.at_ms = at_ms
         self.floors = floors
+        self.wrong = wrong
         self.balances = [ledger.balance(name) for name in batch.names]
         self.known: dict[str, tuple[Transfer, Status]] = {}
         self.found: list[Status] = []
@@ -176,6 +179,8 @@ class _Ladder:
             self.known.setdefault(self.batch.ids[row], (self.batch.transfer(row), status))
 
     def _status(self, row: int, transfer: Transfer) -> Status:
+        if row in self.wrong:
+            return self.wrong[row]
         here = self.known.get(transfer.id)
         if here is not None:
             same = compare(here[0], transfer)

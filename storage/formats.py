@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 HOME_FORMAT: Final = 2
-JOURNAL_FORMAT: Final = 2
+JOURNAL_FORMAT: Final = 3
 RECORD_VERSION: Final = 1
 FILE: Final = "format.json"
 REMEDY: Final = "use the torg that wrote it, or a newer one"

@@ -11,7 +11,7 @@ columns, about 60 bytes each beside the id; `storage/deciding.py` decides many a
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -205,13 +205,15 @@ class Ledger:
         return status
 
     def decide(
-        self, batch: TransferBatch, at_ms: int, linked: Sequence[bool] = (), floors: Floors | None = None
-    ) -> list[Status]:
+        self, batch: TransferBatch, at_ms: int, linked: Sequence[bool] = (), floors: Floors | None = None,
+        wrong: Mapping[int, Status] | None = None,
+    ) -> list[Status]:  # fmt: skip
         """What becomes of each transfer, in order, every one standing on those before it; changes nothing.
 
         `linked`: whether it stands and falls with the one after it. `floors`: accounts that may be below zero, and how far.
+        `wrong`: rows that somebody else has refused already.
         """
-        return decide(self, batch, at_ms, linked, floors or {})
+        return decide(self, batch, at_ms, linked, floors or {}, wrong or {})
 
     def storable(self, batch: TransferBatch, found: Sequence[Status]) -> TransferBatch | None:
         """What the record of a decided batch holds, to be booked; None if there is nothing to keep."""

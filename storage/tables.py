@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from storage.canonical import canonical_bytes, parse_json
+from storage.canonical import canonical_bytes
 from storage.formats import newer_record
 from storage.journal_format import JournalNewer
+from storage.records import spread_record
 
 Row = tuple[Any, ...]
 Event = Mapping[str, Any]
@@ -63,6 +64,10 @@ TABLES = {
     for table in (
         _table("members", "member, role, revoked BOOLEAN"),
         _table("transfers", "id, kind, debit, credit, amount_nanos BIGINT, job, lease"),
+        _table("refused_transfers", "id, kind, debit, credit, amount_nanos BIGINT, job, lease, status"),
+        _table("corrections", "id, transfer, amount_nanos BIGINT, reason, by"),
+        _table("periods", "number BIGINT, from_ms BIGINT, through_ms BIGINT, transfers BIGINT, by"),
+        _table("period_balances", "number BIGINT, account, balance_nanos BIGINT"),
         _table(
             "offers",
             "offer, provider, name, gpu, gpus BIGINT, vram_gib DOUBLE, region, price_nanos_per_gpu_hour BIGINT,"
@@ -140,7 +145,7 @@ TABLES = {
 
 # event types that are one row of one table
 _PLAIN = {
-    "transfer": "transfers", "offer_placed": "offers", "offer_changed": "offer_changes", "job_submitted": "jobs", "job_estimated": "estimates",
+    "transfer": "transfers", "transfer_refused": "refused_transfers", "transfer_corrected": "corrections", "offer_placed": "offers", "offer_changed": "offer_changes", "job_submitted": "jobs", "job_estimated": "estimates",
     "job_state": "job_states", "job_budget": "job_budgets", "job_retuned": "tunings", "job_result": "job_results", "lease_granted": "leases",
     "lease_started": "lease_starts", "lease_metered": "lease_meters", "meter_signed": "meter_signatures",
     "dispute_opened": "dispute_openings", "dispute_closed": "dispute_closings", "lease_charged": "lease_charges",
@@ -176,6 +181,12 @@ def _clearing(event: Event) -> Iterator[tuple[str, Event]]:
         yield "unmatched", unmatched
 
 
+def _period(event: Event) -> Iterator[tuple[str, Event]]:
+    yield "periods", event
+    for account, nanos in sorted(event["balances"].items()):
+        yield "period_balances", {"number": event["number"], "account": account, "balance_nanos": nanos}
+
+
 _MANY: dict[str, Callable[[Event], Iterator[tuple[str, Event]]]] = {
     "member_added": _member,
     "member_revoked": _member,
@@ -183,12 +194,13 @@ _MANY: dict[str, Callable[[Event], Iterator[tuple[str, Event]]]] = {
     "round_committed": _round,
     "round_evaluated": _evaluated,
     "clearing": _clearing,
+    "period_closed": _period,
 }
 
 
 def rows_of(record: int, payload: bytes) -> Iterator[tuple[str, Row]]:
     """The rows (table, values) of one journal record; raises NotCanonical for a payload that is not ours, JournalNewer for a newer torg's."""
-    content = parse_json(payload)
+    content = spread_record(payload)
     if (newer := newer_record(record, content)) is not None:
         raise JournalNewer(newer)
     at_ms = content["at_ms"]

@@ -46,6 +46,8 @@ class Status(StrEnum):
     EXISTS_WITH_DIFFERENT_JOB = "exists_with_different_job"
     EXISTS_WITH_DIFFERENT_LEASE = "exists_with_different_lease"
     ID_EMPTY = "id_empty"
+    ID_MALFORMED = "id_malformed"
+    ACCOUNT_UNKNOWN = "account_unknown"
     AMOUNT_NOT_POSITIVE = "amount_not_positive"
     AMOUNT_TOO_LARGE = "amount_too_large"
     KIND_UNKNOWN = "kind_unknown"

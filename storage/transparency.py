@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from storage.canonical import canonical_bytes, parse_json
+from storage.canonical import canonical_bytes
 from storage.journal_format import (
     NO_HASH,
     RECORD_HEADER,
@@ -41,6 +41,7 @@ from storage.journal_format import (
 )
 from storage.journal_reader import Walk
 from storage.merkle import Tree, leaf_hash
+from storage.records import spread_record
 
 log = logging.getLogger("torg.log")
 
@@ -213,7 +214,7 @@ class LogIndex:
         self._walk.check()
 
     def _take(self, record: Record) -> bytes:
-        body = parse_json(record.payload)
+        body = spread_record(record.payload)
         root = events_tree(self._secret, record.number, body["events"]).root()
         leaf = record_leaf(record.number, body["at_ms"], len(body["events"]), root)
         assert self._walk.path is not None, "a record was read from a segment"
@@ -234,7 +235,7 @@ class LogIndex:
             payload = file.read(length)
         if not payload or crc != record_crc(head, hashed, payload):
             raise JournalCorrupt(f"segment {path.name}, record {number}, offset {offset}: it cannot be read")
-        body = parse_json(payload)
+        body = spread_record(payload)
         return body["at_ms"], body["events"]
 
 

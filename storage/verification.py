@@ -115,7 +115,8 @@ def check_transfers(job: str, transfers: Sequence[Mapping[str, Any]]) -> str:
     for row in transfers:
         transfer = Transfer(**row)
         demand(transfer.job == job, f"the transfer {transfer.id} belongs to the job {transfer.job}")
-        demand(account in (transfer.debit, transfer.credit), f"the transfer {transfer.id} does not touch {account}")
+        touches = account in (transfer.debit, transfer.credit) or transfer.kind == "correction"
+        demand(touches, f"the transfer {transfer.id} does not touch {account}")
         if transfer.kind == "hold":
             kind, source = ("grant", GRANTS) if transfer.debit.startswith("credit:") else ("deposit", WORLD)
             ledger.apply(Transfer(f"world:{transfer.id}", kind, source, transfer.debit, transfer.amount_nanos))

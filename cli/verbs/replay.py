@@ -55,9 +55,9 @@ def replay(
 
 def _records(settings: Settings) -> Any:
     from market.homes import Home
-    from storage.canonical import parse_json
     from storage.formats import FormatDamaged, FormatNewer, check_home
     from storage.journal import read_journal
+    from storage.records import decode_record
 
     home = Home(settings.home)
     if not home.journal.is_dir():
@@ -71,7 +71,7 @@ def _records(settings: Settings) -> Any:
 
     def records() -> Iterator[tuple[int, list[dict[str, Any]]]]:
         for record in read_journal(home.journal):
-            body = parse_json(record.payload)
+            body = decode_record(record.payload)
             yield body["at_ms"], body["events"]
 
     return records

@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(name="wallet", help="Money: deposit, payout, balance, history.", no_args_is_help=True)
     group.command("deposit")(deposit)
     group.command("payout")(payout)
+    group.command("correct")(correct)
     group.command("balance")(balance)
     group.command("history")(history)
     app.add_typer(group)
@@ -57,6 +58,23 @@ def payout(
     else:
         left = usd(answer["balance_nanos"])
         print(f"{usd(answer['amount_nanos'])} paid out to {account} ({answer['id']}); earnings left {left}.")
+
+
+def correct(
+    ctx: typer.Context,
+    transfer: Annotated[str, typer.Argument(metavar="TRANSFER", help="id of the deposit, payout, charge or fee")],
+    reason: Annotated[str, typer.Option(help="why, for whoever reads the books")],
+    amount: Annotated[str | None, typer.Option(help="dollars, if only a part is reversed")] = None,
+    id: Annotated[str | None, typer.Option(help="name of this correction: the same id twice counts once")] = None,
+) -> None:
+    """Reverse a booked transfer with an entry of its own (operators only)."""
+    settings: Settings = ctx.obj
+    nanos = None if amount is None else usd_nanos(amount, "--amount")
+    answer = connect(settings, "operator").correct(id or new_id("correction"), transfer, reason=reason, amount_nanos=nanos)
+    if settings.as_json:
+        document(answer)
+    else:
+        print(printable(f"{usd(answer['amount_nanos'])} of {transfer} from {answer['debit']} to {answer['credit']} ({answer['id']}): {reason}"))
 
 
 def balance(ctx: typer.Context, account: Account = None) -> None:

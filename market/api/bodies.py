@@ -14,6 +14,7 @@ from market.owner_terms import DEFAULT_NOTICE_MS, LONGEST_NOTICE_MS, MOST_NAMED
 from market.schedules import MOST_WINDOWS
 from market.teams import MAX_QUOTA, MAX_WEIGHT
 from storage.garbage import GRACE_MS, MIN_GRACE_MS
+from storage.transfer_batches import MAX_BATCH
 from trainers.metrics import MAX_METRIC_NAME, MAX_METRICS
 
 ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -135,6 +136,31 @@ class DecisionBody(Body):
 
 class PayoutBody(DepositBody):
     """A provider's account."""
+
+
+class TransferRowBody(Body):
+    """A deposit or a payout. What is wrong with one of them is its own status, not the whole request's."""
+
+    id: Annotated[str, Field(max_length=64)]
+    kind: Literal["deposit", "payout"] = "deposit"
+    account: Annotated[str, Field(max_length=64)]
+    amount_nanos: Annotated[int, Field(ge=-(2**63), lt=2**63)]
+    linked: bool = False
+
+
+class TransfersBody(Body):
+    transfers: Annotated[list[TransferRowBody], Field(min_length=1, max_length=MAX_BATCH)]
+
+
+class CorrectionBody(Body):
+    id: Id | None = None
+    transfer: Annotated[str, Field(min_length=1, max_length=300)]
+    amount_nanos: Positive | None = None
+    reason: Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class PeriodBody(Body):
+    through_ms: Count | None = None
 
 
 class PriceHoursBody(Body):

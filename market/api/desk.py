@@ -23,8 +23,8 @@ from market.commands import ApplyClearing, Command, Heard, Tick
 from market.exchange import Exchange, Outcome, Refusal
 from market.orders import BookSnapshot
 from market.recollection import Recollection, body_of
-from storage.canonical import canonical_bytes
 from storage.journal import Journal, JournalBroken, JournalFull, Walk
+from storage.records import encode_record
 
 log = logging.getLogger("torg.desk")
 
@@ -223,10 +223,10 @@ class Desk:
         self.numbers.commands += len(batch)
 
     def _stage(self, staged: _Staged, outcome: Outcome, now_ms: int) -> None:
+        self.numbers.refused += not isinstance(outcome.answer, dict)
         if not outcome.events:
-            self.numbers.refused += not isinstance(outcome.answer, dict)
             return
-        staged.payloads.append(canonical_bytes({"v": 1, "at_ms": now_ms, "events": list(outcome.events)}))
+        staged.payloads.append(encode_record(now_ms, outcome.events))
         staged.events.append((now_ms, outcome.events))
         self._last_ms = now_ms
 

@@ -90,6 +90,13 @@ DOORS: dict[str, Door] = {
     "POST /v1/members/{member}/team": Door("operator", body={"team": None}),
     "POST /v1/deposits": Door("operator", body={"id": "d", "account": "{customer}", "amount_nanos": 1}),
     "POST /v1/payouts": Door("operator", body={"id": "p", "account": "{provider}", "amount_nanos": 1}),
+    "POST /v1/transfers/batch": Door(
+        "operator", body={"transfers": [{"id": "b", "account": "{customer}", "amount_nanos": 1}]}
+    ),
+    "POST /v1/corrections": Door("operator", body={"id": "c", "transfer": "d", "reason": "a slip"}),
+    "GET /v1/periods": Door("operator"),
+    "POST /v1/periods": Door("operator", body={}),
+    "GET /v1/periods/{number}": Door("operator"),
     "PUT /v1/teams/{team}/limits": Door("operator", body={"per_day_nanos": 1}),
     "PUT /v1/members/{member}/limits": Door("operator", body={"per_day_nanos": None}),
     "GET /v1/grants": Door("operator"),

@@ -42,7 +42,7 @@ class Scene:
     def send(self, operation: str, door: Door, key: str | None, names: Json) -> httpx2.Response:
         """One call with its braces filled; of a stream only the head is read."""
         method, _, path = operation.partition(" ")
-        names = {**names, "action": "drain", "member": "nobody-of-that-name", "team": "no-such-team", "invite": "i0", "session": "no-such-session"}
+        names = {**names, "action": "drain", "member": "nobody-of-that-name", "team": "no-such-team", "invite": "i0", "session": "no-such-session", "number": 9}
         url = path.format(**names) + (f"?{door.query.format(**names)}" if door.query else "")
         headers = dict(door.headers or {}) | ({"Authorization": f"Bearer {key}"} if key else {})
         with ExitStack() as open_streams:

@@ -7,8 +7,8 @@ from typing import Any
 
 from market.outcomes import Refusal
 from market.replaying import replay
-from storage.canonical import parse_json
 from storage.journal import read_journal
+from storage.records import decode_record
 from tests.api.square import USD, FakeProvider, Square, make_offer, make_spec, until
 
 
@@ -39,7 +39,7 @@ def test_every_clearing_comes_out_the_same_across_a_kill(square: Square) -> None
 
     def records() -> Iterator[tuple[int, list[dict[str, Any]]]]:
         for record in read_journal(square.home.journal):
-            body = parse_json(record.payload)
+            body = decode_record(record.payload)
             yield body["at_ms"], body["events"]
 
     found = replay(records)

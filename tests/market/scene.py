@@ -32,8 +32,8 @@ from market.commands import (
 )
 from market.exchange import Exchange, Outcome, Refusal, Settings
 from market.recollection import Recollection, from_snapshot, sections_of
-from storage.canonical import canonical_bytes, parse_json
 from storage.journal_format import Place
+from storage.records import decode_record, encode_record
 from storage.snapshots import Snapshot
 
 USD = 1_000_000_000
@@ -96,10 +96,10 @@ class Scene:
 
     def say(self, command: Command) -> Outcome:
         outcome = self.exchange.step(command, self.now_ms)
-        assert not (isinstance(outcome.answer, Refusal) and outcome.events)
+        if isinstance(outcome.answer, Refusal):
+            assert all(event["type"] == "transfer_refused" for event in outcome.events)
         if outcome.events:
-            record = {"v": 1, "at_ms": self.now_ms, "events": list(outcome.events)}
-            self.records.append(canonical_bytes(record))
+            self.records.append(encode_record(self.now_ms, outcome.events))
             self.events += outcome.events
         return outcome
 
@@ -136,7 +136,7 @@ class Scene:
         """From the journal, its first half by way of a snapshot."""
         again = Recollection(Exchange(self.settings))
         for number, record in enumerate(self.records, 1):
-            body = parse_json(record)
+            body = decode_record(record)
             again.take(body["at_ms"], number, body["events"])
             if number == len(self.records) // 2:
                 kept = Snapshot(Place(1, 96, number, "00" * 32), again.at_ms, sections_of(again))

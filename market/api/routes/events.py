@@ -11,8 +11,8 @@ from fastapi.responses import StreamingResponse
 from market.api.feed import Feed, Happening
 from market.api.services import Has, Services, Someone, job_for
 from market.state import FINAL_STATES
-from storage.canonical import parse_json
 from storage.journal import read_journal
+from storage.records import decode_record
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
@@ -69,7 +69,7 @@ def _from_journal(services: Services, job: str, after: int, upto: int) -> list[H
     for record in read_journal(services.desk.folder, services.feed.first_record.get(job, upto + 1) - 1):
         if record.number > upto:
             break
-        body = parse_json(record.payload)
+        body = decode_record(record.payload)
         follower.remember(record.number, body["at_ms"], body["events"])
         if record.number <= start:
             continue

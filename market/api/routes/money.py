@@ -2,13 +2,14 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse
 
-from market.api.bodies import DepositBody, GrantBody, PayoutBody
+from market.api.bodies import CorrectionBody, DepositBody, GrantBody, PayoutBody, PeriodBody, TransfersBody
 from market.api.limits import StrictRoute
 from market.api.problems import not_found
 from market.api.services import Caller, Has, IdempotencyKey, Operator, Services, Someone, id_of, settle
+from market.book_commands import BookTransfers, ClosePeriod, CorrectTransfer, TransferRow
 from market.commands import Deposit, GrantCredit, Payout
 from storage.ledger import FEE, GRANTS, WORLD, account_class
 
@@ -33,6 +34,45 @@ async def payout(
     name = id_of(body.id, idempotency_key)
     command = Payout(id=name, account=body.account, amount_nanos=body.amount_nanos, by=caller.name)
     return settle(*await services.ask(command))
+
+
+@router.post("/transfers/batch", status_code=201)
+async def transfers_batch(services: Has, caller: Operator, body: TransfersBody) -> JSONResponse:
+    """Many deposits and payouts in one record, each with a status of its own; the same ids again are answered as before."""
+    rows = [TransferRow(one.id, one.kind, one.account, one.amount_nanos, one.linked) for one in body.transfers]
+    return settle(*await services.ask(BookTransfers(rows, caller.name)))
+
+
+@router.post("/corrections", status_code=201)
+async def correct(
+    services: Has, caller: Operator, body: CorrectionBody, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """Reverse a booked deposit, payout, charge or fee, or a part of it, with a reason; the same id again is answered."""
+    command = CorrectTransfer(
+        id=id_of(body.id, idempotency_key), transfer=body.transfer, amount_nanos=body.amount_nanos, reason=body.reason, by=caller.name
+    )
+    return settle(*await services.ask(command))
+
+
+@router.get("/periods")
+async def periods(services: Has, _: Operator) -> dict[str, Any]:
+    """Every closed period, oldest first."""
+    return {"items": services.exchange.periods()}
+
+
+@router.get("/periods/{number}")
+async def period(services: Has, _: Operator, number: Annotated[int, Path(ge=1)]) -> dict[str, Any]:
+    """A closed period with every balance at its end."""
+    found = services.exchange.period(number)
+    if found is None:
+        raise not_found("period", str(number))
+    return found
+
+
+@router.post("/periods", status_code=201)
+async def close_period(services: Has, caller: Operator, body: PeriodBody) -> JSONResponse:
+    """Seal the books up to an instant that is over: every balance goes into the record, and nothing books behind it."""
+    return settle(*await services.ask(ClosePeriod(body.through_ms, caller.name)))
 
 
 @router.get("/grants")

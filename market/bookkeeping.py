@@ -1,0 +1,204 @@
+"""What an operator does to the books themselves: many transfers at once, corrections, and the closing of a period."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+from market.book_commands import BookTransfers, ClosePeriod, CorrectTransfer
+from market.checking import invalid, is_int, is_name, is_text
+from market.outcomes import Answer, Json, Refusal, conflict, unknown
+from market.state import PeriodRecord, State
+from market.turn import Turn
+from storage.canonical import digest_of
+from storage.ledger import WORLD, Status, Transfer, earnings, wallet
+from storage.transfer_batches import MAX_BATCH, TransferBatch
+from storage.transfers import KEPT, KIND_CODES
+from storage.units import format_instant, format_usd
+
+_SIDES: Final = {"deposit": ("customer", "operator"), "payout": ("provider",)}
+"""Which roles have an account of that kind."""
+
+
+def book_transfers(turn: Turn, command: BookTransfers) -> Answer | Refusal:
+    """Deposits and payouts, up to MAX_BATCH of them; each is answered for itself, chains all or nothing."""
+    refusal = turn.require(command.by, ("operator",))
+    if refusal is not None:
+        return refusal
+    if not 1 <= len(command.rows) <= MAX_BATCH:
+        return invalid("transfers", len(command.rows), f"1 to {MAX_BATCH} transfers")
+    batch, wrong = _columns(turn, command)
+    linked = [row.linked for row in command.rows]
+    floors = {WORLD: -turn.settings.max_total_nanos}
+    ledger = turn.state.ledger
+    found = ledger.decide(batch, turn.now_ms, linked if any(linked) else (), floors, wrong)
+    kept = ledger.storable(batch, found)
+    if kept is not None:
+        turn.emit("transfers", {"batch": kept})
+    counts = Counter(found)
+    body: Json = {
+        "created": counts[Status.CREATED], "existed": counts[Status.EXISTS],
+        "refused": sum(count for status, count in counts.items() if not status.good),
+        "items": [{"id": row.id, "status": str(status)} for row, status in zip(command.rows, found, strict=True)],
+    }  # fmt: skip
+    return Answer(body, created=counts[Status.CREATED] > 0)
+
+
+def _columns(turn: Turn, command: BookTransfers) -> tuple[TransferBatch, dict[int, Status]]:
+    """The columns, and which rows cannot be whatever the balances are."""
+    places = {WORLD: 0}
+    wrong: dict[int, Status] = {}
+    most, members = turn.settings.max_amount_nanos, turn.state.members
+    ids, kinds, debits, credits, amounts = list[str](), bytearray(), list[int](), list[int](), list[int]()
+    known: dict[tuple[str, str], tuple[int, Status | None]] = {}
+    for place, row in enumerate(command.rows):
+        side = (row.kind, row.account)
+        if side not in known:
+            account = wallet(row.account) if row.kind == "deposit" else earnings(row.account)
+            known[side] = places.setdefault(account, len(places)), _side_wrong(members.get(row.account), row.kind)
+        other, problem = known[side]
+        problem = problem if is_name(row.id) else Status.ID_MALFORMED
+        if problem is None and row.amount_nanos > most:
+            problem = Status.AMOUNT_TOO_LARGE
+        if problem is not None:
+            wrong[place] = problem
+        ids.append(row.id)
+        kinds.append(KIND_CODES[row.kind])
+        debits.append(0 if row.kind == "deposit" else other)
+        credits.append(other if row.kind == "deposit" else 0)
+        amounts.append(row.amount_nanos)
+    return TransferBatch(list(places), ids, kinds, debits, credits, amounts), wrong
+
+
+def _side_wrong(member: object, kind: str) -> Status | None:
+    if member is None:
+        return Status.ACCOUNT_UNKNOWN
+    if getattr(member, "role", None) in _SIDES[kind]:
+        return None
+    return Status.CREDIT_NOT_OF_KIND if kind == "deposit" else Status.DEBIT_NOT_OF_KIND
+
+
+def keep_refused(turn: Turn, transfer: Transfer, status: Status) -> None:
+    """The id failed for what the books were then, and stays so."""
+    assert status in KEPT, status
+    if turn.state.ledger.refused(transfer.id) is None:
+        fields = transfer.event() | {"status": str(status)}
+        del fields["type"]
+        turn.emit("transfer_refused", fields)
+
+
+_TOLD: Final = {
+    Status.WOULD_OVERDRAW: ("insufficient_funds", 402), Status.HOLD_RELEASED: ("insufficient_funds", 402),
+    Status.TOO_MUCH_MONEY: ("too_much_money", 422), Status.WOULD_OVERFLOW: ("too_much_money", 422),
+    Status.PERIOD_CLOSED: ("period_closed", 409),
+}  # fmt: skip
+
+
+def failed_before(turn: Turn, transfer: Transfer) -> Refusal | None:
+    """The answer for an id that was refused for good, if it was and asks for the same."""
+    failed = turn.state.ledger.refused(transfer.id)
+    if failed is None or turn.state.ledger.check(transfer) is not failed.status:
+        return None
+    code, status = _TOLD[failed.status]
+    message = f"{transfer.kind} {transfer.id!r} was refused at {format_instant(failed.at_ms)} ({failed.status}), and its id stays so"
+    return Refusal(code, message, field="id", remedy="use a new id for a new try", status=status)
+
+
+def correct_transfer(turn: Turn, command: CorrectTransfer) -> Answer | Refusal:
+    """A reversing entry with a reason; what was booked stays booked. Money of charges and fees goes to the job's customer."""
+    refusal = turn.require(command.by, ("operator",)) or _check_correction(command, turn.settings.max_amount_nanos)
+    if refusal is not None:
+        return refusal
+    state = turn.state
+    known = state.corrections.get(command.id)
+    if known is not None:
+        same = (known.transfer, known.reason) == (command.transfer, command.reason)
+        same = same and command.amount_nanos in (None, known.amount_nanos)
+        return Answer(correction_view(state, command.id), created=False) if same else conflict("correction", command.id)
+    original = state.ledger.transfer(command.transfer)
+    if original is None:
+        return unknown("transfer", command.transfer)
+    sides = _reversed(state, original)
+    if sides is None:
+        message = f"{original.id} is a {original.kind}: only deposits, payouts, charges and fees are corrected"
+        return Refusal("not_correctable", message, field="transfer", status=409)
+    left = original.amount_nanos - state.corrected.get(original.id, 0)
+    amount = left if command.amount_nanos is None else command.amount_nanos
+    if amount > left or not left:
+        message = f"of {original.id} {format_usd(left)} USD are left to correct"
+        return Refusal("corrected_already", message, field="amount_nanos", status=409)
+    made = Transfer(command.id, "correction", *sides, amount, original.job, original.lease)
+    status = state.ledger.check(made, turn.now_ms)
+    if status in KEPT:
+        before = failed_before(turn, made)
+        keep_refused(turn, made, status)
+        code, http = _TOLD[status]
+        told = f"{sides[0]} holds {format_usd(state.balance(sides[0]))} USD, and the correction takes {format_usd(amount)} USD"
+        return before or Refusal(code, told, field="amount_nanos", remedy="correct less, with a new id", status=http)
+    if status is not Status.CREATED:
+        return conflict("transfer", command.id)
+    fields: Json = {"id": command.id, "transfer": original.id, "amount_nanos": amount, "reason": command.reason}
+    turn.emit("transfer_corrected", fields | {"by": command.by})
+    turn.transfer(made)
+    return Answer(correction_view(state, command.id))
+
+
+def _check_correction(command: CorrectTransfer, most: int) -> Refusal | None:
+    if not is_name(command.id):
+        return invalid("id", command.id, "1 to 64 letters, digits, dots, dashes")
+    if command.amount_nanos is not None and not is_int(command.amount_nanos, 1, most):
+        return invalid("amount_nanos", command.amount_nanos, f"a whole number of nano-dollars from 1 to {most}")
+    if not command.reason or not is_text(command.reason, 200):
+        return invalid("reason", command.reason, "a sentence of at most 200 characters")
+    return None
+
+
+def _reversed(state: State, original: Transfer) -> tuple[str, str] | None:
+    """The accounts that a correction debits and credits; None for what is not corrected."""
+    if original.kind in ("deposit", "payout"):
+        return original.credit, original.debit
+    if original.kind in ("charge", "fee") and original.job in state.jobs:
+        return original.credit, wallet(state.jobs[original.job].customer)
+    return None
+
+
+def correction_view(state: State, name: str) -> Json:
+    found, booked = state.corrections[name], state.ledger.transfer(name)
+    assert booked is not None, name
+    return {
+        "id": name, "transfer": found.transfer, "amount_nanos": found.amount_nanos, "reason": found.reason, "by": found.by,
+        "debit": booked.debit, "credit": booked.credit, "job": booked.job, "lease": booked.lease,
+    }  # fmt: skip
+
+
+def close_period(turn: Turn, command: ClosePeriod) -> Answer | Refusal:
+    """Seal everything up to an instant that is over: every balance into the record, and nothing books behind it."""
+    refusal = turn.require(command.by, ("operator",))
+    if refusal is not None:
+        return refusal
+    state = turn.state
+    through_ms = turn.now_ms - 1 if command.through_ms is None else command.through_ms
+    if not is_int(through_ms, 0, turn.now_ms - 1):
+        return invalid("through_ms", through_ms, "an instant that is over")
+    known = next((one for one in state.periods if one.through_ms == through_ms), None)
+    if known is not None:
+        return Answer(period_view(state, known), created=False)
+    if through_ms <= state.ledger.closed_ms:
+        message = f"the books are closed up to {format_instant(state.ledger.closed_ms)}"
+        return Refusal("period_closed", message, field="through_ms", remedy="close up to a later time", status=409)
+    transfers, balances = state.ledger.balances_at(through_ms)
+    fields: Json = {"number": len(state.periods) + 1, "from_ms": state.ledger.closed_ms + 1, "through_ms": through_ms}
+    turn.emit("period_closed", fields | {"transfers": transfers, "balances": balances, "by": command.by})
+    return Answer(period_view(state, state.periods[-1]))
+
+
+def period_view(state: State, period: PeriodRecord, *, balances: bool = False) -> Json:
+    found: Json = {
+        "number": period.number, "from": format_instant(period.from_ms), "through": format_instant(period.through_ms),
+        "from_ms": period.from_ms, "through_ms": period.through_ms, "transfers": period.transfers, "digest": period.digest,
+        "closed_at": format_instant(period.closed_ms), "by": period.by,
+    }  # fmt: skip
+    if balances:
+        _, found["balances"] = state.ledger.balances_at(period.through_ms)
+        assert digest_of(found["balances"]) == period.digest, "the balances of a closed period have changed"
+    return found
