@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import re
+from collections.abc import Sequence
 from typing import Final
 
-from market.book_commands import BookTransfers, ClosePeriod, CorrectTransfer
-from market.checking import invalid, is_int, is_name, is_text
+from market.book_commands import BookTransfers, ClosePeriod, CorrectTransfer, TransferRow
+from market.checking import NAME, invalid, is_int, is_name, is_text
 from market.outcomes import Answer, Json, Refusal, conflict, unknown
 from market.state import PeriodRecord, State
 from market.turn import Turn
@@ -18,6 +19,7 @@ from storage.units import format_instant, format_usd
 
 _SIDES: Final = {"deposit": ("customer", "operator"), "payout": ("provider",)}
 """Which roles have an account of that kind."""
+_NAMES: Final = re.compile(rf"(?:{NAME.pattern}\n)*{NAME.pattern}")
 
 
 def book_transfers(turn: Turn, command: BookTransfers) -> Answer | Refusal:
@@ -27,47 +29,49 @@ def book_transfers(turn: Turn, command: BookTransfers) -> Answer | Refusal:
         return refusal
     if not 1 <= len(command.rows) <= MAX_BATCH:
         return invalid("transfers", len(command.rows), f"1 to {MAX_BATCH} transfers")
-    batch, wrong = _columns(turn, command)
-    linked = [row.linked for row in command.rows]
-    floors = {WORLD: -turn.settings.max_total_nanos}
+    batch, linked, wrong = _columns(turn, command.rows)
+    # Nothing of what an open dispute holds leaves the market.
+    floors = {earnings(name): held for name, held in turn.state.held_earnings.items() if held}
+    floors[WORLD] = -turn.settings.max_total_nanos
     ledger = turn.state.ledger
-    found = ledger.decide(batch, turn.now_ms, linked if any(linked) else (), floors, wrong)
+    found = ledger.decide(batch, turn.now_ms, linked, floors, wrong)
     kept = ledger.storable(batch, found)
     if kept is not None:
         turn.emit("transfers", {"batch": kept})
-    counts = Counter(found)
+    created, existed = found.count(Status.CREATED), found.count(Status.EXISTS)
+    told = [status.value for status in found] if created < len(found) else [Status.CREATED.value] * created
     body: Json = {
-        "created": counts[Status.CREATED], "existed": counts[Status.EXISTS],
-        "refused": sum(count for status, count in counts.items() if not status.good),
-        "items": [{"id": row.id, "status": str(status)} for row, status in zip(command.rows, found, strict=True)],
+        "created": created, "existed": existed, "refused": len(found) - created - existed,
+        "items": [{"id": id, "status": status} for id, status in zip(batch.ids, told, strict=True)],
     }  # fmt: skip
-    return Answer(body, created=counts[Status.CREATED] > 0)
+    return Answer(body, created=created > 0)
 
 
-def _columns(turn: Turn, command: BookTransfers) -> tuple[TransferBatch, dict[int, Status]]:
-    """The columns, and which rows cannot be whatever the balances are."""
-    places = {WORLD: 0}
-    wrong: dict[int, Status] = {}
-    most, members = turn.settings.max_amount_nanos, turn.state.members
-    ids, kinds, debits, credits, amounts = list[str](), bytearray(), list[int](), list[int](), list[int]()
-    known: dict[tuple[str, str], tuple[int, Status | None]] = {}
-    for place, row in enumerate(command.rows):
-        side = (row.kind, row.account)
-        if side not in known:
-            account = wallet(row.account) if row.kind == "deposit" else earnings(row.account)
-            known[side] = places.setdefault(account, len(places)), _side_wrong(members.get(row.account), row.kind)
-        other, problem = known[side]
-        problem = problem if is_name(row.id) else Status.ID_MALFORMED
-        if problem is None and row.amount_nanos > most:
-            problem = Status.AMOUNT_TOO_LARGE
+def _columns(turn: Turn, rows: Sequence[TransferRow]) -> tuple[TransferBatch, Sequence[bool], dict[int, Status]]:
+    """The columns, which rows are linked (empty: none), and which cannot be whatever the balances are."""
+    ids, kinds, accounts, amounts, linked = zip(*rows, strict=True)
+    names = {WORLD: 0}
+    places: dict[tuple[str, str], int] = {}
+    problems: dict[tuple[str, str], Status] = {}
+    sides = list(zip(kinds, accounts, strict=True))
+    for side in dict.fromkeys(sides):
+        kind, member = side
+        places[side] = names.setdefault(wallet(member) if kind == "deposit" else earnings(member), len(names))
+        problem = _side_wrong(turn.state.members.get(member), kind)
         if problem is not None:
-            wrong[place] = problem
-        ids.append(row.id)
-        kinds.append(KIND_CODES[row.kind])
-        debits.append(0 if row.kind == "deposit" else other)
-        credits.append(other if row.kind == "deposit" else 0)
-        amounts.append(row.amount_nanos)
-    return TransferBatch(list(places), ids, kinds, debits, credits, amounts), wrong
+            problems[side] = problem
+    wrong = {row: problems[side] for row, side in enumerate(sides) if side in problems} if problems else {}
+    most = turn.settings.max_amount_nanos
+    if max(amounts) > most:
+        wrong |= {row: Status.AMOUNT_TOO_LARGE for row, amount in enumerate(amounts) if amount > most}
+    if _NAMES.fullmatch("\n".join(ids)) is None:
+        wrong |= {row: Status.ID_MALFORMED for row, id in enumerate(ids) if not is_name(id)}
+    others = [places[side] for side in sides]
+    incoming = [kind == "deposit" for kind in kinds]
+    debits = [0 if comes else other for comes, other in zip(incoming, others, strict=True)]
+    credits = [other if comes else 0 for comes, other in zip(incoming, others, strict=True)]
+    codes = bytes([KIND_CODES["deposit"] if comes else KIND_CODES["payout"] for comes in incoming])
+    return TransferBatch(list(names), list(ids), codes, debits, credits, amounts), linked if any(linked) else (), wrong
 
 
 def _side_wrong(member: object, kind: str) -> Status | None:
@@ -129,11 +133,13 @@ def correct_transfer(turn: Turn, command: CorrectTransfer) -> Answer | Refusal:
         return Refusal("corrected_already", message, field="amount_nanos", status=409)
     made = Transfer(command.id, "correction", *sides, amount, original.job, original.lease)
     status = state.ledger.check(made, turn.now_ms)
+    if status is Status.CREATED and amount > state.balance(sides[0]) - _held(state, sides[0]) and sides[0] != WORLD:
+        status = Status.WOULD_OVERDRAW  # the rest belongs to an open dispute
     if status in KEPT:
         before = failed_before(turn, made)
         keep_refused(turn, made, status)
         code, http = _TOLD[status]
-        told = f"{sides[0]} holds {format_usd(state.balance(sides[0]))} USD, and the correction takes {format_usd(amount)} USD"
+        told = f"{sides[0]} can give {format_usd(state.balance(sides[0]) - _held(state, sides[0]))} USD, and the correction takes {format_usd(amount)} USD"
         return before or Refusal(code, told, field="amount_nanos", remedy="correct less, with a new id", status=http)
     if status is not Status.CREATED:
         return conflict("transfer", command.id)
@@ -141,6 +147,12 @@ def correct_transfer(turn: Turn, command: CorrectTransfer) -> Answer | Refusal:
     turn.emit("transfer_corrected", fields | {"by": command.by})
     turn.transfer(made)
     return Answer(correction_view(state, command.id))
+
+
+def _held(state: State, account: str) -> int:
+    """What open disputes keep of a provider's earnings."""
+    kind, _, member = account.partition(":")
+    return state.held_earnings.get(member, 0) if kind == "earnings" else 0
 
 
 def _check_correction(command: CorrectTransfer, most: int) -> Refusal | None:

@@ -45,20 +45,18 @@ def decide(
 
 def storable(ledger: Ledger, batch: TransferBatch, found: Sequence[Status]) -> TransferBatch | None:
     """Of a decided batch what its record keeps: what is booked now, and refusals whose id had none yet; None for nothing."""
-    if all(status is Status.CREATED for status in found):
+    if found.count(Status.CREATED) == len(found):
         return batch
-    rows: list[int] = []
-    codes = bytearray()
+    codes = bytearray(len(found))
+    stays = bytearray(b"\1" * len(found))
     failed: set[str] = set()
-    for row, status in enumerate(found):
-        code, id = STATUS_CODES.get(status, -1), batch.ids[row]
-        if code < 0 or (code and (id in failed or ledger.refused(id) is not None)):
-            continue
-        if code:
-            failed.add(id)
-        rows.append(row)
-        codes.append(code)
-    return batch.take(rows, bytes(codes)) if rows else None
+    for row in [row for row, status in enumerate(found) if status is not Status.CREATED]:
+        id, code = batch.ids[row], STATUS_CODES.get(found[row], 0)
+        codes[row] = code
+        if not code or id in failed or ledger.refused(id) is not None:
+            stays[row] = 0
+        failed.add(id)
+    return batch.take(stays, codes) if any(stays) else None
 
 
 def _floor(account: str, floors: Floors) -> int:

@@ -210,7 +210,8 @@ class Ledger:
     ) -> list[Status]:  # fmt: skip
         """What becomes of each transfer, in order, every one standing on those before it; changes nothing.
 
-        `linked`: whether it stands and falls with the one after it. `floors`: accounts that may be below zero, and how far.
+        `linked`: whether it stands and falls with the one after it. `floors`: the least that
+        an account may hold, where that is not what the ledger says itself.
         `wrong`: rows that somebody else has refused already.
         """
         return decide(self, batch, at_ms, linked, floors or {}, wrong or {})
@@ -259,10 +260,9 @@ class Ledger:
     def book(self, batch: TransferBatch, at_ms: int) -> None:
         """Book, or keep as refused, what was decided: by the batch's statuses."""
         if any(batch.statuses):
-            for row, code in enumerate(batch.statuses):
-                if code:
-                    self.refuse(batch.transfer(row), STATUS_OF_CODE[code], at_ms)
-            good = [row for row, code in enumerate(batch.statuses) if not code]
+            for row in [row for row, code in enumerate(batch.statuses) if code]:
+                self.refuse(batch.transfer(row), STATUS_OF_CODE[batch.statuses[row]], at_ms)
+            good = bytes(not code for code in batch.statuses)
             batch = batch.take(good, bytes(len(good)))
         if self._bare is not None:
             for row in range(len(batch)):

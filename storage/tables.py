@@ -65,8 +65,8 @@ TABLES = {
         _table("members", "member, role, revoked BOOLEAN"),
         _table("transfers", "id, kind, debit, credit, amount_nanos BIGINT, job, lease"),
         _table("refused_transfers", "id, kind, debit, credit, amount_nanos BIGINT, job, lease, status"),
-        _table("corrections", "id, transfer, amount_nanos BIGINT, reason, by"),
-        _table("periods", "number BIGINT, from_ms BIGINT, through_ms BIGINT, transfers BIGINT, by"),
+        _table("corrections", "id, transfer, amount_nanos BIGINT, reason, made_by"),
+        _table("periods", "number BIGINT, from_ms BIGINT, through_ms BIGINT, transfers BIGINT, closed_by"),
         _table("period_balances", "number BIGINT, account, balance_nanos BIGINT"),
         _table(
             "offers",
@@ -145,7 +145,7 @@ TABLES = {
 
 # event types that are one row of one table
 _PLAIN = {
-    "transfer": "transfers", "transfer_refused": "refused_transfers", "transfer_corrected": "corrections", "offer_placed": "offers", "offer_changed": "offer_changes", "job_submitted": "jobs", "job_estimated": "estimates",
+    "transfer": "transfers", "transfer_refused": "refused_transfers", "offer_placed": "offers", "offer_changed": "offer_changes", "job_submitted": "jobs", "job_estimated": "estimates",
     "job_state": "job_states", "job_budget": "job_budgets", "job_retuned": "tunings", "job_result": "job_results", "lease_granted": "leases",
     "lease_started": "lease_starts", "lease_metered": "lease_meters", "meter_signed": "meter_signatures",
     "dispute_opened": "dispute_openings", "dispute_closed": "dispute_closings", "lease_charged": "lease_charges",
@@ -181,8 +181,12 @@ def _clearing(event: Event) -> Iterator[tuple[str, Event]]:
         yield "unmatched", unmatched
 
 
+def _corrected(event: Event) -> Iterator[tuple[str, Event]]:
+    yield "corrections", {**event, "made_by": event["by"]}
+
+
 def _period(event: Event) -> Iterator[tuple[str, Event]]:
-    yield "periods", event
+    yield "periods", {**event, "closed_by": event["by"]}
     for account, nanos in sorted(event["balances"].items()):
         yield "period_balances", {"number": event["number"], "account": account, "balance_nanos": nanos}
 
@@ -194,6 +198,7 @@ _MANY: dict[str, Callable[[Event], Iterator[tuple[str, Event]]]] = {
     "round_committed": _round,
     "round_evaluated": _evaluated,
     "clearing": _clearing,
+    "transfer_corrected": _corrected,
     "period_closed": _period,
 }
 

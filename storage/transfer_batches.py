@@ -25,7 +25,8 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any, Final
 
 from storage.transfers import KIND_CODES, KIND_NAMES, STATUS_CODES, STATUS_OF_CODE, Status, Transfer
@@ -95,13 +96,14 @@ class TransferBatch:
     def status(self, row: int) -> Status:
         return STATUS_OF_CODE[self.statuses[row]]
 
-    def take(self, rows: Sequence[int], statuses: bytes) -> "TransferBatch":
-        """Some rows, with what became of them."""
+    def take(self, stays: Sequence[int], statuses: bytes | bytearray) -> "TransferBatch":
+        """The rows that stay (1, not 0), with what became of each."""
+        if all(stays):
+            return replace(self, statuses=bytes(statuses))
         return TransferBatch(
-            self.names, [self.ids[row] for row in rows], bytes(self.kinds[row] for row in rows),
-            [self.debits[row] for row in rows], [self.credits[row] for row in rows], [self.amounts[row] for row in rows],
-            [self.jobs[row] for row in rows] if self.jobs else (), [self.leases[row] for row in rows] if self.leases else (),
-            statuses,
+            self.names, list(compress(self.ids, stays)), bytes(compress(self.kinds, stays)), list(compress(self.debits, stays)),
+            list(compress(self.credits, stays)), list(compress(self.amounts, stays)), list(compress(self.jobs, stays)),
+            list(compress(self.leases, stays)), bytes(compress(statuses, stays)),
         )  # fmt: skip
 
     def events(self) -> Iterator[Event]:

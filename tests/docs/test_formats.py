@@ -26,7 +26,10 @@ from market.packing import PackingError, unpack
 from storage.canonical import NotCanonical, parse_json
 from storage.checkpoints import Manifest, ManifestError
 from storage.journal import Journal, read_journal, segments, verify_journal
+from storage.ledger import Transfer
 from storage.provenance import load_bundle, public_key_of, statement_digest, verify_bundle
+from storage.records import encode_record, spread_record
+from storage.transfer_batches import TransferBatch
 from tests.docs.specimens import (
     APPENDS,
     FRAME,
@@ -463,3 +466,55 @@ def section(title: str) -> str:
     """The page's text under a heading."""
     found = re.split(r"^## ", PAGE, flags=re.M)
     return next(part for part in found if part.startswith(title))
+
+
+# packed transfers
+
+BATCH = [
+    Transfer("in-1", "deposit", "world", "wallet:ann", 20_000_000_000),
+    Transfer("hold:j", "hold", "wallet:ann", "escrow:j", 5_000_000_000, "j"),
+    Transfer("out-1", "payout", "earnings:p", "world", 7),
+    Transfer("charge:l:9", "charge", "escrow:j", "earnings:p", 6, "j", "l"),
+]
+
+
+def batch_by_the_page(data: bytes) -> tuple[int, list[dict[str, object]]]:
+    """A reader made from the page alone."""
+    kinds = ["deposit", "grant", "expire", "hold", "charge", "fee", "release", "payout", "correction"]
+    refusals = ["would_overdraw", "would_overflow", "too_much_money", "hold_released", "period_closed"]
+    assert data[:4] == b"TPB1"
+    n, at_ms, named, identified, flags, reserved = struct.unpack("<IQIIII", data[4:32])
+    assert (flags in (0, 1), reserved) == (True, 0)
+    at = 32
+
+    def column(form: str) -> tuple[int, ...]:
+        nonlocal at
+        at += n * struct.calcsize(f"<{form}")
+        return struct.unpack(f"<{n}{form}", data[at - n * struct.calcsize(f"<{form}") : at])
+
+    kind, status, debit, credit, amount = (column(form) for form in "BBIIq")
+    job, lease = (column("I"), column("I")) if flags else ((0,) * n, (0,) * n)
+    names = data[at : at + named].decode().split("\n")
+    ids = data[at + named :].decode().split("\n")
+    assert len(data) == at + named + identified
+    events = []
+    for row in range(n):
+        event = {
+            "type": "transfer", "id": ids[row], "kind": kinds[kind[row]], "debit": names[debit[row]], "credit": names[credit[row]],
+            "amount_nanos": amount[row], "job": names[job[row] - 1] if job[row] else None,
+            "lease": names[lease[row] - 1] if lease[row] else None,
+        }  # fmt: skip
+        events.append(event | ({"type": "transfer_refused", "status": refusals[status[row] - 1]} if status[row] else {}))
+    return at_ms, events
+
+
+def test_packed_transfers_are_written_and_read_as_the_page_says() -> None:
+    batch = TransferBatch.of(BATCH)
+    batch.statuses = bytes([0, 0, 1, 0])
+    payload = encode_record(1_700_000_000_000, [{"type": "transfers", "batch": batch}])
+    golden = (GOLDEN / "transfers.bin").read_bytes()
+    assert payload == golden
+    at_ms, events = batch_by_the_page(golden)
+    assert at_ms == 1_700_000_000_000
+    assert events == spread_record(golden)["events"]
+    assert [event["id"] for event in events if event["type"] == "transfer_refused"] == ["out-1"]

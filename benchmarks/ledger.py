@@ -1,0 +1,261 @@
+"""How many transfers a second become durable: torg beside SQLite and PostgreSQL, in one run on one disk.
+
+    python -m benchmarks.ledger [--seconds 2] [--recover 1000000] [--recover-snapshot 5000000] [--folder DIR] [--json]
+
+Batches of 1, 100 and 8,190 transfers: 99 in 100 are deposits into one of 1,000 wallets, one is a payout that must be refused.
+torg's side is the market's own writer (`market/api/desk.py`): commands are decided, journaled, synced and only then answered.
+SQLite has WAL and synchronous=FULL; PostgreSQL its usual durability, one function call a batch (benchmarks/ledger_baselines.py;
+`make bench-postgresql` installs it; without it its figures are missing). The systems take turns, and the median of the turns counts. Beside
+the rates: what one fdatasync of a small append takes on that disk, and torg's processor seconds. Then 64 callers that each wait
+for their own deposit, 64 clients over HTTP with a key each (benchmarks/ledger_http.py), and recovery from the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ledger_baselines import Postgresql, Row, Sqlite, postgresql_programs, postgresql_server
+from benchmarks.ledger_http import deposits_per_s
+from benchmarks.report import Target, finish, parser, say
+from market.api.desk import Desk
+from market.api.feed import Feed
+from market.api.opening import new_exchange
+from market.book_commands import BookTransfers, TransferRow
+from market.commands import AddMember, Deposit, OpenMarket
+from market.exchange import Exchange
+from storage.journal import Journal
+from storage.ledger import Ledger
+from storage.transfer_batches import MAX_BATCH
+
+WALLETS = 1_000
+SIZES = (1, 100, MAX_BATCH)
+TURNS = 3
+CALLERS = 64
+
+
+def main() -> int:
+    """See the module."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--seconds", type=float, default=2.0, help="of each turn")
+    arguments.add_argument("--recover", type=int, default=1_000_000)
+    arguments.add_argument("--recover-snapshot", type=int, default=5_000_000)
+    arguments.add_argument("--folder", type=Path, help="on the disk that is measured (default: where temporary files go)")
+    chosen = arguments.parse_args()
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(dir=chosen.folder) as name, ExitStack() as stack:
+        folder = Path(name)
+        figures["fdatasync_ms"] = _fdatasync_ms(folder)
+        say(chosen.json, f"fdatasync of a small append: {figures['fdatasync_ms']:.3f} ms")
+        systems = _systems(folder, stack)
+        for size in SIZES:
+            figures |= _turns(systems, size, chosen.seconds)
+            said = ", ".join(f"{one} {figures[f'{one}_{size}_per_s']:,.0f}" for one in systems)
+            say(chosen.json, f"batches of {size}: {said} transfers/s")
+        figures |= _ratios(figures, systems)
+        figures |= _callers(folder / "callers", chosen.seconds, figures["torg_1_per_s"])
+        figures |= deposits_per_s(folder / "http", CALLERS, max(chosen.seconds, 3.0))
+        figures |= _recovery(folder / "recovery", chosen.recover, chosen.recover_snapshot)
+    return finish(figures, _targets(figures), chosen.json)
+
+
+def _targets(figures: dict[str, float]) -> dict[str, Target]:
+    bounds = {
+        "ratio_to_sqlite_1": 1.0, "ratio_to_sqlite_8190": 3.0, "ratio_to_postgresql_8190": 3.0, "callers_64_ratio_to_single": 5.0,
+        "http_deposits_per_s": 1_000.0,
+    }  # fmt: skip
+    found = {name: Target(figures[name], bound, at_most=False) for name, bound in bounds.items() if name in figures}
+    return found | {name: Target(figures[name], 3.0) for name in ("recovery_1m_s", "recovery_5m_snapshot_s") if name in figures}
+
+
+def _fdatasync_ms(folder: Path) -> float:
+    handle = os.open(folder / "sync", os.O_WRONLY | os.O_CREAT)
+    taken = []
+    for _ in range(200):
+        os.write(handle, bytes(300))
+        began = time.perf_counter()
+        os.fdatasync(handle)
+        taken.append(time.perf_counter() - began)
+    os.close(handle)
+    return statistics.median(taken) * 1000
+
+
+class Books:
+    """torg's writer over a journal of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self.journal = Journal.open(folder / "journal")
+        self.now_ms = 1_700_000_000_000
+        self.desk = Desk(self.journal, new_exchange, Feed(), now_ms=self._now, broken=_broken)
+        self.desk.decide_now(OpenMarket("bench", "1"))
+        self.desk.decide_now(AddMember("op", "operator", f"{0:064x}", "market"))
+        for number in range(WALLETS):
+            self.desk.decide_now(AddMember(f"m{number}", "customer", f"{number + 1:064x}", "market"))
+        self.desk.decide_now(AddMember("host", "provider", f"{WALLETS + 1:064x}", "market"))
+
+    def _now(self) -> int:
+        self.now_ms += 1
+        return self.now_ms
+
+    def prepare(self, rows: Sequence[Row]) -> Deposit | BookTransfers:
+        """The command that a route makes of a request."""
+        if len(rows) == 1:
+            id, _, _, credit, amount = rows[0]
+            return Deposit(id, credit.removeprefix("wallet:"), amount, "op")
+        told = [TransferRow(id, kind, _member(debit, credit), amount) for id, kind, debit, credit, amount in rows]
+        return BookTransfers(told, "op")
+
+    def book(self, command: Deposit | BookTransfers) -> int:
+        """Decide, write, sync; how many were booked."""
+        outcome = self.desk.decide_now(command)
+        assert isinstance(outcome.answer, dict), outcome.answer
+        return int(outcome.answer.get("created", outcome.created))
+
+    def close(self) -> None:
+        self.journal.close()
+
+
+def _member(debit: str, credit: str) -> str:
+    return (credit if debit == "world" else debit).partition(":")[2]
+
+
+def _broken(error: Exception) -> None:
+    raise SystemExit(f"the journal is broken: {error}")
+
+
+def _rows(draw: random.Random, size: int) -> Iterator[list[Row]]:
+    number = 0
+    while True:
+        made: list[Row] = []
+        for _ in range(size):
+            number += 1
+            id = f"t-{size}-{number:010d}"
+            if size > 1 and number % 100 == 0:
+                made.append((id, "payout", "earnings:host", "world", 1))
+            else:
+                made.append((id, "deposit", "world", f"wallet:m{draw.randrange(WALLETS)}", draw.randrange(1, 10**9)))
+        yield made
+
+
+def _systems(folder: Path, stack: ExitStack) -> dict[str, Any]:
+    accounts = ["world", "earnings:host", *(f"wallet:m{number}" for number in range(WALLETS))]
+    found: dict[str, Any] = {"torg": Books(folder / "torg"), "sqlite": Sqlite(folder / "sqlite.db", accounts)}
+    if postgresql_programs() is not None:
+        sockets = stack.enter_context(postgresql_server(folder / "postgresql"))
+        found["postgresql"] = Postgresql(sockets, accounts)
+    for system in found.values():
+        stack.callback(system.close)
+    return found
+
+
+def _turns(systems: dict[str, Any], size: int, seconds: float) -> dict[str, float]:
+    rows = {name: _rows(random.Random(1), size) for name in systems}
+    rates: dict[str, list[float]] = {name: [] for name in systems}
+    cpu: list[float] = []
+    for _ in range(TURNS):
+        for name, system in systems.items():
+            began_cpu = time.process_time()
+            rate, done = _rate(system, rows[name], seconds)
+            rates[name].append(rate)
+            if name == "torg":
+                cpu.append((time.process_time() - began_cpu) / done * 1e6)
+    found = {f"{name}_{size}_per_s": statistics.median(one) for name, one in rates.items()}
+    return found | {f"torg_{size}_cpu_us": statistics.median(cpu)}
+
+
+def _rate(system: Any, rows: Iterator[list[Row]], seconds: float) -> tuple[float, int]:
+    """Transfers a second of the time within `book`, and how many."""
+    taken, done = 0.0, 0
+    while taken < seconds:
+        batch = next(rows)
+        prepared = system.prepare(batch)
+        began = time.perf_counter()
+        booked = system.book(prepared)
+        taken += time.perf_counter() - began
+        assert booked == len(batch) - sum(one[1] == "payout" for one in batch), "booked what should be refused, or less"
+        done += len(batch)
+    return done / taken, done
+
+
+def _ratios(figures: dict[str, float], systems: dict[str, Any]) -> dict[str, float]:
+    return {
+        f"ratio_to_{name}_{size}": figures[f"torg_{size}_per_s"] / figures[f"{name}_{size}_per_s"]
+        for name in systems if name != "torg" for size in SIZES
+    }  # fmt: skip
+
+
+def _callers(folder: Path, seconds: float, single_per_s: float) -> dict[str, float]:
+    """CALLERS tasks that each wait for the answer to one deposit before they make the next."""
+    books = Books(folder)
+
+    async def call(number: int, until: float) -> int:
+        done = 0
+        while time.perf_counter() < until:
+            outcome = await books.desk.ask(Deposit(f"c{number}-{done}", f"m{number}", 1, "op"))
+            assert outcome.created
+            done += 1
+        return done
+
+    async def together(callers: int) -> float:
+        writer = asyncio.create_task(books.desk.write())
+        began = time.perf_counter()
+        done = sum(await asyncio.gather(*(call(one, began + seconds) for one in range(callers))))
+        took = time.perf_counter() - began
+        writer.cancel()
+        return done / took
+
+    rate = asyncio.run(together(CALLERS))
+    books.close()
+    return {f"callers_{CALLERS}_per_s": rate, f"callers_{CALLERS}_ratio_to_single": rate / single_per_s}
+
+
+def _recovery(folder: Path, transfers: int, snapshot: int) -> dict[str, float]:
+    """Seconds from opening the journal to a market that can decide; and of a ledger from its bytes in a snapshot."""
+    found: dict[str, float] = {}
+    books = Books(folder / "journal-only")
+    rows = _rows(random.Random(2), MAX_BATCH)
+    while len(books.desk.exchange._state.ledger) < transfers:
+        books.book(books.prepare(next(rows)))
+    balances = books.desk.exchange.balances()
+    books.close()
+    began, cpu = time.perf_counter(), time.process_time()
+    with Journal.open(folder / "journal-only" / "journal") as journal:
+        again = Desk(journal, new_exchange, Feed(), now_ms=lambda: 0, broken=_broken)
+    name = f"recovery_{transfers // 1_000_000}m"
+    found[f"{name}_s"], found[f"{name}_cpu_s"] = time.perf_counter() - began, time.process_time() - cpu
+    assert again.exchange.balances() == balances
+    found |= _from_snapshot(folder, again.exchange, snapshot)
+    return found
+
+
+def _from_snapshot(folder: Path, exchange: Exchange, transfers: int) -> dict[str, float]:
+    ledger = exchange._state.ledger
+    rows = _rows(random.Random(3), MAX_BATCH)
+    at_ms = exchange.now_ms
+    from storage.transfer_batches import TransferBatch
+    from storage.transfers import Transfer
+
+    while len(ledger) < transfers:
+        made = [Transfer(f"s{one[0]}", *one[1:]) for one in next(rows) if one[1] == "deposit"]
+        ledger.book(TransferBatch.of(made), at_ms)
+    path = folder / "ledger.bin"
+    path.write_bytes(ledger.to_bytes())
+    began = time.perf_counter()
+    again = Ledger.from_bytes(path.read_bytes())
+    took = time.perf_counter() - began
+    assert again.balances() == ledger.balances()
+    return {f"recovery_{transfers // 1_000_000}m_snapshot_s": took}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
