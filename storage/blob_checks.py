@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from storage.blobs import BlobDamaged, BlobMissing, BlobStore
-from storage.canonical import parse_json
 from storage.journal_reader import Walk
 from storage.living import MANIFEST_ERRORS, Living
+from storage.records import decode_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def _read_on(walk: Walk, living: Living) -> bool:
     """Take the records that have come; whether there were any."""
     before = walk.number
     for record in walk:
-        living.observe(parse_json(record.payload)["events"])
+        living.observe(decode_record(record.payload)["events"])
     walk.check()
     return walk.number > before
 
