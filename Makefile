@@ -66,6 +66,13 @@ $(BENCH)/.installed: benchmarks/requirements.txt
 	fi
 	@touch $@
 
+# Needs root: PostgreSQL of the distribution, for the comparison only; benchmarks/ledger.py starts and ends its own server.
+bench-postgresql:
+	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || apt-get install -y --no-install-recommends postgresql
+
+bench-ledger: $(STAMP) bench-postgresql
+	@$(BIN)/python -m benchmarks.ledger
+
 # Needs root, and says so: network namespaces joined by cables of 20 and 2 Mbit/s.
 bench-links: $(STAMP)
 	@$(BIN)/python -m benchmarks.links --system torch_ddp diloco streaming_diloco torchft_diloco torchft_streaming hivemind hivemind_delayed
