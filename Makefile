@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 BENCH  := .bench-venv
 export UV_FIND_LINKS := $(PIP_FIND_LINKS)
 
-.PHONY: demo test lint fuzz storms bench bench-deps bench-links focus clean
+.PHONY: demo test lint fuzz storms bench bench-deps bench-ledger bench-links bench-postgresql focus clean
 .DEFAULT_GOAL := help
 
 help:

@@ -36,8 +36,10 @@ from storage.provenance import (
     statement_digest,
 )
 from storage.provenance_bundles import make_provenance_bundle, sums_of
+from storage.records import encode_record
 from storage.saved import BLOCK_BYTES, Block, Saved, SavedFile
 from storage.segment_statements import statements_of, story_of
+from storage.transfer_batches import TransferBatch
 from storage.tree_heads import TreeHead
 from trainers.codecs import codec
 from trainers.frames import pack as pack_frame
@@ -233,6 +235,20 @@ def make_backup(home: Path) -> bytes:
     return made.getvalue()
 
 
+def make_transfers() -> bytes:
+    """A packed record: booked transfers and one that was refused."""
+    batch = TransferBatch.of(
+        [
+            Transfer("in-1", "deposit", "world", "wallet:ann", 20_000_000_000),
+            Transfer("hold:j", "hold", "wallet:ann", "escrow:j", 5_000_000_000, "j"),
+            Transfer("out-1", "payout", "earnings:p", "world", 7),
+            Transfer("charge:l:9", "charge", "escrow:j", "earnings:p", 6, "j", "l"),
+        ]
+    )
+    batch.statuses = bytes([0, 0, 1, 0])
+    return encode_record(1_700_000_000_000, [{"type": "transfers", "batch": batch}])
+
+
 def make_all(folder: Path) -> dict[str, bytes]:
     """Every golden file by its name below tests/golden/, made anew; `folder` is empty scratch."""
     write_journal(folder / "journal")
@@ -252,5 +268,6 @@ def make_all(folder: Path) -> dict[str, bytes]:
         "bundle-2.json": bundle_bytes(make_second_proof()),
         "data.tar": write_tar(folder),
         "small.json": make_small(),
+        "transfers.bin": make_transfers(),
         "home.backup": make_backup(folder / "home"),
     }

@@ -26,10 +26,8 @@ from market.packing import PackingError, unpack
 from storage.canonical import NotCanonical, parse_json
 from storage.checkpoints import Manifest, ManifestError
 from storage.journal import Journal, read_journal, segments, verify_journal
-from storage.ledger import Transfer
 from storage.provenance import load_bundle, public_key_of, statement_digest, verify_bundle
-from storage.records import encode_record, spread_record
-from storage.transfer_batches import TransferBatch
+from storage.records import spread_record
 from tests.docs.specimens import (
     APPENDS,
     FRAME,
@@ -470,14 +468,6 @@ def section(title: str) -> str:
 
 # packed transfers
 
-BATCH = [
-    Transfer("in-1", "deposit", "world", "wallet:ann", 20_000_000_000),
-    Transfer("hold:j", "hold", "wallet:ann", "escrow:j", 5_000_000_000, "j"),
-    Transfer("out-1", "payout", "earnings:p", "world", 7),
-    Transfer("charge:l:9", "charge", "escrow:j", "earnings:p", 6, "j", "l"),
-]
-
-
 def batch_by_the_page(data: bytes) -> tuple[int, list[dict[str, object]]]:
     """A reader made from the page alone."""
     kinds = ["deposit", "grant", "expire", "hold", "charge", "fee", "release", "payout", "correction"]
@@ -508,13 +498,9 @@ def batch_by_the_page(data: bytes) -> tuple[int, list[dict[str, object]]]:
     return at_ms, events
 
 
-def test_packed_transfers_are_written_and_read_as_the_page_says() -> None:
-    batch = TransferBatch.of(BATCH)
-    batch.statuses = bytes([0, 0, 1, 0])
-    payload = encode_record(1_700_000_000_000, [{"type": "transfers", "batch": batch}])
-    golden = (GOLDEN / "transfers.bin").read_bytes()
-    assert payload == golden
-    at_ms, events = batch_by_the_page(golden)
+def test_packed_transfers_are_read_as_the_page_says() -> None:
+    data = golden("transfers.bin")
+    at_ms, events = batch_by_the_page(data)
     assert at_ms == 1_700_000_000_000
-    assert events == spread_record(golden)["events"]
+    assert events == spread_record(data)["events"]
     assert [event["id"] for event in events if event["type"] == "transfer_refused"] == ["out-1"]
