@@ -56,7 +56,6 @@ class Watched(MarketRun):
 
     def _at_clear(self, about: None, version: int) -> None:
         whole = clear(self.exchange.snapshot(), 1_000_000, reasons=False, forgone=False)
-        before = self.record.clearings, len(self.exchange.jobs(None))
         granted = sum(len(run.held) for run in self._runs.values())
         super()._at_clear(about, version)
         after = sum(len(run.held) for run in self._runs.values())
