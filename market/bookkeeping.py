@@ -8,6 +8,7 @@ from typing import Final
 
 from market.book_commands import BookTransfers, ClosePeriod, CorrectTransfer, TransferRow
 from market.checking import NAME, invalid, is_int, is_name, is_text
+from market.disputes import disputable_nanos
 from market.outcomes import Answer, Json, Refusal, conflict, unknown
 from market.state import PeriodRecord, State
 from market.turn import Turn
@@ -127,6 +128,8 @@ def correct_transfer(turn: Turn, command: CorrectTransfer) -> Answer | Refusal:
         message = f"{original.id} is a {original.kind}: only deposits, payouts, charges and fees are corrected"
         return Refusal("not_correctable", message, field="transfer", status=409)
     left = original.amount_nanos - state.corrected.get(original.id, 0)
+    if original.lease is not None:  # what a dispute gave back, or may give back, is not given back twice
+        left = min(left, disputable_nanos(state, state.leases[original.lease]))
     amount = left if command.amount_nanos is None else command.amount_nanos
     if amount > left or not left:
         message = f"of {original.id} {format_usd(left)} USD are left to correct"

@@ -87,11 +87,17 @@ def _check_open(turn: Turn, job: Job, lease: Lease, command: OpenDispute, most: 
 
 
 def disputable_nanos(state: State, lease: Lease) -> int:
-    """What of a lease's charges is neither in an open dispute nor given back."""
+    """What of a lease's charges is neither in an open dispute nor given back or corrected."""
     known = [state.disputes[name] for name in state.jobs[lease.job].disputes]
     of_lease = [one for one in known if one.lease == lease.id and one.about == CHARGES]
     taken = sum(one.amount_nanos if one.state == "open" else one.decided_nanos for one in of_lease)
-    return lease.charged_nanos - taken
+    return lease.charged_nanos - taken - _corrected_nanos(state, lease)
+
+
+def _corrected_nanos(state: State, lease: Lease) -> int:
+    """What operators took back of its charges and fees (market/bookkeeping.py)."""
+    booked = ((one.amount_nanos, state.ledger.transfer(one.transfer)) for one in state.corrections.values())
+    return sum(nanos for nanos, original in booked if original is not None and original.lease == lease.id)
 
 
 def question_meter(turn: Turn, lease: Lease) -> None:

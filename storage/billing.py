@@ -9,7 +9,7 @@ from typing import Any
 
 import duckdb
 
-from storage.bills import corrections_of, lease_lines, price_rules, totals_of_lines
+from storage.bills import lease_lines, price_rules, totals_of_lines
 from storage.invoice_notes import disputes_of, notes_of, standing, sums_of
 from storage.projection import fetch
 from storage.tenants import QueryRefused, Tenant
@@ -137,13 +137,11 @@ def invoice(connection: duckdb.DuckDBPyConnection, tenant: Tenant, job: str) -> 
     payments = fetch(
         connection,
         "SELECT id, at_ms, kind, amount_nanos, debit LIKE 'credit:%' OR credit LIKE 'credit:%' AS granted "
-        "FROM transfers WHERE job = ? AND kind IN ('hold', 'release', 'correction') "
+        "FROM transfers WHERE job = ? AND kind IN ('hold', 'release') "
         "ORDER BY record, ordinal",
         [job],
     )
-    moved = [{**payment, "at": format_instant(payment["at_ms"])} for payment in payments]
-    answer["payments"] = [one for one in moved if one["kind"] != "correction"]
-    answer |= corrections_of(one for one in moved if one["kind"] == "correction")
+    answer["payments"] = [{**payment, "at": format_instant(payment["at_ms"])} for payment in payments]
     granted = sum(one["amount_nanos"] for one in answer["payments"] if one["granted"] and one["kind"] == "hold")
     answer["billed_granted_nanos"] = min(granted, totals["billed_nanos"])
     answer["estimate"] = _estimate(connection, job)

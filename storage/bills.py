@@ -50,7 +50,7 @@ def bill_of(events: Iterable[tuple[int, Event]]) -> Line:
         "billed_granted_nanos": min(granted, totals["billed_nanos"]),
         "held_nanos": sums["hold"], "released_nanos": sums["release"],
         "escrow_nanos": sums["hold"] - sums["release"] - paid,
-        **price_rules(rows), **corrections_of(_payment(at_ms, one) for at_ms, one in transfers if one["kind"] == "correction"),
+        **price_rules(rows),
     }  # fmt: skip
 
 
@@ -111,12 +111,6 @@ def _payment(at_ms: int, transfer: Event) -> Line:
         "id": transfer["id"], "kind": transfer["kind"], "amount_nanos": transfer["amount_nanos"], "granted": granted,
         "at_ms": at_ms, "at": format_instant(at_ms),
     }  # fmt: skip
-
-
-def corrections_of(payments: Iterable[Line]) -> Line:
-    """{corrections, corrected_nanos}: what went back to the customer after it was billed; empty where nothing did."""
-    found = [{name: one[name] for name in ("id", "amount_nanos", "at_ms", "at")} for one in payments]
-    return {"corrections": found, "corrected_nanos": sum(one["amount_nanos"] for one in found)} if found else {}
 
 
 def lease_lines(lease: Mapping[str, Any]) -> list[Line]:

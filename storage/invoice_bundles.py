@@ -122,7 +122,7 @@ def _prices(body: Mapping[str, Any]) -> str:
 
 
 def _notes(body: Mapping[str, Any]) -> str:
-    """A note is what a dispute was decided to be, and no lease gives back more than it was charged."""
+    """A note is a correction or what a dispute was decided to be, and no lease gives back more than it was charged."""
     disputes = {one["dispute"]: one for one in bill_of(events_of(body))["disputes"]}
     charged: dict[str, int] = {}
     for _, event in events_of(body):
@@ -130,15 +130,16 @@ def _notes(body: Mapping[str, Any]) -> str:
             charged[event["lease"]] = charged.get(event["lease"], 0) + event["amount_nanos"]
     notes = bill_of(events_of(body))["notes"]
     for note in notes:
-        one = disputes.get(note["dispute"], {"state": "missing"})
         credit = note["kind"] == "credit_note"
-        due = one.get("decided_nanos" if credit else "amount_nanos")
-        right = one["state"] == ("upheld" if credit else "rejected") and due == note["amount_nanos"]
-        demand(right, f"the note {note['number']} is not what its dispute was decided to be")
+        if note["correction"] is None:
+            one = disputes.get(note["dispute"], {"state": "missing"})
+            due = one.get("decided_nanos" if credit else "amount_nanos")
+            right = one["state"] == ("upheld" if credit else "rejected") and due == note["amount_nanos"]
+            demand(right, f"the note {note['number']} is not what its dispute was decided to be")
         if credit:
             charged[note["lease"]] = charged.get(note["lease"], 0) - note["amount_nanos"]
     demand(all(left >= 0 for left in charged.values()), "a lease gives back more than it was charged")
-    return f"{len(notes)} notes of {len(disputes)} disputes"
+    return f"{len(notes)} notes, {len(disputes)} disputes"
 
 
 def _charges(body: Mapping[str, Any]) -> str:

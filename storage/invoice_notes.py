@@ -1,7 +1,8 @@
 """What comes after an invoice's lines: its number and status, disputes, and the notes by which they changed what is due.
 
-Lines never change once the job is over. What a dispute moves is a note with a number of its own: a credit note (`CN-`) for what
-went back to the customer, a debit note (`DN-`) for what the provider got of what was kept. Money is int nano-dollars.
+Lines never change once the job is over. What a dispute or an operator's correction moves is a note with a number of its own: a
+credit note (`CN-`) for what went back to the customer, a debit note (`DN-`) for what the provider got of what was kept. Money
+is int nano-dollars.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any, Final
 from storage.units import format_instant
 
 OVER: Final = frozenset({"done", "failed", "cancelled"})
-MOVES: Final = ("refund", "award")
+MOVES: Final = ("refund", "award", "correction")
 Line = dict[str, Any]
 
 
@@ -29,11 +30,12 @@ def notes_of(transfers: Iterable[Mapping[str, Any]]) -> list[Line]:
     for one in transfers:
         if one["kind"] not in MOVES:
             continue
-        dispute, credit = one["id"].split(":")[1], one["kind"] == "refund"
-        number = f"{'CN' if credit else 'DN'}-{dispute}"
+        corrected, credit = one["kind"] == "correction", one["kind"] != "award"
+        name = one["id"] if corrected else one["id"].split(":")[1]
+        number = f"{'CN' if credit else 'DN'}-{name}"
         empty = {
-            "number": number, "kind": "credit_note" if credit else "debit_note", "dispute": dispute, "lease": one["lease"],
-            "amount_nanos": 0, "at": format_instant(one["at_ms"]),
+            "number": number, "kind": "credit_note" if credit else "debit_note", "dispute": None if corrected else name,
+            "correction": name if corrected else None, "lease": one["lease"], "amount_nanos": 0, "at": format_instant(one["at_ms"]),
         }  # fmt: skip
         found.setdefault(number, empty)["amount_nanos"] += one["amount_nanos"]
     return list(found.values())

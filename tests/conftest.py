@@ -6,11 +6,16 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parent
 TOGETHER = {"cluster": "cluster", "network": "cluster", "api": "api", "bad_input": "bad_input"}
 """Folders whose tests share what takes long to start, and never two Ray clusters at a time; others go file by file."""
+
+# A busy machine is no failure: no example has a time that it must keep.
+settings.register_profile("torg", deadline=None)
+settings.load_profile("torg")
 
 
 def pytest_configure(config: pytest.Config) -> None:

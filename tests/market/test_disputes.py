@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from market.book_commands import CorrectTransfer
 from market.commands import AddMember, DecideDispute, OpenDispute, Payout, Reading, ReportReadings, StartLease, Tick
 from market.outcomes import Settings
 from storage.billing import invoice
@@ -115,6 +116,18 @@ def test_a_part_may_be_upheld_and_the_rest_objected_to_again() -> None:
     scene.do(OpenDispute("x", "job-1", lease, USD // 10, "a", "", "ann"))
     scene.do(DecideDispute("x", "upheld", USD // 20, "half of it", "op"))
     assert scene.do(OpenDispute("y", "job-1", lease, None, "b", "", "ann"))["amount_nanos"] == USD // 2 - USD // 20
+
+
+def test_a_correction_is_a_credit_note_and_nothing_is_given_back_twice(tmp_path: Path) -> None:
+    scene, lease = charged()
+    (charge,) = [one for one in scene.of_type("transfer") if one["kind"] == "charge"]
+    scene.do(CorrectTransfer("slip", charge["id"], USD // 10, "a wrong price", "op"))
+    assert scene.do(OpenDispute("x", "job-1", lease, None, "r", "", "ann"))["amount_nanos"] == USD // 2 - USD // 10
+    assert scene.refused(CorrectTransfer("again", charge["id"], 1, "more", "op")).code == "corrected_already"
+    scene.do(DecideDispute("x", "rejected", None, "the rest was right", "op"))
+    bill = invoices_agree(scene, tmp_path / "journal")
+    assert [note["number"] for note in bill["notes"]] == ["CN-slip"]  # type: ignore[attr-defined]
+    assert (bill["credited_nanos"], bill["due_nanos"]) == (USD // 10, USD // 2 - USD // 10)
 
 
 @pytest.mark.parametrize("verdict", ["upheld", "rejected", "expired"])
