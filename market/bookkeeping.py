@@ -92,6 +92,7 @@ def keep_refused(turn: Turn, transfer: Transfer, status: Status) -> None:
         turn.emit("transfer_refused", fields)
 
 
+_LATEST_MS: Final = 253_402_300_799_999  # the last instant that can be written as a date
 _TOLD: Final = {
     Status.WOULD_OVERDRAW: ("insufficient_funds", 402), Status.HOLD_RELEASED: ("insufficient_funds", 402),
     Status.TOO_MUCH_MONEY: ("too_much_money", 422), Status.WOULD_OVERFLOW: ("too_much_money", 422),
@@ -193,8 +194,11 @@ def close_period(turn: Turn, command: ClosePeriod) -> Answer | Refusal:
         return refusal
     state = turn.state
     through_ms = turn.now_ms - 1 if command.through_ms is None else command.through_ms
-    if not is_int(through_ms, 0, turn.now_ms - 1):
-        return invalid("through_ms", through_ms, "an instant that is over")
+    if not is_int(through_ms, 0, _LATEST_MS):
+        return invalid("through_ms", through_ms, "milliseconds since 1970, up to the year 9999")
+    if through_ms >= turn.now_ms:
+        message = f"{format_instant(through_ms)} is not over"
+        return Refusal("invalid", message, field="through_ms", remedy="close up to a day or an instant that is over", status=422)
     known = next((one for one in state.periods if one.through_ms == through_ms), None)
     if known is not None:
         return Answer(period_view(state, known), created=False)

@@ -123,6 +123,7 @@ def test_a_closed_period_is_sealed_with_every_balance() -> None:
     assert scene.refused(ClosePeriod(through_ms - 1, "op")).code == "period_closed"
     assert scene.refused(ClosePeriod(scene.now_ms + 1, "op")).field == "through_ms"
     assert scene.refused(ClosePeriod(-1, "op")).field == "through_ms"
+    assert scene.refused(ClosePeriod(10**18, "op")).field == "through_ms"
     assert scene.refused(ClosePeriod(None, "ann")).code == "forbidden"
     # What was booked before stays correctable, by an entry of today.
     scene.now_ms += 1_000
