@@ -1,95 +1,38 @@
 """The exchange: `step(command, now)` decides and applies, `replay` rebuilds from the journal. Pure: no clock, no I/O.
 
-Each command is decided by one function of one module (members, offering, jobs, granting, metering, attempts, timeouts); what it
-decides are events, and the events alone change the state (market/reducer.py). So a replayed journal gives the same
-exchange, and a refusal changes nothing.
+Each command is decided by one function of one module (market/deciding.py lists them); what it decides are events, and the
+events alone change the state (market/reducer.py). So a replayed journal gives the same exchange, and a refusal changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from market import (
-    attempts,
     bookkeeping,
-    clearing_records,
     credits,
     disputes,
     explaining,
     granting,
-    holding,
     invitations,
     jobs,
-    measuring,
     members,
-    metering,
-    offering,
-    outbidding,
-    roles,
     secret_keeping,
     snapshots,
     spending,
     teams,
-    timeouts,
     views,
 )
 from market.book import OrderBook
-from market.book_commands import BookTransfers, ClosePeriod, CorrectTransfer
 from market.command_checking import check_job_spec
-from market.commands import (
-    AddBudget,
-    AddMember,
-    ApplyClearing,
-    CancelJob,
-    ChangeOffer,
-    Command,
-    DecideDispute,
-    Deposit,
-    EndLease,
-    GrantCredit,
-    HaltJob,
-    Heard,
-    HoldOffer,
-    Join,
-    LoseRay,
-    MakeInvite,
-    MoveMember,
-    NoteFormat,
-    OpenDispute,
-    OpenMarket,
-    Payout,
-    PlaceOffer,
-    RemoveSecret,
-    RemoveTeam,
-    ReopenMarket,
-    ReportAttempt,
-    ReportCheckpoint,
-    ReportMeasured,
-    ReportReadings,
-    ReportRound,
-    ReportSave,
-    ResumeMember,
-    RetuneJob,
-    RevokeInvite,
-    RevokeMember,
-    RotateKey,
-    SetLimits,
-    SetPriceRule,
-    SetRole,
-    SetSecret,
-    SetTeam,
-    StartLease,
-    StopMarket,
-    SubmitJob,
-    SuspendMember,
-    Tick,
-)
+from market.commands import ApplyClearing, Command, OpenMarket
+from market.deciding import DECISIONS, DIRTYING
 from market.events import Event
 from market.figures import Figures, figures
 from market.orders import BookSnapshot, Inputs
-from market.outcomes import Answer, Json, Outcome, Refusal, Settings
+from market.outcomes import Json, Outcome, Refusal, Settings
 from market.outlook import outlook
 from market.quotes import Means, make_plan
 from market.reducer import apply
@@ -99,67 +42,6 @@ from market.turn import Turn
 from storage.ledger import Ledger
 
 __all__ = ["Exchange", "Outcome", "Refusal", "Settings"]
-
-_Decide = Callable[[Turn, Any], Answer | Refusal]
-
-_DECISIONS: Final[Mapping[type, _Decide]] = {
-    OpenMarket: members.open_market,
-    NoteFormat: members.note_format,
-    AddMember: members.add_member,
-    RevokeMember: members.revoke_member,
-    RotateKey: members.rotate_key,
-    SetRole: roles.set_role,
-    SuspendMember: roles.suspend_member,
-    ResumeMember: roles.resume_member,
-    MakeInvite: invitations.make_invite,
-    RevokeInvite: invitations.revoke_invite,
-    Join: invitations.join,
-    SetTeam: teams.set_team,
-    RemoveTeam: teams.remove_team,
-    MoveMember: teams.move_member,
-    GrantCredit: credits.grant_credit,
-    SetLimits: spending.set_limits,
-    Deposit: members.deposit,
-    Payout: members.payout,
-    BookTransfers: bookkeeping.book_transfers,
-    CorrectTransfer: bookkeeping.correct_transfer,
-    ClosePeriod: bookkeeping.close_period,
-    SetSecret: secret_keeping.set_secret,
-    RemoveSecret: secret_keeping.remove_secret,
-    PlaceOffer: offering.place_offer,
-    ChangeOffer: offering.change_offer,
-    HoldOffer: holding.hold_offer,
-    Heard: offering.heard,
-    ReportMeasured: measuring.report_measured,
-    LoseRay: offering.lose_ray,
-    SubmitJob: jobs.submit_job,
-    CancelJob: jobs.cancel_job,
-    AddBudget: jobs.add_budget,
-    RetuneJob: jobs.retune_job,
-    HaltJob: jobs.halt_job,
-    OpenDispute: disputes.open_dispute,
-    DecideDispute: disputes.decide_dispute,
-    SetPriceRule: clearing_records.set_price_rule,
-    StopMarket: jobs.stop_market,
-    ReopenMarket: jobs.reopen_market,
-    StartLease: granting.start_lease,
-    EndLease: granting.end_lease_by_provider,
-    ApplyClearing: outbidding.apply_clearing,
-    ReportReadings: metering.report_readings,
-    ReportRound: metering.report_round,
-    ReportCheckpoint: metering.report_checkpoint,
-    ReportAttempt: attempts.report_attempt,
-    ReportSave: attempts.report_save,
-    Tick: timeouts.tick,
-}
-
-_DIRTYING: Final = frozenset(
-    {
-        "offer_placed", "offer_changed", "offer_held", "price_rule_set", "job_submitted", "job_state", "job_wanted", "job_budget", "lease_ended",
-        "team_set", "team_removed", "member_teamed", "member_suspended", "member_resumed",
-    }
-)  # fmt: skip
-
 
 class Exchange:
     """The whole market in memory. One writer calls `step`; the journal gets `Outcome.events` before anybody is told."""
@@ -181,7 +63,7 @@ class Exchange:
         if not self._state.market_id and not isinstance(command, OpenMarket):
             return Outcome((), Refusal("not_open", "the market is not open yet", status=503), False)
         turn = Turn(self._state, self._volatile, self.settings, now_ms)
-        found = _DECISIONS[type(command)](turn, command)
+        found = DECISIONS[type(command)](turn, command)
         if isinstance(found, Refusal):
             refused = all(event["type"] == "transfer_refused" for event in turn.events)
             assert refused, f"refused after deciding: {found}"
@@ -196,7 +78,7 @@ class Exchange:
         for event in events:
             if event["type"] == "job_submitted" and self._volatile.settled_ms is not None:
                 self._volatile.arrived[event["job"]] = None
-            elif event["type"] in _DIRTYING:
+            elif event["type"] in DIRTYING:
                 self._volatile.dirty = True
 
     def _forget(self, events: Iterable[Event]) -> None:
