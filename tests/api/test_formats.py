@@ -10,7 +10,7 @@ from market.client import Market
 from market.homes import Home
 from market.supervisor import start, stop
 from storage.backups import unpack_backup
-from storage.formats import HOME_FORMAT, home_format
+from storage.formats import HOME_FORMAT, JOURNAL_FORMAT, home_format
 from storage.journal import Journal, read_journal
 from tests.api.square import until
 
@@ -78,5 +78,5 @@ def test_a_journal_of_a_newer_torg_is_refused_by_name(old_home: Path, capsys: py
     assert run(["up", "--ray", "none", "--home", str(old_home), "--json"]) == 3
     error = json.loads(capsys.readouterr().out)["error"]
     assert (error["code"], error["remedy"]) == ("home_newer", "use the torg that wrote it, or a newer one")
-    assert error["message"] == f"the journal has format 9 (from record {number} on), and this torg reads up to 2"
+    assert error["message"] == f"the journal has format 9 (from record {number} on), and this torg reads up to {JOURNAL_FORMAT}"
     assert list(read_journal(old_home / "journal")) == before
