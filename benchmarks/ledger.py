@@ -29,10 +29,10 @@ from benchmarks.ledger_http import deposits_per_s
 from benchmarks.report import Target, finish, parser, say
 from market.api.desk import Desk
 from market.api.feed import Feed
-from market.api.opening import new_exchange
 from market.book_commands import BookTransfers, TransferRow
 from market.commands import AddMember, Deposit, OpenMarket
 from market.exchange import Exchange
+from market.recollection import new_exchange
 from storage.journal import Journal
 from storage.ledger import Ledger
 from storage.transfer_batches import MAX_BATCH

@@ -55,7 +55,8 @@ def storable(ledger: Ledger, batch: TransferBatch, found: Sequence[Status]) -> T
         codes[row] = code
         if not code or id in failed or ledger.refused(id) is not None:
             stays[row] = 0
-        failed.add(id)
+        else:
+            failed.add(id)
     return batch.take(stays, codes) if any(stays) else None
 
 

@@ -11,10 +11,11 @@ import market.api.desk
 from market import clearing, snapshots
 from market.api.desk import Desk
 from market.api.feed import Feed
-from market.api.opening import new_exchange, open_market
+from market.api.opening import open_market
 from market.api.warming import Warming
 from market.commands import AddMember, CancelJob, Deposit, PlaceOffer, SubmitJob
 from market.homes import Home
+from market.recollection import new_exchange
 from market.replaying import replay
 from storage.canonical import parse_json
 from storage.journal import Journal, read_journal

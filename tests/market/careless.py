@@ -20,9 +20,9 @@ def book_again() -> None:
     """An id that was booked is booked again."""
     real = Ledger.check
 
-    def check(self: Ledger, transfer: object) -> object:
-        self._transfers.pop(transfer.id, None)  # type: ignore[attr-defined]
-        return real(self, transfer)  # type: ignore[arg-type]
+    def check(self: Ledger, transfer: object, at_ms: int | None = None) -> object:
+        self._numbers.pop(transfer.id, None)  # type: ignore[attr-defined]
+        return real(self, transfer, at_ms)  # type: ignore[arg-type]
 
     Ledger.check = check  # type: ignore[method-assign, assignment]
 

@@ -12,9 +12,9 @@ import pytest
 
 from market.api.desk import Desk
 from market.api.feed import Feed
-from market.api.opening import new_exchange
 from market.api.problems import Problem
 from market.commands import AddMember, Deposit, OpenMarket
+from market.recollection import new_exchange
 from storage.blobs import BlobStore, BlobStoreFull
 from storage.journal import Journal, JournalFull, read_journal, verify_journal
 

@@ -10,7 +10,7 @@ from market import granting, jobs, metering, reducer
 from market.api.desk import Desk
 from market.faults import BY_REASON, Cause, Charged, Fault
 from market.leases import Lease
-from storage.ledger import Ledger, Status
+from storage.ledger import Ledger, Status, Transfer
 from storage.units import charge_nanos
 from tests.storms.disk import StoryDisk
 from tests.storms.story import Plan, tell
@@ -52,7 +52,13 @@ def pays_below_the_ask(patch: pytest.MonkeyPatch) -> None:
 
 def lends_money(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(jobs, "_check_funds", lambda turn, customer, spec: None)
-    patch.setattr(Ledger, "_check_balances", lambda self, transfer, balances: Status.CREATED)
+    real = Ledger.check
+
+    def check(self: Ledger, transfer: Transfer, at_ms: int | None = None) -> Status:
+        status = real(self, transfer, at_ms)
+        return Status.CREATED if status in (Status.WOULD_OVERDRAW, Status.HOLD_RELEASED) else status
+
+    patch.setattr(Ledger, "check", check)
 
 
 def keeps_the_escrow(patch: pytest.MonkeyPatch) -> None:
@@ -97,9 +103,9 @@ def believes_every_meter(patch: pytest.MonkeyPatch) -> None:
 def books_a_retry_again(patch: pytest.MonkeyPatch) -> None:
     real = Ledger.check
 
-    def check(self: Ledger, transfer: object) -> Status:
-        self._transfers.pop(transfer.id, None)  # type: ignore[attr-defined]
-        return real(self, transfer)  # type: ignore[arg-type]
+    def check(self: Ledger, transfer: Transfer, at_ms: int | None = None) -> Status:
+        self._numbers.pop(transfer.id, None)
+        return real(self, transfer, at_ms)
 
     patch.setattr(Ledger, "check", check)
     patch.setattr(Ledger, "transfer", lambda self, id: None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from trainers.environments.building import (
 from trainers.environments.layers import digest_of, own_base
 from trainers.environments.store import ABOUT, Environments, Held
 from trainers.environments.words import Verdict, last_words, verdict
+from trainers.ready import wait_ready
 from trainers.sandbox import Isolation, isolation_level
 
 PATIENCE_S = 120
@@ -341,7 +341,7 @@ sys.stdin.read()
         assert parent.stdout is not None
         descriptor = os.pidfd_open(int(parent.stdout.readline()))
         parent.kill()
-        assert select.select([descriptor], [], [], PATIENCE_S)[0]
+        assert wait_ready([descriptor], PATIENCE_S)[0]
         os.close(descriptor)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 from dataclasses import asdict, replace
 
 import pytest
 
 from trainers.command_process import CommandProcess, Place
+from trainers.ready import wait_ready
 from trainers.sandbox import isolation_level
 from trainers.selftest import limits
 from trainers.selftest.attempts import ATTEMPTS
@@ -57,7 +57,7 @@ def said_in_a_session(command: CommandProcess, argv: list[str]) -> str:
     assert opened is not None
     said = b""
     with open(ours, "rb", buffering=0) as pipe:
-        while select.select([pipe], [], [], PATIENCE_S)[0] and (data := pipe.read(1 << 16)):
+        while wait_ready([pipe], PATIENCE_S)[0] and (data := pipe.read(1 << 16)):
             said += data
     command.sessions.forget(opened)
     return said.decode()
