@@ -17,7 +17,7 @@ from typing import Final
 from market.book import OrderBook
 from market.clearing import clear
 from market.constraints import CONSTRAINTS
-from market.estimates import Measured, estimate_of, seats_in
+from market.estimates import Measured, estimate_of, idle_seats, may_be_estimated, seats_in
 from market.orders import Bid, BookSnapshot, Offer
 from market.outcomes import Json
 from market.state import State, Trade
@@ -40,6 +40,9 @@ def outlook(
     `recent` {jobs, median_ms, p90_ms}: how long who got machines lately had waited.
     """
     book = OrderBook(snapshot.offers) if snapshot.book is None else snapshot.book
+    if may_be_estimated(spec, state.experience, bid.customer):  # as it will be when it is submitted
+        estimate = estimate_of(spec, seats_in(bid, book) or idle_seats(bid, book), measured, state.experience, bid.customer)
+        bid = replace(bid, expected_ms=expected_ms(spec, estimate))
     cleared = clear(replace(snapshot, bids=(*snapshot.bids, bid)), reasons=False)
     match = next((one for one in cleared.matches if one.job == bid.job), None)
     idle = _idle(book, bid)
