@@ -163,11 +163,15 @@ class House:
             task.cancel()
         self._die()
 
-    def _die(self) -> None:
-        self.deaths += 1
+    def let_go(self) -> None:
+        """Let go of the journal's files: the story is over, or this life is."""
         if self._journal is not None:
             self._journal.close()
             self._journal = None
+
+    def _die(self) -> None:
+        self.deaths += 1
+        self.let_go()
         if self._weather.strikes("power", 0.6):
             into = self._root / f"life-{self.deaths}"
             self._disk, harmed = self._disk.lose_power(self._home, into, self._random)

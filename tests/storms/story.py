@@ -82,6 +82,8 @@ class Story:
             virtual.run(self._live())
         except Ruined as error:
             self._find(str(error))
+        finally:
+            self.house.let_go()
         self.told.count, self.told.acknowledged = self.weather.count, self.promises.heard_of
         return self.told
 
