@@ -43,6 +43,7 @@ from storage.ledger import Ledger
 
 __all__ = ["Exchange", "Outcome", "Refusal", "Settings"]
 
+
 class Exchange:
     """The whole market in memory. One writer calls `step`; the journal gets `Outcome.events` before anybody is told."""
 

@@ -20,9 +20,9 @@ from typing import Any, Final
 
 from storage.bills import bill_of
 from storage.canonical import digest_of
-from storage.checks import BundleVerification, Examination, check_digest, check_form, check_signature, demand, seal
+from storage.checks import BundleVerification, Examination, demand, seal
 from storage.invoice_notes import held_in_escrow
-from storage.log_proofs import check_head, check_history, check_inclusion, events_of, pack
+from storage.log_proofs import check_log_proof, events_of, pack
 from storage.meter_readings import is_signed
 from storage.transparency import ShownRecord
 from storage.tree_heads import TreeHead
@@ -56,14 +56,9 @@ def verify_invoice(
     checks has met before; another root at one of these sizes means that the market showed two histories.
     """
     examined = Examination()
-    if examined.check("format", lambda: check_form(bundle, INVOICE_FORMAT, _NAMES)):
+    if check_log_proof(examined, bundle, INVOICE_FORMAT, _NAMES, public_key, seen or {}):
         whole: Any = bundle
         body = whole["body"]
-        examined.check("digest", lambda: check_digest(whole))
-        examined.check("signature", lambda: check_signature(whole, INVOICE_FORMAT, public_key))
-        examined.check("head", lambda: check_head(whole, public_key))
-        examined.check("history", lambda: check_history(body, seen or {}))
-        examined.check("inclusion", lambda: check_inclusion(body))
         examined.check("bill", lambda: _bill(body))
         examined.check("meters", lambda: _meters(body))
         examined.check("prices", lambda: _prices(body))

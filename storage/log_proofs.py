@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from storage.checks import demand
+from storage.checks import Examination, check_digest, check_form, check_signature, demand
 from storage.merkle import is_included, root_from_inclusion
 from storage.transparency import ShownRecord, event_leaf, record_leaf
 from storage.tree_heads import BadHead, NoSignatures, TreeHead
@@ -68,6 +68,24 @@ def logged(body: Mapping[str, Any]) -> Iterator[Logged]:
     for record in body["records"]:
         for one in record["events"]:
             yield Logged(record["number"], one["ordinal"], record["at_ms"], one["event"])
+
+
+def check_log_proof(
+    examined: Examination, bundle: object, format: str, names: set[str], public_key: str | None, seen: Mapping[str, str]
+) -> bool:
+    """What every bundle of the log must hold before its own content counts: form, digest, signature, head, history, inclusion.
+
+    Whether it has the form of such a bundle at all, so that its body can be read; what else fails is in `examined`.
+    """
+    if not examined.check("format", lambda: check_form(bundle, format, names)):
+        return False
+    whole: Any = bundle
+    examined.check("digest", lambda: check_digest(whole))
+    examined.check("signature", lambda: check_signature(whole, format, public_key))
+    examined.check("head", lambda: check_head(whole, public_key))
+    examined.check("history", lambda: check_history(whole["body"], seen))
+    examined.check("inclusion", lambda: check_inclusion(whole["body"]))
+    return True
 
 
 def check_head(bundle: Mapping[str, Any], public_key: str | None) -> str:

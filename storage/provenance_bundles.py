@@ -21,10 +21,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from storage.canonical import canonical_bytes, digest_of
-from storage.checks import BundleVerification, Examination, check_digest, check_form, check_signature, demand, seal
+from storage.checks import BundleVerification, Examination, demand, seal
 from storage.dsse import check_envelope, envelope, payload_of
 from storage.invoice_notes import disputes_of, held_in_escrow
-from storage.log_proofs import Logged, check_head, check_history, check_inclusion, logged, pack
+from storage.log_proofs import Logged, check_log_proof, logged, pack
 from storage.machines import check_machine
 from storage.segment_statements import JobStory, statements_of, story_of
 from storage.statements import statement_digest, totals_of
@@ -67,14 +67,9 @@ def verify_provenance(
     checks has met before.
     """
     examined = Examination()
-    if examined.check("format", lambda: check_form(bundle, PROVENANCE_FORMAT, _NAMES)):
+    if check_log_proof(examined, bundle, PROVENANCE_FORMAT, _NAMES, public_key, seen or {}):
         whole: Any = bundle
         body = whole["body"]
-        examined.check("digest", lambda: check_digest(whole))
-        examined.check("signature", lambda: check_signature(whole, PROVENANCE_FORMAT, public_key))
-        examined.check("head", lambda: check_head(whole, public_key))
-        examined.check("history", lambda: check_history(body, seen or {}))
-        examined.check("inclusion", lambda: check_inclusion(body))
         examined.check("job", lambda: _job(body))
         if examined.sound:  # the rest reads the events as the market wrote them
             story = story_of(logged(body))

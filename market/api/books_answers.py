@@ -48,12 +48,9 @@ class Answers:
         }
 
     def _billing(self, params: Json, tenant: Tenant) -> Json | QueryRefused:
-        times: dict[str, int | None] = {}
-        for name in ("since", "until"):
-            try:
-                times[name] = _instant(params.get(name))
-            except TimeError as error:
-                return QueryRefused(error.code, error.message, name)
+        times = _times(params)
+        if isinstance(times, QueryRefused):
+            return times
         by = params.get("by")
         names = by.split(",") if isinstance(by, str) and by else by or DEFAULT_BY
         with self.projection.cursor() as cursor:
@@ -73,12 +70,9 @@ class Answers:
 
     def _prices(self, params: Json, _: Tenant) -> Json | QueryRefused:
         """The same for every member: whose an ask or a lease was is not in it."""
-        times: dict[str, int | None] = {}
-        for name in ("since", "until"):
-            try:
-                times[name] = _instant(params.get(name))
-            except TimeError as error:
-                return QueryRefused(error.code, error.message, name)
+        times = _times(params)
+        if isinstance(times, QueryRefused):
+            return times
         now_ms = time.time_ns() // 1_000_000
         with self.projection.cursor() as cursor:
             return prices(
@@ -143,6 +137,17 @@ class Answers:
 
 def _operators_only() -> QueryRefused:
     return QueryRefused("operators_only", "only an operator may ask that")
+
+
+def _times(params: Json) -> dict[str, int | None] | QueryRefused:
+    """The instants `since` and `until`, None where a question has none."""
+    times: dict[str, int | None] = {}
+    for name in ("since", "until"):
+        try:
+            times[name] = _instant(params.get(name))
+        except TimeError as error:
+            return QueryRefused(error.code, error.message, name)
+    return times
 
 
 def _instant(value: object) -> int | None:
