@@ -193,6 +193,7 @@ def test_a_home_without_a_market_and_a_damaged_one_give_no_backup(home: Path, tm
 def test_a_backup_taken_while_commands_come_in_is_a_prefix_with_all_that_it_names(home: Path, tmp_path: Path) -> None:
     """A job saves again and again, and what it had saved before goes at once, as in the exchange."""
     store, over, number, before = BlobStore(home / "blobs"), threading.Event(), itertools.count(), ""
+    saved_again = threading.Semaphore(0)
     with Journal.open(home / "journal", segment_bytes=20_000) as journal:
 
         def save() -> None:
@@ -202,6 +203,7 @@ def test_a_backup_taken_while_commands_come_in_is_a_prefix_with_all_that_it_name
                 manifest = Artifacts("j", 1, (Artifact("c", file, store.size(file) or 0),)).encode()
                 digest = store.put(manifest)
                 journal.append([record(saved(digest)), record()])
+                saved_again.release()
                 if before:
                     for gone in (before, *Artifacts.decode(store.read(before)).blobs):
                         store.delete(gone)
@@ -211,6 +213,10 @@ def test_a_backup_taken_while_commands_come_in_is_a_prefix_with_all_that_it_name
         writer.start()
         try:
             for round in range(8):
+                while saved_again.acquire(blocking=False):
+                    pass
+                for _ in range(2):  # the first may have been durable, and in the last cut, before it was counted
+                    assert saved_again.acquire(timeout=60), "the job saves on"
                 content = taken(home)
                 facts = opened(content, tmp_path / f"cut-{round}")
                 assert facts.missing == (), "what the cut needs is here, though the job saved on"  # type: ignore[attr-defined]
