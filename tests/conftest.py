@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,10 @@ from xdist.scheduler import LoadScopeScheduling
 ROOT = Path(__file__).parent
 TOGETHER = {"cluster": "cluster", "network": "cluster", "api": "api", "bad_input": "bad_input"}
 """Folders whose tests share what takes long to start, and never two Ray clusters at a time; others go file by file."""
+
+# The suite starts some hundred processes; where no bytecode may be written, each would compile all that it imports of ours.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A busy machine is no failure: no example has a time that it must keep.
 settings.register_profile("torg", deadline=None)
