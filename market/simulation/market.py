@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from typing import Any, Final
 
-from market.clearing import clear
+from market.clearing import Clearing, clear
 from market.commands import (
     SYSTEM,
     AddMember,
@@ -240,7 +240,8 @@ class MarketRun:
         whole = live >= job.gpus_min
         need, expected_ms = (1 if live else job.gpus_min), players.expected_ms(run)
         since_ms = run.waits_since_ms
-        self._waiting.add(Wanted(job.id, kind_of(job), need, job.limit_nanos, expected_ms, since_ms, not whole, bool(live)))
+        settles = not live and not self.record.jobs[job.id].lost
+        self._waiting.add(Wanted(job.id, kind_of(job), need, job.limit_nanos, expected_ms, since_ms, not whole, bool(live), settles))
         self._plan_clearing()
 
     # clearing
@@ -258,17 +259,31 @@ class MarketRun:
         self._last_clearing_ms = self._clock.now_ms
         self._waiting.begin()
         for _ in range(MOST_LISTS):
-            names = self._waiting.shown(self._clock.now_ms)
-            if not names:
-                return
-            clearing = clear(self.exchange.snapshot(names), CLEARING_WORK, reasons=False, forgone=False)
-            self.record.clearings += 1
-            if not clearing.matches:
+            clearing = self._clear(self._waiting.shown(self._clock.now_ms))
+            if clearing is None or not clearing.matches:
                 return
             self._granted = {}
             self._must(ApplyClearing(clearing))
             for run in self._granted.values():
                 self._begin(run)
+
+    def _clear(self, shown: list[str]) -> Clearing | None:
+        """As if everybody who is shown was cleared, and looking only at whom it could come to."""
+        now = self._clock.now_ms
+        asked = self._waiting.unsettled(shown, now)
+        if not asked:
+            return None
+        clearing = self._cleared(asked)
+        if len(asked) < len(shown) and clearing.kept_for != self._waiting.kept_for:
+            asked, clearing = shown, self._cleared(shown)
+        if clearing.maximal:
+            matched = {match.job for match in clearing.matches}
+            self._waiting.note((job for job in asked if job not in matched), clearing.kept_for, now)
+        return clearing
+
+    def _cleared(self, jobs: list[str]) -> Clearing:
+        self.record.clearings += 1
+        return clear(self.exchange.snapshot(jobs), CLEARING_WORK, reasons=False, forgone=False)
 
     def _begin(self, run: Run) -> None:
         now = self._clock.now_ms

@@ -6,6 +6,10 @@ bids that have room as many are shown as there are free units, and some more, in
 serves (market/serving.py): who is due by time of waiting, then by weight × limit × expected time. The first that is due and has no
 room now is shown too, since free seats are kept for it.
 
+Who got nothing of what was free gets nothing of it later: it is settled, and a clearing is not asked again for it until units
+that it could take come free, or it becomes due, or seats are kept for another bid. So a bid that comes is cleared alone, beside
+the one for which seats are kept, as in the live market (market/snapshots.py).
+
 Machines of one model, region, memory and ask are one type: a class takes some types, and a limit those up to a price. So
 everything is one look into a table of (class, types up to that price).
 """
@@ -13,7 +17,7 @@ everything is one look into a table of (class, types up to that price).
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,12 +32,15 @@ MORE_SHOWN: Final = 4
 MOST_SHOWN: Final = 64
 _DUE_FIRST: Final = 1e15
 _Array = np.ndarray[Any, Any]
-_FIELDS: Final = ("kind", "upto", "need", "worth", "since", "due", "order", "tried")
+_FIELDS: Final = ("kind", "upto", "need", "worth", "since", "due", "order", "tried", "settled")
+_KIND, _UP_TO, _DUE, _TRIED, _SETTLED = (_FIELDS.index(name) for name in ("kind", "upto", "due", "tried", "settled"))
+_NEVER: Final = -1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a job wants now. `since_ms`: from when on it waits; `essential`: its gang is not whole, so that waiting counts."""
+    """What a job wants now. `since_ms`: from when on it waits; `essential`: its gang is not whole, so that waiting counts;
+    `settles`: nothing but free units, time and who goes before it decides whether it gets something."""
 
     job: str
     kind: Class
@@ -43,6 +50,7 @@ class Wanted:
     since_ms: int
     essential: bool = True
     due_at_once: bool = False
+    settles: bool = True
 
 
 class Queue:
@@ -63,6 +71,10 @@ class Queue:
         self._slots: dict[str, int] = {}
         self._number = 0
         self._round = 0
+        self._restless: set[str] = set()
+        self._come_free: set[int] = set()
+        self.kept_for: str | None = None
+        """For whom free seats were kept in the last clearing."""
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -72,14 +84,20 @@ class Queue:
         at = self._type_of[machine.id]
         self._there[at] += gpus
         self._free[at] += gpus
+        self._unsettle()
 
     def freed(self, machine: str, gpus: int) -> None:
         """So many units of it are free now; below zero: are let."""
-        self._free[self._type_of[machine]] += gpus
+        at = self._type_of[machine]
+        self._free[at] += gpus
+        if gpus > 0:
+            self._come_free.add(at)
 
     def add(self, wanted: Wanted) -> None:
         """The job wants this, and no longer what it wanted before."""
         slot = self._slots.get(wanted.job)
+        if wanted.job == self.kept_for:
+            self._unsettle()
         if slot is None:
             slot = len(self._jobs)
             self._slots[wanted.job] = slot
@@ -91,14 +109,18 @@ class Queue:
         worth = wanted.limit_nanos / NANOS_PER_USD * wanted.expected_ms / MS_PER_HOUR
         self._rows[:, slot] = (
             self._kind(wanted.kind), bisect_right(self._asks, wanted.limit_nanos), wanted.need, worth, wanted.since_ms,
-            due_ms if wanted.essential else np.inf, self._number, 0,
+            due_ms if wanted.essential else np.inf, self._number, 0, _NEVER,
         )  # fmt: skip
+        (self._restless.discard if wanted.settles else self._restless.add)(wanted.job)
 
     def discard(self, job: str) -> None:
         """The job wants nothing more."""
         slot = self._slots.pop(job, None)
         if slot is None:
             return
+        self._restless.discard(job)
+        if job == self.kept_for:
+            self._unsettle()
         last = self._jobs.pop()
         if last != job:
             self._jobs[slot] = last
@@ -114,7 +136,7 @@ class Queue:
         count, free = len(self._jobs), int(self._free.sum())
         if not count or not free:
             return []
-        kind, upto, need, worth, since, due_ms, order, tried = self._rows[:, :count]
+        kind, upto, need, worth, since, due_ms, order, tried, _ = self._rows[:, :count]
         kinds, up_to = kind.astype(np.intp), upto.astype(np.intp)
         fits = (self._within(self._free)[kinds, up_to] >= need) & (tried != self._round)
         found = np.flatnonzero(fits)
@@ -126,7 +148,7 @@ class Queue:
         most = min(MOST_SHOWN, free + MORE_SHOWN)
         if len(found) > most:
             found = found[np.argpartition(key[found], most - 1)[:most]]
-        self._rows[_FIELDS.index("tried"), found] = self._round
+        self._rows[_TRIED, found] = self._round
         names = [self._jobs[slot] for slot in found]
         kept = np.flatnonzero(due & ~fits)
         if len(kept):
@@ -134,6 +156,41 @@ class Queue:
             if len(possible):
                 names.append(self._jobs[possible[np.lexsort((order[possible], since[possible]))[0]]])
         return names
+
+    def unsettled(self, names: list[str], now_ms: int) -> list[str]:
+        """Of those that `shown` named, whom to clear: who is not settled, and the one for whom seats are kept. Empty: nobody."""
+        if self.kept_for is not None and self.kept_for not in names:
+            self._unsettle()
+        self._look_at_free()
+        slots = [self._slots[name] for name in names]
+        settled_ms, due_ms = self._rows[_SETTLED, slots], self._rows[_DUE, slots]
+        settled = (settled_ms != _NEVER) & ((due_ms > now_ms) | (due_ms <= settled_ms))
+        if settled.all():
+            return []
+        return [name for name, done in zip(names, settled, strict=True) if not done or name == self.kept_for]
+
+    def note(self, empty: Iterable[str], kept_for: str | None, now_ms: int) -> None:
+        """These got nothing in a clearing that looked at all of them, and that kept free seats for a job."""
+        if kept_for != self.kept_for:
+            self._unsettle()
+            self.kept_for = kept_for
+        self._rows[_SETTLED, [self._slots[job] for job in empty if job not in self._restless]] = now_ms
+
+    def _look_at_free(self) -> None:
+        """Who could take what has come free is settled no longer; nobody is if seats are kept, and other ones by that."""
+        kinds, up_to = (self._rows[at, : len(self._jobs)].astype(np.intp) for at in (_KIND, _UP_TO))
+        for at in self._come_free:
+            takes = (self._accepts[kinds, at] > 0) & (up_to > at)
+            if self.kept_for is not None and takes[self._slots[self.kept_for]]:
+                self._unsettle()
+                return
+            self._rows[_SETTLED, : len(self._jobs)][takes] = _NEVER
+        self._come_free.clear()
+
+    def _unsettle(self) -> None:
+        self._rows[_SETTLED] = _NEVER
+        self.kept_for = None
+        self._come_free = set()
 
     def _within(self, units: _Array) -> _Array:
         """Units by (class, how many types up to a price)."""
