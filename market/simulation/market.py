@@ -62,7 +62,7 @@ class MarketRun:
         self._of = pieces(machines)
         self._seats = seats
         self._clock = Clock()
-        self._waiting = Queue(machines)
+        self.waiting = Queue(machines)
         self._runs: dict[str, Run] = {}
         self._run_of_lease: dict[str, Run] = {}
         self._leases_on: dict[str, dict[str, None]] = {}
@@ -82,7 +82,14 @@ class MarketRun:
         """Every job of the trace, in order of submission, to its end."""
         self._open()
         self._clock.at(TICK_MS, "tick")
-        drive(self, self._clock, {kind: getattr(self, f"_at_{kind}") for kind in _KINDS}, jobs, self.terms.horizon_ms, progress)
+        drive(
+            self,
+            self._clock,
+            {kind: getattr(self, f"_at_{kind}") for kind in _KINDS},
+            jobs,
+            self.terms.horizon_ms,
+            progress,
+        )
         self._close()
         return self.record
 
@@ -156,7 +163,9 @@ class MarketRun:
         if isinstance(answer, Refusal):
             self.record.ended(record, self._clock.now_ms, REFUSED, answer.code)
             return
-        run = self._runs[job.id] = Run(job, order, job.gpu_ms, job.gpu_ms, players.budget_of(job), waits_since_ms=self._clock.now_ms)
+        run = self._runs[job.id] = Run(
+            job, order, job.gpu_ms, job.gpu_ms, players.budget_of(job), waits_since_ms=self._clock.now_ms
+        )
         self._want(run)
         if job.patience_ms is not None:
             self._clock.at(job.submitted_ms + job.patience_ms, "patience", job.id)
@@ -228,20 +237,22 @@ class MarketRun:
 
     def _end(self, run: Run, state: str, reason: str = "") -> None:
         del self._runs[run.job.id]
-        self._waiting.discard(run.job.id)
+        self.waiting.discard(run.job.id)
         assert not run.held, run
         self.record.ended(self.record.jobs[run.job.id], self._clock.now_ms, state, reason)
 
     def _want(self, run: Run) -> None:
         job, live = run.job, len(run.held)
         if live >= job.gpus_max:
-            self._waiting.discard(job.id)
+            self.waiting.discard(job.id)
             return
         whole = live >= job.gpus_min
         need, expected_ms = (1 if live else job.gpus_min), players.expected_ms(run)
         since_ms = run.waits_since_ms
         settles = not live and not self.record.jobs[job.id].lost
-        self._waiting.add(Wanted(job.id, kind_of(job), need, job.limit_nanos, expected_ms, since_ms, not whole, bool(live), settles))
+        self.waiting.add(
+            Wanted(job.id, kind_of(job), need, job.limit_nanos, expected_ms, since_ms, not whole, bool(live), settles)
+        )
         self._plan_clearing()
 
     # clearing
@@ -257,9 +268,9 @@ class MarketRun:
     def _at_clear(self, _about: None, _version: int) -> None:
         self._clearing_planned = False
         self._last_clearing_ms = self._clock.now_ms
-        self._waiting.begin()
+        self.waiting.begin()
         for _ in range(MOST_LISTS):
-            clearing = self._clear(self._waiting.shown(self._clock.now_ms))
+            clearing = self._clear(self.waiting.shown(self._clock.now_ms))
             if clearing is None or not clearing.matches:
                 return
             self._granted = {}
@@ -270,15 +281,15 @@ class MarketRun:
     def _clear(self, shown: list[str]) -> Clearing | None:
         """As if everybody who is shown was cleared, and looking only at whom it could come to."""
         now = self._clock.now_ms
-        asked = self._waiting.unsettled(shown, now)
+        asked = self.waiting.unsettled(shown, now)
         if not asked:
             return None
         clearing = self._cleared(asked)
-        if len(asked) < len(shown) and clearing.kept_for != self._waiting.kept_for:
+        if len(asked) < len(shown) and clearing.kept_for != self.waiting.kept_for:
             asked, clearing = shown, self._cleared(shown)
         if clearing.maximal:
             matched = {match.job for match in clearing.matches}
-            self._waiting.note((job for job in asked if job not in matched), clearing.kept_for, now)
+            self.waiting.note((job for job in asked if job not in matched), clearing.kept_for, now)
         return clearing
 
     def _cleared(self, jobs: list[str]) -> Clearing:
@@ -302,10 +313,12 @@ class MarketRun:
         now, run = self._clock.now_ms, self._runs[event["job"]]
         run.advance(now)
         price = event["price_nanos_per_gpu_hour"]
-        run.held[event["lease"]] = Held(event["lease"], event["epoch"], event["slot"], event["offer"], event["provider"], price, now)
+        run.held[event["lease"]] = Held(
+            event["lease"], event["epoch"], event["slot"], event["offer"], event["provider"], price, now
+        )
         self._run_of_lease[event["lease"]] = run
         self._leases_on.setdefault(event["offer"], {})[event["lease"]] = None
-        self._waiting.freed(event["offer"], -1)
+        self.waiting.freed(event["offer"], -1)
         self.record.granted(now, self._of[event["offer"]].ask_nanos, price, 1)
         self._granted[run.job.id] = run
 
@@ -317,8 +330,8 @@ class MarketRun:
         held = run.held.pop(event["lease"])
         del self._leases_on[held.offer][held.id]
         self._returned(run, held, now)
-        self._waiting.freed(held.offer, 1)
-        if len(self._waiting):
+        self.waiting.freed(held.offer, 1)
+        if len(self.waiting):
             self._plan_clearing()
         if event["fault"] == "provider":
             record = self.record.jobs[run.job.id]
@@ -353,8 +366,8 @@ class MarketRun:
         )  # fmt: skip
         self._must(offer)
         self._listed[machine.id] = self._clock.now_ms
-        self._waiting.listed(machine, machine.gpus)
-        if len(self._waiting):
+        self.waiting.listed(machine, machine.gpus)
+        if len(self.waiting):
             self._plan_clearing()
 
     def _plan_churn(self) -> None:
@@ -388,7 +401,7 @@ class MarketRun:
             self._want(run)
             self._plan(run)
         self._must(ChangeOffer(machine.id, "withdraw", machine.provider))
-        self._waiting.listed(machine, -machine.gpus)
+        self.waiting.listed(machine, -machine.gpus)
         self.record.supply.add(self._listed.pop(machine.id), now, machine.gpus)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from market.clearing import clear
 from market.simulation.market import MarketRun
 from market.simulation.queue import Queue, Wanted
@@ -74,3 +76,47 @@ def test_a_list_comes_to_something_nearly_whenever_the_whole_book_does() -> None
         cleared, differed = cleared + run.cleared, differed + run.differed
     assert cleared > 100
     assert differed <= cleared // 20, (differed, cleared)
+
+
+def test_who_got_nothing_is_not_looked_at_again_until_something_comes_free_for_it() -> None:
+    made = queue(1, wanted("first"), wanted("second"), wanted("gang", 2))
+    made.listed(Machine("m", "p", "A100", 1, 40.0, "eu", USD // 2), 1)
+    assert sorted(made.unsettled(["first", "second"], 0)) == ["first", "second"]
+    made.note(["first", "second"], None, 0)
+    assert made.unsettled(["first", "second"], 0) == []
+    made.add(wanted("new"))
+    assert made.unsettled(["first", "second", "new"], 0) == ["new"]
+    assert sorted(made.unsettled(["first", "second"], 5 * HOUR_MS)) == ["first", "second"]  # due by now
+    made.freed("m", 1)
+    assert sorted(made.unsettled(["first", "second"], 0)) == ["first", "second"]
+
+
+def test_for_whom_seats_are_kept_is_always_looked_at_and_when_it_goes_everybody_is() -> None:
+    made = queue(2, wanted("single"), wanted("gang", 3))
+    made.note(["single", "gang"], "gang", 0)
+    assert made.unsettled(["single", "gang"], 0) == []
+    made.add(wanted("new"))
+    assert made.unsettled(["single", "gang", "new"], 0) == ["gang", "new"]
+    made.discard("gang")
+    assert made.unsettled(["single", "new"], 0) == ["single", "new"]
+
+
+class Forgetful(Queue):
+    """Nobody is ever settled."""
+
+    def note(self, empty: Iterable[str], kept_for: str | None, now_ms: int) -> None:
+        """Nothing is noted."""
+
+
+def test_what_is_left_out_changes_nothing() -> None:
+    clearings = [0, 0]
+    for seed in (2, 6):
+        machines = with_providers(MACHINES[:2])
+        trace = list(priced(philly_like(60, seed), machines, seed))
+        terms = Terms(window_ms=trace[-1].submitted_ms, horizon_ms=trace[-1].submitted_ms + 100 * 24 * HOUR_MS)
+        runs = [MarketRun(machines, terms), MarketRun(machines, terms)]
+        runs[1].waiting = Forgetful(machines)
+        short, whole = (run.play(trace) for run in runs)
+        assert short.jobs == whole.jobs
+        clearings = [before + record.clearings for before, record in zip(clearings, (short, whole), strict=True)]
+    assert clearings[0] < clearings[1] * 0.9, clearings
