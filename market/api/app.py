@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from market.api import problems
 from market.api.gate import address_of
 from market.api.openapi import describe
+from market.api.quick import QUICK, first_part
 from market.api.routes import (
     blobs,
     books,
@@ -49,18 +50,26 @@ class FrontDoor:
 
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.start":
-                services: Services = scope["app"].state.services
                 route: BaseRoute | None = scope.get("route")
                 template = getattr(route, "path", "unknown")
                 services.requests.note(scope["method"], template, message["status"], time.perf_counter() - began)
             await send(message)
 
-        if not any(name == b"authorization" for name, _ in scope["headers"]):
-            try:
-                scope["app"].state.services.gate.pass_address(address_of(scope))
-            except problems.Problem as problem:
-                await problem.answer()(scope, receive, noting)
-                return
+        services: Services = scope["app"].state.services
+        try:
+            if not any(name == b"authorization" for name, _ in scope["headers"]):
+                services.gate.pass_address(address_of(scope))
+            quick = QUICK.get((scope["method"], scope["path"]))
+            if quick is not None:
+                data, receive = await first_part(receive)
+                answer = await quick.answer(services, scope, data) if data else None
+                if answer is not None:
+                    services.requests.note(scope["method"], quick.path, answer.status_code, time.perf_counter() - began)
+                    await answer(scope, receive, send)
+                    return
+        except problems.Problem as problem:
+            await problem.answer()(scope, receive, noting)
+            return
         await self._app(scope, receive, noting)
 
 

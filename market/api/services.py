@@ -3,7 +3,7 @@
 import asyncio
 import hmac
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Annotated, Any
@@ -84,7 +84,8 @@ class Caller:
         return self.role in ("operator", "plane")
 
 
-def services_of(request: Request) -> Services:
+async def services_of(request: Request) -> Services:
+    """A coroutine, so that FastAPI calls it here: a plain function takes a thread of its pool for every request."""
     found = request.app.state.services
     assert isinstance(found, Services)
     return found
@@ -96,17 +97,22 @@ Has = Annotated[Services, Depends(services_of)]
 async def caller_of(
     request: Request, services: Has, authorization: Annotated[str | None, Header(include_in_schema=False)] = None
 ) -> Caller:
-    """The member of this request; Problem 401 for no key, a wrong one, or a revoked one, 429 for too many calls."""
-    scheme, _, key = (authorization or "").partition(" ")
+    """The member of this request."""
+    return member_with_key(services, authorization or "", address_of(request.scope))
+
+
+def member_with_key(services: Services, authorization: str, address: str) -> Caller:
+    """Whose key it is; Problem 401 for no key, a wrong one, or a revoked one, 429 for too many calls."""
+    scheme, _, key = authorization.partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise _unauthorised("key_missing", "this needs a key: Authorization: Bearer KEY")
     hashed = sha256(key.strip().encode("utf-8", "surrogateescape")).hexdigest()
     found = services.exchange.member_by_key(hashed)
     if found is None or not hmac.compare_digest(found["key_sha256"], hashed):
-        services.gate.pass_wrong_key(address_of(request.scope))
+        services.gate.pass_wrong_key(address)
         raise _unauthorised("key_wrong", "this key belongs to nobody here")
     if found["revoked"]:
-        services.gate.pass_wrong_key(address_of(request.scope))
+        services.gate.pass_wrong_key(address)
         raise _unauthorised("key_revoked", f"the key of {found['member']} was revoked")
     services.gate.pass_member(found["member"], found["role"])
     return Caller(found["member"], found["role"], found["suspended"])
@@ -119,15 +125,20 @@ def allow(*roles: str) -> Callable[[Request, Caller], Awaitable[Caller]]:
     """A dependency: the caller, if its role is one of `roles`; Problem 403 otherwise."""
 
     async def check(request: Request, caller: Someone) -> Caller:
-        if caller.role not in roles:
-            message = f"{caller.name} is a {caller.role}; this is for {' and '.join(roles)}"
-            raise Problem(403, "wrong_role", message, remedy=f"{roles[0]} keys open it")
-        if caller.suspended and caller.role == "operator" and request.method not in ("GET", "HEAD"):
-            message = f"{caller.name} is suspended and operates nothing meanwhile"
-            raise Problem(403, "member_suspended", message, remedy="ask another operator")
+        check_role(caller, roles, request.method)
         return caller
 
     return check
+
+
+def check_role(caller: Caller, roles: Sequence[str], method: str) -> None:
+    """Problem 403 for a caller whose role is none of `roles`, and for a suspended operator who would change something."""
+    if caller.role not in roles:
+        message = f"{caller.name} is a {caller.role}; this is for {' and '.join(roles)}"
+        raise Problem(403, "wrong_role", message, remedy=f"{roles[0]} keys open it")
+    if caller.suspended and caller.role == "operator" and method not in ("GET", "HEAD"):
+        message = f"{caller.name} is suspended and operates nothing meanwhile"
+        raise Problem(403, "member_suspended", message, remedy="ask another operator")
 
 
 Operator = Annotated[Caller, Depends(allow("operator"))]

@@ -1,5 +1,6 @@
 """Who may pass which door, and what the market says to everybody else."""
 
+import json
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -181,6 +182,32 @@ def test_the_same_id_twice(square: Square, http: httpx2.Client) -> None:
     check_problem(http.post("/v1/deposits", json=body | {"id": "other"}, headers=by_header), 422, "id_mismatch")
     found = check_problem(send(http, key, "POST", "/v1/deposits", rest), 422, "invalid_field")
     assert found["field"] == "id"
+
+
+def test_the_short_way_answers_like_the_long_one(square: Square, http: httpx2.Client) -> None:
+    name, _ = square.newcomer("customer")
+    keys = square.home.read_keys()
+
+    def both(key: str, path: str, body: Json) -> set[tuple[int, str]]:
+        found = set()
+        for kind in ("application/json", "application/json; charset=utf-8"):  # the second goes over the route
+            headers = {"Authorization": f"Bearer {key}", "Content-Type": kind}
+            answer = http.post(f"/v1/{path}", content=json.dumps(body), headers=headers)
+            found.add((answer.status_code, answer.text))
+        return found
+
+    body = {"id": square.name("deposit"), "account": name, "amount_nanos": 5}
+    failed = {"id": square.name("payout"), "account": "provider", "amount_nanos": 5}
+    assert send(http, keys["operator"], "POST", "/v1/deposits", body).status_code == 201
+    assert send(http, keys["operator"], "POST", "/v1/payouts", failed).status_code == 402
+    rows = [
+        ("operator", "deposits", {}, 200), ("operator", "deposits", {"amount_nanos": 6}, 409),
+        ("operator", "deposits", {"account": "nobody"}, 404), ("operator", "deposits", {"amount_nanos": 2**62}, 422),
+        ("customer", "deposits", {}, 403), ("nobody", "deposits", {}, 401), ("operator", "deposits", {"id": ""}, 422),
+        ("operator", "payouts", failed, 402),
+    ]  # fmt: skip
+    for role, path, change, status in rows:
+        assert [code for code, _ in both(keys.get(role, "wrong"), path, body | change)] == [status], (role, path, change)
 
 
 @pytest.mark.parametrize(
