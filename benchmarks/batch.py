@@ -174,10 +174,7 @@ def saving(as_json: bool) -> dict[str, float]:
                 square.wait_over(job)
                 seconds.append(next(float(line.split()[1]) for line in square.lines(job) if line.startswith("took ")))
     kept, beside = taken.values()
-    say(
-        as_json,
-        "; ".join(f"{where} {', '.join(f'{one:.2f}' for one in seconds)} s" for where, seconds in taken.items()),
-    )
+    say(as_json, "; ".join(f"{where} {', '.join(f'{one:.2f}' for one in seconds)} s" for where, seconds in taken.items()))
     ratios = [one / other - 1 for one, other in zip(kept, beside, strict=True)]
     return {"saving_overhead": statistics.median(ratios), "saving_run_s": statistics.median(kept)}
 
@@ -199,11 +196,7 @@ def environments(requirement: str | None, as_json: bool) -> dict[str, float]:
             none = [first_line_of(square, files, None)[0] for _ in range(BUILDS)]
             cold = [first_line_of(square, files, one) for one in wanted]
             warm = [first_line_of(square, files, one)[0] for one in wanted]
-    for name, seconds in (
-        ("no environment", none),
-        ("one to build", [one for one, _ in cold]),
-        ("one that is there", warm),
-    ):
+    for name, seconds in (("no environment", none), ("one to build", [one for one, _ in cold]), ("one that is there", warm)):
         say(as_json, f"first lines with {name} after {', '.join(f'{one:.2f}' for one in seconds)} s")
     return {
         "environment_none_s": statistics.median(none), "environment_cold_s": statistics.median(one for one, _ in cold),

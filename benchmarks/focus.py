@@ -24,25 +24,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--python", type=Path, required=True, help="of the environment that has focus-validator")
     python: Path = parser.parse_args().python.absolute()
-    found = subprocess.run(
-        [python, "-c", "import focus_validator; print(focus_validator.__path__[0])"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    found = subprocess.run([python, "-c", "import focus_validator; print(focus_validator.__path__[0])"], capture_output=True, text=True, check=True)
     with tempfile.TemporaryDirectory(prefix="torg-focus-") as name:
         folder = Path(name)
         bill = _export(folder)
         # It opens its own currency codes by a path below the working folder.
         (folder / "focus_validator").symlink_to(found.stdout.strip())
-        line = [
-            python.parent / "focus-validator",
-            "--block-download",
-            "--validate-version",
-            VERSION,
-            "--data-file",
-            bill,
-        ]
+        line = [python.parent / "focus-validator", "--block-download", "--validate-version", VERSION, "--data-file", bill]
         said = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
     results = dict(re.findall(r"^\S+ ([\w-]+): (PASS|FAIL)", said.stdout, re.M))
     failed = sorted(rule for rule, result in results.items() if result == "FAIL")

@@ -59,9 +59,7 @@ def figures_of(record: Record) -> Json:
 
 def _replacements(record: Record) -> list[float]:
     """From what took a worker away to the first commit with a contribution of the next newcomer's own, one each."""
-    newcomers = sorted(
-        (lease for lease in record.leases if lease.leased_s > record.began_s), key=lambda one: one.leased_s
-    )
+    newcomers = sorted((lease for lease in record.leases if lease.leased_s > record.began_s), key=lambda one: one.leased_s)
     found = []
     for hit in sorted((one for one in record.happened if one.kind in {"kill", "cut"}), key=lambda one: one.at_s):
         lease = next((one for one in newcomers if one.leased_s >= hit.at_s), None)

@@ -49,9 +49,7 @@ def main() -> int:
     arguments.add_argument("--seconds", type=float, default=2.0, help="of each turn")
     arguments.add_argument("--recover", type=int, default=1_000_000)
     arguments.add_argument("--recover-snapshot", type=int, default=5_000_000)
-    arguments.add_argument(
-        "--folder", type=Path, help="on the disk that is measured (default: where temporary files go)"
-    )
+    arguments.add_argument("--folder", type=Path, help="on the disk that is measured (default: where temporary files go)")
     chosen = arguments.parse_args()
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(dir=chosen.folder) as name, ExitStack() as stack:
@@ -76,9 +74,7 @@ def _targets(figures: dict[str, float]) -> dict[str, Target]:
         "http_deposits_per_s": 1_000.0,
     }  # fmt: skip
     found = {name: Target(figures[name], bound, at_most=False) for name, bound in bounds.items() if name in figures}
-    return found | {
-        name: Target(figures[name], 3.0) for name in ("recovery_1m_s", "recovery_5m_snapshot_s") if name in figures
-    }
+    return found | {name: Target(figures[name], 3.0) for name in ("recovery_1m_s", "recovery_5m_snapshot_s") if name in figures}
 
 
 def _fdatasync_ms(folder: Path) -> float:

@@ -51,8 +51,7 @@ class Sqlite:
             if execute("SELECT 1 FROM transfers WHERE id = ?", (id,)).fetchone() is not None:
                 continue
             moved = execute(
-                "UPDATE accounts SET balance = balance - ?1 WHERE name = ?2 AND (name = 'world' OR balance >= ?1)",
-                (amount, debit),
+                "UPDATE accounts SET balance = balance - ?1 WHERE name = ?2 AND (name = 'world' OR balance >= ?1)", (amount, debit)
             ).rowcount
             if moved:
                 execute("UPDATE accounts SET balance = balance + ? WHERE name = ?", (amount, credit))
@@ -171,17 +170,10 @@ def postgresql_server(folder: Path) -> Iterator[Path]:
         [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"],
         check=True, capture_output=True, user=user, cwd=folder,
     )  # fmt: skip
-    options = {
-        "listen_addresses": "",
-        "unix_socket_directories": str(sockets),
-        "shared_buffers": "512MB",
-        "max_wal_size": "4GB",
-    }
+    options = {"listen_addresses": "", "unix_socket_directories": str(sockets), "shared_buffers": "512MB", "max_wal_size": "4GB"}
     words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
     with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [programs / "postgres", "-D", data, *words], stdout=log, stderr=log, user=user, cwd=folder
-        )
+        server = subprocess.Popen([programs / "postgres", "-D", data, *words], stdout=log, stderr=log, user=user, cwd=folder)
     try:
         while not (sockets / ".s.PGSQL.5432").exists():
             assert server.poll() is None, (folder / "log").read_text()

@@ -1,6 +1,6 @@
 """Deposits over HTTP: a real exchange process, and clients with a connection and a key each that wait for every answer.
 
-python -m benchmarks.ledger_http PORT SECONDS KEY…      one process with a client for each key; prints {"done", "seconds"}
+    python -m benchmarks.ledger_http PORT SECONDS KEY…      one process with a client for each key; prints {"done", "seconds"}
 """
 
 from __future__ import annotations
@@ -33,10 +33,7 @@ def deposits_per_s(folder: Path, clients: int, seconds: float) -> dict[str, floa
         told = json.loads(subprocess.run(caller, check=True, capture_output=True, text=True).stdout)
         assert market.balance("customer")["wallet_nanos"] == told["done"], "an acknowledged deposit is missing"
         spent = _cpu_s(server.pid) - before
-        return {
-            "http_deposits_per_s": told["done"] / told["seconds"],
-            "http_exchange_cpu_us": spent / told["done"] * 1e6,
-        }
+        return {"http_deposits_per_s": told["done"] / told["seconds"], "http_exchange_cpu_us": spent / told["done"] * 1e6}
     finally:
         server.terminate()
         server.wait()

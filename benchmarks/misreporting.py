@@ -32,8 +32,7 @@ def book(rng: random.Random, machines: int, jobs: int) -> BookSnapshot:
         for n in range(machines)
     )
     bids = tuple(
-        Bid(f"j{n:03d}", n, 1, 1, Requirements(), round(rng.uniform(0.3, 1.5) * NANOS_PER_USD), 10**12)
-        for n in range(jobs)
+        Bid(f"j{n:03d}", n, 1, 1, Requirements(), round(rng.uniform(0.3, 1.5) * NANOS_PER_USD), 10**12) for n in range(jobs)
     )
     return BookSnapshot(offers, bids)
 

@@ -117,20 +117,12 @@ def main() -> int:
             welfare += made.welfare_nanos
             market.do(ApplyClearing(made))
     together = _together(chosen, before, wishes)
-    figures: dict[str, float] = {
-        "offers": chosen.offers,
-        "bids": chosen.bids,
-        "alone": alone,
-        "share": welfare / together,
-    }
+    figures: dict[str, float] = {"offers": chosen.offers, "bids": chosen.bids, "alone": alone, "share": welfare / together}
     for name, values in parts.items():
         figures |= {f"{name}_p50": statistics.median(values), f"{name}_p99": sorted(values)[len(values) * 99 // 100]}
     whole = sorted(map(sum, zip(parts["submit_ms"], parts["answer_ms"], strict=True)))
     figures |= {"whole_ms_p50": statistics.median(whole), "whole_ms_p99": whole[len(whole) * 99 // 100]}
-    targets = {
-        "answer_ms_p99": Target(figures["answer_ms_p99"], 5.0),
-        "share": Target(figures["share"], 0.98, at_most=False),
-    }
+    targets = {"answer_ms_p99": Target(figures["answer_ms_p99"], 5.0), "share": Target(figures["share"], 0.98, at_most=False)}
     return finish(figures, targets, chosen.json)
 
 

@@ -26,30 +26,10 @@ from market.simulation.whole import MARKET, Plan, simulate
 
 SIZES = ((1, 0.9317), (2, 0.9538), (4, 0.9765), (8, 0.9965), (16, 0.9989), (32, 0.9997), (64, 1.0))
 """Shares of the Philly trace's jobs up to each size."""
-SECONDS = (
-    (0.0, 1),
-    (0.01, 17),
-    (0.1, 61),
-    (0.25, 115),
-    (0.5, 1_144),
-    (0.75, 2_932),
-    (0.9, 11_266),
-    (0.99, 254_884),
-    (0.999, 1_186_475),
-    (1.0, 2_000_000),
-)
+SECONDS = ((0.0, 1), (0.01, 17), (0.1, 61), (0.25, 115), (0.5, 1_144), (0.75, 2_932), (0.9, 11_266), (0.99, 254_884), (0.999, 1_186_475), (1.0, 2_000_000))
 """Quantiles of its durations."""
 DAY_MS = 86_400_000
-MODELS = (
-    ("RTX3060", 12, 0.15),
-    ("RTX3090", 24, 0.17),
-    ("RTX4090", 24, 0.38),
-    ("RTX5090", 32, 0.46),
-    ("A100", 40, 0.75),
-    ("L40S", 48, 0.6),
-    ("H100", 80, 2.0),
-    ("H200", 141, 2.6),
-)
+MODELS = (("RTX3060", 12, 0.15), ("RTX3090", 24, 0.17), ("RTX4090", 24, 0.38), ("RTX5090", 32, 0.46), ("A100", 40, 0.75), ("L40S", 48, 0.6), ("H100", 80, 2.0), ("H200", 141, 2.6))
 
 
 def synthetic(jobs: int, seed: int, days: float) -> list[BareJob]:
@@ -63,15 +43,10 @@ def synthetic(jobs: int, seed: int, days: float) -> list[BareJob]:
             draw = source.random()
             size = next(size for size, up_to in SIZES if draw <= up_to)
             seconds = _duration(min(1.0, max(0.0, middle + source.gauss(0, 0.1))))
-            found.append(
-                BareJob("", tenant, begin + int(source.random() * 3_600_000), max(1_000, int(seconds * 1_000)), size)
-            )
+            found.append(BareJob("", tenant, begin + int(source.random() * 3_600_000), max(1_000, int(seconds * 1_000)), size))
     found.sort(key=lambda job: (job.submitted_ms, job.duration_ms, job.gpus))
     first = found[0].submitted_ms
-    return [
-        BareJob(f"job-{n}", one.tenant, one.submitted_ms - first, one.duration_ms, one.gpus)
-        for n, one in enumerate(found, 1)
-    ]
+    return [BareJob(f"job-{n}", one.tenant, one.submitted_ms - first, one.duration_ms, one.gpus) for n, one in enumerate(found, 1)]
 
 
 def _duration(share: float) -> float:
@@ -86,17 +61,7 @@ def machines(seed: int) -> list[Machine]:
     for number in range(60):
         model, vram, usd = MODELS[number % len(MODELS)]
         ask = int(usd * (0.9 + 0.3 * source.random()) * 100) * 10_000_000
-        found.append(
-            Machine(
-                f"m{number}",
-                "",
-                model,
-                source.choice((1, 2, 4, 8)),
-                float(vram),
-                source.choice(("eu", "na", "as")),
-                ask,
-            )
-        )
+        found.append(Machine(f"m{number}", "", model, source.choice((1, 2, 4, 8)), float(vram), source.choice(("eu", "na", "as")), ask))
     return found
 
 

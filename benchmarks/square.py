@@ -71,12 +71,7 @@ class Square:
     def wait_free(self) -> None:
         """Until every provider waits for work."""
         wanted = len(self.hosts)
-        until(
-            lambda: (
-                sum(one["state"] == "open" and one["gpus_free"] == one["gpus"] for one in self.customer.offers())
-                == wanted
-            )
-        )
+        until(lambda: sum(one["state"] == "open" and one["gpus_free"] == one["gpus"] for one in self.customer.offers()) == wanted)
 
     def wait_sandboxed(self) -> None:
         """Until every provider has shown by its self-test that its sandbox holds, as a job with ranks asks for."""
@@ -93,12 +88,7 @@ class Square:
         return job
 
     def _spec(
-        self,
-        argv: Sequence[str],
-        files: Path,
-        artifacts: Sequence[str],
-        ranks: int | None,
-        requirements: Sequence[str] | None,
+        self, argv: Sequence[str], files: Path, artifacts: Sequence[str], ranks: int | None, requirements: Sequence[str] | None
     ) -> Json:
         from market.forms import parse_job, resolve
 

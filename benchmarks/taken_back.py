@@ -130,14 +130,10 @@ def measure(square: Square, files: Path, ada: str, owner: Load | Hours, quiet: b
             seen = time.monotonic()
             assert owner.caused(held["why"]), f"taken back for another reason: {held}"
             say(quiet, held["why"])
-            lease = until(
-                lambda: next((one for one in square.customer.job(job["id"])["leases"] if one["ended_ms"]), None)
-            )
+            lease = until(lambda: next((one for one in square.customer.job(job["id"])["leases"] if one["ended_ms"]), None))
             free = time.monotonic()
             assert (lease["id"], lease["reason"]) == (first["id"], "preempted"), lease
-            found = until(
-                lambda: next((line for line in said[1:] if line.startswith("begins at")), None), timeout_s=120
-            )
+            found = until(lambda: next((line for line in said[1:] if line.startswith("begins at")), None), timeout_s=120)
             goes_on = time.monotonic()
         ended = time.monotonic()
         until(lambda: offer(square, ada)["state"] == "open", timeout_s=120)

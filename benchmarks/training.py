@@ -232,12 +232,8 @@ def checked(chosen: argparse.Namespace) -> argparse.Namespace:
     unknown = sorted(set(chosen.strategy) - set(STRATEGIES) - set(COMPARATORS))
     if unknown:
         sys.exit(f"no strategy or comparator {', '.join(unknown)}; there are {', '.join([*STRATEGIES, *COMPARATORS])}")
-    if chosen.optimizer != "adamw" and (
-        set(chosen.strategy) & set(COMPARATORS) or not (chosen.no_alone or chosen.simulate)
-    ):
-        sys.exit(
-            "the lone machine and all comparators have AdamW: with --optimizer give --no-alone and torg's strategies"
-        )
+    if chosen.optimizer != "adamw" and (set(chosen.strategy) & set(COMPARATORS) or not (chosen.no_alone or chosen.simulate)):
+        sys.exit("the lone machine and all comparators have AdamW: with --optimizer give --no-alone and torg's strategies")
     if chosen.simulate and set(chosen.strategy) - set(STRATEGIES):
         sys.exit("only torg's own strategies can be simulated")
     cables = [link for link in [*chosen.link, *chosen.speed_on] if link != "loopback"]

@@ -24,9 +24,7 @@ def settle_in_bucket(folder: Path, url: str, endpoint: str | None) -> None:
     except ValueError as error:
         raise usage(str(error), field="--blobs", remedy="s3://BUCKET or s3://BUCKET/PREFIX") from error
     if place.url != url.rstrip("/"):
-        raise refused(
-            "blobs_elsewhere", f"the blobs of this home are in {place.url}", field="--blobs", remedy="leave --blobs out"
-        )
+        raise refused("blobs_elsewhere", f"the blobs of this home are in {place.url}", field="--blobs", remedy="leave --blobs out")
     if known is None and home.blobs.is_dir() and next(BlobStore(home.blobs).digests(), None):
         told = f"{home.blobs} holds blobs already"
         raise refused("blobs_elsewhere", told, field="--blobs", remedy="use --blobs at the first `torg up` of a home")
@@ -35,8 +33,6 @@ def settle_in_bucket(folder: Path, url: str, endpoint: str | None) -> None:
     try:
         claimed(place)
     except BlobError as error:
-        raise refused(
-            "blobs_unusable", str(error), field="--blobs", remedy="see the bucket, its keys and --blobs-endpoint"
-        ) from error
+        raise refused("blobs_unusable", str(error), field="--blobs", remedy="see the bucket, its keys and --blobs-endpoint") from error
     home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_json(home.blobs_file, place.to_json(), mode=0o600)

@@ -40,9 +40,7 @@ def read_memory(path: Path) -> "Memory | None":
     except UnicodeDecodeError:
         raise usage(f"{path}: it is no text", field="--memory", remedy="another file", code="not_readable") from None
     except BadMemory as bad:
-        raise usage(
-            f"{path}: {bad}", field="--memory", remedy="remove it, or name another file", code="bad_memory"
-        ) from None
+        raise usage(f"{path}: {bad}", field="--memory", remedy="remove it, or name another file", code="bad_memory") from None
     except OSError as error:
         raise usage(f"{path}: {error.strerror or error}", field="--memory", code="not_readable") from error
 

@@ -28,9 +28,7 @@ def command_facts(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str,
     if command.get("requirements"):
         facts.append(("packages", f"{_listed(command['requirements'])}; built on the machine, unless they are there"))
     if command.get("launch"):
-        facts.append(
-            ("launch", f"{spec['workers']['gpus']} processes of it on one machine, as {command['launch']} starts them")
-        )
+        facts.append(("launch", f"{spec['workers']['gpus']} processes of it on one machine, as {command['launch']} starts them"))
     if command["env"]:
         facts.append(("env", ", ".join(command["env"])))
     if command["artifacts"]:

@@ -89,25 +89,17 @@ def outlook_facts(outlook: Mapping[str, Any]) -> list[tuple[str, str]]:
     if begins is not None:
         now = begins["basis"] == "now"
         how = "with the next clearing, if nobody who comes before is worth more"
-        facts.append(
-            ("begins", how if now else f"{_times(begins)} from now, when leases of others are expected to end")
-        )
+        facts.append(("begins", how if now else f"{_times(begins)} from now, when leases of others are expected to end"))
     if price is not None:
         low, high = usd(price["low_nanos"]), usd(price["high_nanos"])
         cost = low if low == high else f"{low} to {high}, mostly {usd(price['middle_nanos'])}"
-        basis = {
-            "now": "as it would be matched now",
-            "trades": f"as the newest {price['trades']} leases went",
-            "asks": "as is asked",
-        }
+        basis = {"now": "as it would be matched now", "trades": f"as the newest {price['trades']} leases went", "asks": "as is asked"}
         facts.append(("price", f"{cost} per GPU-hour, {basis[price['basis']]}"))
     if done is not None:
         facts.append(("done", f"{_times(done)} from now"))
     if recent is not None and begins is not None and begins["basis"] != "now":
         waits = f"{format_duration(recent['median_ms'])}, 9 of 10 no more than {format_duration(recent['p90_ms'])}"
-        facts.append(
-            ("waits", f"half of the newest {recent['jobs']} jobs that got machines waited no more than {waits}")
-        )
+        facts.append(("waits", f"half of the newest {recent['jobs']} jobs that got machines waited no more than {waits}"))
     return facts
 
 

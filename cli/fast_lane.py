@@ -14,9 +14,7 @@ from typer.models import ArgumentInfo, OptionInfo
 
 from cli.settings import Settings
 
-VERBS = frozenset(
-    {"offers", "jobs", "job", "billing", "invoice", "prices", "status", "explain", "cancel", "logs", "sql", "exec"}
-)
+VERBS = frozenset({"offers", "jobs", "job", "billing", "invoice", "prices", "status", "explain", "cancel", "logs", "sql", "exec"})
 _TEXT = (str, str | None)
 _TEXTS = (list[str], list[str] | None)
 

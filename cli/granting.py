@@ -19,7 +19,9 @@ def give(
     """Grant it and say so."""
     nanos, expires_ms = usd_nanos(amount, "AMOUNT"), instant_to_come(expires, "--expires")
     market = connect(settings, "operator")
-    answer = market.grant(id or new_id("grant"), nanos, reason=reason, member=member, team=team, expires_ms=expires_ms)
+    answer = market.grant(
+        id or new_id("grant"), nanos, reason=reason, member=member, team=team, expires_ms=expires_ms
+    )
     if settings.as_json:
         document(answer)
         return

@@ -20,15 +20,7 @@ def start_market(
         )  # fmt: skip
     except supervisor.StartFailed as failed:
         line, _, rest = failed.message.partition("\n")
-        wrong = failed.code in (
-            "port_in_use",
-            "address_unusable",
-            "tls_unusable",
-            "tls_failed",
-            "market_moved",
-            "home_newer",
-            "home_damaged",
-        )
+        wrong = failed.code in ("port_in_use", "address_unusable", "tls_unusable", "tls_failed", "market_moved", "home_newer", "home_damaged")
         raise CliError(
             failed.code, line, failed.field, failed.remedy or (rest.strip().splitlines() or [None])[-1],
             Exit.REFUSED if wrong else Exit.FAILED,

@@ -59,9 +59,7 @@ class Files:
 
         groups = DEFAULT_BY if by is None else tuple(by.split(","))
         tenant = Tenant(role, role)
-        found = self._ask(
-            lambda books: billing(books, tenant, by=groups, since_ms=since_ms, until_ms=until_ms, job=job)
-        )
+        found = self._ask(lambda books: billing(books, tenant, by=groups, since_ms=since_ms, until_ms=until_ms, job=job))
         if isinstance(found, QueryRefused):
             raise refused(found.code, found.message, field=found.field, remedy=found.remedy)
         return found

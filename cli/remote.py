@@ -23,10 +23,7 @@ from trainers.sessions.line import POST_BYTES, Line, LineLost
 LOST = 255
 INTERRUPTED = 130
 PIECE_BYTES = 32 << 10
-_REMEDIES = {
-    "market_lost": "begin it again when `torg status` finds the market",
-    "market_closing": "begin it again when the market is back",
-}
+_REMEDIES = {"market_lost": "begin it again when `torg status` finds the market", "market_closing": "begin it again when the market is back"}
 IMPATIENT = 3
 """Interrupts until we leave without waiting for the remote end."""
 

@@ -15,13 +15,9 @@ _BARS = " ▁▂▃▄▅▆▇█"
 def show(settings: Settings, told: Mapping[str, Any]) -> None:
     """Print it; no line is longer than WIDTH."""
     trace, supply, runs = told["trace"], told["supply"], told["runs"]
-    print(
-        f"{trace['jobs']:,} jobs of {trace['tenants']} tenants over {trace['days']:g} days: {trace['gpu_hours']:,.0f} GPU-hours, {trace['mean_gpus']:g} GPUs on average"
-    )
+    print(f"{trace['jobs']:,} jobs of {trace['tenants']} tenants over {trace['days']:g} days: {trace['gpu_hours']:,.0f} GPU-hours, {trace['mean_gpus']:g} GPUs on average")
     load = "as listed" if told["plan"]["load"] is None else f"load {told['plan']['load']:g}"
-    print(
-        f"{supply['machines']:,} machines of {supply['models']} models with {supply['gpus']:,} GPUs ({load}); seed {told['plan']['seed']}\n"
-    )
+    print(f"{supply['machines']:,} machines of {supply['models']} models with {supply['gpus']:,} GPUs ({load}); seed {told['plan']['seed']}\n")
     _runs(settings, runs)
     _by_gang(settings, runs)
     _by_tenant(settings, runs["market"])
@@ -34,19 +30,11 @@ def show(settings: Settings, told: Mapping[str, Any]) -> None:
     print()
     _not_served(settings, runs["market"])
     money = "money is conserved" if told["money_conserved"] else "MONEY IS NOT CONSERVED"
-    print(
-        f"no way of clearing makes more than ${told['bound_usd']:,.0f}; {money}; {told['seconds']:g} s ({told['cpu_seconds']:g} s CPU), {told['peak_memory_mib']:,.0f} MiB"
-    )
+    print(f"no way of clearing makes more than ${told['bound_usd']:,.0f}; {money}; {told['seconds']:g} s ({told['cpu_seconds']:g} s CPU), {told['peak_memory_mib']:,.0f} MiB")
 
 
 def _runs(settings: Settings, runs: Mapping[str, Any]) -> None:
-    columns = [
-        Column("run"),
-        *(
-            Column(name, right=True)
-            for name in ("done", "wait p50", "wait p99", "completion", "fair", "used", "welfare", "of bound", "lost")
-        ),
-    ]
+    columns = [Column("run"), *(Column(name, right=True) for name in ("done", "wait p50", "wait p99", "completion", "fair", "used", "welfare", "of bound", "lost"))]
     rows = [
         [
             name, f"{one['states'].get('done', 0):,}", *(short(value) for value in (one["wait_s"]["p50"], one["wait_s"]["p99"], one["completion_s"]["mean"])),
@@ -59,14 +47,7 @@ def _runs(settings: Settings, runs: Mapping[str, Any]) -> None:
 
 def _by_gang(settings: Settings, runs: Mapping[str, Any]) -> None:
     sizes = list(runs["market"]["wait_by_gang"])
-    rows = [
-        [
-            size,
-            f"{runs['market']['wait_by_gang'][size]['jobs']:,}",
-            *(_both(run["wait_by_gang"].get(size)) for run in runs.values()),
-        ]
-        for size in sizes
-    ]
+    rows = [[size, f"{runs['market']['wait_by_gang'][size]['jobs']:,}", *(_both(run["wait_by_gang"].get(size)) for run in runs.values())] for size in sizes]
     columns = [Column("GPUs"), Column("jobs", right=True), *(Column(name, right=True) for name in runs)]
     print_table(settings, columns, rows, title="wait p50 / p99 by size of the gang")
 
@@ -78,17 +59,13 @@ def _by_tenant(settings: Settings, market: Mapping[str, Any]) -> None:
     ]
     columns = [Column("tenant"), *(Column(name, right=True) for name in ("jobs", "never", "wait p50", "wait p99"))]
     more = len(market["wait_by_tenant"]) - MOST_ROWS
-    print_table(
-        settings, columns, rows, title="in the market, by tenant" + (f" ({more} more in --json)" if more > 0 else "")
-    )
+    print_table(settings, columns, rows, title="in the market, by tenant" + (f" ({more} more in --json)" if more > 0 else ""))
 
 
 def _not_served(settings: Settings, market: Mapping[str, Any]) -> None:
     earned = list(market["revenue_usd"].items())[:3]
     if earned:
-        console(settings).print(
-            f"earned most: {', '.join(f'{printable(name)} ${usd:,.0f}' for name, usd in earned)}", markup=False
-        )
+        console(settings).print(f"earned most: {', '.join(f'{printable(name)} ${usd:,.0f}' for name, usd in earned)}", markup=False)
     if market["not_served"]:
         told = ", ".join(f"{reason} {count:,}" for reason, count in list(market["not_served"].items())[:4])
         print(f"not served: {told}"[:WIDTH])
@@ -97,9 +74,7 @@ def _not_served(settings: Settings, market: Mapping[str, Any]) -> None:
 def _line(values: Sequence[float | None], width: int) -> str:
     """A line of bars, each the mean of what it stands for."""
     size = max(1, -(-len(values) // width))
-    parts = [
-        [value for value in values[first : first + size] if value is not None] for first in range(0, len(values), size)
-    ]
+    parts = [[value for value in values[first : first + size] if value is not None] for first in range(0, len(values), size)]
     means = [sum(part) / len(part) if part else 0.0 for part in parts]
     most = max(means, default=0.0) or 1.0
     return "".join(_BARS[round(mean / most * (len(_BARS) - 1))] for mean in means)

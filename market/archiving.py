@@ -30,9 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(prog="python -m market.archiving")
     parser.add_argument("--home", type=Path, required=True)
-    parser.add_argument(
-        "--snapshot-bytes", type=int, default=SNAPSHOT_BYTES, help="of journal behind a snapshot before the next"
-    )
+    parser.add_argument("--snapshot-bytes", type=int, default=SNAPSHOT_BYTES, help="of journal behind a snapshot before the next")
     given = parser.parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO, stream=sys.stderr)
     over = threading.Event()

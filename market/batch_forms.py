@@ -154,12 +154,11 @@ class BatchFile(OwnMachines):
                 raise refuse(f"sets {name} in env", "torg sets HOME, TORG_… and CUDA_VISIBLE_DEVICES itself")
         for number, name in enumerate(self.secrets):
             if VARIABLE.fullmatch(name) is None or is_reserved(name):
-                raise refuse(
-                    f"has {name!r} in secrets", "names are letters, digits and underscores, and none of torg's own"
-                )
+                raise refuse(f"has {name!r} in secrets", "names are letters, digits and underscores, and none of torg's own")
             if name in self.env or name in self.secrets[:number]:
                 raise refuse(f"says {name} twice", "a secret is a variable of the command: leave it out of env")
         return self
+
 
     def _can_be_launched(self) -> None:
         launcher = launcher_in(self.command)
@@ -179,9 +178,7 @@ def resolve_batch(job: BatchFile, upload: Upload, folder: Path) -> dict[str, Any
             "env": dict(job.env),
             **({"secrets": list(job.secrets)} if job.secrets else {}),
             **({"network": True} if job.network else {}),
-            **requirements_of(
-                job.requirements, job.pyproject, folder if job.workdir is None else _below(folder, job.workdir)
-            ),
+            **requirements_of(job.requirements, job.pyproject, folder if job.workdir is None else _below(folder, job.workdir)),
             "workdir": None if job.workdir is None else _workdir(job.workdir, upload, folder),
             "artifacts": list(job.artifacts),
             "timeout_ms": job.timeout,

@@ -29,13 +29,7 @@ def _transfer_corrected(state: State, event: Event, at_ms: int) -> None:
 def _period_closed(state: State, event: Event, at_ms: int) -> None:
     state.periods.append(
         PeriodRecord(
-            event["number"],
-            event["from_ms"],
-            event["through_ms"],
-            event["transfers"],
-            digest_of(event["balances"]),
-            at_ms,
-            event["by"],
+            event["number"], event["from_ms"], event["through_ms"], event["transfers"], digest_of(event["balances"]), at_ms, event["by"]
         )
     )
     state.ledger.closed_ms = event["through_ms"]

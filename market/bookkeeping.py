@@ -198,9 +198,7 @@ def close_period(turn: Turn, command: ClosePeriod) -> Answer | Refusal:
         return invalid("through_ms", through_ms, "milliseconds since 1970, up to the year 9999")
     if through_ms >= turn.now_ms:
         message = f"{format_instant(through_ms)} is not over"
-        return Refusal(
-            "invalid", message, field="through_ms", remedy="close up to a day or an instant that is over", status=422
-        )
+        return Refusal("invalid", message, field="through_ms", remedy="close up to a day or an instant that is over", status=422)
     known = next((one for one in state.periods if one.through_ms == through_ms), None)
     if known is not None:
         return Answer(period_view(state, known), created=False)

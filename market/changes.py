@@ -25,9 +25,7 @@ def changes_view(state: State, job: Job) -> list[Json]:
         workers += -1 if gone else 1
         change, reason = ("shrank", lease.reason) if gone else ("grew", "matched")
         why = _gone(lease) if gone else _came(job, lease, workers)
-        found.append(
-            {"at_ms": at_ms, "workers": workers, "change": change, "lease": lease.id, "reason": reason, "why": why}
-        )
+        found.append({"at_ms": at_ms, "workers": workers, "change": change, "lease": lease.id, "reason": reason, "why": why})
     return found[-MOST_SHOWN:]
 
 

@@ -96,9 +96,7 @@ def sized_bytes(what: str, value: object, most_bytes: int) -> bytes | Refusal:
     except (NotCanonical, RecursionError) as error:
         return Refusal("invalid", f"{what} is not JSON: {error}", field=what)
     if len(encoded) > most_bytes:
-        return Refusal(
-            "too_large", f"{what} has {len(encoded)} bytes, the limit is {most_bytes}", field=what, status=413
-        )
+        return Refusal("too_large", f"{what} has {len(encoded)} bytes, the limit is {most_bytes}", field=what, status=413)
     return encoded
 
 
@@ -281,9 +279,7 @@ def check_workers(workers: object, settings: Settings) -> Refusal | None:
         return invalid("workers.available_ms", workers["available_ms"], "milliseconds from 1, up to ten years")
     grow, most = workers.get("grow_below_nanos_per_gpu_hour", 1), settings.max_price_nanos_per_gpu_hour
     if not is_int(grow, 1, most):
-        return invalid(
-            "workers.grow_below_nanos_per_gpu_hour", grow, f"a whole number of nano-dollars from 1 to {most}"
-        )
+        return invalid("workers.grow_below_nanos_per_gpu_hour", grow, f"a whole number of nano-dollars from 1 to {most}")
     return None
 
 
@@ -300,9 +296,7 @@ def check_limits(limits: object, settings: Settings, *, own: bool = False) -> Re
         ("budget_nanos", settings.max_amount_nanos),
     ):
         if own and limits[name] != 0:
-            return invalid(
-                f"limits.{name}", limits[name], "0: with workers.own only machines are taken that cost nothing"
-            )
+            return invalid(f"limits.{name}", limits[name], "0: with workers.own only machines are taken that cost nothing")
         if not own and not is_int(limits[name], 1, most):
             return invalid(f"limits.{name}", limits[name], f"a whole number of nano-dollars from 1 to {most}")
     if limits["deadline_ms"] is not None and not is_int(limits["deadline_ms"], 1, LONGEST_MS):

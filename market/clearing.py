@@ -116,11 +116,7 @@ def engine_installed() -> bool:
 
 
 def clear(
-    snapshot: BookSnapshot,
-    effort: int = EFFORT,
-    algorithm: str | None = None,
-    *,
-    reasons: bool = True,
+    snapshot: BookSnapshot, effort: int = EFFORT, algorithm: str | None = None, *, reasons: bool = True,
     forgone: bool = True,
 ) -> Clearing:
     """Match every bid of the snapshot that can be matched, looking at no more than about `effort` offers for it.

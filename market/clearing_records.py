@@ -32,13 +32,7 @@ def seats_view(match: Match) -> list[Json]:
     for offer, price, ask in zip(match.offers, match.prices_nanos_per_gpu_hour, match.asks, strict=True):
         row = rows.setdefault(
             offer,
-            {
-                "job": match.job,
-                "offer": offer,
-                "gpus": 0,
-                "price_nanos_per_gpu_hour": price,
-                "ask_nanos_per_gpu_hour": ask,
-            },
+            {"job": match.job, "offer": offer, "gpus": 0, "price_nanos_per_gpu_hour": price, "ask_nanos_per_gpu_hour": ask},
         )
         row["gpus"] += match.gpus
     return list(rows.values())

@@ -158,9 +158,7 @@ class Market(Consortium, PastQuestions):
 
     def lease_secrets(self, lease: str, *, epoch: int) -> dict[str, str]:
         """Values by name of what the job of a living lease names; for the provider that has it."""
-        found: dict[str, str] = self._wire.json("GET", f"/v1/leases/{_part(lease)}/secrets", params={"epoch": epoch})[
-            "secrets"
-        ]
+        found: dict[str, str] = self._wire.json("GET", f"/v1/leases/{_part(lease)}/secrets", params={"epoch": epoch})["secrets"]
         return found
 
     def hold_offer(
@@ -173,9 +171,7 @@ class Market(Consortium, PastQuestions):
 
     def report_measured(self, offer: str, *, seed: int, measured: Mapping[str, float]) -> Json:
         """{id, measured, doubt, strikes}: the answer to the measurement that the market asked for."""
-        return self._wire.json(
-            "POST", f"/v1/offers/{_part(offer)}/measured", body={"seed": seed, "measured": dict(measured)}
-        )
+        return self._wire.json("POST", f"/v1/offers/{_part(offer)}/measured", body={"seed": seed, "measured": dict(measured)})
 
     def leases(self, offer: str, *, wait_s: float = 0, seen: str | int | None = None) -> Json:
         """{version, offer, earned_nanos, leases}; also the offer's heartbeat. Answers at once when version ≠ seen."""
@@ -183,15 +179,7 @@ class Market(Consortium, PastQuestions):
         return self._wire.json("GET", "/v1/leases", params=params, wait_s=wait_s)
 
     def lease_started(
-        self,
-        lease: str,
-        *,
-        epoch: int,
-        worker: str,
-        pid: int,
-        node: str,
-        meter_key: str = "",
-        machine: Json | None = None,
+        self, lease: str, *, epoch: int, worker: str, pid: int, node: str, meter_key: str = "", machine: Json | None = None
     ) -> Json:
         """`meter_key`: the public key (hex) by which this worker signs its meter; `machine`: what it runs on, signed."""
         body: Json = {"epoch": epoch, "worker": worker, "pid": pid, "node": node, "meter_key": meter_key}

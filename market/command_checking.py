@@ -106,15 +106,8 @@ def _check_command(command: object) -> Refusal | None:
     if not isinstance(command.get("network", False), bool):
         return invalid("command.network", command["network"], "true or false")
     if "requirements" in command and not is_normal(command["requirements"]):
-        return invalid(
-            "command.requirements", command["requirements"], "names with versions in normal form, sorted, each once"
-        )
-    return (
-        _check_env(command["env"])
-        or _check_secrets(command)
-        or _check_workdir(command["workdir"])
-        or _check_artifacts(command["artifacts"])
-    )
+        return invalid("command.requirements", command["requirements"], "names with versions in normal form, sorted, each once")
+    return _check_env(command["env"]) or _check_secrets(command) or _check_workdir(command["workdir"]) or _check_artifacts(command["artifacts"])
 
 
 def _check_env(env: object) -> Refusal | None:
@@ -190,6 +183,4 @@ def _check_launch(command: Mapping[str, Any], workers: Mapping[str, Any]) -> Ref
 def _check_one_worker(workers: Mapping[str, Any]) -> Refusal | None:
     if (workers["min"], workers["max"]) == (1, 1):
         return None
-    return invalid(
-        "workers.max", workers["max"], "1: a command runs on one machine; command.launch gives it several processes"
-    )
+    return invalid("workers.max", workers["max"], "1: a command runs on one machine; command.launch gives it several processes")

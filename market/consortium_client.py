@@ -77,9 +77,7 @@ class Consortium:
 
     def close_period(self, through_ms: int | None = None) -> Json:
         """Seal the books up to an instant; None: up to now (operator). Without an instant it is not retried."""
-        return self._wire.json(
-            "POST", "/v1/periods", body={"through_ms": through_ms}, repeatable=through_ms is not None
-        )
+        return self._wire.json("POST", "/v1/periods", body={"through_ms": through_ms}, repeatable=through_ms is not None)
 
     def periods(self) -> list[Json]:
         """Every closed period, oldest first (operator)."""

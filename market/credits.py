@@ -106,9 +106,7 @@ def release(turn: Turn, job: Job, keep_nanos: int = 0, mark: str = "") -> None:
             turn.transfer(Transfer(f"release:{job.id}:{name}", "release", escrow(job.id), credit(name), part, job.id))
             left -= part
     if left:
-        turn.transfer(
-            Transfer(f"release:{job.id}{mark}", "release", escrow(job.id), wallet(job.customer), left, job.id)
-        )
+        turn.transfer(Transfer(f"release:{job.id}{mark}", "release", escrow(job.id), wallet(job.customer), left, job.id))
     for name in job.granted:
         if turn.state.grants[name].over:
             _give_back(turn, turn.state.grants[name], f"expire:{name}:{job.id}")

@@ -57,16 +57,7 @@ def open_dispute(turn: Turn, command: OpenDispute) -> Answer | Refusal:
     fee = lease.fee_nanos * amount // lease.charged_nanos
     free = turn.state.balance(earnings(lease.provider)) - turn.state.held_earnings.get(lease.provider, 0)
     evidence = {**_evidence(lease), "words": command.evidence}
-    _open(
-        turn,
-        command.id,
-        lease,
-        command.by,
-        CHARGES,
-        command.reason,
-        evidence,
-        (amount, fee, max(0, min(free, amount - fee))),
-    )
+    _open(turn, command.id, lease, command.by, CHARGES, command.reason, evidence, (amount, fee, max(0, min(free, amount - fee))))
     return Answer(dispute_view(turn.state.disputes[command.id]))
 
 
@@ -84,9 +75,7 @@ def _check_open(turn: Turn, job: Job, lease: Lease, command: OpenDispute, most: 
     window_ms = turn.settings.dispute_window_ms
     if lease.ended_ms is not None and turn.now_ms - lease.ended_ms > window_ms:
         message = f"{lease.id} ended more than {window_ms // 3_600_000} hours ago"
-        return Refusal(
-            "dispute_too_late", message, field="lease", remedy="objections are heard within that time", status=409
-        )
+        return Refusal("dispute_too_late", message, field="lease", remedy="objections are heard within that time", status=409)
     if most <= 0:
         message = f"nothing that {lease.id} was charged is not disputed already"
         return Refusal("nothing_to_dispute", message, field="lease", status=409)
@@ -169,9 +158,7 @@ def decide_dispute(turn: Turn, command: DecideDispute) -> Answer | Refusal:
         upheld and dispute.about == CHARGES and is_int(command.amount_nanos, 1, dispute.amount_nanos)
     ):
         most = dispute.amount_nanos
-        return invalid(
-            "amount_nanos", command.amount_nanos, f"for upheld charges, nano-dollars from 1 to {most}; else nothing"
-        )
+        return invalid("amount_nanos", command.amount_nanos, f"for upheld charges, nano-dollars from 1 to {most}; else nothing")
     amount = (command.amount_nanos or dispute.amount_nanos) if upheld else 0
     if upheld and dispute.about == CHARGES:
         refusal = _check_earnings(turn.state, dispute, amount)
@@ -193,13 +180,7 @@ def _check_earnings(state: State, dispute: Dispute, amount_nanos: int) -> Refusa
     if part <= has and fee <= state.balance(FEE):
         return None
     message = f"{format_usd(part)} USD would go back and {dispute.provider} has {format_usd(max(0, has))} USD of earnings left"
-    return Refusal(
-        "earnings_short",
-        message,
-        field="amount_nanos",
-        remedy="a smaller amount, or wait until it has earned",
-        status=409,
-    )
+    return Refusal("earnings_short", message, field="amount_nanos", remedy="a smaller amount, or wait until it has earned", status=409)
 
 
 def _close(turn: Turn, dispute: Dispute, verdict: str, amount_nanos: int, reason: str, by: str) -> None:

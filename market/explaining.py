@@ -141,8 +141,4 @@ def _outbid(state: State, bid: Bid, offers: Sequence[Offer], why: Json) -> Json:
         return {}
     last = max(taken, key=lambda lease: lease.epoch)
     told = f"others make more of these machines: the last seat went for ${format_usd(last.price_nanos_per_gpu_hour)} per GPU-hour"
-    return {
-        "reason": str(Reason.OUTBID),
-        "detail": f"{told}; {why['detail']}",
-        "last_price_nanos_per_gpu_hour": last.price_nanos_per_gpu_hour,
-    }
+    return {"reason": str(Reason.OUTBID), "detail": f"{told}; {why['detail']}", "last_price_nanos_per_gpu_hour": last.price_nanos_per_gpu_hour}

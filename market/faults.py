@@ -50,9 +50,7 @@ _CUSTOMERS_DOING: Final = frozenset({Fault.CUSTOMER, Fault.NONE})
 
 _REPLACED: Final = "the round commits without it; a replacement is looked for within the budget"
 _FAILED: Final = "the job fails; the rest of the escrow goes back"
-_SHRINKS: Final = (
-    "the job goes on with the others, or waits for capacity at its price, and goes on from what is durable"
-)
+_SHRINKS: Final = "the job goes on with the others, or waits for capacity at its price, and goes on from what is durable"
 _RESUMES: Final = "the job goes on from the newest round that a living worker or the disk holds"
 
 CAUSES: Final[tuple[Cause, ...]] = (

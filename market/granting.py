@@ -206,9 +206,7 @@ def apply_clearing(turn: Turn, command: ApplyClearing) -> Answer | Refusal:
     unmatched = [unmatched_view(one) for one in clearing.unmatched if _is_news(turn, one)]
     _settle(turn, clearing)
     if matched or stale or unmatched:
-        turn.emit(
-            "clearing", clearing_view(number, clearing) | {"matched": matched, "stale": stale, "unmatched": unmatched}
-        )
+        turn.emit("clearing", clearing_view(number, clearing) | {"matched": matched, "stale": stale, "unmatched": unmatched})
     return Answer({"matched": matched, "unmatched": len(clearing.unmatched)})
 
 
@@ -315,9 +313,7 @@ def start_lease(turn: Turn, command: StartLease) -> Answer | Refusal:
         return Refusal("invalid", "worker and node are short texts, pid is a process id", field="worker")
     wrong = None if command.machine is None else fault_of_machine(lease.id, lease.epoch, command.machine)
     if wrong is not None:
-        return Refusal(
-            "invalid", f"machine: {wrong}", field="machine", remedy="sign the facts for this lease and epoch"
-        )
+        return Refusal("invalid", f"machine: {wrong}", field="machine", remedy="sign the facts for this lease and epoch")
     if lease.state is LeaseState.ENDED:
         return Refusal("lease_ended", f"{lease.id} is over: {lease.reason}", remedy="stop its worker", status=409)
     told = (command.worker, command.pid, command.node)

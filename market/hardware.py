@@ -14,19 +14,7 @@ from typing import Final
 
 from market.gpu_catalogue import GPUS, Gpu
 
-__all__ = [
-    "CATALOGUE",
-    "GPUS",
-    "BadRequest",
-    "Gpu",
-    "GpuRequest",
-    "UnknownGpu",
-    "canonical_name",
-    "listed_name",
-    "name_of_product",
-    "offered_name",
-    "parse_request",
-]
+__all__ = ["CATALOGUE", "GPUS", "BadRequest", "Gpu", "GpuRequest", "UnknownGpu", "canonical_name", "listed_name", "name_of_product", "offered_name", "parse_request"]
 
 MAX_UNITS: Final = 4_096
 CATALOGUE: Final[Mapping[str, Gpu]] = MappingProxyType({gpu.name: gpu for gpu in GPUS})

@@ -64,7 +64,7 @@ def invoice_page(invoice: Json, market: str = "") -> str:
         parts += ["<h2>Disputes</h2>", *_table(_DISPUTES, map(_dispute, invoice["disputes"]))]
     parts += ["<h2>Sums</h2>", "<table class=sums>"]
     parts += [
-        f"<tr{' class=whole' if name == 'Billed' else ''}><td>{name}<td class=number>{_usd(nanos)}"
+        f'<tr{" class=whole" if name == "Billed" else ""}><td>{name}<td class=number>{_usd(nanos)}'
         for name, nanos in _sums(invoice)
     ]
     parts += ["</table>", f"<footer>{_FOOT}</footer>", "</html>"]
@@ -90,9 +90,7 @@ def _table(columns: Iterable[tuple[str, str]], rows: Iterable[Iterable[str]]) ->
     columns = list(columns)
     lines = ["<table><thead><tr>", *(f'<th class="{kind}">{name}' for name, kind in columns), "</thead><tbody>"]
     for row in rows:
-        lines.append(
-            "<tr>" + "".join(f'<td class="{kind}">{cell}' for cell, (_, kind) in zip(row, columns, strict=True))
-        )
+        lines.append("<tr>" + "".join(f'<td class="{kind}">{cell}' for cell, (_, kind) in zip(row, columns, strict=True)))
     return [*lines, "</tbody></table>"]
 
 
@@ -137,11 +135,7 @@ def _sums(invoice: Json) -> list[tuple[str, int]]:
     if invoice["refunded_nanos"]:
         sums.append(("Metered, not charged", invoice["refunded_nanos"]))
     if invoice.get("notes"):
-        sums += [
-            ("Credited", invoice["credited_nanos"]),
-            ("Debited", invoice["debited_nanos"]),
-            ("Due", invoice["due_nanos"]),
-        ]
+        sums += [("Credited", invoice["credited_nanos"]), ("Debited", invoice["debited_nanos"]), ("Due", invoice["due_nanos"])]
     if invoice.get("escrow_nanos"):
         sums.append(("Still held", invoice["escrow_nanos"]))
     return sums

@@ -80,9 +80,7 @@ def _estimate(turn: Turn, job: Job) -> None:
         return
     book = book_of(state, turn.volatile)
     bid = bid_of_spec(job.id, job.spec, turn.now_ms, job.customer)
-    seats = seats_in(bid, book) or idle_seats(
-        bid, book
-    )  # of machines that are let: what it takes on them, once it has them
+    seats = seats_in(bid, book) or idle_seats(bid, book)  # of machines that are let: what it takes on them, once it has them
     measured = {offer.id: state.offers[offer.id].measured for offer in seats}
     estimate = estimate_of(job.spec, seats, measured, state.experience, job.customer)
     if estimate is not None:
@@ -165,9 +163,7 @@ def add_budget(turn: Turn, command: AddBudget) -> Answer | Refusal:
     known = job.holds.get(mark)
     if known is not None:
         same = known == command.add_nanos
-        return (
-            Answer(job_view(turn.state, turn.volatile, job), created=False) if same else conflict("budget", command.id)
-        )
+        return Answer(job_view(turn.state, turn.volatile, job), created=False) if same else conflict("budget", command.id)
     if not job.open:
         return Refusal("job_over", f"{job.id} is {job.state}", field="job", status=409)
     refusal = turn.require_active(command.by)

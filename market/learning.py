@@ -14,9 +14,7 @@ def learn(state: State, job: Job) -> None:
     took_ms = took_of(state, job)
     if took_ms is None:
         return
-    for offer, pace in paces(
-        job, state.leases_of(job), state.experience.runs.get(work_of(job.spec, job.customer), [])
-    ).items():
+    for offer, pace in paces(job, state.leases_of(job), state.experience.runs.get(work_of(job.spec, job.customer), [])).items():
         state.offers[offer].pace = pace
     if job.estimate is not None:
         state.experience.judge(score_of(job.id, job.estimate, took_ms, job.billed_nanos))

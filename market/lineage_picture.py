@@ -41,9 +41,7 @@ class _Sheet:
             style = "name" if at == 0 else "soft"
             room = (width - 2 * PAD) // 7
             shown = line if len(line) <= room else line[: room - 1] + "…"
-            self.parts.append(
-                f'<text class="{style}" x="{x + PAD}" y="{y + PAD + 13 + at * LINE}">{escape(shown)}</text>'
-            )
+            self.parts.append(f'<text class="{style}" x="{x + PAD}" y="{y + PAD + 13 + at * LINE}">{escape(shown)}</text>')
         return height
 
     def across(self, from_x: int, from_y: int, to_x: int, to_y: int) -> None:
@@ -65,9 +63,7 @@ class _Sheet:
             '<path class="tip" d="M0 0 L8 4 L0 8 z"/></marker></defs>'
         )
         head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img">'
-        return "\n".join(
-            [head, f"<title>{escape(title)}</title>", f"<style>{_STYLE}</style>", tip, *self.parts, "</svg>", ""]
-        )
+        return "\n".join([head, f"<title>{escape(title)}</title>", f"<style>{_STYLE}</style>", tip, *self.parts, "</svg>", ""])
 
 
 def lineage_svg(job: str, statements: Sequence[Json]) -> str:
@@ -80,9 +76,7 @@ def lineage_svg(job: str, statements: Sequence[Json]) -> str:
     left: tuple[int, int] | None = None  # where the arrow from the checkpoint before begins
     for shown in _shown(statements):
         if isinstance(shown, int):
-            sheet.parts.append(
-                f'<text class="soft" x="{SEGMENT_X + PAD}" y="{y + LINE}">… {shown} segments more …</text>'
-            )
+            sheet.parts.append(f'<text class="soft" x="{SEGMENT_X + PAD}" y="{y + LINE}">… {shown} segments more …</text>')
             y += LINE + GAP
             continue
         height, made = _segment(sheet, shown, y)
@@ -120,28 +114,17 @@ def _sources(sheet: _Sheet, first: Json) -> int:
     found = {one["name"]: one for one in definition["resolvedDependencies"]}
     for name, x, width in (("data", MACHINE_X, MACHINE_W), ("code", CHECKPOINT_X, CHECKPOINT_W)):
         one = found.get(name)
-        lines = (
-            [name.capitalize(), one["annotations"]["label"], _digest(one)]
-            if one
-            else [name.capitalize(), "none submitted", ""]
-        )
+        lines = [name.capitalize(), one["annotations"]["label"], _digest(one)] if one else [name.capitalize(), "none submitted", ""]
         sheet.box(x, TOP, width, "data", lines)
     record = inside["committed"]["spec"][0]
-    spec = [
-        "Spec",
-        f"{asked['strategy'].get('name', '')}, seed {asked['order_seed']}, {asked['precision']}",
-        f"committed in record {record}",
-    ]
+    spec = ["Spec", f"{asked['strategy'].get('name', '')}, seed {asked['order_seed']}, {asked['precision']}", f"committed in record {record}"]
     height = sheet.box(SEGMENT_X, TOP, SEGMENT_W, "data", spec)
     return TOP + height + 2 * GAP
 
 
 def _segment(sheet: _Sheet, statement: Json, y: int) -> tuple[int, tuple[int, int]]:
     """One row: machines, the segment, its checkpoint; its height, and where an arrow to the next one begins."""
-    inside, details = (
-        statement["predicate"]["buildDefinition"]["internalParameters"],
-        statement["predicate"]["runDetails"],
-    )
+    inside, details = statement["predicate"]["buildDefinition"]["internalParameters"], statement["predicate"]["runDetails"]
     rounds, steps, work = inside["rounds"], inside["steps"], details["torg_work"]
     tokens = sum(one["tokens"] for one in work)
     lines = [f"Segment {inside['segment']}", f"{_span('round', rounds['first'], rounds['last'])}, steps {steps['first']} to {steps['last']}",
@@ -152,22 +135,14 @@ def _segment(sheet: _Sheet, statement: Json, y: int) -> tuple[int, tuple[int, in
     beside = y
     for at, one in enumerate(work):
         if at == MOST_MACHINES and len(work) > MOST_MACHINES:
-            sheet.parts.append(
-                f'<text class="soft" x="{MACHINE_X + PAD}" y="{beside + 12}">and {len(work) - at} machines more</text>'
-            )
+            sheet.parts.append(f'<text class="soft" x="{MACHINE_X + PAD}" y="{beside + 12}">and {len(work) - at} machines more</text>')
             beside += LINE
             break
         tall = sheet.box(MACHINE_X, beside, MACHINE_W, "machine", _machine(one))
         sheet.across(MACHINE_X + MACHINE_W, beside + tall // 2, SEGMENT_X, y + height // 2)
         beside += tall + 6
     made = statement["subject"][0]
-    tall = sheet.box(
-        CHECKPOINT_X,
-        y,
-        CHECKPOINT_W,
-        "made",
-        [f"Checkpoint of round {rounds['last']}", _digest(made), f"record {details['torg_log']['checkpoint'][0]}"],
-    )
+    tall = sheet.box(CHECKPOINT_X, y, CHECKPOINT_W, "made", [f"Checkpoint of round {rounds['last']}", _digest(made), f"record {details['torg_log']['checkpoint'][0]}"])
     sheet.across(SEGMENT_X + SEGMENT_W, y + height // 2, CHECKPOINT_X, y + tall // 2)
     return max(height, tall, beside - y - 6), (CHECKPOINT_X + CHECKPOINT_W // 2, y + tall)
 
@@ -175,11 +150,7 @@ def _segment(sheet: _Sheet, statement: Json, y: int) -> tuple[int, tuple[int, in
 def _machine(work: Json) -> list[str]:
     facts = work.get("machine", {}).get("facts", {})
     told = [f"{name} {facts[name]}" for name in ("torch", "driver", "threads") if name in facts]
-    return [
-        f"{work['provider']}: {work['gpus']} × {work['gpu']}",
-        f"{work['lease']}, {_span('round', 1, work['rounds'], counted=True)}",
-        *([", ".join(told)] if told else []),
-    ]
+    return [f"{work['provider']}: {work['gpus']} × {work['gpu']}", f"{work['lease']}, {_span('round', 1, work['rounds'], counted=True)}", *([", ".join(told)] if told else [])]
 
 
 def _span(what: str, first: int, last: int, *, counted: bool = False) -> str:

@@ -57,9 +57,7 @@ def fallen(first: Mapping[str, float], now: Mapping[str, float]) -> Doubt | None
         before, found = first.get(name), now.get(name)
         if before and found is not None and found < before * LEAST_OF_ITS_OWN:
             told = f"{_short(found / factor)} {unit} were measured, {_short(before / factor)} when it was listed"
-            return Doubt(
-                f"measured.{name}", f"{told}: less than a third", "free the machine of other work, or list it anew"
-            )
+            return Doubt(f"measured.{name}", f"{told}: less than a third", "free the machine of other work, or list it anew")
     return None
 
 
@@ -78,9 +76,7 @@ def _doubt_of_card(model: Gpu, measured: Mapping[str, float]) -> Doubt | None:
             told += f": {value / least_peak:.0%}, at least {share:.0%} is expected"
             alike = " or ".join(_alike(matmul, memory))
             remedy = f"it measures like {alike}: list it as that" if alike else "list it as what it is"
-            return Doubt(
-                f"measured.{name}", told, f"{remedy}; or free it of other work and let it cool, then list it again"
-            )
+            return Doubt(f"measured.{name}", told, f"{remedy}; or free it of other work and let it cool, then list it again")
         if value > most_peak * MOST_SHARE:
             told = f"an {model.name} has {most_peak:g} {unit} at its peak, and {_short(value)} are said to be measured"
             return Doubt(f"measured.{name}", told, "list it as what it is")

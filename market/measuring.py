@@ -87,12 +87,7 @@ def _is_idle(turn: Turn, offer: OfferRecord) -> bool:
 def _was_slow(offer: OfferRecord) -> bool:
     """Whether a job found it less than half as fast as others of its model since it was measured last."""
     pace = offer.pace
-    return (
-        pace is not None
-        and pace["percent"] is not None
-        and pace["percent"] < LOW_PERCENT
-        and pace["at_ms"] >= offer.measured_ms
-    )
+    return pace is not None and pace["percent"] is not None and pace["percent"] < LOW_PERCENT and pace["at_ms"] >= offer.measured_ms
 
 
 def _wait_ms(turn: Turn, offer: OfferRecord, random: int) -> int:

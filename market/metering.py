@@ -119,14 +119,7 @@ def _keep_signed(turn: Turn, lease: Lease, reading: Reading) -> None:
 
 
 def _note_meter(
-    turn: Turn,
-    lease: Lease,
-    leased_ms: int,
-    trained_ms: int,
-    rounds: int,
-    tokens: int,
-    sent_bytes: int,
-    claimed_ms: int = 0,
+    turn: Turn, lease: Lease, leased_ms: int, trained_ms: int, rounds: int, tokens: int, sent_bytes: int, claimed_ms: int = 0
 ) -> None:
     new = (leased_ms, trained_ms, rounds, tokens, sent_bytes, max(leased_ms, lease.claimed_ms, claimed_ms))
     if new != (lease.metered_ms, lease.trained_ms, lease.rounds, lease.tokens, lease.bytes, lease.claimed_ms):
@@ -255,9 +248,7 @@ def _commit(turn: Turn, job: Job, command: ReportRound, present: Sequence[tuple[
         _meter(
             turn,
             job,
-            Reading(
-                lease.id, lease.epoch, member.leased_ms, member.trained_ms, 0, lease.tokens, lease.bytes, member.run_ms
-            ),
+            Reading(lease.id, lease.epoch, member.leased_ms, member.trained_ms, 0, lease.tokens, lease.bytes, member.run_ms),
         )
         _count_round(turn, lease, command.round)
         loss = member.loss

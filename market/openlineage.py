@@ -34,13 +34,7 @@ def _events(market: str, job: str, statement: Json) -> list[dict[str, Any]]:
     common = {"producer": PRODUCER, "schemaURL": SCHEMA, "job": {"namespace": namespace, "name": job}}
     inputs = [_dataset(namespace, job, one) for one in definition["resolvedDependencies"]]
     made = {**_named(namespace, statement["subject"][0]["name"]), "facets": _facets(statement["subject"][0])}
-    begun = {
-        "eventType": "START",
-        "eventTime": metadata["startedOn"],
-        "run": {"runId": run_id},
-        "inputs": inputs,
-        "outputs": [],
-    }
+    begun = {"eventType": "START", "eventTime": metadata["startedOn"], "run": {"runId": run_id}, "inputs": inputs, "outputs": []}
     ended = {
         "eventType": "COMPLETE", "eventTime": metadata["finishedOn"],
         "run": {"runId": run_id, "facets": {"torg_segment": facet}}, "inputs": inputs, "outputs": [made],

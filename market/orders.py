@@ -53,9 +53,7 @@ class Offer:
     def room_for(self, customer: str) -> int:
         """How many more units the owner lets to this customer, free or not."""
         most = self.terms.max_units_per_customer
-        return (
-            self.gpus if most is None or customer in self.terms.own else max(0, most - self.units_of.get(customer, 0))
-        )
+        return self.gpus if most is None or customer in self.terms.own else max(0, most - self.units_of.get(customer, 0))
 
     def has_hours_for(self, customer: str) -> bool:
         """Whether the owner lets to this customer any longer today."""

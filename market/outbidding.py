@@ -158,13 +158,7 @@ def _news(turn: Turn, bid: Bid, offers: Iterable[Offer]) -> Json | None:
         return None
     removed = [{"reason": str(one.reason), "gpus": one.gpus} for one in why.removed]
     relaxations = list(why.relaxations)
-    return {
-        "job": bid.job,
-        "reason": str(why.reason),
-        "detail": why.detail,
-        "removed": removed,
-        "relaxations": relaxations,
-    }
+    return {"job": bid.job, "reason": str(why.reason), "detail": why.detail, "removed": removed, "relaxations": relaxations}
 
 
 def explain_flexible(offers: Iterable[Offer], bid: Bid) -> Unmatched:

@@ -29,7 +29,9 @@ NEWEST: Final = 64
 SPREAD: Final = 4
 
 
-def outlook(state: State, snapshot: BookSnapshot, bid: Bid, spec: Json, measured: Measured, now_ms: int) -> Json:
+def outlook(
+    state: State, snapshot: BookSnapshot, bid: Bid, spec: Json, measured: Measured, now_ms: int
+) -> Json:
     """{begins, price, done, recent} of a bid that is not in the snapshot's book yet.
 
     `begins` {basis, low_ms, middle_ms, high_ms} from now on, basis `now` or `leases`, or null: nothing that is listed would do.
@@ -39,9 +41,7 @@ def outlook(state: State, snapshot: BookSnapshot, bid: Bid, spec: Json, measured
     """
     book = OrderBook(snapshot.offers) if snapshot.book is None else snapshot.book
     if may_be_estimated(spec, state.experience, bid.customer):  # as it will be when it is submitted
-        estimate = estimate_of(
-            spec, seats_in(bid, book) or idle_seats(bid, book), measured, state.experience, bid.customer
-        )
+        estimate = estimate_of(spec, seats_in(bid, book) or idle_seats(bid, book), measured, state.experience, bid.customer)
         bid = replace(bid, expected_ms=expected_ms(spec, estimate))
     cleared = clear(replace(snapshot, bids=(*snapshot.bids, bid)), reasons=False)
     match = next((one for one in cleared.matches if one.job == bid.job), None)
@@ -149,3 +149,4 @@ def _spread(basis: str, prices: Sequence[int], trades: int) -> Json:
         "high_nanos": ranked[-1],
         "trades": trades,
     }
+

@@ -38,19 +38,13 @@ def paces(job: Job, leases: Sequence[Lease], runs: Sequence[Run]) -> dict[str, J
             if moved and member["stall_ms"] > 0:
                 best[lease] = max(best.get(lease, 0), moved // member["stall_ms"])
     step_us = {
-        lease.id: 1_000 * trained_ms[lease.id] // steps[lease.id]
-        for lease in leases
-        if steps.get(lease.id, 0) >= LEAST_STEPS
+        lease.id: 1_000 * trained_ms[lease.id] // steps[lease.id] for lease in leases if steps.get(lease.id, 0) >= LEAST_STEPS
     }
     found: dict[str, Json] = {}
     for lease in leases:
         if lease.id not in steps:
             continue
-        others = [
-            step_us[one.id]
-            for one in leases
-            if one.id in step_us and one.provider != lease.provider and one.gpu == lease.gpu
-        ]
+        others = [step_us[one.id] for one in leases if one.id in step_us and one.provider != lease.provider and one.gpu == lease.gpu]
         others += [int(run.step_ms * 1_000) for run in runs if run.gpu == lease.gpu and run.job != job.id]
         own_us, percent = step_us.get(lease.id), None
         if own_us and len(others) >= LEAST_OTHERS:

@@ -98,8 +98,7 @@ class _Uniform:
             self._give_up(min(broke, key=self._worth))
         found = _traded(self.seats, self.bids, prices)
         classes = (
-            ClassPrice(one.gpu, one.region, one.price_nanos_per_gpu_hour, one.gpus, *bounds[one.gpu, one.region])
-            for one in found
+            ClassPrice(one.gpu, one.region, one.price_nanos_per_gpu_hour, one.gpus, *bounds[one.gpu, one.region]) for one in found
         )
         return Priced(prices, frozenset(self.given_up), tuple(classes))
 

@@ -37,11 +37,7 @@ def reserved_nanos(lease: Lease) -> int:
     its committed rounds, and what is kept for a dispute."""
     if lease.live:
         return lease.accrued_nanos + lease.questioned_nanos
-    return (
-        lease.nanos_at(max([lease.charged_ms, *(ms for _, ms in lease.committed)]))
-        - lease.charged_nanos
-        + lease.held_nanos
-    )
+    return lease.nanos_at(max([lease.charged_ms, *(ms for _, ms in lease.committed)])) - lease.charged_nanos + lease.held_nanos
 
 
 def budget_percent(used_nanos: int, budget_nanos: int) -> int:

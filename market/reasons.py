@@ -34,9 +34,7 @@ class Unmatched:
 
 def explain(offers: Sequence[Offer], bid: Bid) -> Unmatched:
     """Why the bid cannot be matched on these offers: what each constraint removed, and which single change would do."""
-    ordered = sorted(
-        (offer.seen_by(bid.customer) for offer in offers), key=lambda one: (one.price_nanos_per_gpu_hour, one.id)
-    )
+    ordered = sorted((offer.seen_by(bid.customer) for offer in offers), key=lambda one: (one.price_nanos_per_gpu_hour, one.id))
     removed: list[Removed] = []
     wanted = max(1, bid.workers_min)
     reason: Reason | None = None if ordered else Reason.NO_OFFERS
@@ -152,9 +150,7 @@ def helps(offers: Sequence[Offer], bid: Bid) -> tuple[Help, ...]:
             found.extend(_smaller_workers(offers, bid))
     elif not covers(bid, fitting[:wanted]):
         missing = format_usd(cost_nanos(bid, fitting[:wanted]) - bid.spendable_nanos)
-        found.append(
-            _help("", f"{missing} USD more budget", "add ${} of budget", fitting[:wanted], bid.requires.gpus, missing)
-        )
+        found.append(_help("", f"{missing} USD more budget", "add ${} of budget", fitting[:wanted], bid.requires.gpus, missing))
     return tuple(sorted(found, key=lambda one: (one.price_nanos_per_gpu_hour, one.nanos_per_hour, one.change)))
 
 
@@ -176,7 +172,9 @@ def price_gap(offers: Sequence[Offer], bid: Bid) -> tuple[int, int] | None:
     None where no price would do even then. Nano-dollars per GPU-hour; the first is 0 where what is free is not enough.
     """
     wanted = max(1, bid.workers_min)
-    passing = sorted((offer for offer in offers if _passes_all_but(Reason.PRICE_TOO_LOW, offer, bid)), key=_by_price)
+    passing = sorted(
+        (offer for offer in offers if _passes_all_but(Reason.PRICE_TOO_LOW, offer, bid)), key=_by_price
+    )
     free = [seat.price_nanos_per_gpu_hour for seat in _free_seats(passing, bid)]
     idle = [
         offer.price_nanos_per_gpu_hour
@@ -228,9 +226,7 @@ _LOOSEN: dict[Reason, _Loosen] = {
         lambda seats: format_usd(max(seat.price_nanos_per_gpu_hour for seat in seats)),
         "raise max price to ${}",
     ),
-    Reason.GPU_MODEL: _Loosen(
-        _by_price, "workers.gpu also", lambda seats: _names({seat.gpu for seat in seats}), "accept {}"
-    ),
+    Reason.GPU_MODEL: _Loosen(_by_price, "workers.gpu also", lambda seats: _names({seat.gpu for seat in seats}), "accept {}"),
     Reason.VRAM_TOO_SMALL: _Loosen(
         lambda offer: (-offer.vram_gib, offer.price_nanos_per_gpu_hour, offer.id),
         "workers.vram_gib",

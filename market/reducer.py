@@ -163,9 +163,7 @@ def _lease_granted(state: State, event: Event, at_ms: int) -> None:
     state.live_leases[lease.id] = None
     if not lease.own:
         waited_ms = max(0, at_ms - job.waits_since_ms)
-        state.trades.append(
-            Trade(at_ms, lease.gpu, offer.region, lease.gpus, lease.price_nanos_per_gpu_hour, job.id, waited_ms)
-        )
+        state.trades.append(Trade(at_ms, lease.gpu, offer.region, lease.gpus, lease.price_nanos_per_gpu_hour, job.id, waited_ms))
     job.next_slot += 1
     job.leases.append(lease.id)
     job.live[lease.id] = None

@@ -52,10 +52,7 @@ def replay(records: Records, number: int | None = None) -> list[Json] | Refusal:
             break
         exchange.replay(at_ms, events)
     for left in at.values():
-        found += [
-            _head(event) | {"replayable": False, "why": "no record ends at its position", "same": False}
-            for event in left
-        ]
+        found += [_head(event) | {"replayable": False, "why": "no record ends at its position", "same": False} for event in left]
     return sorted(found, key=lambda one: one["number"])
 
 
@@ -108,11 +105,7 @@ def _head(event: Json) -> Json:
 def _again(exchange: Exchange, event: Json, leases: list[Json]) -> Json:
     jobs = event.get("jobs")
     inputs = Inputs(
-        event["snapshot_ms"],
-        event["position"],
-        tuple(event["suspect"]),
-        event["snapshot"],
-        None if jobs is None else tuple(jobs),
+        event["snapshot_ms"], event["position"], tuple(event["suspect"]), event["snapshot"], None if jobs is None else tuple(jobs)
     )
     snapshot = exchange.snapshot_again(inputs, event["price_rule"])
     made = clear(snapshot, event["effort"], event["algorithm"])
@@ -137,7 +130,9 @@ def _again(exchange: Exchange, event: Json, leases: list[Json]) -> Json:
 
 def _differs(event: Json, made: Clearing) -> dict[str, Any]:
     again = clearing_view(event["number"], made)
-    found = {name: {"recorded": event[name], "again": again[name]} for name in _COMPARED if event[name] != again[name]}
+    found = {
+        name: {"recorded": event[name], "again": again[name]} for name in _COMPARED if event[name] != again[name]
+    }
     recorded = sorted(event["matched"] + event["stale"], key=_place)
     matches = sorted((row for match in made.matches for row in seats_view(match)), key=_place)
     if recorded != matches:

@@ -19,9 +19,7 @@ from trainers.requirement_lines import (
 PROJECT = "pyproject.toml"
 
 
-def requirements_of(
-    requirements: str | Sequence[str] | None, pyproject: bool | str | None, folder: Path
-) -> dict[str, list[str]]:
+def requirements_of(requirements: str | Sequence[str] | None, pyproject: bool | str | None, folder: Path) -> dict[str, list[str]]:
     """`requirements` of the spec's command, in normal form; nothing where none are wanted. Files are below `folder`. Raises
     FormError, which names the line.
     """
@@ -36,11 +34,7 @@ def requirements_of(
         else:
             found = requirements_of_pyproject(_project(PROJECT if pyproject is True else str(pyproject), folder))
     except BadRequirement as bad:
-        where = (
-            f"{named if isinstance(named, str) else field}, line {bad.number}"
-            if field == "requirements"
-            else f"{field}, dependency {bad.number}"
-        )
+        where = f"{named if isinstance(named, str) else field}, line {bad.number}" if field == "requirements" else f"{field}, dependency {bad.number}"
         raise FormError(where, bad.line, bad.message, bad.remedy) from None
     return {"requirements": list(found)} if found else {}
 
@@ -49,14 +43,10 @@ def _project(named: str, folder: Path) -> dict[str, Any]:
     try:
         found = tomllib.loads(_read("pyproject", named, folder))
     except tomllib.TOMLDecodeError as error:
-        raise FormError(
-            "pyproject", named, f"is no TOML: {error}", "a file with [project] and its dependencies"
-        ) from None
+        raise FormError("pyproject", named, f"is no TOML: {error}", "a file with [project] and its dependencies") from None
     dynamic = found.get("project", {}).get("dynamic", []) if isinstance(found.get("project"), dict) else []
     if isinstance(dynamic, list) and "dependencies" in dynamic:
-        raise FormError(
-            "pyproject", named, "has dynamic dependencies", "write them down, here or in a file for requirements"
-        )
+        raise FormError("pyproject", named, "has dynamic dependencies", "write them down, here or in a file for requirements")
     return found
 
 
@@ -70,8 +60,6 @@ def _read(field: str, named: str, folder: Path) -> str:
         return content.decode("utf-8")
     except OSError as error:
         why = (error.strerror or "cannot be read").lower()
-        raise FormError(
-            field, named, f"cannot be read: {why}", "a file in the work folder, or a list of requirements"
-        ) from None
+        raise FormError(field, named, f"cannot be read: {why}", "a file in the work folder, or a list of requirements") from None
     except UnicodeDecodeError:
         raise FormError(field, named, "is no text", "UTF-8") from None

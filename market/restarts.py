@@ -30,9 +30,7 @@ def note_joined(state: State, job: Job, lease: Lease, at_ms: int) -> None:
 def restart_ms(state: State, job: Job) -> int:
     """How long a new lease of the job takes until it works."""
     if job.command is not None:
-        started = [
-            lease.started_ms - lease.granted_ms for lease in state.leases_of(job) if lease.started_ms is not None
-        ]
+        started = [lease.started_ms - lease.granted_ms for lease in state.leases_of(job) if lease.started_ms is not None]
         return _middle(started[-KEPT:]) or PRIOR_MS
     own = job.joined_ms or state.experience.joined_ms.get(work_of(job.spec, job.customer), [])
     return _middle(own) or PRIOR_MS
@@ -45,9 +43,7 @@ def lost_ms(job: Job, lease: Lease, notice_ms: int, now_ms: int) -> int:
     if job.command is None:
         return 0 if job.last_round_ms <= notice_ms else job.last_round_ms
     saved = job.saved
-    since_ms = (
-        lease.started_ms if saved is None or saved["lease"] != lease.id else max(lease.started_ms, saved["at_ms"])
-    )
+    since_ms = lease.started_ms if saved is None or saved["lease"] != lease.id else max(lease.started_ms, saved["at_ms"])
     return now_ms - since_ms
 
 

@@ -45,9 +45,7 @@ def _under_way(turn: Turn, member: MemberRecord, role: str) -> Refusal | None:
     if role != "provider":
         offers = [one for one in state.offers_of.get(member.name, ()) if state.offers[one].state != "withdrawn"]
         if offers:
-            message = (
-                f"{member.name} has {len(offers)} offer{'s' * (len(offers) > 1)} listed, and a {role} offers nothing"
-            )
+            message = f"{member.name} has {len(offers)} offer{'s' * (len(offers) > 1)} listed, and a {role} offers nothing"
             return Refusal("member_busy", message, field="role", remedy="have them withdrawn", status=409)
     return None
 

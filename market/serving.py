@@ -123,9 +123,7 @@ class Auction:
         sitting = [
             other
             for job, seats in state.seats.items()
-            if self._together(other := self.bids[job], bid)
-            and not other.due
-            and any(seat.id in places for seat in seats)
+            if self._together(other := self.bids[job], bid) and not other.due and any(seat.id in places for seat in seats)
         ]
         lifted: list[Bid] = []
         seats = None

@@ -59,7 +59,4 @@ def _bid_line(bid: object) -> bytes:
 
 
 def _standing_lines(snapshot: BookSnapshot) -> list[bytes]:
-    return [
-        repr((one.team, one.weight, one.quota_units, one.units, one.used_unit_ms)).encode()
-        for one in snapshot.standings
-    ]
+    return [repr((one.team, one.weight, one.quota_units, one.units, one.used_unit_ms)).encode() for one in snapshot.standings]

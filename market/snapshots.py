@@ -65,11 +65,7 @@ def snapshot_of_arrivals(state: State, volatile: Volatile, settings: Settings) -
         bid for name in jobs if (bid := bid_of(state, state.jobs[name], settings, volatile.now_ms)) is not None
     )
     book = book_of(state, volatile)
-    if (
-        len(bids) < len(jobs)
-        or any(bid.interruptible for bid in bids)
-        or len(state.open_jobs) * len(book) <= SMALL_BOOK
-    ):
+    if len(bids) < len(jobs) or any(bid.interruptible for bid in bids) or len(state.open_jobs) * len(book) <= SMALL_BOOK:
         return None
     found = BookSnapshot((), bids, standings(state, volatile.now_ms), book, state.price_rule)
     return _with_inputs(state, volatile, found, jobs)

@@ -110,9 +110,7 @@ def told(state: State, job: Job, now_ms: int) -> str:
     for kind, name, period, limit in _limits_on(state, job.customer):
         spent = _spent(state, kind, name, period, now_ms)
         end = _minute(period.next_ms(now_ms))
-        found.append(
-            f"{kind} {name}: {format_usd(spent)} of {format_usd(limit)} USD a {period.name} are billed, until {end}"
-        )
+        found.append(f"{kind} {name}: {format_usd(spent)} of {format_usd(limit)} USD a {period.name} are billed, until {end}")
     return "; ".join(found) or "it goes on by itself"
 
 

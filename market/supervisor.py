@@ -159,9 +159,7 @@ def check_format(home: Home) -> None:
     except FormatNewer as newer:
         raise StartFailed("home_newer", newer.message, field="--home", remedy=newer.remedy) from newer
     except FormatDamaged as damaged:
-        raise StartFailed(
-            "home_damaged", str(damaged), field="--home", remedy="restore the file from a backup"
-        ) from damaged
+        raise StartFailed("home_damaged", str(damaged), field="--home", remedy="restore the file from a backup") from damaged
 
 
 def end_left(home: Home) -> list[int]:

@@ -58,9 +58,7 @@ def remove_team(turn: Turn, command: RemoveTeam) -> Answer | Refusal:
         return Refusal("team_in_use", f"team {command.team} has members: {shown}", "team", "move them to another", 409)
     units = turn.state.usage.get(command.team, Usage()).units
     if units:
-        return Refusal(
-            "team_in_use", f"team {command.team} has {units} units in use", "team", "wait for its leases", 409
-        )
+        return Refusal("team_in_use", f"team {command.team} has {units} units in use", "team", "wait for its leases", 409)
     for name in turn.state.grants_of.get(("team", command.team), ()):
         if not turn.state.grants[name].over:
             end_grant(turn, turn.state.grants[name])

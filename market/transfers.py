@@ -49,9 +49,7 @@ class Transfers:
 
     def collect(self, *, dry_run: bool, grace_ms: int) -> dict[str, int]:
         """Mark what no job needs, sweep what was marked a grace ago (operator): {blobs, needed, marked, due, swept, …}."""
-        found: dict[str, int] = self._wire.json(
-            "POST", "/v1/blobs/collect", body={"dry_run": dry_run, "grace_ms": grace_ms}, wait_s=600
-        )
+        found: dict[str, int] = self._wire.json("POST", "/v1/blobs/collect", body={"dry_run": dry_run, "grace_ms": grace_ms}, wait_s=600)
         return found
 
     def upload(self, source: Path | bytes) -> str:

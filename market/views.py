@@ -61,8 +61,7 @@ def offer_view(state: State, volatile: Volatile, offer: OfferRecord) -> Json:
         "max_units_per_customer": offer.terms.max_units_per_customer,
         "max_unit_ms_per_customer_day": offer.terms.max_unit_ms_per_customer_day,
         "suspect": bool(offer.doubt) or is_suspect(offer, volatile),
-        "suspect_reason": offer.doubt
-        or ("it lost a lease and is not heard of since" if is_suspect(offer, volatile) else ""),
+        "suspect_reason": offer.doubt or ("it lost a lease and is not heard of since" if is_suspect(offer, volatile) else ""),
         "pace": offer.pace,
         "measure": None if offer.asked is None else dict(offer.asked),
         "shares": list(offer.shares),

@@ -34,10 +34,7 @@ class Seen:
 
     def to_json(self) -> dict[str, Any]:
         """For the file."""
-        return {
-            "newest": self.newest.to_json(),
-            "roots": {str(size): root for size, root in sorted(self.roots.items())},
-        }
+        return {"newest": self.newest.to_json(), "roots": {str(size): root for size, root in sorted(self.roots.items())}}
 
 
 def believe(seen: Seen | None, head: TreeHead, path: Sequence[bytes], public_key: str | None) -> Seen:
@@ -56,9 +53,7 @@ def believe(seen: Seen | None, head: TreeHead, path: Sequence[bytes], public_key
     if head.size < before.size:
         raise AnotherHistory(f"the log has {head.size} records now, and {before.size} were seen before")
     if not is_consistent(before.size, bytes.fromhex(before.root), head.size, bytes.fromhex(head.root), path):
-        raise AnotherHistory(
-            f"the log of {head.size} records does not begin with the {before.size} that were seen before"
-        )
+        raise AnotherHistory(f"the log of {head.size} records does not begin with the {before.size} that were seen before")
     roots = {**seen.roots, head.size: head.root}
     return replace(seen, newest=head, roots=dict(sorted(roots.items())[-MOST_ROOTS:]))
 
@@ -71,13 +66,9 @@ def recall(seen: Seen, head: TreeHead, path: Sequence[bytes]) -> Seen:
     head.check_signature()
     newest = seen.newest
     if head.public_key != newest.public_key:
-        raise AnotherHistory(
-            f"the head is signed by the key {head.public_key}, and the market's is {newest.public_key}"
-        )
+        raise AnotherHistory(f"the head is signed by the key {head.public_key}, and the market's is {newest.public_key}")
     if not is_consistent(head.size, bytes.fromhex(head.root), newest.size, bytes.fromhex(newest.root), path):
-        raise AnotherHistory(
-            f"the log of {newest.size} records that was seen does not begin with this one of {head.size}"
-        )
+        raise AnotherHistory(f"the log of {newest.size} records that was seen does not begin with this one of {head.size}")
     roots = {**seen.roots, head.size: head.root}
     return replace(seen, roots=dict(sorted(roots.items())[-MOST_ROOTS:]))
 

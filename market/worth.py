@@ -47,9 +47,7 @@ def expected_ms(
     deadline_ms = limits["deadline_ms"]
     timeout_ms = None if command is None else command["timeout_ms"]
     whole_ms: int = next(
-        ms
-        for ms in (None if estimate is None else estimate["middle_ms"], timeout_ms, deadline_ms, DEFAULT_MS)
-        if ms is not None
+        ms for ms in (None if estimate is None else estimate["middle_ms"], timeout_ms, deadline_ms, DEFAULT_MS) if ms is not None
     )
     if command is not None:
         found = whole_ms - running_ms

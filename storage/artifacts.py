@@ -73,10 +73,7 @@ class Artifacts:
     def from_json(cls, value: object) -> Artifacts:
         """Read what `to_json` made; raises ArtifactsError."""
         if not is_artifacts(value):
-            raise ArtifactsError(
-                newer_manifest("the list of artifacts", found_format(value), FORMAT)
-                or f"not a manifest of format {FORMAT}"
-            )
+            raise ArtifactsError(newer_manifest("the list of artifacts", found_format(value), FORMAT) or f"not a manifest of format {FORMAT}")
         assert isinstance(value, dict)
         if set(value) != set(_FIELDS):
             odd = sorted(set(value) ^ set(_FIELDS))

@@ -35,9 +35,7 @@ from storage.sealed import SealedReader, SealedWriter, SealError
 FORMAT: Final = "torg-backup-1"
 MANIFEST: Final = "backup.json"
 TERMS_A_GENERATION: Final = 1 << 20
-_PASSED_BY: Final = frozenset(
-    {"journal", "snapshots", "blobs", "books", "run", "logs", "lock", "providers", "moved.json"}
-)
+_PASSED_BY: Final = frozenset({"journal", "snapshots", "blobs", "books", "run", "logs", "lock", "providers", "moved.json"})
 _TRIES: Final = 8
 _COPY_BYTES: Final = 1 << 20
 OnBytes = Callable[[int, int], None]
@@ -76,9 +74,7 @@ class BackupFacts:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> BackupFacts:
         """Raises KeyError, TypeError where it is something else."""
-        told = {"home_format": 1} | {
-            name: value[name] for name in cls.__slots__ if name in value or name != "home_format"
-        }
+        told = {"home_format": 1} | {name: value[name] for name in cls.__slots__ if name in value or name != "home_format"}
         return cls(**told | {"missing": tuple(told["missing"])})
 
 

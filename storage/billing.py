@@ -131,9 +131,7 @@ def invoice(connection: duckdb.DuckDBPyConnection, tenant: Tenant, job: str) -> 
     answer |= standing(job, head["state"], head["state_at_ms"])
     answer |= {"submitted_at": format_instant(head["submitted_at_ms"]), "lines": lines, **totals}
     answer |= price_rules(leases)
-    answer |= _afterwards(
-        connection, job, totals["billed_nanos"], None if owns else {lease["lease"] for lease in leases}
-    )
+    answer |= _afterwards(connection, job, totals["billed_nanos"], None if owns else {lease["lease"] for lease in leases})
     if not owns:
         return answer
     payments = fetch(

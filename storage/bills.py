@@ -26,9 +26,7 @@ def bill_of(events: Iterable[tuple[int, Event]]) -> Line:
         raise ValueError("the event that submitted the job is missing")
     name = job["job"]
     leases = {one["lease"]: _row(at_ms, one) for at_ms, one in known if one["type"] == "lease_granted"}
-    state_ms, state = next(
-        ((at_ms, one["state"]) for at_ms, one in reversed(known) if one["type"] == "job_state"), (None, None)
-    )
+    state_ms, state = next(((at_ms, one["state"]) for at_ms, one in reversed(known) if one["type"] == "job_state"), (None, None))
     transfers = [(at_ms, one) for at_ms, one in known if one["type"] == "transfer"]
     for at_ms, one in known:
         if one.get("job", name) != name:
@@ -43,10 +41,7 @@ def bill_of(events: Iterable[tuple[int, Event]]) -> Line:
     paid = sum(one["amount_nanos"] for _, one in transfers if one["kind"] in ("charge", "fee", "award"))
     granted = sum(one["amount_nanos"] for one in payments if one["granted"] and one["kind"] == "hold")
     notes = notes_of({**one, "at_ms": at_ms} for at_ms, one in transfers)
-    opened, closed = (
-        [{**one, "at_ms": at_ms} for at_ms, one in known if one["type"] == kind]
-        for kind in ("dispute_opened", "dispute_closed")
-    )
+    opened, closed = ([{**one, "at_ms": at_ms} for at_ms, one in known if one["type"] == kind] for kind in ("dispute_opened", "dispute_closed"))
     disputes = disputes_of(opened, closed)
     return {
         "job": name, "name": job["name"], "customer": job["customer"], "state": state, **standing(name, state, state_ms),
@@ -92,12 +87,7 @@ def _charged(row: Line, _: int, event: Event) -> None:
 
 
 def _ended(row: Line, at_ms: int, event: Event) -> None:
-    row |= {
-        "metered_ms": event["metered_ms"],
-        "ended_at_ms": at_ms,
-        "end_reason": event["reason"],
-        "fault": event["fault"],
-    }
+    row |= {"metered_ms": event["metered_ms"], "ended_at_ms": at_ms, "end_reason": event["reason"], "fault": event["fault"]}
     _refund(row)
 
 

@@ -36,9 +36,7 @@ class BlobReport:
         return {"ok": self.ok, "blobs": self.blobs, "bytes": self.bytes, **lists}
 
 
-def check_blobs(
-    store: BlobStore, journal: Path, progress: Callable[[int, int], None] = lambda done, total: None
-) -> BlobReport:
+def check_blobs(store: BlobStore, journal: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> BlobReport:
     """Read everything; the market may run meanwhile. `progress` is told bytes read and bytes in all.
 
     What goes during the check is not missed: the journal is read on before anything is called missing. Raises

@@ -108,9 +108,7 @@ def claimed(place: Place) -> ObjectStore:
 class RamTier:
     """A store with a bounded copy of small objects in RAM. Writes go through: what is told as durable is in the store."""
 
-    def __init__(
-        self, store: ObjectStore, *, limit_bytes: int = RAM_BYTES, object_bytes: int = RAM_OBJECT_BYTES
-    ) -> None:
+    def __init__(self, store: ObjectStore, *, limit_bytes: int = RAM_BYTES, object_bytes: int = RAM_OBJECT_BYTES) -> None:
         self._store, self._limit_bytes, self._object_bytes = store, limit_bytes, object_bytes
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._kept_bytes = 0

@@ -119,9 +119,7 @@ def check_signature(bundle: Mapping[str, Any], kind: str, public_key: str | None
     """Whether it is signed, and by the key asked for (hex) if there is one."""
     signature = bundle["signature"]
     if signature is None:
-        demand(
-            public_key is None, "the bundle is not signed, and a signature by a certain key was asked for", "not_signed"
-        )
+        demand(public_key is None, "the bundle is not signed, and a signature by a certain key was asked for", "not_signed")
         return "not signed"
     demand(set(signature) == {"algorithm", "public_key", "value"}, "a field of the signature is missing or unknown")
     demand(signature["algorithm"] == "ed25519", f"unknown algorithm {signature['algorithm']!r}")

@@ -119,9 +119,7 @@ def _is_released(ledger: Ledger, batch: TransferBatch, found: Sequence[Status], 
 class _Ladder:
     """The whole ladder for one batch; balances and ids of the batch lie over the ledger's."""
 
-    def __init__(
-        self, ledger: Ledger, batch: TransferBatch, at_ms: int, floors: Floors, wrong: Mapping[int, Status]
-    ) -> None:
+    def __init__(self, ledger: Ledger, batch: TransferBatch, at_ms: int, floors: Floors, wrong: Mapping[int, Status]) -> None:
         self.ledger = ledger
         self.batch = batch
         self.at_ms = at_ms

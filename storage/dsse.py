@@ -35,11 +35,7 @@ def envelope(statement: Mapping[str, Any], signing_key: bytes | None) -> Json:
 
 def payload_of(found: Mapping[str, Any]) -> bytes:
     """The bytes in an envelope; raises Wrong for what is none."""
-    demand(
-        set(found) == _FIELDS and found["payloadType"] == PAYLOAD_TYPE,
-        "an envelope is no DSSE of in-toto",
-        "bad_envelope",
-    )
+    demand(set(found) == _FIELDS and found["payloadType"] == PAYLOAD_TYPE, "an envelope is no DSSE of in-toto", "bad_envelope")
     try:
         return base64.b64decode(found["payload"], validate=True)
     except (binascii.Error, ValueError, TypeError):
@@ -55,18 +51,12 @@ def check_envelope(found: Mapping[str, Any], public_key: str) -> None:
     except ImportError as error:
         raise NoSignatures("the package `cryptography` is not installed here") from error
     payload, signatures = payload_of(found), found["signatures"]
-    demand(
-        len(signatures) == 1 and set(signatures[0]) == {"keyid", "sig"},
-        "an envelope has not one signature",
-        "not_signed",
-    )
+    demand(len(signatures) == 1 and set(signatures[0]) == {"keyid", "sig"}, "an envelope has not one signature", "not_signed")
     keyid = signatures[0]["keyid"]
     demand(keyid == public_key, f"an envelope is signed by the key {keyid}, the bundle by {public_key}", "stranger")
     try:
         value = base64.b64decode(signatures[0]["sig"], validate=True)
-        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key)).verify(
-            value, pre_authentication(PAYLOAD_TYPE, payload)
-        )
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key)).verify(value, pre_authentication(PAYLOAD_TYPE, payload))
     except (InvalidSignature, binascii.Error, ValueError, TypeError):
         demand(False, f"an envelope is not signed by the key {public_key[:16]}…", "stranger")
 

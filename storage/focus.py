@@ -16,15 +16,7 @@ from typing import Any
 VERSION = "1.2"
 GROUPS = ("job", "provider", "gpu", "day")
 """How the billing lines must be grouped."""
-DECIMALS = (
-    "BilledCost",
-    "ConsumedQuantity",
-    "ContractedCost",
-    "EffectiveCost",
-    "ListCost",
-    "PricingQuantity",
-    "x_UnitPrice",
-)
+DECIMALS = ("BilledCost", "ConsumedQuantity", "ContractedCost", "EffectiveCost", "ListCost", "PricingQuantity", "x_UnitPrice")
 INSTANTS = ("BillingPeriodEnd", "BillingPeriodStart", "ChargePeriodEnd", "ChargePeriodStart")
 COLUMNS = (
     "BilledCost", "BillingAccountId", "BillingAccountName", "BillingCurrency", "BillingPeriodEnd",

@@ -86,18 +86,14 @@ def _bill(body: Mapping[str, Any]) -> str:
 
 def _meters(body: Mapping[str, Any]) -> str:
     """Each signed reading is signed by the key that the lease's provider named, and at most it was metered."""
-    keys = {
-        event["lease"]: event.get("meter_key", "") for _, event in events_of(body) if event["type"] == "lease_started"
-    }
+    keys = {event["lease"]: event.get("meter_key", "") for _, event in events_of(body) if event["type"] == "lease_started"}
     signed = [event for _, event in events_of(body) if event["type"] == "meter_signed"]
     charged = {event["lease"] for _, event in events_of(body) if event["type"] == "lease_charged"}
     if signed and find_spec("cryptography") is None:
         return f"{len(signed)} signed readings; their signatures were skipped: `cryptography` is not installed"
     for event in signed:
         right = is_signed(keys.get(event["lease"], ""), event["lease"], event["epoch"], event, event["signature"])
-        demand(
-            right, f"lease {event['lease']}: the reading of {event['leased_ms']} ms is not signed by its worker's key"
-        )
+        demand(right, f"lease {event['lease']}: the reading of {event['leased_ms']} ms is not signed by its worker's key")
     without = len(charged - {event["lease"] for event in signed})
     rest = f"; {without} charged leases have none" if without else ""
     return f"{len(signed)} readings signed by the workers that they are of{rest}"
@@ -113,9 +109,7 @@ def _prices(body: Mapping[str, Any]) -> str:
         price, gpus = lease["price_nanos_per_gpu_hour"], lease["gpus"]
         from_ms, paid = until.get(charge["lease"], (0, 0))
         where = f"lease {charge['lease']} up to {charge['to_ms']} ms"
-        demand(
-            charge["from_ms"] == from_ms and charge["to_ms"] >= from_ms, f"{where}: time is charged twice or left out"
-        )
+        demand(charge["from_ms"] == from_ms and charge["to_ms"] >= from_ms, f"{where}: time is charged twice or left out")
         due = charge_nanos(price, gpus, charge["to_ms"]) - paid
         demand(0 <= charge["amount_nanos"] <= due, f"{where}: {charge['amount_nanos']} nano-dollars charged, {due} due")
         until[charge["lease"]] = charge["to_ms"], paid + charge["amount_nanos"]

@@ -94,11 +94,7 @@ class Journal:
 
     @classmethod
     def open(
-        cls,
-        folder: Path,
-        *,
-        disk: Disk = DISK,
-        segment_bytes: int = SEGMENT_BYTES,
+        cls, folder: Path, *, disk: Disk = DISK, segment_bytes: int = SEGMENT_BYTES,
         since: Callable[[], Place | None] = lambda: None,
     ) -> "Journal":
         """Lock `folder` (made if missing), cut a torn tail, start a new term.

@@ -122,9 +122,7 @@ def check_history(body: Mapping[str, Any], seen: Mapping[str, str]) -> str:
     newest = max(int(size) for size in seen)
     told = f"the head has {head.size} records, and this home has seen one of {newest}: it may be of a history that was left"
     demand(head.size > newest, f"{told}; `torg head --size {head.size}` asks the market to prove it", "older_head")
-    return (
-        f"newer than the newest head seen here ({newest} records); `torg head` asks the market to prove that they agree"
-    )
+    return f"newer than the newest head seen here ({newest} records); `torg head` asks the market to prove that they agree"
 
 
 def check_inclusion(body: Mapping[str, Any]) -> str:
@@ -147,8 +145,6 @@ def check_inclusion(body: Mapping[str, Any]) -> str:
             before, events = place, events + 1
             demand(bool(one["path"]) or record["count"] == 1, f"{where}: its proof is empty", "empty_proof")
             inner = [hashes[at] for at in one["path"]]
-            found = root_from_inclusion(
-                event_leaf(bytes.fromhex(one["salt"]), one["event"]), one["ordinal"], record["count"], inner
-            )
+            found = root_from_inclusion(event_leaf(bytes.fromhex(one["salt"]), one["event"]), one["ordinal"], record["count"], inner)
             demand(found == root, f"{where} is not what the record holds", "not_in_record")
     return f"{events} events of {len(body['records'])} records are in the log"

@@ -39,14 +39,10 @@ def check_machine(started: Mapping[str, Any]) -> None:
     except ImportError as error:
         raise NoSignatures("the package `cryptography` is not installed here") from error
     machine = started["machine"]
-    demand(
-        set(machine) == FIELDS, f"lease {started['lease']}: a field of its machine is missing or unknown", "bad_form"
-    )
+    demand(set(machine) == FIELDS, f"lease {started['lease']}: a field of its machine is missing or unknown", "bad_form")
     try:
         key = Ed25519PublicKey.from_public_bytes(binascii.unhexlify(machine["public_key"]))
-        key.verify(
-            binascii.unhexlify(machine["signature"]), _text(started["lease"], started["epoch"], machine["facts"])
-        )
+        key.verify(binascii.unhexlify(machine["signature"]), _text(started["lease"], started["epoch"], machine["facts"]))
     except (InvalidSignature, ValueError):
         demand(False, f"lease {started['lease']}: its machine is not signed by the key beside it", "stranger")
 

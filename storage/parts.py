@@ -59,9 +59,7 @@ class Parts:
         except NotCanonical as error:
             raise PartsError(str(error)) from error
         if not isinstance(value, dict) or value.get("format") != FORMAT:
-            raise PartsError(
-                newer_manifest("the list of parts", found_format(value), FORMAT) or f"not a manifest of format {FORMAT}"
-            )
+            raise PartsError(newer_manifest("the list of parts", found_format(value), FORMAT) or f"not a manifest of format {FORMAT}")
         if set(value) != set(_FIELDS):
             raise PartsError(f"fields missing or unknown: {', '.join(sorted(set(value) ^ set(_FIELDS)))}")
         parts = value["parts"]

@@ -355,9 +355,7 @@ def _file_id(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def fetch(
-    connection: duckdb.DuckDBPyConnection, query: str, parameters: list[Any] | dict[str, Any]
-) -> Iterator[dict[str, Any]]:
+def fetch(connection: duckdb.DuckDBPyConnection, query: str, parameters: list[Any] | dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The rows of a query as dicts; read to the end before the next one."""
     result = connection.execute(query, parameters)
     names = [column[0] for column in result.description or ()]

@@ -109,11 +109,7 @@ def _job(body: Mapping[str, Any]) -> str:
         if event["type"] == "lease_started":
             demand(event["lease"] in leases, f"the lease {event['lease']} is not of the job {job}", "another_job")
         else:
-            demand(
-                event.get("job") == job,
-                f"an event of record {one.record} is of the job {event.get('job')}",
-                "another_job",
-            )
+            demand(event.get("job") == job, f"an event of record {one.record} is of the job {event.get('job')}", "another_job")
     demand(len(submitted) == 1, f"{len(submitted)} submissions of the job are shown, and there is one", "incomplete")
     event = submitted[0].event
     found = digest_of(event["spec"])
@@ -144,15 +140,9 @@ def _chain(story: JobStory) -> str:
     for one in story.segments:
         event, statement = one.event, one.event["statement"]
         found = statement_digest(statement)
-        demand(
-            found == event["digest"],
-            f"segment {event['segment']} has the digest {found}, and {event['digest']} was journaled",
-        )
+        demand(found == event["digest"], f"segment {event['segment']} has the digest {found}, and {event['digest']} was journaled")
         named = statement["predicate"]["parents"]["statement"]
-        demand(
-            named == before,
-            f"segment {event['segment']} names the statement {named} as the one before, and it is {before}",
-        )
+        demand(named == before, f"segment {event['segment']} names the statement {named} as the one before, and it is {before}")
         before = found
     return f"{len(story.segments)} segments, each names the one before"
 
@@ -172,19 +162,12 @@ def _segments(job: str, story: JobStory) -> str:
                 counts = members.setdefault(member["lease"], [0, 0, 0])
                 for at, more in enumerate((1, member["steps"], member["tokens"])):
                     counts[at] += more
-        demand(
-            story.rounds[last].event["step"] == said["steps"]["last"],
-            f"{where} ends at another step than its last round",
-        )
+        demand(story.rounds[last].event["step"] == said["steps"]["last"], f"{where} ends at another step than its last round")
         work = {row["lease"]: [row["rounds"], row["steps"], row["tokens"]] for row in said["work"]}
         demand(work == members, f"{where}: its work is not that of its rounds' members")
         for lease in members:
             granted = story.granted.get(lease)
-            demand(
-                granted is not None and granted.place < one.place,
-                f"{where}: the lease {lease} is not in the log",
-                "incomplete",
-            )
+            demand(granted is not None and granted.place < one.place, f"{where}: the lease {lease} is not in the log", "incomplete")
     return told
 
 
@@ -197,9 +180,7 @@ def _outputs(job: str, story: JobStory) -> str:
         where = f"segment {said['segment']}"
         demand(durable is not None, f"{where}: its checkpoint is not in the log", "incomplete")
         assert durable is not None
-        demand(
-            durable.event["manifest"] == outputs["manifest"], f"{where}: the log has another checkpoint of round {last}"
-        )
+        demand(durable.event["manifest"] == outputs["manifest"], f"{where}: the log has another checkpoint of round {last}")
         agreed = story.rounds[last].event["digest"]
         demand(agreed == outputs["parameters"], f"{where}: round {last} agreed on the parameters {agreed}")
     return told
@@ -208,9 +189,7 @@ def _outputs(job: str, story: JobStory) -> str:
 def _statements(bundle: Mapping[str, Any], story: JobStory, public_key: str | None) -> str:
     body = bundle["body"]
     made, said = statements_of(body["market"], story), body["statements"]
-    demand(
-        len(made) == len(said), f"the log has {len(made)} segments, and {len(said)} statements are there", "incomplete"
-    )
+    demand(len(made) == len(said), f"the log has {len(made)} segments, and {len(said)} statements are there", "incomplete")
     signature = bundle["signature"]
     owner = public_key or (None if signature is None else str(signature["public_key"]))
     skipped = "" if owner else "; not signed"
@@ -234,9 +213,7 @@ def _machines(story: JobStory) -> str:
     except NoSignatures as missing:
         return f"{len(told)} leases' machines; their signatures were skipped: {missing}"
     silent = len(story.started) - len(told)
-    return f"{len(told)} leases' machines, signed by their providers" + (
-        f"; of {silent} nothing is known" if silent else ""
-    )
+    return f"{len(told)} leases' machines, signed by their providers" + (f"; of {silent} nothing is known" if silent else "")
 
 
 def _lineage(story: JobStory) -> str:
@@ -250,10 +227,7 @@ def _lineage(story: JobStory) -> str:
             named = predicate[kind]["digest"]
             told = f"segment {predicate['segment']} was made from the {kind} {named}, and {digest} was submitted"
             demand(named == digest, told)
-        demand(
-            predicate["data"]["order_seed"] == spec["seed"],
-            f"segment {predicate['segment']} has another order of its data",
-        )
+        demand(predicate["data"]["order_seed"] == spec["seed"], f"segment {predicate['segment']} has another order of its data")
     by_output = {one["predicate"]["outputs"]["manifest"]: one["predicate"] for one in plain}
     if "command" in spec:
         return "a command's job: it has no segments"
@@ -288,9 +262,7 @@ def _complete(story: JobStory) -> str:
         return f"the job is {story.state}: this is its provenance so far"
     left = sums_of(story)["escrow_left_nanos"]
     held = held_in_escrow(_disputes(story))
-    demand(
-        left == held, f"the job is {story.state} and {left - held} nano-dollars of its escrow are nowhere", "incomplete"
-    )
+    demand(left == held, f"the job is {story.state} and {left - held} nano-dollars of its escrow are nowhere", "incomplete")
     kept = f"holds {format_usd(held)} dollars for open disputes" if held else "is empty"
     return f"the job is {story.state} and its escrow {kept}: nothing was left out"
 

@@ -71,19 +71,11 @@ class S3Store:
 
     def put_file(self, name: str, path: Path) -> None:
         several = path.stat().st_size > ONE_REQUEST_BYTES
-        self._do(
-            "PUT",
-            name,
-            lambda: self._obstore.put(self._bucket, name, path, use_multipart=several, chunk_size=PART_BYTES),
-        )
+        self._do("PUT", name, lambda: self._obstore.put(self._bucket, name, path, use_multipart=several, chunk_size=PART_BYTES))
 
     def replace(self, name: str, data: bytes) -> None:
         several = len(data) > ONE_REQUEST_BYTES
-        self._do(
-            "PUT",
-            name,
-            lambda: self._obstore.put(self._bucket, name, data, use_multipart=several, chunk_size=PART_BYTES),
-        )
+        self._do("PUT", name, lambda: self._obstore.put(self._bucket, name, data, use_multipart=several, chunk_size=PART_BYTES))
 
     def get(self, name: str) -> bytes:
         return self._do("GET", name, lambda: bytes(self._obstore.get(self._bucket, name).bytes()))
@@ -96,9 +88,7 @@ class S3Store:
         if begin >= min(size, end):
             return b""
         try:
-            return self._do(
-                "GET", name, lambda: bytes(self._obstore.get_range(self._bucket, name, start=begin, end=end))
-            )
+            return self._do("GET", name, lambda: bytes(self._obstore.get_range(self._bucket, name, start=begin, end=end)))
         except ObjectMissing:
             raise
         except ObjectStoreError:
@@ -118,9 +108,7 @@ class S3Store:
         batches = self._do("LIST", prefix, lambda: iter(self._obstore.list(self._bucket, prefix=prefix or None)))
         found = []
         while (batch := self._do("LIST", prefix, lambda: next(batches, None))) is not None:
-            found += [
-                ObjectInfo(one["path"], one["size"], int(one["last_modified"].timestamp() * 1000)) for one in batch
-            ]
+            found += [ObjectInfo(one["path"], one["size"], int(one["last_modified"].timestamp() * 1000)) for one in batch]
         yield from sorted(found, key=lambda one: one.name)
 
     def delete(self, name: str) -> None:

@@ -101,10 +101,7 @@ class Saved:
     def from_json(cls, value: object) -> Saved:
         """Read what `to_json` made; raises SavedError."""
         if not isinstance(value, dict) or value.get("format") != FORMAT:
-            raise SavedError(
-                newer_manifest("the list of what was saved", found_format(value), FORMAT)
-                or f"not a manifest of format {FORMAT}"
-            )
+            raise SavedError(newer_manifest("the list of what was saved", found_format(value), FORMAT) or f"not a manifest of format {FORMAT}")
         if set(value) != set(_FIELDS):
             raise SavedError(f"fields missing or unknown: {', '.join(sorted(set(value) ^ set(_FIELDS)))}")
         if not isinstance(value["job"], str) or not is_count(value["number"]) or not is_count(value["left_out"]):

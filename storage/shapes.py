@@ -177,7 +177,9 @@ def _mapping(key: Any, part: Any) -> Shape:
             read and (lambda plain: {name: read(one) for name, one in plain.items()}),
         )
     write_pair, read_pair = _pair_of(key, part)
-    return Shape(lambda value: [write_pair(pair) for pair in value.items()], lambda plain: dict(map(read_pair, plain)))
+    return Shape(
+        lambda value: [write_pair(pair) for pair in value.items()], lambda plain: dict(map(read_pair, plain))
+    )
 
 
 def _record(kind: type) -> Shape:
@@ -192,9 +194,13 @@ def _record(kind: type) -> Shape:
     def write(value: Any) -> list[Any]:
         if type(value) is not kind:
             raise ShapeError(f"{type(value).__qualname__} stands where {kind.__qualname__} belongs")
-        return [getattr(value, name) if write is None else write(getattr(value, name)) for name, write in writers]
+        return [
+            getattr(value, name) if write is None else write(getattr(value, name)) for name, write in writers
+        ]
 
     def read(plain: Any) -> Any:
         return kind(*[one if read is None else read(one) for read, one in zip(readers, plain, strict=True)])
 
     return Shape(write, read)
+
+

@@ -231,9 +231,7 @@ class LogIndex:
         with path.open("rb") as file:
             file.seek(offset)
             head = file.read(RECORD_HEADER.size)
-            _, length, _, crc, hashed = (
-                RECORD_HEADER.unpack(head) if len(head) == RECORD_HEADER.size else (0, 0, 0, 0, NO_HASH)
-            )
+            _, length, _, crc, hashed = RECORD_HEADER.unpack(head) if len(head) == RECORD_HEADER.size else (0, 0, 0, 0, NO_HASH)
             payload = file.read(length)
         if not payload or crc != record_crc(head, hashed, payload):
             raise JournalCorrupt(f"segment {path.name}, record {number}, offset {offset}: it cannot be read")

@@ -34,14 +34,7 @@ SOON_MS: Final = 300_000
 DEATHS_OF_TWO: Final = 4
 DEATHS_OF_ONE: Final = 6
 """Deaths in a row after which the command is at fault: of two providers' machines or more, or of one's."""
-_SHELL_CODES: Final = {
-    "timeout": 124,
-    "not_executable": 126,
-    "not_found": 127,
-    "memory": 137,
-    "limit": 137,
-    REQUIREMENTS: 125,
-}
+_SHELL_CODES: Final = {"timeout": 124, "not_executable": 126, "not_found": 127, "memory": 137, "limit": 137, REQUIREMENTS: 125}
 BUILDS_OF_TWO: Final = 3
 BUILDS_OF_ONE: Final = 6
 """Builds of an environment in a row that failed at no fault of anybody's that can be proved, as with deaths."""
@@ -282,9 +275,7 @@ class Attempts:
         if self._pausing:
             return self._paused()
         if len(self._unbuilt) >= (BUILDS_OF_TWO if len(set(self._unbuilt)) > 1 else BUILDS_OF_ONE):
-            what = (
-                f"{shown(self._argv)} has no environment: {counted(len(self._unbuilt), 'machine')} could not build it"
-            )
+            what = f"{shown(self._argv)} has no environment: {counted(len(self._unbuilt), 'machine')} could not build it"
             return self._over("failed", REQUIREMENTS, None, f"{what}, the last one because: {why}")
         return ()
 

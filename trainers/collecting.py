@@ -83,9 +83,7 @@ def read_piece(folder: Path, path: str, offset: int, size: int) -> bytes:
 
 
 def plain_files(
-    folder: Path,
-    unnameable: Callable[[str], object] = lambda _: None,
-    special: Callable[[str], object] = lambda _: None,
+    folder: Path, unnameable: Callable[[str], object] = lambda _: None, special: Callable[[str], object] = lambda _: None
 ) -> Iterator[tuple[str, os.stat_result]]:
     """Path and status of all plain files below the folder whose names can be told; `unnameable` hears of the others, and
     `special` of links and of what is neither file nor folder.

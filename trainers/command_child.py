@@ -95,7 +95,9 @@ class OneProcess:
     """A command that prints to where we do. `ranks`: its process id, and 0."""
 
     def __init__(self, argv: list[str], environment: Mapping[str, str], folder: str) -> None:
-        process = subprocess.Popen(argv, env=environment, cwd=folder, stdin=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            argv, env=environment, cwd=folder, stdin=subprocess.DEVNULL, start_new_session=True
+        )
         process.returncode = 0  # it is waited for by `Watch`
         self.ranks = {process.pid: 0}
 

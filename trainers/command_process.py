@@ -83,12 +83,7 @@ class CommandProcess:
         self._log = ChildLog(self._process.stdout, max_lines=LOG_LINES, max_bytes=LOG_BYTES)
         own = {} if ranks is None else dict(LOOPBACK)
         own |= sandbox.command_environment(
-            place.threads // (ranks or 1),
-            place.seen("home"),
-            place.seen("tmp"),
-            place.code,
-            _programs(place),
-            place.devices,
+            place.threads // (ranks or 1), place.seen("home"), place.seen("tmp"), place.code, _programs(place), place.devices
         )
         if place.environment_seen is not None:
             own |= {"VIRTUAL_ENV": place.environment_seen, "PATH": f"{place.environment_seen}/bin:{own['PATH']}"}

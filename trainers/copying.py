@@ -60,13 +60,7 @@ def pack(path: Path, out: IO[bytes], name: str = "") -> Sums:
         bytes=sum(file.lstat().st_size for one, file in taken if _kind(one, file) == "file") if folder else top.st_size,
         left_out=len(entries) - len(taken) if folder else 0,
     )
-    head = {
-        "name": name or path.resolve().name,
-        "folder": folder,
-        "files": sums.files,
-        "bytes": sums.bytes,
-        "left_out": sums.left_out,
-    }
+    head = {"name": name or path.resolve().name, "folder": folder, "files": sums.files, "bytes": sums.bytes, "left_out": sums.left_out}
     out.write(json.dumps(head).encode() + b"\n")
     with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT, dereference=not folder) as tar:
         for one, file in taken:
@@ -250,12 +244,7 @@ def main(arguments: list[str]) -> int:
             sys.stdout.buffer.flush()
         else:
             final, sums = Stream(sys.stdin.buffer).unpack(path)
-            told: dict[str, Any] = {
-                "path": str(final),
-                "files": sums.files,
-                "bytes": sums.bytes,
-                "left_out": sums.left_out,
-            }
+            told: dict[str, Any] = {"path": str(final), "files": sums.files, "bytes": sums.bytes, "left_out": sums.left_out}
             print(json.dumps(told))  # noqa: T201  that is how it answers
     except CopyError as error:
         sys.stderr.write(f"{error}\n")

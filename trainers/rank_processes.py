@@ -77,13 +77,7 @@ class RankProcesses:
         ours, theirs = os.pipe()
         try:
             process = subprocess.Popen(
-                argv,
-                env=environment,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=theirs,
-                stderr=theirs,
-                start_new_session=True,
+                argv, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, start_new_session=True
             )
         except OSError:
             os.close(ours)

@@ -55,9 +55,7 @@ def requirements_of_lines(lines: Iterable[str]) -> tuple[str, ...]:
         if bare:
             found[_normal(number, bare)] = None
             if len(found) > MAX_LINES:
-                raise BadRequirement(
-                    number, bare, f"is one of more than {MAX_LINES} requirements", "name what the command imports"
-                )
+                raise BadRequirement(number, bare, f"is one of more than {MAX_LINES} requirements", "name what the command imports")
     return tuple(sorted(found))
 
 
@@ -72,11 +70,7 @@ def requirements_of_pyproject(project: Mapping[str, Any]) -> tuple[str, ...]:
 
 def is_normal(lines: object) -> bool:
     """Whether this is what the functions above answer, with something in it."""
-    if (
-        not isinstance(lines, list)
-        or not 1 <= len(lines) <= MAX_LINES
-        or not all(isinstance(one, str) for one in lines)
-    ):
+    if not isinstance(lines, list) or not 1 <= len(lines) <= MAX_LINES or not all(isinstance(one, str) for one in lines):
         return False
     try:
         return list(requirements_of_lines(lines)) == lines
@@ -86,9 +80,7 @@ def is_normal(lines: object) -> bool:
 
 def _normal(number: int, line: str) -> str:
     if len(line) > MAX_CHARACTERS:
-        raise BadRequirement(
-            number, line, f"is longer than {MAX_CHARACTERS} characters", "a requirement is a name and versions"
-        )
+        raise BadRequirement(number, line, f"is longer than {MAX_CHARACTERS} characters", "a requirement is a name and versions")
     if line.startswith("-"):
         raise BadRequirement(number, line, "is an option of pip", f"only names and versions; {_WHERE}")
     if line.endswith("\\"):
@@ -115,12 +107,7 @@ def _refused(number: int, line: str) -> BadRequirement:
     if re.search(r"://|\s@\s|^[A-Za-z]+\+", line) or "@" in line:
         return BadRequirement(number, line, "names an address", f"only names and versions; {_WHERE}")
     if re.match(r"[./~\\]|.*[/\\]|.*\.(whl|zip|tar\.\w+|txt|toml)$", line):
-        return BadRequirement(
-            number,
-            line,
-            "is a path",
-            "only names and versions; a wheel of your own can lie in the work folder's PYTHONPATH",
-        )
+        return BadRequirement(number, line, "is a path", "only names and versions; a wheel of your own can lie in the work folder's PYTHONPATH")
     return BadRequirement(number, line, "is no requirement", "such as einops>=0.8 or transformers[torch]==4.57.*")
 
 

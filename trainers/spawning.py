@@ -141,11 +141,7 @@ def _inside(place: Place, home: str) -> list[str]:
     """The options of `trainers.inside`."""
     words = ["--isolation", place.isolation, "--scratch", home]
     if place.isolation == "process":
-        readable = [
-            *map(str, place.shares.values()),
-            *filter(None, [place.environment_seen]),
-            *(device.libraries for device in place.devices),
-        ]
+        readable = [*map(str, place.shares.values()), *filter(None, [place.environment_seen]), *(device.libraries for device in place.devices)]
         words += [word for path in readable for word in ("--readable", path)]
         words += [word for name in node_names(place.devices) for word in ("--node", name)]
     return words

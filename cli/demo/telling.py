@@ -88,9 +88,7 @@ class Teller:
         if not self._quiet:
             print(loss_curve([(one["round"], one["loss"]) for one in rounds], width=min(self._screen.width, 78)))
 
-    def verdicts(
-        self, outcome: Outcome, books: dict[str, Any], bundle: dict[str, Any], invoice: dict[str, Any]
-    ) -> None:
+    def verdicts(self, outcome: Outcome, books: dict[str, Any], bundle: dict[str, Any], invoice: dict[str, Any]) -> None:
         """The sums and the checks."""
         self.say(
             f"billed {exact_usd(outcome.billed_nanos)} = earnings {exact_usd(outcome.provider_earnings_nanos)} + fee {exact_usd(outcome.fee_nanos)}"

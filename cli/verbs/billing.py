@@ -40,10 +40,7 @@ def billing(
     format: Annotated[str, typer.Option(help="table, json, csv or parquet")] = "table",
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="default: stdout")] = None,
     focus: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="write FOCUS 1.2 to FILE.csv or FILE.parquet, a row a job, provider, GPU and day"
-        ),
+        Path | None, typer.Option(metavar="FILE", help="write FOCUS 1.2 to FILE.csv or FILE.parquet, a row a job, provider, GPU and day")
     ] = None,
     role: Role = "customer",
 ) -> None:
@@ -78,9 +75,7 @@ def billing(
 def _only_focus(**others: object) -> None:
     for name, value in others.items():
         if value is not None:
-            raise usage(
-                f"--{name} does not go with --focus", field=f"--{name}", remedy="FOCUS has its own rows and columns"
-            )
+            raise usage(f"--{name} does not go with --focus", field=f"--{name}", remedy="FOCUS has its own rows and columns")
 
 
 def _focus(settings: Settings, role: str, file: Path, *, start: int | None, end: int | None, job: str | None) -> None:
@@ -92,9 +87,7 @@ def _focus(settings: Settings, role: str, file: Path, *, start: int | None, end:
     if role == "provider":
         raise usage("--focus is what one pays", field="--role", remedy="--role customer or operator")
     if file.suffix not in (".csv", ".parquet"):
-        raise usage(
-            f"--focus: {file.name} is neither .csv nor .parquet", field="--focus", remedy="name a file of either"
-        )
+        raise usage(f"--focus: {file.name} is neither .csv nor .parquet", field="--focus", remedy="name a file of either")
     lines = _lines(settings, role, by=",".join(BY), start=start, end=end, job=job)
     rows = focus_rows(lines, _jobs(settings, role))
     write_focus(rows, file)
@@ -181,10 +174,7 @@ def show_invoice(settings: Settings, answer: dict[str, Any]) -> None:
         screen.print(f"  {_SUMS.get(name, name):<38}{exact_usd(nanos):>18}", markup=False)
     for line in answer["lines"]:
         if line.get("questioned_ms"):
-            screen.print(
-                f"  in question: {line['provider']} says {line['questioned_ms'] / 1000:,.1f} s more than its run saw; not charged",
-                markup=False,
-            )
+            screen.print(f"  in question: {line['provider']} says {line['questioned_ms'] / 1000:,.1f} s more than its run saw; not charged", markup=False)
     for note in answer.get("notes") or ():
         word = "credit note" if note["kind"] == "credit_note" else "debit note"
         screen.print(f"  {word + ' ' + note['number']:<38}{exact_usd(note['amount_nanos']):>18}", markup=False)
@@ -192,12 +182,7 @@ def show_invoice(settings: Settings, answer: dict[str, Any]) -> None:
         screen.print(f"  {'due':<38}{exact_usd(answer['due_nanos']):>18}", markup=False)
     for one in answer.get("disputes") or ():
         told = one["decision"] or f"{usd(one['held_nanos'])} held"
-        screen.print(
-            printable(
-                f"  dispute {one['dispute']}, {one['state']}: {usd(one['amount_nanos'])}, {one['reason']} ({told})"
-            ),
-            markup=False,
-        )
+        screen.print(printable(f"  dispute {one['dispute']}, {one['state']}: {usd(one['amount_nanos'])}, {one['reason']} ({told})"), markup=False)
     rules = answer.get("price_rules") or []
     if rules:
         screen.print(f"  priced by rule {' and '.join(rules)}", markup=False)

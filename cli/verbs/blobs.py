@@ -16,11 +16,7 @@ GRACE_HOURS = 24
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    group = typer.Typer(
-        name="blobs",
-        help="Uploads, checkpoints and results as bytes: check them, sweep what nobody needs.",
-        no_args_is_help=True,
-    )
+    group = typer.Typer(name="blobs", help="Uploads, checkpoints and results as bytes: check them, sweep what nobody needs.", no_args_is_help=True)
     group.command("verify")(verify)
     group.command("gc")(collect)
     app.add_typer(group)
@@ -53,13 +49,9 @@ def collect(
     if settings.as_json:
         document(found)
         return
-    print(
-        f"{found['blobs']} blobs, {megabytes(found['bytes'])}; {found['needed']} are needed, {megabytes(found['needed_bytes'])}"
-    )
+    print(f"{found['blobs']} blobs, {megabytes(found['bytes'])}; {found['needed']} are needed, {megabytes(found['needed_bytes'])}")
     waiting, waiting_bytes = found["marked"] - found["due"], found["marked_bytes"] - found["due_bytes"]
-    print(
-        f"needed by nobody: {found['marked']}, {megabytes(found['marked_bytes'])}; {waiting} of them, {megabytes(waiting_bytes)}, wait for the grace"
-    )
+    print(f"needed by nobody: {found['marked']}, {megabytes(found['marked_bytes'])}; {waiting} of them, {megabytes(waiting_bytes)}, wait for the grace")
     if dry_run:
         print(f"would be removed now: {found['due']}, {megabytes(found['due_bytes'])}")
     else:
@@ -76,23 +68,15 @@ def _checked(settings: Settings) -> dict[str, Any]:
     from storage.journal_format import JournalCorrupt, JournalRewound
 
     if settings.url:
-        raise usage(
-            "blobs are read from the market's home, not over HTTP",
-            field="--url",
-            remedy="name --home on the market's machine",
-        )
+        raise usage("blobs are read from the market's home, not over HTTP", field="--url", remedy="name --home on the market's machine")
     if not (settings.home / "journal").is_dir():
-        raise CliError(
-            "no_market", f"there is no market in {settings.home}", "--home", "name the market's folder", Exit.FAILED
-        )
+        raise CliError("no_market", f"there is no market in {settings.home}", "--home", "name the market's folder", Exit.FAILED)
     home = Home(readable_home(settings.home))
     try:
         with progress_bar(settings, "reading") as progress:
             return check_blobs(open_blobs(home.root), home.journal, progress).to_json()
     except (JournalCorrupt, JournalRewound) as error:
-        raise CliError(
-            "damaged", f"the journal is damaged: {error}", None, "run `torg books verify`", Exit.FAILED
-        ) from error
+        raise CliError("damaged", f"the journal is damaged: {error}", None, "run `torg books verify`", Exit.FAILED) from error
     except (BlobError, PlaceError, OSError) as error:
         raise CliError("blobs_unreadable", str(error), "--home", None, Exit.FAILED) from error
 
@@ -101,14 +85,8 @@ def _show(found: dict[str, Any]) -> None:
     if found["ok"]:
         print(f"The blobs are sound: {found['blobs']}, {megabytes(found['bytes'])}")
         return
-    print(
-        f"The blobs are NOT sound: of {found['blobs']}, {len(found['damaged'])} are damaged; {len(found['missing'])} are missing"
-    )
-    for what, told in (
-        ("damaged", "other bytes than its name says"),
-        ("missing", "named by the record and not here"),
-        ("unreadable", ""),
-    ):
+    print(f"The blobs are NOT sound: of {found['blobs']}, {len(found['damaged'])} are damaged; {len(found['missing'])} are missing")
+    for what, told in (("damaged", "other bytes than its name says"), ("missing", "named by the record and not here"), ("unreadable", "")):
         for one in found[what][:SHOWN_AT_MOST]:
             print(f"  {one}{': ' if told else ''}{told}")
         if len(found[what]) > SHOWN_AT_MOST:

@@ -65,8 +65,7 @@ def close(
 
 
 def periods(
-    ctx: typer.Context,
-    number: Annotated[int | None, typer.Argument(min=1, help="one of them, with every balance")] = None,
+    ctx: typer.Context, number: Annotated[int | None, typer.Argument(min=1, help="one of them, with every balance")] = None
 ) -> None:
     """The periods that are closed, or one of them with every balance at its end."""
     settings: Settings = ctx.obj
@@ -79,9 +78,7 @@ def periods(
         document(found)
         return
     rows = [{"account": account, "nanos": nanos} for account, nanos in found["balances"].items()]
-    show_list(
-        settings, rows, _BALANCES, lambda one: [one["account"], usd(one["nanos"])], empty="No account had anything."
-    )
+    show_list(settings, rows, _BALANCES, lambda one: [one["account"], usd(one["nanos"])], empty="No account had anything.")
 
 
 def _end_of(text: str) -> int:
@@ -100,13 +97,7 @@ def _short(at: str) -> str:
     return at[:19].replace("T", " ")
 
 
-_PERIODS = (
-    Column("period", right=True),
-    Column("from"),
-    Column("through"),
-    Column("transfers", right=True),
-    Column("closed by"),
-)
+_PERIODS = (Column("period", right=True), Column("from"), Column("through"), Column("transfers", right=True), Column("closed by"))
 _BALANCES = (Column("account"), Column("balance", right=True))
 
 

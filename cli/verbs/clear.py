@@ -55,11 +55,7 @@ def clear(
     offered, wanted = read(offers, "OFFERS", offers_of), read(jobs, "JOBS", jobs_of)
     read_ms = _ms(begun)
     if price_rule != "ask" and (any(wanted.goodput) or any(one is not None for one in wanted.budget_nanos)):
-        raise usage(
-            "jobs with budget_usd or goodput are cleared at the asks alone",
-            field="--price-rule",
-            remedy="--price-rule ask",
-        )
+        raise usage("jobs with budget_usd or goodput are cleared at the asks alone", field="--price-rule", remedy="--price-rule ask")
     from market.engine.book import Fairness, book_of
     from market.engine.solve import solve, warm_up
 
@@ -71,17 +67,10 @@ def clear(
     book = book_of(offered, wanted, Fairness(weights, ageing_nanos))
     cleared = solve(book, budget=budget, seed=seed, bound=bound, memory=before)
     times = {"read_ms": read_ms, "load_ms": load_ms, "clear_ms": _ms(begun)}
-    told = (
-        _document(book, cleared, price_rule)
-        | {"price_rule": price_rule, "budget": cleared.budget, "seed": seed}
-        | times
-    )
+    told = _document(book, cleared, price_rule) | {"price_rule": price_rule, "budget": cleared.budget, "seed": seed} | times
     if not book.fairness.plain:
         plain = solve(book_of(offered, wanted), budget=budget, seed=seed, memory=before)
-        told |= {
-            "objective_usd": _usd(cleared.objective_nanos),
-            "fairness_cost_usd": _usd(max(0, plain.welfare_nanos - cleared.welfare_nanos)),
-        }
+        told |= {"objective_usd": _usd(cleared.objective_nanos), "fairness_cost_usd": _usd(max(0, plain.welfare_nanos - cleared.welfare_nanos))}
     if memory is not None:
         write_memory(memory, cleared.memory)
     if settings.as_json:
@@ -99,19 +88,11 @@ def _fairness(team_weights: str, ageing: str) -> tuple[dict[str, int], int]:
         team, colon, weight = part.rpartition(":")
         nanos = amount_nanos(weight.strip(), MAX_WEIGHT) if colon else None
         if nanos is None or team.strip() in weights:
-            raise usage(
-                f"{part.strip()!r} is no team and its weight",
-                field="--team-weights",
-                remedy=f"TEAM:WEIGHT joined by commas, each team once, weights 0 to {MAX_WEIGHT:,}",
-            )
+            raise usage(f"{part.strip()!r} is no team and its weight", field="--team-weights", remedy=f"TEAM:WEIGHT joined by commas, each team once, weights 0 to {MAX_WEIGHT:,}")
         weights[team.strip()] = nanos
     added = amount_nanos(ageing.strip(), MAX_AGEING_USD)
     if added is None:
-        raise usage(
-            f"{ageing!r} is out of range",
-            field="--ageing",
-            remedy=f"0 to {MAX_AGEING_USD:,} dollars for a GPU and hour waited",
-        )
+        raise usage(f"{ageing!r} is out of range", field="--ageing", remedy=f"0 to {MAX_AGEING_USD:,} dollars for a GPU and hour waited")
     return weights, added
 
 
@@ -195,9 +176,7 @@ def _show(settings: Settings, told: dict[str, Any]) -> None:
         print(f"… and {len(left) - SHOWN:,} jobs more; --json prints all")
     print(f"{len(by_job):,} jobs matched, {len(left):,} not; welfare ${told['welfare_usd']:,.2f}{_of_bound(told)}; {told['clear_ms']:,.0f} ms, budget {told['budget']:,}")  # fmt: skip
     if "fairness_cost_usd" in told:
-        print(
-            f"weights and waiting cost ${told['fairness_cost_usd']:,.2f} of welfare; with them it counts ${told['objective_usd']:,.2f}"
-        )
+        print(f"weights and waiting cost ${told['fairness_cost_usd']:,.2f} of welfare; with them it counts ${told['objective_usd']:,.2f}")
     if "waited" in told:
         _show_waits(settings, told["waited"])
 
@@ -208,12 +187,7 @@ def _show_waits(settings: Settings, told: dict[str, Any]) -> None:
         for what, group in (("", {"all": told["all"]}), ("gang", told["by_gang"]), ("team", told["by_team"]))
         for name, one in group.items()
     ]
-    columns = [
-        Column("of"),
-        Column(""),
-        Column("served: jobs, p50, p99", right=True),
-        Column("not: jobs, p50, p99", right=True),
-    ]
+    columns = [Column("of"), Column(""), Column("served: jobs, p50, p99", right=True), Column("not: jobs, p50, p99", right=True)]
     print_table(settings, columns, rows, title="hours waited")
 
 

@@ -18,14 +18,7 @@ Id = Annotated[str, typer.Argument(metavar="DISPUTE")]
 def register(app: typer.Typer) -> None:
     """Add the group."""
     group = typer.Typer(name="dispute", help="Object to a charge, and decide objections.", no_args_is_help=True)
-    for name, verb in (
-        ("open", open_),
-        ("ls", ls),
-        ("show", show),
-        ("readings", readings),
-        ("uphold", uphold),
-        ("reject", reject),
-    ):
+    for name, verb in (("open", open_), ("ls", ls), ("show", show), ("readings", readings), ("uphold", uphold), ("reject", reject)):
         group.command(name)(verb)
     app.add_typer(group)
 
@@ -36,17 +29,13 @@ def open_(
     lease: Annotated[str, typer.Argument(metavar="LEASE")],
     reason: Reason,
     amount: Annotated[str | None, typer.Option(metavar="USD", help="default: all that the lease was charged")] = None,
-    evidence: Annotated[
-        str, typer.Option(metavar="TEXT", help="what you saw; the record's own readings are added")
-    ] = "",
+    evidence: Annotated[str, typer.Option(metavar="TEXT", help="what you saw; the record's own readings are added")] = "",
     id: Annotated[str | None, typer.Option(help="the same id again is the same objection")] = None,
 ) -> None:
     """Object to what a lease of your job was charged; its provider cannot be paid that out meanwhile."""
     nanos = None if amount is None else usd_nanos(amount, "--amount")
     name = id or f"dispute-{secrets.token_hex(4)}"
-    answer = connect(ctx.obj, "customer").open_dispute(
-        name, job=job, lease=lease, reason=reason, amount_nanos=nanos, evidence=evidence
-    )
+    answer = connect(ctx.obj, "customer").open_dispute(name, job=job, lease=lease, reason=reason, amount_nanos=nanos, evidence=evidence)
     _told(ctx.obj, answer)
 
 
@@ -79,10 +68,7 @@ def uphold(
 ) -> None:
     """Decide for the customer (operators): what was charged goes back."""
     nanos = None if amount is None else usd_nanos(amount, "--amount")
-    _told(
-        ctx.obj,
-        connect(ctx.obj, "operator").decide_dispute(dispute, verdict="upheld", reason=reason, amount_nanos=nanos),
-    )
+    _told(ctx.obj, connect(ctx.obj, "operator").decide_dispute(dispute, verdict="upheld", reason=reason, amount_nanos=nanos))
 
 
 def reject(ctx: typer.Context, dispute: Id, reason: Reason) -> None:
@@ -96,20 +82,12 @@ def _told(settings: Settings, one: dict[str, Any]) -> None:
     if settings.as_json:
         document(one)
         return
-    print(
-        printable(
-            f"{one['id']}: {one['state']}, {usd(one['amount_nanos'])} of {one['lease']} ({one['provider']}): {one['reason']}"
-        )
-    )
+    print(printable(f"{one['id']}: {one['state']}, {usd(one['amount_nanos'])} of {one['lease']} ({one['provider']}): {one['reason']}"))
     if one["state"] == "open":
         where = "in escrow" if one["about"] == "meter" else f"of {one['provider']}'s earnings"
         print(f"  held: {usd(one['held_nanos'])} {where}; an operator decides until {moment(one['until_ms'])}")
     else:
-        print(
-            printable(
-                f"  {one['decided_by']} on {moment(one['closed_ms'])}, {usd(one['decided_nanos'])} to the customer: {one['decision']}"
-            )
-        )
+        print(printable(f"  {one['decided_by']} on {moment(one['closed_ms'])}, {usd(one['decided_nanos'])} to the customer: {one['decision']}"))
     seen = one["evidence"]
     print(f"  the record: {seen['metered_ms'] / 1000:,.1f} s metered, {seen['claimed_ms'] / 1000:,.1f} s by its worker, "
           f"{seen['rounds']} rounds, {usd(seen['charged_nanos'])} charged")  # fmt: skip
@@ -141,23 +119,9 @@ def _reading(lease: dict[str, Any]) -> dict[str, Any]:
         if find_spec("cryptography") is not None:
             right = is_signed(lease["meter_key"], lease["id"], lease["epoch"], signed, signed["signature"])
             word = "good" if right else "wrong"
-    names = (
-        "id",
-        "provider",
-        "metered_ms",
-        "questioned_ms",
-        "questioned_nanos",
-        "charged_ms",
-        "charged_nanos",
-        "rounds",
-    )
+    names = ("id", "provider", "metered_ms", "questioned_ms", "questioned_nanos", "charged_ms", "charged_nanos", "rounds")
     told = {name: lease[name] for name in names}
-    return {
-        **told,
-        "signed_ms": signed and signed["leased_ms"],
-        "run_ms": signed and signed["run_ms"],
-        "signature": word,
-    }
+    return {**told, "signed_ms": signed and signed["leased_ms"], "run_ms": signed and signed["run_ms"], "signature": word}
 
 
 _READINGS = (

@@ -27,12 +27,9 @@ def exec_(
     job_id: JobId,
     command: Annotated[list[str], typer.Argument(metavar="-- CMD…", help="the command and its arguments")],
     interactive: Annotated[
-        bool,
-        typer.Option("--interactive", "-i", help="pass stdin also from a terminal; what is piped is passed always"),
+        bool, typer.Option("--interactive", "-i", help="pass stdin also from a terminal; what is piped is passed always")
     ] = False,
-    timeout: Annotated[
-        str | None, typer.Option(metavar="TIME", help="end it after so long: 30s, 5m; exit code 124")
-    ] = None,
+    timeout: Annotated[str | None, typer.Option(metavar="TIME", help="end it after so long: 30s, 5m; exit code 124")] = None,
 ) -> None:
     """Run a command inside a running job: same sandbox, files, environment and limits as the job's own command.
 

@@ -27,9 +27,7 @@ def invite(
     ctx: typer.Context,
     role: Annotated[str, typer.Option(help="customer, provider or operator")] = "customer",
     team: Annotated[str | None, typer.Option(help="the team that whoever joins belongs to")] = None,
-    name: Annotated[
-        str | None, typer.Option(help="the name that whoever joins must take; default: its own choice")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="the name that whoever joins must take; default: its own choice")] = None,
     expires: Annotated[str, typer.Option(metavar="TIME", help="for how long the code is good, up to 30d")] = "3d",
 ) -> None:
     """Print a code that makes one member, once. It is shown this once."""
@@ -104,11 +102,7 @@ def suspend(
     """Begin nothing new of a member: no jobs, no leases on its machines. What runs goes on."""
     settings: Settings = ctx.obj
     answer = connect(settings, "operator").suspend_member(name, reason=reason)
-    tell(
-        settings,
-        answer,
-        f"{name} is suspended: what runs goes on, nothing new begins. `torg members resume {name}` ends that.",
-    )
+    tell(settings, answer, f"{name} is suspended: what runs goes on, nothing new begins. `torg members resume {name}` ends that.")
 
 
 def resume(ctx: typer.Context, name: Member) -> None:

@@ -161,18 +161,7 @@ def explain(ctx: typer.Context, job_id: JobId) -> None:
 
 def _told(answer: dict[str, Any]) -> Iterator[str]:
     """What is known of a job's match, line by line; what has a line of its own is not said again."""
-    own = (
-        "steps",
-        "removed",
-        "helps",
-        "relaxations",
-        "price_short",
-        "would_help",
-        "recent",
-        "last_price_nanos_per_gpu_hour",
-        "changes",
-        "questioned",
-    )
+    own = ("steps", "removed", "helps", "relaxations", "price_short", "would_help", "recent", "last_price_nanos_per_gpu_hour", "changes", "questioned")
     for name, value in answer.items():
         if name not in own and value is not None and value != []:
             yield f"{name}: {value}"

@@ -24,29 +24,20 @@ def join(
     ctx: typer.Context,
     url: Annotated[str, typer.Argument(metavar="URL")],
     code: Annotated[str, typer.Argument(metavar="CODE", help="of `torg members invite`; - reads stdin")],
-    name: Annotated[
-        str | None, typer.Option(help="what one is called there; default: made up, or the invitation's")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="what one is called there; default: made up, or the invitation's")] = None,
 ) -> None:
     """Join a market by an invitation. The key stays here (0600); from now on torg asks that market."""
     settings: Settings = ctx.obj
     bare = (sys.stdin.readline() if code == "-" else code).strip()
     if not bare.isascii() or not bare.startswith("join_") or bare.count("_") < 2 or len(bare) > 256:
-        raise usage(
-            "the code is not whole",
-            field="CODE",
-            remedy="copy the whole line of `torg members invite`",
-            code="bad_code",
-        )
+        raise usage("the code is not whole", field="CODE", remedy="copy the whole line of `torg members invite`", code="bad_code")
     _check_home(settings, url)
     joined = join_market(settings, url.rstrip("/"), bare, name)
     if settings.as_json:
         document({key: value for key, value in joined.items() if key != "key"})
         return
     team = f", team {joined['team']}" if joined.get("team") else ""
-    print(
-        f"You are {joined['member']}, a {joined['role']}{team}. The key is in {settings.joined_file} (only you can read it)."
-    )
+    print(f"You are {joined['member']}, a {joined['role']}{team}. The key is in {settings.joined_file} (only you can read it).")
     first = "torg provide --price 0.45" if joined["role"] == "provider" else "torg offers"
     print(f"From now on torg asks {joined['url']}; try `{first}`.")
 
@@ -76,12 +67,7 @@ def join_market(settings: Settings, url: str, code: str, name: str | None) -> di
     begun = read_json(begun_file) or {}
     mark = sha256(code.encode()).hexdigest()
     if (begun.get("url"), begun.get("code_sha256")) != (url, mark):
-        begun = {
-            "url": url,
-            "code_sha256": mark,
-            "key": f"torg_{secrets.token_urlsafe(32)}",
-            "made_up": new_id("member"),
-        }
+        begun = {"url": url, "code_sha256": mark, "key": f"torg_{secrets.token_urlsafe(32)}", "made_up": new_id("member")}
         write_json(begun_file, begun, mode=0o600)
     key = str(begun["key"])
     market = QuickMarket(url, None, timeout_s=TIMEOUT_S, patience_s=PATIENCE_S, ca=settings.ca)

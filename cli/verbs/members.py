@@ -136,8 +136,4 @@ def revoke(ctx: typer.Context, name: Member) -> None:
     """End a member's key at once; a provider's offers are withdrawn and its leases end."""
     settings: Settings = ctx.obj
     answer = connect(settings, "operator").revoke_member(name)
-    tell(
-        settings,
-        answer,
-        f"The key of {name} is revoked. `torg members add {name} --role {answer['role']}` gives it a new one.",
-    )
+    tell(settings, answer, f"The key of {name} is revoked. `torg members add {name} --role {answer['role']}` gives it a new one.")

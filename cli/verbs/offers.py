@@ -84,11 +84,7 @@ def offer_row(one: dict[str, Any]) -> list[str | Styled]:
 
 def _state(one: Offer) -> Styled:
     """`suspect` for an open one that the market doubts or does not hear of: it is matched to nobody."""
-    return (
-        Styled("suspect", "red")
-        if one["state"] == "open" and one.get("suspect")
-        else Styled(one["state"], _STATES.get(one["state"], ""))
-    )
+    return Styled("suspect", "red") if one["state"] == "open" and one.get("suspect") else Styled(one["state"], _STATES.get(one["state"], ""))
 
 
 def _reliable(one: Offer) -> str:

@@ -89,9 +89,7 @@ def prices(between: list[str] | None, zone: str | None) -> tuple[list[dict[str, 
 
     if not between:
         if zone is not None:
-            raise usage(
-                "--zone says nothing without --price-between", field="--zone", remedy="add it, or leave this out"
-            )
+            raise usage("--zone says nothing without --price-between", field="--zone", remedy="add it, or leave this out")
         return [], ""
     named = machines_zone() if zone is None else zone
     if not is_zone(named):
@@ -116,10 +114,7 @@ def _moment(text: str, now_s: float) -> float:
             return datetime.fromisoformat(text.strip()).timestamp()
         except ValueError:
             raise usage(
-                f"--until {text!r} is not a time",
-                field="--until",
-                remedy="18:00, or 2026-12-24T18:00",
-                code="not_an_instant",
+                f"--until {text!r} is not a time", field="--until", remedy="18:00, or 2026-12-24T18:00", code="not_an_instant"
             ) from None
     today = time.localtime(now_s)
     shown = (clock.tm_hour, clock.tm_min, 0, 0, 0, -1)

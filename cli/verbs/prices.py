@@ -58,9 +58,7 @@ def prices(
         _show(settings, answer, gpu)
 
 
-def _ask(
-    settings: Settings, role: str, *, gpu: str | None, region: str | None, start: int | None, end: int | None
-) -> Line:
+def _ask(settings: Settings, role: str, *, gpu: str | None, region: str | None, start: int | None, end: int | None) -> Line:
     from cli.offline import when_down
     from market.hardware import UnknownGpu, canonical_name
 
@@ -87,12 +85,7 @@ def _show(settings: Settings, answer: Line, gpu: str | None) -> None:
     if not answer["items"]:
         print(f"Nothing was offered or rented in these {length}.")
         return
-    print_table(
-        settings,
-        COLUMNS,
-        [_row(one, answer["until_ms"]) for one in answer["items"]],
-        title=f"Dollars per GPU-hour, {length}",
-    )
+    print_table(settings, COLUMNS, [_row(one, answer["until_ms"]) for one in answer["items"]], title=f"Dollars per GPU-hour, {length}")
     if gpu is not None:
         width = min(CHART_COLUMNS, console(settings).width)
         print(chart(answer["series"], answer["until_ms"], width=width), end="")
@@ -114,9 +107,7 @@ def chart(series: list[Line], until_ms: int, *, width: int) -> str:
     """Medians over time as terminal text of `width` columns, without colours: quotes as a line of dots, trades as crosses;
     empty where there are too few."""
     points = {
-        kind: [
-            ((one["at_ms"] - until_ms) / 3_600_000, one["median_nanos"] / 1e9) for one in series if one["kind"] == kind
-        ]
+        kind: [((one["at_ms"] - until_ms) / 3_600_000, one["median_nanos"] / 1e9) for one in series if one["kind"] == kind]
         for kind in ("quotes", "trades")
     }
     if len({at for each in points.values() for at, _ in each}) < 2:

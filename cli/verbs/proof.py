@@ -125,10 +125,7 @@ def verify(
     settings: Settings = ctx.obj
     expected, source = _expected_key(settings, public_key)
     content = read_bundle(bundle)
-    told = check_bundle(content, expected, _seen(settings, content)) | {
-        "expected_key": expected,
-        "expected_key_from": source,
-    }
+    told = check_bundle(content, expected, _seen(settings, content)) | {"expected_key": expected, "expected_key_from": source}
     if settings.as_json:
         document(told)
     elif told["ok"]:
@@ -200,7 +197,9 @@ def read_bundle(path: Path) -> dict[str, Any]:
     return found
 
 
-def check_bundle(bundle: Any, public_key: str | None = None, seen: dict[str, str] | None = None) -> dict[str, Any]:
+def check_bundle(
+    bundle: Any, public_key: str | None = None, seen: dict[str, str] | None = None
+) -> dict[str, Any]:
     """{ok, first_bad, refusal, signed_by, checks [{name, ok, detail, code}]}; needs no market and no network.
 
     refusal: the code of the first check that does not hold.

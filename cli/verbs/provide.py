@@ -45,18 +45,13 @@ def provide(
         bool, typer.Option(help="try to break out of the sandbox once, so that the offer may show isolation sandbox")
     ] = True,
     environments: Annotated[
-        bool,
-        typer.Option(
-            help="build Python environments of wheels for commands that ask for them, by your own pip's settings"
-        ),
+        bool, typer.Option(help="build Python environments of wheels for commands that ask for them, by your own pip's settings")
     ] = True,
     network: Annotated[
-        bool,
-        typer.Option("--network", help="let commands that ask for it reach the public internet, and nothing near you"),
+        bool, typer.Option("--network", help="let commands that ask for it reach the public internet, and nothing near you")
     ] = False,
     network_allow: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NET", help="and this network near you, such as a mirror's; and again for more"),
+        list[str] | None, typer.Option(metavar="NET", help="and this network near you, such as a mirror's; and again for more")
     ] = None,
     network_deny: Annotated[
         list[str] | None, typer.Option(metavar="NET", help="but not this one, though it is public; and again for more")
@@ -66,9 +61,7 @@ def provide(
     ] = "5s",
     price_between: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="HOURS=USD", help="another price in these hours, such as '22:00-06:00=0.20'; and again for more"
-        ),
+        typer.Option(metavar="HOURS=USD", help="another price in these hours, such as '22:00-06:00=0.20'; and again for more"),
     ] = None,
     time_zone: Annotated[
         str | None, typer.Option("--zone", help="of these hours, such as Europe/Berlin; this machine's without")
@@ -78,19 +71,16 @@ def provide(
     ] = None,
     deny: Annotated[list[str] | None, typer.Option(metavar="ID,…", help="customers that may not rent")] = None,
     own: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ID,…", help="customers that are you: their jobs come here first and cost nothing"),
+        list[str] | None, typer.Option(metavar="ID,…", help="customers that are you: their jobs come here first and cost nothing")
     ] = None,
     max_units_per_customer: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="of this machine that one customer may have at once")
     ] = None,
     max_hours_per_customer: Annotated[
-        float | None,
-        typer.Option(metavar="H", help="GPU-hours of this machine that one customer may have in a day (UTC)"),
+        float | None, typer.Option(metavar="H", help="GPU-hours of this machine that one customer may have in a day (UTC)")
     ] = None,
     when: Annotated[
-        str,
-        typer.Option(metavar="always|idle", help="idle: for rent only while nobody else uses its cards, or its cores"),
+        str, typer.Option(metavar="always|idle", help="idle: for rent only while nobody else uses its cards, or its cores")
     ] = "always",
     idle_for: Annotated[
         str | None, typer.Option(metavar="TIME", help="that it is idle before it is for rent: 10m without")
@@ -99,21 +89,16 @@ def provide(
         float | None, typer.Option(help="of each core, up to which a machine without cards is idle: 0.25 without")
     ] = None,
     idle_ignore: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="of a program on a card that does not count; and again for more"),
+        list[str] | None, typer.Option(metavar="NAME", help="of a program on a card that does not count; and again for more")
     ] = None,
     not_between: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="HOURS", help="such as '08:00-18:00 mon-fri', by this machine's clock; and again for more"
-        ),
+        typer.Option(metavar="HOURS", help="such as '08:00-18:00 mon-fri', by this machine's clock; and again for more"),
     ] = None,
     until: Annotated[
         str | None, typer.Option(metavar="WHEN", help="the machine goes: 18:00, or 2026-12-24T18:00")
     ] = None,
-    duration: Annotated[
-        str | None, typer.Option("--for", metavar="TIME", help="that the machine is offered: 8h")
-    ] = None,
+    duration: Annotated[str | None, typer.Option("--for", metavar="TIME", help="that the machine is offered: 8h")] = None,
     invite: Annotated[
         str | None, typer.Option(metavar="CODE", help="line of `torg invite provider`; - reads stdin")
     ] = None,
@@ -212,9 +197,7 @@ def _networks(given: list[str] | None, option: str, network: bool) -> list[str]:
     if given and not network:
         raise usage(f"{option} says nothing without --network", field=option, remedy="add --network, or leave it out")
     if len(given or ()) > rules.MOST_NETWORKS:
-        raise usage(
-            f"{option} is given {len(given or ())} times", field=option, remedy=f"at most {rules.MOST_NETWORKS}"
-        )
+        raise usage(f"{option} is given {len(given or ())} times", field=option, remedy=f"at most {rules.MOST_NETWORKS}")
     try:
         return [str(rules.network(text)) for text in given or ()]
     except rules.BadTarget as bad:

@@ -94,7 +94,9 @@ def status(ctx: typer.Context, name: Name = None) -> None:
     home = _home(settings, name)
     last = _ask(settings, home, {"ask": "status"})
     if last is None:
-        raise refused("not_running", f"{home.name} does not run", field="NAME", remedy="`torg provide` starts it")
+        raise refused(
+            "not_running", f"{home.name} does not run", field="NAME", remedy="`torg provide` starts it"
+        )
     if settings.as_json:
         document({"provider": home.name, **_plain(last)})
         return

@@ -19,9 +19,7 @@ def register(app: typer.Typer) -> None:
 
 def replay(
     ctx: typer.Context,
-    auction: Annotated[
-        str, typer.Argument(metavar="AUCTION", help="number of a clearing, or `all`, or `last`")
-    ] = "all",
+    auction: Annotated[str, typer.Argument(metavar="AUCTION", help="number of a clearing, or `all`, or `last`")] = "all",
 ) -> None:
     """Make a clearing again from the record: the same matches and prices to the bit, or what differs.
 
@@ -63,12 +61,7 @@ def _records(settings: Settings) -> Any:
 
     home = Home(settings.home)
     if not home.journal.is_dir():
-        raise refused(
-            "no_journal",
-            f"{settings.home} holds no market's journal",
-            field="--home",
-            remedy="run it where the market's home is",
-        )
+        raise refused("no_journal", f"{settings.home} holds no market's journal", field="--home", remedy="run it where the market's home is")
     try:
         check_home(settings.home)
     except FormatNewer as newer:
@@ -111,29 +104,17 @@ def _share(one: dict[str, Any]) -> str:
 
 
 def _show(settings: Settings, one: dict[str, Any]) -> None:
-    print(
-        f"Clearing {one['number']}, {format_instant(one['at_ms'])[:19].replace('T', ' ')} UTC, record {one['record']}"
-    )
+    print(f"Clearing {one['number']}, {format_instant(one['at_ms'])[:19].replace('T', ' ')} UTC, record {one['record']}")
     if not one["replayable"]:
         print(f"cannot be made again: {one['why']}")
         return
     print(f"{one['bids']} bids, {one['offers']} offers; {one['algorithm']}, {one['looks']:,} looks of {one['effort']:,}; price rule {one['price_rule']}")  # fmt: skip
     rows = [
-        [
-            row["job"],
-            str(row["gpus"]),
-            row["offer"],
-            usd(row["ask_nanos_per_gpu_hour"]),
-            usd(row["price_nanos_per_gpu_hour"]),
-        ]
+        [row["job"], str(row["gpus"]), row["offer"], usd(row["ask_nanos_per_gpu_hour"]), usd(row["price_nanos_per_gpu_hour"])]
         for row in one["matches"]
     ]
     print_table(settings, [Column("job"), Column("GPUs", right=True), Column("offer"), Column("ask", right=True), Column("price", right=True)], rows)  # fmt: skip
-    bound = (
-        ""
-        if one["bound_nanos"] is None
-        else f"; no clearing reaches more than {usd(one['bound_nanos'])} ({_share(one)})"
-    )
+    bound = "" if one["bound_nanos"] is None else f"; no clearing reaches more than {usd(one['bound_nanos'])} ({_share(one)})"
     print(f"welfare {usd(one['welfare_nanos'])}{bound}")
     if one["forgone_nanos"]:
         print(f"waiting, turns and the price rule cost {usd(one['forgone_nanos'])} of it")

@@ -34,8 +34,7 @@ def run(
     gpu: Annotated[str | None, typer.Option(metavar="MODEL[:N]", help="cards of one machine, such as A100:2")] = None,
     cpu: Annotated[int | None, typer.Option(metavar="N", min=1, help="cores of one machine; 1 without --gpu")] = None,
     workers: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="processes, with --launch: each on a card or core of one machine"),
+        int | None, typer.Option(metavar="N", min=1, help="processes, with --launch: each on a card or core of one machine")
     ] = None,
     launch: Annotated[
         Literal["torchrun"] | None, typer.Option(help="start the command once for each, as torchrun would")
@@ -46,27 +45,19 @@ def run(
     hours: Annotated[float | None, typer.Option(min=0.001, help="the job ends so long after it is submitted")] = None,
     budget: Annotated[str | None, typer.Option(metavar="USD", help="what --hours (or one hour) may cost")] = None,
     interruptible: Annotated[
-        bool,
-        typer.Option(
-            "--interruptible", help="cheaper, from what others leave free; whoever bids more may take the machine"
-        ),
+        bool, typer.Option("--interruptible", help="cheaper, from what others leave free; whoever bids more may take the machine")
     ] = False,
     own: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="only on machines of this provider that are your own: free, no budget; and again for more",
-        ),
+        typer.Option(metavar="NAME", help="only on machines of this provider that are your own: free, no budget; and again for more"),
     ] = None,
     available_hours: Annotated[
-        float | None,
-        typer.Option(metavar="H", min=0.001, help="only on machines that are offered for that much longer"),
+        float | None, typer.Option(metavar="H", min=0.001, help="only on machines that are offered for that much longer")
     ] = None,
     name: Annotated[str | None, typer.Option(help="of the job; its script's or program's")] = None,
     env: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="a variable, and again for more")] = None,
     secret: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="a secret (torg secret set) as a variable, and again for more"),
+        list[str] | None, typer.Option(metavar="NAME", help="a secret (torg secret set) as a variable, and again for more")
     ] = None,
     workdir: Annotated[
         Path, typer.Option(metavar="DIR", help="its files go along, but what .gitignore leaves out")
@@ -80,8 +71,7 @@ def run(
         bool, typer.Option("--network", help="reach the internet, by HTTP_PROXY; on machines whose owners allow it")
     ] = False,
     requirements: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="packages that its Python has beside the provider's, from wheels"),
+        Path | None, typer.Option(metavar="FILE", help="packages that its Python has beside the provider's, from wheels")
     ] = None,
     pyproject: Annotated[
         bool, typer.Option("--pyproject", help="the same, of pyproject.toml's dependencies in the work folder")
@@ -113,10 +103,7 @@ def run(
         "retries": retries,
         "launch": launch,
         "workers": {
-            **_machine(gpu, cpu, workers, launch),
-            "region": region or [],
-            "own": own or [],
-            "available_hours": available_hours,
+            **_machine(gpu, cpu, workers, launch), "region": region or [], "own": own or [], "available_hours": available_hours,
         },
         "tags": dict(pair(one, "--tag") for one in tag or ()),
     }
@@ -172,9 +159,7 @@ def _units(asked: int | None, workers: int | None, option: str) -> int:
     """Cards or cores of the machine: each process of --workers has one."""
     if asked is not None and workers is not None and asked != workers:
         raise usage(
-            f"{option} wants {asked} and --workers {workers}",
-            field="--workers",
-            remedy="each process has one: leave either out",
+            f"{option} wants {asked} and --workers {workers}", field="--workers", remedy="each process has one: leave either out"
         )
     return asked or workers or 1
 

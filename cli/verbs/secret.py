@@ -73,9 +73,7 @@ def rekey(ctx: typer.Context) -> None:
     tell(settings, answer, f"A new key seals {count} secret{'' if count == 1 else 's'}; the old one is gone.")
     if answer["damaged"]:
         whose = ", ".join(answer["damaged"][:5])
-        raise CliError(
-            "secrets_damaged", f"no key opens {len(answer['damaged'])}: {whose}", None, "their owners set them again"
-        )
+        raise CliError("secrets_damaged", f"no key opens {len(answer['damaged'])}: {whose}", None, "their owners set them again")
 
 
 def _value(name: str, from_file: Path | None) -> str:

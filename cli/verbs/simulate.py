@@ -55,17 +55,11 @@ def simulate(
     from market.simulation.whole import simulate as play
 
     if price_rule not in PRICE_RULES:
-        raise usage(
-            f"there is no price rule {price_rule!r}", field="--price-rule", remedy=f"there is: {', '.join(PRICE_RULES)}"
-        )
+        raise usage(f"there is no price rule {price_rule!r}", field="--price-rule", remedy=f"there is: {', '.join(PRICE_RULES)}")
     names = tuple(name for name in (part.strip() for part in baselines.split(",")) if name and name != "none")
     for name in names:
         if name not in BASELINES or names.count(name) > 1:
-            raise usage(
-                f"there is no baseline {name!r}, or it is named twice",
-                field="--baselines",
-                remedy=f"of {', '.join(BASELINES)}, or none",
-            )
+            raise usage(f"there is no baseline {name!r}, or it is named twice", field="--baselines", remedy=f"of {', '.join(BASELINES)}, or none")
     if not 0 <= seed < 2**63:
         raise usage(f"{seed} is out of range", field="--seed", remedy="0 to 2^63 - 1")
     if not 0.001 <= clear_seconds <= 86_400:
@@ -76,14 +70,7 @@ def simulate(
     if report is not None and not report.parent.is_dir():
         raise usage(f"{report.parent} is no folder", field="--report")
     trace, listed, seats = _read(jobs, trace_format, offers, churn)
-    plan = Plan(
-        wanted,
-        seed,
-        clear_ms=round(clear_seconds * 1000),
-        save_ms=round(save_hours * 3_600_000),
-        baselines=names,
-        price_rule=price_rule,
-    )
+    plan = Plan(wanted, seed, clear_ms=round(clear_seconds * 1000), save_ms=round(save_hours * 3_600_000), baselines=names, price_rule=price_rule)
     bar = _Bar(settings)
     try:
         told = play(trace, listed, plan, seats, bar.tell).told
@@ -124,18 +111,14 @@ def _load(text: str, least: float, most: float) -> float | None:
     return found
 
 
-def _read(
-    jobs: Path, trace_format: str, offers: Path, churn: Path | None
-) -> "tuple[list[BareJob] | list[TraceJob], list[Any], Seats | None]":
+def _read(jobs: Path, trace_format: str, offers: Path, churn: Path | None) -> "tuple[list[BareJob] | list[TraceJob], list[Any], Seats | None]":
     from cli.trace_files import read_rows, read_table
     from market.simulation.churning import seats_of
     from market.simulation.supply import machines_of
     from market.simulation.trace import churn_of, philly_jobs, torg_jobs
 
     if trace_format not in FORMATS:
-        raise usage(
-            f"there is no trace format {trace_format!r}", field="--trace-format", remedy=f"one of {', '.join(FORMATS)}"
-        )
+        raise usage(f"there is no trace format {trace_format!r}", field="--trace-format", remedy=f"one of {', '.join(FORMATS)}")
     listed = read_table(offers, "--offers", machines_of)
     seats = None if churn is None else seats_of(read_rows(churn, "--churn", churn_of))
     if churn is not None and seats is None:

@@ -35,11 +35,7 @@ def statement(
     found = make_statement(list(_entries(market, account, start_ms)), start_ms, end_ms)
     now = market.balance(account)
     of = account or now["account"]
-    held = sum(
-        one["held_nanos"]
-        for one in market.disputes()
-        if one["provider"] == of and (one["state"], one["about"]) == ("open", "charges")
-    )
+    held = sum(one["held_nanos"] for one in market.disputes() if one["provider"] == of and (one["state"], one["about"]) == ("open", "charges"))
     earned = now["earnings_nanos"]
     found |= {"account": of, "since": instant(start_ms), "until": instant(end_ms), "held_nanos": held}
     found["payable_nanos"] = max(0, earned - held)
@@ -50,10 +46,7 @@ def statement(
     for name in ("opening", "earned", "awarded", "given_back", "paid_out", "closing"):
         if found[f"{name}_nanos"] or name in ("opening", "closing"):
             print(f"  {name.replace('_', ' '):<24}{exact_usd(found[f'{name}_nanos']):>18}")
-    print(
-        f"now: {usd(found['payable_nanos'])} may be paid out"
-        + (f", {usd(held)} are held for open disputes" if held else "")
-    )
+    print(f"now: {usd(found['payable_nanos'])} may be paid out" + (f", {usd(held)} are held for open disputes" if held else ""))
 
 
 def _entries(market: Market, account: str | None, start_ms: int | None) -> Iterator[dict[str, Any]]:
@@ -71,11 +64,7 @@ def make_statement(entries: list[dict[str, Any]], start_ms: int | None, end_ms: 
     """{lines, opening_nanos, earned_nanos, awarded_nanos, given_back_nanos, paid_out_nanos, closing_nanos} of an account's
     transfers, newest first and without gaps; opening and the movements make closing, or it is a bug."""
     assert all(a["balance_nanos"] - a["amount_nanos"] == b["balance_nanos"] for a, b in pairwise(entries)), "a gap"
-    own = [
-        one
-        for one in entries
-        if (start_ms is None or one["at_ms"] >= start_ms) and (end_ms is None or one["at_ms"] < end_ms)
-    ]
+    own = [one for one in entries if (start_ms is None or one["at_ms"] >= start_ms) and (end_ms is None or one["at_ms"] < end_ms)]
     before = next((one for one in entries if start_ms is not None and one["at_ms"] < start_ms), None)
     opening = own[-1]["balance_nanos"] - own[-1]["amount_nanos"] if own else before["balance_nanos"] if before else 0
     sums = dict.fromkeys(KINDS.values(), 0)
@@ -85,11 +74,7 @@ def make_statement(entries: list[dict[str, Any]], start_ms: int | None, end_ms: 
         sums[kind] += one["amount_nanos"]
         key = (kind, one["job"] or one["id"])
         line = lines.setdefault(key, {"kind": kind, "job": one["job"], "id": None if one["job"] else one["id"], "from": one["at"], "amount_nanos": 0, "entries": 0})  # fmt: skip
-        line |= {
-            "to": one["at"],
-            "amount_nanos": line["amount_nanos"] + one["amount_nanos"],
-            "entries": line["entries"] + 1,
-        }
+        line |= {"to": one["at"], "amount_nanos": line["amount_nanos"] + one["amount_nanos"], "entries": line["entries"] + 1}
     closing = opening + sum(sums.values())
     assert not own or closing == own[0]["balance_nanos"], "the movements do not add up"
     named = {f"{name.replace(' ', '_')}_nanos": nanos for name, nanos in sums.items()}

@@ -203,19 +203,11 @@ def _room(limit: dict[str, Any]) -> str:
 def _why_not(plan: dict[str, Any]) -> list[tuple[str, str]]:
     """Why the market would not take it, or nobody would begin it now, and what would help."""
     said, detail = plan.get("refusal"), str(plan.get("detail") or plan.get("reason") or "")
-    told = (
-        []
-        if said is None
-        else [("refused", said["message"]), *([("would help", said["remedy"])] if said["remedy"] else [])]
-    )
+    told = [] if said is None else [("refused", said["message"]), *([("would help", said["remedy"])] if said["remedy"] else [])]
     if plan["feasible"] or (said is not None and detail.startswith(said["message"])):
         return told
     short = plan.get("price_short")
-    gap = (
-        []
-        if not short
-        else [("price", f"the limit is {usd(short['short_nanos'])} per GPU-hour ({short['short_percent']} %) short")]
-    )
+    gap = [] if not short else [("price", f"the limit is {usd(short['short_nanos'])} per GPU-hour ({short['short_percent']} %) short")]
     words = plan.get("would_help")
     helps = [("would help", words)] if words else [("would help", str(one)) for one in plan.get("relaxations") or []]
     return [*told, ("no match", detail), *gap, *helps]

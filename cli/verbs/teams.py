@@ -59,9 +59,7 @@ def _row(one: dict[str, Any]) -> list[Cell]:
 def set_(
     ctx: typer.Context,
     team: Team,
-    weight: Annotated[
-        int | None, typer.Option(help="its part of the machines, against the other teams' weights")
-    ] = None,
+    weight: Annotated[int | None, typer.Option(help="its part of the machines, against the other teams' weights")] = None,
     quota: Annotated[str | None, typer.Option(metavar="UNITS", help="most units in use at once, or none")] = None,
     per_day: PerDay = None,
     per_month: PerMonth = None,

@@ -70,17 +70,11 @@ def correct(
     """Reverse a booked transfer with an entry of its own (operators only)."""
     settings: Settings = ctx.obj
     nanos = None if amount is None else usd_nanos(amount, "--amount")
-    answer = connect(settings, "operator").correct(
-        id or new_id("correction"), transfer, reason=reason, amount_nanos=nanos
-    )
+    answer = connect(settings, "operator").correct(id or new_id("correction"), transfer, reason=reason, amount_nanos=nanos)
     if settings.as_json:
         document(answer)
     else:
-        print(
-            printable(
-                f"{usd(answer['amount_nanos'])} of {transfer} from {answer['debit']} to {answer['credit']} ({answer['id']}): {reason}"
-            )
-        )
+        print(printable(f"{usd(answer['amount_nanos'])} of {transfer} from {answer['debit']} to {answer['credit']} ({answer['id']}): {reason}"))
 
 
 def balance(ctx: typer.Context, account: Account = None) -> None:

@@ -60,9 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--every", type=int, default=20, help="steps from one save to the next")
-    parser.add_argument(
-        "--rest", type=float, default=0.0, help="seconds to wait after each step, to have time to kill it"
-    )
+    parser.add_argument("--rest", type=float, default=0.0, help="seconds to wait after each step, to have time to kill it")
     parser.add_argument("--out", type=Path, default=Path("out"))
     arguments = parser.parse_args()
     rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])

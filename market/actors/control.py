@@ -64,9 +64,7 @@ class Control:
 
     def close(self) -> None:
         """Answer nobody any more; the thread that listens has ended."""
-        self._listening.shutdown(
-            socket.SHUT_RDWR
-        )  # to close it alone would leave the thread in accept(), with the socket
+        self._listening.shutdown(socket.SHUT_RDWR)  # to close it alone would leave the thread in accept(), with the socket
         self._accepting.join()
         self._listening.close()
         (self._home / SOCKET).unlink(missing_ok=True)

@@ -54,8 +54,6 @@ class IdleWatch:
             self.look()
 
 
-def watch_of(
-    config: HostConfig, hardware: Hardware, tell: Callable[[tuple[Verdict, list[str]]], None]
-) -> IdleWatch | None:
+def watch_of(config: HostConfig, hardware: Hardware, tell: Callable[[tuple[Verdict, list[str]]], None]) -> IdleWatch | None:
     """As the configuration says; None where the machine is always for rent."""
     return None if config.watched is None else IdleWatch(config.watched, hardware, tell)

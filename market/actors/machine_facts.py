@@ -25,16 +25,9 @@ def machine_facts(gpu: str, gpus: int, threads: int) -> Json:
 @functools.cache
 def _of_this_machine() -> Json:
     """`packages_sha256` is what a lock file would pin: SHA-256 over the lines `name==version` of all that is installed."""
-    found: Json = {
-        **own_versions(),
-        "system": platform.system(),
-        "kernel": platform.release(),
-        "architecture": platform.machine(),
-    }
+    found: Json = {**own_versions(), "system": platform.system(), "kernel": platform.release(), "architecture": platform.machine()}
     found |= {"cores": os.cpu_count() or 0, "deterministic": DETERMINISTIC, "randomness": RANDOMNESS}
-    installed = sorted(
-        {(one.metadata["Name"] or "").lower() + "==" + one.version for one in importlib.metadata.distributions()}
-    )
+    installed = sorted({(one.metadata["Name"] or "").lower() + "==" + one.version for one in importlib.metadata.distributions()})
     found["packages_sha256"] = hashlib.sha256("".join(f"{line}\n" for line in installed).encode()).hexdigest()
     torch = [line.removeprefix("torch==") for line in installed if line.startswith("torch==")]
     driver = _driver()

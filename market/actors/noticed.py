@@ -24,11 +24,7 @@ class Noticed:
     """
 
     def __init__(
-        self,
-        longest_s: float,
-        lists: LeaseLists,
-        on_left: Callable[[Lease], None],
-        end_lease: Callable[[str, int, str, str], None],
+        self, longest_s: float, lists: LeaseLists, on_left: Callable[[Lease], None], end_lease: Callable[[str, int, str, str], None]
     ) -> None:
         self._longest_s, self._lists, self._on_left, self._end_lease = longest_s, lists, on_left, end_lease
         self._leaving: set[int] = set()

@@ -91,9 +91,7 @@ class Host:
         self._away = False
         self._stable: Stable | None = None
         self._reclaimer: Reclaimer | None = None
-        self._noticed = Noticed(
-            self._config.notice_ms / 1000, self._lists, lambda lease: self._happen("left", lease), self._end_lease
-        )
+        self._noticed = Noticed(self._config.notice_ms / 1000, self._lists, lambda lease: self._happen("left", lease), self._end_lease)
         self._control: Control | None = None
         self._watch: IdleWatch | None = None
         self._stopping = threading.Event()
@@ -147,9 +145,7 @@ class Host:
     def _offer(self, node: RayNode) -> None:
         began = time.monotonic()
         self._stable = Stable(self._config, self._hardware, node, lambda name: self._happen("died", name))
-        isolation, self._offer_body = prepare_offer(
-            self._config, self._hardware, node.node_id, self._stable, self._measure
-        )
+        isolation, self._offer_body = prepare_offer(self._config, self._hardware, node.node_id, self._stable, self._measure)
         warm_s, tested = round(time.monotonic() - began, 2), self._offer_body["selftest"]
         place(self._market, self._offer_body, self._stopping)
         say(
@@ -362,11 +358,7 @@ class Host:
     def _leaving_s(self) -> float:
         """How long leases have to leave: never beyond the time that the machine goes."""
         until_ms = self._config.until_ms
-        return (
-            self._config.drain_s
-            if until_ms is None
-            else min(self._config.drain_s, max(0.0, until_ms / 1000 - time.time()))
-        )
+        return self._config.drain_s if until_ms is None else min(self._config.drain_s, max(0.0, until_ms / 1000 - time.time()))
 
     def _on_signal(self, *_: object) -> None:
         if self._stopping.is_set():

@@ -80,22 +80,6 @@ def make_app(services: Services) -> FastAPI:
     problems.install(app)
     describe(app)
     app.add_middleware(FrontDoor)
-    for part in (
-        market,
-        members,
-        invites,
-        teams,
-        money,
-        offers,
-        probe,
-        jobs,
-        events,
-        runs,
-        blobs,
-        books,
-        disputes,
-        secrets,
-        sessions,
-    ):
+    for part in (market, members, invites, teams, money, offers, probe, jobs, events, runs, blobs, books, disputes, secrets, sessions):
         app.include_router(part.router)
     return app

@@ -113,9 +113,7 @@ class Books:
         except JournalCorrupt as error:
             raise Problem(500, "journal_corrupt", str(error), remedy="torg books verify") from error
         if isinstance(found, QueryRefused):
-            status = {"job_unknown": 404, "sql_busy": 429, "operators_only": 403, "not_the_customer": 403}.get(
-                found.code, 422
-            )
+            status = {"job_unknown": 404, "sql_busy": 429, "operators_only": 403, "not_the_customer": 403}.get(found.code, 422)
             raise Problem(status, found.code, found.message, field=found.field, remedy=found.remedy)
         return found
 

@@ -36,9 +36,7 @@ class Proofs:
             if isinstance(said, QueryRefused):
                 return said
             if "payments" not in said:
-                return QueryRefused(
-                    "not_the_customer", f"{job} is not your job", "job", "its customer can ask for that"
-                )
+                return QueryRefused("not_the_customer", f"{job} is not your job", "job", "its customer can ask for that")
             records = cursor.execute("SELECT max(records) FROM watermarks").fetchall()[0][0]
             events = billed_events(cursor, job)
         return {**invoice_proof(said, self._shown(events, records)), **self._root(records)}
@@ -53,9 +51,7 @@ class Proofs:
             cursor.begin()
             found = cursor.execute("SELECT customer FROM jobs WHERE job = ?", [job]).fetchall()
             if not found or not (tenant.role in TRUSTED or found[0][0] == tenant.member):
-                return QueryRefused(
-                    "job_unknown", f"there is no job {job} among yours", "job", "see your jobs: torg jobs"
-                )
+                return QueryRefused("job_unknown", f"there is no job {job} among yours", "job", "see your jobs: torg jobs")
             records = cursor.execute("SELECT max(records) FROM watermarks").fetchall()[0][0]
             events = provenance_events(cursor, job)
         proof = provenance_proof(str(params.get("market")), job, self._shown(events, records))
@@ -74,14 +70,10 @@ class Proofs:
         size = len(self.log_index)
         new, old = params.get("new", size), params.get("old")
         if not (isinstance(new, int) and 0 <= new <= size):
-            return QueryRefused(
-                "size_unknown", f"the log has {size} records, not {new}", "new", "ask for an earlier size"
-            )
+            return QueryRefused("size_unknown", f"the log has {size} records, not {new}", "new", "ask for an earlier size")
         answer: Json = {"size": new, "root": self.log_index.root(new).hex()}
         if old is not None:
             if not (isinstance(old, int) and 0 < old <= new):
-                return QueryRefused(
-                    "size_unknown", f"old is a size from 1 to {new}, not {old}", "old", "ask for a smaller one"
-                )
+                return QueryRefused("size_unknown", f"old is a size from 1 to {new}, not {old}", "old", "ask for a smaller one")
             answer |= {"old": old, "path": [one.hex() for one in self.log_index.consistency(old, new)]}
         return answer

@@ -23,9 +23,7 @@ class Gate:
     wrong_keys: Buckets = field(default_factory=lambda: Buckets(WRONG_KEYS))
     wrong_codes: Buckets = field(default_factory=lambda: Buckets(WRONG_CODES))
     clock_s: Callable[[], float] = time.monotonic
-    refused: dict[str, int] = field(
-        default_factory=lambda: {"member": 0, "address": 0, "wrong_key": 0, "wrong_code": 0}
-    )
+    refused: dict[str, int] = field(default_factory=lambda: {"member": 0, "address": 0, "wrong_key": 0, "wrong_code": 0})
 
     def pass_member(self, member: str, role: str) -> None:
         """A call with a right key; Problem 429."""

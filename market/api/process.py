@@ -78,7 +78,9 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _serve(home: Home, journal: Journal, memory: Memory, given: argparse.Namespace, tls: TlsFiles | None) -> int:
+def _serve(
+    home: Home, journal: Journal, memory: Memory, given: argparse.Namespace, tls: TlsFiles | None
+) -> int:
     host, port, fd = given.host, given.port, given.fd
     try:
         listening = listen(host, port) if fd is None else socket.socket(fileno=fd)
@@ -92,9 +94,7 @@ def _serve(home: Home, journal: Journal, memory: Memory, given: argparse.Namespa
             log.info("the home was of format %s and is of format %s now", upgraded, HOME_FORMAT)
         shelf = Shelf(open_blobs(home.root), home.uploads_file)
         clock = SteadyClock(wall_ms, steady_ms)
-        desk = Desk(
-            journal, new_exchange, feed, now_ms=clock, broken=_broken, observe=shelf.observe, recall=memory.recall
-        )
+        desk = Desk(journal, new_exchange, feed, now_ms=clock, broken=_broken, observe=shelf.observe, recall=memory.recall)
         url = given.url or url_of(host, listening.getsockname()[1], secure=tls is not None)
         clock.not_before(desk.now_ms())
         settle_memory()

@@ -33,12 +33,8 @@ async def collect(shelf: Shelf, sizes: dict[str, int], now_ms: int, grace_ms: in
     (manifest_unreadable) where it is not known what is needed.
     """
     if shelf.unreadable:
-        message = (
-            f"manifest {min(shelf.unreadable)} cannot be read, so that nobody knows what it needs; nothing is swept"
-        )
-        raise Problem(
-            409, "manifest_unreadable", message, remedy="run `torg blobs verify`, and restore that file from a backup"
-        )
+        message = f"manifest {min(shelf.unreadable)} cannot be read, so that nobody knows what it needs; nothing is swept"
+        raise Problem(409, "manifest_unreadable", message, remedy="run `torg blobs verify`, and restore that file from a backup")
     unneeded = [digest for digest in sizes if not shelf.is_needed(digest)]
     shelf.marks.mark(unneeded, now_ms)
     due = shelf.marks.due(now_ms, grace_ms)

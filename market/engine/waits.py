@@ -23,8 +23,7 @@ def waits_of(jobs: Jobs, served: Collection[int]) -> dict[str, Any] | None:
             if (own := [row for row in rows if gang_name(jobs.gpus_max[row]) == name])
         },
         "by_team": {
-            name: _split(jobs, [row for row in rows if jobs.team[row] == name], served)
-            for name in sorted(set(jobs.team))
+            name: _split(jobs, [row for row in rows if jobs.team[row] == name], served) for name in sorted(set(jobs.team))
         },
     }
 

@@ -70,14 +70,7 @@ class BaselineRun:
         if self._seats is not None:
             self._moves = comings_and_goings(self._seats, len(self._machines), self.terms.seed, self.terms.horizon_ms)
             self._plan_next()
-        drive(
-            self,
-            self._clock,
-            {kind: getattr(self, f"_at_{kind}") for kind in _KINDS},
-            jobs,
-            self.terms.horizon_ms,
-            progress,
-        )
+        drive(self, self._clock, {kind: getattr(self, f"_at_{kind}") for kind in _KINDS}, jobs, self.terms.horizon_ms, progress)
         for left in list(self._open.values()):
             state = "runs" if left.seats else "waits"
             self._leave(left)
@@ -137,10 +130,7 @@ class BaselineRun:
                 self._plan_clearing()
 
     def _could_ever(self, job: TraceJob) -> bool:
-        return (
-            sum(self._machines[at].gpus for ask, at in self._ladder(kind_of(job)) if ask <= job.limit_nanos)
-            >= job.gpus_min
-        )
+        return sum(self._machines[at].gpus for ask, at in self._ladder(kind_of(job)) if ask <= job.limit_nanos) >= job.gpus_min
 
     # seats
 

@@ -56,9 +56,7 @@ def welfare_bound_nanos(
     place = {one: number for number, one in enumerate(types)}
     capacity = [0] * len(types)
     for one in machines:
-        capacity[place[one.gpu, one.region, one.vram_gib, one.ask_nanos]] += (
-            int(one.gpus * week_ms * min(1.0, share_there)) + 1
-        )
+        capacity[place[one.gpu, one.region, one.vram_gib, one.ask_nanos]] += int(one.gpus * week_ms * min(1.0, share_there)) + 1
     kinds, groups = _grouped(jobs, week_ms, weeks, stretched)
     takes = [[at for at, one in enumerate(types) if _takes(kind, one)] for kind in kinds]
     groups = [group for group in groups if takes[group.kind]]
@@ -110,8 +108,7 @@ def _dual(
     weeks = len(prices[0]) if prices else 0
     total = sum(room * sum(own) for room, own in zip(capacity, prices, strict=True))
     cheapest = [
-        [min((asks[at] + prices[at][week], at) for at in types) if types else (0, 0) for week in range(weeks)]
-        for types in takes
+        [min((asks[at] + prices[at][week], at) for at in types) if types else (0, 0) for week in range(weeks)] for types in takes
     ]
     for group in groups:
         by_week = cheapest[group.kind]

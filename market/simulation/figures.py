@@ -59,9 +59,7 @@ def run_figures(record: Record, machines: Sequence[Machine], bound_nanos: int | 
         "jobs": len(jobs),
         "states": dict(sorted(Counter(one.state for one in jobs).items())),
         "not_served": dict(Counter(f"{one.state}: {one.reason}" for one in jobs if one.state != DONE).most_common()),
-        "completion_s": spread(
-            _seconds(one.ended_ms - one.job.submitted_ms) for one in done if one.ended_ms is not None
-        ),
+        "completion_s": spread(_seconds(one.ended_ms - one.job.submitted_ms) for one in done if one.ended_ms is not None),
         "wait_s": _waits(started),
         "wait_by_gang": _by(jobs, lambda one: gang_name(one.job.gpus_max), [gang_name(low) for low, _ in GANGS]),
         "wait_by_tenant": _by(jobs, lambda one: one.job.tenant),
@@ -112,11 +110,7 @@ def spread(values: Iterable[float]) -> Json:
     if not ordered:
         return {"count": 0, "mean": None, "p50": None, "p90": None, "p99": None}
     mean = round(sum(ordered) / len(ordered), 1)
-    return {
-        "count": len(ordered),
-        "mean": mean,
-        **{f"p{percent}": quantile(ordered, percent) for percent in (50, 90, 99)},
-    }
+    return {"count": len(ordered), "mean": mean, **{f"p{percent}": quantile(ordered, percent) for percent in (50, 90, 99)}}
 
 
 def quantile(ordered: Sequence[float], percent: int) -> float:
@@ -132,15 +126,9 @@ def _by(jobs: Iterable[JobRecord], name: Callable[[JobRecord], str], order: Sequ
     found: dict[str, list[JobRecord]] = {key: [] for key in order or ()}
     for one in jobs:
         found.setdefault(name(one), []).append(one)
-    kept = (
-        sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))[:MOST_NAMED]
-        if order is None
-        else found.items()
-    )
+    kept = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))[:MOST_NAMED] if order is None else found.items()
     return {
-        key: {"jobs": len(own), "never": sum(one.state in (GAVE_UP, REFUSED) for one in own), **_waits(own)}
-        for key, own in kept
-        if own
+        key: {"jobs": len(own), "never": sum(one.state in (GAVE_UP, REFUSED) for one in own), **_waits(own)} for key, own in kept if own
     }
 
 

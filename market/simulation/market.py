@@ -82,14 +82,7 @@ class MarketRun:
         """Every job of the trace, in order of submission, to its end."""
         self._open()
         self._clock.at(TICK_MS, "tick")
-        drive(
-            self,
-            self._clock,
-            {kind: getattr(self, f"_at_{kind}") for kind in _KINDS},
-            jobs,
-            self.terms.horizon_ms,
-            progress,
-        )
+        drive(self, self._clock, {kind: getattr(self, f"_at_{kind}") for kind in _KINDS}, jobs, self.terms.horizon_ms, progress)
         self._close()
         return self.record
 
@@ -163,9 +156,7 @@ class MarketRun:
         if isinstance(answer, Refusal):
             self.record.ended(record, self._clock.now_ms, REFUSED, answer.code)
             return
-        run = self._runs[job.id] = Run(
-            job, order, job.gpu_ms, job.gpu_ms, players.budget_of(job), waits_since_ms=self._clock.now_ms
-        )
+        run = self._runs[job.id] = Run(job, order, job.gpu_ms, job.gpu_ms, players.budget_of(job), waits_since_ms=self._clock.now_ms)
         self._want(run)
         if job.patience_ms is not None:
             self._clock.at(job.submitted_ms + job.patience_ms, "patience", job.id)
@@ -250,9 +241,7 @@ class MarketRun:
         need, expected_ms = (1 if live else job.gpus_min), players.expected_ms(run)
         since_ms = run.waits_since_ms
         settles = not live and not self.record.jobs[job.id].lost
-        self.waiting.add(
-            Wanted(job.id, kind_of(job), need, job.limit_nanos, expected_ms, since_ms, not whole, bool(live), settles)
-        )
+        self.waiting.add(Wanted(job.id, kind_of(job), need, job.limit_nanos, expected_ms, since_ms, not whole, bool(live), settles))
         self._plan_clearing()
 
     # clearing
@@ -313,9 +302,7 @@ class MarketRun:
         now, run = self._clock.now_ms, self._runs[event["job"]]
         run.advance(now)
         price = event["price_nanos_per_gpu_hour"]
-        run.held[event["lease"]] = Held(
-            event["lease"], event["epoch"], event["slot"], event["offer"], event["provider"], price, now
-        )
+        run.held[event["lease"]] = Held(event["lease"], event["epoch"], event["slot"], event["offer"], event["provider"], price, now)
         self._run_of_lease[event["lease"]] = run
         self._leases_on.setdefault(event["offer"], {})[event["lease"]] = None
         self.waiting.freed(event["offer"], -1)

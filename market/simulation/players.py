@@ -135,19 +135,10 @@ def submit(job: TraceJob, order: int, shared: dict[Any, Any]) -> SubmitJob:
     limits = {"max_price_nanos_per_gpu_hour": job.limit_nanos, "budget_nanos": budget_of(job), "deadline_ms": None}
     both = {"name": job.id, "data": _NO_DATA, "workers": workers, "limits": limits, "tags": _NO_TAGS}
     if job.gpus_max == 1:
-        command: dict[str, Any] = {
-            "argv": ["train", job.id],
-            "env": {},
-            "workdir": None,
-            "artifacts": [],
-            "timeout_ms": _timeout(job),
-            "retries": _RETRIES,
-        }
+        command: dict[str, Any] = {"argv": ["train", job.id], "env": {}, "workdir": None, "artifacts": [], "timeout_ms": _timeout(job), "retries": _RETRIES}
         return SubmitJob(job.id, {**both, "command": command}, job.tenant)
     strategy = {**_STRATEGY, "inner_steps": ROUND_STEPS, "outer_lr": round(0.5 + order % 1_000_000 * _OWN_STEP, 6)}
-    return SubmitJob(
-        job.id, {**both, **_TRAINING, "strategy": strategy, "steps": _steps(job), "rounds": _rounds(job)}, job.tenant
-    )
+    return SubmitJob(job.id, {**both, **_TRAINING, "strategy": strategy, "steps": _steps(job), "rounds": _rounds(job)}, job.tenant)
 
 
 def _steps(job: TraceJob) -> int:

@@ -36,18 +36,14 @@ def lines(title: str, unit: str, series: Sequence[Line], *, filled: bool = False
     stride = _day_stride(days)
     for day in range(0, days, stride):
         x, _ = at(day, 0)
-        parts.append(
-            f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 12}" text-anchor="middle">{"day " if not day else ""}{day}</text>'
-        )
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 12}" text-anchor="middle">{"day " if not day else ""}{day}</text>')
     for number, (name, colour, values) in enumerate(series):
         for run in _unbroken(values):
             points = [at(day, value) for day, value in run]
             path = " ".join(f"{'L' if place else 'M'}{x:.1f},{y:.1f}" for place, (x, y) in enumerate(points))
             if filled and not number:
                 floor = TOP + high
-                parts.append(
-                    f'<path class="area {colour}" d="{path} L{points[-1][0]:.1f},{floor} L{points[0][0]:.1f},{floor} Z"/>'
-                )
+                parts.append(f'<path class="area {colour}" d="{path} L{points[-1][0]:.1f},{floor} L{points[0][0]:.1f},{floor} Z"/>')
             parts.append(f'<path class="line {colour}" d="{path}"><title>{escape(name)}</title></path>')
     parts.append(f'<text class="unit" x="{LEFT}" y="{TOP - 3}">{escape(unit)}</text></svg>')
     return "".join(parts)
@@ -64,9 +60,7 @@ def bars(title: str, rows: Sequence[tuple[str, str, float, str]]) -> str:
         y = GAP + number * (BAR + GAP)
         long = max(0.0, inner * value / most)
         parts.append(f'<text class="name" x="{left - 8}" y="{y + 13}" text-anchor="end">{escape(_cut(name))}</text>')
-        parts.append(
-            f'<rect class="bar {colour}" x="{left}" y="{y}" width="{max(1.0, long):.1f}" height="{BAR}" rx="3"><title>{escape(f"{name}: {written}")}</title></rect>'
-        )
+        parts.append(f'<rect class="bar {colour}" x="{left}" y="{y}" width="{max(1.0, long):.1f}" height="{BAR}" rx="3"><title>{escape(f"{name}: {written}")}</title></rect>')
         parts.append(f'<text class="value" x="{left + long + 6:.1f}" y="{y + 13}">{escape(written)}</text>')
     return "".join(parts) + "</svg>"
 
@@ -87,31 +81,20 @@ def ranges(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, str, floa
         return left + inner * (math.log(max(60.0, seconds)) - floor) / (ceiling - floor)
 
     parts = [_opened(title, WIDTH, height)]
-    for seconds, text in (
-        (60, "≤ 1 min"),
-        (600, "10 min"),
-        (3_600, "1 h"),
-        (36_000, "10 h"),
-        (345_600, "4 d"),
-        (2_592_000, "30 d"),
-    ):
+    for seconds, text in ((60, "≤ 1 min"), (600, "10 min"), (3_600, "1 h"), (36_000, "10 h"), (345_600, "4 d"), (2_592_000, "30 d")):
         if seconds <= most:
             x = at(seconds)
             parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{height - 28}"/>')
             parts.append(f'<text class="tick" x="{x:.1f}" y="{height - 10}" text-anchor="middle">{text}</text>')
     y = 4.0
     for name, rows in groups:
-        parts.append(
-            f'<text class="name" x="{left - 12}" y="{y + len(rows) * row / 2 + 8:.1f}" text-anchor="end">{escape(_cut(name))}</text>'
-        )
+        parts.append(f'<text class="name" x="{left - 12}" y="{y + len(rows) * row / 2 + 8:.1f}" text-anchor="end">{escape(_cut(name))}</text>')
         for run, colour, p50, p99, written in rows:
             y += row
             if p50 is not None and p99 is not None:
                 parts.append(f'<g class="{colour}"><title>{escape(f"{run}: {written}")}</title>')
                 parts.append(f'<line class="span" x1="{at(p50):.1f}" x2="{at(p99):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
-                parts.append(
-                    f'<circle class="dot" cx="{at(p50):.1f}" cy="{y:.1f}" r="4.5"/><circle class="ring" cx="{at(p99):.1f}" cy="{y:.1f}" r="4"/></g>'
-                )
+                parts.append(f'<circle class="dot" cx="{at(p50):.1f}" cy="{y:.1f}" r="4.5"/><circle class="ring" cx="{at(p99):.1f}" cy="{y:.1f}" r="4"/></g>')
             x = at(p99) if p99 is not None else left
             parts.append(f'<text class="value" x="{x + 10:.1f}" y="{y + 4:.1f}">{escape(written)}</text>')
         y += head

@@ -202,9 +202,7 @@ class Queue:
         found = self._kinds.get(kind)
         if found is None:
             found = self._kinds[kind] = len(self._kinds)
-            self._accepts = np.concatenate(
-                (self._accepts, np.array([[_takes(kind, one) for one in self._types]], np.int64))
-            )
+            self._accepts = np.concatenate((self._accepts, np.array([[_takes(kind, one) for one in self._types]], np.int64)))
         return found
 
 
@@ -212,3 +210,5 @@ def _takes(kind: Class, machine: tuple[int, str, str, float]) -> bool:
     models, regions, vram_gib = kind
     _, model, region, memory = machine
     return (not models or model in models) and (not regions or region in regions) and memory >= vram_gib
+
+

@@ -85,9 +85,7 @@ class Record:
     def ended(self, record: JobRecord, at_ms: int, state: str, reason: str = "") -> None:
         """A job is over."""
         record.ended_ms, record.state, record.reason = at_ms, state, reason
-        self.waiting.add(
-            record.job.submitted_ms, at_ms if record.started_ms is None else record.started_ms, record.job.gpus_min
-        )
+        self.waiting.add(record.job.submitted_ms, at_ms if record.started_ms is None else record.started_ms, record.job.gpus_min)
         if state in (DONE, GAVE_UP):
             self.end_ms = max(self.end_ms, at_ms)
 

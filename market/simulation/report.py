@@ -41,9 +41,7 @@ def page(told: Json) -> str:
     """The page of what market/simulation/whole.py told, and `seconds`, `cpu_seconds`, `peak_memory_mib` of the run."""
     trace, supply, runs = told["trace"], told["supply"], told["runs"]
     market, days = runs["market"], told["by_day"]["market"]
-    load = (
-        "as they are listed" if told["plan"]["load"] is None else f"so many that the load is {told['plan']['load']:g}"
-    )
+    load = "as they are listed" if told["plan"]["load"] is None else f"so many that the load is {told['plan']['load']:g}"
     churn = " Machines come and go as in a recorded cluster." if told["plan"]["churn"] else ""
     sections = [
         _section("Side by side", "The market is the live exchange's own code. The others clear the same jobs on the same machines.", _runs(runs)),
@@ -68,29 +66,13 @@ def page(told: Json) -> str:
         _section("Revenue by provider", f"What the {MOST_PROVIDERS} largest earned, after the market's fee; the market's fee is ${market['fee_usd']:,.0f}.", _largest(market["revenue_usd"], MOST_PROVIDERS)),
     ]  # fmt: skip
     if market["not_served"]:
-        sections.append(
-            _section(
-                "Not served",
-                "Jobs that were refused, or gave up, and what stood in the way.",
-                plots.bars(
-                    "not served",
-                    [
-                        (reason.replace("_", " "), "c1", float(count), f"{count:,}")
-                        for reason, count in list(market["not_served"].items())[:12]
-                    ],
-                ),
-            )
-        )
+        sections.append(_section("Not served", "Jobs that were refused, or gave up, and what stood in the way.", plots.bars("not served", [(reason.replace("_", " "), "c1", float(count), f"{count:,}") for reason, count in list(market["not_served"].items())[:12]])))
     tiles = [
         (f"{trace['jobs']:,}", f"jobs of {trace['tenants']} tenants"), (f"{supply['gpus']:,}", f"GPUs on {supply['machines']:,} machines"),
         (short(market["wait_s"]["p50"]), "wait, half of the jobs"), (short(market["wait_s"]["p99"]), "wait, 99 in 100"),
         (f"{market['utilisation']:.0%}", "of the GPU-time let"), (f"{market['fairness']:.2f}", "fairness (Jain)"),
     ]  # fmt: skip
-    money = (
-        "The sum of all balances at the end is zero."
-        if told["money_conserved"]
-        else "Money was not conserved: this is an error."
-    )
+    money = "The sum of all balances at the end is zero." if told["money_conserved"] else "Money was not conserved: this is an error."
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>A market in virtual time</title><style>{_STYLE}</style></head><body><main>'
         f"<h1>{trace['jobs']:,} jobs through the market</h1><p>{trace['days']:g} days, {trace['gpu_hours']:,.0f} GPU-hours, {trace['mean_gpus']:g} GPUs wanted on average; offers {load}.{churn} Seed {told['plan']['seed']}.</p>"
@@ -105,20 +87,7 @@ def _section(title: str, text: str, body: str) -> str:
 
 
 def _runs(runs: Json) -> str:
-    heads = (
-        "",
-        "done",
-        "gave up",
-        "refused",
-        "wait p50",
-        "wait p99",
-        "completion",
-        "fairness",
-        "used",
-        "welfare",
-        "of bound",
-        "workers lost",
-    )
+    heads = ("", "done", "gave up", "refused", "wait p50", "wait p99", "completion", "fairness", "used", "welfare", "of bound", "workers lost")
     rows = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in (
             TITLES.get(name, name), *(f"{one['states'].get(state, 0):,}" for state in ("done", "gave_up", "refused")),
@@ -127,14 +96,10 @@ def _runs(runs: Json) -> str:
         )) + "</tr>"
         for name, one in runs.items()
     )  # fmt: skip
-    return (
-        f"<table><thead><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr></thead><tbody>{rows}</tbody></table>"
-    )
+    return f"<table><thead><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def _groups(
-    runs: Json, by: str, names: Sequence[str]
-) -> list[tuple[str, list[tuple[str, str, float | None, float | None, str]]]]:
+def _groups(runs: Json, by: str, names: Sequence[str]) -> list[tuple[str, list[tuple[str, str, float | None, float | None, str]]]]:
     suffix = " GPU" if by == "wait_by_gang" else ""
     found = []
     for name in names:
@@ -142,15 +107,7 @@ def _groups(
         for run, one in runs.items():
             wait = one[by].get(name)
             p50, p99 = (None, None) if wait is None else (wait["p50"], wait["p99"])
-            rows.append(
-                (
-                    TITLES.get(run, run),
-                    COLOURS.get(run, "c1"),
-                    p50,
-                    p99,
-                    "nobody" if p50 is None or p99 is None else f"{short(p50)} / {short(p99)}",
-                )
-            )
+            rows.append((TITLES.get(run, run), COLOURS.get(run, "c1"), p50, p99, "nobody" if p50 is None or p99 is None else f"{short(p50)} / {short(p99)}"))
         found.append((name + suffix, rows))
     return found
 
@@ -167,11 +124,7 @@ def _key(runs: Json) -> str:
 
 
 def _named_key(named: Sequence[tuple[str, str]]) -> str:
-    return (
-        '<div class="key">'
-        + "".join(f'<span class="{colour}"><i></i><em>{escape(name)}</em></span>' for name, colour in named)
-        + "</div>"
-    )
+    return '<div class="key">' + "".join(f'<span class="{colour}"><i></i><em>{escape(name)}</em></span>' for name, colour in named) + "</div>"
 
 
 def short(seconds: float | None) -> str:

@@ -46,9 +46,7 @@ def machines_of(heading: Sequence[str], rows: Rows, table: str = "offers") -> li
     needed = LISTED_COLUMNS[:4] if listed else ("id", "gpu", "usd_per_gpu_hour", "gpus")
     for name in names:
         if name not in known or names.count(name) > 1:
-            raise BadRow(
-                table, 0, name[:40] or "(empty)", "no such column, or there twice", f"columns: {','.join(known)}"
-            )
+            raise BadRow(table, 0, name[:40] or "(empty)", "no such column, or there twice", f"columns: {','.join(known)}")
     for name in needed:
         if name not in names:
             raise BadRow(table, 0, name, "the column is missing", f"columns: {','.join(known)}")
@@ -56,9 +54,7 @@ def machines_of(heading: Sequence[str], rows: Rows, table: str = "offers") -> li
     seen: dict[str, int] = {}
     for row, cells in enumerate(rows, 1):
         if row > MAX_MACHINES:
-            raise BadRow(
-                table, row, "id", f"there are more than {MAX_MACHINES:,} rows", "fewer machines, or a lower --load"
-            )
+            raise BadRow(table, row, "id", f"there are more than {MAX_MACHINES:,} rows", "fewer machines, or a lower --load")
         if len(cells) != len(names):
             raise BadRow(table, row, "row", f"it has {len(cells)} cells and the heading {len(names)}")
         text = {name: cell.strip() for name, cell in zip(names, cells, strict=True)}
@@ -66,37 +62,23 @@ def machines_of(heading: Sequence[str], rows: Rows, table: str = "offers") -> li
         if gpus != int(gpus) or gpus < 1:
             raise BadRow(table, row, "gpus", f"{text['gpus']} is no whole number from 1 to 4,096")
         if listed:
-            price, column = (
-                _decimal(table, row, "usd_per_hour_total", text["usd_per_hour_total"], 10**6) / gpus,
-                "usd_per_hour_total",
-            )
+            price, column = _decimal(table, row, "usd_per_hour_total", text["usd_per_hour_total"], 10**6) / gpus, "usd_per_hour_total"
             vram = float(_decimal(table, row, "vram_mib_per_gpu", text["vram_mib_per_gpu"], 4_194_304) / 1024)
             name = f"offer-{row}"
         else:
-            price, column = (
-                _decimal(table, row, "usd_per_gpu_hour", text["usd_per_gpu_hour"], 1_000),
-                "usd_per_gpu_hour",
-            )
+            price, column = _decimal(table, row, "usd_per_gpu_hour", text["usd_per_gpu_hour"], 1_000), "usd_per_gpu_hour"
             vram = float(_decimal(table, row, "vram_gib", text.get("vram_gib") or "0", 4_096))
             name = text["id"]
         nanos = int((price * 10**9).to_integral_value())
         if nanos < 1:
             raise BadRow(table, row, column, "a price is above 0")
         if not name or name in seen:
-            raise BadRow(
-                table,
-                row,
-                "id",
-                f"{name!r} is the id of row {seen.get(name, 0)} too" if name else "is empty",
-                "ids are unique",
-            )
+            raise BadRow(table, row, "id", f"{name!r} is the id of row {seen.get(name, 0)} too" if name else "is empty", "ids are unique")
         seen[name] = row
         gpu = text["gpu"].replace(" ", "-")
         if not gpu:
             raise BadRow(table, row, "gpu", "is empty", "write a name")
-        found.append(
-            Machine(name, "", shown_gpu(gpu, round(vram, 3)), int(gpus), round(vram, 3), text.get("region", ""), nanos)
-        )
+        found.append(Machine(name, "", shown_gpu(gpu, round(vram, 3)), int(gpus), round(vram, 3), text.get("region", ""), nanos))
     return found
 
 
@@ -165,8 +147,4 @@ def in_the_way(job: TraceJob, machines: Iterable[Machine]) -> str:
     ]  # fmt: skip
     if gpus_of(fitting) < job.gpus_min:
         return "gang_too_big"
-    return (
-        "price_too_low"
-        if gpus_of(one for one in fitting if one.ask_nanos <= job.limit_nanos) < job.gpus_min
-        else "busy"
-    )
+    return "price_too_low" if gpus_of(one for one in fitting if one.ask_nanos <= job.limit_nanos) < job.gpus_min else "busy"

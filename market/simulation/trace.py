@@ -81,12 +81,7 @@ def philly_jobs(heading: Sequence[str], rows: Rows, table: str = "trace") -> lis
 
     Rows may come in any order; a job's id is its row. Timestamps are `YYYY-MM-DD HH:MM:SS`, taken as UTC.
     """
-    at = _places(
-        table,
-        heading,
-        PHILLY_COLUMNS,
-        PHILLY_COLUMNS[:3],
-    )
+    at = _places(table, heading, PHILLY_COLUMNS, PHILLY_COLUMNS[:3], )
     found: list[tuple[int, int, int, int, str]] = []
     tenants: dict[str, str] = {}
     for row, cells in _checked(table, heading, rows):
@@ -159,9 +154,7 @@ def churn_of(rows: Rows, table: str = "churn") -> list[Churn]:
         if word not in ("add", "remove"):
             raise BadRow(table, row, "event", f"{word!r} is neither add nor remove")
         if (word == "add") == (machine in there):
-            raise BadRow(
-                table, row, "machine", f"{machine!r} {'is there already' if word == 'add' else 'is not there'}"
-            )
+            raise BadRow(table, row, "machine", f"{machine!r} {'is there already' if word == 'add' else 'is not there'}")
         there.symmetric_difference_update((machine,))
         found.append(Churn(at_ms, word == "add", machine))
     return found
@@ -248,9 +241,7 @@ def _tenant(table: str, row: int, column: str, text: str) -> str:
 def _names(table: str, row: int, column: str, text: str) -> tuple[str, ...]:
     names = sorted({part.strip() for part in text.split("|")}) if text else []
     if len(names) > 64 or not all(NAME.fullmatch(name) for name in names):
-        raise BadRow(
-            table, row, column, f"{text[:40]!r} is no list of names", "at most 64 names joined by |, or nothing"
-        )
+        raise BadRow(table, row, column, f"{text[:40]!r} is no list of names", "at most 64 names joined by |, or nothing")
     return tuple(names)
 
 

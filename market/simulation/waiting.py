@@ -119,11 +119,7 @@ class Waiting:
             left = {machine: units_of(machine) for machine in freed} if self._stands else {}
             seats = sum(units for _, units, _ in left.values())
             if seats:
-                lines = [
-                    line
-                    for kind in self._touched(left, freed)
-                    for line in self._lines(kind, left, freed, free, tried, spare)
-                ]
+                lines = [line for kind in self._touched(left, freed) for line in self._lines(kind, left, freed, free, tried, spare)]
                 shown += [one.job for one in islice(merge(*lines, key=_order), seats + spare) if one.job not in shown]
             shown = [job for job in shown if job not in tried]
             first = []

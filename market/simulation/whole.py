@@ -51,9 +51,7 @@ class NothingToDo(ValueError):
     """No job, or no machine."""
 
 
-def supply_for(
-    jobs: Sequence[BareJob] | Sequence[TraceJob], listed: Sequence[Machine], plan: Plan, seats: Seats | None
-) -> list[Machine]:
+def supply_for(jobs: Sequence[BareJob] | Sequence[TraceJob], listed: Sequence[Machine], plan: Plan, seats: Seats | None) -> list[Machine]:
     """As many machines as the load asks for: mean demand ÷ load ÷ the share of the time that they are there."""
     if plan.load is None:
         return with_providers(listed)

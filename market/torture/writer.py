@@ -107,14 +107,7 @@ class _Writer:
         open_market(self._home, self._desk)
         recovery_us = (time.perf_counter_ns() - began_ns) // 1000
         balance = self._desk.exchange.balance(CUSTOMER)
-        tell(
-            {
-                "ready": recovery_us,
-                "records": self._journal.records,
-                "wallet": balance["wallet_nanos"],
-                "escrow": balance["escrow_nanos"],
-            }
-        )
+        tell({"ready": recovery_us, "records": self._journal.records, "wallet": balance["wallet_nanos"], "escrow": balance["escrow_nanos"]})
         _read_line()
         self._disk.fault = fault
         if self._life["room_bytes"] is not None:

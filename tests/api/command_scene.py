@@ -18,14 +18,7 @@ Json = dict[str, Any]
 
 
 def batch_spec(region: str, argv: list[str]) -> Json:
-    command: Json = {
-        "argv": argv,
-        "env": {"WORD": "hello"},
-        "artifacts": [],
-        "timeout_ms": None,
-        "retries": 0,
-        "workdir": None,
-    }
+    command: Json = {"argv": argv, "env": {"WORD": "hello"}, "artifacts": [], "timeout_ms": None, "retries": 0, "workdir": None}
     return {
         "name": "batch", "command": command, "data": {"kind": "none"},
         "workers": {"min": 1, "max": 1, "gpus": 1, "gpu": ["cpu"], "vram_gib": 0, "region": [region], "reliability": 0.0,
@@ -51,13 +44,7 @@ class CommandScene:
         [self.worker] = self.run.workers(1)
         [lease] = self.host.leases(self.offer)["leases"]
         self.desk = CommandDesk(scratch=folder, isolation=level or isolation_level(), memory_limit_bytes=256 << 20)
-        door = {
-            "url": square.url,
-            "token": lease["sessions"],
-            "ca": str(square.ca or ""),
-            "lease": lease["id"],
-            "epoch": lease["epoch"],
-        }
+        door = {"url": square.url, "token": lease["sessions"], "ca": str(square.ca or ""), "lease": lease["id"], "epoch": lease["epoch"]}
         order = {"job": self.job, "number": 1, "restarts": 0, "command": spec["command"], "data": spec["data"]}
         answer = self.desk.begin(order, None, None, None, threads=1, devices=[], shares={})
         assert answer["ok"], answer

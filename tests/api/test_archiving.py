@@ -22,15 +22,8 @@ def test_a_killed_exchange_goes_on_from_a_snapshot(square: Square) -> None:
     operator.deposit(f"{name}-later", name, 5)
     before = (ann.balance(), operator.transfers(account=f"wallet:{name}"), operator.offers(), operator.members())
     square.back("exchange", square.kill("exchange"))
-    assert (
-        ann.balance(),
-        operator.transfers(account=f"wallet:{name}"),
-        operator.offers(),
-        operator.members(),
-    ) == before
-    lines = [
-        line for line in square.home.log_file("exchange").read_text().splitlines() if "of which it replayed" in line
-    ]
+    assert (ann.balance(), operator.transfers(account=f"wallet:{name}"), operator.offers(), operator.members()) == before
+    lines = [line for line in square.home.log_file("exchange").read_text().splitlines() if "of which it replayed" in line]
     replayed = int(lines[-1].partition("replayed ")[2].partition(",")[0])
     assert 0 < replayed < made["records"]
     again = operator.deposit(f"{name}-later", name, 5)

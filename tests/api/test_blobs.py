@@ -182,9 +182,7 @@ def test_another_jobs_save_and_one_without_its_blocks_are_refused(tmp_path: Path
         assert refused.value.code == "manifest_wrong"
 
 
-def test_an_operator_checks_and_sweeps_from_the_command_line(
-    square: Square, torg: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_an_operator_checks_and_sweeps_from_the_command_line(square: Square, torg: Callable[..., tuple[int, str, str]]) -> None:
     square.local("customer").upload(os.urandom(1000))
     code, said, _ = torg("blobs", "gc", "--dry-run", "--json")
     found = json.loads(said)

@@ -19,11 +19,7 @@ from tests.storage.s3_server import S3Server, s3_server
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    for name, value in (
-        ("AWS_ACCESS_KEY_ID", "an-id"),
-        ("AWS_SECRET_ACCESS_KEY", "a-secret-key"),
-        ("AWS_REGION", "us-east-1"),
-    ):
+    for name, value in (("AWS_ACCESS_KEY_ID", "an-id"), ("AWS_SECRET_ACCESS_KEY", "a-secret-key"), ("AWS_REGION", "us-east-1")):
         monkeypatch.setenv(name, value)
     with s3_server() as found:
         yield found

@@ -46,12 +46,7 @@ def test_a_folder_goes_in_and_comes_out_as_it_was(scene: CommandScene, tmp_path:
     assert (code, told) == (0, b"")
     back = tmp_path / "back"
     assert (back / "inner").read_text() == "x"
-    assert sorted(one.relative_to(back).as_posix() for one in back.rglob("*")) == [
-        "deep",
-        "deep/empty",
-        "deep/odd\nname: ü",
-        "inner",
-    ]
+    assert sorted(one.relative_to(back).as_posix() for one in back.rglob("*")) == ["deep", "deep/empty", "deep/odd\nname: ü", "inner"]
 
 
 def test_what_cannot_be_is_told_and_leaves_nothing(scene: CommandScene, tmp_path: Path) -> None:

@@ -72,16 +72,11 @@ def test_a_home_of_a_newer_torg_is_refused_and_left_alone(old_home: Path, capsys
 def test_a_journal_of_a_newer_torg_is_refused_by_name(old_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Journal.open(old_home / "journal") as journal:
         events = [{"type": "journal_format", "format": 9, "version": "9.0"}]
-        journal.append(
-            [json.dumps({"at_ms": 1, "events": events, "v": 1}, sort_keys=True, separators=(",", ":")).encode()]
-        )
+        journal.append([json.dumps({"at_ms": 1, "events": events, "v": 1}, sort_keys=True, separators=(",", ":")).encode()])
         number = journal.records
     before = list(read_journal(old_home / "journal"))
     assert run(["up", "--ray", "none", "--home", str(old_home), "--json"]) == 3
     error = json.loads(capsys.readouterr().out)["error"]
     assert (error["code"], error["remedy"]) == ("home_newer", "use the torg that wrote it, or a newer one")
-    assert (
-        error["message"]
-        == f"the journal has format 9 (from record {number} on), and this torg reads up to {JOURNAL_FORMAT}"
-    )
+    assert error["message"] == f"the journal has format 9 (from record {number} on), and this torg reads up to {JOURNAL_FORMAT}"
     assert list(read_journal(old_home / "journal")) == before

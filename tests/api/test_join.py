@@ -105,10 +105,7 @@ def test_whoever_guesses_is_slowed_down_and_a_right_code_is_not(
             body = {"code": code, "member": "eve", "key_sha256": digest(code)}
             return http.post("/v1/join", json=body)
 
-        found = [
-            say(f"{made['code'][:-1]}{'x' if made['code'][-1] != 'x' else 'y'}")
-            for _ in range(int(WRONG_CODES.burst) + 2)
-        ]
+        found = [say(f"{made['code'][:-1]}{'x' if made['code'][-1] != 'x' else 'y'}") for _ in range(int(WRONG_CODES.burst) + 2)]
         assert found[-1].status_code == 429
         assert int(found[-1].headers["Retry-After"]) >= 1
         assert found[0].json()["code"] == "invite_unknown"

@@ -25,13 +25,7 @@ FEW = Rate(per_s=0.5, burst=3)
 
 def answers(gate: Gate, key: str | None, times: int, path: str = "/v1/members") -> list[httpx2.Response]:
     """So many calls in a row to an application whose only member is `right`, an operator."""
-    member = {
-        "member": "right",
-        "role": "operator",
-        "revoked": False,
-        "suspended": False,
-        "key_sha256": hash_of("right"),
-    }
+    member = {"member": "right", "role": "operator", "revoked": False, "suspended": False, "key_sha256": hash_of("right")}
     found = {hash_of("right"): member, hash_of("revoked"): member | {"revoked": True, "key_sha256": hash_of("revoked")}}
     found[hash_of("plane")] = member | {"role": "plane", "key_sha256": hash_of("plane")}
     exchange = SimpleNamespace(member_by_key=found.get, members=list)

@@ -14,19 +14,7 @@ from tests.api.ownership import DOORS, ROLES, Door, operations, route_of
 from tests.api.square import USD, FakeProvider, FakeRun, Square, make_offer, make_spec, refusal
 
 Json = dict[str, Any]
-PRIVATE = (
-    "customer",
-    "provider",
-    "job",
-    "spare_job",
-    "offer",
-    "spare_offer",
-    "lease",
-    "manifest",
-    "digest",
-    "printed",
-    "secret",
-)
+PRIVATE = ("customer", "provider", "job", "spare_job", "offer", "spare_offer", "lease", "manifest", "digest", "printed", "secret")
 
 
 def test_every_route_has_an_entry() -> None:
@@ -54,15 +42,7 @@ class Scene:
     def send(self, operation: str, door: Door, key: str | None, names: Json) -> httpx2.Response:
         """One call with its braces filled; of a stream only the head is read."""
         method, _, path = operation.partition(" ")
-        names = {
-            **names,
-            "action": "drain",
-            "member": "nobody-of-that-name",
-            "team": "no-such-team",
-            "invite": "i0",
-            "session": "no-such-session",
-            "number": 9,
-        }
+        names = {**names, "action": "drain", "member": "nobody-of-that-name", "team": "no-such-team", "invite": "i0", "session": "no-such-session", "number": 9}
         url = path.format(**names) + (f"?{door.query.format(**names)}" if door.query else "")
         headers = dict(door.headers or {}) | ({"Authorization": f"Bearer {key}"} if key else {})
         with ExitStack() as open_streams:

@@ -65,9 +65,7 @@ def test_an_interrupt_goes_to_the_remote_process(scene: CommandScene) -> None:
 
 def test_a_customer_who_is_gone_takes_its_process_along(scene: CommandScene) -> None:
     program = "sh -c 'echo $$ > pid.txt; trap \"\" HUP; echo ready; sleep 1000; echo not reached'"
-    process = scene.start(
-        "exec", scene.job, "--", "sh", "-c", f"trap 'echo told > told.txt; exit' TERM; {program} & wait"
-    )
+    process = scene.start("exec", scene.job, "--", "sh", "-c", f"trap 'echo told > told.txt; exit' TERM; {program} & wait")
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     process.kill()

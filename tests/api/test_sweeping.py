@@ -103,9 +103,7 @@ class Schedules(RuleBasedStateMachine):
         digest = DIGESTS[blob]
         here = self.shelf.size(digest) is not None
         told_ms = self.promised.get(digest)
-        assert here or told_ms is None or self.now_ms - told_ms >= GRACE_MS, (
-            "it was promised, and its record is refused"
-        )
+        assert here or told_ms is None or self.now_ms - told_ms >= GRACE_MS, "it was promised, and its record is refused"
         if here:
             self.shelf.need(job, [digest])
             self.recorded[job].add(digest)

@@ -61,25 +61,12 @@ def test_the_columns_are_there_and_null_only_where_they_may_be(home: Path, tmp_p
         for name in MANDATORY - NULLABLE:
             assert row[name], name
         assert not row["ChargeClass"], "there are no corrections"
-        for name in (
-            "PricingQuantity",
-            "PricingUnit",
-            "ConsumedQuantity",
-            "ConsumedUnit",
-            "SkuId",
-            "SkuPriceId",
-            "PricingCategory",
-        ):
+        for name in ("PricingQuantity", "PricingUnit", "ConsumedQuantity", "ConsumedUnit", "SkuId", "SkuPriceId", "PricingCategory"):
             assert bool(row[name]) is usage, name
         for name in DECIMALS:
             assert not row[name] or (Decimal(row[name]).is_finite() and "E" not in row[name]), name
         times = {name: datetime.strptime(row[name], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC) for name in INSTANTS}
-        assert (
-            times["BillingPeriodStart"]
-            <= times["ChargePeriodStart"]
-            < times["ChargePeriodEnd"]
-            <= times["BillingPeriodEnd"]
-        )
+        assert times["BillingPeriodStart"] <= times["ChargePeriodStart"] < times["ChargePeriodEnd"] <= times["BillingPeriodEnd"]
         assert times["BillingPeriodStart"].day == times["BillingPeriodEnd"].day == 1
         assert isinstance(json.loads(row["Tags"]), dict)
         assert row["BillingCurrency"] == "USD"

@@ -28,12 +28,7 @@ def answer(**other: Any) -> dict[str, Any]:
         {"gpu": "H100", "kind": kind, "at_ms": DAY_MS + place * 86_400_000, "n": 1, "median_nanos": 10**9 + place * 10**8}
         for kind in ("quotes", "trades") for place in range(7)
     ]  # fmt: skip
-    return {
-        "since_ms": DAY_MS,
-        "until_ms": UNTIL_MS,
-        "items": [line(), line(kind="trades", n=3)],
-        "series": series,
-    } | other
+    return {"since_ms": DAY_MS, "until_ms": UNTIL_MS, "items": [line(), line(kind="trades", n=3)], "series": series} | other
 
 
 def test_a_model_by_any_name_comes_as_a_table_that_fits_with_a_chart(torg: Torg, market: FakeMarket) -> None:
@@ -41,11 +36,7 @@ def test_a_model_by_any_name_comes_as_a_table_that_fits_with_a_chart(torg: Torg,
     shown = torg("prices", "nvidia h100 sxm", "--since", "2026-11-01", "--region", "eu").out
     asked = market.last("GET", "/v1/prices").query
     assert asked == {"gpu": "H100", "region": "eu", "since": "2026-11-01T00:00:00.000Z", "points": "60"}
-    assert [
-        part
-        for part in ("quotes", "trades", "$1.25", "60 s", "median $ per GPU-hour, by days ago")
-        if part not in shown
-    ] == []
+    assert [part for part in ("quotes", "trades", "$1.25", "60 s", "median $ per GPU-hour, by days ago") if part not in shown] == []
     assert market.last("GET", "/v1/prices").key == "key-of-customer"
 
 
@@ -81,8 +72,5 @@ def test_the_files_answer_when_the_market_is_down(tmp_path: Path, capsys: pytest
     write(tmp_path / "journal", story.records)
     assert run(["--home", str(tmp_path), "prices", "cpu", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [(one["kind"], one["region"], one["n"]) for one in found["items"]] == [
-        ("trades", "", 3),
-        ("quotes", "attic", 1),
-    ]
+    assert [(one["kind"], one["region"], one["n"]) for one in found["items"]] == [("trades", "", 3), ("quotes", "attic", 1)]
     assert found["until_ms"] == DAY_MS + 101 * 3_600_000

@@ -183,9 +183,7 @@ def test_a_file_of_requirements_goes_along_as_its_lines(torg: Torg, open_market:
     assert "requirements.txt, line 1: '-r more.txt' is an option of pip" in ran.err
 
 
-def test_a_projects_dependencies_go_along_from_its_work_folder(
-    torg: Torg, open_market: FakeMarket, project: Path
-) -> None:
+def test_a_projects_dependencies_go_along_from_its_work_folder(torg: Torg, open_market: FakeMarket, project: Path) -> None:
     (project / "part").mkdir()
     (project / "part" / "pyproject.toml").write_text('[project]\nname = "mine"\ndependencies = ["Einops>=0.8"]\n')
     ran = torg("run", "-y", "-d", "--pyproject", "--workdir", "part", "--", "python", "train.py")
@@ -198,20 +196,14 @@ def test_a_projects_dependencies_go_along_from_its_work_folder(
     assert (ran.code, "says requirements and pyproject" in ran.err) == (2, True)
 
 
-def test_requirements_that_cannot_be_installed_end_it_with_125(
-    torg: Torg, open_market: FakeMarket, project: Path
-) -> None:
+def test_requirements_that_cannot_be_installed_end_it_with_125(torg: Torg, open_market: FakeMarket, project: Path) -> None:
     submits(open_market, batch_job("failed", 125, reason="requirements"))
     assert torg("run", "-y", "python", "train.py").code == 125
 
 
 @pytest.mark.parametrize(
     ("options", "gpu", "units"),
-    [
-        (["--workers", "4"], "cpu", 4),
-        (["--gpu", "A100:4"], "A100", 4),
-        (["--workers", "4", "--gpu", "A100"], "A100", 4),
-    ],
+    [(["--workers", "4"], "cpu", 4), (["--gpu", "A100:4"], "A100", 4), (["--workers", "4", "--gpu", "A100"], "A100", 4)],
 )
 def test_several_processes_as_torchrun_starts_them(
     torg: Torg, open_market: FakeMarket, project: Path, options: list[str], gpu: str, units: int

@@ -224,12 +224,7 @@ def test_a_plan_says_what_spending_limits_leave_and_what_it_waits_for(
 ) -> None:
     limit = {"of": "team", "name": "bio", "period": "month", "limit_nanos": 6_000_000_000, "billed_nanos": 0,
              "held_nanos": 5_000_000_000, "left_nanos": 1_000_000_000, "ends_ms": 1_798_761_600_000}  # fmt: skip
-    busy = {
-        "feasible": False,
-        "reason": "busy",
-        "detail": "offers that would fit are busy; it would wait",
-        "limits": [limit],
-    }
+    busy = {"feasible": False, "reason": "busy", "detail": "offers that would fit are busy; it would wait", "limits": [limit]}
     open_market.routes["POST /v1/quotes"] = (200, PLAN | busy | {"refusal": None})
     ran = torg("submit", str(file), "--dry-run")
     assert "limit     team bio may spend $6.00 a month: $1.00 are left until 2027-01-01 00:00 UTC" in ran.out

@@ -131,9 +131,7 @@ def torg(plaza: Plaza, *words: str) -> bytes:
     return subprocess.run([sys.executable, "-m", "cli", *words], env=settings, check=True, capture_output=True).stdout
 
 
-def test_a_run_that_is_killed_finds_its_command_still_running_and_its_customer_gets_in(
-    plaza: Plaza, tmp_path: Path
-) -> None:
+def test_a_run_that_is_killed_finds_its_command_still_running_and_its_customer_gets_in(plaza: Plaza, tmp_path: Path) -> None:
     job = submit(
         plaza, "0", "0",
         argv=["sh", "-c", "echo begun; i=0; while [ ! -e $HOME/go ]; do i=$((i+1)); echo tick $i; sleep 0.005; done; echo gone on"],
@@ -291,9 +289,7 @@ def test_a_script_that_is_killed_at_a_random_moment_ends_with_the_very_bytes(pla
 def test_a_secret_reaches_the_command_and_nothing_that_stays(plaza: Plaza) -> None:
     value = f"canary-{secrets.token_hex(8)}"
     plaza.local("customer").set_secret("TOKEN", value)
-    code = (
-        "import hashlib, os; v = os.environ['TOKEN']; print('it is', v); print(hashlib.sha256(v.encode()).hexdigest())"
-    )
+    code = "import hashlib, os; v = os.environ['TOKEN']; print('it is', v); print(hashlib.sha256(v.encode()).hexdigest())"
     job = submit(plaza, argv=["python", "-c", code], secrets=["TOKEN"], artifacts=[])
     assert plaza.wait_state(job, "done", "failed")["state"] == "done"
     until(lambda: printed(plaza, job, hashlib.sha256(value.encode()).hexdigest()), "the command had the value")

@@ -116,16 +116,7 @@ def test_cores_are_offered_where_they_are_asked_for_or_nothing_else_is_there(tmp
 
 @pytest.mark.parametrize(
     ("named", "found"),
-    [
-        (None, "ABC"),
-        ("", ""),
-        ("1", "B"),
-        ("2,0", "CA"),
-        ("GPU-b", "B"),
-        ("0,9,1", "A"),
-        ("NoDevFiles", ""),
-        ("1, 1", "B"),
-    ],
+    [(None, "ABC"), ("", ""), ("1", "B"), ("2,0", "CA"), ("GPU-b", "B"), ("0,9,1", "A"), ("NoDevFiles", ""), ("1, 1", "B")],
 )
 def test_only_the_cards_that_cuda_may_see_are_offered(named: str | None, found: str) -> None:
     cards = [Card("T4", 16.0, Device(f"GPU-{one}", at, "/x")) for at, one in enumerate("abc")]

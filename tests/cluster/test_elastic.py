@@ -68,9 +68,7 @@ def test_a_job_grows_shrinks_pauses_and_resumes_as_prices_and_other_bids_say(pla
 
     resumed = wait_members(plaza, spot, 2)  # it is back, and has grown again
     rounds = plaza.rounds(spot)
-    assert [one["round"] for one in rounds[: resumed["round"]]] == [*range(1, resumed["round"] + 1)], (
-        "none is made again"
-    )
+    assert [one["round"] for one in rounds[: resumed["round"]]] == [*range(1, resumed["round"] + 1)], "none is made again"
     assert resumed["round"] > left_at
     losses = [one["loss"] for one in rounds if one["loss"] is not None]
     assert all(math.isfinite(loss) for loss in losses)

@@ -227,11 +227,7 @@ def make_backup(home: Path) -> bytes:
     write_journal(home / "journal")
     BlobStore(home / "blobs").put(b"nobody needs this")
     (home / "logs" / "jobs").mkdir(parents=True)
-    for name, text in (
-        ("market.json", "{}\n"),
-        ("format.json", '{\n  "home": 2\n}\n'),
-        ("logs/jobs/job-1.log", "hello\n"),
-    ):
+    for name, text in (("market.json", "{}\n"), ("format.json", '{\n  "home": 2\n}\n'), ("logs/jobs/job-1.log", "hello\n")):
         (home / name).write_text(text, encoding="utf-8")
         (home / name).chmod(0o644)
     made = BytesIO()

@@ -47,9 +47,7 @@ from trainers.member import Member, MemberError
 
 PAGE = (Path(__file__).parents[2] / "docs" / "FORMATS.md").read_text(encoding="utf-8")
 # Homes are read for ever and written once, by the torg of their time: tests/storage/test_formats.py reads them.
-NAMES = sorted(
-    path.relative_to(GOLDEN).as_posix() for path in GOLDEN.rglob("*") if path.is_file() and path.parent.name != "homes"
-)
+NAMES = sorted(path.relative_to(GOLDEN).as_posix() for path in GOLDEN.rglob("*") if path.is_file() and path.parent.name != "homes")
 SMALL = json.loads((GOLDEN / "small.json").read_text())
 
 
@@ -399,9 +397,7 @@ def test_the_golden_bundle_of_the_second_format_verifies_and_the_page_names_its_
     ]  # fmt: skip
     missing = [name for part in parts for name in part if re.search(rf"\b{name}\b", page) is None]
     assert missing == []
-    assert {one["event"]["type"] for record in bundle["body"]["records"] for one in record["events"]} <= set(
-        re.findall(r"`(\w+)`", page)
-    )
+    assert {one["event"]["type"] for record in bundle["body"]["records"] for one in record["events"]} <= set(re.findall(r"`(\w+)`", page))
 
 
 # data
@@ -472,7 +468,6 @@ def section(title: str) -> str:
 
 # packed transfers
 
-
 def batch_by_the_page(data: bytes) -> tuple[int, list[dict[str, object]]]:
     """A reader made from the page alone."""
     kinds = ["deposit", "grant", "expire", "hold", "charge", "fee", "release", "payout", "correction"]
@@ -499,9 +494,7 @@ def batch_by_the_page(data: bytes) -> tuple[int, list[dict[str, object]]]:
             "amount_nanos": amount[row], "job": names[job[row] - 1] if job[row] else None,
             "lease": names[lease[row] - 1] if lease[row] else None,
         }  # fmt: skip
-        events.append(
-            event | ({"type": "transfer_refused", "status": refusals[status[row] - 1]} if status[row] else {})
-        )
+        events.append(event | ({"type": "transfer_refused", "status": refusals[status[row] - 1]} if status[row] else {}))
     return at_ms, events
 
 

@@ -225,11 +225,7 @@ def test_a_file_that_is_no_table_is_refused(clear: Callable[..., object], conten
 def test_options_that_cannot_be_are_refused_with_what_there_is(torg: Torg, tmp_path: Path) -> None:  # noqa: F811
     words = str(EXAMPLES / "offers.csv"), str(EXAMPLES / "jobs.csv")
     for option, value, said in (
-        (
-            "--price-rule",
-            "vickrey",
-            "torg: --price-rule: there is no price rule 'vickrey' (there is: ask, spot, uniform)",
-        ),
+        ("--price-rule", "vickrey", "torg: --price-rule: there is no price rule 'vickrey' (there is: ask, spot, uniform)"),
         ("--budget", "-1", "torg: --budget: -1 is out of range (0 to 1,000,000 million pairs)"),
         ("--seed", "-1", "torg: --seed: -1 is out of range (0 to 2^63 - 1)"),
     ):
@@ -323,11 +319,7 @@ def test_weights_and_waiting_decide_and_their_cost_is_said(clear: Callable[..., 
     assert "fairness_cost_usd" not in plain
     for option, value in (("--team-weights", "red:0.1"), ("--ageing", "4")):
         fair = clear(offers, jobs, option, value, "--bound", "--json").document  # type: ignore[attr-defined]
-        assert ({one["job"] for one in fair["matches"]}, fair["welfare_usd"], fair["fairness_cost_usd"]) == (
-            {"poor"},
-            40,
-            240,
-        )
+        assert ({one["job"] for one in fair["matches"]}, fair["welfare_usd"], fair["fairness_cost_usd"]) == ({"poor"}, 40, 240)
         assert fair["bound_usd"] >= fair["objective_usd"]
     assert fair["waited"]["by_team"] == {
         "blue": {"served": {"count": 1, "p50_hours": 10, "p99_hours": 10}, "waiting": {"count": 0, "p50_hours": None, "p99_hours": None}},
@@ -341,13 +333,7 @@ def test_weights_and_waiting_decide_and_their_cost_is_said(clear: Callable[..., 
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [
-        ("--team-weights", "red"),
-        ("--team-weights", "red:-1"),
-        ("--team-weights", "red:1,red:2"),
-        ("--ageing", "-1"),
-        ("--ageing", "much"),
-    ],
+    [("--team-weights", "red"), ("--team-weights", "red:-1"), ("--team-weights", "red:1,red:2"), ("--ageing", "-1"), ("--ageing", "much")],
 )
 def test_weights_that_cannot_be_are_refused(torg: Torg, option: str, value: str) -> None:  # noqa: F811
     ran = torg("clear", str(EXAMPLES / "offers.csv"), str(EXAMPLES / "jobs.csv"), option, value)

@@ -117,11 +117,7 @@ def test_what_a_command_imports_is_lines_in_one_form(folder: Path, said: str, li
     ("said", "content", "words"),
     [
         ("requirements: nowhere.txt", "", "cannot be read: no such file"),
-        (
-            "requirements: wanted",
-            "tqdm\n--index-url https://example.org\n",
-            "wanted, line 2: '--index-url https://example.org' is an option",
-        ),
+        ("requirements: wanted", "tqdm\n--index-url https://example.org\n", "wanted, line 2: '--index-url https://example.org' is an option"),
         ("requirements: wanted", "git+https://example.org/x.git", "line 1"),
         ("requirements: [tqdm, -e .]", "", "requirements, line 2: '-e .' is an option"),
         ("requirements: wanted", "\xff" * (1 << 16), "too large"),
@@ -133,9 +129,7 @@ def test_what_a_command_imports_is_lines_in_one_form(folder: Path, said: str, li
         ("requirements: 3", "", "requirements"),
     ],
 )
-def test_requirements_that_cannot_be_are_told_with_their_line(
-    folder: Path, said: str, content: str, words: str
-) -> None:
+def test_requirements_that_cannot_be_are_told_with_their_line(folder: Path, said: str, content: str, words: str) -> None:
     (folder / "project" / "wanted").write_text(content)
     with pytest.raises(FormError) as refused:
         spec_of(FILE + said + "\n", folder)

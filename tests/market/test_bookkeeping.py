@@ -13,10 +13,7 @@ from tests.market.scene import USD, Scene
 
 def rows(*told: str) -> list[TransferRow]:
     """`id kind account amount [linked]` each."""
-    return [
-        TransferRow(id, kind, account, int(amount), bool(rest))
-        for id, kind, account, amount, *rest in map(str.split, told)
-    ]
+    return [TransferRow(id, kind, account, int(amount), bool(rest)) for id, kind, account, amount, *rest in map(str.split, told)]
 
 
 def statuses(scene: Scene, *told: str) -> list[str]:
@@ -40,11 +37,7 @@ def test_each_transfer_of_a_batch_has_a_status_of_its_own() -> None:
     ]  # fmt: skip
     assert scene.records[-1][:4] == MAGIC
     events = spread_record(scene.records[-1])["events"]
-    assert [(event["type"], event["id"]) for event in events] == [
-        ("transfer", "a"),
-        ("transfer", "b"),
-        ("transfer_refused", "c"),
-    ]
+    assert [(event["type"], event["id"]) for event in events] == [("transfer", "a"), ("transfer", "b"), ("transfer_refused", "c")]
     assert scene.exchange.balance("bob")["wallet_nanos"] == 7
     records = len(scene.records)
     assert statuses(scene, *told)[:3] == ["exists", "exists", "would_overdraw"]

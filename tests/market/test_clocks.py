@@ -27,10 +27,7 @@ class Machine:
         return self.clock()
 
 
-STEPS = st.lists(
-    st.tuples(st.integers(0, 100_000), st.sampled_from([0, 0, 0, 1, -1, 3_600_000, -3_600_000, 40 * DAY_MS])),
-    max_size=60,
-)
+STEPS = st.lists(st.tuples(st.integers(0, 100_000), st.sampled_from([0, 0, 0, 1, -1, 3_600_000, -3_600_000, 40 * DAY_MS])), max_size=60)
 
 
 @given(STEPS)

@@ -182,3 +182,5 @@ def test_to_the_nano_dollar(data: st.DataObject) -> None:
     assert after["bought_nanos"] == bought - (billed - spent_granted)
     assert sum(scene.balances().values()) == 0
     assert min(nanos for name, nanos in scene.balances().items() if name not in ("world", "grants")) >= 0
+
+

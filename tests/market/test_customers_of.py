@@ -145,9 +145,7 @@ def test_an_owners_job_comes_to_its_own_machine_first_and_costs_nothing() -> Non
     scene.round(1, {0: 60_000, 1: 60_000})
     scene.checkpoint(1)
     job = scene.view()
-    assert [(one["metered_ms"], one["charged_ms"], one["charged_nanos"]) for one in job["leases"]] == [
-        (60_000, 60_000, 0)
-    ] * 2
+    assert [(one["metered_ms"], one["charged_ms"], one["charged_nanos"]) for one in job["leases"]] == [(60_000, 60_000, 0)] * 2
     assert (job["billed_nanos"], job["escrow_nanos"]) == (0, job["budget_nanos"])
     charges = scene.of_type("lease_charged")
     assert {(one["amount_nanos"], one["fee_nanos"], one["to_ms"]) for one in charges} == {(0, 0, 60_000)}

@@ -84,10 +84,7 @@ class ExchangeMachine(RuleBasedStateMachine):
         found = self.scene.exchange.lease(f"lease-{number:06d}")
         return found or {"id": "?", "epoch": 0, "provider": "p1", "slot": 0}
 
-    @rule(
-        ms=st.sampled_from([10, 2_000, 2_000, 9_000, 70_000, 50_000_000]),
-        heard=st.sampled_from([True, True, True, False]),
-    )
+    @rule(ms=st.sampled_from([10, 2_000, 2_000, 9_000, 70_000, 50_000_000]), heard=st.sampled_from([True, True, True, False]))
     def time_passes(self, ms: int, heard: bool) -> None:
         self.scene.now_ms += ms
         for offer in self.scene.exchange.offers(self.scene.now_ms) if heard else []:
@@ -180,9 +177,7 @@ class ExchangeMachine(RuleBasedStateMachine):
         own=st.sampled_from([["p2"], ["p1", "p2"], ["p1"]]), wait=st.booleans(),
     )  # fmt: skip
     def run_on_own_machines(self, job: str, by: str, own: list[str], wait: bool) -> None:
-        spec = make_spec(
-            limits__budget_nanos=0, limits__max_price_nanos_per_gpu_hour=0, workers__min=1, rounds=4, wait=wait
-        )
+        spec = make_spec(limits__budget_nanos=0, limits__max_price_nanos_per_gpu_hour=0, workers__min=1, rounds=4, wait=wait)
         spec["workers"]["own"] = own
         self.say(SubmitJob(job, spec, by))
         self.start_everything()
@@ -313,10 +308,7 @@ class ExchangeMachine(RuleBasedStateMachine):
     def suspend(self, member: str, by: str, back: bool) -> None:
         self.say(ResumeMember(member, by) if back else SuspendMember(member, "for a reason", by))
 
-    @rule(
-        member=st.sampled_from(["bob", "p2", "ann", "plane"]),
-        role=st.sampled_from(["customer", "provider", "operator"]),
-    )
+    @rule(member=st.sampled_from(["bob", "p2", "ann", "plane"]), role=st.sampled_from(["customer", "provider", "operator"]))
     def change_role(self, member: str, role: str) -> None:
         self.say(SetRole(member, role, "op"))
 
@@ -375,9 +367,7 @@ class ExchangeMachine(RuleBasedStateMachine):
                     spent += part if other == name else 0
                     held += nanos - part if other == name and job["ended_ms"] is None else 0
             back = sum(
-                one["amount_nanos"]
-                for one in self.scene.of_type("transfer")
-                if one["debit"] == f"credit:{name}" and one["kind"] == "expire"
+                one["amount_nanos"] for one in self.scene.of_type("transfer") if one["debit"] == f"credit:{name}" and one["kind"] == "expire"
             )
             assert grant["amount_nanos"] == balances[f"credit:{name}"] + held + spent + back
 
@@ -452,11 +442,7 @@ class ExchangeMachine(RuleBasedStateMachine):
             day, let = offer["let_day"], {name: ms for name, ms in offer["let_unit_ms"].items() if ms}
             had: dict[str, int] = {}
             for lease in whole["leases"].values():
-                if (
-                    lease["offer"] == offer["id"]
-                    and lease["price_nanos_per_gpu_hour"]
-                    and DAY.number_of(lease["ended_ms"] or -1) == day
-                ):
+                if lease["offer"] == offer["id"] and lease["price_nanos_per_gpu_hour"] and DAY.number_of(lease["ended_ms"] or -1) == day:
                     ms = lease["gpus"] * (lease["ended_ms"] - max(lease["granted_ms"], DAY.begin_ms(day)))
                     had[lease["customer"]] = had.get(lease["customer"], 0) + ms
             assert let == {name: ms for name, ms in had.items() if ms}

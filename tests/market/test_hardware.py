@@ -106,13 +106,5 @@ def test_other_markets_names(where: str, written: str, name: str) -> None:
 
 
 def test_an_offer_is_listed_under_the_catalogues_name_so_that_jobs_find_it() -> None:
-    assert [offered_name("A100", 80), offered_name("A100-80GB", 39.4), offered_name("H100-SXM", 0)] == [
-        "A100-80GB",
-        "A100",
-        "H100",
-    ]
-    assert [offered_name("cpu", 4.0), offered_name("Foo-9", 8), offered_name("V100", 31.7)] == [
-        "cpu",
-        "Foo-9",
-        "V100-32GB",
-    ]
+    assert [offered_name("A100", 80), offered_name("A100-80GB", 39.4), offered_name("H100-SXM", 0)] == ["A100-80GB", "A100", "H100"]
+    assert [offered_name("cpu", 4.0), offered_name("Foo-9", 8), offered_name("V100", 31.7)] == ["cpu", "Foo-9", "V100-32GB"]

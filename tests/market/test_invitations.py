@@ -23,9 +23,7 @@ from tests.market.scene import USD, Scene, digest, make_spec
 HOUR = 3_600_000
 
 
-def invite(
-    scene: Scene, id: str = "i1", role: str = "customer", team: str = "", member: str = "", by: str = "op"
-) -> None:
+def invite(scene: Scene, id: str = "i1", role: str = "customer", team: str = "", member: str = "", by: str = "op") -> None:
     scene.do(MakeInvite(id, role, team, member, digest(f"code {id}"), HOUR, by))
 
 
@@ -57,11 +55,7 @@ def test_codes_that_open_nothing_are_refused_by_name() -> None:
     scene = Scene()
     invite(scene)
     wrong, never = scene.refused(join(code="other")), scene.refused(join("i9"))
-    assert (
-        (wrong.code, wrong.message)
-        == (never.code, never.message)
-        == ("invite_unknown", "there is no invitation with this code")
-    )
+    assert (wrong.code, wrong.message) == (never.code, never.message) == ("invite_unknown", "there is no invitation with this code")
     scene.do(RevokeInvite("i1", "op"))
     assert scene.refused(join()).code == "invite_revoked"
     assert scene.refused(join(code="other")).code == "invite_unknown", "only who has the code is told more"
@@ -113,10 +107,7 @@ def test_a_role_changes_when_nothing_of_the_old_one_is_under_way() -> None:
     scene.do(CancelJob("job-1", "ann"))
     assert scene.do(SetRole("ann", "provider", "op"))["team"] is None
     scene.offer("offer-a", "ann")
-    assert (
-        scene.refused(SetRole("ann", "customer", "op")).message
-        == "ann has 1 offer listed, and a customer offers nothing"
-    )
+    assert scene.refused(SetRole("ann", "customer", "op")).message == "ann has 1 offer listed, and a customer offers nothing"
     assert scene.refused(SubmitJob("j", make_spec(), "ann")).status == 403
     for by, member, role in (("ann", "bob", "operator"), ("op", "op", "customer"), ("op", "plane", "customer")):
         assert scene.refused(SetRole(member, role, by)).status == 403
@@ -148,11 +139,7 @@ def test_who_is_suspended_begins_nothing_and_what_runs_goes_on() -> None:
     scene.do(ResumeMember("ann", "op"))
     scene.clear()
     assert scene.state("job-2")[0] == "running"
-    actors = [
-        (one["type"], one["by"])
-        for one in scene.events
-        if one["type"].startswith("member_") and one.get("member") == "ann"
-    ]
+    actors = [(one["type"], one["by"]) for one in scene.events if one["type"].startswith("member_") and one.get("member") == "ann"]
     assert actors == [("member_added", "market"), ("member_suspended", "op"), ("member_resumed", "op")]
 
 
@@ -180,10 +167,7 @@ def test_a_suspended_operator_operates_nothing_and_nobody_suspends_itself() -> N
     assert scene.refused(SetTeam("bio", "op2")).status == 403
     assert scene.refused(SuspendMember("op", "", "op")).status == 403
     assert scene.refused(SuspendMember("ann", "", "bob")).status == 403
-    assert (
-        scene.refused(SuspendMember("plane", "", "op")).message
-        == "'plane' is the market's own account and stays as it is"
-    )
+    assert scene.refused(SuspendMember("plane", "", "op")).message == "'plane' is the market's own account and stays as it is"
 
 
 def test_older_events_name_nobody_and_replay() -> None:
@@ -191,8 +175,6 @@ def test_older_events_name_nobody_and_replay() -> None:
     scene.do(RevokeMember("bob", "op"))
     again = type(scene.exchange)(scene.settings)
     for event in scene.events:
-        older = {
-            name: value for name, value in event.items() if name != "by" or not event["type"].startswith("member_")
-        }
+        older = {name: value for name, value in event.items() if name != "by" or not event["type"].startswith("member_")}
         again.replay(scene.now_ms, [older])
     assert again.members() == scene.exchange.members()

@@ -42,11 +42,7 @@ def invoice() -> Json:
     events = []
     for record in example_story().records:
         body = json.loads(record)
-        events += [
-            (body["at_ms"], one)
-            for one in body["events"]
-            if "job-a" in (one.get("job"),) or one.get("lease") in ("lease-000001", "lease-000002")
-        ]
+        events += [(body["at_ms"], one) for one in body["events"] if "job-a" in (one.get("job"),) or one.get("lease") in ("lease-000001", "lease-000002")]
     return bill_of(events)
 
 

@@ -48,9 +48,7 @@ def test_who_has_had_its_hours_waits_for_the_next_day_and_others_do_not() -> Non
     told = scene.exchange.explain("c")
     assert told is not None
     assert told["reason"] == "customer_hours"
-    assert told["detail"].startswith(
-        "providers that would fit let you no more hours of their machines before the next day"
-    )
+    assert told["detail"].startswith("providers that would fit let you no more hours of their machines before the next day")
     assert run(scene, "d", "bob", HOUR)
     scene.restart()
     scene.wait(0)

@@ -42,9 +42,7 @@ LIKE_A_3060 = card(20, 320)
         ("cpu", 1, 0, {"memory_mbytes_per_second": 3_000_000}, "measured.memory_mbytes_per_second", "GB/s"),
     ],
 )  # fmt: skip
-def test_what_is_believed(
-    gpu: str, gpus: int, vram_gib: float, measured: dict[str, float], field: str | None, says: str
-) -> None:
+def test_what_is_believed(gpu: str, gpus: int, vram_gib: float, measured: dict[str, float], field: str | None, says: str) -> None:
     found = doubt_of(gpu, gpus, vram_gib, measured)
     assert (None if found is None else found.field) == field
     if found is not None:

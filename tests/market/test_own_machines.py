@@ -44,12 +44,7 @@ def test_an_empty_wallet_runs_on_its_own_machine_from_the_plan_to_the_end() -> N
     scene.restart()
     scene.do(CancelJob("job-1", "ann"))
     job = scene.view()
-    assert (job["state"], job["billed_nanos"], job["escrow_nanos"], job["budget_reached_percent"]) == (
-        "cancelled",
-        0,
-        0,
-        0,
-    )
+    assert (job["state"], job["billed_nanos"], job["escrow_nanos"], job["budget_reached_percent"]) == ("cancelled", 0, 0, 0)
     assert {(one["charged_ms"], one["charged_nanos"]) for one in job["leases"]} == {(120_000, 0)}
     assert scene.of_type("transfer") == []
     assert scene.of_type("budget_reached") == []

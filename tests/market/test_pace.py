@@ -22,9 +22,7 @@ def job_done(scene: Scene, name: str, step_ms: dict[int, int], rounds: int = 3, 
             for slot, ms in step_ms.items()
         )  # fmt: skip
         scene.now_ms += 60_000
-        scene.do(
-            ReportRound(name, number, steps * number, digest(f"{name}{number}"), "all", 1_000, members, (), "plane")
-        )
+        scene.do(ReportRound(name, number, steps * number, digest(f"{name}{number}"), "all", 1_000, members, (), "plane"))
     scene.do(ReportCheckpoint(name, rounds, steps * rounds, digest(f"{name}m"), 10, 1, (), "plane"))
     scene.halt("done", job=name)
 

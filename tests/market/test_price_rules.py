@@ -119,10 +119,7 @@ def _never_below_the_greedy(offers: list[Offer], bids: list[Bid], found: Clearin
     def value(clearing: Clearing) -> int:
         by_job = {one.job: one for one in bids}
         return sum(
-            by_job[match.job].weight_ppm
-            * (by_job[match.job].max_price_nanos_per_gpu_hour - ask)
-            * by_job[match.job].expected_ms
-            * match.gpus
+            by_job[match.job].weight_ppm * (by_job[match.job].max_price_nanos_per_gpu_hour - ask) * by_job[match.job].expected_ms * match.gpus
             for match in clearing.matches
             for ask in match.asks
         )

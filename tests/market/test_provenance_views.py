@@ -38,16 +38,7 @@ def texts(svg: str) -> list[str]:
 
 def test_the_picture_has_every_segment_machine_and_checkpoint(statements: list[Json]) -> None:
     shown = texts(lineage_svg("job-1", statements))
-    for said in (
-        "Segment 1",
-        "Segment 2",
-        "Checkpoint of round 2",
-        "p1: 1 × cpu",
-        "p2: 1 × cpu",
-        "builtin:byte_lm",
-        "torch 2.9",
-        "held-out loss 3",
-    ):
+    for said in ("Segment 1", "Segment 2", "Checkpoint of round 2", "p1: 1 × cpu", "p2: 1 × cpu", "builtin:byte_lm", "torch 2.9", "held-out loss 3"):
         assert said in shown
     assert f"sha256 {statements[0]['subject'][0]['digest']['sha256'][:16]}…" in shown
 
@@ -70,13 +61,7 @@ def test_names_are_not_markup(statements: list[Json]) -> None:
 def test_the_card_has_the_real_figures_and_says_what_nobody_said(bundle: Json, statements: list[Json]) -> None:
     card = model_card(bundle, statements)
     assert card.startswith("---\ntags:\n- torg\n")
-    for said in (
-        "| 2 | 3 |",
-        "| p1 | 1 × cpu | 60 | 2,000 | 2.0 s |",
-        "`1`",
-        statements[-1]["subject"][0]["digest"]["sha256"],
-        bundle["body"]["head"]["root"],
-    ):
+    for said in ("| 2 | 3 |", "| p1 | 1 × cpu | 60 | 2,000 | 2.0 s |", "`1`", statements[-1]["subject"][0]["digest"]["sha256"], bundle["body"]["head"]["root"]):
         assert said in card
     assert "Licence, intended use and limits: not stated" in card
     bare = copy.deepcopy(statements)
@@ -97,14 +82,9 @@ def test_openlineage_events_have_what_its_schema_demands(bundle: Json, statement
         for dataset in (one["job"], *one["inputs"], *one["outputs"]):
             assert dataset["namespace"] == "torg://square"
             assert dataset["name"]
-        facets = [
-            *one["run"].get("facets", {}).values(),
-            *(facet for each in one["inputs"] + one["outputs"] for facet in each["facets"].values()),
-        ]
+        facets = [*one["run"].get("facets", {}).values(), *(facet for each in one["inputs"] + one["outputs"] for facet in each["facets"].values())]
         assert all({"_producer", "_schemaURL"} <= set(facet) for facet in facets)
-    assert events[3]["inputs"][-1]["name"] == events[1]["outputs"][0]["name"], (
-        "a segment's output is the next one's input"
-    )
+    assert events[3]["inputs"][-1]["name"] == events[1]["outputs"][0]["name"], "a segment's output is the next one's input"
     assert events == run_events("square", "job-1", statements), "the same ids for the same segments"
     assert len(view("--openlineage", Path("x"), bundle).splitlines()) == 4
 

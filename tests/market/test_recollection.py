@@ -140,15 +140,7 @@ class Odd:
 
 
 def test_shapes_come_back_as_they_were() -> None:
-    odd = Odd(
-        {("b", "a"): 1, ("a", "b"): 2},
-        {3: {"x": [1, None]}, 1: {}},
-        {"z": None, "a": None},
-        deque([1, None], 3),
-        {5, 1},
-        [(1, 0.5)],
-        ("n",),
-    )
+    odd = Odd({("b", "a"): 1, ("a", "b"): 2}, {3: {"x": [1, None]}, 1: {}}, {"z": None, "a": None}, deque([1, None], 3), {5, 1}, [(1, 0.5)], ("n",))
     again = from_plain(Odd, json.loads(json.dumps(to_plain(Odd, odd))))
     assert again == odd
     assert [list(again.pairs), list(again.numbered), list(again.order), again.few.maxlen] == [

@@ -106,9 +106,7 @@ def test_a_market_learns_from_signs_of_life_silences_and_leases_and_replays_it()
     for _ in range(3):
         scene.wait(6_000, silent=("offer-3", "offer-4"))
     found = {offer["provider"]: offer for offer in scene.exchange.offers(scene.now_ms)}
-    assert [found[f"p{number}"]["record"]["silences"] for number in (1, 2, 3, 4)] == [0, 0, 1, 0], (
-        "p4 had said that it goes"
-    )
+    assert [found[f"p{number}"]["record"]["silences"] for number in (1, 2, 3, 4)] == [0, 0, 1, 0], "p4 had said that it goes"
     assert found["p1"]["reliability"] < found["p3"]["reliability"] < found["p2"]["reliability"]
     assert found["p2"]["record"]["heard_ms"] == 30 * 8 * 3_600_000
     assert (found["p4"]["state"], found["p4"]["record"]["heard_ms"]) == ("offline", 0)

@@ -38,11 +38,7 @@ def test_a_core_says_what_it_does_for_any_seed_and_is_believed(tmp_path: Path) -
         "disk_read_mbytes_per_second", "head_round_trip_us", "head_down_kbytes_per_second", "head_up_kbytes_per_second",
     }  # fmt: skip
     assert all(value > 0 for value in found.values())
-    assert (
-        found["head_round_trip_us"],
-        found["head_down_kbytes_per_second"] // 100,
-        found["head_up_kbytes_per_second"] // 100,
-    ) == (20_000, 100, 50)
+    assert (found["head_round_trip_us"], found["head_down_kbytes_per_second"] // 100, found["head_up_kbytes_per_second"] // 100) == (20_000, 100, 50)
     assert doubt_of("cpu", 1, 0, found) is None
     assert list(tmp_path.iterdir()) == []
 
@@ -50,17 +46,13 @@ def test_a_core_says_what_it_does_for_any_seed_and_is_believed(tmp_path: Path) -
 def test_what_cannot_be_measured_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert measure_disk(tmp_path / "file") == {}
-    assert "head_round_trip_us" not in measure_all(
-        Hardware("cpu", 1, 0.0), tmp_path, cast(Market, FakeMarket(away=True)), seed=0
-    )
+    assert "head_round_trip_us" not in measure_all(Hardware("cpu", 1, 0.0), tmp_path, cast(Market, FakeMarket(away=True)), seed=0)
     assert measure(1, None, seed=2**31 - 1)["cores"] >= 1
 
 
 def test_each_question_is_answered_once() -> None:
     market, said = FakeMarket(), threading.Semaphore(0)
-    remeasurer = Remeasurer(
-        cast(Market, market), "offer-1", lambda seed: {"cores": seed}, lambda *_, **__: said.release()
-    )
+    remeasurer = Remeasurer(cast(Market, market), "offer-1", lambda seed: {"cores": seed}, lambda *_, **__: said.release())
     for asked in (None, {"seed": 4}, {"seed": 4}, None, {"seed": 4}):
         remeasurer.look(asked)
     assert said.acquire(timeout=60)

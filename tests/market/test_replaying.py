@@ -88,9 +88,7 @@ class Square:
             workers = [one for job in scene.exchange.jobs(None) for one in job["workers"] if one["state"] != "ended"]
             if workers:
                 one = rng.choice(workers)
-                scene.say(
-                    EndLease(one["id"], one["epoch"], rng.choice(["drained", "worker_lost"]), "", one["provider"])
-                )
+                scene.say(EndLease(one["id"], one["epoch"], rng.choice(["drained", "worker_lost"]), "", one["provider"]))
         elif what == "cancel" and self.jobs:
             scene.say(CancelJob(f"job-{rng.randint(1, self.jobs)}", "op"))
         elif what == "tick":

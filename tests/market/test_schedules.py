@@ -47,9 +47,7 @@ def test_the_night_in_which_clocks_change() -> None:
     assert next_change(prices, BERLIN, 40, at("2026-10-25T02:00", fold=1)) == (second, 20)
 
 
-HOURS = st.tuples(
-    st.integers(0, 23), st.sampled_from([0, 15, 30]), st.integers(0, 23), st.sampled_from(["", " sat,sun", " wed"])
-)
+HOURS = st.tuples(st.integers(0, 23), st.sampled_from([0, 15, 30]), st.integers(0, 23), st.sampled_from(["", " sat,sun", " wed"]))
 
 
 @given(
@@ -64,9 +62,7 @@ def test_the_next_change_is_the_first_minute_of_another_price(
     now_ms = at(day, "UTC") + minutes * MINUTE_MS
     now = price_at(prices, zone, 4, now_ms)
     found = next_change(prices, zone, 4, now_ms)
-    last_ms = (
-        now_ms + 2 * 24 * 60 * MINUTE_MS if found is None or found[0] > now_ms + 2 * 24 * 60 * MINUTE_MS else found[0]
-    )
+    last_ms = now_ms + 2 * 24 * 60 * MINUTE_MS if found is None or found[0] > now_ms + 2 * 24 * 60 * MINUTE_MS else found[0]
     assert all(price_at(prices, zone, 4, ms) == now for ms in range(now_ms, last_ms, 15 * MINUTE_MS))
     if found is not None:
         assert price_at(prices, zone, 4, found[0]) == found[1] != now

@@ -96,9 +96,7 @@ def test_bounds_are_named_and_given_back() -> None:
     assert (refused.code, refused.status) == ("too_many_sessions", 429)
     for number in range(MOST - MOST_OF_A_JOB):
         opened(sessions, f"b{number}", job=f"job-{number}")
-    assert isinstance(
-        sessions.open("more", job="other", customer="ann", lease="l", epoch=1, order={}, now_s=0), Refusal
-    )
+    assert isinstance(sessions.open("more", job="other", customer="ann", lease="l", epoch=1, order={}, now_s=0), Refusal)
     for end in ("customer", "machine"):
         sessions.take(mine[0], end)  # type: ignore[arg-type]
     sessions.leave(mine[0], "customer")

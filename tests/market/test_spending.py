@@ -78,10 +78,7 @@ def test_what_was_billed_counts_until_the_day_is_over() -> None:
     scene.checkpoint(1)
     scene.do(CancelJob("job-1", "ann"))
     assert of_ann(scene)["day_billed_nanos"] == 1_100_000_000
-    assert (
-        "1.10 billed, 0.00 in escrow"
-        in scene.refused(SubmitJob("j", make_spec(limits__budget_nanos=USD), "ann")).message
-    )
+    assert "1.10 billed, 0.00 in escrow" in scene.refused(SubmitJob("j", make_spec(limits__budget_nanos=USD), "ann")).message
     scene.wait(of_ann(scene)["day_ends_ms"] - scene.now_ms - 1)
     assert of_ann(scene)["day_billed_nanos"] == 1_100_000_000
     scene.wait(1)
@@ -127,10 +124,7 @@ def test_a_teams_limit_is_for_all_of_it_and_keeps_what_waits_from_starting() -> 
     scene.do(SetLimits(None, "bio", "op", per_month_nanos=0))
     scene.wait(1)
     assert scene.state() == ("paused", "spending_limit")
-    assert (
-        next(row for row in scene.exchange.teams(scene.now_ms) if row["team"] == "bio")["limits"]["per_month_nanos"]
-        == 0
-    )
+    assert next(row for row in scene.exchange.teams(scene.now_ms) if row["team"] == "bio")["limits"]["per_month_nanos"] == 0
     scene.do(MoveMember("ann", "", "op"))
     scene.wait(1)
     assert scene.state() == ("pending", "limit_free")

@@ -46,22 +46,10 @@ def squares(draw: st.DrawFn) -> tuple[list[Offer], list[Bid], list[Bid], list[Te
     wanted = [
         bid(f"b{n}", limit, least, least + more, firm=firm, hours=hours / 10)
         for n, (limit, least, more, firm, hours) in enumerate(
-            draw(
-                st.lists(
-                    st.tuples(
-                        st.integers(5, 99), st.integers(1, 3), st.integers(0, 2), st.booleans(), st.integers(1, 40)
-                    ),
-                    max_size=6,
-                )
-            )
+            draw(st.lists(st.tuples(st.integers(5, 99), st.integers(1, 3), st.integers(0, 2), st.booleans(), st.integers(1, 40)), max_size=6))
         )
     ]
-    return (
-        offers,
-        [one for one in wanted if one.interruptible],
-        [one for one in wanted if not one.interruptible],
-        tenants,
-    )
+    return offers, [one for one in wanted if one.interruptible], [one for one in wanted if not one.interruptible], tenants
 
 
 @settings(deadline=None)
@@ -90,9 +78,7 @@ def test_welfare_never_falls_nothing_is_sold_twice_and_prices_keep_to_floors_and
         assert by_job[job].workers_min <= len(names) <= by_job[job].workers_max
         for name, price in zip(names, prices, strict=True):
             free[name] -= 1
-            least = (
-                reserve_nanos(by_offer[name]) if by_job[job].interruptible else by_offer[name].price_nanos_per_gpu_hour
-            )
+            least = reserve_nanos(by_offer[name]) if by_job[job].interruptible else by_offer[name].price_nanos_per_gpu_hour
             assert least <= price <= by_job[job].max_price_nanos_per_gpu_hour
     assert all(units >= 0 for units in free.values())
     shuffled = clear_spot(offers[::-1], bids[::-1], losers[::-1], tenants[::-1], rule)
@@ -119,10 +105,7 @@ def test_nobody_takes_back_from_whom_it_was_outbid_by(
                 Tenant(f"n{number}", number, one.job, name, 1, taker.max_price_nanos_per_gpu_hour, taker.expected_ms, 0)
             )
     back = [
-        replace(
-            bid(victim.job, 1, hours=victim.remaining_ms / MS_PER_HOUR),
-            max_price_nanos_per_gpu_hour=victim.limit_nanos_per_gpu_hour,
-        )
+        replace(bid(victim.job, 1, hours=victim.remaining_ms / MS_PER_HOUR), max_price_nanos_per_gpu_hour=victim.limit_nanos_per_gpu_hour)
         for victim in went.values()
     ]
     second = clear_spot([replace(one, gpus_free=0) for one in offers], back, [], held)
@@ -135,10 +118,7 @@ def test_nobody_takes_back_from_whom_it_was_outbid_by(
 def test_the_highest_win_and_pay_the_highest_that_went_without() -> None:
     square = [offer("o", 50, 2, floor=10, gpus=2)]
     found = clear_spot(square, [bid("a", 40), bid("b", 30), bid("c", 20)], [], [], SPOT)
-    assert [(one.job, one.prices_nanos_per_gpu_hour) for one in found.matches] == [
-        ("a", (20 * CENT,)),
-        ("b", (20 * CENT,)),
-    ]
+    assert [(one.job, one.prices_nanos_per_gpu_hour) for one in found.matches] == [("a", (20 * CENT,)), ("b", (20 * CENT,))]
     by_ask = clear_spot(square, [bid("a", 40), bid("b", 30), bid("c", 20)], [], [], ASK)
     assert {one.prices_nanos_per_gpu_hour for one in by_ask.matches} == {(10 * CENT,)}
 
@@ -183,13 +163,7 @@ def outbid_scene() -> Scene:
     """`spot` of ann on offer-1 at its floor, outbid by `firm` of bob, who needs both offers."""
     scene = two_customers()
     scene.offer("offer-1", "p1", 0.5, floor_price_nanos_per_gpu_hour=USD // 5)
-    scene.submit(
-        "spot",
-        workers__min=1,
-        workers__max=1,
-        limits__interruptible=True,
-        limits__max_price_nanos_per_gpu_hour=3 * USD // 10,
-    )
+    scene.submit("spot", workers__min=1, workers__max=1, limits__interruptible=True, limits__max_price_nanos_per_gpu_hour=3 * USD // 10)
     scene.clear()
     scene.start_all("spot")
     scene.wait(10_000)
@@ -270,9 +244,7 @@ def test_a_job_grows_below_its_price_and_gives_its_growth_to_who_bids_more_but_n
         scene.offer(f"offer-{number}", f"p{number}", usd)
     scene.submit("grow", workers__min=1, workers__max=3, workers__grow_below_nanos_per_gpu_hour=45 * CENT)
     scene.clear()
-    assert [one["offer"] for one in scene.view("grow")["leases"]] == ["offer-1", "offer-2"], (
-        "offer-3 is too dear to grow"
-    )
+    assert [one["offer"] for one in scene.view("grow")["leases"]] == ["offer-1", "offer-2"], "offer-3 is too dear to grow"
     scene.start_all("grow")
     scene.wait(1_000)
     scene.submit("firm", "bob", workers__min=2, workers__max=2)

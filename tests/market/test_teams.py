@@ -97,9 +97,7 @@ def test_one_team_for_all_clears_as_no_team_and_the_order_of_the_input_is_nothin
     usage = rng.randrange(10**9)
     assert clear(BookSnapshot(offers(7), bids, (Standing("", 1, None, 2, usage),))) == plain
     teams = ("", "a", "b")
-    standings = tuple(
-        Standing(team, rng.randint(1, 3), rng.choice([None, 3]), 0, rng.randrange(10**8)) for team in teams
-    )
+    standings = tuple(Standing(team, rng.randint(1, 3), rng.choice([None, 3]), 0, rng.randrange(10**8)) for team in teams)
     mixed = [replace(one, team=rng.choice(teams)) for one in bids]
     once = clear(BookSnapshot(offers(7), tuple(mixed), standings))
     rng.shuffle(mixed)

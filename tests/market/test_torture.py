@@ -9,12 +9,7 @@ from cli.main import run
 from market.torture.storm import ANY_MOMENT, DANGEROUS, STARVED, Storm, kind
 
 KILLS = [kind(operation, "kill", when) for operation, when in DANGEROUS]
-FAILING = [
-    kind("journal.write", "full"),
-    kind("blob.write", "full"),
-    kind("journal.sync", "io_error"),
-    kind("blob.sync", "io_error"),
-]
+FAILING = [kind("journal.write", "full"), kind("blob.write", "full"), kind("journal.sync", "io_error"), kind("blob.sync", "io_error")]
 OPENING = [kind("segment.sync", "kill", opening=True), kind("segment.rename", "kill", "after", opening=True)]
 
 
@@ -22,11 +17,7 @@ def test_a_short_torture_runs_clean_and_every_fault_fires(tmp_path: Path) -> Non
     kinds = [*KILLS, *FAILING, *OPENING, STARVED, ANY_MOMENT, ANY_MOMENT]
     report = Storm(tmp_path, 1, kinds=kinds).run(lambda so_far: so_far.lives < len(kinds))
     assert report.held, (report.lost, report.double_booked, report.wrong)
-    fired = {
-        f"{one['fault']['operation']} {one['fault']['when'] if one['fault']['how'] == 'kill' else one['fault']['how']}"
-        for one in kinds
-        if one["fault"]
-    }
+    fired = {f"{one['fault']['operation']} {one['fault']['when'] if one['fault']['how'] == 'kill' else one['fault']['how']}" for one in kinds if one["fault"]}
     assert fired <= set(report.faults)
     assert report.faults["at any moment"] >= 2
     assert report.kills >= len(KILLS) + len(OPENING)
@@ -41,9 +32,7 @@ def test_a_short_torture_runs_clean_and_every_fault_fires(tmp_path: Path) -> Non
 @pytest.mark.parametrize("fault", ["acknowledge_before_sync", "skip_the_chain", "book_again", "forget_the_folder"])
 def test_a_writer_that_breaks_a_promise_is_found(tmp_path: Path, fault: str) -> None:
     kinds = [ANY_MOMENT] if fault != "forget_the_folder" else [kind("blob.rename", "kill", "after"), ANY_MOMENT]
-    report = Storm(tmp_path, 2, kinds=kinds, hook=f"tests.market.careless:{fault}").run(
-        lambda so_far: so_far.lives < 40
-    )
+    report = Storm(tmp_path, 2, kinds=kinds, hook=f"tests.market.careless:{fault}").run(lambda so_far: so_far.lives < 40)
     assert not report.held
     assert report.kept is not None
     assert report.kept.is_dir()

@@ -33,16 +33,7 @@ def philly_like(jobs: int, seed: int = 7, tenants: str = "abc") -> list[BareJob]
     return found
 
 
-def job(
-    name: str,
-    *,
-    at_h: float = 0,
-    hours: float = 1,
-    gpus: int = 1,
-    least: int | None = None,
-    usd: float = 1.0,
-    **more: object,
-) -> TraceJob:
+def job(name: str, *, at_h: float = 0, hours: float = 1, gpus: int = 1, least: int | None = None, usd: float = 1.0, **more: object) -> TraceJob:
     """A job in short words: of tenant `t`, for any machine."""
     ms = round(hours * HOUR_MS)
     fields: dict[str, object] = {

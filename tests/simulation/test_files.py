@@ -80,9 +80,7 @@ def test_the_summary_fits_a_hundred_columns(play: Play, monkeypatch: pytest.Monk
         (PHILLY, OFFERS, ("--churn", "nowhere.csv"), 2, "does not exist"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_played_is_said(
-    play: Play, jobs: str, offers: str, options: tuple[str, ...], code: int, says: str
-) -> None:
+def test_what_cannot_be_played_is_said(play: Play, jobs: str, offers: str, options: tuple[str, ...], code: int, says: str) -> None:
     answer = play(jobs, offers, *options)
     assert answer.code == code  # type: ignore[attr-defined]
     assert says in answer.err  # type: ignore[attr-defined]
@@ -107,33 +105,16 @@ def test_rows_are_read_in_any_order_and_only_as_far_as_allowed(monkeypatch: pyte
 
 
 def test_offers_are_read_as_torg_clear_has_them() -> None:
-    heading = [
-        "id",
-        "gpu",
-        "vram_gib",
-        "usd_per_gpu_hour",
-        "gpus",
-        "region",
-        "reliability",
-        "max_hours",
-        "available_in_hours",
-        "interconnect",
-    ]
+    heading = ["id", "gpu", "vram_gib", "usd_per_gpu_hour", "gpus", "region", "reliability", "max_hours", "available_in_hours", "interconnect"]
     [one] = machines_of(heading, [["x", "H100", "80", "1.95", "8", "eu", "0.99", "", "", "nvlink"]])
     assert (one.gpu, one.gpus, one.vram_gib, one.region, one.ask_nanos) == ("H100", 8, 80.0, "eu", 1_950_000_000)
 
 
 def test_cards_have_the_names_that_the_market_lists_them_under() -> None:
-    rows = [
-        ["RTX4090", "1", "24564", "0.4", "eu"],
-        ["RTX4090", "1", "49140", "0.4", "eu"],
-        ["RTX A6000", "2", "49140", "0.85", "eu"],
-    ]
+    rows = [["RTX4090", "1", "24564", "0.4", "eu"], ["RTX4090", "1", "49140", "0.4", "eu"], ["RTX A6000", "2", "49140", "0.85", "eu"]]
     found = machines_of(["gpu", "gpus", "vram_mib_per_gpu", "usd_per_hour_total", "region"], rows)
     assert [one.gpu for one in found] == ["RTX4090", "RTX4090-48GB-changed", "A6000"]
-    assert torg_jobs(TORG_COLUMNS, [["j", "t", "0", "1", "1", "1", "RTXA6000|H100", "", "0", "1", "1", ""]])[
-        0
-    ].models == ("A6000", "H100")
+    assert torg_jobs(TORG_COLUMNS, [["j", "t", "0", "1", "1", "1", "RTXA6000|H100", "", "0", "1", "1", ""]])[0].models == ("A6000", "H100")
 
 
 def test_the_rule_is_the_same_for_the_same_seed_and_never_asks_for_more_cards_than_there_are_twice() -> None:
@@ -142,11 +123,7 @@ def test_the_rule_is_the_same_for_the_same_seed_and_never_asks_for_more_cards_th
     first, again = list(priced(jobs, supply, 3)), list(priced(jobs, supply, 3))
     assert first == again != list(priced(jobs, supply, 4))
     for one in first:
-        fitting = sum(
-            machine.gpus
-            for machine in supply
-            if machine.vram_gib >= one.vram_gib and (not one.regions or machine.region in one.regions)
-        )
+        fitting = sum(machine.gpus for machine in supply if machine.vram_gib >= one.vram_gib and (not one.regions or machine.region in one.regions))
         assert fitting >= min(2 * one.gpus_max, 46)
         assert one.limit_nanos % 10_000_000 == 0 < one.limit_nanos
         assert one.estimate_ms % 60_000 == 0 < one.estimate_ms
@@ -155,10 +132,7 @@ def test_the_rule_is_the_same_for_the_same_seed_and_never_asks_for_more_cards_th
 def test_churn_is_read_and_repeated_with_every_machine_coming_and_going_in_turn() -> None:
     seats = seats_of(CHURN)
     assert seats is not None
-    assert seats.there == (
-        ((0, 3 * HOUR_MS), (4 * HOUR_MS, 12 * HOUR_MS)),
-        ((0, 9 * HOUR_MS), (10 * HOUR_MS, 12 * HOUR_MS)),
-    )
+    assert seats.there == (((0, 3 * HOUR_MS), (4 * HOUR_MS, 12 * HOUR_MS)), ((0, 9 * HOUR_MS), (10 * HOUR_MS, 12 * HOUR_MS)))
     assert seats.share() == pytest.approx(22 / 24)
     there: dict[int, bool] = {}
     last = 0
@@ -172,13 +146,7 @@ def test_churn_is_read_and_repeated_with_every_machine_coming_and_going_in_turn(
 
 @pytest.mark.parametrize(
     ("row", "says"),
-    [
-        ("5,join,a", "neither add nor remove"),
-        ("5,add", "2 cells"),
-        ("-5,add,a", "time"),
-        ("5,remove,zz", "is not there"),
-        ("0,add,b", "is before the row above"),
-    ],
+    [("5,join,a", "neither add nor remove"), ("5,add", "2 cells"), ("-5,add,a", "time"), ("5,remove,zz", "is not there"), ("0,add,b", "is before the row above")],
 )
 def test_churn_that_cannot_be_is_refused(row: str, says: str) -> None:
     with pytest.raises(BadRow, match=says):

@@ -43,20 +43,14 @@ def test_one_job_after_another_on_one_machine() -> None:
 
 
 def test_a_gang_starts_whole_and_is_paid_for_by_the_hour() -> None:
-    whole = simulate(
-        [job("one", hours=2), job("gang", gpus=4, at_h=0.1)],
-        [Machine("m", "", "A100", 4, 40.0, "eu", USD // 2)],
-        AS_LISTED,
-    )
+    whole = simulate([job("one", hours=2), job("gang", gpus=4, at_h=0.1)], [Machine("m", "", "A100", 4, 40.0, "eu", USD // 2)], AS_LISTED)
     assert ends(whole)["gang"] == (DONE, pytest.approx(1.9, abs=0.02), pytest.approx(2.9, abs=0.02))
     assert whole.records["market"].jobs["gang"].paid_nanos == 4 * USD // 2
 
 
 def test_an_elastic_gang_begins_with_what_there_is_and_grows() -> None:
     machines = [Machine("m", "", "A100", 4, 40.0, "eu", USD // 2)]
-    whole = simulate(
-        [job("single", hours=1, gpus=2), job("grows", at_h=0.1, hours=1, gpus=4, least=2)], machines, AS_LISTED
-    )
+    whole = simulate([job("single", hours=1, gpus=2), job("grows", at_h=0.1, hours=1, gpus=4, least=2)], machines, AS_LISTED)
     # 2 GPUs for 0.9 hours leave 2.2 of 4 GPU-hours, for 4 GPUs.
     assert ends(whole)["grows"] == (DONE, pytest.approx(0, abs=0.02), pytest.approx(0.9 + 0.55, abs=0.04))
 
@@ -95,12 +89,7 @@ def test_what_a_machine_takes_with_it_is_done_again_from_the_last_save() -> None
     seats = seats_of(CHURN)
     assert seats is not None
     plan = Plan(load=None, baselines=("greedy",), save_ms=HOUR_MS)
-    whole = simulate(
-        [job("j", hours=8, gpus=2), job("k", hours=5)],
-        [Machine("m", "", "A100", 4, 40.0, "eu", USD // 2)] * 1,
-        plan,
-        seats,
-    )
+    whole = simulate([job("j", hours=8, gpus=2), job("k", hours=5)], [Machine("m", "", "A100", 4, 40.0, "eu", USD // 2)] * 1, plan, seats)
     for run in ("market", "greedy"):
         assert {state for state, _, _ in ends(whole, run).values()} == {DONE}
         assert whole.told["runs"][run]["workers_lost"] > 0
@@ -173,15 +162,7 @@ def test_sums_by_bins_are_those_of_every_moment(spans: list[tuple[int, int, int]
     sums = StepSum(50)
     for begin, long, amount in spans:
         sums.add(begin, begin + long, amount)
-    by_hand = [
-        sum(
-            amount
-            for at in range(place * 50, place * 50 + 50)
-            for begin, long, amount in spans
-            if begin <= at < begin + long
-        )
-        for place in range(17)
-    ]
+    by_hand = [sum(amount for at in range(place * 50, place * 50 + 50) for begin, long, amount in spans if begin <= at < begin + long) for place in range(17)]
     assert sums.bins(17 * 50) == by_hand
 
 

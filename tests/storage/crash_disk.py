@@ -168,9 +168,7 @@ def _left(node: Node, random: Random) -> bytes:
         torn = bytearray(data[:cut]) if random.random() < 0.5 else bytearray(data)
         if len(torn) == len(data):
             hole = random.randrange(len(data))
-            torn[hole : hole + random.randint(1, len(data))] = bytes(
-                min(len(data) - hole, random.randint(1, len(data)))
-            )
+            torn[hole : hole + random.randint(1, len(data))] = bytes(min(len(data) - hole, random.randint(1, len(data))))
             torn = torn[: len(data)]
         kept = [*kept[:-1], (place, bytes(torn))]
     return node.after(kept)

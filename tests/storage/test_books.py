@@ -194,9 +194,7 @@ def test_books_of_a_newer_torg_are_left_alone(tmp_path: Path, journal: Path, sto
     database = tmp_path / "books.duckdb"
     _other_database_of(database, 999)
     before = database.read_bytes()
-    with pytest.raises(
-        ProjectionNewer, match=rf"has format 999, and this torg reads up to {VERSION}: .* remove the file"
-    ):
+    with pytest.raises(ProjectionNewer, match=rf"has format 999, and this torg reads up to {VERSION}: .* remove the file"):
         Projection.open(journal, database)
     assert database.read_bytes() == before
     with offline_books(journal, database) as books:

@@ -90,12 +90,8 @@ class Failing(FolderStore):
         super().put_file(name, path)
 
 
-@pytest.mark.parametrize(
-    ("error", "told"), [(ObjectStoreAway("s3://b: no answer"), BlobsAway), (ObjectStoreFull("full"), BlobStoreFull)]
-)
-def test_a_bucket_that_fails_is_told_and_the_upload_begins_again(
-    tmp_path: Path, error: Exception, told: type[BlobError]
-) -> None:
+@pytest.mark.parametrize(("error", "told"), [(ObjectStoreAway("s3://b: no answer"), BlobsAway), (ObjectStoreFull("full"), BlobStoreFull)])
+def test_a_bucket_that_fails_is_told_and_the_upload_begins_again(tmp_path: Path, error: Exception, told: type[BlobError]) -> None:
     objects = Failing(tmp_path / "objects")
     store = BucketBlobs(tmp_path / "blobs", objects)
     objects.error = error
@@ -131,13 +127,7 @@ def test_a_home_says_where_its_blobs_are(server: S3Server, tmp_path: Path) -> No
     assert read_place(tmp_path) == place
     name = open_blobs(tmp_path).put(b"1")
     assert open_blobs(tmp_path).read(name) == b"1"
-    for wrong in (
-        "[]",
-        "{}",
-        '{"url": "s3://b", "owner": 1}',
-        '{"url": "x", "owner": "o"}',
-        '{"url": "s3://bucket", "owner": "o", "more": "x"}',
-    ):
+    for wrong in ("[]", "{}", '{"url": "s3://b", "owner": 1}', '{"url": "x", "owner": "o"}', '{"url": "s3://bucket", "owner": "o", "more": "x"}'):
         path.write_text(wrong)
         with pytest.raises(PlaceError, match="does not say where"):
             read_place(tmp_path)

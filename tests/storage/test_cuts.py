@@ -14,9 +14,7 @@ from storage.journal import Journal, read_journal, verify_journal
 from tests.storage.crash_disk import CrashDisk, Stopped
 
 VARIANTS = 3
-APPENDS = [
-    [f"append {number} record {place} ".encode() + b"." * 30 for place in range(1 + number % 3)] for number in range(5)
-]
+APPENDS = [[f"append {number} record {place} ".encode() + b"." * 30 for place in range(1 + number % 3)] for number in range(5)]
 FILES = [f"file {number} ".encode() * (1 + number * 20) for number in range(4)]
 
 

@@ -138,9 +138,7 @@ def test_bytes_all_over_the_books(tmp_path: Path) -> None:
         if same:
             continue
         database.write_bytes(changed)
-        assert (
-            ask_offline(journal, database, lambda cursor: billing(cursor, OPERATOR, by=("job", "provider"))) == expected
-        )
+        assert ask_offline(journal, database, lambda cursor: billing(cursor, OPERATOR, by=("job", "provider"))) == expected
         for left in tmp_path.glob("books.duckdb.*"):
             left.unlink()
     assert rebuilt >= 3

@@ -70,12 +70,7 @@ def test_a_home_of_every_format_is_read_and_brought_up(number: int, tmp_path: Pa
     assert {name: balances[name] for name in known} == known
     job = exchange.job("job-1")
     assert job is not None
-    assert (job["state"], job["reason"], job["billed_nanos"], job["rounds_committed"]) == (
-        "pending",
-        "market_up",
-        2_750_000,
-        1,
-    )
+    assert (job["state"], job["reason"], job["billed_nanos"], job["rounds_committed"]) == ("pending", "market_up", 2_750_000, 1)
     with Projection.in_memory(home / "journal") as books:
         assert projection_equal(books)[0]
     if number >= 2:
@@ -249,11 +244,7 @@ def test_a_backup_in_a_newer_form_is_refused(tmp_path: Path, monkeypatch: pytest
     home = restored("home-2.backup", tmp_path / "home")
     file = tmp_path / "newer.backup"
     for name, code, told in (
-        (
-            "torg-backup-2",
-            "backup_newer",
-            "the backup has format torg-backup-2, and this torg reads up to torg-backup-1",
-        ),
+        ("torg-backup-2", "backup_newer", "the backup has format torg-backup-2, and this torg reads up to torg-backup-1"),
         ("something", "backup_damaged", "the backup says that it is 'something', which is no format of a backup"),
     ):
         made = io.BytesIO()

@@ -30,9 +30,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     image = tmp_path / "image"
     image.write_bytes(bytes(4 * MIB))
     made = shutil.which("mkfs.ext4") and _runs("mkfs.ext4", "-q", "-m", "0", str(image))
-    if not (made and _runs("mount", "-o", "loop", str(image), str(where))) and not _runs(
-        "mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(where)
-    ):
+    if not (made and _runs("mount", "-o", "loop", str(image), str(where))) and not _runs("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(where)):
         pytest.skip("nothing may be mounted here: neither a loop device nor a tmpfs")
     try:
         yield where
@@ -106,14 +104,8 @@ def test_blobs_are_refused_whole(disk: Path) -> None:
 def test_a_market_refuses_while_it_is_full_and_heals(disk: Path) -> None:
     async def live() -> tuple[int, int]:
         journal = Journal.open(disk / "journal")
-        desk = Desk(
-            journal, new_exchange, Feed(), now_ms=lambda: 1_000_000, broken=lambda error: pytest.fail(str(error))
-        )
-        for command in (
-            OpenMarket("m", "1"),
-            AddMember("op", "operator", "0" * 64, "market"),
-            AddMember("ann", "customer", "1" * 64, "market"),
-        ):
+        desk = Desk(journal, new_exchange, Feed(), now_ms=lambda: 1_000_000, broken=lambda error: pytest.fail(str(error)))
+        for command in (OpenMarket("m", "1"), AddMember("op", "operator", "0" * 64, "market"), AddMember("ann", "customer", "1" * 64, "market")):
             desk.decide_now(command)
         loops = [asyncio.create_task(desk.write()), asyncio.create_task(desk.tick(every_s=0.01))]
         ballast = _fill(disk, 20_000)

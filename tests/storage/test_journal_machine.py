@@ -150,10 +150,7 @@ class JournalMachine(RuleBasedStateMachine):
     def tail(self) -> None:
         """A reader goes on where it stood; while the writer lives it sees what was acknowledged, and all of it."""
         if self.read != self.durable[: len(self.read)]:
-            self.reader, self.read = (
-                Walk(self.folder),
-                [],
-            )  # it was ahead of what became durable, and a recovery tells it so
+            self.reader, self.read = Walk(self.folder), []  # it was ahead of what became durable, and a recovery tells it so
         self.read += [record.payload for record in self.reader]
         self.reader.check()
         assert self.read == self.durable
@@ -166,7 +163,5 @@ class JournalMachine(RuleBasedStateMachine):
 
 
 # Shrinking takes minutes where each try writes a disk: the steps as they were drawn must do.
-JournalMachine.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=30, deadline=None, phases=[Phase.generate]
-)
+JournalMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None, phases=[Phase.generate])
 TestJournalMachine = JournalMachine.TestCase

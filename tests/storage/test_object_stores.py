@@ -132,9 +132,7 @@ def test_errors_say_where_and_never_a_key(server: S3Server) -> None:
     nowhere = open_store("s3://not-there", access)
     with pytest.raises(ObjectStoreDenied, match="s3://not-there: PUT one: NoSuchBucket") as denied:
         nowhere.put_new("one", b"1")
-    away = s3_store.S3Store(
-        "bucket", "", S3Access("http://127.0.0.1:9", "us-east-1", "AKIDENTITY", "topsecret"), retries=0
-    )
+    away = s3_store.S3Store("bucket", "", S3Access("http://127.0.0.1:9", "us-east-1", "AKIDENTITY", "topsecret"), retries=0)
     with pytest.raises(ObjectStoreAway, match="no answer") as unreachable:
         away.get("one")
     for error in (denied.value, unreachable.value):
@@ -172,9 +170,7 @@ def test_a_folder_cut_anywhere_has_whole_objects_or_none(tmp_path: Path) -> None
         for variant in range(3):
             left = tmp_path / f"{stop_at}-{variant}"
             disk.crash(home, left, Random(f"{stop_at} {variant}"))
-            found = {
-                one.name: (left / "objects" / one.name).read_bytes() for one in FolderStore(left / "objects").list()
-            }
+            found = {one.name: (left / "objects" / one.name).read_bytes() for one in FolderStore(left / "objects").list()}
             assert all(data in allowed[name] for name, data in found.items()), "half an object"
             for name, data in told.items():
                 if name == "a/one" and "two" in told and told["two"] == b"new":

@@ -28,13 +28,7 @@ def placed(offer: str, price: int, gpu: str = "H100", region: str = "eu", gpus: 
 
 
 def changed(offer: str, price: int, state: str = "open", reason: str = "price") -> Event:
-    return {
-        "type": "offer_changed",
-        "offer": offer,
-        "state": state,
-        "price_nanos_per_gpu_hour": price,
-        "reason": reason,
-    }
+    return {"type": "offer_changed", "offer": offer, "state": state, "price_nanos_per_gpu_hour": price, "reason": reason}
 
 
 def granted(number: int, offer: str, price: int, gpu: str = "H100", gpus: int = 1) -> Event:
@@ -65,13 +59,7 @@ def test_a_quote_weighs_by_its_units_and_how_long_it_stood(tmp_path: Path) -> No
     ) as made:  # fmt: skip
         eu, us = ask(made, 0, 100)["items"]
         # 4 units at 300 for 100 ms, one unit at 100 for 99 ms and at 900 for one
-        assert (eu["n"], eu["min_nanos"], eu["p25_nanos"], eu["median_nanos"], eu["max_nanos"]) == (
-            3,
-            100,
-            300,
-            300,
-            900,
-        )
+        assert (eu["n"], eu["min_nanos"], eu["p25_nanos"], eu["median_nanos"], eu["max_nanos"]) == (3, 100, 300, 300, 900)
         assert (eu["last_nanos"], eu["last_ms"]) == (100, DAY_MS + 51)
         assert (us["region"], us["kind"], us["n"]) == ("us", "quotes", 1)
         assert [one["region"] for one in ask(made, 61, 89)["items"]] == ["eu"], "an offer that is silent asks nothing"
@@ -88,9 +76,7 @@ def test_trades_have_the_region_of_their_time_and_nobodys_name(tmp_path: Path) -
         trades = [(one["region"], one["n"], one["median_nanos"]) for one in answer["items"] if one["kind"] == "trades"]
         assert trades == [("eu", 1, 100), ("us", 1, 200)], "a lease of an owner on its own machine is no trade"
         assert "secret" not in json.dumps(answer)
-        assert ask(made, 0, 10, gpu="h100", region="US")["items"] == [
-            one for one in answer["items"] if one["region"] == "us"
-        ]
+        assert ask(made, 0, 10, gpu="h100", region="US")["items"] == [one for one in answer["items"] if one["region"] == "us"]
         assert ask(made, 0, 10, gpu="A100")["items"] == []
 
 
@@ -140,21 +126,10 @@ def test_lines_and_series_are_those_of_a_model_that_counts_every_millisecond(tmp
     with books(tmp_path / "journal") as empty:
 
         @settings(max_examples=60, deadline=None)
-        @given(
-            steps=st.lists(STEP, max_size=14),
-            since=st.integers(0, 100),
-            length=st.integers(1, 120),
-            points=st.integers(1, 5),
-        )
+        @given(steps=st.lists(STEP, max_size=14), since=st.integers(0, 100), length=st.integers(1, 120), points=st.integers(1, 5))
         def check(steps: list[tuple[int, Any]], since: int, length: int, points: int) -> None:
             fill(empty, script(steps))
-            compare(
-                ask(empty, since, since + length, points=min(points, length)),
-                script(steps),
-                since,
-                length,
-                min(points, length),
-            )
+            compare(ask(empty, since, since + length, points=min(points, length)), script(steps), since, length, min(points, length))
 
         check()
 
@@ -189,9 +164,7 @@ def compare(answer: dict[str, Any], told: list[tuple[int, Event]], since: int, l
     if not newest:  # what is placed in the last moment weighs a millisecond, which the model does not have
         assert ("quotes" in lines) == bool(weighed)
         if weighed:
-            found = [
-                lines["quotes"][name] for name in ("min_nanos", "p25_nanos", "median_nanos", "p75_nanos", "max_nanos")
-            ]
+            found = [lines["quotes"][name] for name in ("min_nanos", "p25_nanos", "median_nanos", "p75_nanos", "max_nanos")]
             middle = [quantile(weighed, Fraction(share, 4)) for share in (1, 2, 3)]
             assert found == [min(weighed)[0], *middle, max(weighed)[0]]
         for part in (one for one in answer["series"] if one["kind"] == "quotes"):
@@ -207,10 +180,7 @@ def compare(answer: dict[str, Any], told: list[tuple[int, Event]], since: int, l
     ]
     assert ("trades" in lines) == bool(trades)
     if trades:
-        assert (lines["trades"]["n"], lines["trades"]["median_nanos"]) == (
-            len(trades),
-            quantile(trades, Fraction(1, 2)),
-        )
+        assert (lines["trades"]["n"], lines["trades"]["median_nanos"]) == (len(trades), quantile(trades, Fraction(1, 2)))
 
 
 def _place(part: Event, since: int, length: int, points: int) -> int:

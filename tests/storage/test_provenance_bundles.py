@@ -62,9 +62,7 @@ def bundle_of(scene: Scene, folder: Path, key: bytes | None = KEY) -> Json:
     with Projection.in_memory(folder / "journal") as books, books.cursor() as cursor:
         shown = [log.show(record, ordinals, size) for record, ordinals in provenance_events(cursor, "job-1")]
     head = TreeHead.signed("square", size, log.root(size), 1, KEY)
-    return dict(
-        parse_json(canonical_bytes(make_provenance_bundle(provenance_proof("square", "job-1", shown), head, key)))
-    )
+    return dict(parse_json(canonical_bytes(make_provenance_bundle(provenance_proof("square", "job-1", shown), head, key))))
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +106,7 @@ def test_an_honest_bundle_holds_and_says_where_the_model_comes_from(sound: Json)
 
 def test_a_statement_is_in_toto_with_slsa_provenance(sound: Json) -> None:
     statement = said(sound, 2)
-    assert (statement["_type"], statement["predicateType"]) == (
-        "https://in-toto.io/Statement/v1",
-        "https://slsa.dev/provenance/v1",
-    )
+    assert (statement["_type"], statement["predicateType"]) == ("https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1")
     assert [one["name"] for one in statement["subject"]] == ["job-1/checkpoint/3", "job-1/parameters/3"]
     definition, details = (statement["predicate"][name] for name in ("buildDefinition", "runDetails"))
     asked = definition["externalParameters"]
@@ -142,18 +137,9 @@ def test_an_envelope_is_signed_as_dsse_says() -> None:
 # Each altered by one thing, by somebody who has the market's key and seals it again: what finds it.
 ALTERED: dict[str, tuple[str, Callable[[Json], Any]]] = {
     "another seed": ("not_in_record", lambda b: shown(b, "job_submitted")[0]["event"]["spec"].update(seed=2)),
-    "another member": (
-        "not_in_record",
-        lambda b: shown(b, "round_committed")[0]["event"]["members"][0].update(provider="p9"),
-    ),
-    "another checkpoint": (
-        "not_in_record",
-        lambda b: shown(b, "checkpoint_durable")[0]["event"].update(manifest="0" * 64),
-    ),
-    "another digest of data in a statement": (
-        "not_in_record",
-        lambda b: shown(b, "provenance")[0]["event"]["statement"]["predicate"]["data"].update(digest="0" * 64),
-    ),
+    "another member": ("not_in_record", lambda b: shown(b, "round_committed")[0]["event"]["members"][0].update(provider="p9")),
+    "another checkpoint": ("not_in_record", lambda b: shown(b, "checkpoint_durable")[0]["event"].update(manifest="0" * 64)),
+    "another digest of data in a statement": ("not_in_record", lambda b: shown(b, "provenance")[0]["event"]["statement"]["predicate"]["data"].update(digest="0" * 64)),
     "another time": ("not_in_log", lambda b: b["body"]["records"][0].update(at_ms=1)),
     "a record's empty proof": ("empty_proof", lambda b: b["body"]["records"][0].update(path=[])),
     "an event's empty proof": ("empty_proof", lambda b: shown(b, "transfer")[0].update(path=[])),
@@ -169,14 +155,8 @@ ALTERED: dict[str, tuple[str, Callable[[Json], Any]]] = {
     "the last segment left out": ("incomplete", lambda b: left_out(b, "provenance", segment=3)),
     "a charge left out": ("statements", lambda b: left_out(b, "transfer", kind="charge")),
     "a statement left out": ("incomplete", lambda b: b["body"]["statements"].pop()),
-    "a statement by a stranger": (
-        "stranger",
-        lambda b: b["body"]["statements"].__setitem__(0, envelope(said(b, 1), STRANGER)),
-    ),
-    "a statement without signature": (
-        "not_signed",
-        lambda b: b["body"]["statements"].__setitem__(0, envelope(said(b, 1), None)),
-    ),
+    "a statement by a stranger": ("stranger", lambda b: b["body"]["statements"].__setitem__(0, envelope(said(b, 1), STRANGER))),
+    "a statement without signature": ("not_signed", lambda b: b["body"]["statements"].__setitem__(0, envelope(said(b, 1), None))),
     "a better loss in a statement": ("statements", lambda b: better(b)),
     "no envelope": ("bad_envelope", lambda b: b["body"]["statements"].__setitem__(0, {})),
     "another sum": ("totals", lambda b: b["body"]["totals"].update(fee_nanos=0)),

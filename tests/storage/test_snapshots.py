@@ -75,9 +75,7 @@ def test_damage_behind_the_record_still_stops_the_journal(tmp_path: Path) -> Non
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_changed_byte_or_a_cut_is_named_and_the_one_before_counts(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_a_changed_byte_or_a_cut_is_named_and_the_one_before_counts(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     home = tmp_path_factory.mktemp("home")
     (home / "snapshots").mkdir()
     places = make_journal(home / "journal")

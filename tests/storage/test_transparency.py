@@ -135,9 +135,7 @@ def test_an_invoice_bundle_is_sound_and_says_what_the_books_say(journal: Path, j
     bundle = bundle_of(journal, job)
     found = verify_invoice(bundle, public_key=public_key_of(KEY))
     assert [check.name for check in found.checks if not check.ok] == []
-    assert bundle["body"]["invoice"]["billed_nanos"] == sum(
-        nanos for lease, nanos in example_story().charged.items() if example_story().leases[lease][0] == job
-    )
+    assert bundle["body"]["invoice"]["billed_nanos"] == sum(nanos for lease, nanos in example_story().charged.items() if example_story().leases[lease][0] == job)
     seen = {str(bundle["body"]["head"]["size"]): bundle["body"]["head"]["root"]}
     assert first_bad(bundle, seen=seen) is None
     assert first_bad(bundle, seen=dict.fromkeys(seen, "0" * 64)) == "history"

@@ -1,9 +1,9 @@
 """`python -m tests.storms`: one story by its seed, or as many as fit into some minutes.
 
-python -m tests.storms --minutes 60            from a seed of the clock on, until one fails
-python -m tests.storms --stories 1000 --from 0
-python -m tests.storms --seed 17               one, with everything that went wrong in it
-python -m tests.storms --seed 17 --shrink      and as little of it as still fails
+    python -m tests.storms --minutes 60            from a seed of the clock on, until one fails
+    python -m tests.storms --stories 1000 --from 0
+    python -m tests.storms --seed 17               one, with everything that went wrong in it
+    python -m tests.storms --seed 17 --shrink      and as little of it as still fails
 """
 
 import argparse
@@ -21,9 +21,7 @@ SHOWN_AT_MOST = 8
 
 
 def main() -> int:
-    words = argparse.ArgumentParser(
-        prog="python -m tests.storms", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    words = argparse.ArgumentParser(prog="python -m tests.storms", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--seed", type=int, help="one story")
     words.add_argument("--seconds", type=float, help="of virtual time")
     words.add_argument("--customers", type=int)
@@ -68,16 +66,12 @@ def _many(said: argparse.Namespace) -> int:
             _show(told)
             print(f"made smaller: {shrunk(told.plan).command()}")
             break
-        if (ends_at is not None and time.monotonic() >= ends_at) or (
-            ends_at is None and stories >= (said.stories or 1000)
-        ):
+        if (ends_at is not None and time.monotonic() >= ends_at) or (ends_at is None and stories >= (said.stories or 1000)):
             break
     for what, times in sorted(count.items()):
         print(f"{times:12,}  {what}")
     cpu_s = time.process_time() - began_s
-    print(
-        f"{stories:,} stories from seed {first} on, {records:,} records, {acknowledged:,} acknowledgements, {cpu_s:.0f} CPU seconds"
-    )
+    print(f"{stories:,} stories from seed {first} on, {records:,} records, {acknowledged:,} acknowledgements, {cpu_s:.0f} CPU seconds")
     return 1 if told.findings else 0
 
 

@@ -15,11 +15,7 @@ from tests.storms.records import Event, Record
 
 HOUR_MS = 3_600_000
 FINAL = ("done", "failed", "cancelled")
-LAST_READING, COMMITTED, SAVED = (
-    "to its last reading",
-    "its committed rounds, once they are durable",
-    "to its last save",
-)
+LAST_READING, COMMITTED, SAVED = "to its last reading", "its committed rounds, once they are durable", "to its last save"
 KINDS = {
     "deposit": ("world", "wallet"), "payout": ("wallet earnings fee", "world"), "hold": ("wallet credit", "escrow"),
     "charge": ("escrow", "earnings"), "fee": ("escrow", "fee"), "release": ("escrow", "wallet credit"),
@@ -28,9 +24,7 @@ KINDS = {
 _ROW = re.compile(r"\| [^|]+ \| `(\w+)` \| (provider|customer|market|none) \| ([^|]+) \|")
 FAULTS = {
     reason: (fault, charged.strip())
-    for reason, fault, charged in _ROW.findall(
-        (Path(__file__).parents[2] / "docs/FAULTS.md").read_text(encoding="utf-8")
-    )
+    for reason, fault, charged in _ROW.findall((Path(__file__).parents[2] / "docs/FAULTS.md").read_text(encoding="utf-8"))
 }
 """Who pays, as it is published: reason → (fault, how far the lease is charged)."""
 
@@ -146,9 +140,7 @@ class Auditor:
 
     def _of_type(self, type: str, /, **wanted: object) -> list[Event]:
         return [
-            event
-            for event in self._events
-            if event["type"] == type and all(event[name] == value for name, value in wanted.items())
+            event for event in self._events if event["type"] == type and all(event[name] == value for name, value in wanted.items())
         ]
 
     # money
@@ -172,30 +164,19 @@ class Auditor:
         if kind in ("deposit", "payout", "grant"):
             self._note(kind, id.removeprefix("grant:"), nanos)
         elif kind == "hold":
-            self._note("hold", ":".join(id.split(":")[: 3 if id.startswith("budget:") else 2]))
+            self._note("hold", ":".join(id.split(":")[:3 if id.startswith("budget:") else 2]))
         elif kind == "release":
             closes = any(one["state"] in FINAL for one in self._of_type("job_state", job=event["job"]))
-            self._require(
-                closes or bool(self._of_type("dispute_closed", job=event["job"])),
-                f"{event['job']} gets its escrow back and is not over",
-            )
+            self._require(closes or bool(self._of_type("dispute_closed", job=event["job"])), f"{event['job']} gets its escrow back and is not over")
 
     def _on_lease_charged(self, event: Event) -> None:
         lease = self._lease(event)
         job, to_ms = self.jobs[lease.job], event["to_ms"]
-        self._require(
-            event["from_ms"] == lease.charged_ms < to_ms,
-            f"{lease.id} is charged from {event['from_ms']} to {to_ms} after {lease.charged_ms}",
-        )
-        self._require(
-            to_ms <= lease.metered_ms, f"{lease.id} is charged to {to_ms} ms and metered to {lease.metered_ms}"
-        )
+        self._require(event["from_ms"] == lease.charged_ms < to_ms, f"{lease.id} is charged from {event['from_ms']} to {to_ms} after {lease.charged_ms}")
+        self._require(to_ms <= lease.metered_ms, f"{lease.id} is charged to {to_ms} ms and metered to {lease.metered_ms}")
         amount = lease.cost(to_ms) - lease.charged
         fee = (lease.charged + amount) * self._fee_ppm // 1_000_000 - lease.fee
-        self._require(
-            event["amount_nanos"] == amount,
-            f"{lease.id} is billed {event['amount_nanos']}, its readings come to {amount}",
-        )
+        self._require(event["amount_nanos"] == amount, f"{lease.id} is billed {event['amount_nanos']}, its readings come to {amount}")
         self._require(event["fee_nanos"] == fee, f"the fee of {lease.id} is {event['fee_nanos']} and should be {fee}")
         for kind, account, due in (("charge", f"earnings:{lease.provider}", amount - fee), ("fee", "fee", fee)):
             moved = self._of_type("transfer", kind=kind, lease=lease.id, credit=account, debit=f"escrow:{lease.job}")
@@ -203,11 +184,7 @@ class Auditor:
             found = sum(one["amount_nanos"] for one in moved)
             self._require(found == due, f"{lease.id} has a {kind} of {due} due and {found} moved")
         self._justify(lease, to_ms)
-        lease.charged_ms, lease.charged, lease.fee = (
-            to_ms,
-            lease.charged + event["amount_nanos"],
-            lease.fee + event["fee_nanos"],
-        )
+        lease.charged_ms, lease.charged, lease.fee = to_ms, lease.charged + event["amount_nanos"], lease.fee + event["fee_nanos"]
         job.billed += event["amount_nanos"]
         self._require(job.billed <= job.budget, f"{job.id} is billed {job.billed} of a budget of {job.budget}")
 
@@ -226,14 +203,8 @@ class Auditor:
         """What worker and run do not agree on waits in the escrow; what the customer objects to, in the provider's earnings."""
         lease = self.leases[event["lease"]]
         self._require(event["dispute"] not in self.disputes, f"{event['dispute']} is opened twice")
-        self._require(
-            0 < event["held_nanos"] <= event["amount_nanos"],
-            f"{event['dispute']} holds {event['held_nanos']} of {event['amount_nanos']}",
-        )
-        self._require(
-            event["about"] == "meter" or event["amount_nanos"] <= lease.charged,
-            f"{event['dispute']} is about more than was charged",
-        )
+        self._require(0 < event["held_nanos"] <= event["amount_nanos"], f"{event['dispute']} holds {event['held_nanos']} of {event['amount_nanos']}")
+        self._require(event["about"] == "meter" or event["amount_nanos"] <= lease.charged, f"{event['dispute']} is about more than was charged")
         self.disputes[event["dispute"]] = event
         if event["about"] == "meter":
             self.jobs[event["job"]].disputed += event["held_nanos"]
@@ -253,9 +224,7 @@ class Auditor:
 
     def _on_offer_placed(self, event: Event) -> None:
         before = self.offers.get(event["offer"])
-        offer = Offer(
-            event["provider"], event["gpus"], event["price_nanos_per_gpu_hour"], event["floor_price_nanos_per_gpu_hour"]
-        )
+        offer = Offer(event["provider"], event["gpus"], event["price_nanos_per_gpu_hour"], event["floor_price_nanos_per_gpu_hour"])
         if before is not None:
             offer.live, offer.held = before.live, before.held
             self._require(before.provider == offer.provider, f"the offer {event['offer']} changed hands")
@@ -283,12 +252,8 @@ class Auditor:
         job.budget += event["added_nanos"]
         job.alerted = 0
         held = sum(one["amount_nanos"] for one in self._of_type("transfer", kind="hold", job=job.id))
-        self._require(
-            held == event["added_nanos"], f"{job.id} is promised {event['added_nanos']} more and {held} is held"
-        )
-        self._require(
-            job.budget == event["budget_nanos"], f"the budget of {job.id} is {event['budget_nanos']}, not {job.budget}"
-        )
+        self._require(held == event["added_nanos"], f"{job.id} is promised {event['added_nanos']} more and {held} is held")
+        self._require(job.budget == event["budget_nanos"], f"the budget of {job.id} is {event['budget_nanos']}, not {job.budget}")
 
     def _on_budget_reached(self, event: Event) -> None:
         job = self.jobs[event["job"]]
@@ -305,9 +270,7 @@ class Auditor:
 
     def _lease(self, event: Event) -> Lease:
         lease = self.leases[event["lease"]]
-        self._require(
-            lease.epoch == event["epoch"], f"{lease.id} is spoken of with epoch {event['epoch']}, not {lease.epoch}"
-        )
+        self._require(lease.epoch == event["epoch"], f"{lease.id} is spoken of with epoch {event['epoch']}, not {lease.epoch}")
         return lease
 
     def _on_lease_granted(self, event: Event) -> None:
@@ -319,18 +282,13 @@ class Auditor:
         self._require(lease.epoch == self._epoch + 1, f"{lease.id} has epoch {lease.epoch} after {self._epoch}")
         self._epoch = lease.epoch
         self._require(lease.id not in self.leases, f"{lease.id} is granted twice")
-        self._require(
-            lease.provider == offer.provider, f"{lease.id} names {lease.provider} as the owner of {event['offer']}"
-        )
+        self._require(lease.provider == offer.provider, f"{lease.id} names {lease.provider} as the owner of {event['offer']}")
         self.leases[lease.id] = lease
         offer.live.add(lease.id)
         job.live.add(lease.id)
         job.leases.append(lease.id)
         used = sum(self.leases[name].gpus for name in offer.live)
-        self._require(
-            used + offer.held <= offer.gpus,
-            f"{event['offer']} has {offer.gpus} GPUs, {used} of them let and {offer.held} held",
-        )
+        self._require(used + offer.held <= offer.gpus, f"{event['offer']} has {offer.gpus} GPUs, {used} of them let and {offer.held} held")
         limit = job.spec["limits"]["max_price_nanos_per_gpu_hour"]
         self._require(lease.price <= limit, f"{lease.id} costs {lease.price}, above the limit of {limit}")
         ask = 0 if job.customer in offer.own else offer.reserve if job.flexible else offer.price
@@ -345,14 +303,10 @@ class Auditor:
     def _on_lease_metered(self, event: Event) -> None:
         lease = self._lease(event)
         leased_ms, trained_ms = event["leased_ms"], event["trained_ms"]
-        self._require(
-            lease.metered_ms <= leased_ms, f"the meter of {lease.id} runs back to {leased_ms} from {lease.metered_ms}"
-        )
+        self._require(lease.metered_ms <= leased_ms, f"the meter of {lease.id} runs back to {leased_ms} from {lease.metered_ms}")
         passed_ms = self._at_ms - lease.granted_ms
         self._require(leased_ms <= passed_ms, f"the meter of {lease.id} says {leased_ms} ms after {passed_ms} ms")
-        self._require(
-            lease.trained_ms <= trained_ms <= leased_ms, f"{lease.id} has trained {trained_ms} ms of {leased_ms}"
-        )
+        self._require(lease.trained_ms <= trained_ms <= leased_ms, f"{lease.id} has trained {trained_ms} ms of {leased_ms}")
         self._require(not lease.ended or leased_ms == lease.metered_ms, f"{lease.id} is metered after its end")
         lease.metered_ms, lease.trained_ms = leased_ms, trained_ms
 
@@ -371,10 +325,7 @@ class Auditor:
         self.jobs[lease.job].live.discard(lease.id)
         self.offers[lease.offer].live.discard(lease.id)
         fault, charged = FAULTS.get(event["reason"], ("", ""))
-        self._require(
-            event["fault"] == fault,
-            f"{lease.id} ends by {event['reason']}, which is the fault of {fault or 'nobody known'}, not {event['fault']}",
-        )
+        self._require(event["fault"] == fault, f"{lease.id} ends by {event['reason']}, which is the fault of {fault or 'nobody known'}, not {event['fault']}")
         if charged == LAST_READING:
             self._owes_nothing(lease, lease.metered_ms)
         self._note("ended", lease.id, lease.epoch)
@@ -384,44 +335,28 @@ class Auditor:
         next_ms = lease.cost(lease.charged_ms + 1) - lease.charged
         free = self.balances[f"escrow:{lease.job}"] - self.jobs[lease.job].disputed
         if lease.charged_ms < due_ms and free >= next_ms and lease.price:
-            self._say(
-                f"{lease.id} is charged to {lease.charged_ms} ms, {due_ms} ms are due and the escrow could pay more"
-            )
+            self._say(f"{lease.id} is charged to {lease.charged_ms} ms, {due_ms} ms are due and the escrow could pay more")
 
     # work
 
     def _on_round_committed(self, event: Event) -> None:
         job, number = self.jobs[event["job"]], event["round"]
-        self._require(
-            job.durable < number <= job.committed + 1,
-            f"{job.id} commits round {number} after {job.committed}, {job.durable} durable",
-        )
-        self._require(
-            job.digests.get(number) != event["digest"] or number <= job.committed,
-            f"round {number} of {job.id} is committed again",
-        )
+        self._require(job.durable < number <= job.committed + 1, f"{job.id} commits round {number} after {job.committed}, {job.durable} durable")
+        self._require(job.digests.get(number) != event["digest"] or number <= job.committed, f"round {number} of {job.id} is committed again")
         for name in job.leases:
             lease = self.leases[name]
             lease.committed = {one: ms for one, ms in lease.committed.items() if one < number}
         for member in event["members"]:
             lease = self._lease(member)
-            self._require(
-                lease.job == job.id, f"{lease.id} takes part in round {number} of {job.id}, and is of {lease.job}"
-            )
-            self._require(
-                member["leased_ms"] <= lease.metered_ms,
-                f"round {number} of {job.id} says more than the meter of {lease.id}",
-            )
+            self._require(lease.job == job.id, f"{lease.id} takes part in round {number} of {job.id}, and is of {lease.job}")
+            self._require(member["leased_ms"] <= lease.metered_ms, f"round {number} of {job.id} says more than the meter of {lease.id}")
             lease.committed[number] = member["leased_ms"]
         job.committed, job.digests[number] = number, event["digest"]
         self._note("round", job.id, number, event["digest"])
 
     def _on_checkpoint_durable(self, event: Event) -> None:
         job, number = self.jobs[event["job"]], event["round"]
-        self._require(
-            job.durable < number <= job.committed,
-            f"round {number} of {job.id} is durable after {job.durable}, of {job.committed}",
-        )
+        self._require(job.durable < number <= job.committed, f"round {number} of {job.id} is durable after {job.durable}, of {job.committed}")
         job.durable = number
         self._note("durable", job.id, number)
 
@@ -430,20 +365,13 @@ class Auditor:
     def _close(self) -> None:
         self._require(sum(self.balances.values()) == 0, "the balances together are not zero")
         held = sum(nanos for account, nanos in self.balances.items() if account not in ("world", "grants"))
-        self._require(
-            held == self._paid_in, f"{held} is held, and deposits and grants less payouts are {self._paid_in}"
-        )
+        self._require(held == self._paid_in, f"{held} is held, and deposits and grants less payouts are {self._paid_in}")
         for event in self._of_type("job_submitted"):
             held = sum(one["amount_nanos"] for one in self._of_type("transfer", kind="hold", job=event["job"]))
-            self._require(
-                held == event["budget_nanos"],
-                f"{event['job']} has a budget of {event['budget_nanos']} and {held} is held",
-            )
+            self._require(held == event["budget_nanos"], f"{event['job']} has a budget of {event['budget_nanos']} and {held} is held")
         for event in self._of_type("checkpoint_durable"):
             for lease in (self.leases[name] for name in self.jobs[event["job"]].leases):
-                self._owes_nothing(
-                    lease, max([0, *(ms for number, ms in lease.committed.items() if number <= event["round"])])
-                )
+                self._owes_nothing(lease, max([0, *(ms for number, ms in lease.committed.items() if number <= event["round"])]))
         charged = {event["lease"] for event in self._of_type("lease_charged")}
         for event in self._of_type("transfer"):
             if event["kind"] in ("charge", "fee"):
@@ -455,12 +383,7 @@ class Auditor:
             self._require(not alone or more >= least, f"{name} begins with {more} workers, its gang is {least}")
         for name in {event["job"] for event in self._events if event["type"] in ("job_state", "lease_granted")}:
             job = self.jobs[name]
-            self._require(
-                not job.live or job.state == "running", f"{name} is {job.state} and holds {len(job.live)} leases"
-            )
+            self._require(not job.live or job.state == "running", f"{name} is {job.state} and holds {len(job.live)} leases")
             if job.state in FINAL:
                 left = self.balances[f"escrow:{name}"]
-                self._require(
-                    left == job.disputed,
-                    f"{name} is {job.state} and its escrow holds {left}, of which {job.disputed} is in dispute",
-                )
+                self._require(left == job.disputed, f"{name} is {job.state} and its escrow holds {left}, of which {job.disputed} is in dispute")

@@ -138,9 +138,7 @@ class House:
         known = {member["member"] for member in desk.exchange.members()}
         for name, role in self._members:
             if name not in known:
-                desk.decide_now(
-                    AddMember(name, role, f"{len(name):x}{name.encode().hex()}".ljust(64, "0")[:64], "market")
-                )
+                desk.decide_now(AddMember(name, role, f"{len(name):x}{name.encode().hex()}".ljust(64, "0")[:64], "market"))
 
     def _check_promised(self) -> None:
         number, head = self._promised
@@ -148,15 +146,11 @@ class House:
             return
         found = next((record for record in read_journal(self.folder, number - 1)), None)
         if found is None or found.hash != head:
-            self.lost.append(
-                f"record {number} was acknowledged, and {'is another one' if found else 'is not there'} after a recovery"
-            )
+            self.lost.append(f"record {number} was acknowledged, and {'is another one' if found else 'is not there'} after a recovery")
 
     def _writer_ended(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._weather.count[
-                f"died: {type(error).__name__} {error if isinstance(error, Stopped) else ''}".strip()
-            ] += 1
+            self._weather.count[f"died: {type(error).__name__} {error if isinstance(error, Stopped) else ''}".strip()] += 1
             self.crash()
 
     def crash(self) -> None:

@@ -66,9 +66,7 @@ class Provider:
         if self._random.random() < 0.05:
             await self._network.say(EndLease(lease["id"], lease["epoch"], "failed_to_start", "no such file", self.name))
         else:
-            await self._network.say(
-                StartLease(lease["id"], lease["epoch"], f"w-{lease['slot']}", 7, f"{self.name}-{self._node}", self.name)
-            )
+            await self._network.say(StartLease(lease["id"], lease["epoch"], f"w-{lease['slot']}", 7, f"{self.name}-{self._node}", self.name))
 
     async def _die(self) -> None:
         self._weather.count["machine silent"] += 1

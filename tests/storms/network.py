@@ -77,9 +77,7 @@ class Network:
             self.promises.answered(command, outcome, self._house.records)
             if self._is_lost("answer lost"):
                 return
-            asyncio.get_running_loop().call_later(
-                self._delay_s(), lambda: None if answer.done() else answer.set_result(outcome)
-            )
+            asyncio.get_running_loop().call_later(self._delay_s(), lambda: None if answer.done() else answer.set_result(outcome))
 
         self._house.serve(command, reply)
 

@@ -26,9 +26,7 @@ from tests.storms.network import Network
 class Operator:
     """Pays in, pays out, grants, and sometimes takes the market down for a while."""
 
-    def __init__(
-        self, network: Network, weather: Weather, random: Random, customers: list[str], providers: list[str]
-    ) -> None:
+    def __init__(self, network: Network, weather: Weather, random: Random, customers: list[str], providers: list[str]) -> None:
         self._network, self._weather, self._random = network, weather, random
         self._customers, self._providers = customers, providers
 
@@ -44,23 +42,13 @@ class Operator:
                 await self._network.sure(Deposit(f"d-{number}", self._random.choice(self._customers), nanos, "op"))
             elif drawn < 0.75:
                 nanos = self._random.choice((nanos, 1, 999, 10**6))
-                await self._network.sure(
-                    Payout(f"p-{number}", self._random.choice([*self._providers, *self._customers]), nanos, "op")
-                )
+                await self._network.sure(Payout(f"p-{number}", self._random.choice([*self._providers, *self._customers]), nanos, "op"))
             elif drawn < 0.85:
                 at_ms = await self._network.look(lambda exchange: exchange.now_ms)
                 if at_ms is not None:
                     expires_ms = at_ms + self._random.choice((5_000, 60_000, 10_000_000))
                     await self._network.sure(
-                        GrantCredit(
-                            f"g-{number}",
-                            self._random.choice(self._customers),
-                            None,
-                            nanos,
-                            expires_ms,
-                            "to begin with",
-                            "op",
-                        )
+                        GrantCredit(f"g-{number}", self._random.choice(self._customers), None, nanos, expires_ms, "to begin with", "op")
                     )
             elif drawn < 0.92:
                 await self._network.sure(SetPriceRule(self._random.choice(("ask", "class", "spot")), "op"))
@@ -100,9 +88,7 @@ class Customer:
             await asyncio.sleep(2)
         if self._weather.strikes("lies", 0.2):
             self._weather.count["the same id for another job"] += 1
-            other = dict(command.spec) | {
-                "limits": {**command.spec["limits"], "budget_nanos": 1 + command.spec["limits"]["budget_nanos"]}
-            }
+            other = dict(command.spec) | {"limits": {**command.spec["limits"], "budget_nanos": 1 + command.spec["limits"]["budget_nanos"]}}
             await self._network.say(replace(command, spec=other))
 
     def _spec(self) -> dict[str, Any]:
@@ -132,9 +118,7 @@ class Customer:
             return
         job, drawn = self._random.choice(self.jobs), self._random.random()
         if drawn < 0.5:
-            add = AddBudget(
-                f"more-{self._random.randrange(4)}", job, self._random.randint(1, 20) * USD // 1000, self.name
-            )
+            add = AddBudget(f"more-{self._random.randrange(4)}", job, self._random.randint(1, 20) * USD // 1000, self.name)
             await self._network.sure(add)
         elif drawn < 0.65 and self._weather.strikes("whims", 0.6):
             self._weather.count["job cancelled"] += 1

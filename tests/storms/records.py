@@ -39,9 +39,7 @@ def read_records(folder: Path) -> list[Record]:
         at = HEADER_BYTES
         while at < len(data):
             number = len(found) + 1
-            magic, length, _, crc, hashed = struct.unpack(
-                "<4sIII32s", data[at : at + RECORD_BYTES].ljust(RECORD_BYTES, b"\0")
-            )
+            magic, length, _, crc, hashed = struct.unpack("<4sIII32s", data[at : at + RECORD_BYTES].ljust(RECORD_BYTES, b"\0"))
             payload = data[at + RECORD_BYTES : at + RECORD_BYTES + length]
             chained = hashlib.sha256(before + number.to_bytes(8, "little") + payload).digest()
             whole = magic == b"TREC" and len(payload) == length

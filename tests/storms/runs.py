@@ -83,9 +83,7 @@ class Run:
             await self._commit(told, active)
         if self._random.random() < 0.01:
             self._weather.count["run failed"] += 1
-            await self._network.say(
-                HaltJob(self._job, "failed", self._random.choice(REASONS), "x", None, PLANE, self._attempt)
-            )
+            await self._network.say(HaltJob(self._job, "failed", self._random.choice(REASONS), "x", None, PLANE, self._attempt))
 
     def _readings(self, active: list[dict[str, Any]]) -> tuple[Reading, ...]:
         found = []
@@ -115,17 +113,8 @@ class Run:
         if number <= told["spec"]["rounds"]:
             members = tuple(
                 Member(
-                    lease["id"],
-                    lease["epoch"],
-                    lease["slot"],
-                    2.5,
-                    30,
-                    1000,
-                    self._leased_ms(lease),
-                    self._leased_ms(lease) // 2,
-                    9,
-                    _digest("c"),
-                    run_ms=self._leased_ms(lease),
+                    lease["id"], lease["epoch"], lease["slot"], 2.5, 30, 1000, self._leased_ms(lease), self._leased_ms(lease) // 2, 9,
+                    _digest("c"), run_ms=self._leased_ms(lease),
                 )
                 for lease in active
             )
@@ -136,13 +125,9 @@ class Run:
                 self._round = number
                 self._say(ReportReadings(self._job, 77, (), (Evaluated(number, 2.0),), (), PLANE))
         if self._random.random() < 0.6:
-            self._say(
-                ReportCheckpoint(self._job, self._round, 30 * self._round, _digest(f"m{self._round}"), 10, 1, (), PLANE)
-            )
+            self._say(ReportCheckpoint(self._job, self._round, 30 * self._round, _digest(f"m{self._round}"), 10, 1, (), PLANE))
         if self._round >= told["spec"]["rounds"]:
-            last = ReportCheckpoint(
-                self._job, self._round, 30 * self._round, _digest(f"m{self._round}"), 10, 1, (), PLANE
-            )
+            last = ReportCheckpoint(self._job, self._round, 30 * self._round, _digest(f"m{self._round}"), 10, 1, (), PLANE)
             await self._network.sure(last)
             await self._network.sure(HaltJob(self._job, "done", "done", "", None, PLANE, self._attempt))
 
@@ -151,22 +136,10 @@ class Run:
             return
         lease, tries = active[0], len(told["attempts"])
         if self._random.random() < 0.4:
-            self._say(
-                ReportSave(
-                    self._job,
-                    tries + 1,
-                    lease["id"],
-                    lease["epoch"],
-                    _digest(f"s{self._random.randrange(9)}"),
-                    5,
-                    PLANE,
-                )
-            )
+            self._say(ReportSave(self._job, tries + 1, lease["id"], lease["epoch"], _digest(f"s{self._random.randrange(9)}"), 5, PLANE))
         if self._random.random() < 0.2:
             code = self._random.choice((0, 0, 1))
-            attempt = ReportAttempt(
-                self._job, tries + 1, lease["id"], lease["epoch"], "exit", code, None, 900, "", None, PLANE
-            )
+            attempt = ReportAttempt(self._job, tries + 1, lease["id"], lease["epoch"], "exit", code, None, 900, "", None, PLANE)
             await self._network.sure(attempt)
             if code == 0:
                 await self._network.sure(HaltJob(self._job, "done", "done", "", None, PLANE, self._attempt))
@@ -176,11 +149,7 @@ class Run:
     async def _halt(self, wanted: str) -> None:
         if wanted == "pause":
             if self._round:
-                self._say(
-                    ReportCheckpoint(
-                        self._job, self._round, 30 * self._round, _digest(f"m{self._round}"), 10, 1, (), PLANE
-                    )
-                )
+                self._say(ReportCheckpoint(self._job, self._round, 30 * self._round, _digest(f"m{self._round}"), 10, 1, (), PLANE))
                 await asyncio.sleep(0.2)
             await self._network.say(HaltJob(self._job, "paused", "", "", None, PLANE, self._attempt))
 

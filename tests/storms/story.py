@@ -41,12 +41,7 @@ class Plan:
     def of(cls, seed: int) -> "Plan":
         """Most stories are short, so that there are many."""
         random = Random(f"{seed} plan")
-        return cls(
-            seed,
-            random.choice((10.0, 10.0, 12.0, 12.0, 14.0, 14.0, 20.0, 60.0)),
-            random.randint(1, CUSTOMERS),
-            random.randint(2, PROVIDERS),
-        )
+        return cls(seed, random.choice((10.0, 10.0, 12.0, 12.0, 14.0, 14.0, 20.0, 60.0)), random.randint(1, CUSTOMERS), random.randint(2, PROVIDERS))
 
     def command(self) -> str:
         """How to run it again."""
@@ -95,17 +90,9 @@ class Story:
     async def _live(self) -> None:
         loop, plan = asyncio.get_running_loop(), self.plan
         self._rise()
-        customers = [
-            Customer(f"c{n}", self.network, self.weather, self._draw(f"c{n}")) for n in range(1, plan.customers + 1)
-        ]
+        customers = [Customer(f"c{n}", self.network, self.weather, self._draw(f"c{n}")) for n in range(1, plan.customers + 1)]
         providers = [Provider(n, self.network, self.weather, self._draw(f"p{n}")) for n in range(1, plan.providers + 1)]
-        operator = Operator(
-            self.network,
-            self.weather,
-            self._draw("op"),
-            [one.name for one in customers],
-            [one.name for one in providers],
-        )
+        operator = Operator(self.network, self.weather, self._draw("op"), [one.name for one in customers], [one.name for one in providers])
         steward = Steward(self.network, self.weather, self._draw("steward"))
         everybody = [loop.create_task(one.live()) for one in (operator, steward, *providers, *customers)]
         trouble = loop.create_task(self._make_trouble())
@@ -192,9 +179,7 @@ class Story:
         told.findings += auditor.findings + self.promises.broken(auditor)
         for job in auditor.jobs.values():
             if auditor.balances[f"escrow:{job.id}"] != job.disputed:
-                self._find(
-                    f"all jobs are over, and the escrow of {job.id} holds {auditor.balances[f'escrow:{job.id}']}"
-                )
+                self._find(f"all jobs are over, and the escrow of {job.id} holds {auditor.balances[f'escrow:{job.id}']}")
         if house.exchange is not None and {name: nanos for name, nanos in auditor.balances.items() if nanos} != {
             name: nanos for name, nanos in house.exchange.balances().items() if nanos
         }:
@@ -225,15 +210,10 @@ def tell_all(seeds: Iterable[int]) -> Iterator[Told]:
 
 def shrunk(plan: Plan) -> Plan:
     """A plan that still fails, with as little in it as can be left out by trying once each."""
-    tries: list[Callable[[Plan], Plan]] = [
-        lambda now, name=name: replace(now, without=now.without | {name}) for name in CLASSES
-    ]
+    tries: list[Callable[[Plan], Plan]] = [lambda now, name=name: replace(now, without=now.without | {name}) for name in CLASSES]
     tries += [lambda now: replace(now, customers=max(1, now.customers - 1))] * 2
     tries += [lambda now: replace(now, providers=max(1, now.providers - 1))] * 3
-    tries += [
-        lambda now, share=share: replace(now, seconds=max(1.0, now.seconds * share))
-        for share in (0.5, 0.5, 0.7, 0.7, 0.85, 0.85, 0.9)
-    ]
+    tries += [lambda now, share=share: replace(now, seconds=max(1.0, now.seconds * share)) for share in (0.5, 0.5, 0.7, 0.7, 0.85, 0.85, 0.9)]
     for make in tries:
         smaller = make(plan)
         if smaller != plan and tell(smaller).findings:

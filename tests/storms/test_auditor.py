@@ -20,9 +20,7 @@ STORIES = 40
 
 
 def bills_one_nano_more(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(
-        Lease, "nanos_at", lambda self, ms: charge_nanos(self.price_nanos_per_gpu_hour, self.gpus, ms) + (ms > 0)
-    )
+    patch.setattr(Lease, "nanos_at", lambda self, ms: charge_nanos(self.price_nanos_per_gpu_hour, self.gpus, ms) + (ms > 0))
 
 
 def takes_a_higher_fee(patch: pytest.MonkeyPatch) -> None:
@@ -31,18 +29,12 @@ def takes_a_higher_fee(patch: pytest.MonkeyPatch) -> None:
 
 def sells_each_card_twice(patch: pytest.MonkeyPatch) -> None:
     real = reducer._HANDLERS["offer_placed"]
-    patch.setitem(
-        reducer._HANDLERS,
-        "offer_placed",
-        lambda state, event, at_ms: real(state, event | {"gpus": 2 * event["gpus"]}, at_ms),
-    )
+    patch.setitem(reducer._HANDLERS, "offer_placed", lambda state, event, at_ms: real(state, event | {"gpus": 2 * event["gpus"]}, at_ms))
 
 
 def begins_with_half_a_gang(patch: pytest.MonkeyPatch) -> None:
     real = granting.wish_of
-    patch.setattr(
-        granting, "wish_of", lambda spec, living: (wish := real(spec, living)) and replace(wish, least=1, most=1)
-    )
+    patch.setattr(granting, "wish_of", lambda spec, living: (wish := real(spec, living)) and replace(wish, least=1, most=1))
 
 
 def lets_pay_above_the_limit(patch: pytest.MonkeyPatch) -> None:
@@ -55,9 +47,7 @@ def lets_pay_above_the_limit(patch: pytest.MonkeyPatch) -> None:
 
 def pays_below_the_ask(patch: pytest.MonkeyPatch) -> None:
     real = granting._grant_lease
-    patch.setattr(
-        granting, "_grant_lease", lambda turn, job, offer, price, terms: real(turn, job, offer, price - 1, terms)
-    )
+    patch.setattr(granting, "_grant_lease", lambda turn, job, offer, price, terms: real(turn, job, offer, price - 1, terms))
 
 
 def lends_money(patch: pytest.MonkeyPatch) -> None:
@@ -104,9 +94,7 @@ def believes_every_meter(patch: pytest.MonkeyPatch) -> None:
         if lease is None or str(lease.state) != "active":
             return False
         leased_ms = max(lease.metered_ms, reading.leased_ms)  # type: ignore[attr-defined]
-        metering._note_meter(
-            turn, lease, leased_ms, min(leased_ms, reading.trained_ms), lease.rounds, lease.tokens, lease.bytes
-        )  # type: ignore[attr-defined,arg-type]
+        metering._note_meter(turn, lease, leased_ms, min(leased_ms, reading.trained_ms), lease.rounds, lease.tokens, lease.bytes)  # type: ignore[attr-defined,arg-type]
         return True
 
     patch.setattr(metering, "_meter", meter)
@@ -156,11 +144,7 @@ BREAKS: list[tuple[Break, str]] = [
 @pytest.mark.parametrize(("broken", "finding"), BREAKS, ids=[broken.__name__ for broken, _ in BREAKS])
 def test_an_exchange_that(broken: Break, finding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(monkeypatch)
-    without = (
-        frozenset()
-        if broken is promises_before_it_syncs
-        else frozenset({"kill", "power", "again", "full", "io", "clock"})
-    )
+    without = frozenset() if broken is promises_before_it_syncs else frozenset({"kill", "power", "again", "full", "io", "clock"})
     for seed in range(STORIES):
         plan = replace(Plan.of(seed), seconds=30.0, without=without)
         if any(re.search(finding, found) for found in tell(plan).findings):

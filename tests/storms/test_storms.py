@@ -54,12 +54,8 @@ def test_the_books_say_what_the_auditor_says(tmp_path: Path) -> None:
         auditor = Auditor().read(read_records(folder))
         with Projection.in_memory(folder) as books, books.cursor() as cursor:
             found = dict(cursor.execute("SELECT account, balance_nanos FROM balances").fetchall())
-            charged = dict(
-                cursor.execute("SELECT lease, sum(amount_nanos) FROM lease_charges GROUP BY lease").fetchall()
-            )
-        assert {name: nanos for name, nanos in found.items() if nanos} == {
-            name: nanos for name, nanos in auditor.balances.items() if nanos
-        }
+            charged = dict(cursor.execute("SELECT lease, sum(amount_nanos) FROM lease_charges GROUP BY lease").fetchall())
+        assert {name: nanos for name, nanos in found.items() if nanos} == {name: nanos for name, nanos in auditor.balances.items() if nanos}
         assert charged == {lease.id: lease.charged for lease in auditor.leases.values() if lease.charged_ms}
 
 
@@ -79,6 +75,6 @@ def test_every_class_of_faults_can_be_left_out() -> None:
         assert not tell(Plan(3, 15.0, 2, 3, frozenset({name}))).findings
     calm = tell(Plan(3, 30.0, 2, 3, frozenset(CLASSES)))
     assert not calm.findings
-    assert not {
-        what for what in calm.count if calm.count[what] and what.startswith(("died", "message", "power", "clock"))
-    } - {"message overtaken"}
+    assert not {what for what in calm.count if calm.count[what] and what.startswith(("died", "message", "power", "clock"))} - {"message overtaken"}
+
+

@@ -187,9 +187,7 @@ def test_a_command_under_which_machine_after_machine_dies_is_at_fault() -> None:
     [over] = machine.lost(3, died="bob")
     assert isinstance(over, Over)
     assert (over.state, over.reason) == ("failed", "kills_workers")
-    assert over.why.startswith(
-        "python train.py: 4 machines died in a row soon after it began there (ann, bob, ann, bob)"
-    )
+    assert over.why.startswith("python train.py: 4 machines died in a row soon after it began there (ann, bob, ann, bob)")
     assert machine.arrived(4) == ()
 
 

@@ -133,9 +133,7 @@ class Door:
 
     def report_readings(self, job: str, *, lost: Any, logs: Any, **_: Any) -> Json:
         self.lost += lost
-        self._logs.append(
-            "job-1", [Line(0, one["source"], one["line"], one.get("stream", ""), one.get("number", 0)) for one in logs]
-        )
+        self._logs.append("job-1", [Line(0, one["source"], one["line"], one.get("stream", ""), one.get("number", 0)) for one in logs])
         self.cut_off()
         return {}
 

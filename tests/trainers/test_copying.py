@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from trainers.copying import END, CopyError, Stream, Sums, pack
 
-NAMES = st.text(
-    st.characters(blacklist_characters="/\0", blacklist_categories=("Cs",)), min_size=1, max_size=12
-).filter(lambda name: name not in (".", "..") and len(name.encode()) < 200)
+NAMES = st.text(st.characters(blacklist_characters="/\0", blacklist_categories=("Cs",)), min_size=1, max_size=12).filter(
+    lambda name: name not in (".", "..") and len(name.encode()) < 200
+)
 
 
 def packed(path: Path) -> bytes:
@@ -48,9 +48,7 @@ def kind(type: bytes, linkname: str = "") -> Callable[[tarfile.TarInfo], None]:
 
 @settings(deadline=None, max_examples=30, suppress_health_check=list(HealthCheck))
 @given(st.dictionaries(st.lists(NAMES, min_size=1, max_size=3).map(tuple), st.binary(max_size=300), max_size=5))
-def test_a_folder_comes_out_as_it_went_in(
-    tmp_path_factory: pytest.TempPathFactory, files: dict[tuple[str, ...], bytes]
-) -> None:
+def test_a_folder_comes_out_as_it_went_in(tmp_path_factory: pytest.TempPathFactory, files: dict[tuple[str, ...], bytes]) -> None:
     base = tmp_path_factory.mktemp("copies")
     made = base / "made"
     made.mkdir()

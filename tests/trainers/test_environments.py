@@ -93,9 +93,7 @@ def run_in(held: Held, folder: Path, *argv: str, isolation: Isolation | None = N
     return lines
 
 
-def test_a_command_s_python_has_them_compiled_and_torg_s_own_packages(
-    index: Path, take: Take, tmp_path: Path, said: list[str]
-) -> None:
+def test_a_command_s_python_has_them_compiled_and_torg_s_own_packages(index: Path, take: Take, tmp_path: Path, said: list[str]) -> None:
     make_wheel(index, "alpha", needs=["beta>=2"], scripts={"say-alpha": "alpha:main"}, files={
         "alpha.py": "import beta\ndef main():\n    print('alpha with beta', beta.VERSION)\n",
     })  # fmt: skip
@@ -108,9 +106,7 @@ def test_a_command_s_python_has_them_compiled_and_torg_s_own_packages(
     code = "import alpha, sys, numpy; alpha.main(); print(numpy.__version__, 'beta' in sys.modules)"
     assert run_in(held, tmp_path / "a", "python", "-c", code)[0] == "alpha with beta 2.5"
     assert run_in(held, tmp_path / "b", "say-alpha") == ["alpha with beta 2.5"]
-    listing = run_in(
-        held, tmp_path / "c", "sh", "-c", "touch $VIRTUAL_ENV/x 2>/dev/null || echo read-only; ls $VIRTUAL_ENV/lib/*/*"
-    )
+    listing = run_in(held, tmp_path / "c", "sh", "-c", "touch $VIRTUAL_ENV/x 2>/dev/null || echo read-only; ls $VIRTUAL_ENV/lib/*/*")
     assert listing[0] == "read-only"
     assert "__pycache__" in listing, "compiled beforehand"
     again = take("alpha")
@@ -122,9 +118,7 @@ def test_a_command_s_python_has_them_compiled_and_torg_s_own_packages(
 
 
 def test_without_bubblewrap_it_is_read_only_too(index: Path, take: Take, tmp_path: Path) -> None:
-    make_wheel(
-        index, "alpha", scripts={"say-alpha": "alpha:main"}, files={"alpha.py": "def main():\n    print('here')\n"}
-    )
+    make_wheel(index, "alpha", scripts={"say-alpha": "alpha:main"}, files={"alpha.py": "def main():\n    print('here')\n"})
     held = take("alpha")
     code = "say-alpha; python -c 'import alpha, numpy; alpha.main()'; touch $VIRTUAL_ENV/x 2>/dev/null || echo no"
     said = run_in(held, tmp_path / "a", "sh", "-c", code, isolation="process")
@@ -133,18 +127,14 @@ def test_without_bubblewrap_it_is_read_only_too(index: Path, take: Take, tmp_pat
         assert said[2:] == ["no"]
 
 
-def test_a_long_build_says_how_far_it_is(
-    index: Path, take: Take, said: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_build_says_how_far_it_is(index: Path, take: Take, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     make_wheel(index, "alpha")
     monkeypatch.setattr(building, "SAY_EVERY_S", -1.0)
     take("alpha")
     assert [line for line in said if "s so far" in line]
 
 
-def test_what_torg_has_is_not_installed_again_and_another_version_of_it_goes_before(
-    index: Path, take: Take, tmp_path: Path
-) -> None:
+def test_what_torg_has_is_not_installed_again_and_another_version_of_it_goes_before(index: Path, take: Take, tmp_path: Path) -> None:
     assert json.loads((take("numpy").folder / ABOUT).read_text())["packages"] == []
     make_wheel(index, "numpy", "0.0.1")
     held = take("numpy==0.0.1")
@@ -265,9 +255,7 @@ def test_a_limit_of_disk_is_the_customer_s_and_one_of_time_or_room_the_machine_s
         take("alpha", of=hasty)
 
 
-def test_a_machine_without_an_index_knows_it(
-    tmp_path: Path, take: Take, index: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_machine_without_an_index_knows_it(tmp_path: Path, take: Take, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "probe").mkdir()
     assert can_build(tmp_path / "probe") == ""
     monkeypatch.delenv("PIP_FIND_LINKS")
@@ -309,9 +297,7 @@ def test_an_index_that_does_not_answer_is_the_machine_s_and_its_password_stays_t
         assert secret not in str(trouble.value)
 
 
-def test_a_build_that_is_killed_leaves_no_half_of_it(
-    index: Path, take: Take, environments: Environments, tmp_path: Path
-) -> None:
+def test_a_build_that_is_killed_leaves_no_half_of_it(index: Path, take: Take, environments: Environments, tmp_path: Path) -> None:
     make_wheel(index, "alpha")
     code = f"""
 import sys, threading, time
@@ -359,9 +345,7 @@ sys.stdin.read()
         os.close(descriptor)
 
 
-def fake(
-    size: int = 100, began: threading.Event | None = None, go_on: threading.Event | None = None
-) -> tuple[object, list[str]]:
+def fake(size: int = 100, began: threading.Event | None = None, go_on: threading.Event | None = None) -> tuple[object, list[str]]:
     """A builder that counts, and may be held up."""
     built: list[str] = []
 
@@ -386,9 +370,7 @@ def test_two_at_once_are_built_once(environments: Environments, said: list[str],
     assert began.wait(PATIENCE_S)
 
     def second() -> None:
-        found.append(
-            of.take(["a"], "process", lambda line: waiting.set() if "waiting" in line else None, threading.Event())
-        )
+        found.append(of.take(["a"], "process", lambda line: waiting.set() if "waiting" in line else None, threading.Event()))
 
     other = threading.Thread(target=second)
     other.start()
@@ -401,9 +383,7 @@ def test_two_at_once_are_built_once(environments: Environments, said: list[str],
     assert [one.seconds is None for one in found] == [False, True]
 
 
-def test_whoever_waits_may_be_cancelled_and_a_failed_build_frees_the_next(
-    environments: Environments, take: Take
-) -> None:
+def test_whoever_waits_may_be_cancelled_and_a_failed_build_frees_the_next(environments: Environments, take: Take) -> None:
     began, go_on = threading.Event(), threading.Event()
     builder, _ = fake(began=began, go_on=go_on)
     of = Environments(environments.root, builder=builder)  # type: ignore[arg-type]

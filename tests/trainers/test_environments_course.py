@@ -53,10 +53,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_is_built_before_the_command_and_there_when_it_begins_again(play: Callable[..., Play], index: Path) -> None:
     make_wheel(index, "alpha")
-    job = play(
-        **{**ALPHA, "argv": ["sh", "-c", "python -c 'import alpha; print(alpha.VERSION)'; exit $((2 - TORG_ATTEMPT))"]},
-        retries=1,
-    )
+    job = play(**{**ALPHA, "argv": ["sh", "-c", "python -c 'import alpha; print(alpha.VERSION)'; exit $((2 - TORG_ATTEMPT))"]}, retries=1)
     job.machine()
     halt = job.drive()
     assert halt is not None
@@ -69,9 +66,7 @@ def test_it_is_built_before_the_command_and_there_when_it_begins_again(play: Cal
     assert [one["kind"] for one in job.door.attempts] == ["exit", "exit"]
 
 
-def test_what_cannot_be_installed_fails_the_job_at_once_with_pip_s_words(
-    play: Callable[..., Play], index: Path
-) -> None:
+def test_what_cannot_be_installed_fails_the_job_at_once_with_pip_s_words(play: Callable[..., Play], index: Path) -> None:
     job = play(**ALPHA, retries=5, artifacts=["out"])
     job.machine()
     halt = job.drive()
@@ -115,9 +110,7 @@ def test_no_machine_is_asked_for_ever(play: Callable[..., Play], monkeypatch: py
     assert {one["reason"] for one in job.door.lost} == {"failed_to_start"}
 
 
-def test_a_machine_that_builds_none_is_left_for_another(
-    play: Callable[..., Play], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_machine_that_builds_none_is_left_for_another(play: Callable[..., Play], monkeypatch: pytest.MonkeyPatch) -> None:
     begin = Machine.__init__
 
     def without(machine: Machine, scratch: Path) -> None:

@@ -277,9 +277,7 @@ TestRetention = Retention.TestCase
 
 
 @pytest.mark.parametrize("every_rounds", [1, 3])
-def test_when_all_checkpoints_are_kept_any_round_since_the_first_can_be_restored(
-    store: Store, every_rounds: int
-) -> None:
+def test_when_all_checkpoints_are_kept_any_round_since_the_first_can_be_restored(store: Store, every_rounds: int) -> None:
     """The delta log: every committed round, over bases and a process that was replaced."""
     life, states = Life(store, spec(keep=1000, every_rounds=every_rounds, base_every_rounds=7)), dict[int, str]()
 

@@ -129,19 +129,8 @@ def test_a_program_that_is_not_there_is_told_once(start: Start) -> None:
 
 def test_a_worker_starts_one_process_for_each_unit_of_its_lease(tmp_path: Path) -> None:
     desk = CommandDesk(scratch=tmp_path, isolation=isolation_level(), memory_limit_bytes=1 << 30)
-    command = {
-        "argv": ["sh", "-c", "echo $RANK of $WORLD_SIZE, $(ulimit -d); exit $RANK"],
-        "env": {},
-        "artifacts": [],
-        "timeout_ms": None,
-    }
-    order = {
-        "job": "job-a",
-        "number": 1,
-        "restarts": 0,
-        "data": {"kind": "none"},
-        "command": command | {"launch": "torchrun"},
-    }
+    command = {"argv": ["sh", "-c", "echo $RANK of $WORLD_SIZE, $(ulimit -d); exit $RANK"], "env": {}, "artifacts": [], "timeout_ms": None}
+    order = {"job": "job-a", "number": 1, "restarts": 0, "data": {"kind": "none"}, "command": command | {"launch": "torchrun"}}
     assert desk.begin(order, None, None, None, threads=2, devices=(), shares={}, units=2) == {"ok": True, "number": 1}
     lines = []
     while (answer := desk.wait(1, 0.1))["outcome"] is None:

@@ -48,19 +48,14 @@ def test_nobody_near_is_reached(address: str, why: str) -> None:
     assert why in refusal
 
 
-@pytest.mark.parametrize(
-    "address", ["8.8.8.8", "::ffff:8.8.8.8", "93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946", "64:ff9b::8.8.8.8"]
-)
+@pytest.mark.parametrize("address", ["8.8.8.8", "::ffff:8.8.8.8", "93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946", "64:ff9b::8.8.8.8"])
 def test_the_public_internet_is(address: str) -> None:
     assert Judge(OutwardRules()).refusal(address, 443) is None
     assert Judge(OutwardRules()).refusal(address, 25) == "port 25 is for mail"
 
 
 def test_an_owners_word_on_networks_counts() -> None:
-    judge = Judge(
-        OutwardRules(allowed=("10.1.2.0/24",), denied=("93.184.0.0/16",)),
-        [network("198.51.100.0/24"), network("8.8.0.0/16")],
-    )
+    judge = Judge(OutwardRules(allowed=("10.1.2.0/24",), denied=("93.184.0.0/16",)), [network("198.51.100.0/24"), network("8.8.0.0/16")])
     assert judge.refusal("10.1.2.9", 80) is None
     assert judge.refusal("10.1.3.9", 80) == "it is not public"
     assert judge.refusal("93.184.216.34", 80) == "the provider's owner does not allow it"
@@ -158,10 +153,7 @@ class Page(http.server.BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def ports() -> Iterator[tuple[int, int]]:
     """Of a web page and of an echo, on all addresses of this machine."""
-    with (
-        http.server.ThreadingHTTPServer(("0.0.0.0", 0), Page) as page,
-        socketserver.ThreadingTCPServer(("0.0.0.0", 0), Echo) as echo,
-    ):
+    with http.server.ThreadingHTTPServer(("0.0.0.0", 0), Page) as page, socketserver.ThreadingTCPServer(("0.0.0.0", 0), Echo) as echo:
         for one in (page, echo):
             one.daemon_threads = True
             threading.Thread(target=one.serve_forever, daemon=True).start()
@@ -247,18 +239,12 @@ def test_a_command_reaches_whom_it_may_and_nobody_else(place: Place, ports: tupl
 def test_it_ends_with_its_command_and_another_has_none(place: Place, ports: tuple[int, int]) -> None:
     before = {one.pid for one in psutil.Process().children(recursive=True)}
     command = CommandProcess(["sleep", "3600"], {}, replace(place, way_out=OutwardRules()), timeout_s=None)
-    gateways = [
-        one
-        for one in psutil.Process().children()
-        if one.pid not in before and "trainers.outward.gateway" in one.cmdline()
-    ]
+    gateways = [one for one in psutil.Process().children() if one.pid not in before and "trainers.outward.gateway" in one.cmdline()]
     assert len(gateways) == 1
     assert set(gateways[0].environ()) <= {"PATH", "PYTHONPATH", "LANG"}, "it has nothing that a client could ask it for"
     command.close()
     assert not gateways[0].is_running()
-    outcome, lines = ran(
-        place, "import os, socket\nprint(os.environ.get('HTTP_PROXY'))\nsocket.create_connection(('127.0.0.1', 3128))"
-    )
+    outcome, lines = ran(place, "import os, socket\nprint(os.environ.get('HTTP_PROXY'))\nsocket.create_connection(('127.0.0.1', 3128))")
     assert (outcome.code, lines[0]) == (1, "None")
     assert "Connection refused" in lines[-1]
 
@@ -273,11 +259,7 @@ def test_a_gateway_that_dies_takes_nothing_along(place: Place, ports: tuple[int,
         go = place.scratch / "work" / "go"
         while not go.exists():
             assert command.outcome is None
-        gateway = next(
-            one
-            for one in psutil.Process().children()
-            if one.pid not in before and "trainers.outward.gateway" in one.cmdline()
-        )
+        gateway = next(one for one in psutil.Process().children() if one.pid not in before and "trainers.outward.gateway" in one.cmdline())
         gateway.kill()
         gateway.wait(PATIENCE_S)
         go.unlink()

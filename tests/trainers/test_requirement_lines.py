@@ -65,13 +65,7 @@ def test_there_are_not_too_many() -> None:
 
 def test_a_project_s_dependencies_count() -> None:
     assert requirements_of_pyproject({"project": {"dependencies": ["B>1", "a"]}}) == ("a", "b>1")
-    for project in (
-        {},
-        {"project": {}},
-        {"project": {"dependencies": "a"}},
-        {"project": {"dependencies": [1]}},
-        {"project": []},
-    ):
+    for project in ({}, {"project": {}}, {"project": {"dependencies": "a"}}, {"project": {"dependencies": [1]}}, {"project": []}):
         with pytest.raises(BadRequirement, match="dependencies"):
             requirements_of_pyproject(project)
 
@@ -90,8 +84,6 @@ def test_what_is_let_through_is_a_plain_requirement_and_its_own_normal_form(text
         assert is_normal(list(found))
 
 
-@pytest.mark.parametrize(
-    "lines", [None, [], "einops", ["Einops"], ["b", "a"], ["a", "a"], ["a", 1], ["-e ."], ["a "], ["a"] * 300]
-)
+@pytest.mark.parametrize("lines", [None, [], "einops", ["Einops"], ["b", "a"], ["a", "a"], ["a", 1], ["-e ."], ["a "], ["a"] * 300])
 def test_what_is_not_in_normal_form_is_none(lines: object) -> None:
     assert not is_normal(lines)

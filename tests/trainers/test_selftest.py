@@ -113,9 +113,7 @@ def test_a_sandbox_that_does_not_start_has_held_nobody(monkeypatch: pytest.Monke
     if isolation_level() != "sandbox":
         pytest.skip("bubblewrap does not run here")
     whole = sandbox.bubblewrap_command
-    monkeypatch.setattr(
-        sandbox, "bubblewrap_command", lambda *given, **named: [*whole(*given, **named)[:-1], "--chdir", "/no", "--"]
-    )
+    monkeypatch.setattr(sandbox, "bubblewrap_command", lambda *given, **named: [*whole(*given, **named)[:-1], "--chdir", "/no", "--"])
     for role in ("command", "trainer"):
         with pytest.raises(battery.NotMade, match=r"mount could not be tried: .*Can't chdir to /no"):
             battery.run("sandbox", [dataclasses.replace(BY_NAME["mount"], roles=(role,))])

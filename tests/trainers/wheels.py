@@ -43,10 +43,7 @@ def make_sdist(folder: Path, name: str, version: str, setup: str) -> Path:
     """An sdist whose setup.py is this text."""
     path = folder / f"{name}-{version}.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
-        for inner, text in {
-            "setup.py": setup,
-            "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        }.items():
+        for inner, text in {"setup.py": setup, "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"}.items():
             entry = tarfile.TarInfo(f"{name}-{version}/{inner}")
             entry.size = len(text.encode())
             archive.addfile(entry, io.BytesIO(text.encode()))

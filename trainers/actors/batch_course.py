@@ -219,9 +219,7 @@ class BatchCourse:
         for pattern in found.unmatched:
             self._say(f"artifacts: nothing matches {pattern!r}")
         if found.left_out:
-            self._say(
-                f"artifacts: {counted(found.left_out, 'file')} could not be kept (links, pipes, odd names, or too many)"
-            )
+            self._say(f"artifacts: {counted(found.left_out, 'file')} could not be kept (links, pipes, odd names, or too many)")
         self._say(f"artifacts: {counted(len(found.files), 'file')}, {found.total_bytes:,} bytes")
         self._do(self._attempts.collected(slot, gathering.manifest))
 
@@ -294,9 +292,7 @@ class BatchCourse:
             self._ask_to_begin(decision, None)
         else:
             files, size = counted(len(self._saved.files), "file"), self._saved.total_bytes
-            self._ask_to_begin(
-                decision, self._saved, f"TORG_CHECKPOINT_DIR has what was saved: {files}, {size:,} bytes"
-            )
+            self._ask_to_begin(decision, self._saved, f"TORG_CHECKPOINT_DIR has what was saved: {files}, {size:,} bytes")
 
     def _ask_to_begin(self, decision: Begin, saved: Saved | None, further: str = "") -> None:
         """The worker says what this run would say, if it does begin: a run that was replaced may only go on with it."""

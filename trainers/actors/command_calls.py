@@ -144,7 +144,5 @@ class CommandCalls:
                 secrets=self._secrets, way_out=self._way_out, environments=self._environments,
             )  # fmt: skip
             if self._door and self._lease is not None:
-                self._commands.take_sessions(
-                    {**self._door, "lease": self._lease["lease"], "epoch": self._lease["epoch"]}
-                )
+                self._commands.take_sessions({**self._door, "lease": self._lease["lease"], "epoch": self._lease["epoch"]})
         return self._commands

@@ -75,9 +75,7 @@ class CommandDesk:
         self._saver = Saver(self._folder / CHECKPOINT, scratch / BLOCKS)
         self._dismissed = threading.Event()
         self._secrets, self._mask = secrets, Masks(secrets)
-        self._environments = (
-            None if environments is None else Environments(Path(environments["root"]), environments["limit_bytes"])
-        )
+        self._environments = None if environments is None else Environments(Path(environments["root"]), environments["limit_bytes"])
         self._order: EnvironmentOrder | None = None
         self._sessions: SessionHost | None = None
         self._way_out = None if way_out is None else OutwardRules(tuple(way_out["allowed"]), tuple(way_out["denied"]))
@@ -170,11 +168,7 @@ class CommandDesk:
             if order.outcome is not None:
                 while not order.said_all and time.monotonic() < until:
                     time.sleep(LOOK_S)
-                return {
-                    "ok": True,
-                    "number": number,
-                    "outcome": self._fields(order.outcome) if order.said_all else None,
-                }
+                return {"ok": True, "number": number, "outcome": self._fields(order.outcome) if order.said_all else None}
         process = self._process
         assert process is not None
         outcome = process.wait(max(0.0, until - time.monotonic()))

@@ -205,9 +205,7 @@ class Roster:
             return
         figures, signature = {name: answer[name] for name in COUNTS}, answered.get("signature", "")
         if worker.meter_key and not is_signed(worker.meter_key, worker.lease, worker.epoch, figures, signature):
-            self._lose(
-                worker, Gone("bad_contribution", "its meter is not signed by the key that its provider has named")
-            )
+            self._lose(worker, Gone("bad_contribution", "its meter is not signed by the key that its provider has named"))
             return
         now = time.monotonic()
         if worker.based_at is None:
@@ -221,11 +219,8 @@ class Roster:
         changed = reading != worker.reading
         worker.reading = reading
         self._outbox.put_readings(
-            readings=[{**reading, "run_ms": worker.run_ms(now), "signature": signature if worker.meter_key else ""}]
-            if changed
-            else [],
-            evaluated=answer["evaluated"],
-            logs=lines,
+            readings=[{**reading, "run_ms": worker.run_ms(now), "signature": signature if worker.meter_key else ""}] if changed else [],
+            evaluated=answer["evaluated"], logs=lines,
             seen={worker.stream: worker.seen},
         )
 

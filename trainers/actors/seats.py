@@ -94,9 +94,7 @@ class Seats:
         with self._changing:
             there = living_actors()
             taken = self._taken(there)
-            seat = (
-                next((name for name in sorted(there) if self._is_own(name) and name not in taken), None) or self._make()
-            )
+            seat = next((name for name in sorted(there) if self._is_own(name) and name not in taken), None) or self._make()
             self._store.put(seat, job, attempt)
             self._given[seat] = (job, attempt)
             self._tell(seat, job, attempt)

@@ -209,9 +209,7 @@ class _Pip:
         if free_bytes(self._scratch) < LEAST_FREE_BYTES:
             raise BuildTrouble("there is no room for it on this machine's disk")
         if used > most:
-            raise RequirementsRefused(
-                f"the environment takes more than an environment may: {used >> 20} of {most >> 20} MiB"
-            )
+            raise RequirementsRefused(f"the environment takes more than an environment may: {used >> 20} of {most >> 20} MiB")
 
 
 def pinned_of(report: Mapping[str, Any]) -> list[Json]:
@@ -219,11 +217,7 @@ def pinned_of(report: Mapping[str, Any]) -> list[Json]:
     found = []
     for one in report["install"]:
         name, version = one["metadata"]["name"], one["metadata"]["version"]
-        if (
-            one.get("is_direct")
-            or not re.fullmatch(r"[A-Za-z0-9._-]+", name)
-            or not re.fullmatch(r"[A-Za-z0-9.+!_-]+", version)
-        ):
+        if one.get("is_direct") or not re.fullmatch(r"[A-Za-z0-9._-]+", name) or not re.fullmatch(r"[A-Za-z0-9.+!_-]+", version):
             raise RequirementsRefused(f"a package wants {name[:80]} from an address of its own, which is not fetched")
         hashes = (one.get("download_info", {}).get("archive_info") or {}).get("hashes") or {}
         found.append({"name": name, "version": version, "sha256": hashes.get("sha256")})

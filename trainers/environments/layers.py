@@ -40,8 +40,7 @@ class Base:
 def own_base() -> Base:
     """This process's."""
     found = {
-        (re.sub(r"[-_.]+", "-", one.metadata["Name"] or "").lower(), one.version)
-        for one in importlib.metadata.distributions()
+        (re.sub(r"[-_.]+", "-", one.metadata["Name"] or "").lower(), one.version) for one in importlib.metadata.distributions()
     }
     folders = [*site.getsitepackages(), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     libc = " ".join(platform.libc_ver())

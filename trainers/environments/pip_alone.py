@@ -28,11 +28,7 @@ def main(folder: str, parent: int, most_bytes: int, words: Sequence[str]) -> int
     sandbox.die_with_parent(parent)
     if not _find_pip():
         return NO_PIP
-    for which, wanted in (
-        (resource.RLIMIT_DATA, MEMORY_BYTES),
-        (resource.RLIMIT_FSIZE, most_bytes),
-        (resource.RLIMIT_CORE, 1),
-    ):
+    for which, wanted in ((resource.RLIMIT_DATA, MEMORY_BYTES), (resource.RLIMIT_FSIZE, most_bytes), (resource.RLIMIT_CORE, 1)):
         _, hard = resource.getrlimit(which)
         value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(which, (value, value))

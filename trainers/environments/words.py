@@ -16,9 +16,7 @@ _NETWORK: Final = re.compile(
     r"|Could not fetch URL \S+ (?!4(?:04|10) Client)|5\d\d Server Error|4(?!04|10)\d\d Client Error"
     r"|Network is unreachable|timed out"
 )
-_MACHINE: Final = re.compile(
-    r"No space left on device|Permission denied|Read-only file system|Disk quota exceeded|\(constraint\)"
-)
+_MACHINE: Final = re.compile(r"No space left on device|Permission denied|Read-only file system|Disk quota exceeded|\(constraint\)")
 _REQUIREMENTS: Final = re.compile(
     r"No matching distribution found|Could not find a version that satisfies|ResolutionImpossible|conflicting dependencies"
     r"|Invalid requirement|Invalid version|Invalid specifier|THESE PACKAGES DO NOT MATCH THE HASHES|is not a supported wheel"

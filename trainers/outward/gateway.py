@@ -169,9 +169,7 @@ async def _run(listener: socket.socket, judge: Judge) -> None:
     gateway = Gateway(judge)
     server = await asyncio.start_server(gateway.serve, sock=listener, limit=MAX_HEAD_BYTES)
     ended = asyncio.Event()
-    asyncio.get_running_loop().add_reader(
-        sys.stdin.fileno(), ended.set
-    )  # nothing is sent there: it becomes readable at its end
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), ended.set)  # nothing is sent there: it becomes readable at its end
     async with server:
         print("ready", flush=True)  # noqa: T201 - what its parent reads
         await ended.wait()

@@ -56,9 +56,4 @@ def parse(head: bytes) -> Request:
     path = path.partition("#")[0]
     kept = [line for line in lines[1:] if line and not line.lower().startswith((*_DROPPED, b"host:"))]
     first = b"%s %s HTTP/1.1" % (method, (path if path.startswith("/") else "/" + path).encode("ascii"))
-    return Request(
-        host,
-        port,
-        False,
-        b"\r\n".join([first, b"Host: " + authority.encode("ascii"), *kept, b"Connection: close", b"", b""]),
-    )
+    return Request(host, port, False, b"\r\n".join([first, b"Host: " + authority.encode("ascii"), *kept, b"Connection: close", b"", b""]))

@@ -28,9 +28,7 @@ _METADATA: Final = {
     ipaddress.ip_address("100.100.100.200"): "the cloud's metadata",
 }
 _NAT64: Final = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
-_TARGET: Final = re.compile(
-    r"(?:\[(?P<v6>[0-9A-Fa-f:.]{2,64})\]|(?P<host>[A-Za-z0-9._-]{1,253}))(?::(?P<port>[0-9]{1,5}))?"
-)
+_TARGET: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]{2,64})\]|(?P<host>[A-Za-z0-9._-]{1,253}))(?::(?P<port>[0-9]{1,5}))?")
 
 
 class BadTarget(ValueError):

@@ -38,7 +38,9 @@ def frame(kind: int, payload: bytes = b"") -> bytes:
 
 def frames(kind: int, data: bytes) -> bytes:
     """Data of any length, as frames of one type."""
-    return b"".join(frame(kind, data[at : at + MAX_PAYLOAD_BYTES]) for at in range(0, len(data), MAX_PAYLOAD_BYTES))
+    return b"".join(
+        frame(kind, data[at : at + MAX_PAYLOAD_BYTES]) for at in range(0, len(data), MAX_PAYLOAD_BYTES)
+    )
 
 
 class Reader:

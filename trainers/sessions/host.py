@@ -90,9 +90,7 @@ class SessionHost:
                 for one in answer["sessions"]:
                     if one["id"] not in self._taken:
                         self._taken.add(one["id"])
-                        threading.Thread(
-                            target=self._serve, args=(one["id"], one["order"]), name="session", daemon=True
-                        ).start()
+                        threading.Thread(target=self._serve, args=(one["id"], one["order"]), name="session", daemon=True).start()
 
     def _serve(self, id: str, order: Json) -> None:
         door = self._door

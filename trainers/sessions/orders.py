@@ -10,7 +10,7 @@ from trainers.spawning import Place
 
 Json = dict[str, Any]
 
-SHELL = "if command -v bash >/dev/null 2>&1; then exec bash --norc --noprofile -i; else exec sh -i; fi"
+SHELL = 'if command -v bash >/dev/null 2>&1; then exec bash --norc --noprofile -i; else exec sh -i; fi'
 
 
 def message_of(order: Mapping[str, Any], place: Place) -> Json:

@@ -29,22 +29,11 @@ async def billing(
 
 @router.get("/prices")
 async def prices(
-    services: Has,
-    caller: Someone,
-    gpu: Text = None,
-    region: Text = None,
-    since: Text = None,
-    until: Text = None,
+    services: Has, caller: Someone, gpu: Text = None, region: Text = None, since: Text = None, until: Text = None,
     points: Annotated[int, Query(ge=0, le=MOST_POINTS)] = 0,
 ) -> dict[str, Any]:
     """What was asked and paid for a GPU-hour, by model and region; the same for every member, and without names."""
-    params = {
-        "gpu": None if gpu is None else listed_name(gpu),
-        "region": region,
-        "since": since,
-        "until": until,
-        "points": points,
-    }
+    params = {"gpu": None if gpu is None else listed_name(gpu), "region": region, "since": since, "until": until, "points": points}
     return await services.books.ask("prices", caller, services.desk.records, params)
 
 
@@ -76,9 +65,7 @@ async def provenance(services: Has, caller: Someone, job: str) -> dict[str, Any]
 
 @router.get("/log")
 async def log_head(
-    services: Has,
-    caller: Someone,
-    old: Annotated[int | None, Query(ge=1)] = None,
+    services: Has, caller: Someone, old: Annotated[int | None, Query(ge=1)] = None,
     new: Annotated[int | None, Query(ge=1)] = None,
 ) -> dict[str, Any]:
     """A signed head of the market's log; with `old`, also the proof that it begins with what it was at that size."""

@@ -37,9 +37,7 @@ async def open_dispute(
     """Object to what one of the job's leases was charged; the same id again is answered as before."""
     job_for(services, caller, job)
     fields = body.model_dump(exclude={"id"})
-    return settle(
-        *await services.ask(OpenDispute(id=id_of(body.id, idempotency_key), job=job, by=caller.name, **fields))
-    )
+    return settle(*await services.ask(OpenDispute(id=id_of(body.id, idempotency_key), job=job, by=caller.name, **fields)))
 
 
 @router.post("/disputes/{dispute}/decide")

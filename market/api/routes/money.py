@@ -49,11 +49,7 @@ async def correct(
 ) -> JSONResponse:
     """Reverse a booked deposit, payout, charge or fee, or a part of it, with a reason; the same id again is answered."""
     command = CorrectTransfer(
-        id=id_of(body.id, idempotency_key),
-        transfer=body.transfer,
-        amount_nanos=body.amount_nanos,
-        reason=body.reason,
-        by=caller.name,
+        id=id_of(body.id, idempotency_key), transfer=body.transfer, amount_nanos=body.amount_nanos, reason=body.reason, by=caller.name
     )
     return settle(*await services.ask(command))
 

@@ -29,14 +29,7 @@ from market.owner_terms import OwnerTerms
 router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["offers"])
 
 Wait = Annotated[float, Query(ge=0, le=60)]
-_OWNERS_ONLY: Final[dict[str, Any]] = {
-    "leases": [],
-    "earned_nanos": None,
-    "allow": [],
-    "deny": [],
-    "own": [],
-    "measure": None,
-}
+_OWNERS_ONLY: Final[dict[str, Any]] = {"leases": [], "earned_nanos": None, "allow": [], "deny": [], "own": [], "measure": None}
 
 
 @router.get("/offers")
@@ -67,15 +60,9 @@ async def place_offer(
         versions=body.versions,
         by=caller.name,
         terms=OwnerTerms(
-            notice_ms=body.notice_ms,
-            until_ms=body.until_ms,
-            network=body.network,
-            environments=body.environments,
-            prices=tuple((one.hours, one.price_nanos_per_gpu_hour) for one in body.prices),
-            zone=body.zone,
-            allow=tuple(body.allow),
-            deny=tuple(body.deny),
-            own=tuple(body.own),
+            notice_ms=body.notice_ms, until_ms=body.until_ms, network=body.network, environments=body.environments,
+            prices=tuple((one.hours, one.price_nanos_per_gpu_hour) for one in body.prices), zone=body.zone,
+            allow=tuple(body.allow), deny=tuple(body.deny), own=tuple(body.own),
             max_units_per_customer=body.max_units_per_customer,
             max_unit_ms_per_customer_day=body.max_unit_ms_per_customer_day,
         ),
@@ -163,11 +150,7 @@ def _for_others(caller: Caller, offer: dict[str, Any]) -> dict[str, Any]:
     `for_you`: whether this caller may rent it, and nothing of why; `yours`: whether it names this caller as its owner.
     """
     lets = OwnerTerms.of_json({name: offer[name] for name in ("allow", "deny", "own")}).lets(caller.name)
-    return (
-        offer
-        | _OWNERS_ONLY
-        | {"held": offer["held"] | {"why": ""}, "for_you": lets, "yours": caller.name in offer["own"]}
-    )
+    return offer | _OWNERS_ONLY | {"held": offer["held"] | {"why": ""}, "for_you": lets, "yours": caller.name in offer["own"]}
 
 
 def _may_know(caller: Caller, offer: dict[str, Any]) -> bool:

@@ -18,12 +18,7 @@ router = APIRouter(prefix="/v1/probe", tags=["offers"])
 @router.get(
     "",
     response_class=StreamingResponse,
-    responses={
-        200: {
-            "description": "Zeros",
-            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-        }
-    },
+    responses={200: {"description": "Zeros", "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}},
 )
 async def get(_: Lessor, size: Annotated[int, Query(ge=0, le=PROBE_BYTES)] = 0) -> StreamingResponse:
     """`size` zero bytes, 4 MiB at most."""

@@ -151,12 +151,8 @@ def _running_lease(services: Services, job: dict[str, Any]) -> dict[str, Any]:
     active = [one for one in directive.get("leases", ()) if one["state"] == "active"]
     if job["state"] == "running" and active:
         return dict(active[-1])
-    remedy = (
-        "see torg result for what it left" if job["state"] in ("done", "failed", "cancelled") else "wait until it runs"
-    )
-    raise Problem(
-        409, "not_running", f"{job['id']} is {job['state']}: no machine runs it now", field="job", remedy=remedy
-    )
+    remedy = "see torg result for what it left" if job["state"] in ("done", "failed", "cancelled") else "wait until it runs"
+    raise Problem(409, "not_running", f"{job['id']} is {job['state']}: no machine runs it now", field="job", remedy=remedy)
 
 
 def _note(services: Services, job: str, line: Line) -> None:
