@@ -1,175 +1,206 @@
-"""The matching engine beside the baselines, on the same book, in one process.
+"""Every promise of the matching engine in one line: `torg clear` at each size and load, beside the baselines on the same books.
 
-    python -m benchmarks.clearing --offers 1000 --jobs 300 --load 1 --highs 60 --json
-    python -m benchmarks.clearing --offers 10000 --jobs 3000 --load 3 --json
+    python -m benchmarks.clearing --json
+    python -m benchmarks.clearing --sizes 1000,10000 --loads 1 --highs 0 --no-new-bid
 
-Welfare as a share of the Lagrangian bound. `akash`: jobs in order of arrival, each on the one cheapest offer that has
-room; `arrival`, `limit`, `value`: greedy, jobs by arrival, by price limit, by limit × hours, each on the cheapest
-seats, of several offers if need be; `highs`: scipy's milp for so many seconds. Seconds are of clearing a book that is in
-memory, with compiled loops in numba's cache, from cold: without prices of an earlier clearing. The engine has one
-thread; CPU seconds say what it takes where other work runs beside it.
+Each figure is of `torg clear` in a process of its own on files (benchmarks/clearing_books.py), with the compiled loops in numba's
+cache on disk. `clear`: its `clear_ms`, from the tables in memory to the seats, from cold; `whole`: the process from its start to
+its end, reading, loading and writing included. `again`: half a percent of offers and of jobs went and as many others came, from
+the memory of the clearing before. Welfare is a share of the least Lagrangian bound that any run on the same book proved; no
+clearing can have more, so it is a share of the optimum or less. One new bid: benchmarks/new_bid.py, with as many offers as the
+largest book.
+
+Targets are judged by the clock on the wall; `targets_by_cpu` judges the same by seconds of CPU (the engine has one thread), which
+is what is left to say where other work runs beside it.
 """
 
 from __future__ import annotations
 
-import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import numpy as np
+from benchmarks.clearing_baselines import akash, greedies, highs
+from benchmarks.clearing_books import Rows, rows_of
+from benchmarks.report import Target, finish, parser, say
+from market.engine.book import book_of
+from market.engine.columns import JOB_COLUMNS, OFFER_COLUMNS, jobs_of, offers_of
 
-from benchmarks.clearing_books import book, rows_of
-from benchmarks.report import Target, finish, parser
-from market.engine.book import Book, book_of
-from market.engine.columns import JOB_COLUMNS, NANOS, OFFER_COLUMNS, jobs_of, offers_of
-from market.engine.memory import Memory
-from market.engine.solve import by_value, default_budget, greedy, solve, warm_up
-
-
-def akash(made: Book, order: list[int]) -> float:
-    """Dollars of welfare where each job takes the one cheapest offer that has room for its least."""
-    arrays, free, welfare = made.arrays, made.arrays.offer["gpus"].copy(), 0.0
-    for job in order:
-        places = candidates(made, job)
-        places = places[free[places] >= arrays.job["least"][job]]
-        if len(places):
-            offer = places[np.argmin(arrays.offer["price"][places])]
-            gpus = min(free[offer], arrays.job["most"][job])
-            free[offer] -= gpus
-            welfare += gpus * arrays.job["hours"][job] * (arrays.job["limit"][job] - arrays.offer["price"][offer])
-    return welfare / NANOS**2
+BEYOND_SECONDS = 3.0
+"""How much longer than its clearing a whole process may take."""
+NEW_BID_MS = 5.0
 
 
-def candidates(made: Book, job: int) -> np.ndarray:
-    """Places of the offers that a job may use."""
-    wish, offer, buckets = made.arrays.job[job], made.arrays.offer, made.arrays.bucket
-    own = buckets[made.arrays.lists["bucket"][wish["list_first"] : wish["list_last"]]]
-    places = np.concatenate([np.zeros(0, dtype=np.int64)] + [np.arange(one["first"], one["last"]) for one in own])
-    good = (
-        (offer["price"][places] <= wish["limit"])
-        & (offer["reliability"][places] >= wish["reliability_min"])
-        & (offer["max_hours"][places] >= wish["hours"])
-        & (offer["available"][places] + wish["hours"] <= wish["deadline"])
-        & (offer["interconnect"][places] >= wish["interconnect_min"])
-    )
-    return places[good]
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large a book is and what is promised of it.
+
+    Args:
+        cold: (budget in million looks, least share of the bound, most seconds); no share: better than every greedy order.
+        bound_budget: of a longer run that only proves a bound; 0 for none.
+        again: most seconds of a clearing from memory, which must reach 98 % of the bound; None: nothing is promised.
+    """
+
+    offers: int
+    jobs: int
+    cold: tuple[tuple[int, float | None, float], ...]
+    bound_budget: int = 0
+    again: float | None = None
 
 
-def highs(made: Book, seconds: float) -> tuple[float, float]:
-    """(welfare in dollars, HiGHS' own bound) of scipy's milp: counts per pair, one or several choices of region per job."""
-    from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import csr_array
-
-    arrays = made.arrays
-    region = arrays.bucket["region"][arrays.offer["bucket"]]
-    worth: list[float] = []
-    upper: list[float] = []
-    cells: list[tuple[int, int, float]] = []
-    row, tops = len(arrays.offer), [float(one) for one in arrays.offer["gpus"]]
-    for job in range(len(arrays.job)):
-        places = candidates(made, job)
-        groups = (
-            [places[region[places] == one] for one in np.unique(region[places])]
-            if made.jobs.same_region[made.job_rows[job]]
-            else [places]
-        )
-        choice = row
-        row, tops = row + 1, [*tops, 1.0]
-        for group in groups:
-            if arrays.offer["gpus"][group].sum() < arrays.job["least"][job]:
-                continue
-            chosen = len(worth)
-            worth.append(0.0)
-            upper.append(1.0)
-            cells += [
-                (choice, chosen, 1.0),
-                (row, chosen, -float(arrays.job["most"][job])),
-                (row + 1, chosen, float(arrays.job["least"][job])),
-            ]
-            for offer in group:
-                cells += [(int(offer), len(worth), 1.0), (row, len(worth), 1.0), (row + 1, len(worth), -1.0)]
-                worth.append(
-                    -arrays.job["hours"][job] * (arrays.job["limit"][job] - arrays.offer["price"][offer]) / NANOS**2
-                )
-                upper.append(float(min(arrays.offer["gpus"][offer], arrays.job["most"][job])))
-            row, tops = row + 2, [*tops, 0.0, 0.0]
-    rows, columns, values = zip(*cells, strict=True)
-    matrix = csr_array((values, (rows, columns)), shape=(row, len(worth)))
-    found = milp(
-        worth, integrality=np.ones(len(worth)), bounds=Bounds(0, upper),
-        constraints=LinearConstraint(matrix, -np.inf, tops), options={"time_limit": seconds},
-    )  # fmt: skip
-    bound = -found.mip_dual_bound if found.mip_dual_bound is not None else float("nan")
-    return (-found.fun if found.x is not None else 0.0), bound
+SIZES = (
+    Size(1_000, 300, ((7, 0.99, 0.3),), bound_budget=60),
+    Size(10_000, 3_000, ((40, 0.965, 1.0), (179, 0.985, 10.0)), again=0.1),
+    Size(100_000, 10_000, ((250, None, 10.0),), again=1.0),
+)
 
 
-def again(chosen: argparse.Namespace, memory: Memory, budget: int) -> dict[str, float]:
-    """Half a percent of the offers and of the jobs go and others come: what a clearing from memory takes and reaches."""
-    before = rows_of(chosen.offers, chosen.jobs, chosen.load, chosen.seed)
-    new = rows_of(chosen.offers, chosen.jobs, chosen.load, chosen.seed + 1)
-    tables = [
-        [*old[len(old) // 200 :], *(["new" + row[0], *row[1:]] for row in fresh[: len(old) // 200])]
-        for old, fresh in zip(before, new, strict=True)
-    ]
-    offers, jobs = offers_of(OFFER_COLUMNS, tables[0]), jobs_of(JOB_COLUMNS, tables[1])
-    begun, used = time.perf_counter(), time.process_time()
-    changed = book_of(offers, jobs)
-    done = solve(changed, budget=0, memory=memory)
-    taken, cpu = time.perf_counter() - begun, time.process_time() - used
-    bound = solve(changed, budget=budget, bound=True, memory=memory).bound_nanos or 1
-    return {"again_seconds": taken, "again_cpu_seconds": cpu, "again_share": done.welfare_nanos / bound}
+def changed(before: Rows, fresh: Rows) -> Rows:
+    """Half a percent of the rows went and as many others came, so that a percent of the book has changed."""
+    count = len(before) // 200
+    return [*before[count:], *(["new" + row[0], *row[1:]] for row in fresh[:count])]
+
+
+class Files:
+    """Tables in a folder, and `torg clear` on them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, name: str, tables: Sequence[Rows]) -> None:
+        for kind, columns, rows in zip(("offers", "jobs"), (OFFER_COLUMNS, JOB_COLUMNS), tables, strict=True):
+            with (self.folder / f"{name}-{kind}.csv").open("w", newline="") as file:
+                csv.writer(file).writerows([columns, *rows])
+
+    def clear(self, name: str, *options: str, runs: int = 1) -> dict[str, float]:
+        """Median over `runs` processes of what each took, and the dollars that the last one reached."""
+        each = [self._once(name, options) for _ in range(runs)]
+        return {key: statistics.median(one[key] for one in each) for key in each[-1]}
+
+    def _once(self, name: str, options: Sequence[str]) -> dict[str, float]:
+        tables = [str(self.folder / f"{name}-{kind}.csv") for kind in ("offers", "jobs")]
+        out = self.folder / "out.json"
+        begun = time.perf_counter()
+        with out.open("w") as file:
+            started = subprocess.Popen([sys.executable, "-m", "cli", "clear", *tables, "--json", *options], stdout=file)
+            _, status, used = os.wait4(started.pid, 0)
+        whole = time.perf_counter() - begun
+        started.returncode = os.waitstatus_to_exitcode(status)
+        assert started.returncode == 0, f"torg clear ended with {started.returncode}"
+        told = json.loads(out.read_text())
+        return {
+            "clear_seconds": told["clear_ms"] / 1000, "clear_cpu_seconds": told["clear_cpu_ms"] / 1000, "whole_seconds": whole,
+            "whole_cpu_seconds": used.ru_utime + used.ru_stime, "load_seconds": told["load_ms"] / 1000,
+            "read_seconds": told["read_ms"] / 1000, "welfare_usd": told["welfare_usd"], "bound_usd": told.get("bound_usd", 0.0),
+        }  # fmt: skip
+
+
+@dataclass
+class Report:
+    """Cases in the order in which they were measured, and what was promised of them."""
+
+    cases: list[dict[str, Any]]
+    targets: dict[str, Target]
+    by_cpu: dict[str, Target]
+
+    def promise(self, name: str, case: Mapping[str, Any], seconds: float, share: float | None) -> None:
+        for into, kind in ((self.targets, ""), (self.by_cpu, "cpu_")):
+            clear, whole = case[f"clear_{kind}seconds"], case[f"whole_{kind}seconds"]
+            into[f"{name}_seconds"] = Target(clear, seconds)
+            into[f"{name}_beyond_clear_seconds"] = Target(whole - clear, BEYOND_SECONDS)
+            if share is not None:
+                into[f"{name}_of_bound"] = Target(case["of_bound"], share, at_most=False)
+            elif "greedy" in case:
+                into[f"{name}_to_greedy"] = Target(case["of_bound"] / case["greedy"], 1.0, at_most=False)
+
+
+def measure(files: Files, size: Size, load: float, seed: int, runs: int, highs_seconds: float, report: Report) -> None:
+    """The cold clearings of one book, the baselines on it, and the clearing after one percent of it has changed."""
+    before = rows_of(size.offers, size.jobs, load, seed)
+    files.write("book", before)
+    memory = files.folder / "memory.json"
+    memory.unlink(missing_ok=True)
+    name, about = f"{size.offers}x{size.jobs}_load{load:g}", {"offers": size.offers, "jobs": size.jobs, "load": load}
+    budgets = [budget for budget, _, _ in size.cold]
+    cold = [files.clear("book", "--bound", "--budget", str(budget), runs=runs) for budget in budgets]
+    files.clear("book", "--budget", str(budgets[0]), "--memory", str(memory))
+    bounds = [one["bound_usd"] for one in cold]
+    if size.bound_budget:
+        bounds.append(files.clear("book", "--bound", "--budget", str(size.bound_budget))["bound_usd"])
+    made = book_of(offers_of(OFFER_COLUMNS, before[0]), jobs_of(JOB_COLUMNS, before[1]))
+    orders = greedies(made)
+    baselines = {"akash": akash(made, sorted(range(size.jobs), key=made.job_rows.__getitem__)), "greedy": max(orders.values())}
+    baselines |= {f"greedy_by_{order}": dollars for order, dollars in orders.items()}
+    if highs_seconds:
+        baselines["highs"] = highs(made, highs_seconds)[0]
+    shares = {key: dollars / min(bounds) for key, dollars in baselines.items()}
+    for one, (budget, share, seconds) in zip(cold, size.cold, strict=True):
+        case = about | {"from": "cold", "budget": budget} | one | {"of_bound": one["welfare_usd"] / min(bounds)} | shares
+        report.cases.append(case)
+        report.promise(f"{name}_budget{budget}", case, seconds, share)
+    if size.again is not None:
+        fresh = rows_of(size.offers, size.jobs, load, seed + 1)
+        files.write("changed", [changed(old, new) for old, new in zip(before, fresh, strict=True)])
+        kept = memory.read_text()
+        each = []
+        for _ in range(runs):
+            memory.write_text(kept)
+            each.append(files.clear("changed", "--budget", "0", "--memory", str(memory)))
+        one = {key: statistics.median(every[key] for every in each) for key in each[0]}
+        memory.write_text(kept)
+        bound = files.clear("changed", "--bound", "--budget", str(budgets[0]), "--memory", str(memory))["bound_usd"]
+        case = about | {"from": "memory", "budget": 0} | one | {"bound_usd": bound, "of_bound": one["welfare_usd"] / bound}
+        report.cases.append(case)
+        report.promise(f"{name}_again", case, size.again, 0.98)
+
+
+def new_bid(offers: int, seed: int, report: Report) -> dict[str, float]:
+    """The figures of benchmarks/new_bid.py."""
+    line = [sys.executable, "-m", "benchmarks.new_bid", "--offers", str(offers), "--seed", str(seed), "--json"]
+    ran = subprocess.run(line, stdout=subprocess.PIPE, check=False)
+    figures: dict[str, float] = json.loads(ran.stdout)["figures"]
+    for into, kind in ((report.targets, ""), (report.by_cpu, "cpu_")):
+        into["new_bid_ms_p99"] = Target(figures[f"answer_{kind}ms_p99"], NEW_BID_MS)
+    return figures
 
 
 def main() -> int:
     arguments = parser(__doc__)
-    arguments.add_argument("--offers", type=int, default=1_000)
-    arguments.add_argument("--jobs", type=int, default=300)
-    arguments.add_argument("--load", type=float, default=1.0, help="GPUs wanted over GPUs offered")
+    arguments.add_argument("--sizes", default="1000,10000,100000", help="offers of the books to clear")
+    arguments.add_argument("--loads", default="1,3", help="GPUs wanted over GPUs offered")
     arguments.add_argument("--seed", type=int, default=1)
-    arguments.add_argument("--budget", type=int, action="append", help="million looks; may be given again")
-    arguments.add_argument("--bound-budget", type=int, default=0, help="a longer run, for a better bound to divide by")
-    arguments.add_argument("--highs", type=float, default=0.0, help="seconds for HiGHS; 0 for none")
+    arguments.add_argument("--runs", type=int, default=3, help="processes of which the median counts")
+    arguments.add_argument("--highs", type=float, default=60.0, help="seconds for HiGHS on the smallest book; 0 for none")
+    arguments.add_argument("--no-new-bid", action="store_true", help="do not measure one new bid")
     chosen = arguments.parse_args()
-    warm_up()
-    made = book(chosen.offers, chosen.jobs, chosen.load, chosen.seed)
-    arrays = made.arrays
-    figures: dict[str, float] = {"offers": chosen.offers, "jobs": chosen.jobs, "load": chosen.load, "seed": chosen.seed}
-    figures |= {"gpus_offered": float(arrays.offer["gpus"].sum()), "gpus_wanted": float(arrays.job["most"].sum())}
-    dollars: dict[str, float] = {}
-    bounds: list[float] = []
-    budgets = chosen.budget or [default_budget(arrays)]
-    for budget in [*budgets, *([chosen.bound_budget] if chosen.bound_budget else [])]:
-        begun, used = time.perf_counter(), time.process_time()
-        done = solve(made, budget=budget, bound=True)
-        figures[f"engine_{budget}_seconds"] = time.perf_counter() - begun
-        figures[f"engine_{budget}_cpu_seconds"] = time.process_time() - used
-        dollars[f"engine_{budget}"] = done.welfare_nanos / NANOS
-        figures[f"bound_{budget}_usd"] = (done.bound_nanos or 0) / NANOS
-        bounds.append((done.bound_nanos or 0) / NANOS)
-    figures |= again(chosen, done.memory, budgets[0])
-    arrival = np.argsort(made.job_rows)
-    orders = {"arrival": arrival, "limit": np.argsort(-arrays.job["limit"], kind="stable"), "value": by_value(arrays)}
-    for name, order in orders.items():
-        begun = time.perf_counter()
-        dollars[name] = greedy(made, order).welfare_nanos / NANOS
-        figures[f"{name}_seconds"] = time.perf_counter() - begun
+    wanted = {int(one) for one in chosen.sizes.split(",")}
+    report = Report([], {}, {})
     begun = time.perf_counter()
-    dollars["akash"] = akash(made, arrival.tolist())
-    figures["akash_seconds"] = time.perf_counter() - begun
-    if chosen.highs:
-        begun = time.perf_counter()
-        dollars["highs"], figures["highs_bound_usd"] = highs(made, chosen.highs)
-        figures["highs_seconds"] = time.perf_counter() - begun
-    bound = min(bounds)
-    figures["bound_usd"] = bound
-    for name, welfare in dollars.items():
-        figures[f"{name}_usd"], figures[f"{name}_share"] = welfare, welfare / bound
-    engine = dollars[f"engine_{budgets[0]}"]
-    for name in ("akash", "arrival", "limit", "value", *(["highs"] if chosen.highs else [])):
-        figures[f"engine_to_{name}"] = engine / dollars[name]
-    targets = {"engine_to_value": Target(figures["engine_to_value"], 1.0, at_most=False)}
-    if chosen.highs:
-        targets["engine_to_highs"] = Target(figures["engine_to_highs"], 0.99, at_most=False)
-    return finish(figures, targets, chosen.json)
+    with tempfile.TemporaryDirectory() as folder:
+        files = Files(Path(folder))
+        files.write("warm", rows_of(40, 20, 3.0, 1))
+        files.clear("warm")  # the first run compiles
+        for size in SIZES:
+            for load in map(float, chosen.loads.split(",")):
+                if size.offers in wanted:
+                    measure(files, size, load, chosen.seed, chosen.runs, chosen.highs if size.offers == 1_000 else 0.0, report)
+                    say(chosen.json, f"{size.offers:,} × {size.jobs:,} at load {load:g} after {time.perf_counter() - begun:.0f} s")
+    bid = {} if chosen.no_new_bid else new_bid(max(wanted), chosen.seed, report)
+    figures = {f"new_bid_{name}": value for name, value in bid.items()}
+    figures |= {name: target.value for name, target in report.targets.items()}
+    by_cpu = {name: {"value": one.value, "target": one.bound, "ok": one.ok} for name, one in report.by_cpu.items()}
+    load_average = list(os.getloadavg())
+    also = {"cases": report.cases, "targets_by_cpu": by_cpu, "load_average": load_average, "cores": os.cpu_count()}
+    return finish(figures, report.targets, chosen.json, also)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from market.book import OrderBook
 from market.orders import Bid, Offer, Requirements
-from market.price_rules import ClassPrice, price
+from market.price_rules import ASK, ClassPrice, price
 
 if TYPE_CHECKING:
     from market.engine.columns import Jobs, Offers
@@ -21,6 +21,8 @@ def priced(
     rule: str, offers: Offers, jobs: Jobs, rows: Sequence[Row]
 ) -> tuple[dict[tuple[int, int], int], frozenset[int], tuple[ClassPrice, ...]]:
     """Nano-dollars per GPU-hour of each (job, offer); rows of the jobs that no single price suited; what traded."""
+    if rule == ASK:
+        return {(job, offer): offers.price_nanos[offer] for job, offer, _ in rows}, frozenset(), _traded_at_asks(offers, rows)
     job_row = {name: row for row, name in enumerate(jobs.ids)}
     offer_row = {name: row for row, name in enumerate(offers.ids)}
     listed = [
@@ -57,3 +59,15 @@ def priced(
         for seat, at in zip(seats[job], own, strict=True)
     }
     return prices, frozenset(job_row[job] for job in found.given_up), found.classes
+
+
+def _traded_at_asks(offers: Offers, rows: Sequence[Row]) -> tuple[ClassPrice, ...]:
+    """What the price rules say of classes where everybody is paid the ask, without a live book of all offers."""
+    found: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for _, offer, gpus in rows:
+        if offers.price_nanos[offer]:
+            found.setdefault((offers.gpu[offer], offers.region[offer]), []).append((offers.price_nanos[offer], gpus))
+    return tuple(
+        ClassPrice(gpu, region, max(seats)[0], sum(gpus for _, gpus in seats), min(seats)[0], max(seats)[0])
+        for (gpu, region), seats in sorted(found.items())
+    )

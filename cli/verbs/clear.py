@@ -63,10 +63,10 @@ def clear(
     warm_up()
     load_ms = _ms(begun)
     before = None if memory is None else read_memory(memory)
-    begun = time.perf_counter()
+    begun, used = time.perf_counter(), time.thread_time()
     book = book_of(offered, wanted, Fairness(weights, ageing_nanos))
     cleared = solve(book, budget=budget, seed=seed, bound=bound, memory=before)
-    times = {"read_ms": read_ms, "load_ms": load_ms, "clear_ms": _ms(begun)}
+    times = {"read_ms": read_ms, "load_ms": load_ms, "clear_ms": _ms(begun), "clear_cpu_ms": round((time.thread_time() - used) * 1000, 1)}
     told = _document(book, cleared, price_rule) | {"price_rule": price_rule, "budget": cleared.budget, "seed": seed} | times
     if not book.fairness.plain:
         plain = solve(book_of(offered, wanted), budget=budget, seed=seed, memory=before)
@@ -115,9 +115,7 @@ def _check_options(price_rule: str, budget: int | None, seed: int) -> None:
 
 
 def _document(book: "Book", cleared: "Cleared", rule: str) -> dict[str, Any]:
-    from market.engine.book import value_nanos
     from market.engine.reasons import reasons
-    from market.engine.waits import waits_of
     from market.file_prices import priced
 
     offers, jobs = book.offers, book.jobs
@@ -126,10 +124,7 @@ def _document(book: "Book", cleared: "Cleared", rule: str) -> dict[str, Any]:
     served = {job for job, _, _ in rows}
     rows = [row for row in rows if row[0] not in given_up]
     left = [row for row in range(len(jobs.ids)) if row not in served]
-    seats: dict[int, list[tuple[int, int]]] = {}
-    for job, offer, gpus in rows:
-        seats.setdefault(job, []).append((offer, gpus))
-    welfare = sum(value_nanos(book, job, own) for job, own in seats.items())
+    welfare = _welfare_nanos(book, rows) if given_up else cleared.welfare_nanos
     told: dict[str, Any] = {
         "matches": [
             {"job": jobs.ids[job], "offer": offers.ids[offer], "gpus": gpus, "usd_per_gpu_hour": _usd(prices[job, offer])}
@@ -143,15 +138,26 @@ def _document(book: "Book", cleared: "Cleared", rule: str) -> dict[str, Any]:
             {"gpu": one.gpu, "region": one.region, "gpus": one.gpus, "usd_per_gpu_hour": _usd(one.price_nanos_per_gpu_hour)}
             for one in classes
         ],
-        "welfare_usd": _usd(welfare // 1_000_000_000),
-        "welfare_nanos": welfare // 1_000_000_000,
+        "welfare_usd": _usd(welfare),
+        "welfare_nanos": welfare,
     }  # fmt: skip
-    waits = waits_of(jobs, seats.keys())
-    if waits is not None:
-        told["waited"] = waits
+    if any(jobs.waited):
+        from market.engine.waits import waits_of
+
+        told["waited"] = waits_of(jobs, served - given_up)
     if cleared.bound_nanos is not None:
         told |= {"bound_usd": _usd(cleared.bound_nanos), "bound_nanos": cleared.bound_nanos}
     return told
+
+
+def _welfare_nanos(book: "Book", rows: list[tuple[int, int, int]]) -> int:
+    """Of what is left of the seats."""
+    from market.engine.book import value_nanos
+
+    seats: dict[int, list[tuple[int, int]]] = {}
+    for job, offer, gpus in rows:
+        seats.setdefault(job, []).append((offer, gpus))
+    return sum(value_nanos(book, job, own) for job, own in seats.items()) // 1_000_000_000
 
 
 def _usd(nanos: int) -> float:

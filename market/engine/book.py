@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ class Fairness:
 PLAIN = Fairness()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Book:
     """`offer_rows` and `job_rows` say which row of the tables stands at each place of the arrays.
 
@@ -64,6 +65,16 @@ class Book:
     job_rows: Wholes
     buckets: tuple[tuple[str, str, int], ...]
     fairness: Fairness = PLAIN
+
+    @cached_property
+    def offer_ids(self) -> list[str]:
+        """At the places of the arrays."""
+        return [self.offers.ids[row] for row in self.offer_rows.tolist()]
+
+    @cached_property
+    def job_ids(self) -> list[str]:
+        """At the places of the arrays."""
+        return [self.jobs.ids[row] for row in self.job_rows.tolist()]
 
 
 def book_of(offers: Offers, jobs: Jobs, fairness: Fairness = PLAIN) -> Book:
@@ -80,7 +91,10 @@ def book_of(offers: Offers, jobs: Jobs, fairness: Fairness = PLAIN) -> Book:
     order, of_offers = offer_arrays(bucket, region_of, ranks(offers.ids), columns)
     job_order = wholes(sorted(range(len(jobs.ids)), key=jobs.ids.__getitem__))
     signature, signatures = _signatures(jobs, job_order.tolist(), memories)
-    of_groups, places = group_arrays([groups_of(buckets, one) for one in signatures])
+    by_model: dict[str, list[int]] = {}
+    for place, (_, gpu, _) in enumerate(buckets):
+        by_model.setdefault(gpu, []).append(place)
+    of_groups, places = group_arrays([groups_of(buckets, by_model, one) for one in signatures])
     of_jobs, curves = _job_columns(jobs, job_order, fairness)
     arrays = Arrays(**of_offers, **of_groups, **job_arrays(signature, places, of_jobs, curves))
     return Book(offers, jobs, arrays, order, job_order, buckets, fairness)
@@ -112,14 +126,18 @@ def _signatures(jobs: Jobs, rows: list[int], memories: list[float]) -> tuple[Who
     return wholes(found), list(known)
 
 
-def groups_of(buckets: tuple[tuple[str, str, int], ...], signature: Signature) -> list[Group]:
+def groups_of(
+    buckets: tuple[tuple[str, str, int], ...], by_model: Mapping[str, Sequence[int]], signature: Signature
+) -> list[Group]:
     """The groups of buckets of one signature: one, or one for each region, for each model that has a speed, or for both."""
     models, regions, memory, same_region, speeds = signature
-    named, wanted, rows = frozenset(models), frozenset(regions), {name: row for row, name in enumerate(speeds)}
+    named, rows = frozenset(models or by_model), {name: row for row, name in enumerate(speeds)}
+    if rows:
+        named &= rows.keys()
     found: dict[tuple[str, int], list[int]] = {}
-    for place, (region, gpu, has) in enumerate(buckets):
-        fits = (not named or gpu in named) and (not wanted or region in wanted) and has >= memory
-        if fits and (not rows or gpu in rows):
+    for place in sorted(place for name in named for place in by_model.get(name, ())):
+        region, gpu, has = buckets[place]
+        if (not regions or region in regions) and has >= memory:
             found.setdefault((region if same_region else "", rows.get(gpu, 0)), []).append(place)
     return [Group(tuple(places), row) for (_, row), places in sorted(found.items())]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -69,6 +70,22 @@ else:
             yield
         finally:
             numba.config.CACHE_DIR = before
+
+    @contextmanager
+    def _without(*names: str) -> Iterator[None]:
+        """These modules cannot be imported meanwhile, where they have not been."""
+        new = [name for name in names if name not in sys.modules]
+        sys.modules.update(dict.fromkeys(new))
+        try:
+            yield
+        finally:
+            for name in new:
+                del sys.modules[name]
+
+    # numba looks for a BLAS for convolutions and for C functions to call: 0.3 s, and the loops have neither.
+    with _without("scipy.linalg.cython_blas", "cffi"):
+        import numba.core.typing.cffi_utils
+        import numba.np.arraymath
 
     def compiled(function):
         if _CACHE is None:

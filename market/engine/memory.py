@@ -80,9 +80,7 @@ class Memory:
 
 def resume(book: Book, memory: Memory) -> tuple[Seating, Reals, Reals]:
     """Who still sits where they sat, and prices to begin with: `resumed`, by the ids of the tables."""
-    offers = [book.offers.ids[row] for row in book.offer_rows.tolist()]
-    jobs = [book.jobs.ids[row] for row in book.job_rows.tolist()]
-    return resumed(book.arrays, offers, jobs, memory)
+    return resumed(book.arrays, book.offer_ids, book.job_ids, memory)
 
 
 def resumed(arrays: Arrays, offers: Sequence[str], jobs: Sequence[str], memory: Memory) -> tuple[Seating, Reals, Reals]:

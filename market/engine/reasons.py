@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 
 import numpy as np
 
@@ -62,17 +63,20 @@ def reasons(book: Book, unmatched: list[int]) -> list[Unmatched]:
     for gpu, region, gpus in zip(book.offers.gpu, book.offers.region, book.offers.gpus, strict=True):
         by_model[gpu] = by_model.get(gpu, 0) + gpus
         by_place[gpu, region] = by_place.get((gpu, region), 0) + gpus
-    found = []
+
+    @cache
+    def offered(models: tuple[str, ...], speeds: tuple[tuple[str, int], ...], regions: tuple[str, ...]) -> tuple[int, int]:
+        """GPUs of these models, and of those in these regions."""
+        names = set(models or by_model)
+        if speeds:
+            names &= {name for name, _ in speeds}
+        here = (gpus for (gpu, region), gpus in by_place.items() if gpu in names and (not regions or region in regions))
+        return sum(by_model.get(name, 0) for name in names), sum(here)
+
+    found, whole = [], sum(by_model.values())
     for row, left, pays in zip(unmatched, stages.tolist(), paid.tolist(), strict=True):
-        names = set(book.jobs.gpu[row] or by_model)
-        if book.jobs.speeds[row]:
-            names &= {name for name, _ in book.jobs.speeds[row]}
-        regions = book.jobs.regions[row]
-        of_models = sum(by_model.get(name, 0) for name in names)
-        here = sum(
-            gpus for (gpu, region), gpus in by_place.items() if gpu in names and (not regions or region in regions)
-        )
-        found.append(_reason(book, row, sum(by_model.values()), of_models, [here, *left], pays))
+        of_models, here = offered(book.jobs.gpu[row], book.jobs.speeds[row], book.jobs.regions[row])
+        found.append(_reason(book, row, whole, of_models, [here, *left], pays))
     return found
 
 

@@ -161,38 +161,47 @@ def warm_up() -> None:
 
 def _cleared(book: Book, solved: Solved, budget: int) -> Cleared:
     jobs, offers, gpus, _ = solved.seating.seated()
-    rows, offer_rows = book.job_rows[jobs], book.offer_rows[offers]
-    welfare = welfare_nanos(book, rows, offer_rows, gpus)
-    objective = welfare if book.fairness.plain else objective_nanos(book, rows, offer_rows, gpus)
+    made = made_of_seats(book, jobs, offers, gpus)
+    welfare = sum(value for _, _, value in made) // NANOS
+    objective = welfare if book.fairness.plain else _objective_nanos(book, made)
     bound = None if solved.bound is None else math.ceil(solved.bound / NANOS)
-    memory = Memory(
-        [book.offers.ids[row] for row in book.offer_rows.tolist()], solved.prices,
-        [book.jobs.ids[row] for row in book.job_rows.tolist()], solved.budget_prices, np.stack((jobs, offers, gpus)),
-    )  # fmt: skip
-    return Cleared(rows, offer_rows, gpus, welfare, objective, bound, budget, memory)
+    memory = Memory(book.offer_ids, solved.prices, book.job_ids, solved.budget_prices, np.stack((jobs, offers, gpus)))
+    return Cleared(book.job_rows[jobs], book.offer_rows[offers], gpus, welfare, objective, bound, budget, memory)
 
 
-def welfare_nanos(book: Book, job_rows: Wholes, offer_rows: Wholes, gpus: Wholes) -> int:
-    """Σ what each job makes of its seats, less what they ask, in whole arithmetic, rounded down once."""
-    return sum(value_nanos(book, job, seats) for job, seats in seats_of(job_rows, offer_rows, gpus).items()) // NANOS
+def made_of_seats(book: Book, jobs: Wholes, offers: Wholes, gpus: Wholes) -> list[tuple[int, int, int]]:
+    """(row, GPUs, plain welfare in nano-dollars × nano-hours) of each job that has seats, in whole arithmetic.
 
-
-def objective_nanos(book: Book, job_rows: Wholes, offer_rows: Wholes, gpus: Wholes) -> int:
-    """The same with weights and ageing."""
-    fairness: Fairness = book.fairness
-    total = 0
-    for job, seats in seats_of(job_rows, offer_rows, gpus).items():
-        bonus = fairness.ageing_nanos * book.jobs.waited[job] * sum(count for _, count in seats)
-        total += fairness.weight(book.jobs.team[job]) * (value_nanos(book, job, seats) + bonus)
-    return total // NANOS**2
-
-
-def seats_of(job_rows: Wholes, offer_rows: Wholes, gpus: Wholes) -> dict[int, list[tuple[int, int]]]:
-    """Rows of offers and GPUs, by row of the job."""
-    found: dict[int, list[tuple[int, int]]] = {}
-    for job, offer, count in zip(job_rows.tolist(), offer_rows.tolist(), gpus.tolist(), strict=True):
-        found.setdefault(job, []).append((offer, count))
+    Args:
+        jobs, offers: the places of each seat in the arrays, by job.
+    """
+    first = np.flatnonzero(np.diff(jobs, prepend=-1))
+    if not len(first):
+        return []
+    asks = gpus * book.arrays.offer["price"][offers].astype(np.int64)
+    found = []
+    for begin, end, count, paid in zip(
+        first.tolist(), [*first[1:].tolist(), len(jobs)], np.add.reduceat(gpus, first).tolist(),
+        np.add.reduceat(asks, first).tolist(), strict=True,
+    ):  # fmt: skip
+        row = int(book.job_rows[jobs[begin]])
+        if book.jobs.goodput[row]:
+            rows = book.offer_rows[offers[begin:end]].tolist()
+            value = value_nanos(book, row, list(zip(rows, gpus[begin:end].tolist(), strict=True)))
+        else:
+            value = (book.jobs.limit_nanos[row] * count - paid) * book.jobs.hours[row]
+        found.append((row, count, value))
     return found
+
+
+def _objective_nanos(book: Book, made: list[tuple[int, int, int]]) -> int:
+    """The welfare with weights and ageing, rounded down once."""
+    fairness: Fairness = book.fairness
+    total = sum(
+        fairness.weight(book.jobs.team[row]) * (value + fairness.ageing_nanos * book.jobs.waited[row] * count)
+        for row, count, value in made
+    )
+    return total // NANOS**2
 
 
 def outward(prices: Reals, gpus: Wholes, profits: Reals) -> Fraction:

@@ -9,11 +9,9 @@ from market.engine.columns import NANOS, Jobs
 from market.simulation.figures import GANGS, gang_name
 
 
-def waits_of(jobs: Jobs, served: Collection[int]) -> dict[str, Any] | None:
-    """{all, by_gang, by_team}: for each {served, waiting}, and for each of these {count, p50_hours, p99_hours}; None where no
-    job says how long it has waited. `served` are rows. The size of a gang is the most that it takes."""
-    if not any(jobs.waited):
-        return None
+def waits_of(jobs: Jobs, served: Collection[int]) -> dict[str, Any]:
+    """{all, by_gang, by_team}: for each {served, waiting}, and for each of these {count, p50_hours, p99_hours}. `served` are
+    rows. The size of a gang is the most that it takes."""
     rows = range(len(jobs.ids))
     return {
         "all": _split(jobs, rows, served),
