@@ -16,7 +16,8 @@ from cli.errors import CliError, Exit, refused
 from cli.output import console
 from cli.settings import Settings
 from market.homes import Home, read_json, sync_folder, write_json
-from storage.backups import BackupError, BackupFacts, OnBytes, check_backup, unpack_backup, write_backup
+from storage.backups import BackupFacts, OnBytes, check_backup, unpack_backup, write_backup
+from storage.home_files import BackupError
 
 _FAILED = ("damaged", "busy")
 _REMEDIES = {
@@ -36,11 +37,11 @@ def make_backup(
     settings: Settings, output: Path, *, passphrase: Path | None, with_blobs: bool, move: bool
 ) -> dict[str, Any]:  # fmt: skip
     """Write, read back and name the backup. With `move` the market ends before and does not start here again."""
-    secret, home = _passphrase(passphrase), Home(settings.home)
+    secret, home = read_passphrase(passphrase), Home(settings.home)
     if output.exists():
         raise refused("exists", f"{output} exists already", field="FILE", remedy="name a new file")
     beside = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
-    with _complaints("FILE"), _moved(settings, home, output) if move else _nothing():
+    with complaints("FILE"), _moved(settings, home, output) if move else _nothing():
         try:
             with os.fdopen(os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b") as file:
                 with progress_bar(settings, "writing") as progress:
@@ -62,32 +63,44 @@ def make_backup(
 
 def check(settings: Settings, file: Path, passphrase: Path | None) -> dict[str, Any]:
     """Read a backup whole and say what it holds."""
-    secret = _passphrase(passphrase)
-    with _complaints("FILE"), file.open("rb") as content, progress_bar(settings, "reading") as progress:
+    secret = read_passphrase(passphrase)
+    with complaints("FILE"), file.open("rb") as content, progress_bar(settings, "reading") as progress:
         return told(check_backup(content, secret, progress))
 
 
 def restore_home(settings: Settings, file: Path, passphrase: Path | None) -> dict[str, Any]:
     """Make the market's home from a backup: everything is read and checked beside it, then it gets its name."""
-    secret, home = _passphrase(passphrase), Home(settings.home)
+    secret = read_passphrase(passphrase)
+    with complaints("FILE"), file.open("rb") as content, fresh_home(settings) as beside:
+        with progress_bar(settings, "restoring") as progress:
+            facts = unpack_backup(content, beside.root, secret, progress)
+        settle_home(beside, facts.market)
+    return {**told(facts), "home": str(settings.home)}
+
+
+@contextmanager
+def fresh_home(settings: Settings) -> Iterator[Home]:
+    """A folder beside the home, which becomes the home when everything went well, and goes otherwise."""
+    home = Home(settings.home)
     if home.root.exists() and (not home.root.is_dir() or any(home.root.iterdir())):
         raise refused("home_not_empty", f"{home.root} is not empty", field="--home", remedy="name a fresh folder")
-    with _complaints("FILE"), file.open("rb") as content:
-        home.root.parent.mkdir(parents=True, exist_ok=True)
-        beside = home.root.with_name(f".{home.root.name}.restoring-{secrets.token_hex(4)}")
-        beside.mkdir(mode=0o700)
-        try:
-            with progress_bar(settings, "restoring") as progress:
-                facts = unpack_backup(content, beside, secret, progress)
-            _check_old_market(Home(beside), facts)
-            kept = {name: value for name, value in Home(beside).read_market().items() if name in ("port", "public_key")}
-            write_json(Home(beside).market_file, kept)
-            beside.rename(home.root)
-            sync_folder(home.root.parent)
-        except BaseException:
-            shutil.rmtree(beside)
-            raise
-    return {**told(facts), "home": str(home.root)}
+    home.root.parent.mkdir(parents=True, exist_ok=True)
+    beside = home.root.with_name(f".{home.root.name}.restoring-{secrets.token_hex(4)}")
+    beside.mkdir(mode=0o700)
+    try:
+        yield Home(beside)
+        beside.rename(home.root)
+        sync_folder(home.root.parent)
+    except BaseException:
+        shutil.rmtree(beside)
+        raise
+
+
+def settle_home(beside: Home, market: str) -> None:
+    """See that the old market does not run, and forget what was its processes'."""
+    _check_old_market(beside, market)
+    kept = {name: value for name, value in beside.read_market().items() if name in ("port", "public_key")}
+    write_json(beside.market_file, kept)
 
 
 def told(facts: BackupFacts) -> dict[str, Any]:
@@ -95,7 +108,7 @@ def told(facts: BackupFacts) -> dict[str, Any]:
     return facts.to_json()
 
 
-def _check_old_market(staged: Home, facts: BackupFacts) -> None:
+def _check_old_market(staged: Home, market: str) -> None:
     """Two markets with one past must not both write: where the old one answers, nothing is restored."""
     from market.client import Market
     from market.wire import MarketUnreachable, Refused
@@ -105,11 +118,11 @@ def _check_old_market(staged: Home, facts: BackupFacts) -> None:
         return
     ca = Path(before["ca"]) if before.get("ca") and Path(before["ca"]).exists() else None
     try:
-        with Market(before["url"], timeout_s=2.0, patience_s=0, ca=ca) as market:
-            answers = market.healthz().get("market")
+        with Market(before["url"], timeout_s=2.0, patience_s=0, ca=ca) as old:
+            answers = old.healthz().get("market")
     except (MarketUnreachable, Refused, OSError):
         return
-    if answers == facts.market:
+    if answers == market:
         message = f"the market that this is a backup of runs at {before['url']}"
         raise refused("old_market_runs", message, remedy="end it there for good with `torg backup --move`")
 
@@ -149,7 +162,7 @@ def _nothing() -> Iterator[None]:
     yield
 
 
-def _passphrase(file: Path | None) -> bytes | None:
+def read_passphrase(file: Path | None) -> bytes | None:
     """The first line of a file that only its owner can read."""
     if file is None:
         return None
@@ -167,7 +180,8 @@ def _passphrase(file: Path | None) -> bytes | None:
 
 
 @contextmanager
-def _complaints(field: str) -> Iterator[None]:
+def complaints(field: str) -> Iterator[None]:
+    """What a backup or a disk complains of, as this program's errors."""
     try:
         yield
     except BackupError as error:

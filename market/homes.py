@@ -12,6 +12,7 @@ The folder is an argument everywhere; nothing here reads the environment, the cl
     snapshots/     the market at some record (storage/snapshots.py)
     books/         books.duckdb, the projection        uploads.log   who uploaded which blob (quotas)
     blobs.json     the bucket that holds the blobs instead, and perhaps its keys              (0600)
+    mirrors.json   where the journal is mirrored to, and perhaps keys of buckets              (0600)
     run/           *.pid, books.json (port), ray.json  logs/         one file per process, jobs/ID.log
     lock           held by the one supervisor          moved.json    this market lives elsewhere now: it does not start
 """
@@ -89,6 +90,11 @@ class Home:
     def blobs_file(self) -> Path:
         """Names the bucket that holds the blobs; without it they are in the folder."""
         return self.root / "blobs.json"
+
+    @property
+    def mirrors_file(self) -> Path:
+        """Names the mirrors of the journal."""
+        return self.root / "mirrors.json"
 
     @property
     def uploads_file(self) -> Path:

@@ -26,6 +26,7 @@ from storage.blobs import DIGEST, BlobStore
 from storage.bucket_blobs import PLACE_FILE
 from storage.canonical import NotCanonical, canonical_bytes, parse_json
 from storage.formats import HOME_FORMAT, FormatDamaged, FormatNewer, check_home, newer_manifest, newer_record
+from storage.home_files import BackupError, whole_small_files
 from storage.journal_format import JournalCorrupt, JournalNewer, JournalRewound, SegmentHeader, segments, sync_folder
 from storage.journal_reader import Walk, verify_journal
 from storage.living import MANIFEST_ERRORS, Living
@@ -35,18 +36,8 @@ from storage.sealed import SealedReader, SealedWriter, SealError
 FORMAT: Final = "torg-backup-1"
 MANIFEST: Final = "backup.json"
 TERMS_A_GENERATION: Final = 1 << 20
-_PASSED_BY: Final = frozenset({"journal", "snapshots", "blobs", "books", "run", "logs", "lock", "providers", "moved.json"})
-_TRIES: Final = 8
 _COPY_BYTES: Final = 1 << 20
 OnBytes = Callable[[int, int], None]
-
-
-class BackupError(Exception):
-    """The backup cannot be made or used; the text says where. `code` is for programs."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +120,14 @@ def write_backup(
         with _pinned(home / "blobs", cut, with_blobs) as (pins, missing):
             entries = [(f"journal/{path.name}", path, size) for path, size in cut.files()]
             entries += [(f"blobs/{pin.name[:2]}/{pin.name}", pin, pin.stat().st_size) for pin in pins]
-            small = _whole_small_files(home)
+            small = whole_small_files(home)
             facts = BackupFacts(
                 market=cut.market, made_at_ms=made_at_ms, last_at_ms=cut.last_at_ms, records=cut.walk.number,
                 head=cut.walk.hash.hex(), term=cut.walk.term, blobs=len(pins), missing=tuple(missing),
                 blob_bytes=sum(pin.stat().st_size for pin in pins), with_blobs=with_blobs, moved=moved,
                 home_format=format_of_home,
             )  # fmt: skip
-            _write_entries(file, passphrase, facts, entries, small, progress)
+            write_entries(file, passphrase, facts, entries, small, progress)
     except (FormatNewer, JournalNewer) as error:
         raise BackupError("home_newer", str(error)) from error
     except FormatDamaged as error:
@@ -207,34 +198,11 @@ def _pin(store: BlobStore, folder: Path, living: Living) -> list[str]:
     return missing
 
 
-def _whole_small_files(home: Path) -> list[tuple[str, bytes, int]]:
-    """All of them, with a key that opens the secrets beside it: it is renewed before any of them is sealed with it."""
-    key = home / "secrets.key"
-    for _ in range(_TRIES):
-        before = key.read_bytes() if key.exists() else b""
-        found = list(_small_files(home))
-        if before == (key.read_bytes() if key.exists() else b"") or not before:
-            return found
-    raise BackupError("busy", "the key of secrets is being renewed again and again")
-
-
-def _small_files(home: Path) -> Iterator[tuple[str, bytes, int]]:
-    """Keys, settings and whatever else lies in the home, with what jobs printed; not what belongs to processes."""
-    tops = [path for path in home.iterdir() if path.name not in _PASSED_BY]
-    for path in sorted(each for top in [*tops, home / "logs" / "jobs"] for each in [top, *top.rglob("*")]):
-        name = path.relative_to(home)
-        if any(part.startswith(".") for part in name.parts) or path.is_symlink() or not path.is_file():
-            continue
-        try:
-            yield name.as_posix(), path.read_bytes(), path.stat().st_mode & 0o700
-        except FileNotFoundError:
-            continue  # replaced or removed since it was listed
-
-
-def _write_entries(
+def write_entries(
     file: BinaryIO, passphrase: bytes | None, facts: BackupFacts, large: list[tuple[str, Path, int]],
     small: list[tuple[str, bytes, int]], progress: OnBytes,
 ) -> None:  # fmt: skip
+    """A sealed tar of small files, then large ones, then what it is. Raises OSError."""
     total = sum(size for _, _, size in large) + sum(len(data) for _, data, _ in small)
     done, files = 0, dict[str, dict[str, Any]]()
 
@@ -280,7 +248,7 @@ def check_backup(
     file: BinaryIO, passphrase: bytes | None = None, progress: OnBytes = lambda done, total: None
 ) -> BackupFacts:
     """Read every byte and compare every digest; writes nothing. Raises BackupError, OSError."""
-    return _read_entries(file, passphrase, None, progress)
+    return read_entries(file, passphrase, None, progress)
 
 
 def unpack_backup(
@@ -290,12 +258,12 @@ def unpack_backup(
 
     All is on the disk when it returns. Raises BackupError, OSError; the folder is then to be thrown away.
     """
-    facts = _read_entries(file, passphrase, folder, progress)
+    facts = read_entries(file, passphrase, folder, progress)
     found = verify_journal(folder / "journal")
     if not found.ok or (found.records, found.head) != (facts.records, facts.head):
         where = found.first_bad or f"it ends at record {found.records}, not {facts.records}"
         raise BackupError("backup_damaged", f"the journal in the backup does not hold: {where}")
-    _begin_generation(folder / "journal", facts)
+    begin_generation(folder / "journal", facts.records, facts.head, facts.term)
     for path in [folder, *folder.rglob("*")]:
         if path.is_dir():
             sync_folder(path)
@@ -307,8 +275,9 @@ def generation_after(term: int) -> int:
     return (term // TERMS_A_GENERATION + 1) * TERMS_A_GENERATION
 
 
-def _begin_generation(journal: Path, facts: BackupFacts) -> None:
-    header = SegmentHeader(facts.records + 1, generation_after(facts.term), bytes.fromhex(facts.head))
+def begin_generation(journal: Path, records: int, head: str, term: int) -> None:
+    """The empty segment with which a restored journal goes on behind that record."""
+    header = SegmentHeader(records + 1, generation_after(term), bytes.fromhex(head))
     path = journal / f"{header.first:020d}.journal"
     with path.open("wb") as file:
         file.write(header.encode())
@@ -317,7 +286,8 @@ def _begin_generation(journal: Path, facts: BackupFacts) -> None:
     path.chmod(0o600)
 
 
-def _read_entries(file: BinaryIO, passphrase: bytes | None, folder: Path | None, progress: OnBytes) -> BackupFacts:
+def read_entries(file: BinaryIO, passphrase: bytes | None, folder: Path | None, progress: OnBytes) -> BackupFacts:
+    """Read a whole backup, into the folder if there is one. Raises BackupError, OSError."""
     total = os.fstat(file.fileno()).st_size
     found: dict[str, dict[str, Any]] = {}
     manifest: dict[str, Any] | None = None

@@ -47,6 +47,7 @@ from storage.journal_format import (
     MAX_PAYLOAD_BYTES,
     SEGMENT_BYTES,
     SEGMENT_HEADER,
+    Durable,
     JournalBroken,
     JournalCorrupt,
     JournalError,
@@ -65,7 +66,7 @@ from storage.journal_format import (
 from storage.journal_reader import Verification, Walk, read_journal, verify_journal
 
 __all__ = [
-    "Journal", "JournalBroken", "JournalCorrupt", "JournalError", "JournalFull", "JournalLocked", "JournalNewer", "JournalRewound",
+    "Durable", "Journal", "JournalBroken", "JournalCorrupt", "JournalError", "JournalFull", "JournalLocked", "JournalNewer", "JournalRewound",
     "Place", "Record", "Verification", "Walk", "read_journal", "segments", "verify_journal",
 ]  # fmt: skip
 
@@ -74,13 +75,14 @@ class Journal:
     """The only writer of a journal folder. Single-threaded: one owner calls `append`.
 
     `records` and `head` are the number and the chain hash (hex) of the last durable record; `term` counts the
-    opens; `cut_bytes` is what this open cut off a torn tail.
+    opens; `cut_bytes` is what this open cut off a torn tail. `durable` says where that record ends; any thread may read it.
     """
 
     def __init__(self, folder: Path, lock: int, header: SegmentHeader, *, disk: Disk, limit: int) -> None:
         """Use `open`: `lock` is a held flock, `header` the segment to start now."""
         self.folder = folder
         self.records = header.first - 1
+        self.durable = Durable(self.records, header.first, 0)
         self.term = header.term
         self.cut_bytes = 0
         self._hash = header.before
@@ -141,6 +143,7 @@ class Journal:
         self._write(data)
         self._size += len(data)
         self._hash, self.records = hashed, number
+        self.durable = Durable(number, self.durable.first, self._size)
 
     def close(self) -> None:
         """Release the file and the lock; idempotent."""
@@ -210,6 +213,7 @@ class Journal:
         if self._file >= 0:
             os.close(self._file)
         self._file, self._size = handle, SEGMENT_HEADER.size
+        self.durable = Durable(self.records, header.first, 0)
 
 
 def _lock(folder: Path) -> int:

@@ -66,6 +66,15 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Durable:
+    """How far a journal is durable: every segment before `first`, and the first `bytes` bytes of that one (0: no record is in it)."""
+
+    records: int
+    first: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentHeader:
     """The head of a segment file: its first record's number, its term, the chain hash before it."""
 

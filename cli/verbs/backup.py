@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.arguments import megabytes
+from cli.errors import usage
 from cli.output import document, log
 from cli.settings import Settings
 
@@ -44,14 +45,28 @@ def backup(
 
 def restore(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="what `torg backup` made")],
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="what `torg backup` made")] = None,
     passphrase_file: Passphrase = None,
     check: Annotated[bool, typer.Option("--check", help="read and compare every byte; make no home")] = False,
-) -> None:
-    """Make a fresh home from a backup; `torg up` then goes on where it was taken."""
+    from_mirror: Annotated[str | None, typer.Option(metavar="PLACE", help="the journal of this mirror (`torg up --mirror`); keys and blobs of FILE, or the mirror's keys")] = None,
+    mirror_endpoint: Annotated[str | None, typer.Option(metavar="URL", help="the server of an s3:// mirror, where that is not Amazon's")] = None,
+) -> None:  # fmt: skip
+    """Make a fresh home from a backup or a mirror; `torg up` then goes on where it ends."""
     settings: Settings = ctx.obj
-    from cli import backups
+    from cli import backups, mirror_restores
 
+    if from_mirror is not None:
+        found = (
+            mirror_restores.check_mirror(settings, from_mirror, mirror_endpoint) if check
+            else mirror_restores.restore_from_mirror(settings, from_mirror, mirror_endpoint, backup=file, passphrase=passphrase_file)
+        )  # fmt: skip
+        if settings.as_json:
+            document(found)
+        else:
+            _tell_of_mirror(settings, from_mirror, found, check=check)
+        return
+    if file is None:
+        raise usage("FILE is missing", field="FILE", remedy="name a backup, or --from-mirror")
     if check:
         found = backups.check(settings, file, passphrase_file)
     else:
@@ -67,6 +82,24 @@ def restore(
     print("`torg up` starts it, with the same keys. Tell the providers if its address is another one.")
     if not found["moved"]:
         print("The old market must not start again; end it with `torg backup --move`, or wipe its home.")
+
+
+def _tell_of_mirror(settings: Settings, place: str, found: dict[str, Any], *, check: bool) -> None:
+    from cli.verbs.wallet import moment
+
+    holds = f"{found['records']} records until {moment(found['last_at_ms'])}"
+    cut = f"; {found['cut_bytes']} bytes behind them were no whole record and are not taken" if found["cut_bytes"] else ""
+    if check:
+        print(f"{place} is sound: {holds}{cut}")
+        return
+    _warn_of_missing(found)
+    print(f"{settings.home} is the market as it was: {holds}{cut}")
+    if found["has_keys"]:
+        print("`torg up` starts it, with the same keys. Tell the providers if its address is another one.")
+    else:
+        print("The mirror has no keys: put keys.json, market.key, log.key and secrets.key of the old home there before `torg up`,")
+        print("or restore with a backup of any age: torg restore FILE --from-mirror PLACE.")
+    print("The old market must not start again: wipe its home. It would be refused by the mirror, but not by its customers.")
 
 
 def _holds(found: dict[str, Any]) -> str:

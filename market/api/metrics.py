@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from market.api.problems import Problem
+from market.mirroring import STATES
 
 if TYPE_CHECKING:
     from market.api.services import Services
@@ -99,11 +100,24 @@ class _Figures(Collector):
         disk = shutil.disk_usage(services.home.root)
         yield _gauge("torg_disk_free_bytes", "Room on the disk of the home", disk.free)
         yield _gauge("torg_disk_size_bytes", "Size of the disk of the home", disk.total)
+        yield from self._mirrors()
         ahead = services.clock.ahead_ms / 1000
         yield _gauge("torg_clock_ahead_seconds", "How far the machine's clock is ahead of the market's", ahead)
         yield _gauge("torg_event_streams", "Open streams of jobs' events", services.requests.streams)
         limited = services.gate.refused
         yield _by(CounterMetricFamily, "torg_rate_limited", "Calls above a rate limit, by kind", "kind", limited)
+
+    def _mirrors(self) -> Iterator[Family]:
+        """Of the journal; of several the one that is furthest behind."""
+        found = self._services.mirrors()
+        states = {state: sum(one.state == state for one in found) for state in STATES}
+        yield _by(GaugeMetricFamily, "torg_mirrors", "Mirrors of the journal, by state", "state", states)
+        lag_ms, records, size = (max((getattr(one, name) for one in found), default=0) for name in ("lag_ms", "lag_records", "lag_bytes"))
+        yield _gauge("torg_mirror_lag_seconds", "For how long a mirror has lacked something, at most", lag_ms / 1000)
+        yield _gauge("torg_mirror_lag_records", "Durable records that a mirror lacks", records)
+        yield _gauge("torg_mirror_lag_bytes", "Durable bytes that a mirror lacks", size)
+        every_ms = self._services.mirroring.every_ms if self._services.mirroring is not None else 0
+        yield _gauge("torg_mirror_every_seconds", "How often the journal is copied", every_ms / 1000)
 
 
 async def books_status(services: "Services") -> dict[str, Any] | None:

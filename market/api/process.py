@@ -29,12 +29,14 @@ from market.api.shelf import Shelf
 from market.clocks import SteadyClock
 from market.daemon import EXIT_NEWER, listen, url_of
 from market.homes import Home
+from market.mirroring import Mirroring
 from market.recollection import Memory, new_exchange
 from market.tls import TlsFiles
 from storage.blobs import BlobError
 from storage.bucket_blobs import open_blobs
 from storage.formats import HOME_FORMAT, FormatDamaged, FormatNewer, check_home, upgrade_home
 from storage.journal import Journal, JournalCorrupt, JournalFull, JournalLocked, JournalNewer
+from storage.mirror_places import read_mirrors
 
 log = logging.getLogger("torg.exchange")
 
@@ -99,6 +101,8 @@ def _serve(
         clock.not_before(desk.now_ms())
         settle_memory()
         services = open_services(home, url, desk, shelf, clock)
+        mirrors = read_mirrors(home.root)
+        services.mirroring = Mirroring(home, mirrors, desk.exchange.market_id, lambda: journal.durable, wall_ms)
     except JournalNewer as error:
         log.error("%s", error)
         return EXIT_NEWER
@@ -130,7 +134,9 @@ def _serve(
     )  # fmt: skip
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises the signal again when it is down; we end by ourselves
+    services.mirroring.start()
     server.run(sockets=[listening])
+    services.mirroring.close()
     log.info("the exchange is down after %s records", journal.records)
     return 0
 

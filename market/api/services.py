@@ -24,6 +24,7 @@ from market.clocks import SteadyClock
 from market.commands import Command
 from market.exchange import Exchange
 from market.homes import Home
+from market.mirroring import Mirroring, Standing
 from market.outcomes import Refusal
 from market.sessions import Sessions
 
@@ -57,11 +58,16 @@ class Services:
     sessions: Sessions = field(default_factory=Sessions)
     sealing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Whoever changes which secrets there are, or by which key they are sealed."""
+    mirroring: Mirroring | None = None
 
     @property
     def exchange(self) -> Exchange:
         """The state of now; ask again after every await, a full disk replaces it."""
         return self.desk.exchange
+
+    def mirrors(self) -> list[Standing]:
+        """How each mirror of the journal stands."""
+        return self.mirroring.standings() if self.mirroring is not None else []
 
     async def ask(self, command: Command) -> tuple[Json, bool]:
         """The durable answer to a command and whether it was new; raises Problem for a refusal."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from market.api.vault import Vault, VaultDamaged
 from market.homes import write_file
-from storage import backups
+from storage import home_files
 from storage.journal_reader import read_journal
 from tests.api.square import Square, refusal
 
@@ -166,22 +166,22 @@ def test_who_reads_while_the_key_is_renewed_sees_nothing_of_it(tmp_path: Path) -
 
 def test_a_backup_has_a_key_that_opens_its_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when the key was renewed while the backup read the home."""
-    vault, small_files = vault_in(tmp_path), backups._small_files
+    vault, read = vault_in(tmp_path), home_files._read
     named = [("ann", "A", vault.seal("ann", "A", "value of A"))]
     times = 0
 
-    def renewed_meanwhile(home: Path) -> Iterator[tuple[str, bytes, int]]:
+    def renewed_meanwhile(home: Path, paths: list[Path]) -> Iterator[tuple[str, bytes, int]]:
         nonlocal times
         times += 1
-        for number, one in enumerate(small_files(home)):
+        for number, one in enumerate(read(home, paths)):
             if times <= 2 and number == 0:
                 vault.rekey(named)
             yield one
 
-    monkeypatch.setattr(backups, "_small_files", renewed_meanwhile)
+    monkeypatch.setattr(home_files, "_read", renewed_meanwhile)
     restored = tmp_path / "restored"
     (restored / "secrets").mkdir(parents=True)
-    for name, content, _ in backups._whole_small_files(tmp_path):
+    for name, content, _ in home_files.whole_small_files(tmp_path):
         (restored / name).write_bytes(content)
     assert times == 3
     assert all_open(restored, named)

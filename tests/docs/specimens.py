@@ -23,6 +23,8 @@ from storage.checkpoints import Delta, Manifest, TensorEntry
 from storage.journal import Journal
 from storage.ledger import Transfer
 from storage.log_proofs import logged
+from storage.mirrors import Mirror
+from storage.object_stores import open_store
 from storage.parts import Parts
 from storage.provenance import (
     Charge,
@@ -86,6 +88,24 @@ def write_journal(folder: Path) -> None:
         with Journal.open(folder) as journal:
             for payloads in appends:
                 journal.append(payloads)
+
+
+def make_mirror(folder: Path) -> dict[str, bytes]:
+    """The objects of a mirror of that journal, which was copied after each append: one segment whole, one in parts."""
+    journal, store = folder / "mirrored", open_store(str(folder / "objects"))
+    mirror = Mirror(store, journal, "market-1")
+    with Journal.open(journal) as first:
+        mirror.open(first.durable, begun=False)
+        for payloads in APPENDS:
+            first.append(payloads)
+            mirror.ship(first.durable)
+    with Journal.open(journal) as second:
+        mirror.ship(second.durable)
+        mirror.tidy(second.durable)
+        for payloads in (*REOPENED, (record(member("bob", "provider")),)):
+            second.append(payloads)
+            mirror.ship(second.durable)
+    return {f"mirror/{one.name}": store.get(one.name) for one in store.list()}
 
 
 def make_member() -> Member:
@@ -253,7 +273,7 @@ def make_all(folder: Path) -> dict[str, bytes]:
     """Every golden file by its name below tests/golden/, made anew; `folder` is empty scratch."""
     write_journal(folder / "journal")
     made = {f"journal/{path.name}": path.read_bytes() for path in sorted((folder / "journal").glob("*.journal"))}
-    return made | {
+    return made | make_mirror(folder) | {
         "contribution.int8": codec("int8").encode(TENSOR),
         "contribution.json": make_contributions(),
         "state.safetensors": make_member().export(),

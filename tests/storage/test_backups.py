@@ -172,7 +172,7 @@ def test_a_changed_or_torn_backup_leaves_no_home_and_names_the_place(home: Path,
 def test_a_name_that_leads_out_of_the_home_is_refused(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backups, "_small_files", lambda home: [("../outside", b"x", 0o600)])
+    monkeypatch.setattr(backups, "whole_small_files", lambda home: [("../outside", b"x", 0o600)])
     with pytest.raises(BackupError, match="no name inside a home"):
         opened(taken(home), tmp_path / "new")
     assert not (tmp_path / "outside").exists()

@@ -40,7 +40,7 @@ async def prometheus(services: Has) -> PlainTextResponse:
 
 
 @router.get("/v1/status")
-async def status(services: Has, _: Someone) -> dict[str, Any]:
+async def status(services: Has, caller: Someone) -> dict[str, Any]:
     """Processes and counts."""
     now_ms = services.desk.now_ms()
     totals = services.exchange.totals()
@@ -61,6 +61,7 @@ async def status(services: Has, _: Someone) -> dict[str, Any]:
         "stopped": totals["stopped"],
         "journal_records": services.desk.records,
         "disk_full": services.desk.full,
+        "mirrors": [one.to_json() for one in services.mirrors()] if caller.sees_all else [],
         "uptime_s": (now_ms - services.started_ms) // 1000,
     }
 

@@ -1,0 +1,93 @@
+"""`torg up --mirror`: a home whose journal is copied elsewhere as it grows."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from cli.errors import CliError, Exit, refused, usage
+from market.homes import Home, write_json
+from storage.journal_reader import read_journal
+from storage.mirror_places import (
+    MirrorPlace,
+    Mirrors,
+    MirrorsError,
+    check_place,
+    open_place,
+    read_mirrors,
+    read_passphrase,
+)
+from storage.mirrors import MirrorGone, MirrorRefused, market_of
+from storage.object_stores import ObjectStoreError, S3Access
+from storage.records import decode_record
+
+NONE = "none"
+
+
+def settle_mirrors(
+    folder: Path, places: list[str], every_ms: int | None, endpoint: str | None, passphrase_file: Path | None
+) -> None:  # fmt: skip
+    """Write down where the journal of this home is mirrored to from the next start on; the same again is no change.
+
+    What is not said stays. A place that holds another market's journal is refused before anything starts.
+    """
+    home = Home(folder)
+    try:
+        known = read_mirrors(folder)
+        if passphrase_file is not None:
+            read_passphrase(passphrase_file)
+    except MirrorsError as error:
+        raise refused("mirrors_unusable", str(error), field="--mirror", remedy="mend the file that it names") from error
+    if places:
+        known = replace(known, places=() if places == [NONE] else tuple(_placed(known, one, endpoint) for one in places))
+    known = replace(known, every_ms=every_ms or known.every_ms)
+    if passphrase_file is not None:
+        known = replace(known, passphrase_file=str(passphrase_file.absolute()))
+    market = _market_of_home(home)
+    for place in known.places:
+        _check(place, market)
+    home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_json(home.mirrors_file, known.to_json(), mode=0o600)
+
+
+def _placed(known: Mirrors, said: str, endpoint: str | None) -> MirrorPlace:
+    name = said.rstrip("/") if "://" in said else str(Path(said).absolute())
+    try:
+        check_place(name)
+    except ValueError as error:
+        raise usage(str(error), field="--mirror", remedy="a folder, s3://BUCKET/PREFIX, or none") from error
+    found = next((one for one in known.places if one.place == name), MirrorPlace(name))
+    bucket = endpoint is not None and "://" in name
+    return replace(found, access=replace(found.access, endpoint=endpoint)) if bucket else found
+
+
+def _check(place: MirrorPlace, market: str | None) -> None:
+    """A mirror that does not answer is no reason not to start, if it has been one."""
+    try:
+        owner = market_of(open_place(place))
+    except MirrorRefused as error:
+        raise refused("mirror_unusable", error.message, field="--mirror", remedy=error.remedy) from error
+    except (ObjectStoreError, MirrorGone) as error:
+        if place.begun:
+            return
+        remedy = getattr(error, "remedy", None) or "make the folder, or name another place"
+        raise refused("mirror_unusable", str(error), field="--mirror", remedy=remedy) from error
+    if owner is not None and owner != market:
+        told = f"{place.place} is the mirror of another market, {owner}"
+        remedy = "name another place; `torg restore --from-mirror` makes that market's home"
+        raise refused("mirror_of_another", told, field="--mirror", remedy=remedy)
+
+
+def _market_of_home(home: Home) -> str | None:
+    """The id in the first record; None for a home without a market."""
+    first = next(iter(read_journal(home.journal)), None) if home.journal.is_dir() else None
+    events = decode_record(first.payload)["events"] if first is not None else []
+    return next((str(one["market_id"]) for one in events if one["type"] == "market_opened"), None)
+
+
+def mirror_of(place: str, endpoint: str | None) -> MirrorPlace:
+    """The place that a restore reads from."""
+    name = place.rstrip("/") if "://" in place else str(Path(place).absolute())
+    try:
+        check_place(name)
+    except ValueError as error:
+        raise CliError("place_unknown", str(error), "--from-mirror", "a folder or s3://BUCKET/PREFIX", Exit.USAGE) from error
+    return MirrorPlace(name, S3Access(endpoint=endpoint))
