@@ -2,63 +2,105 @@
 
 from __future__ import annotations
 
+import json
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.errors import CliError
+from cli.errors import CliError, usage
 from cli.settings import Settings
 
 if TYPE_CHECKING:
     from market.client import Market
+    from market.head_memory import HeadMemory
     from market.witness import Seen
     from storage.tree_heads import TreeHead
 
-FILE = "heads.json"
+FILE, KEY = "heads.json", "cosigner.key"
+
+
+def memory_of(home: Path) -> HeadMemory:
+    """What a home remembers; its key is made when it first cosigns."""
+    from market.head_memory import HeadMemory
+    from market.homes import kept_key
+
+    return HeadMemory(home / FILE, lambda: kept_key(home / KEY))
 
 
 def seen_of(settings: Settings, market: str) -> Seen | None:
     """What this home remembers of a market's log. Raises CliError where the file cannot be read."""
-    from market.witness import Seen
+    from market.head_memory import HeadsUnreadable
 
-    found = _read(settings).get(market)
     try:
-        return None if found is None else Seen.parse(found)
-    except (KeyError, TypeError, ValueError) as error:
-        raise _unreadable(settings, error) from error
+        return memory_of(settings.home).seen(market)
+    except HeadsUnreadable as error:
+        raise _unreadable(error) from error
 
 
-def witness(settings: Settings, market: Market, *, size: int | None = None) -> dict[str, Any]:
-    """Ask for the head (of `size` records), hold it to what was seen, remember it: {head, seen_before}.
+def alarms_of(settings: Settings) -> list[dict[str, Any]]:
+    """[{file, market, at_ms, told, heads}]: what did not fit, as this home and its providers' folders remember it."""
+    from market.head_memory import HeadsUnreadable
 
-    seen_before: records of the newest head that was known. Raises CliError another_history.
+    files = [settings.home / FILE, *sorted((settings.home / "providers").glob(f"*/{FILE}"))]
+    try:
+        return [{"file": str(file), **alarm} for file in files for alarm in memory_of(file.parent).alarms()]
+    except HeadsUnreadable as error:
+        raise _unreadable(error) from error
+
+
+def witness(
+    settings: Settings, market: Market, *, size: int | None = None, other: TreeHead | None = None
+) -> dict[str, Any]:
+    """Ask for the head (of `size` records), hold it to what was seen, remember and cosign it: {head, seen_before, cosigned}.
+
+    seen_before: records of the newest head that was known. other: a head that somebody else was shown, which must be
+    this one. Raises CliError another_history.
     """
+    from market.head_memory import HeadsUnreadable
     from market.witness import AnotherHistory
-    from storage.tree_heads import BadHead, NoSignatures, TreeHead
+    from storage.tree_heads import BadHead, NoSignatures
 
+    memory, now_ms = memory_of(settings.home), time.time_ns() // 1_000_000
     try:
-        head = TreeHead.parse(market.log(new=size)["head"])
-        seen = seen_of(settings, head.market)
-        head, now = _held_to(seen, market, head, _known_key(settings))
+        found = memory.look(market, now_ms=now_ms, size=size, public_key=_known_key(settings))
+        if other is not None:
+            _same(memory, found.head, other, now_ms)
     except (AnotherHistory, BadHead) as error:
-        remedy = f"ask its operator; if the market was restored from a backup, remove it from {settings.home / FILE}"
+        kept = f"; {memory.file} keeps the evidence" if isinstance(error, AnotherHistory) else ""
+        remedy = f"ask its operator, and show other members{kept}; if the market was restored from a backup, remove that file"
         raise CliError("another_history", str(error), remedy=remedy) from error
+    except HeadsUnreadable as error:
+        raise _unreadable(error) from error
     except NoSignatures as error:
         raise CliError("no_signatures", str(error), remedy="pip install cryptography") from error
-    _remember(settings, head.market, now)
-    return {"head": head.to_json(), "seen_before": None if seen is None else seen.newest.size}
+    cosigned = [one.to_json() for one in found.cosigned]
+    return {"head": found.head.to_json(), "seen_before": found.seen_before, "cosigned": cosigned}
 
 
-def _held_to(seen: Seen | None, market: Market, head: TreeHead, key: str | None) -> tuple[TreeHead, Seen]:
-    """A head with what is remembered after it: the market proves that the smaller log is the beginning of the larger."""
-    from market.witness import believe, path_of, recall
-    from storage.tree_heads import TreeHead
+def read_head(file: Path) -> TreeHead:
+    """The head that somebody else was shown: a file of `torg head --json`, or of a bundle."""
+    from storage.tree_heads import BadHead, TreeHead
 
-    if seen is None or seen.newest.size == 0:
-        return head, believe(seen, head, [], key)
-    if head.size < seen.newest.size:
-        return head, recall(seen, head, path_of(market.log(old=head.size, new=seen.newest.size)))
-    answer = market.log(old=seen.newest.size, new=head.size)
-    head = TreeHead.parse(answer["head"])
-    return head, believe(seen, head, path_of(answer), key)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        content = content.get("body", content)
+        return TreeHead.parse(content.get("head", content))
+    except (OSError, ValueError, AttributeError, BadHead) as error:
+        raise usage(f"{file} holds no head: {error}", field="--against", remedy="what `torg head --json` prints") from error
+
+
+def _same(memory: HeadMemory, head: TreeHead, other: TreeHead, now_ms: int) -> None:
+    """Whether the market shows us what it showed somebody else. Raises AnotherHistory, BadHead."""
+    from market.witness import AnotherHistory
+    from storage.tree_heads import BadHead
+
+    other.check_signature()
+    if (other.market, other.public_key) != (head.market, head.public_key):
+        raise BadHead(f"the other head is of {other.market}, signed by {other.public_key[:16]}…, not of {head.market}")
+    if other.root != head.root:
+        error = AnotherHistory(f"the market has shown another log of {head.size} records to somebody else", head, other)
+        memory.alarm(head.market, error, now_ms)
+        raise error
 
 
 def _known_key(settings: Settings) -> str | None:
@@ -66,21 +108,5 @@ def _known_key(settings: Settings) -> str | None:
     return settings.market_public_key() if settings.url is None else None
 
 
-def _read(settings: Settings) -> dict[str, Any]:
-    from market.homes import read_json
-
-    try:
-        return dict(read_json(settings.home / FILE).get("markets", {}))
-    except (OSError, ValueError, TypeError) as error:
-        raise _unreadable(settings, error) from error
-
-
-def _remember(settings: Settings, market: str, seen: Seen) -> None:
-    from market.homes import write_json
-
-    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_json(settings.home / FILE, {"markets": {**_read(settings), market: seen.to_json()}}, mode=0o600)
-
-
-def _unreadable(settings: Settings, error: Exception) -> CliError:
-    return CliError("heads_unreadable", f"{settings.home / FILE}: {error}", remedy="put it right, or remove it")
+def _unreadable(error: Exception) -> CliError:
+    return CliError("heads_unreadable", str(error), remedy="put it right, or remove it")

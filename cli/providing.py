@@ -22,6 +22,7 @@ class HostTeller:
         self._leases: dict[str, str] = {}
         self._earned_nanos = 0
         self._state = "starting"
+        self._alarm = ""
 
     def __enter__(self) -> "HostTeller":
         if sys.stdout.isatty() and not self._settings.as_json:
@@ -57,6 +58,8 @@ class HostTeller:
             return ""
         if event in _STATES:
             self._state = event
+        if event == "another_history":
+            self._alarm = str(told["message"])
         if event == "resumed":
             self._state = "ready"
         if event == "ready":
@@ -83,6 +86,7 @@ class HostTeller:
         name, price = self._config["name"], usd(self._config["price_nanos_per_gpu_hour"])
         return printable(
             f"{name}  {self._state}  {price}/h  leases {len(self._leases)}  earned {usd(self._earned_nanos)}"
+            + ("  THE MARKET SHOWS ANOTHER HISTORY" if self._alarm else "")
         )
 
     def end(self, code: int, log_file: Path) -> None:
@@ -100,7 +104,8 @@ class HostTeller:
             message = f"the provider's host process ended with {code}: {_last_line(log_file)}"
             raise CliError("host_died", message, None, f"see {log_file}")
         if self._settings.as_json:
-            document({"offer": self._config["offer"], "state": "drained", "earned_nanos": self._earned_nanos})
+            told = {"offer": self._config["offer"], "state": "drained", "earned_nanos": self._earned_nanos}
+            document(told | {"another_history": self._alarm or None})
         else:
             self._screen.print(f"drained; earned {usd(self._earned_nanos)}; nothing of it runs any more", markup=False)
 
@@ -117,6 +122,8 @@ _SAYINGS = {
     "environments": "commands get no environments of their own here",
     "selftest": "the self-test of the sandbox could not be made",
     "measured": "a measurement that the market asked for could not be made or told",
+    "another_history": "THE MARKET SHOWS ANOTHER HISTORY THAN BEFORE; its head is neither believed nor cosigned",
+    "unwitnessed": "the head of the market's log could not be looked at",
     "away": "the market is away; waiting for it",
     "back": "the market is back",
     "over": "its time is over",

@@ -1,5 +1,6 @@
 """The part of the SDK that asks about the past: bills, prices, proofs, SQL. Mixed into `market.client.Market`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from market.consortium_client import items, part
@@ -36,8 +37,13 @@ class PastQuestions:
 
     def log(self, *, old: int | None = None, new: int | None = None) -> Json:
         """{head}: a signed head of the market's log (of `new` records); with `old` also {old, path}, the proof that it
-        begins with that size's."""
+        begins with that size's; without `new` also {cosigned}, heads that members cosigned, each with its path."""
         return self._wire.json("GET", "/v1/log", params={"old": old, "new": new})
+
+    def cosign_head(self, head: Mapping[str, Any], *, public_key: str, at_s: int, signature: str) -> Json:
+        """{member, public_key, size}: say that one has seen a head (storage/cosignatures.py)."""
+        body = {"head": dict(head), "public_key": public_key, "at_s": at_s, "signature": signature}
+        return self._wire.json("POST", "/v1/log/cosignatures", body=body)
 
     def disputes(self, *, job: str | None = None) -> list[Json]:
         """Those that touch oneself, oldest first."""

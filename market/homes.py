@@ -7,6 +7,7 @@ The folder is an argument everywhere; nothing here reads the environment, the cl
     secrets.key    AES-256 key, 32 bytes in hex: seals members' secrets                       (0600)
     secrets/       sealed secrets, one file each                                               (0700)
     market.key     Ed25519 private key, 32 bytes in hex: signs provenance bundles             (0600)
+    cosigned.json  heads of the log that members have cosigned; can be made again             (0600)
     log.key        secret behind the log's salts, 32 bytes in hex                             (0600)
     journal/       the record                          blobs/        content-addressed bytes
     snapshots/     the market at some record (storage/snapshots.py)
@@ -50,6 +51,11 @@ class Home:
     @property
     def log_key_file(self) -> Path:
         return self.root / "log.key"
+
+    @property
+    def cosigned_file(self) -> Path:
+        """The newest head of the log that each member has cosigned."""
+        return self.root / "cosigned.json"
 
     @property
     def log_index(self) -> Path:
@@ -204,6 +210,20 @@ def write_file(path: Path, content: bytes, *, mode: int, durable: bool = True) -
         raise
     if durable:
         sync_folder(path.parent)
+
+
+def kept_key(path: Path) -> bytes:
+    """A raw Ed25519 key (32 bytes) that a file keeps in hex, made if it is missing (0600). Raises OSError, ValueError."""
+    from storage.signing import new_signing_key
+
+    try:
+        key = bytes.fromhex(path.read_text(encoding="ascii").strip())
+    except FileNotFoundError:
+        key = new_signing_key()
+        write_file(path, key.hex().encode("ascii") + b"\n", mode=0o600)
+    if len(key) != 32:
+        raise ValueError(f"{path} does not hold an Ed25519 key of 32 bytes")
+    return key
 
 
 def sync_folder(folder: Path) -> None:

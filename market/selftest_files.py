@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from market.homes import read_json, write_file, write_json
+from market.homes import kept_key, read_json, write_json
 from market.selftests import fault, signed
 
 RESULT, KEY = "selftest.json", "selftest.key"
@@ -25,15 +25,7 @@ def kept(home: Path, machine: Mapping[str, Any]) -> Json | None:
 
 def own_key(home: Path) -> bytes:
     """The provider's own signing key (raw Ed25519, 32 bytes), made if it is missing (0600)."""
-    from storage.statements import new_signing_key
-
-    file = home / KEY
-    try:
-        return bytes.fromhex(file.read_text(encoding="ascii").strip())
-    except FileNotFoundError:
-        key = new_signing_key()
-        write_file(file, key.hex().encode("ascii") + b"\n", mode=0o600)
-        return key
+    return kept_key(home / KEY)
 
 
 def keep(home: Path, report: Json) -> Json:

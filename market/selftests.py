@@ -8,12 +8,12 @@ answers for the report, not that it is true: whoever is root on a machine can si
 
 from __future__ import annotations
 
-import binascii
 from collections.abc import Mapping
 from typing import Any, Final
 
 from market.checking import ISOLATIONS, MAX_INT, is_int, is_name, is_text
 from storage.canonical import NotCanonical, digest_of
+from storage.signing import is_signed_by, public_key_of, sign
 from trainers.selftest import FORMAT
 
 LEAST_HELD: Final = 25
@@ -27,14 +27,7 @@ Json = dict[str, Any]
 
 def signed(report: Json, key: bytes) -> Json:
     """With its signature. `key`: a raw Ed25519 private key, 32 bytes."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    owner = Ed25519PrivateKey.from_private_bytes(key)
-    return {
-        "report": report,
-        "public_key": owner.public_key().public_bytes_raw().hex(),
-        "signature": owner.sign(_text(report)).hex(),
-    }
+    return {"report": report, "public_key": public_key_of(key), "signature": sign(key, _text(report))}
 
 
 def fault(value: object) -> str | None:
@@ -43,15 +36,11 @@ def fault(value: object) -> str | None:
         return "a report with public_key and signature"
     if not _is_report(value["report"]):
         return f"a report in the format {FORMAT}"
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
     try:
-        key = Ed25519PublicKey.from_public_bytes(binascii.unhexlify(value["public_key"]))
-        key.verify(binascii.unhexlify(value["signature"]), _text(value["report"]))
-    except (InvalidSignature, ValueError, TypeError, NotCanonical):
-        return "a report that is signed by the key beside it"
-    return None
+        right = is_signed_by(value["public_key"], _text(value["report"]), value["signature"])
+    except NotCanonical:
+        right = False
+    return None if right else "a report that is signed by the key beside it"
 
 
 def shown_isolation(asked: str, value: Mapping[str, Any] | None) -> str:

@@ -1,11 +1,11 @@
 """What every bundle has: a body, its digest, a signature; and the way in which one is examined without raising."""
 
-import binascii
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 from storage.canonical import NotCanonical, digest_of
+from storage.signing import NoSignatures, is_signed_by, public_key_of, sign
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +80,16 @@ def seal(kind: str, body: Mapping[str, Any], signing_key: bytes | None) -> dict[
 
 
 def _sign(kind: str, signing_key: bytes, digest: str) -> dict[str, str]:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    key = Ed25519PrivateKey.from_private_bytes(signing_key)
-    return {
-        "algorithm": "ed25519",
-        "public_key": key.public_key().public_bytes_raw().hex(),
-        "value": key.sign(signed_text(kind, digest)).hex(),
-    }
+    value = sign(signing_key, signed_text(kind, digest))
+    return {"algorithm": "ed25519", "public_key": public_key_of(signing_key), "value": value}
 
 
-def check_form(bundle: Any, kind: str, names: set[str]) -> str:
-    """The fields of a bundle and of its body."""
+def check_form(bundle: Any, kind: str, names: set[str], beside: Set[str] = frozenset()) -> str:
+    """The fields of a bundle and of its body. beside: fields of the bundle that may be there, and that nobody signs as a whole."""
     demand(isinstance(bundle, dict) and bundle.get("format") == kind, f"this is not a {kind}")
     four = {"format", "body", "digest", "signature"}
-    demand(set(bundle) == four, f"fields of the bundle are missing or unknown: {_odd(set(bundle), four)}", "bad_form")
+    found = set(bundle) - beside
+    demand(found == four, f"fields of the bundle are missing or unknown: {_odd(found, four)}", "bad_form")
     body = bundle["body"]
     demand(isinstance(body, dict), "the body is no object", "bad_form")
     demand(set(body) == names, f"fields of the body are missing or unknown: {_odd(set(body), names)}", "bad_form")
@@ -128,17 +123,12 @@ def check_signature(bundle: Mapping[str, Any], kind: str, public_key: str | None
     asked = f"signed by the key {owner}, not by {public_key}, the one asked for"
     demand(public_key is None or owner == public_key, asked, "stranger")
     try:
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    except ImportError:
+        right = is_signed_by(owner, signed_text(kind, str(bundle["digest"])), value)
+    except NoSignatures:
         told = "the package `cryptography` is missing, so the asked-for key cannot be checked"
         demand(public_key is None, told, "no_cryptography")
         return "skipped: the package `cryptography` is not installed here"
-    try:
-        key = Ed25519PublicKey.from_public_bytes(binascii.unhexlify(owner))
-        key.verify(binascii.unhexlify(value), signed_text(kind, str(bundle["digest"])))
-    except (InvalidSignature, ValueError) as error:
-        raise Wrong(f"the signature is not by the key {owner[:16]}…", "stranger") from error
+    demand(right, f"the signature is not by the key {owner[:16]}…", "stranger")
     if public_key is None:
         return f"signed by whoever owns the key {owner}, which the bundle itself names"
     return f"signed by the key asked for, {owner}"

@@ -14,7 +14,7 @@ the events, it is the invoice), meters (signed readings are signed by the worker
 (each is a transfer), complete (a job that is over has nothing left in its escrow, so no charge or refund was left out).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from storage.bills import bill_of
 from storage.canonical import digest_of
 from storage.checks import BundleVerification, Examination, demand, seal
 from storage.invoice_notes import held_in_escrow
-from storage.log_proofs import check_log_proof, events_of, pack
+from storage.log_proofs import Known, check_log_proof, events_of, pack
 from storage.meter_readings import is_signed
 from storage.transparency import ShownRecord
 from storage.tree_heads import TreeHead
@@ -48,15 +48,14 @@ def make_invoice_bundle(proof: Mapping[str, Any], head: TreeHead, signing_key: b
 
 
 def verify_invoice(
-    bundle: object, *, public_key: str | None = None, seen: Mapping[str, str] | None = None
+    bundle: object, *, public_key: str | None = None, seen: Mapping[str, str] | None = None, witnesses: Collection[str] = ()
 ) -> BundleVerification:
     """Check everything that an invoice bundle says; never raises for what is in it.
 
-    public_key: hex, who must have signed it. seen: roots (hex) by size as text, of heads of this market that whoever
-    checks has met before; another root at one of these sizes means that the market showed two histories.
+    What whoever checks knows from elsewhere: log_proofs.Known says it of each.
     """
     examined = Examination()
-    if check_log_proof(examined, bundle, INVOICE_FORMAT, _NAMES, public_key, seen or {}):
+    if check_log_proof(examined, bundle, INVOICE_FORMAT, _NAMES, Known(public_key, seen or {}, witnesses)):
         whole: Any = bundle
         body = whole["body"]
         examined.check("bill", lambda: _bill(body))

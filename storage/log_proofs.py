@@ -7,18 +7,23 @@
 
 A path is a list of places in `hashes`, from the leaf up: many paths share their upper hashes. Refusals have a code each:
 `wrong_market`, `stranger`, `bad_head`, `another_history`, `older_head`, `no_events`, `empty_proof`, `not_in_log`, `not_in_record`,
-`out_of_order`.
+`out_of_order`, `bad_cosignature`, `not_cosigned`.
+
+Beside the signed body a bundle may have `cosigned`: heads of the log that others saw (storage/cosignatures.py), each with `path`,
+the hashes (hex) that prove that the bundle's log begins with it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from storage.checks import Examination, check_digest, check_form, check_signature, demand
-from storage.merkle import is_included, root_from_inclusion
+from storage.checks import Examination, Wrong, check_digest, check_form, check_signature, demand
+from storage.cosignatures import CosignedHead
+from storage.merkle import is_consistent, is_included, root_from_inclusion
 from storage.transparency import ShownRecord, event_leaf, record_leaf
 from storage.tree_heads import BadHead, NoSignatures, TreeHead
 
+_BESIDE = frozenset({"cosigned"})
 Json = dict[str, Any]
 
 
@@ -70,21 +75,35 @@ def logged(body: Mapping[str, Any]) -> Iterator[Logged]:
             yield Logged(record["number"], one["ordinal"], record["at_ms"], one["event"])
 
 
-def check_log_proof(
-    examined: Examination, bundle: object, format: str, names: set[str], public_key: str | None, seen: Mapping[str, str]
-) -> bool:
-    """What every bundle of the log must hold before its own content counts: form, digest, signature, head, history, inclusion.
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What whoever checks a bundle knows from elsewhere.
+
+    public_key: hex, who must have signed it; without, a signature only proves that the bundle was made by whoever owns the key
+    it names. seen: roots (hex) by size as text, of heads of its market that were met before. witnesses: keys (hex) of others who
+    must have cosigned a head that holds every event shown.
+    """
+
+    public_key: str | None = None
+    seen: Mapping[str, str] = field(default_factory=dict)
+    witnesses: Collection[str] = ()
+
+
+def check_log_proof(examined: Examination, bundle: object, format: str, names: set[str], known: Known) -> bool:
+    """What every bundle of the log must hold before its own content counts: form, digest, signature, head, history, inclusion,
+    cosigned.
 
     Whether it has the form of such a bundle at all, so that its body can be read; what else fails is in `examined`.
     """
-    if not examined.check("format", lambda: check_form(bundle, format, names)):
+    if not examined.check("format", lambda: check_form(bundle, format, names, _BESIDE)):
         return False
     whole: Any = bundle
     examined.check("digest", lambda: check_digest(whole))
-    examined.check("signature", lambda: check_signature(whole, format, public_key))
-    examined.check("head", lambda: check_head(whole, public_key))
-    examined.check("history", lambda: check_history(whole["body"], seen))
+    examined.check("signature", lambda: check_signature(whole, format, known.public_key))
+    examined.check("head", lambda: check_head(whole, known.public_key))
+    examined.check("history", lambda: check_history(whole["body"], known.seen))
     examined.check("inclusion", lambda: check_inclusion(whole["body"]))
+    examined.check("cosigned", lambda: check_cosigned(whole, known))
     return True
 
 
@@ -123,6 +142,40 @@ def check_history(body: Mapping[str, Any], seen: Mapping[str, str]) -> str:
     told = f"the head has {head.size} records, and this home has seen one of {newest}: it may be of a history that was left"
     demand(head.size > newest, f"{told}; `torg head --size {head.size}` asks the market to prove it", "older_head")
     return f"newer than the newest head seen here ({newest} records); `torg head` asks the market to prove that they agree"
+
+
+def check_cosigned(bundle: Mapping[str, Any], known: Known) -> str:
+    """Whether the log begins with every head that others cosigned, and those that are asked for saw every event shown."""
+    head, last = TreeHead.parse(bundle["body"]["head"]), max((one["number"] for one in bundle["body"]["records"]), default=0)
+    seen_by: dict[str, int] = {}
+    told, skipped = [], ""
+    for row in bundle.get("cosigned", []):
+        try:
+            one = CosignedHead.parse({name: row[name] for name in ("head", "cosignatures")})
+            one.check_signatures()
+        except BadHead as bad:
+            raise Wrong(str(bad), "bad_cosignature") from bad
+        except NoSignatures as missing:
+            demand(not known.witnesses, f"{missing}, so cosignatures cannot be checked", "no_cryptography")
+            skipped = f"; their signatures were skipped: {missing}"
+        size, root = one.head.size, one.head.root
+        owner = (one.head.market, one.head.public_key) == (head.market, head.public_key)
+        demand(owner, f"the cosigned head of {size} records is of {one.head.market}, key {one.head.public_key}", "stranger")
+        path = [bytes.fromhex(each) for each in row["path"]]
+        fits = is_consistent(size, bytes.fromhex(root), head.size, bytes.fromhex(head.root), path)
+        fits = fits and known.seen.get(str(size)) in (None, root)
+        who = [f"{each.member} (key {each.public_key[:16]}…)" for each in one.cosignatures]
+        demand(fits, f"the log does not begin with the {size} records that {', '.join(who)} saw", "another_history")
+        told.append(f"{', '.join(who)} saw {size} of {head.size} records")
+        for each in one.cosignatures:
+            seen_by[each.public_key] = max(size, seen_by.get(each.public_key, 0))
+    for key in known.witnesses:
+        short = f"the key {key[:16]}… has cosigned {seen_by.get(key, 0)} records, and the events shown end at record {last}"
+        demand(seen_by.get(key, 0) >= last, short, "not_cosigned")
+    if not told:
+        return "nobody but the market says that it saw this log"
+    whole = sum(size >= last for size in seen_by.values())
+    return f"{'; '.join(told)}; {whole} of them saw every event shown{skipped}"
 
 
 def check_inclusion(body: Mapping[str, Any]) -> str:

@@ -7,9 +7,10 @@ own key to the API (`meter_key` of `lease_started`). Making and checking signatu
 
 from __future__ import annotations
 
-import binascii
 from collections.abc import Mapping
 from typing import Any, Final
+
+from storage.signing import is_signed_by, new_signing_key, public_key_of, sign
 
 FORMAT: Final = "torg-meter-1"
 COUNTS: Final = ("leased_ms", "trained_ms", "rounds", "tokens", "bytes")
@@ -17,30 +18,22 @@ COUNTS: Final = ("leased_ms", "trained_ms", "rounds", "tokens", "bytes")
 
 def new_meter_key() -> tuple[str, str]:
     """(private, public) of a fresh key, both as hex."""
-    from storage.statements import new_signing_key, public_key_of
-
     key = new_signing_key()
     return key.hex(), public_key_of(key)
 
 
 def sign_reading(private_key: str, lease: str, epoch: int, reading: Mapping[str, Any]) -> str:
     """The signature of a reading, hex. `reading`: all of COUNTS."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(private_key)).sign(_text(lease, epoch, reading)).hex()
+    return sign(bytes.fromhex(private_key), _text(lease, epoch, reading))
 
 
 def is_signed(public_key: str, lease: str, epoch: int, reading: Mapping[str, Any], signature: object) -> bool:
     """Whether this key signed just this reading; False for whatever is no key, no signature or no reading."""
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
     try:
-        key = Ed25519PublicKey.from_public_bytes(binascii.unhexlify(public_key))
-        key.verify(binascii.unhexlify(str(signature)), _text(lease, epoch, reading))
-    except (InvalidSignature, ValueError, TypeError, KeyError):
+        text = _text(lease, epoch, reading)
+    except (KeyError, ValueError):
         return False
-    return True
+    return is_signed_by(public_key, text, str(signature))
 
 
 def _text(lease: str, epoch: int, reading: Mapping[str, Any]) -> bytes:

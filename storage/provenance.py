@@ -1,9 +1,10 @@
 """The house's door to proofs: bundles of both formats are made in statements.py (the first) and provenance_bundles.py."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from storage.checks import BundleVerification, Check
 from storage.provenance_bundles import PROVENANCE_FORMAT, verify_provenance
+from storage.signing import new_signing_key, public_key_of
 from storage.statements import (
     Charge,
     Segment,
@@ -13,8 +14,6 @@ from storage.statements import (
     load_bundle,
     make_bundle,
     make_statement,
-    new_signing_key,
-    public_key_of,
     statement_digest,
     totals_of,
 )
@@ -28,13 +27,16 @@ __all__ = [
 
 
 def verify_bundle(
-    bundle: object, *, public_key: str | None = None, seen: Mapping[str, str] | None = None
+    bundle: object, *, public_key: str | None = None, seen: Mapping[str, str] | None = None, witnesses: Collection[str] = ()
 ) -> BundleVerification:
     """Check a provenance bundle of either format; never raises for what is in it.
 
-    public_key: hex, who must have signed it; without, a signature only proves that the bundle was made by whoever owns the key
-    it names. seen: roots (hex) by size as text, of heads of its market that whoever checks has met (the second format only).
+    What whoever checks knows from elsewhere: log_proofs.Known says it of each; a bundle of the first format has no log.
     """
     if isinstance(bundle, Mapping) and bundle.get("format") == PROVENANCE_FORMAT:
-        return verify_provenance(bundle, public_key=public_key, seen=seen)
-    return verify_first_format(bundle, public_key=public_key)
+        return verify_provenance(bundle, public_key=public_key, seen=seen, witnesses=witnesses)
+    found = verify_first_format(bundle, public_key=public_key)
+    if not witnesses:
+        return found
+    told = f"a bundle without a log cannot be cosigned, and {len(witnesses)} witnesses were asked for"
+    return BundleVerification(False, (*found.checks, Check("cosigned", False, told, "not_cosigned")))

@@ -9,7 +9,7 @@
 it cost; `statements`, one for each segment, are made of these events (storage/segment_statements.py), and made again by whoever
 checks. The standard library does it all but signatures, which need `cryptography`.
 
-The checks, in order: format, digest, signature, head, history, inclusion (as of an invoice bundle), job (one job, and its spec has
+The checks, in order: format, digest, signature, head, history, inclusion, cosigned (as of an invoice bundle), job (one job, and its spec has
 the digest that was journaled), committed (spec, data order and hyper-parameters stand in the log before any work), chain (each
 segment names the one before), segments (rounds, steps and work are those of the log), outputs (each checkpoint is in the log, made
 from the one before, and has the parameters that its last round agreed on), statements (each is what the events say, signed by the
@@ -17,14 +17,14 @@ market), machines (each is signed by its provider's key, where it was told), lin
 transfers, charges, totals, complete.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from storage.canonical import canonical_bytes, digest_of
 from storage.checks import BundleVerification, Examination, demand, seal
 from storage.dsse import check_envelope, envelope, payload_of
 from storage.invoice_notes import disputes_of, held_in_escrow
-from storage.log_proofs import Logged, check_log_proof, logged, pack
+from storage.log_proofs import Known, Logged, check_log_proof, logged, pack
 from storage.machines import check_machine
 from storage.segment_statements import JobStory, statements_of, story_of
 from storage.statements import statement_digest, totals_of
@@ -59,15 +59,14 @@ def make_provenance_bundle(proof: Mapping[str, Any], head: TreeHead, signing_key
 
 
 def verify_provenance(
-    bundle: object, *, public_key: str | None = None, seen: Mapping[str, str] | None = None
+    bundle: object, *, public_key: str | None = None, seen: Mapping[str, str] | None = None, witnesses: Collection[str] = ()
 ) -> BundleVerification:
     """Check everything that a provenance bundle says; never raises for what is in it.
 
-    public_key: hex, who must have signed it. seen: roots (hex) by size as text, of heads of this market that whoever
-    checks has met before.
+    What whoever checks knows from elsewhere: log_proofs.Known says it of each.
     """
     examined = Examination()
-    if check_log_proof(examined, bundle, PROVENANCE_FORMAT, _NAMES, public_key, seen or {}):
+    if check_log_proof(examined, bundle, PROVENANCE_FORMAT, _NAMES, Known(public_key, seen or {}, witnesses)):
         whole: Any = bundle
         body = whole["body"]
         examined.check("job", lambda: _job(body))

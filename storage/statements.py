@@ -181,20 +181,6 @@ def bundle_bytes(bundle: Mapping[str, Any]) -> bytes:
     return canonical_bytes(bundle) + b"\n"
 
 
-def public_key_of(signing_key: bytes) -> str:
-    """The hex public key that belongs to a raw Ed25519 private key; needs `cryptography`."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    return Ed25519PrivateKey.from_private_bytes(signing_key).public_key().public_bytes_raw().hex()
-
-
-def new_signing_key() -> bytes:
-    """A new raw Ed25519 private key, 32 bytes; needs `cryptography`."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    return Ed25519PrivateKey.generate().private_bytes_raw()
-
-
 def _transfer_row(transfer: Transfer) -> dict[str, Any]:
     row = transfer.event()
     del row["type"]

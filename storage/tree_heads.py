@@ -6,10 +6,13 @@ The signature is Ed25519 over the ASCII bytes `torg-tree-head-1:market:size:root
 both signed, and not consistent, prove that it showed two histories.
 """
 
-import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
+
+from storage.signing import NoSignatures, is_signed_by, public_key_of, sign
+
+__all__ = ["BadHead", "NoSignatures", "TreeHead", "is_hex"]
 
 FORMAT = "torg-tree-head-1"
 
@@ -18,8 +21,9 @@ class BadHead(ValueError):
     """This is not a signed head; the text says what is wrong with it."""
 
 
-class NoSignatures(Exception):
-    """The package `cryptography` is missing, so signatures cannot be checked."""
+def is_hex(text: str, digits: int) -> bool:
+    """Whether it is that many digits of lower-case hex."""
+    return len(text) == digits and set(text) <= set("0123456789abcdef")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +45,8 @@ class TreeHead:
     @classmethod
     def signed(cls, market: str, size: int, root: bytes, at_ms: int, signing_key: bytes) -> Self:
         """Sign a head with the market's raw Ed25519 key (32 bytes; needs `cryptography`)."""
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-        key = Ed25519PrivateKey.from_private_bytes(signing_key)
-        public_key = key.public_key().public_bytes_raw().hex()
-        unsigned = cls(market, size, root.hex(), at_ms, public_key, "")
-        return cls(market, size, root.hex(), at_ms, public_key, key.sign(unsigned.signed_text).hex())
+        unsigned = cls(market, size, root.hex(), at_ms, public_key_of(signing_key), "")
+        return replace(unsigned, signature=sign(signing_key, unsigned.signed_text))
 
     @classmethod
     def parse(cls, value: object) -> Self:
@@ -58,7 +58,7 @@ class TreeHead:
             if type(value[name]) is not kind:
                 raise BadHead(f"{name} of a head is {value[name]!r}")
         for name, digits in {"root": 64, "public_key": 64, "signature": 128}.items():
-            if len(value[name]) != digits or not set(value[name]) <= set("0123456789abcdef"):
+            if not is_hex(value[name], digits):
                 raise BadHead(f"{name} of a head is not {digits} digits of lower-case hex")
         if value["size"] < 0 or value["at_ms"] < 0 or not value["market"].isascii():
             raise BadHead("size and at_ms of a head are not negative, its market is ASCII")
@@ -70,13 +70,5 @@ class TreeHead:
 
     def check_signature(self) -> None:
         """Raises BadHead unless the key that it names signed it, NoSignatures where that cannot be seen."""
-        try:
-            from cryptography.exceptions import InvalidSignature
-            from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-        except ImportError as error:
-            raise NoSignatures("the package `cryptography` is not installed here") from error
-        try:
-            key = Ed25519PublicKey.from_public_bytes(binascii.unhexlify(self.public_key))
-            key.verify(binascii.unhexlify(self.signature), self.signed_text)
-        except (InvalidSignature, ValueError) as error:
-            raise BadHead(f"the head is not signed by the key {self.public_key[:16]}…") from error
+        if not is_signed_by(self.public_key, self.signed_text, self.signature):
+            raise BadHead(f"the head is not signed by the key {self.public_key[:16]}…")

@@ -7,7 +7,7 @@ import typer
 
 from cli.errors import refused, usage
 from cli.estimate_view import calibration
-from cli.output import document, log
+from cli.output import document, log, printable
 from cli.session import connect, new_id
 from cli.settings import Settings
 from storage.units import format_duration
@@ -108,10 +108,14 @@ def down(ctx: typer.Context) -> None:
 def status(ctx: typer.Context) -> None:
     """How the market is."""
     settings: Settings = ctx.obj
-    told = connect(settings, "operator").status()
+    from cli.heads import alarms_of
+
+    told = connect(settings, "operator").status() | {"alarms": alarms_of(settings)}
     if settings.as_json:
         document(told)
         return
+    for alarm in told["alarms"]:
+        print(printable(f"ALARM: {alarm['market']} shows another history: {alarm['told']} (evidence: {alarm['file']})"))
     ray = told["ray_address"] or "not ready"
     print(f"{told['url']}  up {format_duration(round(1_000 * told['uptime_s']))}")
     print(

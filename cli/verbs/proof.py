@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -93,12 +94,18 @@ def head(
     size: Annotated[
         int | None, typer.Option(min=1, metavar="RECORDS", help="the head of so many records; default: of all")
     ] = None,
+    against: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="a head that somebody else was shown (`torg head --json`, or a bundle)")
+    ] = None,
 ) -> None:
-    """The signed head of the market's log, held to what this home has seen of it before."""
+    """The signed head of the market's log, held to what this home and others have seen of it; this home cosigns it."""
     settings: Settings = ctx.obj
-    from cli.heads import witness
+    from cli.heads import read_head, witness
 
-    told = witness(settings, connect(settings, role), size=size)
+    if against is not None and size is not None:
+        raise usage("--against names the size of its head", field="--size", remedy="leave --size out")
+    other = None if against is None else read_head(against)
+    told = witness(settings, connect(settings, role), size=size if other is None else other.size, other=other)
     if settings.as_json:
         document(told)
         return
@@ -111,6 +118,11 @@ def head(
         print(f"The {before} records that this home had seen begin with it.")
     else:
         print(f"It begins with the {before} records that this home had seen: nothing of them was changed.")
+    for one in told["cosigned"]:
+        who = ", ".join(f"{each['member']} (key {each['public_key'][:16]}…)" for each in one["cosignatures"])
+        print(f"It begins with the {one['head']['size']} records that {printable(who)} saw and cosigned.")
+    if other is not None:
+        print(f"It is the head in {against}: whoever was shown that one has seen the same.")
 
 
 def verify(
@@ -120,12 +132,16 @@ def verify(
         str | None,
         typer.Option(metavar="HEX", help="the market's key, from its `torg status`; --key HEX says the same. "
                      "Default: the key of this home's market")] = None,
+    witness: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HEX", help="a key that must have cosigned a head with every event shown; and again for more")] = None,
 ) -> None:  # fmt: skip
     """Check a bundle offline, of a model's provenance or of an invoice: signature, proofs, every charge."""
     settings: Settings = ctx.obj
     expected, source = _expected_key(settings, public_key)
     content = read_bundle(bundle)
-    told = check_bundle(content, expected, _seen(settings, content)) | {"expected_key": expected, "expected_key_from": source}
+    witnesses = [_checked_key(key, "--witness") for key in witness or ()]
+    told = check_bundle(content, expected, _seen(settings, content), witnesses) | {"expected_key": expected, "expected_key_from": source}
     if settings.as_json:
         document(told)
     elif told["ok"]:
@@ -155,11 +171,15 @@ def _expected_key(settings: Settings, given: str | None) -> tuple[str | None, st
     # A member's key begins with torg_, so 64 hex digits after the common option --key can only be a market's.
     named = given or (settings.key if settings.key and _KEY.fullmatch(settings.key.lower()) else None)
     if named is not None:
-        if not _KEY.fullmatch(named.lower()):
-            raise usage(f"{named!r} is not a key of 64 hex digits", field="--public-key", code="bad_key")
-        return named.lower(), "command line"
+        return _checked_key(named, "--public-key"), "command line"
     own = settings.market_public_key()
     return own, None if own is None else "market.json"
+
+
+def _checked_key(text: str, option: str) -> str:
+    if not _KEY.fullmatch(text.lower()):
+        raise usage(f"{text!r} is not a key of 64 hex digits", field=option, code="bad_key")
+    return text.lower()
 
 
 def _whose(told: dict[str, Any]) -> str:
@@ -198,21 +218,20 @@ def read_bundle(path: Path) -> dict[str, Any]:
 
 
 def check_bundle(
-    bundle: Any, public_key: str | None = None, seen: dict[str, str] | None = None
+    bundle: Any, public_key: str | None = None, seen: dict[str, str] | None = None, witnesses: Sequence[str] = ()
 ) -> dict[str, Any]:
     """{ok, first_bad, refusal, signed_by, checks [{name, ok, detail, code}]}; needs no market and no network.
 
     refusal: the code of the first check that does not hold.
 
-    With `public_key` (hex) it must be signed by that key; `seen`: roots by size of the market's log, seen before.
+    With `public_key` (hex) it must be signed by that key; `seen`: roots by size of the market's log, seen before; `witnesses`
+    (hex) must have cosigned a head that holds every event shown.
     """
     from storage.invoice_bundles import INVOICE_FORMAT, verify_invoice
     from storage.provenance import verify_bundle
 
-    if bundle.get("format") == INVOICE_FORMAT:
-        found = verify_invoice(bundle, public_key=public_key, seen=seen)
-    else:
-        found = verify_bundle(bundle, public_key=public_key, seen=seen)
+    verify = verify_invoice if bundle.get("format") == INVOICE_FORMAT else verify_bundle
+    found = verify(bundle, public_key=public_key, seen=seen, witnesses=witnesses)
     names = ("name", "ok", "detail", "code")
     checks = [{name: getattr(check, name) for name in names} for check in found.checks]
     wrong = next((check for check in found.checks if not check.ok), None)

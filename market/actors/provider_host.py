@@ -10,7 +10,7 @@
    back, node down.
 
 Prints one JSON object a line on stdout: {"event": "waiting" | "joined" | "ready" | "lease" | "earned" | "away" | "back" |
-"selftest" | "measured" | "draining" | "drained" | "paused" | "resumed" | "untold" | "refused" | "over" | "rejoin", …}. Everything it starts is its
+"selftest" | "measured" | "another_history" | "unwitnessed" | "draining" | "drained" | "paused" | "resumed" | "untold" | "refused" | "over" | "rejoin", …}. Everything it starts is its
 descendant and ends with it.
 """
 
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from market.actors.control import Control
+from market.actors.head_watch import HeadWatch
 from market.actors.host_config import (
     ConfigRefused,
     HostConfig,
@@ -94,6 +95,7 @@ class Host:
         self._noticed = Noticed(self._config.notice_ms / 1000, self._lists, lambda lease: self._happen("left", lease), self._end_lease)
         self._control: Control | None = None
         self._watch: IdleWatch | None = None
+        self._heads = HeadWatch(self._market, config.home, say, lambda: time.time_ns() // 1_000_000)
         self._stopping = threading.Event()
 
     def run(self) -> int:
@@ -115,7 +117,7 @@ class Host:
             if not rejoin:
                 self._drain()
         finally:
-            for one in (self._watch, self._control):
+            for one in (self._watch, self._control, self._heads):
                 if one is not None:
                     one.close()
             if self._reclaimer is not None:
@@ -173,6 +175,7 @@ class Host:
             self._watch.start()
         polling = threading.Thread(target=self._poll, name="poll", daemon=True)
         polling.start()
+        self._heads.start()
         try:
             return self._take_happenings(node)
         except HeadGone:

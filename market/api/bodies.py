@@ -23,6 +23,7 @@ INT64_MAX = 2**63 - 1
 
 Id = Annotated[str, Field(pattern=ID)]
 Digest = Annotated[str, Field(pattern=DIGEST)]
+Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
 Text = Annotated[str, Field(max_length=4096)]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 Count = Annotated[int, Field(ge=0, le=INT64_MAX)]
@@ -399,6 +400,26 @@ class PriceRuleBody(Body):
 class RayBody(Body):
     address: Name
     token_path: Text
+
+
+class HeadBody(Body):
+    """A signed head of a market's log."""
+
+    market: Id
+    size: Positive
+    root: Digest
+    at_ms: Count
+    public_key: Digest
+    signature: Signature
+
+
+class CosignatureBody(Body):
+    """`public_key`, `signature`: of whoever cosigns; `at_s`: seconds since 1970."""
+
+    head: HeadBody
+    public_key: Digest
+    at_s: Count
+    signature: Signature
 
 
 class SqlBody(Body):

@@ -65,7 +65,8 @@ class Proofs:
         return {"size": records, "root": self.log_index.root(records).hex()}
 
     def _log(self, params: Json, _: Tenant) -> Json | QueryRefused:
-        """Size and root of the log, and with `old` (and `new`) the proof that it only grew since."""
+        """Size and root of the log, and with `old` (and `new`) the proof that it only grew since; `paths`: the same by size
+        for each of `sizes` that the log has."""
         self.log_index.catch_up()
         size = len(self.log_index)
         new, old = params.get("new", size), params.get("old")
@@ -75,5 +76,9 @@ class Proofs:
         if old is not None:
             if not (isinstance(old, int) and 0 < old <= new):
                 return QueryRefused("size_unknown", f"old is a size from 1 to {new}, not {old}", "old", "ask for a smaller one")
-            answer |= {"old": old, "path": [one.hex() for one in self.log_index.consistency(old, new)]}
-        return answer
+            answer |= {"old": old, "path": self._path(old, new)}
+        sizes = [one for one in params.get("sizes", []) if 0 < one <= new]
+        return answer | {"paths": {str(one): self._path(one, new) for one in sizes}}
+
+    def _path(self, old: int, new: int) -> list[str]:
+        return [one.hex() for one in self.log_index.consistency(old, new)]

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from secrets import token_hex
 
 from market.api.books_link import BooksLink
+from market.api.cosigned import CosignedHeads
 from market.api.desk import Desk
 from market.api.job_logs import JobLogs
 from market.api.routes.members import hash_of, new_key
@@ -19,10 +20,10 @@ from market.api.shelf import Shelf
 from market.api.vault import Vault, VaultDamaged
 from market.clocks import SteadyClock
 from market.commands import SYSTEM, AddMember, NoteFormat, OpenMarket
-from market.homes import LOCAL_MEMBERS, Home, read_json, write_file, write_json
+from market.homes import LOCAL_MEMBERS, Home, kept_key, read_json, write_json
 from market.outcomes import Refusal
 from storage.formats import JOURNAL_FORMAT
-from storage.provenance import new_signing_key, public_key_of
+from storage.signing import public_key_of
 
 log = logging.getLogger("torg.opening")
 
@@ -49,7 +50,7 @@ def open_services(home: Home, url: str, desk: Desk, shelf: Shelf, clock: SteadyC
     """Everything that the routes need, over a desk that has replayed its journal. Raises OSError, ValueError."""
     open_market(home, desk)
     shelf.recall_manifests()
-    signing_key = load_signing_key(home)
+    signing_key = kept_key(home.signing_key_file)
     vault = Vault(home.secrets, home.secrets_key_file)
     named = desk.exchange.named_secrets()
     vault.keep_only({token for _, _, token in named})
@@ -67,6 +68,7 @@ def open_services(home: Home, url: str, desk: Desk, shelf: Shelf, clock: SteadyC
         job_logs=JobLogs(home.job_logs),
         vault=vault,
         books=BooksLink(home),
+        cosigned=CosignedHeads(home.cosigned_file),
         signing_key=signing_key,
         public_key=public_key_of(signing_key),
         started_ms=desk.now_ms(),
@@ -92,15 +94,3 @@ def open_market(home: Home, desk: Desk) -> None:
         if name not in known:
             added = desk.decide_now(AddMember(member=name, role=name, key_sha256=hash_of(keys[name]), by=SYSTEM))
             assert not isinstance(added.answer, Refusal), added.answer
-
-
-def load_signing_key(home: Home) -> bytes:
-    """The market's Ed25519 key, 32 bytes, kept as hex; made on the first start."""
-    try:
-        key = bytes.fromhex(home.signing_key_file.read_text(encoding="ascii").strip())
-    except FileNotFoundError:
-        key = new_signing_key()
-        write_file(home.signing_key_file, key.hex().encode("ascii") + b"\n", mode=0o600)
-    if len(key) != 32:
-        raise ValueError(f"{home.signing_key_file} does not hold an Ed25519 key of 32 bytes")
-    return key

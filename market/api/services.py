@@ -12,6 +12,7 @@ from fastapi import Depends, Header, Request
 from fastapi.responses import JSONResponse
 
 from market.api.books_link import BooksLink
+from market.api.cosigned import CosignedHeads
 from market.api.desk import Desk
 from market.api.feed import Feed
 from market.api.gate import Gate, address_of
@@ -48,6 +49,7 @@ class Services:
     job_logs: JobLogs
     vault: Vault
     books: BooksLink
+    cosigned: CosignedHeads
     signing_key: bytes
     public_key: str
     started_ms: int

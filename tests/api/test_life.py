@@ -2,15 +2,18 @@
 
 from pathlib import Path
 
+from market.head_memory import HeadMemory
+from market.homes import kept_key
 from market.witness import believe, path_of
 from storage.checkpoints import Manifest, TensorEntry
 from storage.invoice_bundles import verify_invoice
 from storage.provenance import verify_bundle
+from storage.signing import public_key_of
 from storage.tree_heads import TreeHead
 from tests.api.square import USD, FakeProvider, FakeRun, Square, make_offer, make_spec, refusal
 
 
-def test_a_job_lives_loses_a_worker_and_is_billed_what_the_ledger_says(square: Square) -> None:
+def test_a_job_lives_loses_a_worker_and_is_billed_what_the_ledger_says(square: Square, tmp_path: Path) -> None:
     region, job = square.name("region"), square.name("job")
     customer, ann = square.newcomer("customer", 20 * USD)
     _, first = square.newcomer("provider")
@@ -113,6 +116,19 @@ def test_a_job_lives_loses_a_worker_and_is_billed_what_the_ledger_says(square: S
     later = ann.log(old=early.newest.size)
     assert believe(early, TreeHead.parse(later["head"]), path_of(later), None).newest.size > early.newest.size
     assert refusal(lambda: ann.log(old=later["head"]["size"] + 1000)).code == "size_unknown"
+    witness = HeadMemory(tmp_path / "heads.json", lambda: kept_key(tmp_path / "cosigner.key"))
+    look = witness.look(second, now_ms=1)
+    key = public_key_of(kept_key(tmp_path / "cosigner.key"))
+    told = ann.log()["cosigned"]
+    row = next(one for one in told if one["cosignatures"][0]["public_key"] == key)
+    assert (row["head"], row["cosignatures"][0]["member"]) == (look.head.to_json(), second_name)
+    wrong = row["cosignatures"][0] | {"at_s": 2}
+    wrong.pop("member")
+    assert refusal(lambda: second.cosign_head(row["head"], **wrong)).code == "bad_cosignature"
+    assert HeadMemory(tmp_path / "ann.json", lambda: bytes(32)).look(ann, now_ms=1).cosigned, "ann holds the market to it"
+    known = square.home.read_market()["public_key"]
+    witnessed = verify_invoice(ann.invoice_bundle(job), public_key=known, witnesses=[key])
+    assert witnessed.ok, [check for check in witnessed.checks if not check.ok]
     assert [one["round"] for one in ann.rounds(job)] == [1, 2, 3]
     assert (done["training"]["sent_bytes"], done["training"]["retries"]) == (14, 1)
     assert [(one["tuning"], one["first_round"]) for one in done["tunings"]] == [(1, 3)]

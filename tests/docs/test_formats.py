@@ -18,10 +18,9 @@ from hypothesis import strategies as st
 
 from cli.errors import CliError
 from cli.invites import read_invite
-from market.api.opening import load_signing_key
 from market.events import FIELDS
 from market.exchange import Exchange, Settings
-from market.homes import PROCESSES, Home, write_json
+from market.homes import PROCESSES, Home, kept_key, write_json
 from market.packing import PackingError, unpack
 from storage.canonical import NotCanonical, parse_json
 from storage.checkpoints import Manifest, ManifestError
@@ -445,7 +444,7 @@ def test_the_page_lists_the_paths_of_a_home(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     home.make_folders()
     write_json(home.keys_file, {"operator": "k"}, mode=0o600)
-    assert load_signing_key(home) == load_signing_key(home)
+    assert kept_key(home.signing_key_file) == kept_key(home.signing_key_file)
     assert home.root.stat().st_mode & 0o777 == 0o700
     assert home.signing_key_file.stat().st_mode & 0o777 == 0o600
     assert re.fullmatch(rb"[0-9a-f]{64}\n", home.signing_key_file.read_bytes())

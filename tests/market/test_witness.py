@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from market.witness import AnotherHistory, Seen, believe, path_of, recall
+from market.witness import AnotherHistory, Seen, believe, hold, path_of, recall
+from storage.cosignatures import CosignedHead, cosign
 from storage.merkle import Tree, leaf_hash
 from storage.provenance import new_signing_key, public_key_of
 from storage.tree_heads import BadHead, TreeHead
@@ -65,3 +66,16 @@ def test_what_is_no_proof_is_no_head() -> None:
     for bad in ({"path": ["zz"]}, {"path": 7}, {"path": [None]}):
         with pytest.raises(BadHead):
             path_of(bad)
+
+
+def test_what_others_cosigned_is_held_to_what_is_shown_here() -> None:
+    theirs = CosignedHead(head(7), (cosign(head(7), "bob", 5, OTHER),))
+    seen = hold(believe(None, head(15), [], None), theirs, TRUE.consistency(7, 15))
+    assert seen.roots == {7: head(7).root, 15: head(15).root}
+    forked = CosignedHead(head(7, REWRITTEN), (cosign(head(7, REWRITTEN), "bob", 5, OTHER),))
+    with pytest.raises(AnotherHistory, match=r"the 7 that bob \(key .*…\) saw") as found:
+        hold(seen, forked, TRUE.consistency(7, 15))
+    assert found.value.heads == (head(15), head(7, REWRITTEN)), "both are signed by the market: they prove it"
+    for untrue in (head(7, key=OTHER), head(8)):  # not the market's word; not what was cosigned
+        with pytest.raises(BadHead):
+            hold(seen, CosignedHead(untrue, theirs.cosignatures), TRUE.consistency(7, 15))

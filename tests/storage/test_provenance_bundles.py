@@ -28,7 +28,7 @@ from tests.storage.books_examples import write
 
 KEY, STRANGER, PROVIDER = new_signing_key(), new_signing_key(), new_signing_key()
 CHECKS = (
-    "format", "digest", "signature", "head", "history", "inclusion", "job", "committed", "chain", "segments", "outputs",
+    "format", "digest", "signature", "head", "history", "inclusion", "cosigned", "job", "committed", "chain", "segments", "outputs",
     "statements", "machines", "lineage", "transfers", "charges", "totals", "complete",
 )  # fmt: skip
 Json = dict[str, Any]

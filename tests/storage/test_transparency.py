@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from storage.billing import invoice
 from storage.checks import seal
+from storage.cosignatures import CosignedHead, cosign
 from storage.invoice_bundles import INVOICE_FORMAT, invoice_proof, make_invoice_bundle, verify_invoice
 from storage.job_events import billed_events
 from storage.journal import Journal
-from storage.merkle import is_consistent, is_included, root_from_inclusion
+from storage.merkle import EMPTY_ROOT, is_consistent, is_included, root_from_inclusion
 from storage.projection import Projection
-from storage.provenance import new_signing_key, public_key_of
+from storage.signing import is_signed_by, new_signing_key, public_key_of
 from storage.tenants import Tenant
 from storage.transparency import LogIndex, event_leaf, record_leaf
 from storage.tree_heads import BadHead, TreeHead
@@ -211,6 +212,42 @@ def test_a_bundle_that_leaves_out_money_that_moved_is_incomplete(journal: Path) 
     events = [(record["at_ms"], one["event"]) for record in body["records"] for one in record["events"]]
     body["invoice"] = bill_of(events)
     assert first_bad(seal(INVOICE_FORMAT, body, KEY)) == "complete"
+
+
+def test_a_bundle_says_who_saw_its_log_and_a_witness_that_is_asked_for_must_have(journal: Path) -> None:
+    bundle, log, mine, anns = bundle_of(journal, "job-a"), followed(journal), new_signing_key(), new_signing_key()
+    size, last = len(log), bundle["body"]["records"][-1]["number"]
+
+    def cosigned(at: int, key: bytes = mine, owner: bytes = KEY, root: bytes | None = None) -> Json:
+        head = TreeHead.signed("m", at, root or log.root(at), 1, owner)
+        row = CosignedHead(head, (cosign(head, "bob", 2, key), cosign(head, "ann", 2, anns))).to_json()
+        return row | {"path": [one.hex() for one in log.consistency(at, size)]}
+
+    def code(row: Json, *wanted: bytes, **more: Any) -> str | None:
+        return first_code(bundle | {"cosigned": [row]}, witnesses=[public_key_of(key) for key in wanted], **more)
+
+    assert code(cosigned(last), mine, anns) is None
+    assert code(cosigned(last - 1)) is None
+    assert code(cosigned(last - 1), mine) == "not_cosigned", "it has not seen every event shown"
+    assert code(cosigned(last), new_signing_key()) == "not_cosigned"
+    assert first_code(bundle, witnesses=[public_key_of(mine)]) == "not_cosigned"
+    told = {check.name: check.detail for check in verify_invoice(bundle | {"cosigned": [cosigned(last)]}).checks}
+    assert f"saw {last} of {size} records; 2 of them saw every event shown" in told["cosigned"]
+    assert code(cosigned(last, root=bytes(32))) == "another_history"
+    assert code(cosigned(last - 1), seen={str(last - 1): "0" * 64, str(size): log.root(size).hex()}) == "another_history"
+    assert code(cosigned(last, owner=mine)) == "stranger", "a head by another key is no word of the market's"
+    forged = cosigned(last)
+    forged["cosignatures"][0]["at_s"] += 1
+    assert code(forged) == "bad_cosignature"
+    assert code({"head": 7}) == "bad_form"
+
+
+def test_what_a_cosigner_signs_is_a_c2sp_checkpoint() -> None:
+    """As tlog-cosignature.md has it: an empty log of a market called m."""
+    head = TreeHead.signed("m", 0, EMPTY_ROOT, 1, bytes(32))
+    text = b"cosignature/v1\ntime 9\ntorg/m\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n"
+    made = cosign(head, "ann", 9, bytes(range(32)))
+    assert is_signed_by(public_key_of(bytes(range(32))), text, made.signature)
 
 
 def test_signatures_by_strangers_are_refused(journal: Path) -> None:
