@@ -1,6 +1,7 @@
 """What `torg provenance` writes beside the bundle: a picture, OpenLineage events, a model card, envelopes."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ def view(option: str, file: Path, bundle: dict[str, Any]) -> str:
     body = bundle["body"]
     statements = [load_bundle(payload_of(one)) for one in body["statements"]]
     if option == "--dsse":
-        return "".join(json.dumps(one, sort_keys=True) + "\n" for one in body["statements"])
+        return "".join(json.dumps(one, sort_keys=True) + "\n" for one in _envelopes(body))
     if option == "--openlineage":
         events = run_events(body["market"], body["job"], statements)
         return "".join(json.dumps(one, ensure_ascii=False, sort_keys=True) + "\n" for one in events)
@@ -26,3 +27,18 @@ def view(option: str, file: Path, bundle: dict[str, Any]) -> str:
     if file.suffix == ".svg":
         return lineage_svg(body["job"], statements)
     return lineage_page(body["job"], statements, body["market"])
+
+
+def _envelopes(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Each segment's, signed by the market, and behind it those of its workers, each signed by its lease's key."""
+    from storage.dsse import enveloped
+    from storage.log_proofs import logged
+    from storage.segment_statements import story_of, worker_words
+
+    story = story_of(logged(body))
+    for segment, one in zip(story.segments, body["statements"], strict=True):
+        yield one
+        rounds = segment.event["statement"]["predicate"]["rounds"]
+        for number in range(rounds["first"], rounds["last"] + 1):
+            for word in worker_words(story, number):
+                yield enveloped(word.statement, {word.public_key: word.signature})

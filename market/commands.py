@@ -38,6 +38,7 @@ from market.report_commands import (
     ReportRound,
     ReportSave,
     Warned,
+    Word,
 )
 from market.team_commands import (
     KEEP,
@@ -91,6 +92,7 @@ __all__ = [
     "StartLease",
     "SuspendMember",
     "Warned",
+    "Word",
 ]  # fmt: skip
 SYSTEM: Final = "market"
 

@@ -131,6 +131,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
         "late",
         "warned",
     ),
+    "round_signed": ("job", "round", "signed"),
     "round_evaluated": ("job", "round", "loss", "metrics"),
     "checkpoint_durable": (
         "job",

@@ -213,6 +213,9 @@ def _check_round(command: ReportRound) -> Refusal | None:
             return invalid("members.run_ms", member.run_ms, "milliseconds, or nothing")
         if not is_text(member.contribution, 128):
             return invalid("members.contribution", member.contribution, "a digest")
+    for word in command.words:
+        if not is_text(word.signature, 128) or not (word.parameters is None or is_digest(word.parameters)):
+            return invalid("words", word.lease, "a signature, and a digest or nothing, for each lease")
     return None
 
 
@@ -292,6 +295,14 @@ def _commit(turn: Turn, job: Job, command: ReportRound, present: Sequence[tuple[
         "lost": lost,
     }
     turn.emit("round_committed", fields | manner)
+    leases = {(lease.id, lease.epoch) for _, lease in present}
+    signed = [
+        {"lease": one.lease, "epoch": one.epoch, "parameters": one.parameters, "signature": one.signature}
+        for one in command.words
+        if (one.lease, one.epoch) in leases
+    ]
+    if signed:
+        turn.emit("round_signed", {"job": job.id, "round": command.round, "signed": signed})
 
 
 def report_checkpoint(turn: Turn, command: ReportCheckpoint) -> Answer | Refusal:

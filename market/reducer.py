@@ -212,6 +212,10 @@ def _meter_signed(state: State, event: Event, at_ms: int) -> None:
     state.leases[event["lease"]].signed = {name: event[name] for name in (*COUNTS, "run_ms", "signature")}
 
 
+def _round_signed(state: State, event: Event, at_ms: int) -> None:
+    """The workers' signatures decide nothing: they are for whoever checks the log."""
+
+
 def _lease_charged(state: State, event: Event, at_ms: int) -> None:
     lease = state.leases[event["lease"]]
     assert event["from_ms"] == lease.charged_ms
@@ -357,6 +361,7 @@ _HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     "lease_charged": _lease_charged,
     "lease_ended": _lease_ended,
     "round_committed": _round_committed,
+    "round_signed": _round_signed,
     "round_evaluated": _round_evaluated,
     "checkpoint_durable": _checkpoint_durable,
     "attempt_ended": _attempt_ended,

@@ -74,6 +74,16 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Word:
+    """A worker's signature under its work in a round (hex). `parameters`: the digest after it, where it is not the round's."""
+
+    lease: str
+    epoch: int
+    signature: str
+    parameters: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """A worker whose contribution to a round was left out, and why; the next time it is dropped."""
 
@@ -104,6 +114,7 @@ class ReportRound:
     attempts: int = 1
     late: tuple[int, ...] = ()
     warned: tuple[Warned, ...] = ()
+    words: tuple[Word, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,20 @@ def pre_authentication(payload_type: str, payload: bytes) -> bytes:
 
 def envelope(statement: Mapping[str, Any], signing_key: bytes | None) -> Json:
     """A statement in its envelope; signed with a raw Ed25519 key (32 bytes; needs `cryptography`) or not at all."""
-    payload = canonical_bytes(statement)
-    signatures = [] if signing_key is None else [_signature(signing_key, payload)]
-    return {"payloadType": PAYLOAD_TYPE, "payload": base64.b64encode(payload).decode("ascii"), "signatures": signatures}
+    if signing_key is None:
+        return enveloped(statement, {})
+    value = sign(signing_key, pre_authentication(PAYLOAD_TYPE, canonical_bytes(statement)))
+    return enveloped(statement, {public_key_of(signing_key): value})
+
+
+def enveloped(statement: Mapping[str, Any], signatures: Mapping[str, str]) -> Json:
+    """A statement in an envelope with signatures that were made before: hex by public key (hex)."""
+    payload = base64.b64encode(canonical_bytes(statement)).decode("ascii")
+    rows = [
+        {"keyid": key, "sig": base64.b64encode(bytes.fromhex(value)).decode("ascii")}
+        for key, value in signatures.items()
+    ]
+    return {"payloadType": PAYLOAD_TYPE, "payload": payload, "signatures": rows}
 
 
 def payload_of(found: Mapping[str, Any]) -> bytes:
@@ -55,8 +66,3 @@ def check_envelope(found: Mapping[str, Any], public_key: str) -> None:
         value = ""
     right = is_signed_by(public_key, pre_authentication(PAYLOAD_TYPE, payload), value)
     demand(right, f"an envelope is not signed by the key {public_key[:16]}…", "stranger")
-
-
-def _signature(signing_key: bytes, payload: bytes) -> Json:
-    value = bytes.fromhex(sign(signing_key, pre_authentication(PAYLOAD_TYPE, payload)))
-    return {"keyid": public_key_of(signing_key), "sig": base64.b64encode(value).decode("ascii")}

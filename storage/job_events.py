@@ -25,7 +25,7 @@ ORDER BY record, ordinal
 
 
 _PROVENANCE_TABLES = (
-    "jobs", "job_states", "tunings", "transfers", "leases", "lease_charges", "rounds", "evaluations", "checkpoints", "statements",
+    "jobs", "job_states", "tunings", "transfers", "leases", "lease_charges", "rounds", "round_signatures", "evaluations", "checkpoints", "statements",
     "job_results", "dispute_openings", "dispute_closings",
 )  # fmt: skip
 _PROVENANCE = (

@@ -24,7 +24,7 @@ from storage.tables import TABLES, Row, rows_of
 
 log = logging.getLogger("torg.books")
 
-VERSION = 9  # of the tables; views are made anew at every open
+VERSION = 10  # of the tables; views are made anew at every open
 BATCH_ROWS = 16_384
 VIEWS = Path(__file__).parent / "views"
 # Few threads: the books are small, and trainers on the same machine need the cores.

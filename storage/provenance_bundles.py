@@ -13,7 +13,8 @@ The checks, in order: format, digest, signature, head, history, inclusion, cosig
 the digest that was journaled), committed (spec, data order and hyper-parameters stand in the log before any work), chain (each
 segment names the one before), segments (rounds, steps and work are those of the log), outputs (each checkpoint is in the log, made
 from the one before, and has the parameters that its last round agreed on), statements (each is what the events say, signed by the
-market), machines (each is signed by its provider's key, where it was told), lineage (from the result down to code and data),
+market), machines (each is signed by its provider's key, where it was told), workers (each member's work in a round is signed by its
+lease's key, where it was), lineage (from the result down to code and data),
 transfers, charges, totals, complete.
 """
 
@@ -26,12 +27,13 @@ from storage.dsse import check_envelope, envelope, payload_of
 from storage.invoice_notes import disputes_of, held_in_escrow
 from storage.log_proofs import Known, Logged, check_log_proof, logged, pack
 from storage.machines import check_machine
-from storage.segment_statements import JobStory, statements_of, story_of
+from storage.segment_statements import JobStory, statements_of, story_of, worker_words
 from storage.statements import statement_digest, totals_of
 from storage.transparency import ShownRecord
 from storage.tree_heads import NoSignatures, TreeHead
 from storage.units import format_usd
 from storage.verification import check_charges, check_outputs, check_statements, check_transfers
+from storage.worker_statements import is_statement_signed
 
 PROVENANCE_FORMAT: Final = "torg-bundle-2"
 OVER: Final = frozenset({"done", "failed", "cancelled"})
@@ -78,6 +80,7 @@ def verify_provenance(
             examined.check("outputs", lambda: _outputs(body["job"], story))
             examined.check("statements", lambda: _statements(whole, story, public_key))
             examined.check("machines", lambda: _machines(story))
+            examined.check("workers", lambda: _workers(story))
             examined.check("lineage", lambda: _lineage(story))
             examined.check("transfers", lambda: check_transfers(body["job"], _transfers(story)))
             examined.check("charges", lambda: check_charges(_plain(story), _transfers(story)))
@@ -209,10 +212,33 @@ def _machines(story: JobStory) -> str:
     try:
         for one in told:
             check_machine(one.event)
+            named = one.event["machine"]["facts"].get("meter_key", one.event.get("meter_key", ""))
+            right = named == one.event.get("meter_key", "")
+            demand(
+                right,
+                f"lease {one.event['lease']}: its provider has signed another key than its worker has",
+                "stranger",
+            )
     except NoSignatures as missing:
         return f"{len(told)} leases' machines; their signatures were skipped: {missing}"
     silent = len(story.started) - len(told)
     return f"{len(told)} leases' machines, signed by their providers" + (f"; of {silent} nothing is known" if silent else "")
+
+
+def _workers(story: JobStory) -> str:
+    """Each worker's word for its work in a round is signed by its lease's key; those that gave none are counted."""
+    given = sum(len(one.event["members"]) for one in story.rounds.values())
+    words, skipped = [(number, word) for number in sorted(story.rounds) for word in worker_words(story, number)], ""
+    for number, word in words:
+        try:
+            signed = is_statement_signed(word.statement, word.public_key, word.signature)
+        except NoSignatures as missing:
+            skipped = f"; their signatures were skipped: {missing}"
+            break
+        demand(signed, f"the work of lease {word.lease} in round {number} is not signed by its lease's key", "stranger")
+    silent = given - len(words)
+    rest = f"; {silent} have no signature of their worker" if silent else ""
+    return f"{len(words)} of {given} members' rounds are signed by the workers that made them{rest}{skipped}"
 
 
 def _lineage(story: JobStory) -> str:

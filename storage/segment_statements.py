@@ -17,6 +17,7 @@ from typing import Any, Final
 from storage.log_proofs import Logged
 from storage.statements import STATEMENT_TYPE
 from storage.units import format_instant
+from storage.worker_statements import worker_statement
 
 SLSA_TYPE: Final = "https://slsa.dev/provenance/v1"
 BUILD_TYPE: Final = "urn:torg:training-segment:v2"
@@ -33,6 +34,7 @@ class JobStory:
     granted: dict[str, Logged] = field(default_factory=dict)
     started: dict[str, Logged] = field(default_factory=dict)
     rounds: dict[int, Logged] = field(default_factory=dict)
+    signed: dict[int, Logged] = field(default_factory=dict)
     evaluated: dict[int, Logged] = field(default_factory=dict)
     checkpoints: dict[int, Logged] = field(default_factory=dict)
     charges: dict[int, list[Logged]] = field(default_factory=dict)
@@ -60,6 +62,9 @@ def story_of(events: Iterable[Logged]) -> JobStory:
             case "round_committed":
                 story.rounds[event["round"]] = one
                 story.evaluated.pop(event["round"], None)
+                story.signed.pop(event["round"], None)
+            case "round_signed":
+                story.signed[event["round"]] = one
             case "round_evaluated":
                 story.evaluated[event["round"]] = one
             case "checkpoint_durable":
@@ -178,7 +183,7 @@ def _details(market: str, story: JobStory, segment: Logged, said: Json) -> Json:
             for member in story.rounds[number].event["members"]
             if _is_digest(member["contribution"])
         ],
-        "torg_work": [_work(story, work) for work in said["work"]],
+        "torg_work": [_work(story, work, numbers) for work in said["work"]],
         "torg_metrics": _metrics(story, numbers),
         "torg_charges": _charges(story, segment),
         "torg_log": {
@@ -190,12 +195,43 @@ def _details(market: str, story: JobStory, segment: Logged, said: Json) -> Json:
     }
 
 
-def _work(story: JobStory, work: Json) -> Json:
-    """What a lease did, on which machine: as its provider said and signed it when it began, where it did."""
+@dataclass(frozen=True, slots=True)
+class WorkerWord:
+    """A worker's own word for its work in a round: its statement, its lease's key (hex), its signature (hex)."""
+
+    lease: str
+    statement: Json
+    public_key: str
+    signature: str
+
+
+def worker_words(story: JobStory, round: int) -> list[WorkerWord]:
+    """Those of a round that are in the log, by what the log says of that round. Signatures are not checked."""
+    if round not in story.signed:
+        return []
+    committed = story.rounds[round].event
+    members = {(member["lease"], member["epoch"]): member for member in committed["members"]}
+    found = []
+    for word in story.signed[round].event["signed"]:
+        member, started = members[word["lease"], word["epoch"]], story.started.get(word["lease"])
+        key = "" if started is None else started.event.get("meter_key", "")
+        statement = worker_statement(committed["job"], round, word["parameters"] or committed["digest"], member)
+        found.append(WorkerWord(word["lease"], statement, key, word["signature"]))
+    return found
+
+
+def _work(story: JobStory, work: Json, numbers: Sequence[int]) -> Json:
+    """What a lease did, on which machine: as its provider said and signed it when it began, where it did.
+
+    `signed_rounds`: for how many of the rounds its worker signed, where anybody's worker did.
+    """
     granted = story.granted[work["lease"]].event
     started = story.started.get(work["lease"])
     machine = None if started is None else started.event.get("machine")
     found = {**work, "gpu": granted["gpu"], "gpus": granted["gpus"]}
+    if any(number in story.signed for number in numbers):
+        words = [word for number in numbers for word in worker_words(story, number) if word.lease == work["lease"]]
+        found |= {"signed_rounds": len(words)}
     return found if not machine else found | {"machine": machine}
 
 

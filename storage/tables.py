@@ -125,6 +125,7 @@ TABLES = {
             "tokens BIGINT, leased_ms BIGINT, trained_ms BIGINT, bytes BIGINT, contribution, sent_bytes BIGINT,"
             "received_bytes BIGINT, stall_ms BIGINT",
         ),
+        _table("round_signatures", "job, round BIGINT, signed_json"),
         _table("round_losses", "job, round BIGINT, lease, epoch BIGINT, reason"),
         _table("evaluations", "job, round BIGINT, loss DOUBLE"),
         _table("evaluation_metrics", "job, round BIGINT, name, value DOUBLE"),
@@ -150,7 +151,7 @@ _PLAIN = {
     "lease_started": "lease_starts", "lease_metered": "lease_meters", "meter_signed": "meter_signatures",
     "dispute_opened": "dispute_openings", "dispute_closed": "dispute_closings", "lease_charged": "lease_charges",
     "lease_ended": "lease_ends", "checkpoint_durable": "checkpoints",
-    "attempt_ended": "attempts", "provenance": "statements",
+    "attempt_ended": "attempts", "round_signed": "round_signatures", "provenance": "statements",
 }  # fmt: skip
 
 

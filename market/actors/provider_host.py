@@ -282,9 +282,11 @@ class Host:
         self._stable.fill()
 
     def _machine(self, lease: Lease) -> dict[str, Any]:
-        """What the lease's worker runs on, signed by the provider's own key."""
+        """What the lease's worker runs on and by which key it signs, signed by the provider's own key."""
+        assert self._stable is not None
         units = int(lease["gpus"])
         facts = machine_facts(self._hardware.gpu, units, self._hardware.threads_per_unit * units)
+        facts |= {"meter_key": self._stable.meter_key(lease["epoch"])}
         return sign_machine(lease["id"], lease["epoch"], facts, own_key(self._config.home))
 
     def _begin(self, node: RayNode, lease: Lease) -> None:

@@ -320,6 +320,15 @@ class RoundMemberBody(Body):
     run_ms: Count | None = None
 
 
+class WordBody(Body):
+    """A worker's own word for its work in the round, by the key of its lease (storage/worker_statements.py)."""
+
+    lease: Id
+    epoch: Count
+    signature: Signature
+    parameters: Digest | None = None
+
+
 class WarnedBody(Body):
     slot: Count
     reason: Text
@@ -334,6 +343,7 @@ class RoundBody(Body):
     duration_ms: Count
     members: Annotated[list[RoundMemberBody], Field(min_length=1, max_length=1024)]
     lost: Annotated[list[LostBody], Field(max_length=1024)] = []
+    words: Annotated[list[WordBody], Field(max_length=1024)] = []
     strategy: Annotated[str, Field(max_length=64)] = ""
     tuning: Count | None = None
     attempts: Positive = 1

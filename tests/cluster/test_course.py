@@ -10,6 +10,7 @@ import pytest
 
 from storage.checkpoints import Manifest
 from storage.meter_readings import is_signed
+from storage.provenance import verify_bundle
 from tests.cluster.plaza import ELSEWHERE, ELSEWHERE_NANOS, USD, Plaza, until
 from trainers.member import Member
 
@@ -66,6 +67,12 @@ def test_a_job_trains_to_done_and_the_loss_falls(plaza: Plaza) -> None:
         assert 0 < signed["leased_ms"] <= lease["metered_ms"]
         assert lease["questioned_ms"] == 0, "worker and run agree"
     assert len({lease["meter_key"] for lease in done["leases"]}) == 2, "a key for each lease"
+
+    bundle = plaza.local("customer").provenance(job)
+    found = {check.name: check for check in verify_bundle(bundle).checks}
+    assert found["workers"].ok
+    assert found["workers"].detail == "24 of 24 members' rounds are signed by the workers that made them"
+    assert found["machines"].ok, "each provider has signed the key of its lease with its machine"
 
     result = plaza.local("customer").result(job)
     manifest = Manifest.from_json(result["manifest"])

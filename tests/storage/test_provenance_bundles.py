@@ -6,35 +6,44 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from market.commands import RetuneJob, StartLease
+from cli.provenance_views import view
+from market.commands import ReportRound, RetuneJob, StartLease, Word
 from market.dispute_commands import DecideDispute, OpenDispute
 from storage.canonical import canonical_bytes, parse_json
 from storage.checks import seal
-from storage.dsse import envelope, pre_authentication
+from storage.dsse import check_envelope, envelope, pre_authentication
 from storage.job_events import provenance_events
 from storage.machines import sign_machine
+from storage.meter_readings import new_meter_key
 from storage.projection import Projection
 from storage.provenance import new_signing_key, public_key_of, verify_bundle
 from storage.provenance_bundles import PROVENANCE_FORMAT, make_provenance_bundle, provenance_proof
 from storage.transparency import LogIndex
 from storage.tree_heads import TreeHead
+from storage.worker_statements import sign_statement, worker_statement
 from tests.market.scene import Scene, digest
 from tests.storage.books_examples import write
 
 KEY, STRANGER, PROVIDER = new_signing_key(), new_signing_key(), new_signing_key()
 CHECKS = (
     "format", "digest", "signature", "head", "history", "inclusion", "cosigned", "job", "committed", "chain", "segments", "outputs",
-    "statements", "machines", "lineage", "transfers", "charges", "totals", "complete",
+    "statements", "machines", "workers", "lineage", "transfers", "charges", "totals", "complete",
 )  # fmt: skip
+METER_PRIVATE, METER_PUBLIC = new_meter_key()
 Json = dict[str, Any]
 
 
 def played() -> Scene:
+    return played_by(words)
+
+
+def played_by(words: Callable[[ReportRound], tuple[Word, ...]]) -> Scene:
     """A job of four rounds and three checkpoints, one of them of two rounds, with a held-out loss; it ends."""
     scene = Scene()
     for number in (1, 2):
@@ -42,16 +51,27 @@ def played() -> Scene:
     scene.submit()
     scene.clear()
     for lease in scene.view()["workers"]:
-        machine = sign_machine(lease["id"], lease["epoch"], {"gpu": "cpu", "torch": "2.9"}, PROVIDER)
-        scene.do(StartLease(lease["id"], lease["epoch"], "w", 1, "node", lease["provider"], machine=machine))
+        key = METER_PUBLIC if lease["slot"] == 0 else ""
+        facts = {"gpu": "cpu", "torch": "2.9", "meter_key": key}
+        machine = sign_machine(lease["id"], lease["epoch"], facts, PROVIDER)
+        scene.do(StartLease(lease["id"], lease["epoch"], "w", 1, "node", lease["provider"], key, machine))
     for number in range(1, 5):
         scene.wait(1_000)
-        scene.round(number, {0: number * 1_000, 1: number * 1_000})
+        made = scene.make_round(number, {0: number * 1_000, 1: number * 1_000})
+        scene.do(replace(made, words=words(made)))
         if number != 2:
             scene.checkpoint(number)
             scene.evaluate("job-1", number, 5.0 - number, accuracy=0.25)
     scene.halt("done")
     return scene
+
+
+def words(made: ReportRound) -> tuple[Word, ...]:
+    """The worker of slot 0 has signed its work, its parameters in round 2 being its own; that of slot 1 has no key."""
+    first = made.members[0]
+    own = digest("own") if made.round == 2 else None
+    statement = worker_statement(made.job, made.round, own or made.digest, asdict(first))
+    return (Word(first.lease, first.epoch, sign_statement(statement, METER_PRIVATE), own),)
 
 
 def bundle_of(scene: Scene, folder: Path, key: bytes | None = KEY) -> Json:
@@ -100,6 +120,9 @@ def test_an_honest_bundle_holds_and_says_where_the_model_comes_from(sound: Json)
     details = {check.name: check.detail for check in found.checks}
     assert "← 3 segments ← initial parameters of seed 1" in details["lineage"]
     assert details["machines"] == "2 leases' machines, signed by their providers"
+    assert details["workers"] == (
+        "4 of 8 members' rounds are signed by the workers that made them; 4 have no signature of their worker"
+    )
     assert details["complete"] == "the job is done and its escrow is empty: nothing was left out"
     assert details["statements"] == "3 statements, each made again from the events, signed by the market"
 
@@ -122,6 +145,7 @@ def test_a_statement_is_in_toto_with_slsa_provenance(sound: Json) -> None:
     assert "held_out_loss" not in details["torg_metrics"][0], "what was not measured is absent"
     assert {row["lease"] for row in details["torg_work"]} == set(details["torg_log"]["leases"])
     assert {row["machine"]["facts"]["torch"] for row in details["torg_work"]} == {"2.9"}
+    assert [row["signed_rounds"] for row in details["torg_work"]] == [2, 0], "who did not sign is said"
     assert {row["machine"]["public_key"] for row in details["torg_work"]} == {public_key_of(PROVIDER)}
     ids = {one["event"]["id"] for one in shown(sound, "transfer")}
     assert all(charge["transfers"] and set(charge["transfers"]) <= ids for charge in details["torg_charges"])
@@ -180,6 +204,21 @@ def better(bundle: Json) -> None:
     statement = said(bundle, 1)
     statement["predicate"]["runDetails"]["torg_metrics"][0]["held_out_loss"] = 0.1
     bundle["body"]["statements"][0] = envelope(statement, KEY)
+
+
+def test_a_workers_word_that_its_key_did_not_sign_is_found_and_an_envelope_is_made_of_each(
+    sound: Json, tmp_path: Path
+) -> None:
+    lines = view("--dsse", tmp_path / "x", sound).splitlines()
+    own = [one for one in map(json.loads, lines) if one["signatures"][0]["keyid"] == METER_PUBLIC]
+    assert (len(lines), len(own)) == (3 + 4, 4)
+    for one in own:
+        check_envelope(one, METER_PUBLIC)
+    predicate = parse_json(base64.b64decode(own[1]["payload"]))["predicate"]
+    assert (predicate["round"], predicate["steps"]) == (2, 30)
+
+    scene = played_by(lambda made: tuple(replace(one, signature="0" * 128) for one in words(made)))
+    assert refusal(bundle_of(scene, tmp_path)) == "stranger"
 
 
 @pytest.mark.parametrize("name", ALTERED)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from storage.worker_statements import is_statement_signed, worker_statement
 from trainers import rounds as machine
 from trainers.actors.roster import Worker
+
+log = logging.getLogger("torg.run")
 
 Json = dict[str, Any]
 
@@ -40,6 +44,11 @@ def round_report(
         "reason": done.why,
         "duration_ms": done.duration_ms,
         "members": [_member_row(met[slot]) for slot in contributors],
+        "words": [
+            word
+            for slot in contributors
+            for word in _words(job, done.round, done.digest, met[slot], met[slot].info, met[slot].merged)
+        ],
         "lost": [
             {"lease": met[one.slot].lease, "epoch": one.epoch, "reason": market_reason(one.reason)} for one in done.lost
         ],
@@ -62,6 +71,12 @@ def recovered_report(job: str, number: int, told: Mapping[int, Json]) -> Json | 
         "reason": f"Round {number} was committed by a run that died; told by {len(rows)} workers that live",
         "duration_ms": 0,
         "members": rows,
+        "words": [
+            word
+            for done in told.values()
+            if done["info"] is not None
+            for word in _words(job, number, first["digest"], done["worker"], done["info"], done)
+        ],
         "lost": [],
     }
 
@@ -92,6 +107,22 @@ def _work(info: Json, merged: Json) -> Json:
     row = {name: info[name] for name in _FROM_INFO} | {name: merged.get(name, 0) for name in _FROM_MERGE}
     row["contribution"] = merged.get("contribution") or info["contribution"]
     return {**row, "bytes": row["sent_bytes"]}
+
+
+def _words(job: str, round: int, digest: str, worker: Worker, info: Json, merged: Json) -> list[Json]:
+    """The worker's own word for its work, if its lease's key has signed it: nobody else's goes to the market.
+
+    `parameters` are said where the worker's are not the round's, as in a strategy whose members never agree.
+    """
+    signature, parameters = str(merged.get("signature") or ""), merged.get("digest", digest)
+    if not (worker.meter_key and signature) or merged.get("round") != round:
+        return []
+    work = {**_work(info, merged), "lease": worker.lease, "epoch": worker.epoch}
+    if not is_statement_signed(worker_statement(job, round, parameters, work), worker.meter_key, signature):
+        log.warning("the work of lease %s in round %s is not signed by its key: left out", worker.lease, round)
+        return []
+    own = {} if parameters == digest else {"parameters": parameters}
+    return [{"lease": worker.lease, "epoch": worker.epoch, "signature": signature, **own}]
 
 
 def _who(worker: Worker) -> Json:

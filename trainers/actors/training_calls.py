@@ -30,6 +30,7 @@ class TrainingCalls:
     _turn: threading.RLock
     _remembering: threading.Lock
     _meter: Meter
+    _meter_key: str
     _child: WarmChild
     _scratch: Path
     _host: str
@@ -149,7 +150,8 @@ class TrainingCalls:
 
     def merge(self, order: Json) -> Json:
         """Exchange and merge the round's contributions; {ok, round, digest, accepted, refused, contribution, sent_bytes,
-        received_bytes, stall_ms, leased_ms, trained_ms}, or {ok, left, why, spoiled}. `order`: {round, start, attempt, members, timeout_s}.
+        received_bytes, stall_ms, leased_ms, trained_ms, signature}, or {ok, left, why, spoiled}. `order`: {round, start, attempt,
+        members, timeout_s}. `signature`: of what this worker gave to the round (storage/worker_statements.py), or empty.
         """
         self._called_at = time.monotonic()
         training = self._training
@@ -159,6 +161,7 @@ class TrainingCalls:
         if not answer.get("left"):
             self._phase = "idle"
             self._remember(answer)
+            answer = {**answer, "signature": self._signed_work(answer)}
         return {**answer, **self._meter.reading()}
 
     def evaluate(self, base: Json, timeout_s: float) -> Json:
@@ -256,7 +259,23 @@ class TrainingCalls:
         with self._remembering:
             if self._meter.committed(answer["round"]):
                 self._meter.contributed(0, answer["sent_bytes"])
-                self._recent.append({**answer, "info": training.info, **training.standing(), **self._meter.reading()})
+                told = {**answer, "info": training.info, "signature": self._signed_work(answer)}
+                self._recent.append({**told, **training.standing(), **self._meter.reading()})
+
+    def _signed_work(self, answer: Json) -> str:
+        """By the lease's own key, where its host gave one, and work was given to the round."""
+        info, lease = answer["info"], self._lease
+        if not self._meter_key or info is None or lease is None:
+            return ""
+        from storage.worker_statements import sign_statement, worker_statement
+
+        work = {
+            **info,
+            "lease": lease["lease"],
+            "epoch": lease["epoch"],
+            "contribution": answer["contribution"] or info["contribution"],
+        }
+        return sign_statement(worker_statement(lease["job"], answer["round"], answer["digest"], work), self._meter_key)
 
     def _tell_loss(self, loss: float | None, round: int) -> None:
         line = self._tidings.evaluated(round, loss, self._child.now.metrics)

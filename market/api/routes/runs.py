@@ -23,6 +23,7 @@ from market.commands import (
     ReportRound,
     ReportSave,
     Warned,
+    Word,
 )
 
 log = logging.getLogger("torg.runs")
@@ -58,6 +59,7 @@ async def report_round(services: Has, caller: Plane, body: RoundBody) -> dict[st
         tuning=body.tuning,
         attempts=body.attempts,
         late=tuple(body.late),
+        words=tuple(Word(**one.model_dump()) for one in body.words),
         warned=tuple(Warned(one.slot, one.reason) for one in body.warned),
     )
     await services.ask(command)
