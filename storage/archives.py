@@ -6,6 +6,7 @@ Refused are links, devices, sparse files (a few bytes that unpack to any size), 
 from __future__ import annotations
 
 import errno
+import io
 import tarfile
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final
@@ -15,6 +16,9 @@ MAX_FILES: Final = 1_000_000
 _CHUNK: Final = 2**20
 # What the tar's own names bring about; any other failure to write is the machine's, not the tar's.
 _NAMES_FAULT: Final = frozenset({errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL})
+
+
+Content = bytes | memoryview
 
 
 class PackingError(ValueError):
@@ -54,6 +58,36 @@ def unpack(
             raise
         raise PackingError(f"the data are not a tar as we make them: {error}") from error
     return files
+
+
+def reading(content: Content) -> BinaryIO:
+    """A file of bytes that are read where they lie: `io.BytesIO` of anything but `bytes` copies all of it first."""
+    return io.BufferedReader(_Lying(content), _CHUNK)
+
+
+class _Lying(io.RawIOBase):
+    def __init__(self, content: Content) -> None:
+        self._content, self._at = memoryview(content).cast("B"), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # any buffer is one, in Python 3.12
+        target = memoryview(buffer).cast("B")
+        found = self._content[self._at : self._at + len(target)]
+        target[: len(found)] = found
+        self._at += len(found)
+        return len(found)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._content)}[whence]
+        if at < 0:
+            raise ValueError(f"negative seek position {at}")
+        self._at = at
+        return at
 
 
 def _write(entries: tarfile.TarFile, entry: tarfile.TarInfo, target: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.archives import PackingError, unpack
+from storage.archives import PackingError, reading, unpack
 
 BLOCK = 512
 
@@ -115,3 +115,15 @@ def test_a_disk_that_takes_no_more_is_not_the_tars_fault(tmp_path: Path) -> None
             unpack(io.BytesIO(of_files({"a": b"x" * 5000})), tmp_path / "data")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@given(st.binary(max_size=300), st.lists(st.tuples(st.integers(-5, 400), st.sampled_from((0, 1, 2)), st.integers(0, 400))))
+def test_bytes_are_read_where_they_lie_as_a_file_of_them_is(content: bytes, moves: list[tuple[int, int, int]]) -> None:
+    ours, plain = reading(memoryview(content)), io.BytesIO(content)
+    for offset, whence, size in moves:
+        if offset + (0, plain.tell(), len(content))[whence] < 0:
+            with pytest.raises(ValueError, match="negative seek"):
+                ours.seek(offset, whence)
+        else:
+            assert ours.seek(offset, whence) == plain.seek(offset, whence)
+        assert ours.read(size) == plain.read(size)

@@ -53,8 +53,8 @@ class Transport:
         wait(calls.values(), timeout_s, FIRST_COMPLETED)
         return {key: call.result() for key, call in calls.items() if call.done()}
 
-    def parcel(self, content: bytes) -> bytes:
-        return content
+    def parcel(self, content: bytes) -> memoryview:
+        return memoryview(content)
 
     def made(self, parcel: Any, timeout_s: float) -> bool:
         return not isinstance(parcel, Future) or bool(wait([parcel], timeout_s).done)

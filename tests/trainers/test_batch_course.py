@@ -93,8 +93,8 @@ class Transport:
         done = wait(calls.values(), max(0.0, timeout_s), "FIRST_COMPLETED").done
         return {key: call.result() for key, call in calls.items() if call in done}
 
-    def parcel(self, content: bytes) -> bytes:
-        return content
+    def parcel(self, content: bytes) -> memoryview:
+        return memoryview(content)
 
     def made(self, parcel: Any, timeout_s: float) -> bool:
         return True

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from storage.archives import Content
 from trainers.actors.failures import failure
 from trainers.actors.leaving import Leaving
 from trainers.actors.meter import Meter
@@ -63,7 +64,7 @@ class CommandCalls:
             self._desk().put_blocks(contents)
             return {"ok": True}
 
-    def begin(self, order: Json, workdir: bytes | None, data: bytes | None, saved: Json | None) -> Json:
+    def begin(self, order: Json, workdir: Content | None, data: Content | None, saved: Json | None) -> Json:
         """Start a try of the job's command; {ok, number}. See `CommandDesk.begin`. Starts the meter.
 
         `order["says"]`: lines of the job's log, unless that try was begun here before.

@@ -12,7 +12,6 @@ it names. The values of these are hidden in what it prints.
 from __future__ import annotations
 
 import contextlib
-import io
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from storage.archives import PackingError, unpack
+from storage.archives import Content, PackingError, reading, unpack
 from storage.saved import Saved
 from trainers.actors.environment_order import EnvironmentOrder
 from trainers.actors.failures import failure
@@ -98,7 +97,7 @@ class CommandDesk:
         return coming or (self._process is not None and self._process.outcome is None)
 
     def begin(
-        self, order: Json, workdir: bytes | None, data: bytes | None, saved: Json | None, *, threads: int,
+        self, order: Json, workdir: Content | None, data: Content | None, saved: Json | None, *, threads: int,
         devices: Sequence[Device], shares: Mapping[str, Path], units: int = 1,
     ) -> Json:  # fmt: skip
         """Start try `order["number"]`, unless it was; {ok, number}, or what is wrong with the job's files.
@@ -293,7 +292,7 @@ class CommandDesk:
         told = {name: getattr(outcome, name) for name in ("kind", "code", "signal", "duration_ms")}
         return told | {"detail": self._mask(outcome.detail), "tail": self._mask(outcome.tail)}
 
-    def _prepare(self, workdir: bytes | None, data: bytes | None, saved: Json | None) -> None:
+    def _prepare(self, workdir: Content | None, data: Content | None, saved: Json | None) -> None:
         """Fresh folders with the job's files. Raises PackingError, and OSError when this machine cannot write them."""
         if saved is not None and not (self._folder / CHECKPOINT).exists():
             self._saver.restore(Saved.from_json(saved).files)
@@ -302,9 +301,9 @@ class CommandDesk:
         for name in ("work", "home", "tmp", CHECKPOINT):
             (self._folder / name).mkdir(parents=True, exist_ok=True)
         if workdir is not None:
-            unpack(io.BytesIO(workdir), self._folder / "work", executables=True)
+            unpack(reading(workdir), self._folder / "work", executables=True)
         if data is not None:
-            unpack(io.BytesIO(data), self._folder / "data")
+            unpack(reading(data), self._folder / "data")
 
 
 def _environment(order: Json, place: Place) -> dict[str, str]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storage.archives import PackingError, unpack
+from storage.archives import Content, PackingError, reading, unpack
 from trainers.actors.failures import failed_answer, failure
 from trainers.actors.warm_child import WarmChild
 from trainers.child_process import ChildFailed, JobPackage, Loaded, TrainerChild
@@ -27,14 +26,15 @@ class LoadFailed:
 
 
 def load_job(
-    warm: WarmChild, spec: Json, source: bytes | None, data: bytes | None, scratch: Path
+    warm: WarmChild, spec: Json, source: Content | None, data: Content | None, scratch: Path
 ) -> tuple[TrainerChild, Loaded] | LoadFailed:
     """The child that has the job, and what it says of the model. See `Worker.load`."""
     try:
         child = warm.ready_for(spec)
         if child is None:
             return LoadFailed(failure("died", warm.error, ""), final=False)
-        return child, child.load(JobPackage(spec, source, _data_folder(spec, data, scratch)), LOAD_TIMEOUT_S)
+        package = JobPackage(spec, None if source is None else bytes(source), _data_folder(spec, data, scratch))
+        return child, child.load(package, LOAD_TIMEOUT_S)
     except PackingError as error:
         return LoadFailed(failure("import", f"the job's data cannot be unpacked: {error}", ""), final=True)
     except ChildFailed as failed:
@@ -46,11 +46,11 @@ def tensor_row(tensor: TensorSpec) -> Json:
     return {"name": tensor.name, "shape": list(tensor.shape), "dtype": "float32"}
 
 
-def _data_folder(spec: Json, data: bytes | None, scratch: Path) -> str | None:
+def _data_folder(spec: Json, data: Content | None, scratch: Path) -> str | None:
     if spec["data"]["kind"] == "share":
         return f"share:{spec['data']['name']}"
     if data is None:
         return None
     folder = scratch / "data"
-    unpack(io.BytesIO(data), folder)
+    unpack(reading(data), folder)
     return str(folder)

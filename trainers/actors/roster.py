@@ -164,13 +164,16 @@ class Roster:
                     worker.asked_at = began
             asked = {worker.slot: worker.asked for worker in self.all() if worker.asked is not None}
             until = began + self._every_s
-            while (left := until - time.monotonic()) > 0:
-                answers = self._transport.answers(asked, left)
-                for slot, answer in answers.items():
+            while True:
+                # Also when no time is left: a run that was itself held up hears first who has answered meanwhile.
+                left = max(0.0, until - time.monotonic())
+                for slot, answer in self._transport.answers(asked, left).items():
                     del asked[slot]
                     self._take(slot, answer)
                 if not asked:
                     time.sleep(max(0.0, until - time.monotonic()))
+                if time.monotonic() >= until:
+                    break
             self._find_silent(time.monotonic())
 
     def _ask(self, worker: Worker) -> Call:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from storage.archives import Content
 from trainers.actors.failures import failed_answer, failure
 from trainers.actors.leaving import Leaving
 from trainers.actors.meter import Meter
@@ -48,7 +49,7 @@ class TrainingCalls:
     def _log(self, lines: Sequence[str]) -> None:
         raise NotImplementedError
 
-    def load(self, spec: Json, source: bytes | None, data: bytes | None) -> Json:
+    def load(self, spec: Json, source: Content | None, data: Content | None) -> Json:
         """Hand the job to the child; {ok, elements, tensors, round, digest, …} of the initial state. Starts the meter.
 
         `source`: the customer's file; `data`: the job's tar, extracted into this worker's own folder. Data that do not
@@ -95,11 +96,11 @@ class TrainingCalls:
 
         return self._in_turn(prepare)
 
-    def restore(self, state: bytes, inner: bytes | None, own: bool) -> Json:
+    def restore(self, state: Content, inner: Content | None, own: bool) -> Json:
         """Take over a checkpoint's state, with `own` what was its maker's own too; {ok, round, step, position, digest}."""
 
         def restore(training: Training) -> Json:
-            training.restore(state, inner, own)
+            training.restore(bytes(state), None if inner is None else bytes(inner), own)
             return training.standing()
 
         return self._in_turn(restore)

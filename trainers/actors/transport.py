@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pickle import PickleBuffer
 from typing import Any, Protocol, TypeVar
 
 from trainers.actors.wiring import NAMESPACE
@@ -48,7 +49,7 @@ class Transport(Protocol):
         """The answers that are there after at most `timeout_s`: a value, Gone, or a CallFailed."""
 
     def parcel(self, content: bytes) -> Parcel:
-        """Put bytes where every worker can get them; once, however many get them."""
+        """Put bytes where every worker can get them, as a buffer; once, however many get them."""
 
     def made(self, parcel: Parcel, timeout_s: float) -> bool:
         """Whether a parcel that a call gives is there to be opened, after at most `timeout_s`; its bytes do not travel yet."""
@@ -76,7 +77,7 @@ class RayTransport:
         return any(found["NodeID"] == node for found in ray.nodes())
 
     def ask(self, worker: Any, method: str, *arguments: Any) -> Call:
-        """See Transport. A parcel among the arguments arrives as its bytes."""
+        """See Transport. A parcel among the arguments arrives as a buffer of its bytes that cannot be written."""
         return getattr(worker, method).remote(*arguments)
 
     def answers(self, calls: Mapping[Key, Call], timeout_s: float) -> dict[Key, Any]:
@@ -95,7 +96,9 @@ class RayTransport:
         """See Transport."""
         import ray
 
-        return ray.put(content)
+        # Out of band, so that a worker reads it where it lies. `bytes` would be copied before the call begins, and the worker
+        # answers nobody while it copies: with some hundred megabytes on a busy machine long enough to be taken for frozen.
+        return ray.put(PickleBuffer(content))
 
     def made(self, parcel: Parcel, timeout_s: float) -> bool:
         """See Transport. To wait for the bytes themselves in pieces of time would begin their way anew each time."""
