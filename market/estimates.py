@@ -185,7 +185,7 @@ def seats_for(bid: Bid, offers: Sequence[Offer]) -> list[Offer]:
 
 def seats_in(bid: Bid, book: OrderBook) -> list[Offer]:
     """The same of offers that are indexed already."""
-    matches = clear(BookSnapshot((), (bid,), book=book), reasons=False).matches
+    matches = clear(BookSnapshot((), (bid,), book=book), reasons=False, forgone=False).matches
     found = [book.get(offer) for offer in matches[0].offers] if matches else []
     return [offer.seen_by(bid.customer) for offer in found if offer is not None]
 

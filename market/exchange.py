@@ -52,7 +52,7 @@ class Exchange:
         simulation, in which nobody asks about the past and no caller repeats himself."""
         self.settings = settings
         self._state = State(ledger=Ledger(keep_history=keep_history))
-        self._volatile = Volatile()
+        self._volatile = Volatile(answers=keep_history)
         self._keep_history = keep_history
 
     def step(self, command: Command, now_ms: int) -> Outcome:
@@ -111,10 +111,11 @@ class Exchange:
         self._volatile.dirty = True
 
     def snapshot(self, jobs: Iterable[str] | None = None) -> BookSnapshot:
-        """Everything that `clear()` needs, frozen; from now on `dirty` tells of newer changes. `jobs`: bids of these alone."""
+        """Everything that `clear()` needs, frozen; from now on `dirty` tells of newer changes. `jobs`: bids of these alone;
+        without history on the book itself, to be applied before the next step."""
         self._volatile.dirty, self._volatile.settled_ms = False, None
         self._volatile.arrived.clear()
-        take = snapshots.snapshot_to_clear if self._keep_history else snapshots.take_snapshot
+        take = snapshots.snapshot_to_clear if self._keep_history else snapshots.snapshot_in_passing
         return take(self._state, self._volatile, self.settings, jobs)
 
     def arrivals(self) -> BookSnapshot | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from market.alerts import watch_budget
 from market.book import OrderBook
 from market.checking import invalid, is_digest, is_int, is_text
@@ -26,6 +28,8 @@ from market.teams import has_room
 from market.turn import Turn
 from market.worth import due_after_ms, expected_ms, weight_ppm
 from storage.ledger import FEE, Transfer, earnings, escrow
+
+_NOWHERE: Final[frozenset[str]] = frozenset()
 
 
 def is_suspect(offer: OfferRecord, volatile: Volatile) -> bool:
@@ -152,7 +156,9 @@ def bid_of(state: State, job: Job, settings: Settings, now_ms: int) -> Bid | Non
         return None
     if not live and state.members[job.customer].suspended:
         return None
-    money = spendable_nanos(state.escrow(job), state.leases_of(job))
+    money = state.escrow(job)
+    if job.leases:
+        money = spendable_nanos(money, state.leases_of(job))
     takes_ms = expected_of(state, job, now_ms, money)
     waited_ms = max(0, now_ms - job.waits_since_ms)
     return Bid(
@@ -165,7 +171,7 @@ def bid_of(state: State, job: Job, settings: Settings, now_ms: int) -> Bid | Non
         spendable_nanos=money,
         cover_ms=cover_ms(len(live), workers["min"], job.last_round_ms),
         running_nanos_per_hour=rate_nanos_per_hour(live),
-        avoid=frozenset(offer for offer, lost in job.avoided.items() if now_ms < lost.until_ms(settings)),
+        avoid=frozenset(offer for offer, lost in job.avoided.items() if now_ms < lost.until_ms(settings)) if job.avoided else _NOWHERE,
         essential=wish.essential,
         team=state.members[job.customer].team,
         customer=job.customer,

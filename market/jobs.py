@@ -47,7 +47,7 @@ def submit_job(turn: Turn, command: SubmitJob) -> Answer | Refusal:
     known = turn.state.jobs.get(command.id)
     if known is not None:
         if (known.customer, known.spec_digest) == (command.by, digest):
-            return Answer(job_view(turn.state, turn.volatile, known), created=False)
+            return _shown(turn, known, created=False)
         return conflict("job", command.id)
     refusal = check_sized_spec(spec, turn.settings) or foreseen_refusal(turn, command.by, spec)
     if refusal is not None:
@@ -58,7 +58,12 @@ def submit_job(turn: Turn, command: SubmitJob) -> Answer | Refusal:
     job = turn.state.jobs[command.id]
     _estimate(turn, job)
     credits.hold(turn, f"hold:{job.id}", job, budget)
-    return Answer(job_view(turn.state, turn.volatile, job))
+    return _shown(turn, job)
+
+
+def _shown(turn: Turn, job: Job, *, created: bool = True) -> Answer:
+    """The job as it stands now, for whoever asked."""
+    return Answer(job_view(turn.state, turn.volatile, job) if turn.volatile.answers else {}, created)
 
 
 def foreseen_refusal(turn: Turn, customer: str, spec: Json) -> Refusal | None:
@@ -100,7 +105,8 @@ def _check_feasible(turn: Turn, spec: Json, customer: str) -> Refusal | None:
     """Refuse requirements that no listed hardware meets (unless the job says `wait`), and a budget under a minute."""
     book = book_of(turn.state, turn.volatile)
     bid = bid_of_spec("new", spec, turn.now_ms, customer)
-    never = None if spec.get("wait", False) else never_fits(book, bid)
+    minute = cheapest_minute_nanos(book, bid)
+    never = None if minute is not None or spec.get("wait", False) else never_fits(book, bid)
     if never is not None:
         remedy = " or ".join(never.relaxations) or _REMEDY_OF.get(never.reason, "other requirements")
         return Refusal(
@@ -109,7 +115,6 @@ def _check_feasible(turn: Turn, spec: Json, customer: str) -> Refusal | None:
             field=_FIELD_OF[never.reason],
             remedy=f"{remedy}; or say `wait: true` to wait for such hardware",
         )
-    minute = cheapest_minute_nanos(book, bid)
     if minute is not None and spec["limits"]["budget_nanos"] < minute:
         return Refusal(
             "budget_too_small",
@@ -163,7 +168,7 @@ def add_budget(turn: Turn, command: AddBudget) -> Answer | Refusal:
     known = job.holds.get(mark)
     if known is not None:
         same = known == command.add_nanos
-        return Answer(job_view(turn.state, turn.volatile, job), created=False) if same else conflict("budget", command.id)
+        return _shown(turn, job, created=False) if same else conflict("budget", command.id)
     if not job.open:
         return Refusal("job_over", f"{job.id} is {job.state}", field="job", status=409)
     refusal = turn.require_active(command.by)
@@ -182,7 +187,7 @@ def add_budget(turn: Turn, command: AddBudget) -> Answer | Refusal:
     # A run that has been asked to pause knows only how to pause: the job goes on when it has halted (see `pause`).
     if job.state == "paused":
         _resume_topped_up(turn, job)
-    return Answer(job_view(turn.state, turn.volatile, job))
+    return _shown(turn, job)
 
 
 def retune_job(turn: Turn, command: RetuneJob) -> Answer | Refusal:
@@ -200,7 +205,7 @@ def retune_job(turn: Turn, command: RetuneJob) -> Answer | Refusal:
     known = next((one for one in job.tunings if one["id"] == command.id), None)
     if known is not None:
         if known["request_digest"] == digest:
-            return Answer(job_view(turn.state, turn.volatile, job), created=False)
+            return _shown(turn, job, created=False)
         return conflict("tuning", command.id)
     if job.customer != command.by:
         return forbidden(f"{job.id} is steered by {job.customer}, whose job it is")
@@ -216,10 +221,10 @@ def retune_job(turn: Turn, command: RetuneJob) -> Answer | Refusal:
     except OptionError as error:
         return option_refusal(error)
     if strategy == before:
-        return Answer(job_view(turn.state, turn.volatile, job), created=False)
+        return _shown(turn, job, created=False)
     fields = {"job": job.id, "tuning": len(job.tunings) + 1, "id": command.id, "strategy": strategy}
     turn.emit("job_retuned", fields | {"request_digest": digest, "after_round": job.rounds_committed})
-    return Answer(job_view(turn.state, turn.volatile, job))
+    return _shown(turn, job)
 
 
 def cancel_job(turn: Turn, command: CancelJob) -> Answer | Refusal:
@@ -229,10 +234,10 @@ def cancel_job(turn: Turn, command: CancelJob) -> Answer | Refusal:
         return job
     if not job.open:
         if job.state == "cancelled":
-            return Answer(job_view(turn.state, turn.volatile, job), created=False)
+            return _shown(turn, job, created=False)
         return Refusal("job_over", f"{job.id} is {job.state} already", field="job", status=409)
     finish(turn, job, "cancelled", "cancelled", f"by {command.by}")
-    return Answer(job_view(turn.state, turn.volatile, job))
+    return _shown(turn, job)
 
 
 def finish(turn: Turn, job: Job, state: str, reason: str, detail: str) -> None:

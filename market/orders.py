@@ -6,11 +6,12 @@ Money is in nano-dollars per GPU-hour, memory in GiB, time in milliseconds since
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
 from market.owner_terms import OwnerTerms
 from storage.units import MS_PER_HOUR
+from storage.values import value
 
 PPM = 1_000_000
 """What a weight of 1 is."""
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from market.book import OrderBook
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Offer:
     """`gpus_free` units for rent now on one machine; pays nothing, asks its price."""
 
@@ -73,7 +74,7 @@ class Offer:
         return min(self.gpus_free, self.room_for(customer))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Requirements:
     """What every worker of a gang needs. Empty tuples mean: any. launched: its processes cannot do without `isolation`;
     own: only machines of these providers, and only those that name the customer as their owner; stays_ms: for how long the
@@ -93,7 +94,7 @@ class Requirements:
     stays_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Bid:
     """A job that wants between `workers_min` and `workers_max` more workers, each of `requires.gpus` on one offer.
 
@@ -135,7 +136,7 @@ class Bid:
         return self.submitted_ms if self.since_ms is None else self.since_ms
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Standing:
     """A team as a clearing sees it: `units` in use now, `used_unit_ms` lately (market/fair_share.py)."""
 
@@ -146,7 +147,7 @@ class Standing:
     used_unit_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Inputs:
     """What a snapshot was made of: with this and the journal it can be made again (market/replaying.py).
 
@@ -165,7 +166,7 @@ class Inputs:
     jobs: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class BookSnapshot:
     """Everything that `clear()` may know."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from market.events import Event
+from storage.values import value
 
 Json = dict[str, Any]
 
@@ -21,7 +22,7 @@ class Refusal:
     status: int = 422
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answer:
     """A command that was carried out now (`created`) or before."""
 
@@ -29,7 +30,7 @@ class Answer:
     created: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outcome:
     """`events` go to the journal before `answer` goes to anybody. A refusal has no events,
     but for the id of a transfer that stays refused."""

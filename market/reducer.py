@@ -53,7 +53,7 @@ def _market_reopened(state: State, event: Event, at_ms: int) -> None:
 
 
 def _transfer(state: State, event: Event, at_ms: int) -> None:
-    transfer = Transfer(**{name: value for name, value in event.items() if name != "type"})
+    transfer = Transfer(event["id"], event["kind"], event["debit"], event["credit"], event["amount_nanos"], event["job"], event["lease"])
     status = state.ledger.apply(transfer, at_ms)
     assert status is Status.CREATED, f"{transfer}: {status}"
     if transfer.kind == "hold":

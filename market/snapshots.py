@@ -23,14 +23,23 @@ def take_snapshot(
     state: State, volatile: Volatile, settings: Settings, jobs: Iterable[str] | None = None
 ) -> BookSnapshot:
     """Offers and bids as they stand, for `clear()`; offers that are withdrawn are not in it. `jobs`: bids of these alone."""
-    book = book_of(state, volatile).copy()
-    offers = tuple(book)
+    found = snapshot_in_passing(state, volatile, settings, jobs)
+    assert found.book is not None
+    book = found.book.copy()
+    return replace(found, offers=tuple(book), book=book)
+
+
+def snapshot_in_passing(
+    state: State, volatile: Volatile, settings: Settings, jobs: Iterable[str] | None = None
+) -> BookSnapshot:
+    """The same on the book itself: for `clear()` before the next step."""
+    book = book_of(state, volatile)
     if state.stopped:
-        return BookSnapshot(offers, (), (), book, state.price_rule)
+        return BookSnapshot((), (), (), book, state.price_rule)
     names = state.open_jobs if jobs is None else [job for job in jobs if job in state.open_jobs]
     bids = (bid_of(state, state.jobs[job], settings, volatile.now_ms) for job in names)
     wanted = tuple(bid for bid in bids if bid is not None and not bid.interruptible)  # those: market/outbidding.py
-    return BookSnapshot(offers, wanted, standings(state, volatile.now_ms), book, state.price_rule)
+    return BookSnapshot((), wanted, standings(state, volatile.now_ms), book, state.price_rule)
 
 
 def snapshot_to_clear(

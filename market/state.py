@@ -402,6 +402,8 @@ class Volatile:
     `heard_ms` and `measure_ms` (when it is measured next) are by offer, `reading_ms` by lease, `run_ms` (the last word of its run) and `run_pid` by job.
     """
 
+    answers: bool = True
+    """Whether anybody hears what commands are answered: nobody does in a simulation."""
     awake_ms: int | None = None
     heard_ms: dict[str, int] = field(default_factory=dict)
     measure_ms: dict[str, int] = field(default_factory=dict)

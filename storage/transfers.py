@@ -4,11 +4,11 @@ Accounts: `wallet:{member}`, `escrow:{job}`, `earnings:{member}`, `credit:{grant
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 from storage.units import MAX_NANOS
+from storage.values import value
 
 WORLD = "world"
 GRANTS = "grants"
@@ -80,7 +80,7 @@ STATUS_CODES: Final = {status: code for code, status in enumerate((Status.CREATE
 STATUS_OF_CODE: Final = (Status.CREATED, *KEPT)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Transfer:
     """One debit and one credit of `amount_nanos`; `id` is made by the caller, so that a retry is harmless."""
 

@@ -32,8 +32,8 @@ MORE_SHOWN: Final = 4
 MOST_SHOWN: Final = 64
 _DUE_FIRST: Final = 1e15
 _Array = np.ndarray[Any, Any]
-_FIELDS: Final = ("kind", "upto", "need", "worth", "since", "due", "order", "tried", "settled")
-_KIND, _UP_TO, _DUE, _TRIED, _SETTLED = (_FIELDS.index(name) for name in ("kind", "upto", "due", "tried", "settled"))
+_FIELDS: Final = ("need", "worth", "since", "due", "order", "tried", "settled", "room")
+_DUE, _TRIED, _SETTLED, _ROOM = (_FIELDS.index(name) for name in ("due", "tried", "settled", "room"))
 _NEVER: Final = -1.0
 
 
@@ -64,15 +64,17 @@ class Queue:
         self._type_of = {one.id: place[one.ask_nanos, one.gpu, one.region, one.vram_gib] for one in machines}
         self._free = np.zeros(len(types), np.int64)
         self._there = np.zeros(len(types), np.int64)
+        self._free_units = 0
         self._kinds: dict[Class, int] = {}
-        self._accepts = np.zeros((0, len(types)), np.int64)
+        self._accepts = np.zeros((len(types), 0), bool)
         self._rows: _Array = np.zeros((len(_FIELDS), 64), np.float64)
+        self._kind_of: _Array = np.zeros(64, np.intp)
+        self._up_to: _Array = np.zeros(64, np.intp)
         self._jobs: list[str] = []
         self._slots: dict[str, int] = {}
         self._number = 0
         self._round = 0
         self._restless: set[str] = set()
-        self._come_free: set[int] = set()
         self.kept_for: str | None = None
         """For whom free seats were kept in the last clearing."""
 
@@ -81,17 +83,23 @@ class Queue:
 
     def listed(self, machine: Machine, gpus: int) -> None:
         """So many units of it are there now, all free; or, below zero, are gone."""
-        at = self._type_of[machine.id]
-        self._there[at] += gpus
-        self._free[at] += gpus
+        self._there[self._type_of[machine.id]] += gpus
+        self.freed(machine.id, gpus)
         self._unsettle()
 
     def freed(self, machine: str, gpus: int) -> None:
-        """So many units of it are free now; below zero: are let."""
-        at = self._type_of[machine]
+        """So many units of it are free now; below zero: are let. Who could take what comes free is settled no longer; nobody is
+        if seats are kept, and other ones by that."""
+        at, count = self._type_of[machine], len(self._jobs)
         self._free[at] += gpus
+        self._free_units += gpus
+        takes = self._accepts[at].take(self._kind_of[:count]) & (self._up_to[:count] > at)
+        self._rows[_ROOM, :count][takes] += gpus
         if gpus > 0:
-            self._come_free.add(at)
+            if self.kept_for is not None and takes[self._slots[self.kept_for]]:
+                self._unsettle()
+            else:
+                self._rows[_SETTLED, :count][takes] = _NEVER
 
     def add(self, wanted: Wanted) -> None:
         """The job wants this, and no longer what it wanted before."""
@@ -104,12 +112,15 @@ class Queue:
             self._jobs.append(wanted.job)
             if slot == self._rows.shape[1]:
                 self._rows = np.concatenate((self._rows, np.zeros_like(self._rows)), axis=1)
+                self._kind_of, self._up_to = (np.concatenate((one, one)) for one in (self._kind_of, self._up_to))
         self._number += 1
         due_ms = wanted.since_ms if wanted.due_at_once else wanted.since_ms + due_after_ms(wanted.expected_ms)
         worth = wanted.limit_nanos / NANOS_PER_USD * wanted.expected_ms / MS_PER_HOUR
+        kind, up_to = self._kind(wanted.kind), bisect_right(self._asks, wanted.limit_nanos)
+        self._kind_of[slot], self._up_to[slot] = kind, up_to
         self._rows[:, slot] = (
-            self._kind(wanted.kind), bisect_right(self._asks, wanted.limit_nanos), wanted.need, worth, wanted.since_ms,
-            due_ms if wanted.essential else np.inf, self._number, 0, _NEVER,
+            wanted.need, worth, wanted.since_ms, due_ms if wanted.essential else np.inf, self._number, 0, _NEVER,
+            self._accepts[:up_to, kind] @ self._free[:up_to],
         )  # fmt: skip
         (self._restless.discard if wanted.settles else self._restless.add)(wanted.job)
 
@@ -125,7 +136,8 @@ class Queue:
         if last != job:
             self._jobs[slot] = last
             self._slots[last] = slot
-            self._rows[:, slot] = self._rows[:, len(self._jobs)]
+            for rows in (self._rows, self._kind_of, self._up_to):
+                rows[..., slot] = rows[..., len(self._jobs)]
 
     def begin(self) -> None:
         """A clearing begins: nobody has been shown yet."""
@@ -133,26 +145,26 @@ class Queue:
 
     def shown(self, now_ms: int) -> list[str]:
         """Whom to show next, none of them twice in one clearing; empty: nobody who was not shown could get anything."""
-        count, free = len(self._jobs), int(self._free.sum())
-        if not count or not free:
+        count = len(self._jobs)
+        if not count or not self._free_units:
             return []
-        kind, upto, need, worth, since, due_ms, order, tried, _ = self._rows[:, :count]
-        kinds, up_to = kind.astype(np.intp), upto.astype(np.intp)
-        fits = (self._within(self._free)[kinds, up_to] >= need) & (tried != self._round)
+        need, worth, since, due_ms, order, tried, settled_ms, room = self._rows[:, :count]
+        fits = (room >= need) & (tried != self._round)
+        if not (fits & ~_is_settled(settled_ms, due_ms, now_ms)).any():
+            return []
         found = np.flatnonzero(fits)
-        if not len(found):
-            return []
         age = np.minimum(np.maximum(now_ms - since, 0), MOST_AGE * AGE_MS) / AGE_MS
         due = now_ms >= due_ms
         key = np.where(due, since - _DUE_FIRST, -worth * np.where(np.isinf(due_ms), 1.0, 1.0 + age))
-        most = min(MOST_SHOWN, free + MORE_SHOWN)
+        most = min(MOST_SHOWN, self._free_units + MORE_SHOWN)
         if len(found) > most:
             found = found[np.argpartition(key[found], most - 1)[:most]]
         self._rows[_TRIED, found] = self._round
         names = [self._jobs[slot] for slot in found]
         kept = np.flatnonzero(due & ~fits)
         if len(kept):
-            possible = kept[self._within(self._there)[kinds[kept], up_to[kept]] >= need[kept]]
+            there = self._within(self._there)[self._kind_of[kept], self._up_to[kept]]
+            possible = kept[there >= need[kept]]
             if len(possible):
                 names.append(self._jobs[possible[np.lexsort((order[possible], since[possible]))[0]]])
         return names
@@ -161,10 +173,8 @@ class Queue:
         """Of those that `shown` named, whom to clear: who is not settled, and the one for whom seats are kept. Empty: nobody."""
         if self.kept_for is not None and self.kept_for not in names:
             self._unsettle()
-        self._look_at_free()
         slots = [self._slots[name] for name in names]
-        settled_ms, due_ms = self._rows[_SETTLED, slots], self._rows[_DUE, slots]
-        settled = (settled_ms != _NEVER) & ((due_ms > now_ms) | (due_ms <= settled_ms))
+        settled = _is_settled(self._rows[_SETTLED, slots], self._rows[_DUE, slots], now_ms)
         if settled.all():
             return []
         return [name for name, done in zip(names, settled, strict=True) if not done or name == self.kept_for]
@@ -176,34 +186,28 @@ class Queue:
             self.kept_for = kept_for
         self._rows[_SETTLED, [self._slots[job] for job in empty if job not in self._restless]] = now_ms
 
-    def _look_at_free(self) -> None:
-        """Who could take what has come free is settled no longer; nobody is if seats are kept, and other ones by that."""
-        kinds, up_to = (self._rows[at, : len(self._jobs)].astype(np.intp) for at in (_KIND, _UP_TO))
-        for at in self._come_free:
-            takes = (self._accepts[kinds, at] > 0) & (up_to > at)
-            if self.kept_for is not None and takes[self._slots[self.kept_for]]:
-                self._unsettle()
-                return
-            self._rows[_SETTLED, : len(self._jobs)][takes] = _NEVER
-        self._come_free.clear()
-
     def _unsettle(self) -> None:
         self._rows[_SETTLED] = _NEVER
         self.kept_for = None
-        self._come_free = set()
 
     def _within(self, units: _Array) -> _Array:
         """Units by (class, how many types up to a price)."""
         found = np.zeros((len(self._kinds), len(self._types) + 1), np.int64)
-        np.cumsum(self._accepts * units, axis=1, out=found[:, 1:])
+        np.cumsum(self._accepts.T * units, axis=1, out=found[:, 1:])
         return found
 
     def _kind(self, kind: Class) -> int:
         found = self._kinds.get(kind)
         if found is None:
             found = self._kinds[kind] = len(self._kinds)
-            self._accepts = np.concatenate((self._accepts, np.array([[_takes(kind, one) for one in self._types]], np.int64)))
+            self._accepts = np.column_stack((self._accepts, [_takes(kind, one) for one in self._types]))
         return found
+
+
+def _is_settled(settled_ms: _Array, due_ms: _Array, now_ms: int) -> _Array:
+    """Whether those that were settled then still are, and have not become due since."""
+    found: _Array = (settled_ms != _NEVER) & ((due_ms > now_ms) | (due_ms <= settled_ms))
+    return found
 
 
 def _takes(kind: Class, machine: tuple[int, str, str, float]) -> bool:
