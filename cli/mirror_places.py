@@ -23,11 +23,11 @@ NONE = "none"
 
 
 def settle_mirrors(
-    folder: Path, places: list[str], every_ms: int | None, endpoint: str | None, passphrase_file: Path | None
+    folder: Path, places: list[str], sync: list[str], *, every_ms: int | None, endpoint: str | None, passphrase_file: Path | None
 ) -> None:  # fmt: skip
     """Write down where the journal of this home is mirrored to from the next start on; the same again is no change.
 
-    What is not said stays. A place that holds another market's journal is refused before anything starts.
+    What is not said stays; `sync` are those that the market waits for. A place that holds another market's journal is refused before anything starts.
     """
     home = Home(folder)
     try:
@@ -36,8 +36,11 @@ def settle_mirrors(
             read_passphrase(passphrase_file)
     except MirrorsError as error:
         raise refused("mirrors_unusable", str(error), field="--mirror", remedy="mend the file that it names") from error
-    if places:
-        known = replace(known, places=() if places == [NONE] else tuple(_placed(known, one, endpoint) for one in places))
+    said = {one.place: one for one in known.places if not (sync if one.sync else places)}
+    for names, waited_for in ((places, False), (sync, True)):
+        found = [_placed(known, one, endpoint) for one in names if one != NONE]
+        said |= {one.place: replace(one, sync=waited_for) for one in found}
+    known = replace(known, places=tuple(said.values()))
     known = replace(known, every_ms=every_ms or known.every_ms)
     if passphrase_file is not None:
         known = replace(known, passphrase_file=str(passphrase_file.absolute()))
@@ -60,15 +63,15 @@ def _placed(known: Mirrors, said: str, endpoint: str | None) -> MirrorPlace:
 
 
 def _check(place: MirrorPlace, market: str | None) -> None:
-    """A mirror that does not answer is no reason not to start, if it has been one."""
+    """A mirror that does not answer is no reason not to start, if it has been one and nobody waits for it."""
     try:
         owner = market_of(open_place(place))
     except MirrorRefused as error:
         raise refused("mirror_unusable", error.message, field="--mirror", remedy=error.remedy) from error
     except (ObjectStoreError, MirrorGone) as error:
-        if place.begun:
+        if place.begun and not place.sync:
             return
-        remedy = getattr(error, "remedy", None) or "make the folder, or name another place"
+        remedy = getattr(error, "remedy", None) or "make the folder, or name another place, or none"
         raise refused("mirror_unusable", str(error), field="--mirror", remedy=remedy) from error
     if owner is not None and owner != market:
         told = f"{place.place} is the mirror of another market, {owner}"

@@ -142,7 +142,10 @@ class Supervisor:
                 self._hear(0.05)
         write_json(self._home.market_file, self.facts)
         with self._market(timeout_s=START_S) as market:
-            market.reopen_market()
+            try:
+                market.reopen_market()
+            except Refused as refused:  # a full disk, a mirror that is away
+                return {"code": refused.code, "message": refused.message, "remedy": refused.remedy}
             write_json(self._home.market_file, {**self.facts, "public_key": market.status()["public_key"]})
         for name, child in self._children.items():
             if name != "exchange":

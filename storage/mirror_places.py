@@ -21,15 +21,17 @@ class MirrorsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class MirrorPlace:
-    """A folder by its absolute path, or s3://BUCKET/PREFIX. `begun`: a market has claimed it, so that it is not empty."""
+    """A folder by its absolute path, or s3://BUCKET/PREFIX. `begun`: a market has claimed it, so that it is not empty; `sync`:
+    what it does not have is not confirmed."""
 
     place: str
     access: S3Access = field(default_factory=S3Access)
     begun: bool = False
+    sync: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """What `mirrors.json` holds of it."""
-        return {"place": self.place, "begun": self.begun} | {k: v for k, v in asdict(self.access).items() if v is not None}
+        return {"place": self.place, "begun": self.begun, "sync": self.sync} | {k: v for k, v in asdict(self.access).items() if v is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +69,12 @@ def read_mirrors(home: Path) -> Mirrors:
 
 
 def _place(said: dict[str, Any]) -> MirrorPlace:
-    place, begun = said["place"], said["begun"]
-    access = {name: value for name, value in said.items() if name not in ("place", "begun")}
+    place, begun, sync = said["place"], said["begun"], said["sync"]
+    access = {name: value for name, value in said.items() if name not in ("place", "begun", "sync")}
     if set(access) - _ACCESS or not all(isinstance(one, str) for one in (place, *access.values())):
-        raise ValueError(f"a mirror has other fields than place, begun, {', '.join(sorted(_ACCESS))}, or one that is no text")
+        raise ValueError(f"a mirror has other fields than place, begun, sync, {', '.join(sorted(_ACCESS))}, or one that is no text")
     check_place(place)
-    return MirrorPlace(place, S3Access(**access), bool(begun))
+    return MirrorPlace(place, S3Access(**access), bool(begun), bool(sync))
 
 
 def check_place(place: str) -> None:

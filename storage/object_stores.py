@@ -150,6 +150,8 @@ class FolderStore:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._incoming = folder / INCOMING
         disk.make_folder(self._incoming)
+        self._durable: set[Path] = set()
+        """Folders that are there, with their names, as far as this object has made them."""
 
     @property
     def where(self) -> str:
@@ -237,8 +239,11 @@ class FolderStore:
         target = self._folder / checked_name(name)
         try:
             for folder in reversed(target.relative_to(self._folder).parents[:-1]):
-                self._disk.make_folder(self._folder / folder)
-                self._disk.sync_folder((self._folder / folder).parent)
+                path = self._folder / folder
+                if path not in self._durable:
+                    self._disk.make_folder(path)
+                    self._disk.sync_folder(path.parent)
+                    self._durable.add(path)
         except OSError as error:
             raise self._failure(error, name) from error
         return target
@@ -281,6 +286,7 @@ class FolderStore:
             raise self._failure(error, name) from error
 
     def _failure(self, error: OSError, name: str) -> ObjectStoreError:
+        self._durable.clear()  # a folder may have gone
         message = f"{self.where}: {name}: {error.strerror or error}"
         if error.errno in FULL_ERRORS:
             return ObjectStoreFull(message, "free space on that disk")

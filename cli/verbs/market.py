@@ -39,6 +39,7 @@ def up(
     blobs: Annotated[str | None, typer.Option(metavar="s3://BUCKET/PREFIX", help="keep blobs in this bucket; said once, for a home without blobs")] = None,
     blobs_endpoint: Annotated[str | None, typer.Option(metavar="URL", help="its server, where that is not Amazon's")] = None,
     mirror: Annotated[list[str] | None, typer.Option(metavar="PLACE", help="copy the journal there as it grows: a folder (of another machine) or s3://BUCKET/PREFIX; may be said several times; kept; none: no more")] = None,
+    mirror_sync: Annotated[list[str] | None, typer.Option(metavar="PLACE", help="the same, and nothing is confirmed before it is there; while that place is away no new work is taken")] = None,
     mirror_every: Annotated[float | None, typer.Option(metavar="SECONDS", min=0.05, max=3600, help="at least so often; default 1")] = None,
     mirror_endpoint: Annotated[str | None, typer.Option(metavar="URL", help="the server of s3:// mirrors, where that is not Amazon's")] = None,
     mirror_passphrase_file: Annotated[Path | None, typer.Option(metavar="FILE", help="mirror keys and settings too, encrypted by its first line; without it they stay here")] = None,
@@ -62,12 +63,15 @@ def up(
         settle_in_bucket(settings.home, blobs, blobs_endpoint)
     elif blobs_endpoint is not None:
         raise usage("--blobs-endpoint goes with --blobs", field="--blobs-endpoint", remedy="name --blobs too")
-    said_of_mirrors = mirror or mirror_every or mirror_endpoint or mirror_passphrase_file
+    said_of_mirrors = mirror or mirror_sync or mirror_every or mirror_endpoint or mirror_passphrase_file
     if said_of_mirrors:
         from cli.mirror_places import settle_mirrors
 
         every_ms = round(1000 * mirror_every) if mirror_every else None
-        settle_mirrors(settings.home, mirror or [], every_ms, mirror_endpoint, mirror_passphrase_file)
+        settle_mirrors(
+            settings.home, mirror or [], mirror_sync or [], every_ms=every_ms, endpoint=mirror_endpoint,
+            passphrase_file=mirror_passphrase_file,
+        )  # fmt: skip
     found = start_market(settings.home, host=host, port=port, ray=ray, ray_token=ray_token, tls=_tls(tls_cert, tls_key))
     if price_rule is not None:
         found |= {"price_rule": connect(settings, "operator").set_price_rule(price_rule)["price_rule"]}
@@ -129,6 +133,8 @@ def status(ctx: typer.Context) -> None:
     judged = calibration(told.get("calibration") or {})
     if judged:
         print(judged)
+    if told.get("mirror_away"):
+        print("NO NEW WORK IS TAKEN: a synchronous mirror does not have everything")
     for one in told.get("mirrors", []):
         print(mirror_line(one))
     print(f"exchange pid {told['exchange_pid']}, books pid {told['books_pid'] or 'not up'}")
@@ -141,7 +147,8 @@ def mirror_line(told: dict[str, Any]) -> str:
         lag = f"lacks {told['lag_records']} records, {told['lag_bytes']} bytes, for {format_duration(told['lag_ms'])} at most"
     keys = "" if told["has_keys"] else ", no keys"
     why = f": {told['error']}" if told["error"] else ""
-    return f"mirror {told['place']} {told['state']}, {lag}{keys}{why}"
+    kind = "synchronous mirror" if told["sync"] else "mirror"
+    return f"{kind} {told['place']} {told['state']}, {lag}{keys}{why}"
 
 
 def invite_provider(

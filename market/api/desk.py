@@ -13,10 +13,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from market.api.feed import Feed
-from market.api.problems import disk_full
+from market.api.problems import Problem, disk_full, mirror_away
 from market.api.warming import LARGE_LISTING, Warming
 from market.clearing import ENGINE, SMALL_BOOK, Clearing, algorithm_for, cleared, of_arrivals
 from market.commands import ApplyClearing, Command, Heard, Tick
@@ -36,6 +36,16 @@ PROBE_EVERY_S = 1.0
 
 
 _UNNOTED = Outcome((), {}, False)
+
+
+class Mirrors(Protocol):
+    """Where the journal must be, too, before anybody is answered (market/mirroring.py)."""
+
+    def confirm(self, records: int, wait_s: float = ...) -> bool:
+        """Whether they have so many records, waiting that long at most."""
+
+    def why(self) -> str:
+        """What keeps them."""
 
 
 @dataclass(slots=True)
@@ -76,7 +86,8 @@ class Desk:
     `now_ms` is the market's clock (`market/clocks.py`), `make` an empty exchange, `broken` what to do when the journal cannot be trusted any
     more (the process must end), `room` whether the disk takes writes again after it was full, `engine` what makes the compiled
     engine ready for large books; `recall` gives the market from which a replay goes on, of a snapshot that this journal
-    confirms (default: an empty one).
+    confirms (default: an empty one). `mirrors` must have a batch's records before it is answered; while they do not, no new work is
+    taken (`held`), as on a full disk, but what was decided stays: it counts when they have it.
     """
 
     def __init__(
@@ -91,10 +102,13 @@ class Desk:
         room: Callable[[Path], bool] | None = None,
         engine: Warming | None = None,
         recall: Callable[[], Recollection] | None = None,
+        mirrors: Mirrors | None = None,
     ) -> None:
         self.feed = feed
         self.numbers = Numbers()
         self.full = False
+        self.held = False
+        self._mirrors = mirrors
         self._journal = journal
         self._clock_ms = now_ms
         self._broken = broken
@@ -145,11 +159,12 @@ class Desk:
         return max(self._last_ms, self.exchange.now_ms, self._clock_ms())
 
     async def ask(self, command: Command) -> Outcome:
-        """Have a command decided; returns when its record is durable. Raises Problem 507 while the disk is full."""
-        if self.full:
+        """Have a command decided; returns when its record is durable. Raises Problem 507 while the disk is full, 503 while a
+        synchronous mirror is away."""
+        if self.full or self.held:
             if isinstance(command, Heard):
                 return _UNNOTED
-            raise disk_full()
+            raise self._closed()
         waiting = _Waiting(command, asyncio.get_running_loop().create_future())
         await self._queue.put(waiting)
         return await waiting.answer
@@ -162,6 +177,14 @@ class Desk:
         self._stage(staged, outcome, now_ms)
         self._append(staged)
         return outcome
+
+    def hold(self, wait_s: float) -> None:
+        """At the start: take no work until the mirrors have what was decided before; waits that long first."""
+        self.held = self._mirrors is not None and not self._mirrors.confirm(self.records, wait_s)
+
+    def _closed(self) -> Problem:
+        """Why no new work is taken."""
+        return disk_full() if self.full or self._mirrors is None else mirror_away(self._mirrors.why())
 
     async def write(self) -> None:
         """The writer's loop; ends only by cancellation."""
@@ -177,7 +200,9 @@ class Desk:
         probe_at = 0.0
         while True:
             await asyncio.sleep(every_s)
-            if not self.full:
+            if self.held:
+                self._see_mirrors()
+            elif not self.full:
                 await self._queue.put(_Waiting(Tick(random=draw(64)), loop.create_future()))
             elif loop.time() >= probe_at:
                 probe_at = loop.time() + PROBE_EVERY_S
@@ -185,6 +210,12 @@ class Desk:
                     log.warning("the disk takes writes again: new work is taken")
                     self._rebuild()
                     self.full = False
+
+    def _see_mirrors(self) -> None:
+        assert self._mirrors is not None, "only mirrors hold work up"
+        if self._mirrors.confirm(self.records, 0):
+            log.warning("the mirrors have everything: new work is taken")
+            self.held = False
 
     async def _take(self) -> list[_Waiting]:
         """Whoever waits now, and whoever comes while the loop has nothing else to do."""
@@ -239,14 +270,24 @@ class Desk:
             self.numbers.full += 1
             self.full = True
             self._rebuild()
-            for waiting, _ in staged.answers:
-                _refuse(waiting)
-            while not self._queue.empty():
-                _refuse(self._queue.get_nowait())
+            self._turn_away(staged)
+            return
+        if self._mirrors is not None and not self._mirrors.confirm(self.records):
+            log.error("nothing is confirmed, and no new work is taken: %s", self._mirrors.why())
+            self.held = True
+            self._turn_away(staged)
             return
         for waiting, outcome in staged.answers:
             if not waiting.answer.done():
                 waiting.answer.set_result(outcome)
+
+    def _turn_away(self, staged: _Staged) -> None:
+        """Nobody of this batch is confirmed, and nobody who waits."""
+        closed = self._closed()
+        for waiting, _ in staged.answers:
+            _refuse(waiting, closed)
+        while not self._queue.empty():
+            _refuse(self._queue.get_nowait(), closed)
 
     def _append(self, staged: _Staged) -> None:
         if not staged.payloads:
@@ -308,7 +349,7 @@ class Desk:
     def _clear_large(self) -> None:
         """A large book is cleared on a frozen snapshot in a thread; its result is validated again as a command."""
         snapshot, self._large = self._large, None
-        if snapshot is None or self.full:
+        if snapshot is None or self.full or self.held:
             return
         if algorithm_for(snapshot) == ENGINE:
             self._engine.begin()
@@ -340,12 +381,12 @@ def has_room(folder: Path) -> bool:
     return True
 
 
-def _refuse(waiting: _Waiting) -> None:
-    """The disk is full. A sign of life is no new work, and its timer starts anew when the disk takes writes again."""
+def _refuse(waiting: _Waiting, closed: Problem) -> None:
+    """No work is taken. A sign of life is no new work, and its timer starts anew when there is."""
     if isinstance(waiting.command, Heard) and not waiting.answer.done():
         waiting.answer.set_result(_UNNOTED)
     else:
-        _fail(waiting, disk_full())
+        _fail(waiting, closed)
 
 
 def _fail(waiting: _Waiting, error: Exception) -> None:

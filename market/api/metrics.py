@@ -112,6 +112,7 @@ class _Figures(Collector):
         found = self._services.mirrors()
         states = {state: sum(one.state == state for one in found) for state in STATES}
         yield _by(GaugeMetricFamily, "torg_mirrors", "Mirrors of the journal, by state", "state", states)
+        yield _gauge("torg_mirror_held", "1 while no new work is taken because a synchronous mirror is away", int(self._services.desk.held))
         lag_ms, records, size = (max((getattr(one, name) for one in found), default=0) for name in ("lag_ms", "lag_records", "lag_bytes"))
         yield _gauge("torg_mirror_lag_seconds", "For how long a mirror has lacked something, at most", lag_ms / 1000)
         yield _gauge("torg_mirror_lag_records", "Durable records that a mirror lacks", records)

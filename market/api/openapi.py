@@ -48,7 +48,7 @@ _MEANING = {
     413: "too large",
     422: "a field is wrong",
     429: "a limit of the market; Retry-After says when to ask again",
-    503: "starting, closing, or busy; ask again",
+    503: "starting, closing, busy, or waiting for a mirror; ask again",
     507: "the market's disk is full",
 }
 

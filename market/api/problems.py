@@ -73,6 +73,17 @@ def disk_full() -> Problem:
     )
 
 
+def mirror_away(why: str) -> Problem:
+    """New work is refused until the synchronous mirrors have everything; so is what was decided and is not there yet."""
+    return Problem(
+        503,
+        "mirror_away",
+        f"a mirror of the journal is away, and nothing is confirmed without it: {why}",
+        remedy="ask again with the same id; the market goes on by itself when the mirror is back, or by torg up --mirror-sync none",
+        headers={"Retry-After": "1"},
+    )
+
+
 def install(app: FastAPI) -> None:
     """Make every way to fail answer with a problem document."""
     app.add_exception_handler(Problem, _problem)

@@ -41,6 +41,8 @@ from storage.mirror_places import read_mirrors
 log = logging.getLogger("torg.exchange")
 
 LAST_ANSWERS_S = 2
+FIRST_COPY_S = 20
+"""How long a start waits for synchronous mirrors; after that it answers, and takes no work before they have everything."""
 EXIT_BROKEN, EXIT_LOCKED, EXIT_ADDRESS, EXIT_DAMAGED = 1, 3, 4, 5
 
 
@@ -96,13 +98,16 @@ def _serve(
             log.info("the home was of format %s and is of format %s now", upgraded, HOME_FORMAT)
         shelf = Shelf(open_blobs(home.root), home.uploads_file)
         clock = SteadyClock(wall_ms, steady_ms)
-        desk = Desk(journal, new_exchange, feed, now_ms=clock, broken=_broken, observe=shelf.observe, recall=memory.recall)
+        mirroring = Mirroring(home, read_mirrors(home.root), lambda: desk.exchange.market_id, lambda: journal.durable, wall_ms)
+        desk = Desk(
+            journal, new_exchange, feed, now_ms=clock, broken=_broken, observe=shelf.observe, recall=memory.recall,
+            mirrors=mirroring if mirroring.synchronous else None,
+        )  # fmt: skip
         url = given.url or url_of(host, listening.getsockname()[1], secure=tls is not None)
         clock.not_before(desk.now_ms())
         settle_memory()
         services = open_services(home, url, desk, shelf, clock)
-        mirrors = read_mirrors(home.root)
-        services.mirroring = Mirroring(home, mirrors, desk.exchange.market_id, lambda: journal.durable, wall_ms)
+        services.mirroring = mirroring
     except JournalNewer as error:
         log.error("%s", error)
         return EXIT_NEWER
@@ -134,9 +139,10 @@ def _serve(
     )  # fmt: skip
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises the signal again when it is down; we end by ourselves
-    services.mirroring.start()
+    mirroring.start()
+    desk.hold(FIRST_COPY_S)
     server.run(sockets=[listening])
-    services.mirroring.close()
+    mirroring.close()
     log.info("the exchange is down after %s records", journal.records)
     return 0
 

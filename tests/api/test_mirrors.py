@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from market.client import Market
+from market.client import Market, MarketUnreachable
 from market.homes import Home
 from market.supervisor import stop
 from storage.journal import read_journal
-from tests.api.square import USD, FakeProvider, FakeRun, Square, make_offer, make_spec, until
+from storage.records import decode_record
+from tests.api.square import USD, FakeProvider, FakeRun, Square, make_offer, make_spec, refusal, until
 from tests.api.test_backup import said
 
 JOB = "job-a"
@@ -33,7 +34,7 @@ def test_a_head_loses_its_disk_in_the_midst_of_traffic(
     secret.chmod(0o600)
     up = ["up", "--ray", "none"]
     code, _, err = said(capsys, spare, *up, "--mirror", str(tmp_path / "nowhere"))
-    assert (code, err.strip()) == (3, f"torg: --mirror: {tmp_path}/nowhere is no folder: is it mounted? (make the folder, or name another place)")
+    assert (code, err.strip()) == (3, f"torg: --mirror: {tmp_path}/nowhere is no folder: is it mounted? (make the folder, or name another place, or none)")
     how = ["--mirror", str(mirror), "--mirror-every", "0.1", "--mirror-passphrase-file", str(secret)]
     assert said(capsys, spare, *up, *how)[0] == 0
     old = Square(Home(spare).read_market()["url"], Home(spare))
@@ -134,3 +135,58 @@ def goes_away_and_comes_back(mirror: Path, home: Path, operator: Market, capsys:
     aside.rename(mirror)
     until(lambda: operator.status()["mirrors"][0]["lag_records"] == 0, "it has caught up")
     assert "is away and is tried again" in Home(home).log_file("exchange").read_text()
+
+
+def test_what_a_synchronous_mirror_does_not_have_is_not_confirmed(
+    spare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TORG_URL", "TORG_KEY", "TORG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    mirror, new = tmp_path / "mirror", tmp_path / "new"
+    mirror.mkdir()
+    assert said(capsys, spare, "up", "--ray", "none", "--mirror-sync", str(mirror))[0] == 0
+    square = Square(Home(spare).read_market()["url"], Home(spare))
+    operator, key = square.local("operator"), Home(spare).read_keys()["operator"]
+    confirmed: list[list[str]] = [[] for _ in range(4)]
+    threads: list[threading.Thread] = []
+
+    def deposits(thread: int) -> None:
+        with Market(square.url, key, patience_s=0) as market:
+            while True:
+                try:
+                    market.deposit(f"d-{thread}-{len(confirmed[thread])}", "customer", 7)
+                except MarketUnreachable:  # it is killed under us
+                    return
+                confirmed[thread].append(f"d-{thread}-{len(confirmed[thread])}")
+
+    try:
+        operator.deposit("before", "customer", 1)
+        mirror.rename(tmp_path / "unmounted")
+        with Market(square.url, key, patience_s=0) as hasty:
+            refused = refusal(lambda: hasty.deposit("while-away", "customer", 1))
+            assert (refused.status, refused.code, "is it mounted" in refused.message) == (503, "mirror_away", True)
+            assert refusal(lambda: hasty.deposit("also", "customer", 1)).code == "mirror_away"
+            assert (hasty.status()["mirror_away"], hasty.healthz()["ok"]) == (True, False)
+        assert "NO NEW WORK IS TAKEN" in said(capsys, spare, "status")[1]
+        (tmp_path / "unmounted").rename(mirror)
+        operator.deposit("while-away", "customer", 1)
+        assert operator.balance("customer")["wallet_nanos"] == 2, "asked again it counts once"
+        threads += [threading.Thread(target=deposits, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        until(lambda: sum(map(len, confirmed)) > 60, "deposits flow")
+    finally:
+        square.kill("supervisor")
+        square.kill("exchange")
+        for thread in threads:
+            thread.join()
+        square.close()
+        stop(spare)
+    shutil.rmtree(spare)
+    code, _, err = said(capsys, new, "restore", "--from-mirror", str(mirror), "--json")
+    assert code == 0, err
+    events = [event for record in read_journal(Home(new).journal) for event in decode_record(record.payload)["events"]]
+    booked = [event["id"] for event in events if event["type"] == "transfer"]
+    assert len(booked) == len(set(booked))
+    missing = {"before", "while-away", *(id for ids in confirmed for id in ids)} - set(booked)
+    assert missing == set(), "nothing that was confirmed is lost with the disk"

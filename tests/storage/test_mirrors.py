@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from market.homes import Home
+from market.mirroring import Mirroring
 from storage import mirrors
 from storage.canonical import canonical_bytes
 from storage.disk import Disk
 from storage.journal import Journal, JournalCorrupt, read_journal, segments
 from storage.journal_reader import verify_journal
+from storage.mirror_places import MirrorPlace, Mirrors, read_mirrors
 from storage.mirrored_homes import restore_journal, seal_home, state_of_home, unseal_home
 from storage.mirrors import MARK, Held, Mirror, MirrorGone, MirrorRefused, held, part_name, whole_name
 from storage.object_stores import FolderStore, ObjectInfo, ObjectStore, ObjectStoreAway, open_store
@@ -308,3 +311,33 @@ def test_a_bucket_is_a_mirror_too(server: S3Server, tmp_path: Path, journal: Jou
     again.tidy(journal.durable)
     assert all(isinstance(one, ObjectInfo) for one in store.list("journal"))
     assert restored(store, tmp_path / "back") == [record.payload for record in read_journal(journal.folder)]
+
+
+def test_a_synchronous_bucket_confirms_what_it_has_and_nothing_while_it_is_away(
+    server: S3Server, tmp_path: Path, journal: Journal
+) -> None:
+    home = Home(tmp_path)
+    away = tmp_path / "away"
+    url = f"{server.make_bucket('confirming')}/of"
+    places = MirrorPlace(url, server.access, sync=True), MirrorPlace(str(away), sync=False)
+    mirroring = Mirroring(home, Mirrors(places, every_ms=60_000), lambda: MARKET, lambda: journal.durable, lambda: 0)
+    assert mirroring.synchronous
+    assert not mirroring.confirm(journal.records, 0)
+    mirroring.start()
+    try:
+        assert mirroring.confirm(journal.records, 60), mirroring.why()
+        for _ in range(5):
+            grow(journal, 3)
+            assert mirroring.confirm(journal.records, 60), mirroring.why()
+        store = open_store(url, server.access)
+        assert held(store)[-1].end == journal.durable.bytes
+        assert [(one.state, one.lag_records) for one in mirroring.standings()] == [("following", 0), ("away", journal.records)]
+        assert read_mirrors(home.root).places[0].begun
+        grow(journal, 3)
+        store.replace(part_name(6, journal.durable.bytes - 48 - len(payload(journal.records, 3))), b"another market was here")
+        assert not mirroring.confirm(journal.records, 60)
+        assert "another market writes there" in mirroring.why()
+    finally:
+        mirroring.close()
+    written = [record.payload for record in read_journal(journal.folder)]
+    assert restored(store, tmp_path / "back") == written[:-1], "what was confirmed, and of the rest nothing"

@@ -24,7 +24,7 @@ router = APIRouter(route_class=StrictRoute, tags=["market"])
 async def healthz(services: Has) -> dict[str, Any]:
     """Answers without a key as soon as the journal is read."""
     return {
-        "ok": not services.desk.full,
+        "ok": not (services.desk.full or services.desk.held),
         "version": services.version,
         "journal_records": services.desk.records,
         "market": services.exchange.market_id,
@@ -61,6 +61,7 @@ async def status(services: Has, caller: Someone) -> dict[str, Any]:
         "stopped": totals["stopped"],
         "journal_records": services.desk.records,
         "disk_full": services.desk.full,
+        "mirror_away": services.desk.held,
         "mirrors": [one.to_json() for one in services.mirrors()] if caller.sees_all else [],
         "uptime_s": (now_ms - services.started_ms) // 1000,
     }
