@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Final
 
 from market.book_commands import BookTransfers, ClosePeriod, CorrectTransfer, TransferRow
-from market.checking import NAME, invalid, is_int, is_name, is_text
+from market.checking import are_names, invalid, is_int, is_name, is_text
 from market.disputes import disputable_nanos
 from market.outcomes import Answer, Json, Refusal, conflict, unknown
 from market.state import PeriodRecord, State
@@ -20,7 +19,8 @@ from storage.units import format_instant, format_usd
 
 _SIDES: Final = {"deposit": ("customer", "operator"), "payout": ("provider",)}
 """Which roles have an account of that kind."""
-_NAMES: Final = re.compile(rf"(?:{NAME.pattern}\n)*{NAME.pattern}")
+_PAYOUT: Final = KIND_CODES["payout"]
+_WORDS: Final = {status: status.value for status in Status}
 
 
 def book_transfers(turn: Turn, command: BookTransfers) -> Answer | Refusal:
@@ -40,10 +40,9 @@ def book_transfers(turn: Turn, command: BookTransfers) -> Answer | Refusal:
     if kept is not None:
         turn.emit("transfers", {"batch": kept})
     created, existed = found.count(Status.CREATED), found.count(Status.EXISTS)
-    told = [status.value for status in found] if created < len(found) else [Status.CREATED.value] * created
     body: Json = {
         "created": created, "existed": existed, "refused": len(found) - created - existed,
-        "items": [{"id": id, "status": status} for id, status in zip(batch.ids, told, strict=True)],
+        "items": [{"id": id, "status": _WORDS[status]} for id, status in zip(batch.ids, found, strict=True)],
     }  # fmt: skip
     return Answer(body, created=created > 0)
 
@@ -52,26 +51,28 @@ def _columns(turn: Turn, rows: Sequence[TransferRow]) -> tuple[TransferBatch, Se
     """The columns, which rows are linked (empty: none), and which cannot be whatever the balances are."""
     ids, kinds, accounts, amounts, linked = zip(*rows, strict=True)
     names = {WORLD: 0}
-    places: dict[tuple[str, str], int] = {}
+    places: dict[str, dict[str, int]] = {kind: {} for kind in _SIDES}
     problems: dict[tuple[str, str], Status] = {}
-    sides = list(zip(kinds, accounts, strict=True))
-    for side in dict.fromkeys(sides):
-        kind, member = side
-        places[side] = names.setdefault(wallet(member) if kind == "deposit" else earnings(member), len(names))
+    for kind, member in dict.fromkeys(zip(kinds, accounts, strict=True)):
+        places[kind][member] = names.setdefault(wallet(member) if kind == "deposit" else earnings(member), len(names))
         problem = _side_wrong(turn.state.members.get(member), kind)
         if problem is not None:
-            problems[side] = problem
-    wrong = {row: problems[side] for row, side in enumerate(sides) if side in problems} if problems else {}
+            problems[kind, member] = problem
+    wrong: dict[int, Status] = {}
+    if problems:
+        wrong = {row: problems[side] for row, side in enumerate(zip(kinds, accounts, strict=True)) if side in problems}
     most = turn.settings.max_amount_nanos
     if max(amounts) > most:
         wrong |= {row: Status.AMOUNT_TOO_LARGE for row, amount in enumerate(amounts) if amount > most}
-    if _NAMES.fullmatch("\n".join(ids)) is None:
+    if not are_names(ids):
         wrong |= {row: Status.ID_MALFORMED for row, id in enumerate(ids) if not is_name(id)}
-    others = [places[side] for side in sides]
-    incoming = [kind == "deposit" for kind in kinds]
-    debits = [0 if comes else other for comes, other in zip(incoming, others, strict=True)]
-    credits = [other if comes else 0 for comes, other in zip(incoming, others, strict=True)]
-    codes = bytes([KIND_CODES["deposit"] if comes else KIND_CODES["payout"] for comes in incoming])
+    others = [places[kind][member] for kind, member in zip(kinds, accounts, strict=True)]
+    codes = bytes(map(KIND_CODES.__getitem__, kinds))
+    if _PAYOUT not in codes:
+        debits, credits = [0] * len(others), others
+    else:
+        debits = [other if code == _PAYOUT else 0 for code, other in zip(codes, others, strict=True)]
+        credits = [0 if code == _PAYOUT else other for code, other in zip(codes, others, strict=True)]
     return TransferBatch(list(names), list(ids), codes, debits, credits, amounts), linked if any(linked) else (), wrong
 
 

@@ -83,36 +83,36 @@ def _decide_new(ledger: Ledger, batch: TransferBatch, floors: Floors) -> list[St
             balances[debit], balances[credit] = debited, credited
         else:
             wrong = check_form(batch.transfer(row))
-            found[row] = wrong or _by_balances(ledger, batch, found[:row], debited, credited, floors)
+            found[row] = wrong or _by_balances(ledger, batch, found, row, debited, credited, floors)
             assert found[row] is not created, "what can be booked is booked above"
     return found
 
 
 def _by_balances(
-    ledger: Ledger, batch: TransferBatch, found: Sequence[Status], debited: int, credited: int, floors: Floors
-) -> Status:
-    """Why the transfer after those that `found` tells of cannot be; CREATED if it can.
+    ledger: Ledger, batch: TransferBatch, found: Sequence[Status], row: int, debited: int, credited: int, floors: Floors
+) -> Status:  # fmt: skip
+    """Why the transfer of a row cannot be; CREATED if it can. `found` tells of those before it.
 
     `debited` and `credited` are the balances after it.
     """
-    row = len(found)
     account = batch.names[batch.debits[row]]
     if debited < _floor(account, floors) and account not in UNBOUNDED:
-        released = debited + batch.amounts[row] == 0 and _is_released(ledger, batch, found, batch.debits[row])
+        released = debited + batch.amounts[row] == 0 and _is_released(ledger, batch, found, row)
         return Status.HOLD_RELEASED if released else Status.WOULD_OVERDRAW
     if debited < -MAX_NANOS or credited > MAX_NANOS:
         return Status.WOULD_OVERFLOW
     return Status.TOO_MUCH_MONEY if debited < _floor(account, floors) else Status.CREATED
 
 
-def _is_released(ledger: Ledger, batch: TransferBatch, found: Sequence[Status], place: int) -> bool:
-    """Whether the last that the account, which is empty, saw of batch and ledger was a release."""
+def _is_released(ledger: Ledger, batch: TransferBatch, found: Sequence[Status], row: int) -> bool:
+    """Whether the last that the debited account of a row, which is empty, saw of batch and ledger was a release."""
+    place = batch.debits[row]
     account = batch.names[place]
     if account_class(account) != "escrow":
         return False
-    for row in range(len(found) - 1, -1, -1):
-        if place in (batch.debits[row], batch.credits[row]) and found[row] is Status.CREATED:
-            return batch.kinds[row] == KIND_CODES["release"]
+    for before in range(row - 1, -1, -1):
+        if place in (batch.debits[before], batch.credits[before]) and found[before] is Status.CREATED:
+            return batch.kinds[before] == KIND_CODES["release"]
     return ledger.is_released(account)
 
 
@@ -193,4 +193,4 @@ class _Ladder:
             return Status.PERIOD_CLOSED
         debited = self.balances[self.batch.debits[row]] - transfer.amount_nanos
         credited = self.balances[self.batch.credits[row]] + transfer.amount_nanos
-        return _by_balances(self.ledger, self.batch, self.found, debited, credited, self.floors)
+        return _by_balances(self.ledger, self.batch, self.found, row, debited, credited, self.floors)

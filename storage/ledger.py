@@ -45,6 +45,9 @@ __all__ = [
 ]  # fmt: skip
 
 
+_IS_BOOKED = bytes([1]) + bytes(255)  # by the code of a status
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One side of a transfer as its account saw it: signed amount, and the balance after it.
@@ -259,10 +262,10 @@ class Ledger:
 
     def book(self, batch: TransferBatch, at_ms: int) -> None:
         """Book, or keep as refused, what was decided: by the batch's statuses."""
-        if any(batch.statuses):
-            for row in [row for row, code in enumerate(batch.statuses) if code]:
+        good = batch.statuses.translate(_IS_BOOKED)
+        if 0 in good:
+            for row in [row for row, is_good in enumerate(good) if not is_good]:
                 self.refuse(batch.transfer(row), STATUS_OF_CODE[batch.statuses[row]], at_ms)
-            good = bytes(not code for code in batch.statuses)
             batch = batch.take(good, bytes(len(good)))
         if self._bare is not None:
             for row in range(len(batch)):
@@ -275,35 +278,32 @@ class Ledger:
         assert not self._at or at_ms >= self._at[-1], f"booked at {at_ms}, before {self._at[-1]}"
         places = self._places(batch)
         balances, last = self._balances, self._last
-        debit_after: list[int] = []
-        credit_after: list[int] = []
-        debit_before: list[int] = []
-        credit_before: list[int] = []
         debits = [places[one] for one in batch.debits]
         credits = [places[one] for one in batch.credits]
-        columns = zip(range(before + 1, before + n + 1), debits, credits, batch.amounts, strict=True)
-        for number, payer, payee, amount in columns:
-            balances[payer] = balance = balances[payer] - amount
-            debit_after.append(balance)
-            debit_before.append(last[payer])
-            balances[payee] = balance = balances[payee] + amount
-            credit_after.append(balance)
-            credit_before.append(last[payee])
-            last[payer] = last[payee] = number
+        debit_after, credit_after, debit_before, credit_before = ([0] * n for _ in range(4))
+        number = before
+        for row, payer, payee, amount in zip(range(n), debits, credits, batch.amounts, strict=True):
+            number += 1
+            debit_after[row] = balances[payer] = balances[payer] - amount
+            debit_before[row] = last[payer]
+            last[payer] = number
+            credit_after[row] = balances[payee] = balances[payee] + amount
+            credit_before[row] = last[payee]
+            last[payee] = number
         self._ids += batch.ids
         self._numbers.update(zip(batch.ids, range(before + 1, before + n + 1), strict=True))
         assert len(self._numbers) == before + n, "an id was booked twice"
         self._kinds += batch.kinds
-        self._at.extend([at_ms] * n)
-        self._amounts.extend(batch.amounts)
-        self._debits.extend(debits)
-        self._credits.extend(credits)
-        self._debit_after.extend(debit_after)
-        self._credit_after.extend(credit_after)
-        self._debit_before.extend(debit_before)
-        self._credit_before.extend(credit_before)
+        self._at.extend(array("q", [at_ms]) * n)
+        _extend(self._amounts, batch.amounts)
+        _extend(self._debits, debits)
+        _extend(self._credits, credits)
+        _extend(self._debit_after, debit_after)
+        _extend(self._credit_after, credit_after)
+        _extend(self._debit_before, debit_before)
+        _extend(self._credit_before, credit_before)
         for column, marks in ((self._jobs, batch.jobs), (self._leases, batch.leases)):
-            column.extend([self._text(batch.names[mark - 1]) if mark else 0 for mark in marks] if marks else bytes(n))
+            _extend(column, [self._text(batch.names[mark - 1]) if mark else 0 for mark in marks] if marks else [0] * n)
 
     def _book_one(self, transfer: Transfer, at_ms: int) -> None:
         """What `_book` does, for one."""
@@ -371,6 +371,11 @@ class Ledger:
             self._ids[row], KIND_NAMES[self._kinds[row]], self._names[self._debits[row]], self._names[self._credits[row]],
             self._amounts[row], self._text_of[job] if job else None, self._text_of[lease] if lease else None,
         )  # fmt: skip
+
+
+def _extend(column: "array[int]", values: Sequence[int]) -> None:
+    """Much faster than to extend an array by what is no array."""
+    column.extend(values if isinstance(values, array) else array(column.typecode, values))
 
 
 def _move(balances: dict[str, int], account: str, nanos: int) -> None:

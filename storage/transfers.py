@@ -170,13 +170,22 @@ def check_form(transfer: Transfer) -> Status | None:
     return None
 
 
+def _bits(side: int) -> dict[str | None, int]:
+    found: dict[str | None, int] = {}
+    for code, classes in enumerate(KINDS.values()):
+        for one in classes[side]:
+            found[one] = found.get(one, 0) | 1 << code
+    return found
+
+
+_DEBITED, _CREDITED = _bits(0), _bits(1)
+
+
 def may_debit(account: str) -> int:
     """A bit for each kind (1 << its code) by which the account may be debited."""
-    found = account_class(account)
-    return sum(1 << code for code, (debits, _) in enumerate(KINDS.values()) if found in debits)
+    return _DEBITED.get(account_class(account), 0)
 
 
 def may_credit(account: str) -> int:
     """A bit for each kind (1 << its code) by which the account may be credited."""
-    found = account_class(account)
-    return sum(1 << code for code, (_, credits) in enumerate(KINDS.values()) if found in credits)
+    return _CREDITED.get(account_class(account), 0)
