@@ -29,7 +29,7 @@ from benchmarks.ledger_http import deposits_per_s
 from benchmarks.report import Target, finish, parser, say
 from market.api.desk import Desk
 from market.api.feed import Feed
-from market.book_commands import BookTransfers, TransferRow
+from market.book_commands import BookTransfers
 from market.commands import AddMember, Deposit, OpenMarket
 from market.exchange import Exchange
 from market.recollection import new_exchange
@@ -112,8 +112,9 @@ class Books:
         if len(rows) == 1:
             id, _, _, credit, amount = rows[0]
             return Deposit(id, credit.removeprefix("wallet:"), amount, "op")
-        told = [TransferRow(id, kind, _member(debit, credit), amount) for id, kind, debit, credit, amount in rows]
-        return BookTransfers(told, "op")
+        ids, kinds, debits, credits, amounts = zip(*rows, strict=True)
+        accounts = [_member(debit, credit) for debit, credit in zip(debits, credits, strict=True)]
+        return BookTransfers("op", ids, kinds, accounts, amounts)
 
     def book(self, command: Deposit | BookTransfers) -> int:
         """Decide, write, sync; how many were booked."""

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
-
-
-class TransferRow(NamedTuple):
-    """`kind` is deposit or payout, `account` a member; `linked`: stands and falls with the row after it."""
-
-    id: str
-    kind: str
-    account: str
-    amount_nanos: int
-    linked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class BookTransfers:
-    """Operators only: many deposits and payouts, each answered for itself, in one record."""
+    """Operators only: many deposits and payouts, each answered for itself, in one record. Columns of equal length: `kinds` are
+    deposit or payout, `accounts` members; `linked` (empty: none is): whether it stands and falls with the one after it."""
 
-    rows: Sequence[TransferRow]
     by: str
+    ids: Sequence[str]
+    kinds: Sequence[str]
+    accounts: Sequence[str]
+    amounts_nanos: Sequence[int]
+    linked: Sequence[bool] = ()
 
 
 @dataclass(frozen=True, slots=True)

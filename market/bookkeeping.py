@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
-from market.book_commands import BookTransfers, ClosePeriod, CorrectTransfer, TransferRow
+from market.book_commands import BookTransfers, ClosePeriod, CorrectTransfer
 from market.checking import are_names, invalid, is_int, is_name, is_text
 from market.disputes import disputable_nanos
 from market.outcomes import Answer, Json, Refusal, conflict, unknown
@@ -28,9 +27,10 @@ def book_transfers(turn: Turn, command: BookTransfers) -> Answer | Refusal:
     refusal = turn.require(command.by, ("operator",))
     if refusal is not None:
         return refusal
-    if not 1 <= len(command.rows) <= MAX_BATCH:
-        return invalid("transfers", len(command.rows), f"1 to {MAX_BATCH} transfers")
-    batch, linked, wrong = _columns(turn, command.rows)
+    if not 1 <= len(command.ids) <= MAX_BATCH:
+        return invalid("transfers", len(command.ids), f"1 to {MAX_BATCH} transfers")
+    batch, wrong = _columns(turn, command)
+    linked = command.linked if any(command.linked) else ()
     # Nothing of what an open dispute holds leaves the market.
     floors = {earnings(name): held for name, held in turn.state.held_earnings.items() if held}
     floors[WORLD] = -turn.settings.max_total_nanos
@@ -42,14 +42,14 @@ def book_transfers(turn: Turn, command: BookTransfers) -> Answer | Refusal:
     created, existed = found.count(Status.CREATED), found.count(Status.EXISTS)
     body: Json = {
         "created": created, "existed": existed, "refused": len(found) - created - existed,
-        "items": [{"id": id, "status": _WORDS[status]} for id, status in zip(batch.ids, found, strict=True)],
+        "ids": batch.ids, "statuses": [_WORDS[status] for status in found],
     }  # fmt: skip
     return Answer(body, created=created > 0)
 
 
-def _columns(turn: Turn, rows: Sequence[TransferRow]) -> tuple[TransferBatch, Sequence[bool], dict[int, Status]]:
-    """The columns, which rows are linked (empty: none), and which cannot be whatever the balances are."""
-    ids, kinds, accounts, amounts, linked = zip(*rows, strict=True)
+def _columns(turn: Turn, command: BookTransfers) -> tuple[TransferBatch, dict[int, Status]]:
+    """The transfers, and which rows cannot be whatever the balances are."""
+    ids, kinds, accounts, amounts = command.ids, command.kinds, command.accounts, command.amounts_nanos
     names = {WORLD: 0}
     places: dict[str, dict[str, int]] = {kind: {} for kind in _SIDES}
     problems: dict[tuple[str, str], Status] = {}
@@ -73,7 +73,7 @@ def _columns(turn: Turn, rows: Sequence[TransferRow]) -> tuple[TransferBatch, Se
     else:
         debits = [other if code == _PAYOUT else 0 for code, other in zip(codes, others, strict=True)]
         credits = [0 if code == _PAYOUT else other for code, other in zip(codes, others, strict=True)]
-    return TransferBatch(list(names), list(ids), codes, debits, credits, amounts), linked if any(linked) else (), wrong
+    return TransferBatch(list(names), list(ids), codes, debits, credits, amounts), wrong
 
 
 def _side_wrong(member: object, kind: str) -> Status | None:

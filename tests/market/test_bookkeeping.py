@@ -2,7 +2,7 @@
 
 import pytest
 
-from market.book_commands import BookTransfers, ClosePeriod, CorrectTransfer, TransferRow
+from market.book_commands import BookTransfers, ClosePeriod, CorrectTransfer
 from market.commands import Deposit, Payout
 from market.outcomes import Settings
 from storage.ledger import Status
@@ -11,13 +11,14 @@ from storage.transfer_batches import MAGIC, TransferBatch
 from tests.market.scene import USD, Scene
 
 
-def rows(*told: str) -> list[TransferRow]:
+def batch_of(*told: str) -> BookTransfers:
     """`id kind account amount [linked]` each."""
-    return [TransferRow(id, kind, account, int(amount), bool(rest)) for id, kind, account, amount, *rest in map(str.split, told)]
+    rows = [(id, kind, account, int(amount), bool(rest)) for id, kind, account, amount, *rest in map(str.split, told)]
+    return BookTransfers("op", *zip(*rows, strict=True))
 
 
 def statuses(scene: Scene, *told: str) -> list[str]:
-    return [one["status"] for one in scene.do(BookTransfers(rows(*told), "op"))["items"]]
+    return scene.do(batch_of(*told))["statuses"]
 
 
 def same_after_replay(scene: Scene) -> None:
@@ -149,4 +150,5 @@ def test_a_batch_whose_bytes_would_look_like_a_record_is_written_as_json() -> No
 @pytest.mark.parametrize("count", [0, 8_191])
 def test_a_batch_has_a_limit(count) -> None:
     scene = Scene()
-    assert scene.refused(BookTransfers([TransferRow("a", "deposit", "ann", 1)] * count, "op")).field == "transfers"
+    many = BookTransfers("op", ["a"] * count, ["deposit"] * count, ["ann"] * count, [1] * count)
+    assert scene.refused(many).field == "transfers"

@@ -9,7 +9,7 @@ from market.api.bodies import CorrectionBody, DepositBody, GrantBody, PayoutBody
 from market.api.limits import StrictRoute
 from market.api.problems import not_found
 from market.api.services import Caller, Has, IdempotencyKey, Operator, Services, Someone, id_of, settle
-from market.book_commands import BookTransfers, ClosePeriod, CorrectTransfer, TransferRow
+from market.book_commands import BookTransfers, ClosePeriod, CorrectTransfer
 from market.commands import Deposit, GrantCredit, Payout
 from storage.ledger import FEE, GRANTS, WORLD, account_class
 
@@ -39,8 +39,10 @@ async def payout(
 @router.post("/transfers/batch", status_code=201)
 async def transfers_batch(services: Has, caller: Operator, body: TransfersBody) -> JSONResponse:
     """Many deposits and payouts in one record, each with a status of its own; the same ids again are answered as before."""
-    rows = [TransferRow(one.id, one.kind, one.account, one.amount_nanos, one.linked) for one in body.transfers]
-    return settle(*await services.ask(BookTransfers(rows, caller.name)))
+    rows = [(one.id, one.kind, one.account, one.amount_nanos, one.linked) for one in body.transfers]
+    told, created = await services.ask(BookTransfers(caller.name, *zip(*rows, strict=True)))
+    columns = zip(told.pop("ids"), told.pop("statuses"), strict=True)
+    return settle(told | {"items": [{"id": id, "status": status} for id, status in columns]}, created)
 
 
 @router.post("/corrections", status_code=201)
