@@ -14,8 +14,6 @@ from market.owner_terms import DEFAULT_NOTICE_MS, LONGEST_NOTICE_MS, MOST_NAMED
 from market.schedules import MOST_WINDOWS
 from market.teams import MAX_QUOTA, MAX_WEIGHT
 from storage.garbage import GRACE_MS, MIN_GRACE_MS
-from storage.transfer_batches import MAX_BATCH
-from trainers.metrics import MAX_METRIC_NAME, MAX_METRICS
 
 ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 DIGEST = r"^[0-9a-f]{64}$"
@@ -98,70 +96,6 @@ class MoveBody(Body):
 
 class SecretBody(Body):
     value: Annotated[str, Field(min_length=1, max_length=32_768, pattern=r"^[^\x00]*$")]
-
-
-class DepositBody(Body):
-    id: Id | None = None
-    account: Id
-    amount_nanos: Positive
-
-
-class GrantBody(Body):
-    """To a member or to a team, one of the two."""
-
-    id: Id | None = None
-    member: Id | None = None
-    team: Id | None = None
-    amount_nanos: Positive
-    expires_ms: Positive | None = None
-    reason: Annotated[str, Field(min_length=1, max_length=200)]
-
-
-class DisputeBody(Body):
-    """`amount_nanos` left out: all that the lease was charged."""
-
-    id: Id | None = None
-    lease: Id
-    amount_nanos: Positive | None = None
-    reason: Annotated[str, Field(min_length=1, max_length=500)]
-    evidence: Annotated[str, Field(max_length=4_000)] = ""
-
-
-class DecisionBody(Body):
-    """`amount_nanos`: a part of what is upheld; left out, all."""
-
-    verdict: Literal["upheld", "rejected"]
-    amount_nanos: Positive | None = None
-    reason: Annotated[str, Field(min_length=1, max_length=500)]
-
-
-class PayoutBody(DepositBody):
-    """A provider's account."""
-
-
-class TransferRowBody(Body):
-    """A deposit or a payout. What is wrong with one of them is its own status, not the whole request's."""
-
-    id: Annotated[str, Field(max_length=64)]
-    kind: Literal["deposit", "payout"] = "deposit"
-    account: Annotated[str, Field(max_length=64)]
-    amount_nanos: Annotated[int, Field(ge=-(2**63), lt=2**63)]
-    linked: bool = False
-
-
-class TransfersBody(Body):
-    transfers: Annotated[list[TransferRowBody], Field(min_length=1, max_length=MAX_BATCH)]
-
-
-class CorrectionBody(Body):
-    id: Id | None = None
-    transfer: Annotated[str, Field(min_length=1, max_length=300)]
-    amount_nanos: Positive | None = None
-    reason: Annotated[str, Field(min_length=1, max_length=200)]
-
-
-class PeriodBody(Body):
-    through_ms: Count | None = None
 
 
 class PriceHoursBody(Body):
@@ -258,124 +192,6 @@ class SessionBody(Body):
         return self
 
 
-class ReadingBody(Body):
-    lease: Id
-    epoch: Count
-    leased_ms: Count
-    trained_ms: Count
-    rounds: Count
-    tokens: Count
-    bytes: Count
-    run_ms: Count | None = None
-    signature: Annotated[str, Field(pattern=r"^([0-9a-f]{128})?$")] = ""
-
-
-class LostBody(Body):
-    lease: Id
-    epoch: Count
-    reason: Name
-    detail: Text = ""
-
-
-class EvaluatedBody(Body):
-    round: Positive
-    loss: float
-    metrics: Annotated[
-        dict[Annotated[str, Field(min_length=1, max_length=MAX_METRIC_NAME)], float], Field(max_length=MAX_METRICS)
-    ] = {}
-
-
-class LogBody(Body):
-    at_ms: Count
-    source: Name
-    line: Annotated[str, Field(max_length=16_384)]
-    stream: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,128}$")] = ""
-    number: Count = 0
-
-
-class ReadingsBody(Body):
-    job: Id
-    run_pid: Count | None = None
-    readings: Annotated[list[ReadingBody], Field(max_length=1024)] = []
-    evaluated: Annotated[list[EvaluatedBody], Field(max_length=1024)] = []
-    lost: Annotated[list[LostBody], Field(max_length=1024)] = []
-    logs: Annotated[list[LogBody], Field(max_length=4096)] = []
-
-
-class RoundMemberBody(Body):
-    lease: Id
-    epoch: Count
-    slot: Count
-    provider: Annotated[str, Field(max_length=64)] | None = None
-    loss: float | None = None
-    steps: Count
-    tokens: Count
-    leased_ms: Count
-    trained_ms: Count
-    bytes: Count
-    contribution: Digest
-    sent_bytes: Count = 0
-    received_bytes: Count = 0
-    stall_ms: Count = 0
-    run_ms: Count | None = None
-
-
-class WordBody(Body):
-    """A worker's own word for its work in the round, by the key of its lease (storage/worker_statements.py)."""
-
-    lease: Id
-    epoch: Count
-    signature: Signature
-    parameters: Digest | None = None
-
-
-class WarnedBody(Body):
-    slot: Count
-    reason: Text
-
-
-class RoundBody(Body):
-    job: Id
-    round: Positive
-    step: Count
-    digest: Digest
-    reason: Text
-    duration_ms: Count
-    members: Annotated[list[RoundMemberBody], Field(min_length=1, max_length=1024)]
-    lost: Annotated[list[LostBody], Field(max_length=1024)] = []
-    words: Annotated[list[WordBody], Field(max_length=1024)] = []
-    strategy: Annotated[str, Field(max_length=64)] = ""
-    tuning: Count | None = None
-    attempts: Positive = 1
-    late: Annotated[list[Count], Field(max_length=1024)] = []
-    warned: Annotated[list[WarnedBody], Field(max_length=1024)] = []
-
-
-class CheckpointBody(Body):
-    job: Id
-    round: Count
-    step: Count
-    manifest: Digest
-    bytes: Count
-    stall_ms: Count
-    removed: Annotated[list[Digest], Field(max_length=4096)] = []
-    kind: Literal["base", "delta"] = "base"
-    base_round: Count | None = None
-
-
-class AttemptBody(Body):
-    job: Id
-    number: Positive
-    lease: Id
-    epoch: Count
-    kind: Annotated[str, Field(max_length=64)]
-    code: Annotated[int, Field(ge=0, le=255)] | None = None
-    signal: Annotated[int, Field(ge=0, le=255)] | None = None
-    duration_ms: Count
-    detail: Text = ""
-    manifest: Digest | None = None
-
-
 class MissingBody(Body):
     digests: Annotated[list[Digest], Field(max_length=4_096)]
 
@@ -383,24 +199,6 @@ class MissingBody(Body):
 class CollectBody(Body):
     dry_run: bool = False
     grace_ms: Annotated[int, Field(ge=MIN_GRACE_MS, le=INT64_MAX)] = GRACE_MS
-
-
-class SaveBody(Body):
-    job: Id
-    number: Positive
-    lease: Id
-    epoch: Count
-    manifest: Digest
-    bytes: Count
-
-
-class HaltedBody(Body):
-    state: Literal["paused", "done", "failed"]
-    reason: Name
-    detail: Annotated[str, Field(max_length=65_536)] = ""
-    round: Count
-    manifest: Digest | None = None
-    run: Count | None = None
 
 
 class PriceRuleBody(Body):

@@ -13,9 +13,9 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.types import Message, Receive, Scope
 
-from market.api.bodies import DepositBody, PayoutBody
 from market.api.gate import address_of
 from market.api.limits import JSON_S, too_slow
+from market.api.money_bodies import DepositBody, PayoutBody
 from market.api.problems import Problem
 from market.api.services import Services, check_role, member_with_key, settle
 from market.commands import Deposit, Payout

@@ -5,8 +5,8 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from market.api.bodies import DecisionBody, DisputeBody
 from market.api.limits import StrictRoute
+from market.api.money_bodies import DecisionBody, DisputeBody
 from market.api.problems import not_found
 from market.api.services import Caller, Customer, Has, IdempotencyKey, Operator, Someone, id_of, job_for, settle
 from market.commands import DecideDispute, OpenDispute

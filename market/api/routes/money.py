@@ -5,8 +5,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse
 
-from market.api.bodies import CorrectionBody, DepositBody, GrantBody, PayoutBody, PeriodBody, TransfersBody
 from market.api.limits import StrictRoute
+from market.api.money_bodies import CorrectionBody, DepositBody, GrantBody, PayoutBody, PeriodBody, TransfersBody
 from market.api.problems import not_found
 from market.api.services import Caller, Has, IdempotencyKey, Operator, Services, Someone, id_of, settle
 from market.book_commands import BookTransfers, ClosePeriod, CorrectTransfer

@@ -5,11 +5,11 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from market.api.bodies import AttemptBody, CheckpointBody, HaltedBody, LostBody, ReadingsBody, RoundBody, SaveBody
 from market.api.job_logs import Line
 from market.api.limits import StrictRoute
 from market.api.problems import not_found
 from market.api.routes.offers import Wait
+from market.api.run_bodies import AttemptBody, CheckpointBody, HaltedBody, LostBody, ReadingsBody, RoundBody, SaveBody
 from market.api.services import LONGEST_WAIT_S, Has, Plane, Services, changed
 from market.commands import (
     Evaluated,
