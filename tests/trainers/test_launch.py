@@ -141,24 +141,6 @@ def test_a_worker_starts_one_process_for_each_unit_of_its_lease(tmp_path: Path) 
     desk.close()
 
 
-@sandboxed
-@pytest.mark.timeout(200)
-def test_ranks_sum_over_the_loopback_by_whatever_name_they_call_it(start: Start) -> None:
-    code = """
-        import os, torch, torch.distributed as dist
-        dist.init_process_group("gloo")
-        value = torch.tensor([dist.get_rank() + 1.0])
-        dist.all_reduce(value)
-        print("sum", value.item(), dist.is_torchelastic_launched())
-        dist.destroy_process_group()
-        dist.init_process_group("gloo", init_method="tcp://localhost:29501", rank=int(os.environ["RANK"]), world_size=2)
-        dist.barrier()
-    """
-    outcome, lines = finished(start(*python(code), ranks=2))
-    assert outcome.succeeded, lines
-    assert [line for line in lines if "sum" in line] == ["[rank 0] sum 3.0 True", "[rank 1] sum 3.0 True"]
-
-
 @given(text=st.lists(st.text(alphabet="ab\r\n", max_size=12), max_size=8))
 def test_lines_are_marked_however_the_bytes_come(text: list[str]) -> None:
     pieces = [one.encode() for one in text]
@@ -195,14 +177,26 @@ def test_a_command_that_starts_ranks_itself_is_known(argv: list[str], launcher: 
 
 @sandboxed
 @pytest.mark.timeout(300)
-def test_the_example_trains_on_two_ranks_and_saves_once(start: Start, place: Place) -> None:
+def test_the_example_trains_on_two_ranks_and_saves_once_and_ranks_meet_by_whatever_name_they_call_the_loopback(
+    start: Start, place: Place
+) -> None:
     """That it goes on to the same weights from what it saved, `benchmarks.survival --ranks 2` shows."""
     shutil.copy(Path(__file__).parents[2] / "examples" / "batch" / "ddp.py", place.scratch / "work")
-    words = ["--steps", "2", "--every", "2"]
-    outcome, lines = finished(start("python", "ddp.py", *words, ranks=2, TORG_CHECKPOINT_DIR=place.seen("checkpoint")))
+    code = """
+        import os, runpy, sys, torch, torch.distributed as dist
+        sys.argv = ["ddp.py", "--steps", "2", "--every", "2"]
+        runpy.run_path("ddp.py", run_name="__main__")
+        dist.init_process_group("gloo", init_method="tcp://localhost:29501", rank=int(os.environ["RANK"]), world_size=2)
+        value = torch.tensor([dist.get_rank() + 1.0])
+        dist.all_reduce(value)
+        print("sum", value.item(), dist.is_torchelastic_launched())
+        dist.destroy_process_group()
+    """
+    outcome, lines = finished(start(*python(code), ranks=2, TORG_CHECKPOINT_DIR=place.seen("checkpoint")))
     assert outcome.succeeded, lines
     weights = [line.partition("] weights ")[2] for line in lines if "] weights " in line]
     assert len(weights) == 2
     assert len(set(weights)) == 1, "all ranks have the same"
+    assert [line for line in lines if "sum" in line] == ["[rank 0] sum 3.0 True", "[rank 1] sum 3.0 True"]
     assert [path.name for path in (place.scratch / "checkpoint").iterdir()] == ["state.pt"]
     assert (place.scratch / "work" / "out" / "weights.bin").exists()
