@@ -17,7 +17,7 @@ from market.client import Market, Refused
 from market.commands import Deposit, SetTeam, Tick
 from market.homes import Home
 from market.recollection import new_exchange
-from market.supervisor import start, stop
+from market.supervisor import start
 from storage.journal import Journal, JournalBroken
 from tests.api.square import PATIENCE_S, USD, FakeProvider, FakeRun, Square, make_offer, make_spec, refusal, until
 from tests.storage.test_journal import SyncingBy
@@ -281,26 +281,3 @@ def test_an_exchange_that_dies_while_the_market_goes_down_takes_no_new_work(spar
         assert ann.submit_job(found.name("job"), make_spec("eu"))["state"] == "pending"
     finally:
         found.close()
-
-
-def test_what_was_before_is_there_after_stop_and_start(spare: Path) -> None:
-    info = start(spare, no_ray=True)
-    home = Home(spare)
-    keys = home.read_keys()
-    with Market(info.url, keys["operator"]) as operator, Market(info.url, keys["provider"]) as provider:
-        operator.deposit("d1", "customer", 6 * USD)
-        provider.place_offer(make_offer("offer-a", "here"))
-        with Market(info.url, keys["customer"]) as customer:
-            customer.submit_job("job-a", make_spec("elsewhere"))
-    assert stop(spare)
-    again = start(spare, no_ray=True)
-    assert again.url == info.url, "the port is kept"
-    assert home.read_keys() == keys
-    with Market(again.url, keys["customer"]) as customer, Market(again.url, keys["provider"]) as provider:
-        assert customer.job("job-a")["state"] == "pending"
-        assert customer.balance() == {
-            "account": "customer", "wallet_nanos": USD, "escrow_nanos": 5 * USD, "earnings_nanos": 0, "balance_nanos": USD,
-                "bought_nanos": USD, "granted_nanos": 0, "team_granted_nanos": 0, "grants": [],
-        }  # fmt: skip
-        assert [one["id"] for one in provider.offers()] == ["offer-a"]
-        assert customer.submit_job("job-a", make_spec("elsewhere"))["id"] == "job-a"
