@@ -6,7 +6,7 @@ import torch
 
 from trainers.workloads.byte_lm import ByteLM
 
-PAUSE_S = 0.02
+PAUSE_S = 0.1
 
 
 class Gentle(ByteLM):

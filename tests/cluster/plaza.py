@@ -64,6 +64,14 @@ def tree(pid: int) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
 
 
+def gone(process: psutil.Process) -> bool:
+    """Whether a process has ended; a zombie has."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 @dataclass
 class ProviderHost:
     """One provider's machine: its own folder, its own key, its own process tree."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import random
 import secrets
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +14,38 @@ import pytest
 
 from market.provider_control import ask
 from storage.artifacts import Artifacts
-from tests.cluster.plaza import HERE, ROOT, USD, Json, Plaza, environment, tar_of, until
-from tests.cluster.test_faults import gone
+from tests.cluster.plaza import HERE, USD, Json, Plaza, environment, gone, tar_of, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
 SCRIPT = b"""
-import os, pathlib, sys, time
+import hashlib, os, pathlib, sys
 restarts = int(os.environ["TORG_RESTART_COUNT"])
 print("begun", restarts, os.environ["WORD"], flush=True)
-if "wait" in sys.argv and restarts == 0:
-    time.sleep(3600)
+if "TOKEN" in os.environ:
+    print("it is", os.environ["TOKEN"], hashlib.sha256(os.environ["TOKEN"].encode()).hexdigest(), flush=True)
 pathlib.Path("out").mkdir()
 pathlib.Path("out/answer.txt").write_text(f"{restarts} {pathlib.Path('given.txt').read_text()}")
 sys.exit(int(sys.argv[1]) if restarts < int(sys.argv[2]) else 0)
 """
+STEPS = 100
+WALK = f"""
+import hashlib, os, pathlib, time
+kept = pathlib.Path(os.environ["TORG_CHECKPOINT_DIR"], "state")
+step, state = kept.read_text().split() if kept.exists() else ("0", "")
+print("begun", os.environ["TORG_RESTART_COUNT"], os.environ["WORD"], "at", step, flush=True)
+for step in range(int(step) + 1, {STEPS} + 1):
+    state = hashlib.sha256(state.encode()).hexdigest()
+    if step % 10 == 0:
+        kept.with_suffix(".new").write_text(f"{{step}} {{state}}")
+        kept.with_suffix(".new").rename(kept)
+    while step == {STEPS} and os.environ["TORG_RESTART_COUNT"] == "0":
+        time.sleep(3600)
+    time.sleep(0.02)
+pathlib.Path("out").mkdir()
+pathlib.Path("out/answer.txt").write_text(state + pathlib.Path("given.txt").read_text())
+"""
+"""Its end shows every step; the first try never comes to it."""
 
 
 def submit(plaza: Plaza, *argv: str, retries: int = 0, **changes: Any) -> str:
@@ -74,9 +89,10 @@ def artifacts_of(plaza: Plaza, job: str) -> tuple[Artifacts, dict[str, bytes]]:
     return found, {file.path: customer.read_blob(file.blob) for file in found.files}
 
 
-def test_a_machine_that_is_killed_costs_its_try_and_the_command_begins_again_elsewhere(plaza: Plaza) -> None:
-    job = submit(plaza, "0", "0", "wait")
-    until(lambda: printed(plaza, job, "begun 0 hello"), "the command prints, and that is seen live")
+def test_a_machine_that_is_killed_costs_its_try_and_the_command_goes_on_elsewhere_from_what_it_saved(plaza: Plaza) -> None:
+    job = submit(plaza, argv=["python", "-c", WALK])
+    until(lambda: printed(plaza, job, "begun 0 hello at 0"), "the command prints, and that is seen live")
+    until(lambda: plaza.job(job)["command"]["saved"], "something is saved")
     victim = plaza.worker_of(job)
     actor = psutil.Process(victim["pid"])
     family = [actor, *actor.children(recursive=True)]
@@ -92,17 +108,25 @@ def test_a_machine_that_is_killed_costs_its_try_and_the_command_begins_again_els
     assert second["charged_ms"] == second["metered_ms"] > 0
     assert done["billed_nanos"] == second["charged_nanos"]
     assert (done["command"]["exit_code"], done["command"]["restarts"]) == (0, 1)
-    assert printed(plaza, job, "begun 1 hello")
+    begun = [line.partition(" | begun ")[2] for line in log_of(plaza, job).splitlines() if " | begun " in line]
+    assert begun[0] == "0 hello at 0"
+    assert begun[1:] in [[f"1 hello at {step}"] for step in range(10, STEPS + 1, 10)], "from what it had closed"
+    state = ""
+    for _ in range(STEPS):
+        state = hashlib.sha256(state.encode()).hexdigest()
     found, files = artifacts_of(plaza, job)
-    assert files == {"out/answer.txt": b"1 forty-two"}
+    assert files == {"out/answer.txt": f"{state}forty-two".encode()}, "the very bytes of a run that nobody kills"
     assert found.unmatched == ("*.onnx",)
     bill = plaza.local("customer").invoice(job)
     assert bill["billed_nanos"] == done["billed_nanos"]
     assert {line["rounds"] for line in bill["lines"]} == {0}
 
 
-def test_a_command_that_fails_by_itself_is_tried_again_on_the_same_lease(plaza: Plaza) -> None:
-    job = submit(plaza, "3", "1", retries=1, requirements=["numpy"])  # which torg has, so that nothing is fetched
+def test_a_command_that_fails_by_itself_is_tried_again_on_the_same_lease_and_its_secret_stays_nowhere(plaza: Plaza) -> None:
+    value = f"canary-{secrets.token_hex(8)}"
+    plaza.local("customer").set_secret("TOKEN", value)
+    own = {"requirements": ["numpy"], "secrets": ["TOKEN"]}  # torg has numpy, so nothing is fetched
+    job = submit(plaza, "3", "1", retries=1, **own)
     done = plaza.wait_state(job, "done")
     text = log_of(plaza, job)
     assert "[torg: built the environment" in text
@@ -113,6 +137,14 @@ def test_a_command_that_fails_by_itself_is_tried_again_on_the_same_lease(plaza: 
     assert artifacts_of(plaza, job)[1] == {"out/answer.txt": b"1 forty-two"}
     rows: Json = plaza.local("customer").sql(f"SELECT number, code FROM attempts WHERE job = '{job}' ORDER BY number")
     assert rows["rows"] == [[1, 3], [2, 0]]
+
+    shown = f" | it is *** {hashlib.sha256(value.encode()).hexdigest()}\n"
+    assert text.count(shown) == 2, "the command had the value, and its log has not"
+    assert value not in str(plaza.local("customer").provenance(job)) + str(plaza.job(job))
+    files = [path for path in plaza.folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert plaza.home.journal in {path.parent for path in files}
+    assert not [path for path in files if value.encode() in path.read_bytes()]
+    plaza.local("customer").remove_secret("TOKEN")
 
 
 def test_a_command_that_goes_on_failing_fails_the_job_and_leaves_its_files(plaza: Plaza) -> None:
@@ -131,12 +163,24 @@ def torg(plaza: Plaza, *words: str) -> bytes:
     return subprocess.run([sys.executable, "-m", "cli", *words], env=settings, check=True, capture_output=True).stdout
 
 
-def test_a_run_that_is_killed_finds_its_command_still_running_and_its_customer_gets_in(plaza: Plaza, tmp_path: Path) -> None:
+def test_a_steward_and_a_run_that_are_killed_find_the_command_still_running_and_its_customer_gets_in(
+    plaza: Plaza, tmp_path: Path
+) -> None:
     job = submit(
-        plaza, "0", "0",
+        plaza,
         argv=["sh", "-c", "echo begun; i=0; while [ ! -e $HOME/go ]; do i=$((i+1)); echo tick $i; sleep 0.005; done; echo gone on"],
     )  # fmt: skip
     until(lambda: printed(plaza, job, "tick 300"), "the command runs and prints")
+    before = _stewards()
+    for one in before:
+        one.kill()
+    until(lambda: _stewards() - before, "another Steward is there")
+    second = submit(plaza, argv=["true"])
+    plaza.wait_state(second, "done")
+    for one in (job, second):
+        log = (plaza.home.logs / f"run-{one}.log").read_text()
+        assert log.count("begins in process") == 1, "nobody ran it beside the one who did"
+
     pid = until(lambda: plaza.job(job)["run_pid"], "the run says its pid")
     psutil.Process(pid).kill()
     until(lambda: plaza.job(job)["run_pid"] not in (None, pid), "another process runs the job")
@@ -153,38 +197,12 @@ def test_a_run_that_is_killed_finds_its_command_still_running_and_its_customer_g
     assert [line for line in shown if line in ("begun", "gone on")] == ["begun", "gone on"]
 
 
-def test_a_steward_that_is_killed_finds_who_runs_what(plaza: Plaza) -> None:
-    job = submit(
-        plaza, "0", "0", argv=["sh", "-c", "echo begun; while [ ! -e $HOME/go ]; do sleep 0.1; done; echo gone on"]
-    )
-    until(lambda: printed(plaza, job, "begun"), "the command runs")
-    before = _stewards()
-    for one in before:
-        one.kill()
-    until(lambda: _stewards() - before, "another Steward is there")
-    folder = _folder_of(plaza.worker_of(job))
-    second = submit(plaza, "0", "0", argv=["true"])
-    (folder / "home" / "go").touch()
-    plaza.wait_state(job, "done")
-    plaza.wait_state(second, "done")
-    for one in (job, second):
-        log = (plaza.home.logs / f"run-{one}.log").read_text()
-        assert log.count("begins in process") == 1, "nobody ran it beside the one who did"
-
-
 def _stewards() -> set[psutil.Process]:
     return {one for one in psutil.process_iter(["cmdline"]) if (one.info["cmdline"] or [""])[0] == "ray::StewardActor"}
 
 
-def _folder_of(worker: Json) -> Path:
-    """The command's folder as this machine names it: where the process around it was started."""
-    around = psutil.Process(worker["pid"]).children()
-    [found] = {Path(one.cwd()) for one in around if "trainers.command_child" in one.cmdline()}
-    return found
-
-
 def test_a_cancelled_command_is_gone_with_all_that_it_started(plaza: Plaza) -> None:
-    job = submit(plaza, "0", "0", argv=["sh", "-c", "trap 'exit 0' TERM; echo begun; while true; do sleep 0.1; done"])
+    job = submit(plaza, argv=["sh", "-c", "trap 'exit 0' TERM; echo begun; while true; do sleep 0.1; done"])
     until(lambda: printed(plaza, job, "begun"), "the command runs")
     worker = plaza.worker_of(job)
     family = psutil.Process(worker["pid"]).children(recursive=True)
@@ -195,107 +213,39 @@ def test_a_cancelled_command_is_gone_with_all_that_it_started(plaza: Plaza) -> N
     until(lambda: all(gone(process) for process in family), "nothing of it lives on")
 
 
-COUNTER = """
-import os, pathlib, time
-kept = pathlib.Path(os.environ["TORG_CHECKPOINT_DIR"], "count")
-done = int(kept.read_text()) if kept.exists() else 0
-print("from", done, flush=True)
-while done < 3 or os.environ["TORG_RESTART_COUNT"] == "0":
-    done += 1
-    beside = kept.with_suffix(".new")
-    beside.write_text(str(done))
-    beside.rename(kept)
-    time.sleep(0.2)
-print("done", done)
-"""
-
-
-def test_what_was_saved_is_there_on_the_next_machine(plaza: Plaza) -> None:
-    job = submit(plaza, argv=["python", "-c", COUNTER])
-    until(lambda: plaza.job(job)["command"]["saved"], "something is saved")
-    victim = plaza.worker_of(job)
-    psutil.Process(victim["pid"]).kill()
-    plaza.wait_state(job, "done")
-    [begun, again] = [line.partition("from ")[2] for line in log_of(plaza, job).splitlines() if " | from " in line]
-    assert begun == "0"
-    assert int(again) > 0, "it goes on from what it had closed"
-
-
 LAST_WORDS = """
 import os, pathlib, signal, sys, time
-kept = pathlib.Path(os.environ["TORG_CHECKPOINT_DIR"], "words")
-if kept.exists():
-    sys.exit(print("found", kept.read_text()))
+kept, tries = pathlib.Path(os.environ["TORG_CHECKPOINT_DIR"], "words"), os.environ["TORG_RESTART_COUNT"]
+words = kept.read_text() if kept.exists() else ""
+if tries == "2":
+    sys.exit(print("found", words))
 def leave(*_):
-    kept.write_text("the last ones")
+    kept.write_text(f"{words}the last ones of {tries}, ")
     sys.exit(0)
 signal.signal(signal.SIGTERM, leave)
-print("begun", flush=True)
+print("begun", tries, flush=True)
 time.sleep(3600)
 """
 
 
-def test_a_provider_that_drains_lets_the_last_save_come_to_the_market(plaza: Plaza) -> None:
+def test_the_last_save_comes_to_the_market_from_a_provider_that_drains_and_from_an_owner_that_takes_its_machine_back(
+    plaza: Plaza,
+) -> None:
     job = submit(plaza, argv=["python", "-c", LAST_WORDS])
-    until(lambda: printed(plaza, job, "begun"), "the command runs")
-    [host] = [one for one in plaza.hosts.values() if one.name == plaza.worker_of(job)["provider"]]
-    host.stop()
-    done = plaza.wait_state(job, "done")
-    assert printed(plaza, job, "found the last ones")
-    assert [one["reason"] for one in done["leases"]] == ["drained", "done"]
-    assert (done["command"]["restarts"], done["command"]["lost"]) == (1, 1)
+    until(lambda: printed(plaza, job, "begun 0"), "the command runs")
+    plaza.host_of(plaza.worker_of(job)["provider"]).stop()
 
-
-def test_an_owner_that_takes_its_machine_back_lets_the_last_save_come_to_the_market_first(plaza: Plaza) -> None:
-    code = LAST_WORDS.replace("kept.read_text()", 'os.environ["TORG_RESTART_COUNT"], kept.read_text()')
-    job = submit(plaza, argv=["python", "-c", code])
-    until(lambda: printed(plaza, job, "begun"), "the command runs")
-    [host] = [one for one in plaza.hosts.values() if one.name == plaza.worker_of(job)["provider"]]
+    until(lambda: printed(plaza, job, "begun 1"), "the command runs on another machine")
+    host = plaza.host_of(plaza.worker_of(job)["provider"])
     home = host.config.parent / "home"
     [*_, taken] = ask(home, {"ask": "reclaim", "why": "mine"}, 60)
     [status] = ask(home, {"ask": "status"}, 60)
+
     done = plaza.wait_state(job, "done")
     assert [*ask(home, {"ask": "release"}, 60)][-1]["gpus"] == 0
-    assert (taken["gpus"], taken["leases"]) == (1, [done["leases"][0]["id"]])
+    assert (taken["gpus"], taken["leases"]) == (1, [done["leases"][1]["id"]])
     assert (status["leased"], status["held"]["why"]) == (0, "mine")
-    assert printed(plaza, job, "found 1 the last ones")
-    assert [one["reason"] for one in done["leases"]] == ["preempted", "done"]
-    assert done["leases"][1]["offer"] != host.offer
-
-
-def test_a_script_that_is_killed_at_a_random_moment_ends_with_the_very_bytes(plaza: Plaza, tmp_path: Path) -> None:
-    script = ROOT / "examples" / "batch" / "byte_lm.py"
-    words = ["--steps", "40", "--every", "10"]
-    with subprocess.Popen(
-        [sys.executable, script, *words], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE
-    ) as alone:
-        workdir = tar_of({"byte_lm.py": script.read_bytes()})
-        kept = {"digest": plaza.local("customer").upload(workdir), "bytes": len(workdir), "label": "work"}
-        job = submit(plaza, argv=["python", "byte_lm.py", *words, "--rest", "0.15"], workdir=kept)
-        until(lambda: plaza.job(job)["command"]["saved"], "something is saved")
-        time.sleep(random.Random(7).uniform(0, 1))
-        psutil.Process(plaza.worker_of(job)["pid"]).kill()
-        done = plaza.wait_state(job, "done")
-    assert alone.returncode == 0
-    begun = [
-        line.partition(" | begins at step ")[2] for line in log_of(plaza, job).splitlines() if "| begins at" in line
-    ]
-    assert begun[0] == "0"
-    assert int(begun[1]) in (10, 20, 30, 40)
-    assert done["command"]["restarts"] == 1
-    assert artifacts_of(plaza, job)[1]["out/weights.bin"] == (tmp_path / "out" / "weights.bin").read_bytes()
-
-
-def test_a_secret_reaches_the_command_and_nothing_that_stays(plaza: Plaza) -> None:
-    value = f"canary-{secrets.token_hex(8)}"
-    plaza.local("customer").set_secret("TOKEN", value)
-    code = "import hashlib, os; v = os.environ['TOKEN']; print('it is', v); print(hashlib.sha256(v.encode()).hexdigest())"
-    job = submit(plaza, argv=["python", "-c", code], secrets=["TOKEN"], artifacts=[])
-    assert plaza.wait_state(job, "done", "failed")["state"] == "done"
-    until(lambda: printed(plaza, job, hashlib.sha256(value.encode()).hexdigest()), "the command had the value")
-    assert printed(plaza, job, "it is ***")
-    assert value not in str(plaza.local("customer").provenance(job)) + str(plaza.job(job))
-    files = [path for path in plaza.folder.rglob("*") if path.is_file() and not path.is_symlink()]
-    assert plaza.home.journal in {path.parent for path in files}
-    assert not [path for path in files if value.encode() in path.read_bytes()]
-    plaza.local("customer").remove_secret("TOKEN")
+    assert printed(plaza, job, "found the last ones of 0, the last ones of 1, ")
+    assert [one["reason"] for one in done["leases"]] == ["drained", "preempted", "done"]
+    assert done["leases"][2]["offer"] != host.offer
+    assert (done["command"]["restarts"], done["command"]["lost"]) == (2, 2)

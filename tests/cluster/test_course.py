@@ -1,17 +1,17 @@
-"""The life of a job with nobody dying: done, paused and resumed, cancelled, failed by the customer's own code."""
+"""The life of a job with nobody dying: done, failed by its own code, grown and outbid, paused for want of money."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 
-import psutil
 import pytest
 
 from storage.checkpoints import Manifest
 from storage.meter_readings import is_signed
 from storage.provenance import verify_bundle
-from tests.cluster.plaza import ELSEWHERE, ELSEWHERE_NANOS, USD, Plaza, until
+from tests.cluster.plaza import ELSEWHERE, ELSEWHERE_NANOS, USD, Json, Plaza, until
 from trainers.member import Member
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
@@ -84,24 +84,10 @@ def test_a_job_trains_to_done_and_the_loss_falls(plaza: Plaza) -> None:
     assert member.digest() == manifest.parameters == rounds[-1]["digest"], "the model is the one that all agreed on"
 
 
-def test_a_cancelled_job_leaves_no_process(plaza: Plaza) -> None:
-    job = plaza.submit_lasting()
-    plaza.wait_rounds(job, 2)
-    found = plaza.job(job)
-    pids = [worker["pid"] for worker in found["workers"]] + [found["run_pid"]]
-    assert all(psutil.pid_exists(pid) for pid in pids)
-
-    plaza.local("customer").cancel_job(job)
-
-    cancelled = plaza.wait_state(job, "cancelled")
-    assert cancelled["escrow_nanos"] == 0
-    until(lambda: not any(psutil.pid_exists(pid) for pid in pids), "run and workers are gone")
-
-
 def test_the_customers_exception_fails_the_job_with_its_traceback(plaza: Plaza) -> None:
     digest = plaza.local("customer").upload(RAISES_LATE.encode())
     workload = {"kind": "file", "digest": digest, "class_name": "Mine", "filename": "mine.py"}
-    job = plaza.submit(workload=workload, options={}, data={"kind": "none"})
+    job = plaza.submit(workload=workload, options={}, data={"kind": "none"}, workers__min=1, workers__max=1)
     failed = plaza.wait_state(job, "failed")
 
     assert failed["reason"] == "exception"
@@ -112,6 +98,77 @@ def test_the_customers_exception_fails_the_job_with_its_traceback(plaza: Plaza) 
     text = until(lambda: plaza.local("customer").job_logs(job)["text"], "the job's log")
     assert "a line of the customer's" in text
     assert json.dumps(failed), "all of it is plain JSON"
+
+
+def living(plaza: Plaza, job: str) -> list[Json]:
+    return [one for one in plaza.job(job)["leases"] if one["state"] == "active"]
+
+
+def wait_workers(plaza: Plaza, job: str, wanted: set[str]) -> None:
+    until(lambda: {one["provider"] for one in living(plaza, job)} == wanted, f"{job} has {sorted(wanted)}")
+
+
+def wait_members(plaza: Plaza, job: str, count: int) -> Json:
+    """Until a round of so many members is committed after what there is now."""
+    before = plaza.job(job)["rounds_committed"]
+
+    def found() -> Json | None:
+        newest = plaza.rounds(job)[before:]
+        return next((one for one in newest if len(one["members"]) == count), None)
+
+    return until(found, f"{job} has a round of {count}")  # type: ignore[return-value]
+
+
+def paid_for_committed_work_only(plaza: Plaza, job: str, lease: Json) -> None:
+    ended = plaza.lease(job, lease["id"])
+    assert (ended["reason"], ended["fault"]) == ("outbid", "none")
+    committed = [m["leased_ms"] for one in plaza.rounds(job) for m in one["members"] if m["lease"] == lease["id"]]
+    assert ended["charged_ms"] in committed
+
+
+def test_a_job_grows_shrinks_pauses_and_resumes_as_prices_and_other_bids_say(plaza: Plaza) -> None:
+    spot = plaza.submit_lasting(
+        workers__min=1, workers__max=3, workers__grow_below_nanos_per_gpu_hour=2 * USD // 5,
+        limits__interruptible=True, limits__max_price_nanos_per_gpu_hour=3 * USD // 5,
+    )  # fmt: skip
+    wait_workers(plaza, spot, {"ada", "ben"})  # grown; cleo asks more than growth may cost
+    both = wait_members(plaza, spot, 2)
+    gang, grown = sorted(living(plaza, spot), key=lambda lease: lease["epoch"])
+
+    firm = plaza.submit_lasting(workers__min=2, workers__max=2)
+    wait_workers(plaza, spot, {gang["provider"]})  # outbid: it shrinks
+    wait_workers(plaza, firm, {grown["provider"], "cleo"})
+    alone = wait_members(plaza, spot, 1)
+    wait_members(plaza, firm, 2)
+    until(lambda: plaza.lease(spot, grown["id"])["charged_ms"], "its committed rounds are durable")
+    paid_for_committed_work_only(plaza, spot, grown)
+    assert alone["round"] > both["round"]
+
+    urgent = plaza.submit_lasting(workers__min=1, workers__max=1)
+    wait_workers(plaza, urgent, {gang["provider"]})  # outbid once more: nobody is left, it waits
+    assert living(plaza, spot) == []
+    assert plaza.local("customer").explain(spot)["reason"] == "outbid"
+    paid_for_committed_work_only(plaza, spot, gang)
+    assert plaza.job(spot)["round_durable"] == plaza.job(spot)["rounds_committed"], "its last round is durable"
+    wait_members(plaza, urgent, 1)
+    left_at = plaza.job(spot)["rounds_committed"]
+    plaza.local("customer").cancel_job(firm)
+    plaza.local("customer").cancel_job(urgent)
+
+    resumed = wait_members(plaza, spot, 2)  # it is back, and has grown again
+    rounds = plaza.rounds(spot)
+    assert [one["round"] for one in rounds[: resumed["round"]]] == [*range(1, resumed["round"] + 1)], "none is made again"
+    assert resumed["round"] > left_at
+    losses = [one["loss"] for one in rounds if one["loss"] is not None]
+    assert all(math.isfinite(loss) for loss in losses)
+    assert losses[-1] < losses[0], "it has learnt on through all of it"
+    changes = plaza.local("customer").explain(spot)["changes"]
+    told = [(one["change"], one["workers"], one["reason"]) for one in changes]
+    assert [one for one in told if one[0] == "shrank"] == [("shrank", 1, "outbid"), ("shrank", 0, "outbid")]
+    assert told[:2] == [("grew", 1, "matched"), ("grew", 2, "matched")]
+    plaza.local("customer").cancel_job(spot)
+    plaza.wait_state(spot, "cancelled")
+    assert plaza.local("operator").verify_books()["balanced"]
 
 
 def test_a_job_pauses_when_its_escrow_runs_out_and_goes_on_with_more(square: Plaza, poor: str) -> None:

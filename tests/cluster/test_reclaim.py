@@ -9,8 +9,7 @@ import psutil
 import pytest
 
 from market.provider_control import ask
-from tests.cluster.plaza import Json, Plaza, ProviderHost, until
-from tests.cluster.test_faults import gone
+from tests.cluster.plaza import Json, Plaza, ProviderHost, gone, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
