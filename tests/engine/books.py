@@ -1,5 +1,6 @@
 """Books for tests: strategies of small ones, with ties, and what the engine makes of rows."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from market.engine.columns import JOB_COLUMNS, OFFER_COLUMNS, OPTIONAL_JOB_COLUM
 from market.engine.solve import Cleared, solve
 from tests.engine.checker import Row
 
+EXAMPLES = int(os.environ.get("EXAMPLES", "20"))
+"""Of each property."""
 MODELS, REGIONS, LEVELS = ("A100", "H100", "RTX4090"), ("AS", "EU", ""), ("none", "nvlink", "nvswitch", "")
 
 

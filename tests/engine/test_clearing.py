@@ -17,7 +17,7 @@ from tests.engine.checker import Row, best, check
 pytest.importorskip("numba")
 NANOS = 1_000_000_000
 # The first example may compile the loops.
-slow = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+slow = settings(deadline=None, max_examples=books.EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
 
 
 @slow

@@ -21,10 +21,11 @@ from market.engine.snapshots import clear_snapshot, seat_snapshot, serve_snapsho
 from market.orders import Bid, BookSnapshot, Offer, Requirements, Standing
 from market.owner_terms import OwnerTerms
 from market.seating import worth
+from tests.engine.books import EXAMPLES
 
 HOUR = 3_600_000
 USD = 1_000_000_000
-slow = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+slow = settings(deadline=None, max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
 CUSTOMERS = ("ann", "bob", "cleo")
 names = st.lists(st.sampled_from(CUSTOMERS), max_size=2, unique=True).map(tuple)
 terms = st.builds(

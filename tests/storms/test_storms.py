@@ -15,7 +15,7 @@ from tests.storms.records import read_records
 from tests.storms.story import Plan, shrunk, tell, tell_all
 
 BLOCK = 250
-BLOCKS = 4
+BLOCKS = 2
 FIRED = (
     "message lost", "answer lost", "message twice", "message late", "message overtaken", "answered as known",
     "died: Stopped write", "died: Stopped sync data", "died: between operations", "died: JournalBroken", "died while it recovered",
