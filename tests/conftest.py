@@ -1,4 +1,4 @@
-"""How the suite is spread over two processes: what shares a market or a cluster stays together, the longest first."""
+"""How the suite is spread over a few processes: what shares a market or a cluster stays together, the longest first."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parent
-TOGETHER = {"cluster": "cluster", "network": "cluster", "api": "api", "bad_input": "bad_input"}
-"""Folders whose tests share what takes long to start, and never two Ray clusters at a time; others go file by file."""
+TOGETHER = {"cluster": "cluster", "network": "cluster", "api": "api", "bad_input": "bad_input", "engine": "engine"}
+"""Folders whose tests share what takes long to start or to compile, and never two Ray clusters at a time; others go file by
+file.
+"""
+ORDER = [*TOGETHER, "storms", "trainers"]
+"""Folders with long files, so that none of these is left for the end."""
 
 # The suite starts some hundred processes; where no bytecode may be written, each would compile all that it imports of ours.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -43,6 +47,5 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFolder:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    order = list(TOGETHER)
     places = {item: item.path.relative_to(ROOT).parts[0] for item in items}
-    items.sort(key=lambda item: order.index(places[item]) if places[item] in order else len(order))
+    items.sort(key=lambda item: ORDER.index(places[item]) if places[item] in ORDER else len(ORDER))
