@@ -338,8 +338,23 @@ class ExchangeMachine(RuleBasedStateMachine):
         self.scene.restart()
 
     @invariant()
-    def replay_is_equal(self) -> None:
-        assert self.scene.replayed().fingerprint() == self.scene.exchange.fingerprint()
+    def what_the_state_must_be(self) -> None:
+        """Each with the same plain copy of it, which costs more than to look at it."""
+        whole = self.scene.exchange.fingerprint()
+        for holds in (
+            self.replay_is_equal,
+            self.what_was_granted_is_spent_or_there_or_given_back,
+            self.nothing_is_sold_twice,
+            self.teams_use_what_their_leases_have,
+            self.every_lease_has_a_running_job,
+            self.nobody_pays_too_much,
+            self.own_machines_cost_nothing_and_are_nobody_elses,
+            self.what_was_let_on_a_day_is_what_its_leases_say,
+        ):
+            holds(whole)
+
+    def replay_is_equal(self, whole: Any) -> None:
+        assert self.scene.replayed().fingerprint() == whole
 
     @invariant()
     def money_is_conserved(self) -> None:
@@ -354,9 +369,7 @@ class ExchangeMachine(RuleBasedStateMachine):
             assert found["granted_nanos"] + found["bought_nanos"] == found["wallet_nanos"]
             assert min(found[f"{name}_nanos"] for name in ("granted", "bought", "team_granted")) >= 0
 
-    @invariant()
-    def what_was_granted_is_spent_or_there_or_given_back(self) -> None:
-        whole = self.scene.exchange.fingerprint()
+    def what_was_granted_is_spent_or_there_or_given_back(self, whole: Any) -> None:
         balances, jobs = whole["balances"], whole["jobs"].values()
         for grant in self.scene.exchange.grants():
             name, held, spent = grant["grant"], 0, 0
@@ -387,31 +400,23 @@ class ExchangeMachine(RuleBasedStateMachine):
         listed = [offer_order(state, one, volatile) for one in state.offers.values() if one.state != "withdrawn"]
         assert {one.id: one for one in exchange.book()} == {one.id: one for one in listed}
 
-    @invariant()
-    def nothing_is_sold_twice(self) -> None:
-        whole = self.scene.exchange.fingerprint()
+    def nothing_is_sold_twice(self, whole: Any) -> None:
         live = [whole["leases"][name] for name in whole["order"]["live_leases"]]
         for offer in whole["offers"].values():
             used = sum(lease["gpus"] for lease in live if lease["offer"] == offer["id"])
             assert used == offer["gpus_used"] <= offer["gpus"]
         assert len({lease["epoch"] for lease in whole["leases"].values()}) == len(whole["leases"])
 
-    @invariant()
-    def teams_use_what_their_leases_have(self) -> None:
-        whole = self.scene.exchange.fingerprint()
+    def teams_use_what_their_leases_have(self, whole: Any) -> None:
         live = [whole["leases"][name] for name in whole["order"]["live_leases"]]
         for team, usage in whole["usage"].items():
             assert usage["units"] == sum(lease["gpus"] for lease in live if lease["team"] == team)
 
-    @invariant()
-    def every_lease_has_a_running_job(self) -> None:
-        whole = self.scene.exchange.fingerprint()
+    def every_lease_has_a_running_job(self, whole: Any) -> None:
         for name in whole["order"]["live_leases"]:
             assert whole["jobs"][whole["leases"][name]["job"]]["state"] == "running"
 
-    @invariant()
-    def nobody_pays_too_much(self) -> None:
-        whole = self.scene.exchange.fingerprint()
+    def nobody_pays_too_much(self, whole: Any) -> None:
         for job in whole["jobs"].values():
             leases = [lease for lease in whole["leases"].values() if lease["job"] == job["id"]]
             assert sum(lease["charged_nanos"] for lease in leases) == job["billed_nanos"] <= job["budget_nanos"]
@@ -426,18 +431,14 @@ class ExchangeMachine(RuleBasedStateMachine):
             if job["state"] in ("done", "failed", "cancelled"):
                 assert self.scene.balances().get(f"escrow:{job['id']}", 0) == 0
 
-    @invariant()
-    def own_machines_cost_nothing_and_are_nobody_elses(self) -> None:
-        whole = self.scene.exchange.fingerprint()
+    def own_machines_cost_nothing_and_are_nobody_elses(self, whole: Any) -> None:
         for job in whole["jobs"].values():
             named = job["spec"]["workers"].get("own")
             for lease in (whole["leases"][name] for name in job["leases"] if named):
                 assert lease["price_nanos_per_gpu_hour"] == 0
                 assert lease["provider"] in named
 
-    @invariant()
-    def what_was_let_on_a_day_is_what_its_leases_say(self) -> None:
-        whole = self.scene.exchange.fingerprint()
+    def what_was_let_on_a_day_is_what_its_leases_say(self, whole: Any) -> None:
         for offer in whole["offers"].values():
             day, let = offer["let_day"], {name: ms for name, ms in offer["let_unit_ms"].items() if ms}
             had: dict[str, int] = {}

@@ -80,6 +80,10 @@ class Machine:
                 text=True,
             )
 
+    def provides(self) -> bool:
+        """Whether `torg provide` says that its offer is placed."""
+        return "offered: " in (self.home / "provide.out").read_text()
+
 
 def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
@@ -129,7 +133,7 @@ def until(reached, what: str, timeout_s: float = 90):
         answer = reached()
         if answer:
             return answer
-        time.sleep(0.5)
+        time.sleep(0.05)
     raise AssertionError(f"not within {timeout_s} s: {what}")
 
 
@@ -141,18 +145,17 @@ def test_a_stranger_joins_over_the_network_and_both_train(machines: tuple[Machin
         assert market.address in up["url"]
         invitation = market.torg("invite", "provider")
         assert "code" in invitation
-        providers.append(market.start("provide", "--gpus", "cpu:1", "--price", "0.10", "--name", "home"))
+        providers.append(
+            market.start("provide", "--gpus", "cpu:1", "--price", "0.10", "--name", "home", "--no-selftest")
+        )
         providers.append(
             stranger.start(
                 "provide", "--invite", invitation["code"], "--gpus", "cpu:1", "--price", "0.20", "--name", "stranger"
             )
         )
-        offers = until(
-            lambda: (
-                [o for o in market.torg("offers") if o["state"] == "open"] if len(market.torg("offers")) == 2 else None
-            ),
-            "two offers",
-        )
+        until(lambda: all(machine.provides() for machine in machines), "two offers")
+        offers = market.torg("offers")
+        assert [offer["state"] for offer in offers] == ["open", "open"]
         assert {o["provider"] for o in offers} != {"provider"}, "the invited member has a name of its own"
 
         (market.home / "text").mkdir()
