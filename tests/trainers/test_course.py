@@ -259,10 +259,11 @@ def test_when_all_providers_take_their_machines_back_the_last_round_is_durable_b
     assert job.keeper.durable_round == len(job.door.rounds) >= 2
 
 
-def test_data_that_do_not_unpack_end_the_job_at_the_customers_expense(workers: list[Worker]) -> None:
+def test_data_that_do_not_unpack_end_the_job_at_the_customers_expense(workers: list[Worker], tmp_path: Path) -> None:
     halt = Job(workers, SPEC, data=tar_of({"../out.txt": b"x"})).run()
     assert (halt.state, halt.reason) == ("failed", "import")
     assert "the job's data cannot be unpacked: '../out.txt' is not a name inside the folder" in halt.detail
+    assert not [*tmp_path.rglob("out.txt")]
 
 
 DIVERGES_AT_SLOT_1 = b"""
