@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from market.book import OrderBook
 from market.constraints import CONSTRAINTS, HARDWARE, Reason, covers, fits, requirements_only
@@ -20,6 +20,7 @@ from market.price_rules import UNIFORM, ClassPrice, Priced, price
 from market.reasons import Removed, Unmatched, explain
 from market.seating import worth
 from market.serving import Auction, Served
+from market.waits import waits_of_snapshot
 from storage.units import MS_PER_HOUR, format_usd
 
 EFFORT: Final = 1_000_000
@@ -66,6 +67,7 @@ class Clearing:
         looks: the effort that was spent.
         inputs: what the snapshot was made of.
         bids, offers: how many there were.
+        waits: how long who was served had waited, and who was not has (market/waits.py); None of a book that somebody made up.
         maximal: everybody was looked at, and whoever got nothing could not use what is left free.
     """
 
@@ -83,6 +85,7 @@ class Clearing:
     bids: int = 0
     offers: int = 0
     maximal: bool = False
+    waits: dict[str, Any] | None = None
 
 
 def algorithm_for(snapshot: BookSnapshot) -> str:
@@ -153,6 +156,7 @@ def clear(
         len(snapshot.bids),
         len(book),
         not served.not_considered and not priced.given_up and snapshot.price_rule != UNIFORM,
+        waits_of_snapshot(snapshot, kept),
     )
 
 

@@ -56,6 +56,7 @@ def clearing_view(number: int, clearing: Clearing) -> Json:
         "price_rule": clearing.price_rule,
         "welfare_nanos": clearing.welfare_nanos,
         "forgone_nanos": clearing.forgone_nanos,
+        "waits": clearing.waits,
         "kept_for": clearing.kept_for,
         "classes": [asdict(one) for one in clearing.classes],
     }

@@ -175,6 +175,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
         "price_rule",
         "welfare_nanos",
         "forgone_nanos",
+        "waits",
         "kept_for",
         "classes",
         "matched",

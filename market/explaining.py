@@ -56,7 +56,7 @@ def explain_view(state: State, volatile: Volatile, settings: Settings, job: Job)
         view |= {"team": bid.team or None, "share": share_sentence(state, snapshot, job)}
         if (quota := quota_refuses(snapshot, bid)) is not None:
             return view | {"reason": str(Reason.TEAM_QUOTA), "detail": quota}
-    view |= {"waited_ms": volatile.now_ms - bid.waits_since_ms, "due": bid.due, "recent": recent_waits(state.trades)}
+    view |= {"waited_ms": volatile.now_ms - bid.waits_since_ms, "due": bid.due, "recent": recent_waits(state.trades, bid)}
     own = clear(replace(snapshot, bids=(bid,), standings=()), reasons=False)
     if own.matches:
         return view | {"detail": view["detail"] or "it fits and waits for its turn"}

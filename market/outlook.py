@@ -21,6 +21,7 @@ from market.estimates import Measured, estimate_of, idle_seats, may_be_estimated
 from market.orders import Bid, BookSnapshot, Offer
 from market.outcomes import Json
 from market.state import State, Trade
+from market.waits import gang_name
 from market.worth import expected_ms
 
 NOW: Final = "now"
@@ -37,7 +38,7 @@ def outlook(
     `begins` {basis, low_ms, middle_ms, high_ms} from now on, basis `now` or `leases`, or null: nothing that is listed would do.
     `price` {basis, low_nanos, middle_nanos, high_nanos, trades} per GPU-hour, basis `now`, `trades` or `asks`, or null.
     `done` {low_ms, middle_ms, high_ms} from now on, or null where the time that it takes is not known.
-    `recent` {jobs, median_ms, p90_ms}: how long who got machines lately had waited.
+    `recent`: see `recent_waits`.
     """
     book = OrderBook(snapshot.offers) if snapshot.book is None else snapshot.book
     if may_be_estimated(spec, state.experience, bid.customer):  # as it will be when it is submitted
@@ -59,16 +60,31 @@ def outlook(
     done = None
     if begins is not None and takes is not None:
         done = {name: begins[name] + takes[name] for name in ("low_ms", "middle_ms", "high_ms")}
-    return {"begins": begins, "price": price, "done": done, "recent": recent_waits(state.trades)}
+    return {"begins": begins, "price": price, "done": done, "recent": recent_waits(state.trades, bid)}
 
 
-def recent_waits(trades: Iterable[Trade]) -> Json | None:
-    """How long the jobs of the newest leases had waited; None where there are none."""
-    by_job = {one.job: one.waited_ms for one in trades}
-    if not by_job:
+def recent_waits(trades: Iterable[Trade], bid: Bid) -> Json | None:
+    """How long the jobs of the newest leases had waited: {jobs, median_ms, p90_ms, p99_ms, gang, of_gang}; None where there are none.
+
+    `of_gang` is {jobs, median_ms, p90_ms, p99_ms} of those whose gangs were of the bid's size (`gang`), None where none was.
+    """
+    waits: dict[str, int] = {}
+    gpus: dict[str, int] = {}
+    for one in trades:
+        waits[one.job] = one.waited_ms
+        gpus[one.job] = gpus.get(one.job, 0) + one.gpus
+    if not waits:
         return None
-    waits = sorted(by_job.values())
-    return {"jobs": len(waits), "median_ms": waits[(len(waits) - 1) // 2], "p90_ms": waits[(len(waits) * 9 - 1) // 10]}
+    gang = gang_name(max(1, bid.workers_max) * bid.requires.gpus)
+    own = [wait for job, wait in waits.items() if gang_name(gpus[job]) == gang]
+    return _waited(list(waits.values())) | {"gang": gang, "of_gang": _waited(own) if own else None}
+
+
+def _waited(waits: Sequence[int]) -> Json:
+    """By nearest rank."""
+    order = sorted(waits)
+    at = {share: order[-(-len(order) * share // 100) - 1] for share in (50, 90, 99)}
+    return {"jobs": len(order), "median_ms": at[50], "p90_ms": at[90], "p99_ms": at[99]}
 
 
 def _idle(book: OrderBook, bid: Bid) -> OrderBook:

@@ -23,14 +23,14 @@ from storage.units import charge_nanos
 
 Records = Callable[[], Iterable[tuple[int, list[Event]]]]
 """(at_ms, events) of every record of the journal, from the first one on, as often as it is asked for."""
-_COMPARED = ("snapshot", "bids", "offers", "looks", "welfare_nanos", "forgone_nanos", "kept_for", "classes")
+_COMPARED = ("snapshot", "bids", "offers", "looks", "welfare_nanos", "forgone_nanos", "waits", "kept_for", "classes")
 
 
 def replay(records: Records, number: int | None = None) -> list[Json] | Refusal:
     """Make clearing `number` again, or all of them in the order of their snapshots; a refusal for one that there is not.
 
     Each: {number, record, snapshot_ms, algorithm, effort, price_rule, same, differs, matches, welfare_nanos, bound_nanos,
-    forgone_nanos, rules}. `differs` names what did not come out the same, with both values; `replayable` is false, and `why`
+    forgone_nanos, waits, rules}. `differs` names what did not come out the same, with both values; `replayable` is false, and `why`
     says so, for clearings of before and those of an algorithm that is not here. `rules` has for each price rule the matches
     that it would have left, the sum that their seats cost in an hour, and the bills of this clearing's leases so far.
     """
@@ -124,6 +124,7 @@ def _again(exchange: Exchange, event: Json, leases: list[Json]) -> Json:
         "welfare_nanos": made.welfare_nanos,
         "bound_nanos": bound_nanos(snapshot.book, snapshot.bids),
         "forgone_nanos": made.forgone_nanos,
+        "waits": made.waits,
         "rules": {rule: _under(snapshot, event, rule, leases) for rule in PRICE_RULES},
     }
 
@@ -131,7 +132,9 @@ def _again(exchange: Exchange, event: Json, leases: list[Json]) -> Json:
 def _differs(event: Json, made: Clearing) -> dict[str, Any]:
     again = clearing_view(event["number"], made)
     found = {
-        name: {"recorded": event[name], "again": again[name]} for name in _COMPARED if event[name] != again[name]
+        name: {"recorded": event[name], "again": again[name]}
+        for name in _COMPARED
+        if name in event and event[name] != again[name]  # markets of before wrote no waits
     }
     recorded = sorted(event["matched"] + event["stale"], key=_place)
     matches = sorted((row for match in made.matches for row in seats_view(match)), key=_place)

@@ -94,6 +94,11 @@ TABLES = {
             "welfare_nanos BIGINT, forgone_nanos BIGINT",
         ),
         _table(
+            "clearing_waits",
+            "number BIGINT, of, name, served BIGINT, served_p50_ms BIGINT, served_p99_ms BIGINT, waiting BIGINT,"
+            "waiting_p50_ms BIGINT, waiting_p99_ms BIGINT",
+        ),
+        _table(
             "class_trades",
             "number BIGINT, gpu, region, price_nanos_per_gpu_hour BIGINT, gpus BIGINT, low_nanos BIGINT, high_nanos BIGINT",
         ),
@@ -176,10 +181,23 @@ def _evaluated(event: Event) -> Iterator[tuple[str, Event]]:
 def _clearing(event: Event) -> Iterator[tuple[str, Event]]:
     if event.get("number") is not None:  # journals of before tell no more than who got something
         yield "clearings", event
+    for row in _waits(event.get("waits") or {}):
+        yield "clearing_waits", {**row, "number": event["number"]}
     for traded in event.get("classes") or ():
         yield "class_trades", {**traded, "number": event["number"]}
     for unmatched in event.get("unmatched") or ():
         yield "unmatched", unmatched
+
+
+def _waits(waits: Event) -> Iterator[Event]:
+    """A row of everybody, of each size of gangs and of each team."""
+    groups = {"all": {"": waits["all"]}, "gang": waits["by_gang"], "team": waits["by_team"]} if waits else {}
+    for of, by_name in groups.items():
+        for name, one in by_name.items():
+            told: dict[str, Any] = {"of": of, "name": name}
+            for which in ("served", "waiting"):
+                told |= {which: one[which]["count"]} | {f"{which}_{key}": one[which][key] for key in ("p50_ms", "p99_ms")}
+            yield told
 
 
 def _corrected(event: Event) -> Iterator[tuple[str, Event]]:

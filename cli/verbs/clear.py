@@ -10,6 +10,7 @@ import typer
 from cli.errors import refused, usage
 from cli.output import Column, document, print_table
 from cli.settings import Settings
+from cli.waits_view import show_waits
 
 if TYPE_CHECKING:
     from market.engine.book import Book
@@ -184,21 +185,7 @@ def _show(settings: Settings, told: dict[str, Any]) -> None:
     if "fairness_cost_usd" in told:
         print(f"weights and waiting cost ${told['fairness_cost_usd']:,.2f} of welfare; with them it counts ${told['objective_usd']:,.2f}")
     if "waited" in told:
-        _show_waits(settings, told["waited"])
-
-
-def _show_waits(settings: Settings, told: dict[str, Any]) -> None:
-    rows = [
-        [what, name, *(_hours(one[which]) for which in ("served", "waiting"))]
-        for what, group in (("", {"all": told["all"]}), ("gang", told["by_gang"]), ("team", told["by_team"]))
-        for name, one in group.items()
-    ]
-    columns = [Column("of"), Column(""), Column("served: jobs, p50, p99", right=True), Column("not: jobs, p50, p99", right=True)]
-    print_table(settings, columns, rows, title="hours waited")
-
-
-def _hours(one: dict[str, Any]) -> str:
-    return f"{one['count']:,}, {one['p50_hours']:.4g}, {one['p99_hours']:.4g}" if one["count"] else "0"
+        show_waits(settings, told["waited"], "hours waited", "hours", "{:.4g}".format)
 
 
 def _of_bound(told: dict[str, Any]) -> str:

@@ -186,7 +186,14 @@ def _told(answer: dict[str, Any]) -> Iterator[str]:
         yield f"{format_instant(one['at_ms'])}  {one['change']} to {one['workers']}: {one['why']}"
     recent = answer.get("recent")
     if recent:
-        yield f"waits of the newest {recent['jobs']} jobs that got machines: half up to {format_duration(recent['median_ms'])}, 9 of 10 up to {format_duration(recent['p90_ms'])}"
+        yield f"waits of the newest {recent['jobs']} jobs that got machines: {_up_to(recent)}"
+        if recent.get("of_gang"):
+            yield f"  of gangs of {recent['gang']} GPU: {recent['of_gang']['jobs']} jobs, {_up_to(recent['of_gang'])}"
+
+
+def _up_to(waits: dict[str, Any]) -> str:
+    shares = (("half", "median_ms"), ("9 of 10", "p90_ms"), ("99 of 100", "p99_ms"))
+    return ", ".join(f"{share} up to {format_duration(waits[name])}" for share, name in shares if name in waits)
 
 
 def logs(

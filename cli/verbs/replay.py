@@ -9,7 +9,8 @@ from cli.arguments import exact_usd, usd
 from cli.errors import Exit, refused, usage
 from cli.output import Column, document, print_table, show_list
 from cli.settings import Settings
-from storage.units import format_instant
+from cli.waits_view import show_waits
+from storage.units import format_duration, format_instant
 
 
 def register(app: typer.Typer) -> None:
@@ -118,6 +119,8 @@ def _show(settings: Settings, one: dict[str, Any]) -> None:
     print(f"welfare {usd(one['welfare_nanos'])}{bound}")
     if one["forgone_nanos"]:
         print(f"waiting, turns and the price rule cost {usd(one['forgone_nanos'])} of it")
+    if one["waits"] is not None:
+        show_waits(settings, one["waits"], "waited", "ms", format_duration)
     by_rule = [
         [rule, str(told["matches"]), usd(told["nanos_per_hour"]), exact_usd(sum(told["bills_nanos"].values()))]
         for rule, told in one["rules"].items()

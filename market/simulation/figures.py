@@ -9,18 +9,12 @@ from typing import Any, Final
 from market.simulation.records import BIN_MS, DONE, GAVE_UP, REFUSED, JobRecord, Record
 from market.simulation.supply import Machine
 from market.simulation.trace import TraceJob
+from market.waits import GANGS, gang_name
 from storage.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_SECOND
 
 Json = dict[str, Any]
-GANGS: Final = ((1, 1), (2, 4), (5, 8), (9, 32), (33, 10**9))
 DAY_BINS: Final = MS_PER_DAY // BIN_MS
 MOST_NAMED: Final = 40
-
-
-def gang_name(gpus: int) -> str:
-    """The class of sizes that a gang is of: `1`, `2-4`, `5-8`, `9-32` or `33+`."""
-    low, high = next((low, high) for low, high in GANGS if low <= gpus <= high)
-    return str(low) if low == high else f"{low}+" if high == GANGS[-1][1] else f"{low}-{high}"
 
 
 def trace_figures(jobs: Sequence[TraceJob]) -> Json:

@@ -90,7 +90,10 @@ def test_who_is_outbid_hears_what_the_last_seat_went_for() -> None:
     assert why["reason"] == "outbid"
     assert why["detail"].startswith("others make more of these machines: the last seat went for $0.50 per GPU-hour")
     assert "job-2" not in str(why), "nobody's name"
-    assert why["recent"] == {"jobs": 1, "median_ms": 0, "p90_ms": 0}
+    assert why["recent"] == {
+        "jobs": 1, "median_ms": 0, "p90_ms": 0, "p99_ms": 0, "gang": "1",
+        "of_gang": {"jobs": 1, "median_ms": 0, "p90_ms": 0, "p99_ms": 0},
+    }  # fmt: skip
 
 
 def plan(scene: Scene, **changes: Any) -> dict[str, Any]:
