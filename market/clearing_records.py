@@ -1,16 +1,18 @@
-"""A clearing as the journal keeps it, and by which rule the operator has seats priced."""
+"""A clearing as the journal keeps it, and the operator's rules: how seats are priced, and who is due when."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
 
-from market.checking import invalid
+from market.checking import invalid, is_int
 from market.clearing import Clearing, Match, Unmatched
-from market.commands import SetPriceRule
+from market.commands import SetDueRule, SetPriceRule
 from market.outcomes import Answer, Json, Refusal
 from market.price_rules import PRICE_RULES
 from market.turn import Turn
+from market.worth import MOST_DUE_MS, MOST_PATIENCE, DueRule
+from storage.units import MS_PER_HOUR
 
 
 def set_price_rule(turn: Turn, command: SetPriceRule) -> Answer | Refusal:
@@ -24,6 +26,22 @@ def set_price_rule(turn: Turn, command: SetPriceRule) -> Answer | Refusal:
     if changed:
         turn.emit("price_rule_set", {"rule": command.rule, "by": command.by})
     return Answer({"price_rule": command.rule, "means": PRICE_RULES[command.rule]}, created=changed)
+
+
+def set_due_rule(turn: Turn, command: SetDueRule) -> Answer | Refusal:
+    """Let bids be due sooner, later or never from now on; whoever waits is judged by it at the next clearing."""
+    refusal = turn.require(command.by, ("operator",))
+    if refusal is not None:
+        return refusal
+    if command.patience is not None and not is_int(command.patience, 0, MOST_PATIENCE):
+        return invalid("patience", command.patience, f"a whole number from 0 to {MOST_PATIENCE}, or null for never")
+    if not is_int(command.most_ms, MS_PER_HOUR, MOST_DUE_MS):
+        return invalid("most_ms", command.most_ms, f"milliseconds from {MS_PER_HOUR} (an hour) to {MOST_DUE_MS} (a year)")
+    rule = DueRule(command.patience, command.most_ms)
+    changed = turn.state.due_rule != rule
+    if changed:
+        turn.emit("due_rule_set", {**asdict(rule), "by": command.by})
+    return Answer({"due_rule": asdict(rule)}, created=changed)
 
 
 def seats_view(match: Match) -> list[Json]:

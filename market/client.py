@@ -77,6 +77,11 @@ class Market(Consortium, PastQuestions):
         """Operators: by which rule seats are priced from the next clearing on (docs/PRICES.md)."""
         return self._wire.json("PUT", "/v1/market/price-rule", body={"rule": rule})
 
+    def set_due_rule(self, patience: int | None, most_ms: int) -> Json:
+        """Operators: bids are due when they have waited `patience` times as long as they will take, an hour at least and `most_ms` at
+        most; None: never by waiting (docs/CLEARING.md)."""
+        return self._wire.json("PUT", "/v1/market/due-rule", body={"patience": patience, "most_ms": most_ms})
+
     def announce_ray(self, address: str, token_path: str) -> Json:
         """Tell where Ray is (plane)."""
         return self._wire.json("POST", "/v1/market/ray", body={"address": address, "token_path": token_path})

@@ -224,6 +224,15 @@ class SetPriceRule:
 
 
 @dataclass(frozen=True, slots=True)
+class SetDueRule:
+    """Operators only: when a bid is due from now on (`DueRule` of market/worth.py); no patience: never by waiting."""
+
+    patience: int | None
+    most_ms: int
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReopenMarket:
     """Take new work again; jobs that paused because the market went down become pending."""
 
@@ -265,6 +274,7 @@ Command = (
     | AddBudget
     | RetuneJob
     | StopMarket
+    | SetDueRule
     | SetPriceRule
     | ReopenMarket
     | ApplyClearing

@@ -63,6 +63,7 @@ from market.commands import (
     RevokeInvite,
     RevokeMember,
     RotateKey,
+    SetDueRule,
     SetLimits,
     SetPriceRule,
     SetRole,
@@ -117,6 +118,7 @@ DECISIONS: Final[Mapping[type, Decide]] = {
     OpenDispute: disputes.open_dispute,
     DecideDispute: disputes.decide_dispute,
     SetPriceRule: clearing_records.set_price_rule,
+    SetDueRule: clearing_records.set_due_rule,
     StopMarket: jobs.stop_market,
     ReopenMarket: jobs.reopen_market,
     StartLease: granting.start_lease,
@@ -132,7 +134,7 @@ DECISIONS: Final[Mapping[type, Decide]] = {
 
 DIRTYING: Final = frozenset(
     {
-        "offer_placed", "offer_changed", "offer_held", "price_rule_set", "job_submitted", "job_state", "job_wanted", "job_budget", "lease_ended",
+        "offer_placed", "offer_changed", "offer_held", "price_rule_set", "due_rule_set", "job_submitted", "job_state", "job_wanted", "job_budget", "lease_ended",
         "team_set", "team_removed", "member_teamed", "member_suspended", "member_resumed",
     }
 )  # fmt: skip

@@ -160,6 +160,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "provenance": ("job", "segment", "statement", "digest"),
     "job_result": ("job", "manifest"),
     "price_rule_set": ("rule", "by"),
+    "due_rule_set": ("patience", "most_ms", "by"),
     "clearing": (
         "number",
         "snapshot_ms",

@@ -348,6 +348,7 @@ class Exchange:
                 "journal_format",
                 "stopped",
                 "price_rule",
+                "due_rule",
                 "clearings",
                 "members",
                 "by_key",

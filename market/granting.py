@@ -26,7 +26,7 @@ from market.spot import seen_by
 from market.state import Job, OfferRecord, State, Volatile
 from market.teams import has_room
 from market.turn import Turn
-from market.worth import due_after_ms, expected_ms, weight_ppm
+from market.worth import expected_ms, weight_ppm
 from storage.ledger import FEE, Transfer, earnings, escrow
 
 _NOWHERE: Final[frozenset[str]] = frozenset()
@@ -160,7 +160,7 @@ def bid_of(state: State, job: Job, settings: Settings, now_ms: int) -> Bid | Non
     if job.leases:
         money = spendable_nanos(money, state.leases_of(job))
     takes_ms = expected_of(state, job, now_ms, money)
-    waited_ms = max(0, now_ms - job.waits_since_ms)
+    waited_ms, due_ms = max(0, now_ms - job.waits_since_ms), state.due_rule.after_ms(takes_ms)
     return Bid(
         job=job.id,
         submitted_ms=job.submitted_ms,
@@ -179,7 +179,7 @@ def bid_of(state: State, job: Job, settings: Settings, now_ms: int) -> Bid | Non
         expected_ms=takes_ms,
         weight_ppm=weight_ppm(waited_ms) if wish.essential else PPM,
         since_ms=job.waits_since_ms,
-        due=wish.essential and (bool(live) or bool(workers.get("own")) or waited_ms >= due_after_ms(takes_ms)),
+        due=wish.essential and (bool(live) or bool(workers.get("own")) or (due_ms is not None and waited_ms >= due_ms)),
         told="" if job.unmatched is None else job.unmatched["reason"],
     )
 

@@ -22,6 +22,7 @@ from market.promise_events import PROMISE_HANDLERS
 from market.restarts import note_joined
 from market.state import FINAL_STATES, Job, State, Trade
 from market.team_events import TEAM_HANDLERS, note_use
+from market.worth import DueRule
 from storage.ledger import Status, Transfer
 from storage.meter_readings import COUNTS
 from trainers.attempts import KILLS
@@ -332,6 +333,10 @@ def _price_rule_set(state: State, event: Event, at_ms: int) -> None:
     state.price_rule = event["rule"]
 
 
+def _due_rule_set(state: State, event: Event, at_ms: int) -> None:
+    state.due_rule = DueRule(event["patience"], event["most_ms"])
+
+
 def _clearing(state: State, event: Event, at_ms: int) -> None:
     state.clearings = event.get("number", state.clearings + 1)
     for one in event["unmatched"]:
@@ -369,6 +374,7 @@ _HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     "provenance": _provenance,
     "job_result": _job_result,
     "price_rule_set": _price_rule_set,
+    "due_rule_set": _due_rule_set,
     "clearing": _clearing,
     **OFFER_HANDLERS,
     **MEMBER_HANDLERS,

@@ -18,6 +18,7 @@ from market.leases import Lease
 from market.owner_terms import OwnerTerms
 from market.periods import DAY, PERIODS, Period
 from market.reliability import ProviderRecord
+from market.worth import DueRule
 from storage.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -320,6 +321,7 @@ class State:
     now_ms: int = 0
     position: int = 0
     price_rule: str = "ask"
+    due_rule: DueRule = field(default_factory=DueRule)
     clearings: int = 0
     members: dict[str, MemberRecord] = field(default_factory=dict)
     by_key: dict[str, str] = field(default_factory=dict)

@@ -386,6 +386,7 @@ def totals_view(state: State, volatile: Volatile) -> Json:
         "version": state.version,
         "stopped": state.stopped,
         "price_rule": state.price_rule,
+        "due_rule": {"patience": state.due_rule.patience, "most_ms": state.due_rule.most_ms},
         "clearings": state.clearings,
         "members": len(state.members),
         "offers": len(offers),

@@ -5,7 +5,7 @@ told, else of the command's timeout, else of the deadline, else an hour; never m
 escrow pays for the smallest gang at the limit. So no bid counts for more than the money behind it.
 
 Waiting adds: the weight is 1 + hours waited, 25 at most. A bid that has waited four times as long as it will take (an hour
-at least, a day at most) is **due**: it goes before all that are not, the longest waiting first, and free seats that the first
+at least, a day at most; the operator may say otherwise, `DueRule`) is **due**: it goes before all that are not, the longest waiting first, and free seats that the first
 of those could use are kept for it until its gang is whole. So nobody starves, however much others would pay. A gang
 that runs below its minimum is due at once, and so is a job for its customer's own machines alone, which offers no money: it
 goes before those who rent them.
@@ -14,6 +14,7 @@ goes before those who rent them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from market.orders import PPM
@@ -23,7 +24,21 @@ DEFAULT_MS: Final = MS_PER_HOUR
 LEAST_MS: Final = 60_000
 AGE_MS: Final = MS_PER_HOUR
 MOST_AGE: Final = 24
-PATIENCE: Final = 4
+MOST_PATIENCE: Final = 1_000
+MOST_DUE_MS: Final = 365 * MS_PER_DAY
+
+
+@dataclass(frozen=True, slots=True)
+class DueRule:
+    """From when on a bid is due, as the operator says: it has waited `patience` times as long as it will hold its machines, an hour
+    at least and `most_ms` at most. Without patience (None) waiting makes nobody due."""
+
+    patience: int | None = 4
+    most_ms: int = MS_PER_DAY
+
+    def after_ms(self, expected: int) -> int | None:
+        """How long a bid that would hold its machines for `expected` ms waits until it is due; None: for ever."""
+        return None if self.patience is None else min(self.most_ms, max(MS_PER_HOUR, self.patience * expected))
 
 
 def expected_ms(
@@ -64,8 +79,3 @@ def expected_ms(
 def weight_ppm(waited_ms: int) -> int:
     """What waiting makes of a bid's worth."""
     return PPM + min(max(0, waited_ms), MOST_AGE * AGE_MS) * PPM // AGE_MS
-
-
-def due_after_ms(expected: int) -> int:
-    """How long a bid that would hold its machines for `expected` ms waits until it is due."""
-    return min(MS_PER_DAY, max(MS_PER_HOUR, PATIENCE * expected))

@@ -44,6 +44,7 @@ def up(
     mirror_endpoint: Annotated[str | None, typer.Option(metavar="URL", help="the server of s3:// mirrors, where that is not Amazon's")] = None,
     mirror_passphrase_file: Annotated[Path | None, typer.Option(metavar="FILE", help="mirror keys and settings too, encrypted by its first line; without it they stay here")] = None,
     price_rule: Annotated[str | None, typer.Option(metavar="RULE", help="how seats are priced from now on: ask or uniform; kept until another is said")] = None,
+    due_rule: Annotated[str | None, typer.Option(metavar="Nx[,TIME]|never", help="when a job that waits goes before others: after N times what it will take, an hour at least and TIME at most (4x,1d until another is said)")] = None,
 ) -> None:  # fmt: skip
     """Start the market in the background, or show the one that runs."""
     settings: Settings = ctx.obj
@@ -54,6 +55,7 @@ def up(
         told = f"there is no price rule {price_rule!r}"
         raise usage(told, field="--price-rule", remedy=f"there is: {', '.join(PRICE_RULES)}")
 
+    due = None if due_rule is None else _due_rule(due_rule)
     if settings.joined_file.exists():
         told = f"this home has joined a market elsewhere ({settings.joined_file})"
         raise refused("home_joined", told, field="--home", remedy="name another --home for a market of your own")
@@ -75,6 +77,8 @@ def up(
     found = start_market(settings.home, host=host, port=port, ray=ray, ray_token=ray_token, tls=_tls(tls_cert, tls_key))
     if price_rule is not None:
         found |= {"price_rule": connect(settings, "operator").set_price_rule(price_rule)["price_rule"]}
+    if due is not None:
+        found |= {"due_rule": connect(settings, "operator").set_due_rule(*due)["due_rule"]}
     if said_of_mirrors and found["already"]:
         log("torg: the mirrors are those of before until it starts anew: torg down, torg up")
     if settings.as_json:
@@ -84,6 +88,25 @@ def up(
     print(f"The market {said}: {found['url']}  (home {settings.home})")
     if price_rule is not None:
         print(f"price rule {price_rule}: {PRICE_RULES[price_rule]}")
+
+
+def _due_rule(text: str) -> tuple[int | None, int]:
+    """(patience, most_ms) of `4x,1d`, `4x` or `never`."""
+    from market.worth import MOST_PATIENCE, DueRule
+    from storage.units import TimeError, parse_duration_ms
+
+    usual = DueRule()
+    if text == "never":
+        return None, usual.most_ms
+    times, comma, most = text.partition(",")
+    patience = times.removesuffix("x")
+    try:
+        most_ms = parse_duration_ms(most) if comma else usual.most_ms
+    except TimeError:
+        most_ms = 0
+    if not (times.endswith("x") and patience.isdecimal() and int(patience) <= MOST_PATIENCE and most_ms):
+        raise usage(f"{text!r} is no rule", field="--due-rule", remedy=f"0x to {MOST_PATIENCE}x, such as 4x,1d (a day at most), or never")
+    return int(patience), most_ms
 
 
 def _tls(certificate: Path | None, key: Path | None) -> tuple[Path, Path] | None:
@@ -130,6 +153,11 @@ def status(ctx: typer.Context) -> None:
         from market.price_rules import PRICE_RULES
 
         print(f"price rule {rule}: {PRICE_RULES.get(rule, '')}; {told.get('clearings', 0)} clearings")
+    due = told.get("due_rule")
+    if due:
+        most = format_duration(due["most_ms"])
+        said = "never by waiting alone" if due["patience"] is None else f"after {due['patience']} × what it takes, {most} at most"
+        print(f"a job that waits goes before others {said}")
     judged = calibration(told.get("calibration") or {})
     if judged:
         print(judged)

@@ -205,6 +205,11 @@ class PriceRuleBody(Body):
     rule: str
 
 
+class DueRuleBody(Body):
+    patience: int | None
+    most_ms: int
+
+
 class RayBody(Body):
     address: Name
     token_path: Text

@@ -25,12 +25,13 @@ import numpy as np
 
 from market.simulation.supply import Machine
 from market.simulation.waiting import Class
-from market.worth import AGE_MS, MOST_AGE, due_after_ms
+from market.worth import AGE_MS, MOST_AGE, DueRule
 from storage.units import MS_PER_HOUR, NANOS_PER_USD
 
 MORE_SHOWN: Final = 4
 MOST_SHOWN: Final = 64
 _DUE_FIRST: Final = 1e15
+_DUE_RULE: Final = DueRule()
 _Array = np.ndarray[Any, Any]
 _FIELDS: Final = ("need", "worth", "since", "due", "order", "tried", "settled", "room")
 _DUE, _TRIED, _SETTLED, _ROOM = (_FIELDS.index(name) for name in ("due", "tried", "settled", "room"))
@@ -114,7 +115,9 @@ class Queue:
                 self._rows = np.concatenate((self._rows, np.zeros_like(self._rows)), axis=1)
                 self._kind_of, self._up_to = (np.concatenate((one, one)) for one in (self._kind_of, self._up_to))
         self._number += 1
-        due_ms = wanted.since_ms if wanted.due_at_once else wanted.since_ms + due_after_ms(wanted.expected_ms)
+        due_after_ms = _DUE_RULE.after_ms(wanted.expected_ms)
+        assert due_after_ms is not None  # simulated markets keep the rule that markets begin with
+        due_ms = wanted.since_ms if wanted.due_at_once else wanted.since_ms + due_after_ms
         worth = wanted.limit_nanos / NANOS_PER_USD * wanted.expected_ms / MS_PER_HOUR
         kind, up_to = self._kind(wanted.kind), bisect_right(self._asks, wanted.limit_nanos)
         self._kind_of[slot], self._up_to[slot] = kind, up_to

@@ -71,6 +71,7 @@ DOORS: dict[str, Door] = {
     "POST /v1/market/stop": Door("operator", body={}),
     "POST /v1/market/reopen": Door("operator", body={}),
     "PUT /v1/market/price-rule": Door("operator", body={"rule": "ask"}),
+    "PUT /v1/market/due-rule": Door("operator", body={"patience": 4, "most_ms": 86_400_000}),
     "POST /v1/market/ray": Door("plane", body={"address": "a", "token_path": "t"}),
     "GET /v1/ray": Door("provider, plane"),
     "GET /v1/members": Door("operator"),

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from market import granting, snapshots
+from market import snapshots
 from market.clearing import cleared, of_arrivals
 from market.commands import ApplyClearing, CancelJob, Deposit, EndLease, SetPriceRule
 from market.orders import BookSnapshot
 from market.replaying import replay
+from market.worth import DueRule
 from storage.canonical import parse_json
 from tests.market.scene import USD, Scene
 
@@ -111,7 +112,7 @@ def test_everybody_is_looked_at_after_any_other_change_and_after_a_minute() -> N
 
 
 def test_seats_that_are_kept_for_a_due_gang_stay_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(granting, "due_after_ms", lambda takes_ms: 0)
+    monkeypatch.setattr(DueRule, "after_ms", lambda rule, takes_ms: 0)
     scene = Scene(funds_nanos=5_000 * USD)
     scene.offer("large", gpus=4)
     scene.submit("sits", workers__min=2, workers__max=2, limits__budget_nanos=50 * USD)

@@ -17,6 +17,7 @@ from market.commands import (
     EndLease,
     Heard,
     MoveMember,
+    SetDueRule,
     SetPriceRule,
     SetTeam,
     Tick,
@@ -97,6 +98,7 @@ class Square:
             scene.restart()
         elif what == "rule":
             scene.do(SetPriceRule(rng.choice(["ask", "uniform"]), "op"))
+            scene.do(SetDueRule(rng.choice([None, 0, 4]), HOUR, "op"))
         if what == "late":  # its result comes when the market has gone on
             clearing = clear(scene.exchange.snapshot())
             self.step()

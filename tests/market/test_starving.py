@@ -9,15 +9,17 @@ from dataclasses import replace
 import pytest
 
 from market.clearing import clear
+from market.commands import SetDueRule, Tick
 from market.fair_share import Usage
 from market.orders import Bid, BookSnapshot, Offer, Requirements, Standing
-from market.worth import due_after_ms, weight_ppm
-from storage.units import MS_PER_HOUR
-from tests.market.scene import USD
+from market.worth import DueRule, weight_ppm
+from storage.units import MS_PER_DAY, MS_PER_HOUR
+from tests.market.scene import USD, Scene
 
 STEP_MS = 10 * 60_000
 LEASE_STEPS = 6
 LEASE_MS = LEASE_STEPS * STEP_MS
+PATIENCE_MS = DueRule().after_ms(LEASE_MS) or 0
 
 
 class Crowd:
@@ -71,7 +73,7 @@ class Crowd:
         bids = tuple(
             replace(
                 bid, weight_ppm=weight_ppm(self.now_ms - bid.submitted_ms),
-                due=self.now_ms - bid.submitted_ms >= due_after_ms(bid.expected_ms),
+                due=self.now_ms - bid.submitted_ms >= PATIENCE_MS,
             )
             for bid in self.waiting.values()
         )  # fmt: skip
@@ -92,7 +94,7 @@ def test_every_feasible_bid_is_served_within_a_bound(seed: int, teams: bool) -> 
     for _ in range(6):
         crowd.step()
     meek = [crowd.ask(workers, 1.0, "meek") for workers in (1, 8, 12)]
-    patience = due_after_ms(LEASE_MS)
+    patience = PATIENCE_MS
     # Then each of those before it in the queue of the due needs, at worst, the whole market for one lease.
     ahead = len(crowd.waiting)
     bound = patience // STEP_MS + LEASE_STEPS * (ahead + 1)
@@ -118,7 +120,7 @@ def test_without_due_bids_a_large_gang_starves_and_small_ones_do_not_wait_idle()
         return replace(found, bids=tuple(replace(bid, due=False) for bid in found.bids))
 
     crowd.snapshot = never_due  # type: ignore[method-assign]
-    for _ in range(2 * due_after_ms(LEASE_MS) // STEP_MS):
+    for _ in range(2 * PATIENCE_MS // STEP_MS):
         crowd.step()
     assert name not in crowd.served_ms
 
@@ -151,6 +153,22 @@ def test_weights_grow_by_the_hour(waited_h: int, weight: int) -> None:
     assert weight_ppm(waited_h * MS_PER_HOUR) == weight * 1_000_000
 
 
+def test_the_operator_says_when_waiting_makes_due_and_a_replay_knows_it() -> None:
+    scene = Scene()
+    scene.submit("poor", workers__min=1, workers__max=1, limits__max_price_nanos_per_gpu_hour=USD)
+    scene.submit("rich", workers__min=1, workers__max=1, limits__max_price_nanos_per_gpu_hour=9 * USD)
+    for rule, due in (((None, MS_PER_DAY), False), ((0, MS_PER_HOUR), True), ((4, MS_PER_DAY), False)):
+        assert scene.do(SetDueRule(*rule, "op"))["due_rule"] == {"patience": rule[0], "most_ms": rule[1]}
+        scene.now_ms += MS_PER_HOUR if rule[0] == 0 else 0
+        scene.do(Tick())
+        assert {bid.job: bid.due for bid in scene.exchange.snapshot().bids} == {"poor": due, "rich": due}
+    assert scene.exchange.totals()["due_rule"] == {"patience": 4, "most_ms": MS_PER_DAY}
+    assert scene.replayed().fingerprint() == scene.exchange.fingerprint()
+    assert scene.refused(SetDueRule(4, MS_PER_DAY, "ann")).code == "forbidden"
+    assert scene.refused(SetDueRule(-1, MS_PER_DAY, "op")).field == "patience"
+    assert scene.refused(SetDueRule(4, 1, "op")).field == "most_ms"
+
+
 @pytest.mark.parametrize(("takes_h", "due_h"), [(0, 1), (1, 4), (6, 24), (99, 24)])
 def test_who_takes_longer_waits_longer_until_it_is_due(takes_h: int, due_h: int) -> None:
-    assert due_after_ms(takes_h * MS_PER_HOUR) == due_h * MS_PER_HOUR
+    assert DueRule().after_ms(takes_h * MS_PER_HOUR) == due_h * MS_PER_HOUR

@@ -10,11 +10,11 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import PlainTextResponse
 
 from market.api import metrics
-from market.api.bodies import Nothing, PriceRuleBody, RayBody
+from market.api.bodies import DueRuleBody, Nothing, PriceRuleBody, RayBody
 from market.api.limits import StrictRoute
 from market.api.problems import Problem
 from market.api.services import Caller, Has, Operator, Plane, Services, Someone, allow
-from market.commands import LoseRay, ReopenMarket, SetPriceRule, StopMarket
+from market.commands import LoseRay, ReopenMarket, SetDueRule, SetPriceRule, StopMarket
 from market.homes import write_json
 
 router = APIRouter(route_class=StrictRoute, tags=["market"])
@@ -57,6 +57,7 @@ async def status(services: Has, caller: Someone) -> dict[str, Any]:
         "jobs": totals["jobs"],
         "calibration": totals["calibration"],
         "price_rule": totals["price_rule"],
+        "due_rule": totals["due_rule"],
         "clearings": totals["clearings"],
         "stopped": totals["stopped"],
         "journal_records": services.desk.records,
@@ -85,6 +86,13 @@ async def reopen(services: Has, caller: Operator, _: Nothing) -> dict[str, Any]:
 async def set_price_rule(services: Has, caller: Operator, body: PriceRuleBody) -> dict[str, Any]:
     """Price seats by another rule from the next clearing on."""
     answer, _created = await services.ask(SetPriceRule(rule=body.rule, by=caller.name))
+    return answer
+
+
+@router.put("/v1/market/due-rule")
+async def set_due_rule(services: Has, caller: Operator, body: DueRuleBody) -> dict[str, Any]:
+    """Let who waits be due sooner, later or never from now on."""
+    answer, _created = await services.ask(SetDueRule(patience=body.patience, most_ms=body.most_ms, by=caller.name))
     return answer
 
 
