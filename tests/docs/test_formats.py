@@ -40,6 +40,7 @@ from tests.docs.specimens import (
     make_delta_manifest,
     make_manifest,
 )
+from tests.storms.records import packed_by_the_page
 from trainers.codecs import BadPayload, codec
 from trainers.frames import BadFrame, Frame, Unpacker
 from trainers.member import Member, MemberError
@@ -467,39 +468,9 @@ def section(title: str) -> str:
 
 # packed transfers
 
-def batch_by_the_page(data: bytes) -> tuple[int, list[dict[str, object]]]:
-    """A reader made from the page alone."""
-    kinds = ["deposit", "grant", "expire", "hold", "charge", "fee", "release", "payout", "correction"]
-    refusals = ["would_overdraw", "would_overflow", "too_much_money", "hold_released", "period_closed"]
-    assert data[:4] == b"TPB1"
-    n, at_ms, named, identified, flags, reserved = struct.unpack("<IQIIII", data[4:32])
-    assert (flags in (0, 1), reserved) == (True, 0)
-    at = 32
-
-    def column(form: str) -> tuple[int, ...]:
-        nonlocal at
-        at += n * struct.calcsize(f"<{form}")
-        return struct.unpack(f"<{n}{form}", data[at - n * struct.calcsize(f"<{form}") : at])
-
-    kind, status, debit, credit, amount = (column(form) for form in "BBIIq")
-    job, lease = (column("I"), column("I")) if flags else ((0,) * n, (0,) * n)
-    names = data[at : at + named].decode().split("\n")
-    ids = data[at + named :].decode().split("\n")
-    assert len(data) == at + named + identified
-    events = []
-    for row in range(n):
-        event = {
-            "type": "transfer", "id": ids[row], "kind": kinds[kind[row]], "debit": names[debit[row]], "credit": names[credit[row]],
-            "amount_nanos": amount[row], "job": names[job[row] - 1] if job[row] else None,
-            "lease": names[lease[row] - 1] if lease[row] else None,
-        }  # fmt: skip
-        events.append(event | ({"type": "transfer_refused", "status": refusals[status[row] - 1]} if status[row] else {}))
-    return at_ms, events
-
-
 def test_packed_transfers_are_read_as_the_page_says() -> None:
     data = golden("transfers.bin")
-    at_ms, events = batch_by_the_page(data)
+    at_ms, events = packed_by_the_page(data)
     assert at_ms == 1_700_000_000_000
     assert events == spread_record(data)["events"]
     assert [event["id"] for event in events if event["type"] == "transfer_refused"] == ["out-1"]

@@ -11,16 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.storms.books import FINAL, Books
 from tests.storms.records import Event, Record
 
 HOUR_MS = 3_600_000
-FINAL = ("done", "failed", "cancelled")
 LAST_READING, COMMITTED, SAVED = "to its last reading", "its committed rounds, once they are durable", "to its last save"
-KINDS = {
-    "deposit": ("world", "wallet"), "payout": ("wallet earnings fee", "world"), "hold": ("wallet credit", "escrow"),
-    "charge": ("escrow", "earnings"), "fee": ("escrow", "fee"), "release": ("escrow", "wallet credit"),
-    "grant": ("grants", "credit"), "expire": ("credit", "grants"), "award": ("escrow", "earnings fee"), "refund": ("earnings fee", "wallet"),
-}  # fmt: skip
 _ROW = re.compile(r"\| [^|]+ \| `(\w+)` \| (provider|customer|market|none) \| ([^|]+) \|")
 FAULTS = {
     reason: (fault, charged.strip())
@@ -90,26 +85,16 @@ class Job:
         return bool(self.spec["limits"].get("interruptible")) or "grow_below_nanos_per_gpu_hour" in self.spec["workers"]
 
 
-class Auditor:
+class Auditor(Books):
     """`read` it record after record; `findings` are sentences, empty for honest books."""
 
     def __init__(self) -> None:
-        self.findings: list[str] = []
-        self.balances: Counter[str] = Counter()
-        self.facts: Counter[tuple[object, ...]] = Counter()
-        """What came true and how often, in the words of `promises.py`."""
-        self.first_at: dict[tuple[object, ...], int] = {}
+        super().__init__()
         self.offers: dict[str, Offer] = {}
         self.leases: dict[str, Lease] = {}
         self.jobs: dict[str, Job] = {}
-        self.disputes: dict[str, Event] = {}
-        self._transfers: set[str] = set()
-        self._paid_in = 0
         self._fee_ppm = 0
         self._epoch = 0
-        self._at_ms = 0
-        self._record = 0
-        self._events: list[Event] = []
 
     def read(self, records: Iterable[Record]) -> "Auditor":
         """Go on with these records."""
@@ -127,47 +112,10 @@ class Auditor:
             self._close()
         return self
 
-    def _say(self, finding: str) -> None:
-        self.findings.append(f"record {self._record}: {finding}")
-
-    def _require(self, holds: bool, finding: str) -> None:
-        if not holds:
-            self._say(finding)
-
-    def _note(self, *fact: object) -> None:
-        self.facts[fact] += 1
-        self.first_at.setdefault(fact, self._record)
-
-    def _of_type(self, type: str, /, **wanted: object) -> list[Event]:
-        return [
-            event for event in self._events if event["type"] == type and all(event[name] == value for name, value in wanted.items())
-        ]
-
     # money
 
     def _on_market_opened(self, event: Event) -> None:
         self._fee_ppm = event["fee_ppm"]
-
-    def _on_transfer(self, event: Event) -> None:
-        id, kind, debit, credit, nanos = (event[name] for name in ("id", "kind", "debit", "credit", "amount_nanos"))
-        self._require(id not in self._transfers, f"the transfer {id} is booked twice")
-        self._transfers.add(id)
-        classes = KINDS.get(kind, ("", ""))
-        fits = debit.partition(":")[0] in classes[0].split() and credit.partition(":")[0] in classes[1].split()
-        self._require(fits, f"the {kind} {id} goes from {debit} to {credit}")
-        self._require(isinstance(nanos, int) and nanos > 0, f"the transfer {id} moves {nanos}")
-        self.balances[debit] -= nanos
-        self.balances[credit] += nanos
-        if debit not in ("world", "grants"):
-            self._require(self.balances[debit] >= 0, f"{debit} is below zero after {id}: {self.balances[debit]}")
-        self._paid_in += nanos * ((debit in ("world", "grants")) - (credit in ("world", "grants")))
-        if kind in ("deposit", "payout", "grant"):
-            self._note(kind, id.removeprefix("grant:"), nanos)
-        elif kind == "hold":
-            self._note("hold", ":".join(id.split(":")[:3 if id.startswith("budget:") else 2]))
-        elif kind == "release":
-            closes = any(one["state"] in FINAL for one in self._of_type("job_state", job=event["job"]))
-            self._require(closes or bool(self._of_type("dispute_closed", job=event["job"])), f"{event['job']} gets its escrow back and is not over")
 
     def _on_lease_charged(self, event: Event) -> None:
         lease = self._lease(event)
@@ -198,27 +146,6 @@ class Auditor:
             if charged == LAST_READING or (SAVED in charged and to_ms <= lease.saved_ms):
                 return
         self._say(f"{lease.id} is charged to {to_ms} ms for work that is neither durable nor the customer's to pay")
-
-    def _on_dispute_opened(self, event: Event) -> None:
-        """What worker and run do not agree on waits in the escrow; what the customer objects to, in the provider's earnings."""
-        lease = self.leases[event["lease"]]
-        self._require(event["dispute"] not in self.disputes, f"{event['dispute']} is opened twice")
-        self._require(0 < event["held_nanos"] <= event["amount_nanos"], f"{event['dispute']} holds {event['held_nanos']} of {event['amount_nanos']}")
-        self._require(event["about"] == "meter" or event["amount_nanos"] <= lease.charged, f"{event['dispute']} is about more than was charged")
-        self.disputes[event["dispute"]] = event
-        if event["about"] == "meter":
-            self.jobs[event["job"]].disputed += event["held_nanos"]
-
-    def _on_dispute_closed(self, event: Event) -> None:
-        dispute = self.disputes.pop(event["dispute"])
-        if dispute["about"] == "meter":
-            self.jobs[event["job"]].disputed -= dispute["held_nanos"]
-        awarded = sum(one["amount_nanos"] for one in self._of_type("transfer", kind="award", lease=dispute["lease"]))
-        due = dispute["amount_nanos"] if dispute["about"] == "meter" and event["state"] == "rejected" else 0
-        self._require(awarded == due, f"{event['dispute']} is {event['state']}: {awarded} is awarded, {due} is due")
-
-    def _on_credit_expired(self, event: Event) -> None:
-        self._note("expired", event["grant"])
 
     # hardware
 
@@ -363,9 +290,7 @@ class Auditor:
     # the end of a record
 
     def _close(self) -> None:
-        self._require(sum(self.balances.values()) == 0, "the balances together are not zero")
-        held = sum(nanos for account, nanos in self.balances.items() if account not in ("world", "grants"))
-        self._require(held == self._paid_in, f"{held} is held, and deposits and grants less payouts are {self._paid_in}")
+        self._close_books()
         for event in self._of_type("job_submitted"):
             held = sum(one["amount_nanos"] for one in self._of_type("transfer", kind="hold", job=event["job"]))
             self._require(held == event["budget_nanos"], f"{event['job']} has a budget of {event['budget_nanos']} and {held} is held")

@@ -22,7 +22,7 @@ from tests.storms.faults import Weather
 START_MS = 1_795_000_000_000
 TICK_S = 3.0
 SEGMENT_BYTES = 24 * 1024
-SETTINGS = replace(Settings(), start_timeout_ms=30_000, pause_timeout_ms=20_000)
+SETTINGS = replace(Settings(), start_timeout_ms=30_000, pause_timeout_ms=20_000, dispute_patience_ms=25_000)
 
 
 class Ruined(Exception):

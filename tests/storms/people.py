@@ -5,9 +5,11 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
+from market.book_commands import BookTransfers, ClosePeriod, CorrectTransfer
 from market.commands import (
     AddBudget,
     CancelJob,
+    Command,
     Deposit,
     GrantCredit,
     Payout,
@@ -16,6 +18,7 @@ from market.commands import (
     StopMarket,
     SubmitJob,
 )
+from market.dispute_commands import DecideDispute, OpenDispute
 from market.outcomes import Refusal
 from tests.market.scene import USD, make_spec
 from tests.market.test_batch import make_spec as make_command
@@ -57,6 +60,55 @@ class Operator:
                 await self._network.sure(StopMarket("op"))
                 await asyncio.sleep(self._random.uniform(1, 40))
                 await self._network.sure(ReopenMarket("op"))
+
+
+class Bookkeeper:
+    """Decides disputes, books many transfers at once, corrects what was booked, and closes periods."""
+
+    def __init__(self, network: Network, weather: Weather, random: Random, customers: list[str], providers: list[str]) -> None:
+        self._network, self._weather, self._random = network, weather, random
+        self._customers, self._providers = customers, providers
+
+    async def live(self) -> None:
+        number = 0
+        while True:
+            await asyncio.sleep(self._random.uniform(1, 8))
+            number += 1
+            drawn = self._random.random()
+            if drawn < 0.55:
+                await self._decide()
+            elif drawn < 0.72:
+                await self._done(self._batch(f"b-{number}"), "batch booked")
+            elif drawn < 0.88:
+                await self._correct(f"c-{number}")
+            else:
+                await self._done(ClosePeriod(None, "op"), "period closed")
+
+    def _batch(self, id: str) -> BookTransfers:
+        random, rows = self._random, range(self._random.randint(1, 6))
+        kinds = [random.choice(("deposit", "payout")) for _ in rows]
+        accounts = [random.choice(self._customers if kind == "deposit" else self._providers) for kind in kinds]
+        amounts, linked = [random.randint(1, 10**7) for _ in rows], [random.random() < 0.3 for _ in rows]
+        return BookTransfers("op", [f"{id}-{row}" for row in rows], kinds, accounts, amounts, linked)
+
+    async def _decide(self) -> None:
+        known = await self._network.look(lambda exchange: exchange.disputes())
+        waiting = [one for one in known or () if one["state"] == "open"]
+        if waiting:
+            one, verdict = self._random.choice(waiting), self._random.choice(("upheld", "rejected"))
+            part = self._random.choice((None, 1 + one["amount_nanos"] // 2)) if (one["about"], verdict) == ("charges", "upheld") else None
+            await self._done(DecideDispute(one["id"], verdict, part, "as the meters say", "op"), f"dispute {verdict}")
+
+    async def _correct(self, id: str) -> None:
+        account = self._random.choice(("world", "fee", *(f"earnings:{name}" for name in self._providers)))
+        known = await self._network.look(lambda exchange: exchange.transfers(account))
+        if known:
+            one, part = self._random.choice(known), self._random.choice((None, 1, 10**6))
+            await self._done(CorrectTransfer(id, one["id"], part, "booked by mistake", "op"), f"{one['kind']} corrected")
+
+    async def _done(self, command: Command, what: str) -> None:
+        outcome = await self._network.sure(command)
+        self._weather.count[what] += not isinstance(outcome.answer, Refusal)
 
 
 class Customer:
@@ -123,6 +175,23 @@ class Customer:
         elif drawn < 0.65 and self._weather.strikes("whims", 0.6):
             self._weather.count["job cancelled"] += 1
             await self._network.sure(CancelJob(job, self.name))
+
+    async def object(self) -> None:
+        """Look at the bills now and then."""
+        while True:
+            await asyncio.sleep(self._random.uniform(1, 4))
+            await self._object()
+
+    async def _object(self) -> None:
+        """To what some lease was charged: to all of it, or to a part."""
+        seen = await self._network.look(lambda exchange: [one for one in map(exchange.job, self.jobs) if one])
+        charged = [(one["id"], lease) for one in seen or () for lease in one["leases"] if lease["charged_nanos"]]
+        if not charged:
+            return
+        (job, lease), number = self._random.choice(charged), self._random.randrange(100)
+        amount = self._random.choice((None, 1 + lease["charged_nanos"] // 3))
+        outcome = await self._network.sure(OpenDispute(f"{job}-d{number}", job, lease["id"], amount, "it was slow", "", self.name))
+        self._weather.count["charges disputed"] += not isinstance(outcome.answer, Refusal)
 
     async def give_up(self) -> None:
         """End everything that is still open: at the end nobody's money may be left in an escrow."""

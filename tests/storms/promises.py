@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from market.book_commands import BookTransfers
 from market.commands import (
     AddBudget,
     CancelJob,
@@ -18,13 +19,14 @@ from market.commands import (
     StartLease,
     SubmitJob,
 )
+from market.dispute_commands import OpenDispute
 from market.outcomes import Outcome, Refusal
 from tests.storms.auditor import Auditor
 
 CLOCKS_DIFFER_MS, CLOCKS_DIFFER_PART = 1_000, 500
 """What a worker may be ahead of its run (docs/FAULTS.md)."""
 Fact = tuple[object, ...]
-ONCE = ("deposit", "payout", "grant", "job", "hold", "attempt", "durable")
+ONCE = ("deposit", "payout", "dispute", "grant", "job", "hold", "attempt", "durable")
 """Facts that may be true once at most; a round may be run again, and an offer be placed again."""
 
 
@@ -34,6 +36,8 @@ def fact_of(command: Command) -> Fact | None:
         return ("deposit", command.id, command.amount_nanos)
     if isinstance(command, Payout):
         return ("payout", command.id, command.amount_nanos)
+    if isinstance(command, OpenDispute):
+        return ("dispute", command.id)
     if isinstance(command, GrantCredit):
         return ("grant", command.id, command.amount_nanos)
     if isinstance(command, SubmitJob):
@@ -80,6 +84,9 @@ class Promises:
 
     def answered(self, command: Command, outcome: Outcome, records: int) -> None:
         """The answer is about to leave the exchange."""
+        if isinstance(command, BookTransfers):
+            self._answered_batch(command, outcome, records)
+            return
         fact = fact_of(command)
         if isinstance(outcome.answer, Refusal):
             if fact is not None and fact[0] in ONCE and outcome.answer.code != "conflict":
@@ -91,6 +98,14 @@ class Promises:
             fact = fact_of_report(command, outcome.answer.get("state", ""))
         if fact is not None:
             self.kept.setdefault(fact, records)
+
+    def _answered_batch(self, command: BookTransfers, outcome: Outcome, records: int) -> None:
+        if isinstance(outcome.answer, Refusal):
+            return
+        told = zip(command.kinds, command.ids, command.amounts_nanos, outcome.answer["statuses"], strict=True)
+        for kind, id, nanos, status in told:
+            known = self.kept if status in ("created", "exists") else self.refused
+            known.setdefault((kind, id, nanos), records)
 
     def heard(self, command: Command, outcome: Outcome) -> None:
         """The answer has come to its caller."""

@@ -16,7 +16,7 @@ from tests.storms.faults import CLASSES, Weather
 from tests.storms.house import House, Ruined
 from tests.storms.machines import Provider
 from tests.storms.network import LONGEST_DELAY_S, Network
-from tests.storms.people import Customer, Operator
+from tests.storms.people import Bookkeeper, Customer, Operator
 from tests.storms.promises import Promises
 from tests.storms.records import Unreadable, read_records
 from tests.storms.runs import Steward
@@ -93,8 +93,11 @@ class Story:
         customers = [Customer(f"c{n}", self.network, self.weather, self._draw(f"c{n}")) for n in range(1, plan.customers + 1)]
         providers = [Provider(n, self.network, self.weather, self._draw(f"p{n}")) for n in range(1, plan.providers + 1)]
         operator = Operator(self.network, self.weather, self._draw("op"), [one.name for one in customers], [one.name for one in providers])
+        names = [one.name for one in customers], [one.name for one in providers]
+        bookkeeper = Bookkeeper(self.network, self.weather, self._draw("books"), *names)
         steward = Steward(self.network, self.weather, self._draw("steward"))
-        everybody = [loop.create_task(one.live()) for one in (operator, steward, *providers, *customers)]
+        everybody = [loop.create_task(one.live()) for one in (operator, bookkeeper, steward, *providers, *customers)]
+        everybody += [loop.create_task(one.object()) for one in customers]
         trouble = loop.create_task(self._make_trouble())
         await asyncio.sleep(plan.seconds)
         for task in (trouble, *everybody):

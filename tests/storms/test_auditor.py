@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from market import granting, jobs, metering, reducer
+from market import disputes, granting, jobs, metering, reducer
 from market.api.desk import Desk
 from market.faults import BY_REASON, Cause, Charged, Fault
 from market.leases import Lease
@@ -121,6 +121,21 @@ def blames_the_customer(patch: pytest.MonkeyPatch) -> None:
             patch.setitem(BY_REASON, reason, replace(cause, fault=Fault.CUSTOMER))
 
 
+def gives_the_fee_back_twice(patch: pytest.MonkeyPatch) -> None:
+    real = disputes._parts
+    patch.setattr(disputes, "_parts", lambda dispute, nanos: (nanos, real(dispute, nanos)[1]))
+
+
+def closes_a_period_with_other_balances(patch: pytest.MonkeyPatch) -> None:
+    real = Ledger.balances_at
+
+    def balances_at(self: Ledger, through_ms: int) -> tuple[int, dict[str, int]]:
+        booked, balances = real(self, through_ms)
+        return booked, {name: nanos + 1 for name, nanos in balances.items()}
+
+    patch.setattr(Ledger, "balances_at", balances_at)
+
+
 BREAKS: list[tuple[Break, str]] = [
     (bills_one_nano_more, r"is billed \d+, its readings come to \d+"),
     (takes_a_higher_fee, r"the fee of lease-\d+ is \d+ and should be \d+"),
@@ -137,6 +152,8 @@ BREAKS: list[tuple[Break, str]] = [
     (believes_every_meter, r"the meter of lease-\d+ says \d+ ms after"),
     (books_a_retry_again, r"is booked twice"),
     (warns_of_the_budget_again, r"is told of (50|80|100) % of its budget again"),
+    (gives_the_fee_back_twice, r"is upheld: \d+ goes back, \d+ should"),
+    (closes_a_period_with_other_balances, r"is closed to \d+ with other balances than were booked"),
     (blames_the_customer, r"which is the fault of provider, not customer"),
 ]
 

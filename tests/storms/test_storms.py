@@ -22,7 +22,8 @@ FIRED = (
     "recovered", "power cut", "unsynced bytes lost or torn", "torn tail cut", "write refused", "refused by a full disk", "sync failed",
     "clock set forward", "clock set back", "machine silent", "machine back on another node", "worker lost", "run failed",
     "provider lied", "lie refused", "meter lied", "a run that is over spoke", "the same id for another job", "price changed",
-    "job cancelled", "market stopped",
+    "job cancelled", "market stopped", "batch booked", "deposit corrected", "period closed", "charges disputed", "dispute upheld",
+    "dispute rejected",
 )  # fmt: skip
 
 
