@@ -26,7 +26,7 @@ from storage.log_proofs import Known, check_log_proof, events_of, pack
 from storage.meter_readings import is_signed
 from storage.transparency import ShownRecord
 from storage.tree_heads import TreeHead
-from storage.units import charge_nanos, format_usd
+from storage.units import charge_nanos, counted, format_usd
 from storage.verification import check_transfers
 
 INVOICE_FORMAT: Final = "torg-invoice-1"
@@ -89,13 +89,13 @@ def _meters(body: Mapping[str, Any]) -> str:
     signed = [event for _, event in events_of(body) if event["type"] == "meter_signed"]
     charged = {event["lease"] for _, event in events_of(body) if event["type"] == "lease_charged"}
     if signed and find_spec("cryptography") is None:
-        return f"{len(signed)} signed readings; their signatures were skipped: `cryptography` is not installed"
+        return f"{counted(len(signed), 'signed reading')}; their signatures were skipped: `cryptography` is not installed"
     for event in signed:
         right = is_signed(keys.get(event["lease"], ""), event["lease"], event["epoch"], event, event["signature"])
         demand(right, f"lease {event['lease']}: the reading of {event['leased_ms']} ms is not signed by its worker's key")
     without = len(charged - {event["lease"] for event in signed})
-    rest = f"; {without} charged leases have none" if without else ""
-    return f"{len(signed)} readings signed by the workers that they are of{rest}"
+    rest = f"; {counted(without, 'charged lease')} without one" if without else ""
+    return f"{counted(len(signed), 'reading')} signed by the workers that they are of{rest}"
 
 
 def _prices(body: Mapping[str, Any]) -> str:
@@ -112,7 +112,7 @@ def _prices(body: Mapping[str, Any]) -> str:
         due = charge_nanos(price, gpus, charge["to_ms"]) - paid
         demand(0 <= charge["amount_nanos"] <= due, f"{where}: {charge['amount_nanos']} nano-dollars charged, {due} due")
         until[charge["lease"]] = charge["to_ms"], paid + charge["amount_nanos"]
-    return f"{len(charges)} charges, each at its lease's price"
+    return f"{counted(len(charges), 'charge')}, each at its lease's price"
 
 
 def _notes(body: Mapping[str, Any]) -> str:
@@ -133,7 +133,7 @@ def _notes(body: Mapping[str, Any]) -> str:
         if credit:
             charged[note["lease"]] = charged.get(note["lease"], 0) - note["amount_nanos"]
     demand(all(left >= 0 for left in charged.values()), "a lease gives back more than it was charged")
-    return f"{len(notes)} notes, {len(disputes)} disputes"
+    return f"{counted(len(notes), 'note')}, {counted(len(disputes), 'dispute')}"
 
 
 def _charges(body: Mapping[str, Any]) -> str:

@@ -65,6 +65,11 @@ def parse_usd(text: str | int | float | Decimal) -> int:
     return nanos
 
 
+def counted(number: int, noun: str) -> str:
+    """«1 note», «2 notes»."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def format_usd(nanos: int, places: int | None = None) -> str:
     """Dollars as text without a sign for the currency: exact (2 to 9 decimals), or half-even to `places`."""
     if places is not None:

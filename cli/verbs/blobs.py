@@ -9,6 +9,7 @@ from cli.errors import CliError, Exit, usage
 from cli.output import document
 from cli.session import connect_pooled
 from cli.settings import Settings
+from storage.units import counted
 
 SHOWN_AT_MOST = 20
 GRACE_HOURS = 24
@@ -49,7 +50,7 @@ def collect(
     if settings.as_json:
         document(found)
         return
-    print(f"{found['blobs']} blobs, {megabytes(found['bytes'])}; {found['needed']} are needed, {megabytes(found['needed_bytes'])}")
+    print(f"{counted(found['blobs'], 'blob')}, {megabytes(found['bytes'])}; needed: {found['needed']}, {megabytes(found['needed_bytes'])}")
     waiting, waiting_bytes = found["marked"] - found["due"], found["marked_bytes"] - found["due_bytes"]
     print(f"needed by nobody: {found['marked']}, {megabytes(found['marked_bytes'])}; {waiting} of them, {megabytes(waiting_bytes)}, wait for the grace")
     if dry_run:

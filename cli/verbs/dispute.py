@@ -9,6 +9,7 @@ from cli.arguments import usd, usd_nanos
 from cli.output import Cell, Column, document, printable, show_list
 from cli.session import connect
 from cli.settings import Settings
+from storage.units import counted
 
 Role = Annotated[str, typer.Option(help="customer, provider or operator")]
 Reason = Annotated[str, typer.Option(help="one sentence; everybody whom it touches reads it")]
@@ -90,7 +91,7 @@ def _told(settings: Settings, one: dict[str, Any]) -> None:
         print(printable(f"  {one['decided_by']} on {moment(one['closed_ms'])}, {usd(one['decided_nanos'])} to the customer: {one['decision']}"))
     seen = one["evidence"]
     print(f"  the record: {seen['metered_ms'] / 1000:,.1f} s metered, {seen['claimed_ms'] / 1000:,.1f} s by its worker, "
-          f"{seen['rounds']} rounds, {usd(seen['charged_nanos'])} charged")  # fmt: skip
+          f"{counted(seen['rounds'], 'round')}, {usd(seen['charged_nanos'])} charged")  # fmt: skip
     if seen.get("words"):
         print(printable(f"  {one['by']}: {seen['words']}"))
 

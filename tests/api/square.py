@@ -89,6 +89,7 @@ class Square:
     home: Home
     ca: Path | None = None
     _markets: dict[str, Market] = field(default_factory=dict)
+    _keys: dict[str, str] = field(default_factory=dict)
 
     def local(self, name: str) -> Market:
         """A local account's view."""
@@ -100,10 +101,15 @@ class Square:
         """A new member of that role, with money."""
         name = f"{role}-{next(_numbers)}"
         key = self.local("operator").add_member(name, role)["key"]  # type: ignore[arg-type]
+        self._keys[name] = key
         if funds_nanos:
             self.local("operator").deposit(f"funds-{name}", name, funds_nanos)
         self._markets[name] = Market(self.url, key, patience_s=PATIENCE_S, ca=self.ca)
         return name, self._markets[name]
+
+    def key_of(self, name: str) -> str:
+        """The key of a newcomer."""
+        return self._keys[name]
 
     def name(self, kind: str) -> str:
         """A name that no other test uses."""

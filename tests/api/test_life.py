@@ -1,5 +1,6 @@
 """One job through its whole life, with machines that are plain HTTP clients: every nano-dollar is where it belongs."""
 
+import json
 from pathlib import Path
 
 from market.head_memory import HeadMemory
@@ -10,10 +11,13 @@ from storage.invoice_bundles import verify_invoice
 from storage.provenance import verify_bundle
 from storage.signing import public_key_of
 from storage.tree_heads import TreeHead
+from tests.api.conftest import Torg
 from tests.api.square import USD, FakeProvider, FakeRun, Square, make_offer, make_spec, refusal
 
 
-def test_a_job_lives_loses_a_worker_and_is_billed_what_the_ledger_says(square: Square, tmp_path: Path) -> None:
+def test_a_job_lives_loses_a_worker_and_is_billed_what_the_ledger_says(
+    square: Square, torg: Torg, tmp_path: Path
+) -> None:
     region, job = square.name("region"), square.name("job")
     customer, ann = square.newcomer("customer", 20 * USD)
     _, first = square.newcomer("provider")
@@ -99,6 +103,18 @@ def test_a_job_lives_loses_a_worker_and_is_billed_what_the_ledger_says(square: S
     assert operator.payout(f"pay-{job}", first_name, take)["balance_nanos"] == 0
     assert operator.payout(f"pay-{job}", first_name, take)["balance_nanos"] == 0
     assert refusal(lambda: operator.payout(f"pay-again-{job}", first_name, 1)).code == "insufficient_funds"
+
+    owed = second.balance()["earnings_nanos"]
+    lease = next(one["id"] for one in done["leases"] if one["provider"] == second_name)
+    ours = ("--key", square.key_of(customer))
+    code, said, error = torg("dispute", "open", job, lease, "--amount", "0.000001", "--reason", "slow", "--id", f"d-{job}", *ours)
+    assert (code, said.startswith(f"d-{job}: open, $0.000001")) == (0, True), error
+    statement = json.loads(torg("statement", "--account", second_name, "--json")[1])
+    assert (statement["earned_nanos"], statement["payable_nanos"]) == (owed, owed - statement["held_nanos"])
+    assert statement["held_nanos"] > 0
+    assert torg("dispute", "reject", f"d-{job}", "--reason", "it was not")[0] == 0
+    assert json.loads(torg("dispute", "ls", "--job", job, "--json", *ours)[1])[0]["state"] == "rejected"
+    assert json.loads(torg("statement", "--account", second_name, "--json")[1])["payable_nanos"] == owed
 
     lines = ann.billing(job=job)
     assert sum(line["charged_nanos"] for line in lines) == billed
