@@ -8,12 +8,20 @@ from __future__ import annotations
 
 from market.pricing import BUDGET_PERCENTS, budget_percent
 from market.state import Job, State
+from market.tuning import planned_rounds
 from market.turn import Turn
 
 
 def used_nanos(state: State, job: Job) -> int:
     """What is charged, and what the living leases have metered beyond that."""
     return job.billed_nanos + sum(lease.accrued_nanos for lease in state.live_leases_of(job))
+
+
+def forecast_nanos(state: State, job: Job) -> int | None:
+    """What an open job comes to at its end, if its rounds to come cost what those so far did; None before the first one."""
+    if not job.open or not job.rounds_committed or job.command is not None:
+        return None
+    return used_nanos(state, job) * max(planned_rounds(job), job.rounds_committed) // job.rounds_committed
 
 
 def watch_budget(turn: Turn, job: Job, *, exhausted: bool = False) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
+from market.alerts import forecast_nanos
 from market.attempts import attempts_view, command_view, restarts
 from market.credits import granted_view, job_credit_view
 from market.estimates import outcome_of
@@ -160,6 +161,7 @@ def job_view(state: State, volatile: Volatile, job: Job) -> Json:
         "billed_nanos": job.billed_nanos,
         **job_credit_view(job),
         "accrued_nanos": sum(lease.accrued_nanos for lease in state.live_leases_of(job)),
+        "forecast_nanos": forecast_nanos(state, job),
         "disputes": list(job.disputes),
         "manifest": job.result,
         "durable": job.durable,

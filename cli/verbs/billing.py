@@ -64,6 +64,7 @@ def billing(
     elif form == "table" and output is None:
         _show(settings, lines)
         _show_disputes(settings, role)
+        _show_forecasts(settings, role)
     else:
         from cli.exports import write_lines
 
@@ -298,6 +299,24 @@ def _show_disputes(settings: Settings, role: str) -> None:
     if still:
         amount, held = (sum(one[name] for one in still) for name in ("amount_nanos", "held_nanos"))
         print(f"in dispute {usd(amount)}, of which {usd(held)} are held: `torg dispute ls`")
+
+
+def _show_forecasts(settings: Settings, role: str) -> None:
+    """Of every open job what it will have cost, if its rounds to come cost what those so far did."""
+    from market.wire import MarketUnreachable, Refused
+
+    if role != "customer":
+        return
+    try:
+        found = connect(settings, role).jobs()
+    except (MarketUnreachable, Refused, CliError):  # the files of a market that is down say nothing of now
+        return
+    for one in found:
+        nanos = one.get("forecast_nanos")
+        if nanos is not None:
+            over = ", more than its budget: it will pause" if nanos > one["budget_nanos"] else ""
+            rounds = f"{one['rounds_committed']} of {one['rounds_planned']} rounds"
+            print(printable(f"{one['id']} is at {rounds}; at this rate {usd(nanos)} at its end, of {usd(one['budget_nanos'])}{over}"))
 
 
 _SHOWN = {

@@ -92,6 +92,7 @@ def show_job(settings: Settings, one: dict[str, Any]) -> None:
     lines.append(
         f"money    billed {usd(one['billed_nanos'])}, escrow {usd(one['escrow_nanos'])}, budget {usd(one['budget_nanos'])}"
         + (f" ({percent} % used)" if (percent := one.get("budget_reached_percent")) else "")
+        + (f", at this rate {usd(nanos)} at its end" if (nanos := one.get("forecast_nanos")) else "")
     )
     told = outcome(one.get("estimate"))
     lines += [f"estimate {told}"] if told else []

@@ -37,6 +37,20 @@ def test_each_part_of_the_budget_is_told_once_and_in_order(restarting: bool) -> 
     assert scene.replayed().fingerprint() == scene.exchange.fingerprint()
 
 
+def test_what_a_job_comes_to_follows_from_its_rounds_so_far_while_it_is_open() -> None:
+    scene = Scene()
+    scene.running(rounds=8, steps=240)
+    assert scene.view()["forecast_nanos"] is None, "nothing is known before the first round"
+    for number in (1, 2):
+        scene.wait(1_000)
+        scene.round(number, {0: number * 1_000, 1: number * 1_000})
+        used = scene.view()["billed_nanos"] + scene.view()["accrued_nanos"]
+        assert scene.view()["forecast_nanos"] == used * 8 // number > 0
+    scene.checkpoint(2)
+    scene.halt("done")
+    assert scene.view()["forecast_nanos"] is None, "the bill says it"
+
+
 def test_more_budget_arms_what_is_ahead_again_and_nothing_else() -> None:
     scene = Scene()
     budget = USD // 50
