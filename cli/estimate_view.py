@@ -87,9 +87,9 @@ def outlook_facts(outlook: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts: list[tuple[str, str]] = []
     begins, price, done, recent = (outlook.get(name) for name in ("begins", "price", "done", "recent"))
     if begins is not None:
-        now = begins["basis"] == "now"
+        why = {"leases": "when leases of others are expected to end", "recent": "as those who had to wait for such machines did lately"}
         how = "with the next clearing, if nobody who comes before is worth more"
-        facts.append(("begins", how if now else f"{_times(begins)} from now, when leases of others are expected to end"))
+        facts.append(("begins", how if begins["basis"] == "now" else f"{_times(begins)} from now, {why[begins['basis']]}"))
     if price is not None:
         low, high = usd(price["low_nanos"]), usd(price["high_nanos"])
         cost = low if low == high else f"{low} to {high}, mostly {usd(price['middle_nanos'])}"

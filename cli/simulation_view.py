@@ -5,7 +5,7 @@ from typing import Any
 
 from cli.output import Column, console, print_table, printable
 from cli.settings import Settings
-from market.simulation.report import short
+from market.simulation.report import outlook_rows, short
 
 WIDTH = 100
 MOST_ROWS = 8
@@ -29,6 +29,8 @@ def show(settings: Settings, told: Mapping[str, Any]) -> None:
             print(f"{title:34} {_line(days[name], WIDTH - 60)} {min(values):,.4g} to {max(values):,.4g}")
     print()
     _not_served(settings, runs["market"])
+    for what, one in outlook_rows(told):
+        print(f"{what}: {one['jobs']:,} jobs were told, {_share(one['within_share'])} of those known fell within; {one['sooner']:,} sooner, {one['later']:,} later, {one['gave_up']:,} gave up")
     money = "money is conserved" if told["money_conserved"] else "MONEY IS NOT CONSERVED"
     print(f"no way of clearing makes more than ${told['bound_usd']:,.0f}; {money}; {told['seconds']:g} s ({told['cpu_seconds']:g} s CPU), {told['peak_memory_mib']:,.0f} MiB")
 

@@ -2,8 +2,9 @@
 
 **Begin.** It is cleared together with everybody who waits now: whoever is matched begins at once. Otherwise it needs seats
 that are let: those of the leases that it could use come free as their jobs are expected to end (the range that each was told,
-else a quarter of to four times what market/worth.py takes for it), and bids that are worth more take them first. Who comes
-later is not known; `recent` says how long the jobs that got machines lately had waited.
+else a quarter of to four times what market/worth.py takes for it), and bids that are worth more take them first. Where these
+need more than all of those leases, when they end says little: then it is how long a tenth, half and nine tenths of those had
+waited who had to, and got such machines lately. Who comes later is not known.
 
 **Price.** What it would be matched at now; otherwise what the newest leases of the models and regions that fit it cost.
 """
@@ -26,6 +27,9 @@ from market.worth import expected_ms
 
 NOW: Final = "now"
 LEASES: Final = "leases"
+RECENT: Final = "recent"
+LEAST_RECENT: Final = 8
+WAITED_MS: Final = 60_000
 NEWEST: Final = 64
 SPREAD: Final = 4
 
@@ -35,7 +39,8 @@ def outlook(
 ) -> Json:
     """{begins, price, done, recent} of a bid that is not in the snapshot's book yet.
 
-    `begins` {basis, low_ms, middle_ms, high_ms} from now on, basis `now` or `leases`, or null: nothing that is listed would do.
+    `begins` {basis, low_ms, middle_ms, high_ms} from now on, basis `now`, `leases` or `recent`, or null: nothing that is listed
+    would do.
     `price` {basis, low_nanos, middle_nanos, high_nanos, trades} per GPU-hour, basis `now`, `trades` or `asks`, or null.
     `done` {low_ms, middle_ms, high_ms} from now on, or null where the time that it takes is not known.
     `recent`: see `recent_waits`.
@@ -44,7 +49,7 @@ def outlook(
     if may_be_estimated(spec, state.experience, bid.customer):  # as it will be when it is submitted
         estimate = estimate_of(spec, seats_in(bid, book) or idle_seats(bid, book), measured, state.experience, bid.customer)
         bid = replace(bid, expected_ms=expected_ms(spec, estimate))
-    cleared = clear(replace(snapshot, bids=(*snapshot.bids, bid)), reasons=False)
+    cleared = clear(replace(snapshot, bids=(*snapshot.bids, bid)), reasons=False, forgone=False)
     match = next((one for one in cleared.matches if one.job == bid.job), None)
     idle = _idle(book, bid)
     if match is not None:
@@ -87,6 +92,13 @@ def _waited(waits: Sequence[int]) -> Json:
     return {"jobs": len(order), "median_ms": at[50], "p90_ms": at[90], "p99_ms": at[99]}
 
 
+def _waits_of(trades: Iterable[Trade], idle: OrderBook) -> list[int]:
+    """How long those had waited who had to, and got such machines lately: shortest first."""
+    classes = {(offer.gpu, offer.region) for offer in idle}
+    by_job = {one.job: one.waited_ms for one in trades if (one.gpu, one.region) in classes and one.waited_ms > WAITED_MS}
+    return sorted(by_job.values())
+
+
 def _idle(book: OrderBook, bid: Bid) -> OrderBook:
     """What fits the bid, as if nobody sat there."""
     fitting = [offer for offer in book if all(test(offer.seen_by(bid.customer), bid) for _, test in CONSTRAINTS)]
@@ -113,6 +125,11 @@ def _after_leases(
         for lease in (state.leases[name] for name in state.live_leases)
         if lease.offer in places
     ]
+    if needed > free + sum(gpus for _, gpus in ends):
+        waits = _waits_of(state.trades, idle)
+        if len(waits) >= LEAST_RECENT:
+            low, middle, high = (waits[(len(waits) * percent - 1) // 100] for percent in (10, 50, 90))
+            return {"basis": RECENT, "low_ms": low, "middle_ms": middle, "high_ms": high}
     found: dict[str, int] = {}
     for place, name in enumerate(("low_ms", "middle_ms", "high_ms")):
         left = needed - free

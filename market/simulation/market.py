@@ -21,7 +21,7 @@ from market.commands import (
     Tick,
 )
 from market.events import Event
-from market.exchange import Exchange, Settings
+from market.exchange import Exchange
 from market.outcomes import Refusal
 from market.simulation import players
 from market.simulation.churning import Seats, comings_and_goings
@@ -31,7 +31,7 @@ from market.simulation.players import PLANE, Held, Run, kind_of
 from market.simulation.queue import Queue, Wanted
 from market.simulation.records import DONE, FAILED, GAVE_UP, REFUSED, UNFINISHED, Record, pieces
 from market.simulation.supply import Machine, in_the_way
-from market.simulation.terms import FOREVER_MS, RESTART_MS, Terms
+from market.simulation.terms import FOREVER_MS, RESTART_MS, Terms, settings_of
 from market.simulation.trace import TraceJob
 from storage.units import MS_PER_HOUR
 
@@ -41,7 +41,6 @@ OPERATOR: Final = "operator"
 CLEARING_WORK: Final = 1_000_000
 MOST_LISTS: Final = 3
 """So many lists of bids in one clearing; what is free after them stays so until something changes."""
-_MANY: Final = 10**9
 TOP_UP_AT: Final = 0.8
 
 
@@ -51,13 +50,7 @@ class MarketRun:
     def __init__(self, machines: Sequence[Machine], terms: Terms, seats: Seats | None = None) -> None:
         self.terms = terms
         self.record = Record("market", terms.window_ms)
-        # Nobody polls every few seconds for months: silence is no sign of death here, and machines say when they go.
-        settings = Settings(
-            fee_ppm=terms.fee_ppm, offer_timeout_ms=FOREVER_MS, start_timeout_ms=FOREVER_MS, silence_timeout_ms=FOREVER_MS,
-            run_silence_ms=FOREVER_MS, pause_timeout_ms=FOREVER_MS, max_members=_MANY, max_offers=_MANY,
-            max_open_jobs=_MANY, max_open_jobs_per_customer=_MANY, max_live_leases=_MANY,
-        )  # fmt: skip
-        self.exchange = Exchange(settings, keep_history=False)
+        self.exchange = Exchange(settings_of(terms), keep_history=False)
         self._machines = machines
         self._of = pieces(machines)
         self._seats = seats
@@ -149,6 +142,8 @@ class MarketRun:
             self._join(job.tenant, "customer")
             self._deposit(job.tenant)
         command = players.submit(job, order, self._shared)
+        if self.terms.outlook_every and order % self.terms.outlook_every == 0:
+            self.record.told(job, self.exchange.quote(command.spec, job.tenant, self._clock.now_ms))
         answer = self._say(command)
         if isinstance(answer, Refusal) and answer.code == "insufficient_funds":
             self._deposit(job.tenant)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from market.outcomes import Json, Refusal
 from market.simulation.steps import StepSum
 from market.simulation.supply import Machine
 from market.simulation.trace import TraceJob
@@ -43,7 +44,8 @@ class JobRecord:
 
 @dataclass(slots=True)
 class Record:
-    """One run of a trace. `window_ms`: when the last job came, up to which `within_gpu_ms` is counted."""
+    """One run of a trace. `window_ms`: when the last job came, up to which `within_gpu_ms` is counted; `outlooks`: what
+    plans said of some jobs at their submission."""
 
     name: str
     window_ms: int
@@ -55,6 +57,7 @@ class Record:
     price_gpus: dict[int, int] = field(default_factory=dict)
     revenue_nanos: dict[str, int] = field(default_factory=dict)
     leased_gpu_ms: dict[str, int] = field(default_factory=dict)
+    outlooks: dict[str, Json] = field(default_factory=dict)
     fee_nanos: int = 0
     clearings: int = 0
     commands: int = 0
@@ -64,6 +67,11 @@ class Record:
         """A job has come."""
         record = self.jobs[job.id] = JobRecord(job)
         return record
+
+    def told(self, job: TraceJob, plan: Json | Refusal) -> None:
+        """Its customer has looked at its plan."""
+        if not isinstance(plan, Refusal):
+            self.outlooks[job.id] = plan["outlook"]
 
     def granted(self, at_ms: int, ask_nanos: int, price_nanos: int, gpus: int) -> None:
         """Units were let at a price, which is their ask or above."""

@@ -67,6 +67,8 @@ def page(told: Json) -> str:
     ]  # fmt: skip
     if market["not_served"]:
         sections.append(_section("Not served", "Jobs that were refused, or gave up, and what stood in the way.", plots.bars("not served", [(reason.replace("_", " "), "c1", float(count), f"{count:,}") for reason, count in list(market["not_served"].items())[:12]])))
+    if outlooks := outlook_rows(told):
+        sections.append(_section("What plans said", "Of some jobs, what their plan said at submission, and what came. Who gave up before the end of what was said is not in the share.", _table(("", "jobs", "within", "sooner", "later", "gave up", "of those known"), [[what, *(f"{one[name]:,}" for name in ("jobs", "within", "sooner", "later", "gave_up")), _share(one["within_share"]).strip(" ,")] for what, one in outlooks])))
     tiles = [
         (f"{trace['jobs']:,}", f"jobs of {trace['tenants']} tenants"), (f"{supply['gpus']:,}", f"GPUs on {supply['machines']:,} machines"),
         (short(market["wait_s"]["p50"]), "wait, half of the jobs"), (short(market["wait_s"]["p99"]), "wait, 99 in 100"),
@@ -88,15 +90,29 @@ def _section(title: str, text: str, body: str) -> str:
 
 def _runs(runs: Json) -> str:
     heads = ("", "done", "gave up", "refused", "wait p50", "wait p99", "completion", "fairness", "used", "welfare", "of bound", "workers lost")
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in (
+    rows = [
+        [
             TITLES.get(name, name), *(f"{one['states'].get(state, 0):,}" for state in ("done", "gave_up", "refused")),
             short(one["wait_s"]["p50"]), short(one["wait_s"]["p99"]), short(one["completion_s"]["mean"]), f"{one['fairness']:.3f}",
             f"{one['utilisation']:.1%}", f"${one['welfare_usd']:,.0f}", _share(one["welfare_share_of_bound"]).strip(" ,"), f"{one['workers_lost']:,}",
-        )) + "</tr>"
+        ]
         for name, one in runs.items()
-    )  # fmt: skip
-    return f"<table><thead><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr></thead><tbody>{rows}</tbody></table>"
+    ]  # fmt: skip
+    return _table(heads, rows)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    cells = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr></thead><tbody>{cells}</tbody></table>"
+
+
+def outlook_rows(told: Json) -> list[tuple[str, Json]]:
+    """How plans came true, for people; empty where nobody asked for plans."""
+    found = told.get("outlooks")
+    if found is None:
+        return []
+    how = {"now": "begins at once", "leases": "begins when leases end", "recent": "begins as others did lately"}
+    return [(how[basis], one) for basis, one in found["begins"].items()] + [("done", found["done"])]
 
 
 def _groups(runs: Json, by: str, names: Sequence[str]) -> list[tuple[str, list[tuple[str, str, float | None, float | None, str]]]]:

@@ -11,6 +11,7 @@ from market.simulation.bound import welfare_bound_nanos
 from market.simulation.churning import Seats
 from market.simulation.figures import run_figures, series, span_of, trace_figures
 from market.simulation.market import MarketRun
+from market.simulation.outlooks import calibration
 from market.simulation.records import Record
 from market.simulation.rule import priced
 from market.simulation.supply import Machine, gpus_of, scaled, with_providers
@@ -27,7 +28,8 @@ Tell = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`load` None: the offers as they are. `baselines`: names of market/simulation/baselines.py, in order."""
+    """`load` None: the offers as they are. `baselines`: names of market/simulation/baselines.py, in order. `outlook_every`: of
+    every so many jobs one looks at its plan before it is submitted; 0: none."""
 
     load: float | None = 0.9
     seed: int = 1
@@ -36,6 +38,7 @@ class Plan:
     save_ms: int = 6 * MS_PER_HOUR
     baselines: tuple[str, ...] = BASELINES
     price_rule: str = "ask"
+    outlook_every: int = 0
 
 
 @dataclass(slots=True)
@@ -76,7 +79,7 @@ def simulate(
         trace = [job for job in jobs if isinstance(job, TraceJob)]
     window_ms = trace[-1].submitted_ms
     horizon_ms = window_ms + 2 * max(job.duration_ms for job in trace) + max(job.patience_ms or 0 for job in trace)
-    terms = Terms(plan.seed, plan.fee_ppm, plan.clear_ms, plan.save_ms, horizon_ms, window_ms, plan.price_rule)
+    terms = Terms(plan.seed, plan.fee_ppm, plan.clear_ms, plan.save_ms, horizon_ms, window_ms, plan.price_rule, plan.outlook_every)
     market = MarketRun(machines, terms, seats)
     records = {MARKET: market.play(trace, lambda came, _now: tell(MARKET, came, len(trace)))}
     ledger_nanos = market.ledger_total_nanos()
@@ -102,4 +105,6 @@ def simulate(
         "runs": {name: run_figures(record, machines, bound, end_ms) for name, record in records.items()},
         "by_day": {name: series(record, end_ms) for name, record in records.items()},
     }  # fmt: skip
+    if plan.outlook_every:
+        told["outlooks"] = calibration(records[MARKET].outlooks, records[MARKET].jobs, plan.clear_ms)
     return Whole(told, records, ledger_nanos)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from market.simulation.churning import seats_of
 from market.simulation.figures import jain, quantile, span_of, spread
-from market.simulation.records import DONE, GAVE_UP, REFUSED
+from market.simulation.outlooks import calibration
+from market.simulation.records import DONE, GAVE_UP, REFUSED, JobRecord
 from market.simulation.report import page
 from market.simulation.steps import StepSum
 from market.simulation.supply import Machine, gpus_of
@@ -186,3 +187,31 @@ def test_small_sums() -> None:
     assert quantile([1, 2, 3, 4], 50) == 2
     assert spread([])["p99"] is None
     assert spread(range(1, 101)) == {"count": 100, "mean": 50.5, "p50": 50, "p90": 90, "p99": 99}
+
+
+def test_what_plans_said_is_compared_with_what_came() -> None:
+    played = simulate(philly_like(80), MACHINES[:1], Plan(baselines=(), outlook_every=2))
+    told = played.told["outlooks"]
+    asked = played.records["market"].outlooks
+    assert len(asked) == 40
+    assert set(told["begins"]) <= {"now", "leases", "recent"}
+    assert "recent" in told["begins"]
+    for one in (*told["begins"].values(), told["done"]):
+        assert one["jobs"] == one["within"] + one["sooner"] + one["later"] + one["gave_up"]
+    at_once = told["begins"]["now"]
+    assert at_once["within_share"] == 1.0
+    assert simulate(philly_like(80), MACHINES[:1], Plan(baselines=())).records["market"].jobs == played.records["market"].jobs
+    assert "What plans said" in page(played.told | {"seconds": 1.0, "cpu_seconds": 1.0, "peak_memory_mib": 50.0})
+
+
+@pytest.mark.parametrize(
+    ("wait_h", "state", "came"),
+    [(2, DONE, "within"), (0.5, DONE, "sooner"), (9, DONE, "later"), (None, GAVE_UP, "gave_up")],
+)
+def test_a_range_that_was_said_holds_or_not(wait_h: float | None, state: str, came: str) -> None:
+    record = JobRecord(job("j", at_h=1), state=state, ended_ms=4 * HOUR_MS)
+    record.started_ms = None if wait_h is None else round((1 + wait_h) * HOUR_MS)
+    said = {"begins": {"basis": "leases", "low_ms": HOUR_MS, "middle_ms": 2 * HOUR_MS, "high_ms": 5 * HOUR_MS}, "done": None}
+    found = calibration({"j": said}, {"j": record}, 60_000)
+    assert found["begins"]["leases"][came] == found["begins"]["leases"]["jobs"] == 1
+    assert found["done"]["jobs"] == 0
