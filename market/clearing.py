@@ -9,7 +9,7 @@ and numbers are whole: the same snapshot, effort and algorithm give the same cle
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from market.book import OrderBook
@@ -22,6 +22,7 @@ from market.seating import worth
 from market.serving import Auction, Served
 from market.waits import waits_of_snapshot
 from storage.units import MS_PER_HOUR, format_usd
+from storage.values import value
 
 EFFORT: Final = 1_000_000
 WELFARE: Final = "welfare/1"
@@ -38,7 +39,7 @@ REASONED: Final = 1_000
 """Pairs of bids and offers for which reasons are looked up in one clearing; who was never told a reason comes first."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Match:
     """`offers` has one id for each new worker, cheapest first (an id again for two workers on one offer).
 
@@ -56,7 +57,7 @@ class Match:
         return self.asks_nanos_per_gpu_hour or self.prices_nanos_per_gpu_hour
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Clearing:
     """Matches in the order of service.
 

@@ -44,12 +44,11 @@ def cheapest_minute_nanos(book: OrderBook, bid: Bid) -> int | None:
 
     None if the listed hardware has too few seats within the price limit to say so.
     """
-    open_bid = requirements_only(bid)
-    own = [offer for offer in map(book.get, book.own(bid.customer)) if offer is not None]
-    others = (offer for offer in book.cheapest(bid.requires) if bid.customer not in offer.terms.own)
+    open_bid, least, own = requirements_only(bid), bid.requires.vram_gib, book.own(bid.customer)
+    others = (offer for offer in book.cheapest(bid.requires) if offer.vram_gib >= least and offer.id not in own)
     seats: list[int] = []
-    for offer in chain(own, others):
-        if offer.vram_gib < bid.requires.vram_gib:
+    for offer in chain(filter(None, map(book.get, own)), others):
+        if offer.vram_gib < least:
             continue
         price = offer.seen_by(bid.customer).price_nanos_per_gpu_hour
         if price > bid.max_price_nanos_per_gpu_hour:

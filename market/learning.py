@@ -14,13 +14,14 @@ def learn(state: State, job: Job) -> None:
     took_ms = took_of(state, job)
     if took_ms is None:
         return
-    for offer, pace in paces(job, state.leases_of(job), state.experience.runs.get(work_of(job.spec, job.customer), [])).items():
+    work = work_of(job.spec, job.customer)
+    for offer, pace in paces(job, state.leases_of(job), state.experience.runs.get(work, [])).items():
         state.offers[offer].pace = pace
     if job.estimate is not None:
         state.experience.judge(score_of(job.id, job.estimate, took_ms, job.billed_nanos))
     run = _run(state, job, took_ms)
     if run is not None:
-        state.experience.learn(work_of(job.spec, job.customer), run)
+        state.experience.learn(work, run)
 
 
 def took_of(state: State, job: Job) -> int | None:

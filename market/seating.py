@@ -24,14 +24,15 @@ def _lasts(offer: Offer, bid: Bid) -> bool:
 class Wishes:
     """The offers that fit each bid, cheapest first, looked up as far as somebody asked and then remembered.
 
-    `looks` counts how often an offer was looked at for a bid: the effort of a clearing.
+    `looks` counts how often an offer was looked at for a bid: the effort of a clearing. `found_looks` of them are remembered and
+    not spent again.
     """
 
-    __slots__ = ("_book", "_found", "_rest", "looks")
+    __slots__ = ("_book", "_found", "_rest", "found_looks", "looks")
 
     def __init__(self, book: OrderBook) -> None:
         self._book = book
-        self.looks = 0
+        self.looks = self.found_looks = 0
         self._found: dict[str, list[Offer]] = {}
         self._rest: dict[str, Iterator[Offer]] = {}
 
@@ -62,6 +63,7 @@ class Wishes:
         book, limit, least = self._book, bid.max_price_nanos_per_gpu_hour, bid.requires.vram_gib
         for name in book.own(bid.customer):
             self.looks += 1
+            self.found_looks += free
             offer = book.get(name)
             assert offer is not None
             if (not free or (offer.matchable and offer.gpus_free)) and _lasts(offer, bid):
@@ -70,6 +72,7 @@ class Wishes:
             if offer.price_nanos_per_gpu_hour > limit:
                 return
             self.looks += 1
+            self.found_looks += free
             if offer.vram_gib >= least and bid.customer not in offer.terms.own and _lasts(offer, bid):
                 yield offer
 

@@ -16,19 +16,19 @@ of the input is nothing and a replay gives the same bits.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from market.book import OrderBook
 from market.fair_share import Turns
 from market.orders import Bid, Offer, Standing
 from market.seating import Seating, Wishes, worth
+from storage.values import value
 
 MOST_LIFTED: Final = 8
 Key = Callable[[Bid], tuple[Any, ...]]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Served:
     """Who sits where, by job in the order of service; who was not looked at, and whom a quota stops."""
 
@@ -54,6 +54,7 @@ class Auction:
         self.turns = turns and bool(self.standings)
         self.wishes = Wishes(book)
         self.effort = effort
+        self._passes: dict[tuple[str, ...], tuple[_Pass, int]] = {}
 
     def serve(self) -> Served:
         """See the module."""
@@ -83,9 +84,24 @@ class Auction:
 
     def pass_by(self, key: Key) -> _Pass:
         """Everybody once, each on the cheapest seats that are left."""
+        if self.turns:
+            turns = Turns(self.bids.values(), self.standings.values(), key)
+            return self._pass(turns, turns)
+        order = sorted(self.bids.values(), key=key)
+        names = tuple(bid.job for bid in order)
+        if names in self._passes:  # another order came to the same: what it would come to is known, and what it would take
+            state, again = self._passes[names]
+            if self.looks + again <= self.effort:
+                self.wishes.looks += again
+                return state
+        looks, found = self.looks, self.wishes.found_looks
+        state = self._pass(order)
+        self._passes[names] = state, self.looks - looks - (self.wishes.found_looks - found)
+        return state
+
+    def _pass(self, order: Iterable[Bid], turns: Turns | None = None) -> _Pass:
         state = _Pass(self.wishes, self.standings)
-        turns = Turns(self.bids.values(), self.standings.values(), key) if self.turns else None
-        for asked in turns or sorted(self.bids.values(), key=key):
+        for asked in order:
             if self.looks >= self.effort:
                 state.skipped.add(asked.job)
                 continue

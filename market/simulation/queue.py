@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +26,7 @@ from market.simulation.supply import Machine
 from market.simulation.waiting import Class
 from market.worth import AGE_MS, MOST_AGE, DueRule
 from storage.units import MS_PER_HOUR, NANOS_PER_USD
+from storage.values import value
 
 MORE_SHOWN: Final = 4
 MOST_SHOWN: Final = 64
@@ -38,7 +38,7 @@ _DUE, _TRIED, _SETTLED, _ROOM = (_FIELDS.index(name) for name in ("due", "tried"
 _NEVER: Final = -1.0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Wanted:
     """What a job wants now. `since_ms`: from when on it waits; `essential`: its gang is not whole, so that waiting counts;
     `settles`: nothing but free units, time and who goes before it decides whether it gets something."""
