@@ -57,6 +57,8 @@ NEW_OFFER = {
 }  # fmt: skip
 LOST = {"lease": "{lease}", "epoch": 1}
 MEMBER = {**LOST, "slot": 0, "steps": 1, "tokens": 1, "leased_ms": 1, "trained_ms": 1, "bytes": 1, "contribution": ZERO}
+SIGNED = {"public_key": ZERO, "signature": 2 * ZERO}
+HEAD = {"market": "another", "size": 1, "root": ZERO, "at_ms": 1, **SIGNED}
 ROUND = {"job": "{job}", "round": 99, "step": 99, "digest": ZERO, "reason": "r", "duration_ms": 1, "members": [MEMBER]}
 CHECKPOINT = {"job": "{job}", "round": 1, "step": 1, "manifest": "{manifest}", "bytes": 1, "stall_ms": 1}
 ATTEMPT = {"job": "{job}", "number": 1, **LOST, "kind": "exit", "code": 0, "duration_ms": 1}
@@ -172,6 +174,7 @@ DOORS: dict[str, Door] = {
     "GET /v1/invoices/{job}": Door("member", "ann", trusted=("operator",)),
     "GET /v1/invoices/{job}/bundle": Door("member", "ann", trusted=("operator",)),
     "GET /v1/log": Door("member", query="old=1"),
+    "POST /v1/log/cosignatures": Door("member", body={"head": HEAD, **SIGNED, "at_s": 1}),
     "POST /v1/sql": Door("member", body=MINE),
     "GET /v1/books/verify": Door("operator"),
     "POST /v1/books/rebuild": Door("operator", body={}),

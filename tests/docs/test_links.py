@@ -108,3 +108,10 @@ def test_commands_are_found_and_wrong_ones_are_not_passed() -> None:
     for wrong in (["fly"], ["books", "burn"], ["up", "--wings"]):
         with pytest.raises(AssertionError):
             check(wrong)
+
+
+def test_decisions_are_numbered_one_by_one() -> None:
+    pages = sorted((ROOT / "docs" / "adr").glob("0*.md"))
+    assert [int(page.name[:4]) for page in pages] == list(range(1, len(pages) + 1))
+    for page in pages:
+        assert page.read_text(encoding="utf-8").startswith(f"# {int(page.name[:4])}. "), page.name
