@@ -20,21 +20,23 @@ import pyarrow as pa
 
 from storage.formats import FormatNewer
 from storage.journal import JournalRewound, Walk
-from storage.tables import TABLES, Row, rows_of
+from storage.record_tables import RecordTables
+from storage.tables import TABLES
 
 log = logging.getLogger("torg.books")
 
 VERSION = 10  # of the tables; views are made anew at every open
-BATCH_ROWS = 16_384
+BATCH_ROWS = 65_536
+SORT_ROWS = 200_000
 VIEWS = Path(__file__).parent / "views"
 # Few threads: the books are small, and trainers on the same machine need the cores.
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {"python_enable_replacements": False, "threads": 2}
-_ARROW = {
-    "BIGINT": pa.int64(), "INTEGER": pa.int32(), "DOUBLE": pa.float64(), "VARCHAR": pa.string(), "BOOLEAN": pa.bool_()
-}  # fmt: skip
-_SCHEMAS = {
-    name: pa.schema([(column, _ARROW[kind]) for column, kind in table.all_columns]) for name, table in TABLES.items()
-}
+# both sides of every transfer, signed as the account saw it
+_ENTRIES = """
+SELECT debit AS account, record, ordinal, at_ms, id, kind, -amount_nanos AS amount_nanos, job, lease FROM {source}
+UNION ALL
+SELECT credit AS account, record, ordinal, at_ms, id, kind, amount_nanos, job, lease FROM {source}
+"""
 # every view that `projection_equal` compares, and every table
 VIEW_NAMES = (
     "entries", "balances", "history", "lease_readings", "refunds", "charges_by_kind", "billing_facts", "lease_lines", "job_lines",
@@ -182,6 +184,8 @@ class Projection:
         self._connection.execute("CREATE TABLE watermarks (records BIGINT, head VARCHAR)")
         for table in TABLES.values():
             self._connection.execute(table.ddl)
+        for name in ("sorted_entries", "recent_entries"):
+            self._connection.execute(f"CREATE TABLE {name} AS {_ENTRIES.format(source='transfers')}")
         self._make_views()
         self.records, self.head, self._walk = 0, "", Walk(self.journal)
 
@@ -236,27 +240,25 @@ class Projection:
         before = self.records
         if until is not None and until <= before:
             return 0
-        batch: dict[str, list[Row]] = {}
-        rows = 0
+        batch = RecordTables()
         for record in self._walk:
-            for name, row in rows_of(record.number, record.payload):
-                batch.setdefault(name, []).append(row)
-                rows += 1
-            if rows >= BATCH_ROWS:
+            batch.take(record)
+            if batch.rows >= BATCH_ROWS:
                 self._commit(batch, record.number, record.hash)
-                batch, rows = {}, 0
+                batch = RecordTables()
             if record.number == until:
                 break
         if self._walk.number > self.records:
             self._commit(batch, self._walk.number, self._walk.hash.hex())
         self._walk.check()
+        self._sort_entries()
         return self.records - before
 
-    def _commit(self, batch: dict[str, list[Row]], records: int, head: str) -> None:
+    def _commit(self, batch: RecordTables, records: int, head: str) -> None:
         connection = self._connection
         connection.execute("BEGIN")
         try:
-            for name, rows in batch.items():
+            for name, rows in batch.tables().items():
                 _insert(connection, name, rows)
             connection.execute("INSERT INTO watermarks VALUES (?, ?)", [records, head])
             connection.execute("COMMIT")
@@ -268,13 +270,34 @@ class Projection:
             raise
         self.records, self.head = records, head
 
+    def _sort_entries(self) -> None:
+        """Once many are new, order all entries by account and time: an account's are then read without the others'."""
+        counts = "SELECT (SELECT count(*) FROM recent_entries), (SELECT count(*) FROM sorted_entries)"
+        recent, ordered = self._connection.execute(counts).fetchall()[0]
+        if recent < max(SORT_ROWS, ordered // 2):
+            return
+        self._connection.execute("BEGIN")
+        try:
+            self._connection.execute("CREATE TABLE new_entries AS SELECT * FROM entries ORDER BY account, record, ordinal")
+            self._connection.execute("DROP TABLE sorted_entries")
+            self._connection.execute("ALTER TABLE new_entries RENAME TO sorted_entries")
+            self._connection.execute("DROP TABLE recent_entries")
+            self._connection.execute("CREATE TABLE recent_entries AS SELECT * FROM sorted_entries LIMIT 0")
+            self._connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(duckdb.Error):
+                self._connection.execute("ROLLBACK")
+            raise
+        with contextlib.suppress(duckdb.TransactionException):  # somebody reads: the next one will do
+            self._connection.execute("CHECKPOINT")
 
-def _insert(connection: duckdb.DuckDBPyConnection, name: str, rows: list[Row]) -> None:
-    schema = _SCHEMAS[name]
-    columns = [pa.array(values, type=field.type) for values, field in zip(zip(*rows, strict=True), schema, strict=True)]
-    connection.register("incoming", pa.Table.from_arrays(columns, schema=schema))
+
+def _insert(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
+    connection.register("incoming", rows)
     try:
         connection.execute(f"INSERT INTO {name} SELECT * FROM incoming")
+        if name == "transfers":
+            connection.execute(f"INSERT INTO recent_entries {_ENTRIES.format(source='incoming')}")
     finally:
         connection.unregister("incoming")
 

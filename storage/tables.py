@@ -11,7 +11,7 @@ from typing import Any
 from storage.canonical import canonical_bytes
 from storage.formats import newer_record
 from storage.journal_format import JournalNewer
-from storage.records import spread_record
+from storage.records import decode_record, spread
 
 Row = tuple[Any, ...]
 Event = Mapping[str, Any]
@@ -222,13 +222,24 @@ _MANY: dict[str, Callable[[Event], Iterator[tuple[str, Event]]]] = {
 }
 
 
-def rows_of(record: int, payload: bytes) -> Iterator[tuple[str, Row]]:
-    """The rows (table, values) of one journal record; raises NotCanonical for a payload that is not ours, JournalNewer for a newer torg's."""
-    content = spread_record(payload)
+def content_of(record: int, payload: bytes) -> dict[str, Any]:
+    """What a journal record says, a batch of transfers as one event; raises NotCanonical for a payload that is not ours,
+    JournalNewer for a newer torg's."""
+    content = decode_record(payload)
     if (newer := newer_record(record, content)) is not None:
         raise JournalNewer(newer)
-    at_ms = content["at_ms"]
-    for ordinal, event in enumerate(content["events"]):
+    return content
+
+
+def rows_of(record: int, payload: bytes) -> Iterator[tuple[str, Row]]:
+    """The rows (table, values) of one journal record, whatever it is; raises what `content_of` raises."""
+    content = content_of(record, payload)
+    return rows_of_events(record, content["at_ms"], spread(content["events"]))
+
+
+def rows_of_events(record: int, at_ms: int, events: Iterable[Event]) -> Iterator[tuple[str, Row]]:
+    """The rows of events, each of its own."""
+    for ordinal, event in enumerate(events):
         head = (record, ordinal, at_ms)
         for name, fields in _targets(event):
             yield name, TABLES[name].row(head, fields)

@@ -1,8 +1,7 @@
--- entries: both sides of every transfer, signed as the account saw it.
+-- entries: both sides of every transfer, signed as the account saw it. Those that were there at the last sorting lie by
+-- account and time, so that one account's are found by the smallest and largest account of each block.
 CREATE OR REPLACE VIEW entries AS
-SELECT record, ordinal, at_ms, id, kind, debit AS account, -amount_nanos AS amount_nanos, job, lease FROM transfers
-UNION ALL
-SELECT record, ordinal, at_ms, id, kind, credit AS account, amount_nanos, job, lease FROM transfers;
+SELECT * FROM sorted_entries UNION ALL SELECT * FROM recent_entries;
 
 -- balances: credits minus debits of every account that was ever touched. They add up to zero.
 CREATE OR REPLACE VIEW balances AS

@@ -2,15 +2,22 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
 
+from storage import projection
 from storage.billing import billing, invoice
+from storage.journal import Record
 from storage.ledger import Ledger, Transfer
 from storage.offline import offline_books
 from storage.projection import VERSION, Projection, ProjectionBusy, ProjectionNewer, projection_equal
+from storage.record_tables import RecordTables
+from storage.records import encode_record
+from storage.tables import rows_of
 from storage.tenants import QueryRefused, Tenant
+from storage.transfer_batches import TransferBatch
 from storage.units import MS_PER_DAY, charge_nanos
 from tests.storage.books_examples import CHEAP, DAY_MS, PRICE, Story, example_story, transfer, write
 
@@ -49,6 +56,43 @@ def test_balances_equal_a_ledger_that_saw_the_same_transfers(cursor, story) -> N
     assert sum(found.values()) == 0
     last = cursor.execute("SELECT arg_max(balance_nanos, (record, ordinal)) FROM history WHERE account = 'wallet:ann'")
     assert last.fetchall() == [(ledger.balance("wallet:ann"),)]
+
+
+def test_a_packed_batch_becomes_the_rows_of_its_events() -> None:
+    rows = [Transfer(f"d{n}", "deposit", "world", f"wallet:{n}", n + 1, *[(), ("j",), ("j", "l")][n % 3]) for n in range(9)]
+    for codes in (bytes(9), bytes([0, 1, 0, 0, 2, 0, 0, 0, 3]), bytes([1] * 9)):
+        batch = TransferBatch.of(rows).take(bytes([1] * 9), codes)
+        payload = encode_record(5, [{"type": "transfers", "batch": batch}])
+        wanted: dict[str, list[Any]] = {}
+        for name, row in rows_of(7, payload):
+            wanted.setdefault(name, []).append(row)
+        tables = RecordTables()
+        tables.take(Record(7, payload, ""))
+        found = {name: [tuple(row.values()) for row in table.to_pylist()] for name, table in tables.tables().items()}
+        assert found == wanted
+        assert tables.rows == 9
+
+
+def test_sorted_entries_are_the_same_entries(tmp_path, monkeypatch) -> None:
+    def entries(books: Projection) -> list[Any]:
+        with books.cursor() as cursor:
+            return cursor.execute("SELECT * FROM entries ORDER BY ALL").fetchall()
+
+    def ordered(books: Projection) -> list[Any]:
+        with books.cursor() as cursor:
+            return cursor.execute("SELECT account, record, ordinal FROM sorted_entries").fetchall()
+
+    records = example_story().records
+    write(tmp_path / "journal", records)
+    with Projection.in_memory(tmp_path / "journal") as plain:
+        monkeypatch.setattr(projection, "SORT_ROWS", 4)
+        with Projection.open(tmp_path / "journal", tmp_path / "books") as books:
+            for until in range(1, len(records) + 1):
+                books._apply(until)
+            assert 4 <= len(ordered(books)) == len(set(ordered(books)))
+            assert ordered(books) == sorted(ordered(books))
+            assert entries(books) == entries(plain)
+            assert projection_equal(books)[0]
 
 
 @pytest.mark.parametrize(
