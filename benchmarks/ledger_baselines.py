@@ -87,24 +87,63 @@ END $$ LANGUAGE plpgsql;
 """
 _BOOK: Final = b"SELECT book($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])"
 _TUPLES_OK: Final = 2
+_INT8: Final = 20
+
+
+class Connection:
+    """One connection to a server of `postgresql_server`, over libpq."""
+
+    def __init__(self, socket_folder: Path) -> None:
+        self.pq = _libpq()
+        self._connection = self.pq.PQconnectdb(f"host={socket_folder} dbname=postgres user=postgres".encode())
+        if self.pq.PQstatus(self._connection):
+            raise RuntimeError(self._error())
+
+    def run(self, statements: str) -> None:
+        """Statements without an answer."""
+        self.pq.PQclear(self.pq.PQexec(self._connection, statements.encode()))
+        if error := self._error():
+            raise RuntimeError(error)
+
+    def call(self, query: bytes, values: ctypes.Array[ctypes.c_char_p]) -> int:
+        """A query with values as text: its result, for libpq's own functions; whoever takes it clears it."""
+        result: int = self.pq.PQexecParams(self._connection, query, len(values), None, values, None, None, 0)
+        if self.pq.PQresultStatus(result) != _TUPLES_OK:
+            raise RuntimeError(self._error())
+        return result
+
+    def ask(self, query: str, values: Sequence[object]) -> list[tuple[object, ...]]:
+        """All rows; whole numbers as int."""
+        texts = (ctypes.c_char_p * len(values))(*(str(one).encode() for one in values))
+        pq, result = self.pq, self.call(query.encode(), texts)
+        columns = range(pq.PQnfields(result))
+        are_numbers = [pq.PQftype(result, column) == _INT8 for column in columns]
+
+        def cell(row: int, column: int) -> object:
+            text = pq.PQgetvalue(result, row, column)
+            if not text and pq.PQgetisnull(result, row, column):
+                return None
+            return int(text) if are_numbers[column] else text.decode()
+
+        rows = [tuple(cell(row, column) for column in columns) for row in range(pq.PQntuples(result))]
+        pq.PQclear(result)
+        return rows
+
+    def close(self) -> None:
+        self.pq.PQfinish(self._connection)
+
+    def _error(self) -> str:
+        return str(self.pq.PQerrorMessage(self._connection).decode())
 
 
 class Postgresql:
     """One connection; a batch is one call of a function in the server, so one round trip and one commit."""
 
     def __init__(self, socket_folder: Path, accounts: Sequence[str]) -> None:
-        self._pq = _libpq()
-        self._connection = self._pq.PQconnectdb(f"host={socket_folder} dbname=postgres user=postgres".encode())
-        if self._pq.PQstatus(self._connection):
-            raise RuntimeError(self._pq.PQerrorMessage(self._connection).decode())
-        self._run(_SCHEMA.encode())
+        self._connection = Connection(socket_folder)
+        self._connection.run(_SCHEMA)
         names = ",".join(f"('{one}', 0)" for one in accounts)
-        self._run(f"INSERT INTO accounts VALUES {names}".encode())
-
-    def _run(self, statement: bytes) -> None:
-        self._pq.PQclear(self._pq.PQexec(self._connection, statement))
-        if error := self._pq.PQerrorMessage(self._connection):
-            raise RuntimeError(error.decode())
+        self._connection.run(f"INSERT INTO accounts VALUES {names}")
 
     def prepare(self, rows: Sequence[Row]) -> ctypes.Array[ctypes.c_char_p]:
         """The columns as PostgreSQL's arrays."""
@@ -113,15 +152,13 @@ class Postgresql:
 
     def book(self, values: ctypes.Array[ctypes.c_char_p]) -> int:
         """One transaction; how many were booked."""
-        result = self._pq.PQexecParams(self._connection, _BOOK, 5, None, values, None, None, 0)
-        if self._pq.PQresultStatus(result) != _TUPLES_OK:
-            raise RuntimeError(self._pq.PQerrorMessage(self._connection).decode())
-        booked = int(self._pq.PQgetvalue(result, 0, 0))
-        self._pq.PQclear(result)
+        pq, result = self._connection.pq, self._connection.call(_BOOK, values)
+        booked = int(pq.PQgetvalue(result, 0, 0))
+        pq.PQclear(result)
         return booked
 
     def close(self) -> None:
-        self._pq.PQfinish(self._connection)
+        self._connection.close()
 
 
 def _libpq() -> ctypes.CDLL:
@@ -130,10 +167,11 @@ def _libpq() -> ctypes.CDLL:
         getattr(found, name).restype = ctypes.c_void_p
     for name in ("PQerrorMessage", "PQgetvalue"):
         getattr(found, name).restype = ctypes.c_char_p
-    for name in ("PQstatus", "PQfinish", "PQclear", "PQresultStatus", "PQerrorMessage"):
+    for name in ("PQstatus", "PQfinish", "PQclear", "PQresultStatus", "PQerrorMessage", "PQnfields", "PQntuples"):
         getattr(found, name).argtypes = [ctypes.c_void_p]
     found.PQexec.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
-    found.PQgetvalue.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
+    found.PQgetvalue.argtypes = found.PQgetisnull.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
+    found.PQftype.argtypes = [ctypes.c_void_p, ctypes.c_int]
     found.PQexecParams.argtypes = [
         ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int
     ]  # fmt: skip
