@@ -7,7 +7,8 @@ torg's side is the market's own writer (`market/api/desk.py`): commands are deci
 SQLite has WAL and synchronous=FULL; PostgreSQL its usual durability, one function call a batch (benchmarks/ledger_baselines.py;
 `make bench-postgresql` installs it; without it its figures are missing). The systems take turns, and the median of the turns counts. Beside
 the rates: what one fdatasync of a small append takes on that disk, and torg's processor seconds. Then 64 callers that each wait
-for their own deposit, 64 clients over HTTP with a key each (benchmarks/ledger_http.py), and recovery from the journal.
+for their own deposit, 64 clients over HTTP with a key each (benchmarks/ledger_http.py), and recovery from the
+journal alone and with a snapshot.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from market.api.feed import Feed
 from market.book_commands import BookTransfers
 from market.commands import AddMember, Deposit, OpenMarket
 from market.exchange import Exchange
-from market.recollection import new_exchange
-from storage.journal import Journal
-from storage.ledger import Ledger
-from storage.transfer_batches import MAX_BATCH
+from market.recollection import Memory, Recollection, keep, new_exchange
+from storage.journal import Journal, Walk
+from storage.transfer_batches import MAX_BATCH, TransferBatch
 
 WALLETS = 1_000
 SIZES = (1, 100, MAX_BATCH)
 TURNS = 3
+SHORT_TURNS = 30  # of batches of 1: the disk's mood changes from one second to the next
 CALLERS = 64
 
 
@@ -163,10 +164,11 @@ def _turns(systems: dict[str, Any], size: int, seconds: float) -> dict[str, floa
     rows = {name: _rows(random.Random(1), size) for name in systems}
     rates: dict[str, list[float]] = {name: [] for name in systems}
     cpu: list[float] = []
-    for _ in range(TURNS):
+    turns = SHORT_TURNS if size == 1 else TURNS
+    for _ in range(turns):
         for name, system in systems.items():
             began_cpu = time.process_time()
-            rate, done = _rate(system, rows[name], seconds)
+            rate, done = _rate(system, rows[name], seconds * TURNS / turns)
             rates[name].append(rate)
             if name == "torg":
                 cpu.append((time.process_time() - began_cpu) / done * 1e6)
@@ -221,41 +223,48 @@ def _callers(folder: Path, seconds: float, single_per_s: float) -> dict[str, flo
 
 
 def _recovery(folder: Path, transfers: int, snapshot: int) -> dict[str, float]:
-    """Seconds from opening the journal to a market that can decide; and of a ledger from its bytes in a snapshot."""
-    found: dict[str, float] = {}
-    books = Books(folder / "journal-only")
+    """Seconds from opening the journal to a market that can decide, as the exchange process does it: from the journal alone, and
+    with a snapshot of so many transfers."""
+    journal, snapshots = folder / "books" / "journal", folder / "snapshots"
+    snapshots.mkdir(parents=True)
+    books = Books(folder / "books")
     rows = _rows(random.Random(2), MAX_BATCH)
-    while len(books.desk.exchange._state.ledger) < transfers:
+    while len(books.desk.exchange.state.ledger) < transfers:
         books.book(books.prepare(next(rows)))
     balances = books.desk.exchange.balances()
     books.close()
+    found, exchange = _recovered(f"recovery_{transfers // 1_000_000}m", journal, snapshots)
+    assert exchange.balances() == balances, "the journal does not give what was booked"
+    _keep_more(exchange, snapshot, journal, snapshots)
+    balances, last = exchange.balances(), exchange.state.ledger.transfer("s-1")
+    del exchange
+    again, exchange = _recovered(f"recovery_{snapshot // 1_000_000}m_snapshot", journal, snapshots)
+    assert exchange.balances() == balances, "the snapshot does not give what was kept"
+    assert exchange.state.ledger.transfer("s-1") == last, "an id is forgotten"
+    return found | again
+
+
+def _recovered(name: str, folder: Path, snapshots: Path) -> tuple[dict[str, float], Exchange]:
     began, cpu = time.perf_counter(), time.process_time()
-    with Journal.open(folder / "journal-only" / "journal") as journal:
-        again = Desk(journal, new_exchange, Feed(), now_ms=lambda: 0, broken=_broken)
-    name = f"recovery_{transfers // 1_000_000}m"
-    found[f"{name}_s"], found[f"{name}_cpu_s"] = time.perf_counter() - began, time.process_time() - cpu
-    assert again.exchange.balances() == balances
-    found |= _from_snapshot(folder, again.exchange, snapshot)
-    return found
+    memory = Memory(snapshots, folder)
+    with Journal.open(folder, since=memory.place) as journal:
+        desk = Desk(journal, new_exchange, Feed(), now_ms=lambda: 0, broken=_broken, recall=memory.recall)
+    return {f"{name}_s": time.perf_counter() - began, f"{name}_cpu_s": time.process_time() - cpu}, desk.exchange
 
 
-def _from_snapshot(folder: Path, exchange: Exchange, transfers: int) -> dict[str, float]:
-    ledger = exchange._state.ledger
-    rows = _rows(random.Random(3), MAX_BATCH)
-    at_ms = exchange.now_ms
-    from storage.transfer_batches import TransferBatch
-    from storage.transfers import Transfer
-
+def _keep_more(exchange: Exchange, transfers: int, journal: Path, snapshots: Path) -> None:
+    """A snapshot, at the journal's last record, of an exchange whose ledger has that many transfers."""
+    ledger, draw, number = exchange.state.ledger, random.Random(3), 0
+    names = ["world", *(f"wallet:m{one}" for one in range(WALLETS))]
     while len(ledger) < transfers:
-        made = [Transfer(f"s{one[0]}", *one[1:]) for one in next(rows) if one[1] == "deposit"]
-        ledger.book(TransferBatch.of(made), at_ms)
-    path = folder / "ledger.bin"
-    path.write_bytes(ledger.to_bytes())
-    began = time.perf_counter()
-    again = Ledger.from_bytes(path.read_bytes())
-    took = time.perf_counter() - began
-    assert again.balances() == ledger.balances()
-    return {f"recovery_{transfers // 1_000_000}m_snapshot_s": took}
+        n = min(MAX_BATCH, transfers - len(ledger))
+        ids = [f"s-{one}" for one in range(number, number + n)]
+        number += n
+        amounts = [draw.randrange(1, 10**9) for _ in ids]
+        ledger.book(TransferBatch(names, ids, bytes(n), [0] * n, draw.choices(range(1, WALLETS + 1), k=n), amounts), exchange.now_ms)
+    walk = Walk(journal)
+    *_, place = (walk.place(record) for record in walk)
+    keep(Recollection(exchange, place=place, at_ms=exchange.now_ms), snapshots)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ columns, about 60 bytes each beside the id; `storage/deciding.py` decides many a
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
 from storage.deciding import Floors, decide, storable
 from storage.ledger_bytes import COLUMNS, read_ledger, write_ledger
 from storage.transfer_batches import TransferBatch
+from storage.transfer_ids import TransferIds
 from storage.transfers import (
     FEE,
     GRANTS,
@@ -85,8 +86,7 @@ class Ledger:
         self._names: list[str] = []
         self._balances: list[int] = []
         self._last: list[int] = []  # number of each account's newest entry, 0 for none
-        self._numbers: dict[str, int] = {}  # of each id
-        self._ids: list[str] = []
+        self._ids = TransferIds()
         self._texts: dict[str, int] = {}  # jobs and leases, from 1
         self._text_of: list[str] = [""]
         self._refused: dict[str, Refused] = {}
@@ -116,12 +116,12 @@ class Ledger:
 
     def transfer(self, id: str) -> Transfer | None:
         """The booked transfer of that id."""
-        number = self._numbers.get(id)
+        number = self._ids.number(id)
         return None if number is None else self._transfer(number)
 
     def at_ms(self, id: str) -> int | None:
         """When the transfer of that id was booked."""
-        number = self._numbers.get(id)
+        number = self._ids.number(id)
         return None if number is None else self._at[number - 1]
 
     def refused(self, id: str) -> Refused | None:
@@ -136,9 +136,9 @@ class Ledger:
         """Whether the account ever had an entry."""
         return account in self._accounts
 
-    def knows_none(self, ids: Iterable[str]) -> bool:
+    def knows_none(self, ids: Collection[str]) -> bool:
         """Whether none of these ids was ever booked or refused for good."""
-        return self._numbers.keys().isdisjoint(ids) and (not self._refused or self._refused.keys().isdisjoint(ids))
+        return self._ids.has_none(ids) and (not self._refused or self._refused.keys().isdisjoint(ids))
 
     def is_released(self, account: str) -> bool:
         """Whether the last that this account saw was its release."""
@@ -157,7 +157,7 @@ class Ledger:
             return
         number = self._last[index]
         if after is not None:
-            known = self._numbers.get(after, 0)
+            known = self._ids.number(after)
             if not known or index not in (self._debits[known - 1], self._credits[known - 1]):
                 return
             number = self._before(known, index)
@@ -180,7 +180,7 @@ class Ledger:
 
     def check(self, transfer: Transfer, at_ms: int | None = None) -> Status:
         """What `apply` would answer at that time, changing nothing."""
-        known = self._numbers.get(transfer.id)
+        known = self._ids.number(transfer.id)
         if known is not None:
             return compare(self._transfer(known), transfer)
         failed = self._refused.get(transfer.id)
@@ -230,12 +230,12 @@ class Ledger:
 
     def to_bytes(self) -> bytes:
         """Everything, for a snapshot (storage/ledger_bytes.py); `from_bytes` makes an equal ledger of it."""
-        return write_ledger(self._columns(), self._state())
+        return write_ledger(self._columns(), self._state(), self._ids)
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview) -> "Ledger":
         """The ledger that `to_bytes` wrote. Raises BadLedger."""
-        columns, state = read_ledger(data)
+        columns, state, ids = read_ledger(data)
         made = cls(keep_history=state["bare"] is None)
         made.closed_ms, made._bare = state["closed_ms"], state["bare"]
         made._names, made._text_of, made._balances, made._last = (
@@ -244,8 +244,7 @@ class Ledger:
         made._accounts = {name: place for place, name in enumerate(made._names)}
         made._texts = {text: place for place, text in enumerate(made._text_of) if place}
         made._refused = {one[0]: Refused(Transfer(*one[:7]), Status(one[7]), one[8]) for one in state["refused"]}
-        made._ids = state["ids"]
-        made._numbers = dict(zip(made._ids, range(1, len(made._ids) + 1), strict=True))
+        made._ids = ids
         for name, column in columns.items():
             setattr(made, f"_{name}", column)
         return made
@@ -257,7 +256,7 @@ class Ledger:
         refused = [[*astuple(one.transfer), str(one.status), one.at_ms] for one in self._refused.values()]
         return {
             "closed_ms": self.closed_ms, "bare": self._bare, "names": self._names, "texts": self._text_of,
-            "balances": self._balances, "last": self._last, "refused": refused, "ids": self._ids,
+            "balances": self._balances, "last": self._last, "refused": refused,
         }  # fmt: skip
 
     def book(self, batch: TransferBatch, at_ms: int) -> None:
@@ -290,9 +289,7 @@ class Ledger:
             credit_after[row] = balances[payee] = balances[payee] + amount
             credit_before[row] = last[payee]
             last[payee] = number
-        self._ids += batch.ids
-        self._numbers.update(zip(batch.ids, range(before + 1, before + n + 1), strict=True))
-        assert len(self._numbers) == before + n, "an id was booked twice"
+        self._ids.extend(batch.ids)
         self._kinds += batch.kinds
         self._at.extend(array("q", [at_ms]) * n)
         _extend(self._amounts, batch.amounts)
@@ -315,7 +312,6 @@ class Ledger:
         assert not self._at or at_ms >= self._at[-1], f"booked at {at_ms}, before {self._at[-1]}"
         number = len(self._ids) + 1
         self._ids.append(transfer.id)
-        self._numbers[transfer.id] = number
         self._kinds.append(KIND_CODES[transfer.kind])
         self._at.append(at_ms)
         self._amounts.append(amount)
@@ -368,7 +364,7 @@ class Ledger:
         row = number - 1
         job, lease = self._jobs[row], self._leases[row]
         return Transfer(
-            self._ids[row], KIND_NAMES[self._kinds[row]], self._names[self._debits[row]], self._names[self._credits[row]],
+            self._ids.of(number), KIND_NAMES[self._kinds[row]], self._names[self._debits[row]], self._names[self._credits[row]],
             self._amounts[row], self._text_of[job] if job else None, self._text_of[lease] if lease else None,
         )  # fmt: skip
 

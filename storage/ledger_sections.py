@@ -4,7 +4,7 @@ from typing import Final
 
 from storage.ledger import Ledger
 
-LEDGER_FORMAT: Final = 2
+LEDGER_FORMAT: Final = 3
 
 
 def write_ledger(ledger: Ledger) -> bytes:

@@ -21,7 +21,7 @@ def book_again() -> None:
     real = Ledger.check
 
     def check(self: Ledger, transfer: object, at_ms: int | None = None) -> object:
-        self._numbers.pop(transfer.id, None)  # type: ignore[attr-defined]
+        self._ids._numbers.pop(transfer.id, None)  # type: ignore[attr-defined]
         return real(self, transfer, at_ms)  # type: ignore[arg-type]
 
     Ledger.check = check  # type: ignore[method-assign, assignment]

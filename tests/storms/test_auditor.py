@@ -104,7 +104,7 @@ def books_a_retry_again(patch: pytest.MonkeyPatch) -> None:
     real = Ledger.check
 
     def check(self: Ledger, transfer: Transfer, at_ms: int | None = None) -> Status:
-        self._numbers.pop(transfer.id, None)
+        self._ids._numbers.pop(transfer.id, None)
         return real(self, transfer, at_ms)
 
     patch.setattr(Ledger, "check", check)
