@@ -25,6 +25,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 from benchmarks.ledger_baselines import Postgresql, Row, Sqlite, postgresql_programs, postgresql_server
 from benchmarks.ledger_http import deposits_per_s
 from benchmarks.report import Target, finish, parser, say
@@ -63,7 +65,7 @@ def main() -> int:
             said = ", ".join(f"{one} {figures[f'{one}_{size}_per_s']:,.0f}" for one in systems)
             say(chosen.json, f"batches of {size}: {said} transfers/s")
         figures |= _ratios(figures, systems)
-        figures |= _callers(folder / "callers", chosen.seconds, figures["torg_1_per_s"])
+        figures |= _callers(folder / "callers", chosen.seconds)
         figures |= deposits_per_s(folder / "http", CALLERS, max(chosen.seconds, 3.0))
         figures |= _recovery(folder / "recovery", chosen.recover, chosen.recover_snapshot)
     return finish(figures, _targets(figures), chosen.json)
@@ -197,29 +199,36 @@ def _ratios(figures: dict[str, float], systems: dict[str, Any]) -> dict[str, flo
     }  # fmt: skip
 
 
-def _callers(folder: Path, seconds: float, single_per_s: float) -> dict[str, float]:
-    """CALLERS tasks that each wait for the answer to one deposit before they make the next."""
+def _callers(folder: Path, seconds: float) -> dict[str, float]:
+    """CALLERS tasks that each wait for the answer to one deposit before they make the next, and one alone, in short turns."""
     books = Books(folder)
+    rates: dict[int, list[float]] = {1: [], CALLERS: []}
 
-    async def call(number: int, until: float) -> int:
+    async def call(name: str, until: float) -> int:
         done = 0
         while time.perf_counter() < until:
-            outcome = await books.desk.ask(Deposit(f"c{number}-{done}", f"m{number}", 1, "op"))
+            outcome = await books.desk.ask(Deposit(f"{name}-{done}", "m1", 1, "op"))
             assert outcome.created
             done += 1
         return done
 
-    async def together(callers: int) -> float:
-        writer = asyncio.create_task(books.desk.write())
+    async def together(callers: int, turn: int) -> float:
         began = time.perf_counter()
-        done = sum(await asyncio.gather(*(call(one, began + seconds) for one in range(callers))))
-        took = time.perf_counter() - began
-        writer.cancel()
-        return done / took
+        until = began + seconds * TURNS / SHORT_TURNS
+        done = sum(await asyncio.gather(*(call(f"c{callers}-{turn}-{one}", until) for one in range(callers))))
+        return done / (time.perf_counter() - began)
 
-    rate = asyncio.run(together(CALLERS))
+    async def turns() -> None:
+        writer = asyncio.create_task(books.desk.write())
+        for turn in range(SHORT_TURNS):
+            for callers, found in rates.items():
+                found.append(await together(callers, turn))
+        writer.cancel()
+
+    uvloop.run(turns())  # the exchange's loop
     books.close()
-    return {f"callers_{CALLERS}_per_s": rate, f"callers_{CALLERS}_ratio_to_single": rate / single_per_s}
+    alone, many = (statistics.median(rates[callers]) for callers in (1, CALLERS))
+    return {"caller_alone_per_s": alone, f"callers_{CALLERS}_per_s": many, f"callers_{CALLERS}_ratio_to_single": many / alone}
 
 
 def _recovery(folder: Path, transfers: int, snapshot: int) -> dict[str, float]:

@@ -32,9 +32,9 @@ class Turn:
 
     def transfer(self, transfer: Transfer) -> None:
         """Book it; that it can be booked was decided before."""
-        fields = transfer.event()
-        del fields["type"]
-        self.emit("transfer", fields)
+        event = transfer.event()
+        apply(self.state, event, self.now_ms)
+        self.events.append(event)
 
     def set_offer(self, offer: OfferRecord, state: str, price_nanos_per_gpu_hour: int, reason: str) -> None:
         fields = {"offer": offer.id, "state": state, "price_nanos_per_gpu_hour": price_nanos_per_gpu_hour}

@@ -25,7 +25,7 @@ from storage.tables import TABLES
 
 log = logging.getLogger("torg.books")
 
-VERSION = 10  # of the tables; views are made anew at every open
+VERSION = 11  # of the tables; views are made anew at every open
 BATCH_ROWS = 65_536
 SORT_ROWS = 200_000
 VIEWS = Path(__file__).parent / "views"
