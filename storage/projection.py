@@ -284,10 +284,10 @@ class Projection:
             self._connection.execute("DROP TABLE recent_entries")
             self._connection.execute("CREATE TABLE recent_entries AS SELECT * FROM sorted_entries LIMIT 0")
             self._connection.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(duckdb.Error):
-                self._connection.execute("ROLLBACK")
-            raise
+        except duckdb.Error as error:  # of memory or disk too little: questions take longer, and the next time may do
+            log.warning("the entries stay as they came: %s", error)
+            self._connection.execute("ROLLBACK")
+            return
         with contextlib.suppress(duckdb.TransactionException):  # somebody reads: the next one will do
             self._connection.execute("CHECKPOINT")
 

@@ -87,8 +87,9 @@ def test_sorted_entries_are_the_same_entries(tmp_path, monkeypatch) -> None:
     with Projection.in_memory(tmp_path / "journal") as plain:
         monkeypatch.setattr(projection, "SORT_ROWS", 4)
         with Projection.open(tmp_path / "journal", tmp_path / "books") as books:
-            for until in range(1, len(records) + 1):
+            for until in range(1, len(records) + 1, len(records) // 4):
                 books._apply(until)
+            books.catch_up()
             assert 4 <= len(ordered(books)) == len(set(ordered(books)))
             assert ordered(books) == sorted(ordered(books))
             assert entries(books) == entries(plain)
