@@ -129,7 +129,7 @@ def main() -> int:
 def _together(chosen: Any, before: Any, wishes: list[SubmitJob]) -> int:
     """Welfare of one clearing of all these bids on the book as it was before the first of them."""
     from market.clearing import WELFARE, clear
-    from market.granting import bid_of_spec
+    from market.order_making import bid_of_spec
     from market.orders import BookSnapshot
 
     bids = tuple(bid_of_spec(one.id, dict(one.spec), 0, "ann") for one in wishes)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from market.events import Event
-from market.state import GrantRecord, LimitRecord, SpentRecord, State
+from market.member_records import GrantRecord, LimitRecord, SpentRecord
+from market.state import State
 
 
 def note_hold(state: State, event: Event) -> None:

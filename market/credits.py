@@ -12,8 +12,9 @@ from typing import Final
 
 from market.checking import MAX_INT, invalid, is_int, is_name, is_text
 from market.commands import GrantCredit
+from market.member_records import GrantRecord
 from market.outcomes import Answer, Json, Refusal, conflict, unknown
-from market.state import GrantRecord, Job, State
+from market.state import Job, State
 from market.turn import Turn
 from storage.ledger import GRANTS, Transfer, credit, escrow, wallet
 from storage.units import format_usd

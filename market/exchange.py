@@ -15,10 +15,10 @@ from market import (
     credits,
     disputes,
     explaining,
-    granting,
     invitations,
     jobs,
     members,
+    order_making,
     secret_keeping,
     snapshots,
     spending,
@@ -133,7 +133,7 @@ class Exchange:
 
     def book(self) -> OrderBook:
         """The offers as they stand now: only to be read, and only until the next step."""
-        return granting.book_of(self._state, self._volatile)
+        return order_making.book_of(self._state, self._volatile)
 
     @property
     def dirty(self) -> bool:
@@ -309,7 +309,7 @@ class Exchange:
         if wrong is not None:
             return wrong
         snapshot = snapshots.take_snapshot(state, self._volatile, self.settings)
-        bid = granting.bid_of_spec("quote", dict(spec), now_ms, member)
+        bid = order_making.bid_of_spec("quote", dict(spec), now_ms, member)
         if bid.interruptible:
             snapshot = replace(snapshot, offers=tuple(seen_by(offer, bid) for offer in snapshot.offers), book=None)
         offers = snapshot.offers

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from market.changes import changes_view, promise_told
 from market.clearing import Reason, clear
 from market.constraints import CONSTRAINTS
-from market.granting import bid_of
+from market.order_making import bid_of
 from market.orders import Bid, Offer
 from market.outcomes import Json, Settings
 from market.outlook import recent_waits

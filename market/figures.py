@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from market.granting import is_suspect
 from market.leases import LeaseState
+from market.order_making import is_suspect
 from market.pricing import BUDGET_PERCENTS
 from market.state import OFFER_STATES, State, Volatile
 

@@ -11,9 +11,10 @@ from typing import Final
 
 from market.checking import MAX_INT, invalid, is_digest, is_int, is_name
 from market.commands import Join, MakeInvite, RevokeInvite
+from market.member_records import InviteRecord
 from market.members import check_new_member, member_view
 from market.outcomes import Answer, Json, Refusal, conflict, unknown
-from market.state import InviteRecord, State
+from market.state import State
 from market.teams import PAYERS
 from market.turn import Turn
 

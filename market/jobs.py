@@ -14,9 +14,10 @@ from market.disputes import held_in_escrow
 from market.estimates import estimate_of, idle_seats, may_be_estimated, seats_in
 from market.faults import cause_of_halt
 from market.feasibility import cheapest_minute_nanos, never_fits
-from market.granting import bid_of_spec, book_of, end_lease
+from market.granting import end_lease
 from market.metering import report_answer
 from market.offering import closing
+from market.order_making import bid_of_spec, book_of
 from market.outcomes import Answer, Json, Refusal, conflict, forbidden
 from market.secret_keeping import check_secrets
 from market.spending import check_limits

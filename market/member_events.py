@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from market.events import Event
-from market.state import InviteRecord, MemberRecord, State
+from market.member_records import InviteRecord, MemberRecord
+from market.state import State
 
 
 def _member_added(state: State, event: Event, at_ms: int) -> None:

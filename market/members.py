@@ -8,8 +8,9 @@ from market.bookkeeping import failed_before, keep_refused
 from market.checking import invalid, is_digest, is_int, is_name, is_text
 from market.commands import SYSTEM, AddMember, Deposit, NoteFormat, OpenMarket, Payout, RevokeMember, RotateKey
 from market.granting import end_lease
+from market.member_records import MemberRecord
 from market.outcomes import Answer, Json, Refusal, conflict, unknown
-from market.state import ROLES, MemberRecord, State
+from market.state import ROLES, State
 from market.turn import Turn
 from storage.ledger import FEE, GRANTS, WORLD, Status, Transfer, earnings, wallet
 from storage.units import format_usd

@@ -14,8 +14,9 @@ from market.checking import (
     is_text,
 )
 from market.commands import SYSTEM, ChangeOffer, Heard, LoseRay, PlaceOffer
-from market.granting import end_lease, end_lost, is_suspect
+from market.granting import end_lease, end_lost
 from market.measurements import doubt_of
+from market.order_making import is_suspect
 from market.outcomes import Answer, Json, Refusal, conflict, unknown
 from market.owner_terms import LONGEST_NOTICE_MS, MOST_NAMED, OwnerTerms
 from market.schedules import MOST_WINDOWS, is_zone, price_at, wrong_hours

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from market import granting
+from market import granting, order_making
 from market.clearing import Match, Unmatched
 from market.clearing_records import seats_view
 from market.commands import ApplyClearing
@@ -56,14 +56,14 @@ def _serve(turn: Turn, firm: Iterable[str], kept_for: str | None) -> tuple[list[
     kept = None if kept_for is None else _bid(turn, kept_for)
     offers = tuple(
         offer if kept is None or not fits(offer, kept) else replace(offer, gpus_free=0)
-        for offer in granting.book_of(state, turn.volatile)
+        for offer in order_making.book_of(state, turn.volatile)
     )
     found = clear_spot(offers, bids, losers, tenants, state.price_rule)
     matched = [row for match in found.matches for row in _granted(turn, match)]
     for one in found.preemptions:
         _outbid(turn, one)
     waiting = _waiting(bids, found)
-    after = tuple(granting.book_of(state, turn.volatile))
+    after = tuple(order_making.book_of(state, turn.volatile))
     unmatched = [view for bid in waiting if (view := _news(turn, bid, after)) is not None]
     if matched or unmatched:
         turn.emit("spot_cleared", {"matched": matched, "unmatched": unmatched})
@@ -72,7 +72,7 @@ def _serve(turn: Turn, firm: Iterable[str], kept_for: str | None) -> tuple[list[
 
 def _bid(turn: Turn, name: str) -> Bid | None:
     job = turn.state.jobs.get(name)
-    return None if job is None else granting.bid_of(turn.state, job, turn.settings, turn.now_ms)
+    return None if job is None else order_making.bid_of(turn.state, job, turn.settings, turn.now_ms)
 
 
 def tenants_of(turn: Turn) -> list[Tenant]:
@@ -89,7 +89,7 @@ def tenants_of(turn: Turn) -> list[Tenant]:
             restart = restart_ms(state, job) if restart is None else restart
             lost = lost_ms(job, lease, state.offers[lease.offer].terms.notice_ms, turn.now_ms)
             loss = loss_nanos(limit, lease.gpus, restart + lost)
-            left_ms = granting.expected_of(state, job, turn.now_ms)
+            left_ms = order_making.expected_of(state, job, turn.now_ms)
             found.append(Tenant(lease.id, lease.epoch, job.id, lease.offer, lease.gpus, limit, left_ms, loss))
     return found
 

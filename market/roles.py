@@ -10,9 +10,9 @@ from __future__ import annotations
 from market.checking import invalid, is_text
 from market.commands import ResumeMember, SetRole, SuspendMember
 from market.invitations import INVITED_ROLES
+from market.member_records import MemberRecord
 from market.members import OWN_ACCOUNTS, member_view
 from market.outcomes import Answer, Refusal, unknown
-from market.state import MemberRecord
 from market.teams import PAYERS
 from market.turn import Turn
 

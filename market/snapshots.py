@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from market.clearing import SMALL_BOOK
-from market.granting import bid_of, book_of, is_suspect, listing_of
+from market.order_making import bid_of, book_of, is_suspect, listing_of
 from market.orders import BookSnapshot, Inputs
 from market.outcomes import Settings
 from market.snapshot_digest import SUMMED, digest_of_snapshot, older_digest

@@ -12,10 +12,11 @@ from typing import Final
 
 from market.checking import invalid, is_int
 from market.commands import KEEP, SetLimits
+from market.member_records import LimitRecord, SpentRecord
 from market.outcomes import Answer, Json, Refusal, unknown
 from market.periods import PERIODS, Period
 from market.pricing import FIRST_COVER_MS, must_pause, reserved_nanos
-from market.state import Job, LimitRecord, SpentRecord, State
+from market.state import Job, State
 from market.turn import Turn
 from storage.units import charge_nanos, format_instant, format_usd
 

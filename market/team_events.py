@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from market.events import Event
 from market.fair_share import Usage
-from market.state import State, TeamRecord
+from market.member_records import TeamRecord
+from market.state import State
 
 
 def note_use(state: State, team: str, units: int, at_ms: int) -> None:

@@ -12,10 +12,10 @@ from market.credits import granted_view, job_credit_view
 from market.estimates import outcome_of
 from market.events import MEMBER_BEFORE
 from market.fruitless import deaths_in_a_row
-from market.granting import has_network, is_suspect
 from market.holding import shown_state
 from market.learning import took_of
 from market.leases import Lease, LeaseState
+from market.order_making import has_network, is_suspect
 from market.outcomes import Json
 from market.reliability import ProviderRecord
 from market.schedules import next_change

@@ -44,7 +44,8 @@ from market.actors.ray_node import RayNode
 from market.actors.reclaimer import Reclaimer
 from market.actors.remeasuring import Remeasurer, measure_all
 from market.actors.selftesting import begin
-from market.actors.stable import HeadGone, Stable, WorkerEnded
+from market.actors.stable import Stable
+from market.actors.stalls import HeadGone, WorkerEnded
 from market.actors.status_lines import say
 from market.client import Market, MarketUnreachable, Refused
 from market.lease_lists import Lease, LeaseLists

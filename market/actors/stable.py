@@ -7,7 +7,6 @@ once and without Ray.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import tempfile
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from market.actors.cards import Card, CardPool
 from market.actors.host_config import Hardware, HostConfig
 from market.actors.ray_node import RayNode
+from market.actors.stalls import Died, HeadGone, Stall, WorkerEnded, is_true, kill_unborn, last_words, lives
 from market.lease_lists import Lease
 from storage.meter_readings import new_meter_key
 from trainers.actors.lifeline import watch
@@ -41,41 +41,6 @@ GONE_LOOK_S = 0.01
 MAX_FAILURES_IN_A_ROW = 5
 
 
-class WorkerEnded(Exception):
-    """A worker could not be made or has died; the text says what is known."""
-
-
-class HeadGone(Exception):
-    """Ray does not take a new actor: its head is gone."""
-
-
-@dataclass(slots=True)
-class _Stall:
-    """One worker and what it serves."""
-
-    name: str
-    actor: Any
-    scratch: Path
-    ready: Any
-    cards: tuple[Card, ...] = ()
-    pid: int = 0
-    pidfd: int | None = None
-    lease: Lease | None = None
-    meter_key: str = ""
-    told: bool = False
-    ending: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Died:
-    """A lease whose worker process has ended by itself."""
-
-    lease: str
-    epoch: int
-    reason: str
-    detail: str
-
-
 @dataclass(slots=True)
 class Stable:
     """Makes workers on `node`. `on_death` gets the name of a worker whose process has ended, from some thread."""
@@ -85,7 +50,7 @@ class Stable:
     node: RayNode
     on_death: Callable[[str], None]
     isolation: str = "process"
-    _stalls: dict[str, _Stall] = field(default_factory=dict)
+    _stalls: dict[str, Stall] = field(default_factory=dict)
     _made: int = 0
     _failures: int = 0
     _held: int = 0
@@ -209,7 +174,7 @@ class Stable:
         if stall is None or stall.ending:
             return None
         self._pool.give_back(stall.cards)
-        words = _last_words(stall.scratch)
+        words = last_words(stall.scratch)
         self._wipe(stall.scratch)
         self._kill(stall)
         if stall.lease is None:
@@ -261,7 +226,7 @@ class Stable:
             [stall for stall in self._stalls.values() if stall.lease is not None and stall.lease["epoch"] in epochs]
         )
 
-    def _end(self, stalls: Sequence[_Stall]) -> None:
+    def _end(self, stalls: Sequence[Stall]) -> None:
         import psutil
 
         family: list[psutil.Process] = []
@@ -276,7 +241,7 @@ class Stable:
             with contextlib.suppress(psutil.NoSuchProcess):  # it went with its parent
                 process.kill()
         until = time.monotonic() + GONE_TIMEOUT_S
-        while any(_lives(process) for process in family) and time.monotonic() < until:
+        while any(lives(process) for process in family) and time.monotonic() < until:
             time.sleep(GONE_LOOK_S)
 
     def _ask_to_leave(self, epochs: Collection[int], timeout_s: float, why: str) -> list[str]:
@@ -288,7 +253,7 @@ class Stable:
         try:
             asked = {stall.actor.drain.remote(timeout_s, why): stall for stall in stalls}
             done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout_s + 1) if asked else ([], [])
-            ready = [asked[ref] for ref in done if _is_true(ref)]
+            ready = [asked[ref] for ref in done if is_true(ref)]
         except (ray.exceptions.RayError, OSError) as error:
             raise HeadGone(str(error)) from error
         return [str(stall.lease["id"]) for stall in ready if stall.lease is not None]
@@ -307,7 +272,7 @@ class Stable:
             thread.join(KILL_TIMEOUT_S)
         return not any(thread.is_alive() for thread in self._killing)
 
-    def _make(self) -> _Stall:
+    def _make(self) -> Stall:
         import ray
 
         from trainers.sandbox import isolation_level
@@ -339,11 +304,11 @@ class Stable:
         except ray.exceptions.RayError as error:
             self._pool.give_back(cards)
             raise HeadGone(str(error)) from error
-        stall = _Stall(name, actor, scratch, actor.ready.remote(), cards)
+        stall = Stall(name, actor, scratch, actor.ready.remote(), cards)
         self._stalls[name] = stall
         return stall
 
-    def _add_cards(self, stall: _Stall, units: int) -> None:
+    def _add_cards(self, stall: Stall, units: int) -> None:
         """As many cards as units: the warm worker has the first."""
         missing = units - len(stall.cards) if self.hardware.cuda else 0
         more = self._pool.take(missing)
@@ -352,7 +317,7 @@ class Stable:
             raise WorkerEnded(f"{missing} more cards are wanted, {len(self._pool.free)} are free")
         stall.cards += more
 
-    def _await_ready(self, stall: _Stall) -> None:
+    def _await_ready(self, stall: Stall) -> None:
         import ray
 
         if stall.pid:
@@ -384,10 +349,10 @@ class Stable:
         """Nothing of a lease stays on this machine; a process that is dying yet may write until the next call."""
         self._unwiped = [folder for folder in (*self._unwiped, scratch) if not wiped(folder)]
 
-    def _serving(self, epoch: int) -> _Stall | None:
+    def _serving(self, epoch: int) -> Stall | None:
         return next((s for s in self._stalls.values() if s.lease is not None and s.lease["epoch"] == epoch), None)
 
-    def _discard(self, stall: _Stall) -> None:
+    def _discard(self, stall: Stall) -> None:
         """End a worker; its child goes with it, because the child dies with its parent."""
         stall.ending = True
         if self._stalls.pop(stall.name, None) is not None:
@@ -395,12 +360,12 @@ class Stable:
         self._kill(stall)
         self._wipe(stall.scratch)
 
-    def _kill(self, stall: _Stall) -> None:
+    def _kill(self, stall: Stall) -> None:
         """By signal, not by Ray: Ray asks the process to end, which a frozen one does not hear, and waits for a head
         that is gone.
         """
         if stall.pidfd is None:
-            thread = threading.Thread(target=_kill_unborn, args=(stall.actor,), daemon=True)
+            thread = threading.Thread(target=kill_unborn, args=(stall.actor,), daemon=True)
             self._killing = [one for one in self._killing if one.is_alive()] + [thread]
             thread.start()
             return
@@ -408,26 +373,6 @@ class Stable:
             signal.pidfd_send_signal(stall.pidfd, signal.SIGKILL)
         os.close(stall.pidfd)
         stall.pidfd = None
-
-
-def _lives(process: psutil.Process) -> bool:
-    """Whether it holds anything of the machine: one that has ended and was not waited for by its parent does not."""
-    import psutil
-
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _is_true(ref: Any) -> bool:
-    """What an answered call says; False where its worker has died."""
-    import ray
-
-    try:
-        return bool(ray.get(ref))
-    except ray.exceptions.RayError:
-        return False
 
 
 def _door(config: HostConfig, token: str) -> dict[str, str]:
@@ -439,19 +384,3 @@ def _devices(cards: tuple[Card, ...]) -> list[Json]:
     return [asdict(card.device) for card in cards]
 
 
-def _kill_unborn(actor: Any) -> None:
-    """End an actor whose process id is not known yet."""
-    import ray
-
-    with contextlib.suppress(ray.exceptions.RayError):
-        ray.kill(actor, no_restart=True)
-
-
-def _last_words(scratch: Path) -> dict[str, str]:
-    from trainers.actors.worker import LAST_WORDS
-
-    try:
-        found = json.loads((scratch / LAST_WORDS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

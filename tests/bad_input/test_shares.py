@@ -7,7 +7,8 @@ import pytest
 
 from market.actors.host_config import Hardware, HostConfig
 from market.actors.ray_node import RayNode
-from market.actors.stable import Stable, WorkerEnded
+from market.actors.stable import Stable
+from market.actors.stalls import WorkerEnded
 
 
 @pytest.mark.parametrize("share", ["books", "never-shared"])

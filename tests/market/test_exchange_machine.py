@@ -45,7 +45,7 @@ from market.commands import (
 )
 from market.exchange import Refusal, Settings
 from market.faults import CAUSES
-from market.granting import offer_order
+from market.order_making import offer_order
 from market.owner_terms import OwnerTerms
 from market.periods import DAY
 from storage.units import charge_nanos, fee_total

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from market import disputes, granting, jobs, metering, reducer
+from market import disputes, granting, jobs, metering, order_making, reducer
 from market.api.desk import Desk
 from market.faults import BY_REASON, Cause, Charged, Fault
 from market.leases import Lease
@@ -33,14 +33,14 @@ def sells_each_card_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def begins_with_half_a_gang(patch: pytest.MonkeyPatch) -> None:
-    real = granting.wish_of
-    patch.setattr(granting, "wish_of", lambda spec, living: (wish := real(spec, living)) and replace(wish, least=1, most=1))
+    real = order_making.wish_of
+    patch.setattr(order_making, "wish_of", lambda spec, living: (wish := real(spec, living)) and replace(wish, least=1, most=1))
 
 
 def lets_pay_above_the_limit(patch: pytest.MonkeyPatch) -> None:
-    real = granting.wish_of
+    real = order_making.wish_of
     patch.setattr(
-        granting, "wish_of",
+        order_making, "wish_of",
         lambda spec, living: (wish := real(spec, living)) and replace(wish, limit_nanos_per_gpu_hour=9 * wish.limit_nanos_per_gpu_hour),
     )  # fmt: skip
 
