@@ -26,9 +26,10 @@ LEAST_MOVED_BYTES = 16 * 1024
 @dataclass(slots=True)
 class Worker:
     """One lease's worker. `phase`: loading, ready (the round machine knows it) or lost. `address`: its end of the mesh;
-    `at`, `digest`: where it stands, and by which strategy, when a run takes it over; `info`, `merged`: its last answers to train and merge; `unreachable`: whom it waits
-    for in vain; `moved_bytes`: of its mesh, cumulative. `meter_key`: by which it signs its meter; `base_ms`, `based_at`: its first
-    reading by this run, and when that was asked for.
+    `at`, `digest`: where it stands, and by which strategy, when a run takes it over; `info`, `merged`: its last answers to train
+    and merge; `unreachable`: whom it waits for in vain; `moved_bytes`: of its mesh, cumulative. `asked`: for a reading, and not
+    answered yet; `told_at`: when the last one that was answered had been asked for. `meter_key`: by which it signs its meter;
+    `base_ms`, `based_at`: its first reading by this run, and when that was asked for.
     """
 
     lease: str
@@ -50,6 +51,7 @@ class Worker:
     info: Json = field(default_factory=dict)
     asked: Call | None = None
     asked_at: float = 0.0
+    told_at: float = 0.0
     cut_at: float | None = None
     meter_key: str = ""
     base_ms: int = 0
@@ -108,6 +110,7 @@ class Roster:
         self._losses: list[tuple[Worker, Gone]] = []
         self.changed = threading.Event()
         self.on_loss: Callable[[str, float], None] = _heard  # (provider, held-out loss), by the watching thread
+        self._hurry, self._told = threading.Event(), threading.Condition()
         threading.Thread(target=self._watch, name="watch-workers", daemon=True).start()
 
     def add(self, worker: Worker) -> None:
@@ -145,18 +148,19 @@ class Roster:
         return losses
 
     def last_readings(self) -> None:
-        """Ask everybody once more and wait shortly, so that the end of a run is metered."""
-        until = time.monotonic() + 1.0
-        fresh = {worker.slot: self._ask(worker) for worker in self.all()}
-        while fresh and time.monotonic() < until:
-            for slot, answer in self._transport.answers(fresh, until - time.monotonic()).items():
-                del fresh[slot]
-                worker = self.get(slot)
-                if worker is not None and not isinstance(answer, Gone | CallFailed):
-                    self._note(worker, answer)
+        """Wait shortly until everybody has answered once more, so that the end of a run is metered.
+
+        The watching thread asks: two answers to one question would tell the same lines twice.
+        """
+        since = time.monotonic()
+        self._hurry.set()
+        with self._told:
+            self._told.wait_for(lambda: all(worker.told_at >= since for worker in self.all()), 1.0)
 
     def _watch(self) -> None:
         while True:
+            if all(worker.asked is None for worker in self.all()):
+                self._hurry.clear()
             began = time.monotonic()
             for worker in self.all():
                 if worker.asked is None:
@@ -170,9 +174,11 @@ class Roster:
                 for slot, answer in self._transport.answers(asked, left).items():
                     del asked[slot]
                     self._take(slot, answer)
+                    with self._told:
+                        self._told.notify_all()
                 if not asked:
-                    time.sleep(max(0.0, until - time.monotonic()))
-                if time.monotonic() >= until:
+                    self._hurry.wait(max(0.0, until - time.monotonic()))
+                if time.monotonic() >= until or self._hurry.is_set():
                     break
             self._find_silent(time.monotonic())
 
@@ -183,6 +189,7 @@ class Roster:
         worker = self.get(slot)
         if worker is None:
             return
+        worker.told_at = worker.asked_at
         if isinstance(answer, CallFailed):
             worker.asked = None
             log.error("reading of %s failed: %s", worker.name, answer)
