@@ -292,7 +292,7 @@ def test_without_cryptography_all_but_signatures_is_checked(bundle: Json, tmp_pa
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     ok, skipped, asked, extra = json.loads(done.stdout)
-    assert (ok, len(skipped), asked, extra) == (True, 4, False, [])
+    assert (ok, len(skipped), asked, extra) == (True, 5, False, [])
 
 
 def test_nothing_that_is_no_bundle_raises(bundle: Json) -> None:
