@@ -17,6 +17,7 @@ Merge: TypeAlias = Callable[[Sequence[Vector]], Vector]
 
 CLIP_ITERATIONS = 3
 CHUNK = 1 << 16
+MOST_MEDIANS = 10.0
 
 
 def mean(updates: Sequence[Vector]) -> Vector:
@@ -32,6 +33,19 @@ def weighted_mean(updates: Sequence[Vector], weights: Sequence[float]) -> Vector
     if min(weights) == max(weights):
         return _plain_mean(updates)
     return _by_parts(updates, weights, lambda _: math.fsum(weights))
+
+
+def bounded_weights(weights: Sequence[float]) -> list[float]:
+    """What each may count for, whatever it says of itself: no more than `MOST_MEDIANS` times the (lower) median, and from
+    three on no more than all others together.
+    """
+    most = MOST_MEDIANS * sorted(weights)[(len(weights) - 1) // 2]
+    bounded = [min(weight, most) for weight in weights]
+    if len(bounded) < 3:
+        return bounded
+    largest = bounded.index(max(bounded))
+    bounded[largest] = min(bounded[largest], math.fsum(bounded[:largest] + bounded[largest + 1 :]))
+    return bounded
 
 
 def mean_over_senders(updates: Sequence[Vector], weights: Sequence[float]) -> Vector:

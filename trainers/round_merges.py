@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from trainers.contributions import (
     unpack_contribution,
     unpack_reduced,
 )
+from trainers.merging import bounded_weights
 from trainers.strategies import Moment, Part, State, Strategy, Update
 
 
@@ -66,8 +67,11 @@ class Pending:
 def read_updates(
     pending: Pending, parts: Sequence[Part], received: Mapping[int, bytes], most_weight: float
 ) -> tuple[list[Update], dict[int, str]]:
-    """Updates in slot order, and why the others are none. Nobody counts for more than `most_weight`."""
-    updates, refused = [], {}
+    """Updates in slot order, and why the others are none. Who claims more than `most_weight` is refused; below that a claim
+    is nobody's but the sender's, so it counts as far as `bounded_weights` lets it.
+    """
+    updates: list[Update] = []
+    refused: dict[int, str] = {}
     for slot in sorted(received):
         try:
             found = unpack_contribution(received[slot], round=pending.order.round, step=pending.moment.step, slot=slot)
@@ -77,7 +81,8 @@ def read_updates(
             updates.append(Update(slot, found.weight, pending.seen if own else decode_parts(parts, found.body)))
         except BadPayload as error:
             refused[slot] = str(error)
-    return updates, refused
+    weights = bounded_weights([update.weight for update in updates]) if updates else []
+    return [replace(update, weight=weight) for update, weight in zip(updates, weights, strict=True)], refused
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.merging import MERGES, centered_clip, clip_to_median, mean, mean_over_senders, trimmed_mean, weighted_mean
+from tests.trainers.test_member import butterfly, gather, members, order, spec, trained
+from trainers.merging import (
+    MERGES,
+    bounded_weights,
+    centered_clip,
+    clip_to_median,
+    mean,
+    mean_over_senders,
+    trimmed_mean,
+    weighted_mean,
+)
 
 ROBUST = [trimmed_mean, centered_clip]
 
@@ -64,6 +74,30 @@ def test_weights_must_be_above_zero():
         weighted_mean(updates_of(2), [1.0, 0.0])
 
 
+@pytest.mark.parametrize(
+    ("said", "counts"),
+    [
+        ([512.0], [512.0]),
+        ([480.0, 160.0], [480.0, 160.0]),
+        ([480.0, 1e12], [480.0, 4800.0]),
+        ([300.0, 100.0, 200.0], [300.0, 100.0, 200.0]),
+        ([1e12, 100.0, 200.0], [300.0, 100.0, 200.0]),
+        ([9.0, 1e12, 1e12, 9.0, 9.0], [9.0, 90.0, 90.0, 9.0, 9.0]),
+    ],
+)
+def test_what_a_member_says_of_its_work_counts_as_far_as_the_others_bear_it_out(said, counts):
+    assert bounded_weights(said) == counts
+
+
+@given(honest=st.lists(st.floats(1, 1e6), min_size=2, max_size=8), lie=st.floats(1e-3, 1e12), place=st.integers(0, 8))
+def test_no_claim_outweighs_all_others_together_or_makes_an_honest_member_count_for_more(honest, lie, place):
+    at = min(place, len(honest))
+    counts = bounded_weights([*honest[:at], lie, *honest[at:]])
+    liar = counts.pop(at)
+    assert 0 < liar <= min(lie, sum(counts) * (1 + 1e-9))
+    assert all(count <= said for count, said in zip(counts, honest, strict=True))
+
+
 def test_mean_over_senders_counts_only_who_sent_that_element():
     one, two = np.array([4, 2, 0, 0], np.float32), np.array([8, 0, -6, 0], np.float32)
     assert list(mean_over_senders([one, two], [1.0, 3.0])) == [7.0, 2.0, -6.0, 0.0]
@@ -82,3 +116,17 @@ def test_centered_clip_stays_finite_between_finite_updates_whatever_centre_it_is
     huge = [np.full(500, value, np.float32) for value in (3.4e38, 3.4e38, 3.3e38, -3.4e38)]
     merged = centered_clip(huge, center=None if center is None else center.astype(np.float32))
     assert np.isfinite(merged).all()
+
+
+@pytest.mark.parametrize("slices", [False, True], ids=["whole", "in slices"])
+def test_who_claims_a_trillion_tokens_counts_for_no_more_than_all_others_together(slices):
+    group, here = members(given=spec("fedavg", codec="identity")), order()
+    locals_ = [trained(member.slot, member) for member in group]
+    for member, local, weight in zip(group, locals_, (300.0, 1e12, 100.0), strict=True):
+        member.contribute(local, here, weight=weight)
+    results = butterfly(group, here.slots) if slices else gather(group)
+    merged = {member.merge(results).digest for member in group}
+    expected = np.average(np.stack(locals_).astype(np.float64), axis=0, weights=[300, 400, 100])
+    assert len(merged) == 1
+    assert group[0].tentative.accepted == here.slots
+    np.testing.assert_allclose(group[0].tentative.state["parameters"], expected, atol=1e-6)
