@@ -9,7 +9,9 @@ A market and providers of one core each on this machine, all in the sandbox that
 - `upload_…_bytes`: of a working folder, and of the next one after one line of one file was changed.
 - `restart_s`: from SIGKILL of the worker to the first line of the command on another machine, with what it had saved.
 - `saving_overhead`: how much longer a script computes that saves 32 MiB, all of it new, every second or so in
-  `TORG_CHECKPOINT_DIR` than the same script that writes them beside it; the median of pairs run in turn.
+  `TORG_CHECKPOINT_DIR` than the same script that writes them beside it: the median over pairs, of which every second runs in
+  the other order, because a machine's speed wanders; `saving_lowest`, `saving_highest`: of the pairs. `saving_cpu_overhead`: the
+  same of the script's own processor time.
 - `environment_cold_s`: from the submission to the first line of a command whose environment is built first, and
   `environment_build_s` what the machine says that building took; `environment_warm_s`: the same job again, on a machine that has
   it; `environment_none_s`: the same without requirements. The package is a wheel of 200 modules made on the spot, in a folder
@@ -53,16 +55,16 @@ import numpy
 folder = pathlib.Path(os.environ[sys.argv[1]])
 draw = numpy.random.default_rng(0)
 state, matrix = draw.standard_normal(4 << 20), draw.standard_normal((384, 384), dtype=numpy.float32) / 20
-began = time.monotonic()
+began, used = time.monotonic(), time.process_time()
 for save in range(6):
     for step in range(750):
         matrix = numpy.tanh(matrix @ matrix)
     state += 1
     (folder / "new").write_bytes(state.tobytes())
     (folder / "new").rename(folder / "state")
-print("took", time.monotonic() - began, flush=True)
+print("took", time.monotonic() - began, time.process_time() - used, flush=True)
 """
-PAIRS = 3
+PAIRS = 8
 
 
 def main() -> int:
@@ -164,19 +166,25 @@ def _fields(folder: Path) -> dict[str, Any]:
 
 def saving(as_json: bool) -> dict[str, float]:
     """What a script pays for having what it saves made durable."""
-    taken: dict[str, list[float]] = {"TORG_CHECKPOINT_DIR": [], "TMPDIR": []}
+    took: dict[str, list[tuple[float, float]]] = {"TORG_CHECKPOINT_DIR": [], "TMPDIR": []}
     with tempfile.TemporaryDirectory() as folder, open_square(1) as square:
         square.wait_sandboxed()
-        for _ in range(PAIRS):
-            for where, seconds in taken.items():
+        for pair in range(PAIRS):
+            for where in list(took)[:: 1 if pair % 2 else -1]:
                 square.wait_free()
                 job = square.submit(["python", "-c", SAVER, where], Path(folder))
                 square.wait_over(job)
-                seconds.append(next(float(line.split()[1]) for line in square.lines(job) if line.startswith("took ")))
-    kept, beside = taken.values()
-    say(as_json, "; ".join(f"{where} {', '.join(f'{one:.2f}' for one in seconds)} s" for where, seconds in taken.items()))
-    ratios = [one / other - 1 for one, other in zip(kept, beside, strict=True)]
-    return {"saving_overhead": statistics.median(ratios), "saving_run_s": statistics.median(kept)}
+                words = next(line.split() for line in square.lines(job) if line.startswith("took "))
+                took[where].append((float(words[1]), float(words[2])))
+    for where, runs in took.items():
+        say(as_json, f"{where}: {', '.join(f'{seconds:.2f} s ({cpu_s:.2f} of CPU)' for seconds, cpu_s in runs)}")
+    kept, beside = took.values()
+    ratios = [one[0] / other[0] - 1 for one, other in zip(kept, beside, strict=True)]
+    cpu_ratios = [one[1] / other[1] - 1 for one, other in zip(kept, beside, strict=True)]
+    return {
+        "saving_overhead": statistics.median(ratios), "saving_lowest": min(ratios), "saving_highest": max(ratios),
+        "saving_cpu_overhead": statistics.median(cpu_ratios), "saving_run_s": statistics.median(one[0] for one in kept),
+    }  # fmt: skip
 
 
 def environments(requirement: str | None, as_json: bool) -> dict[str, float]:
