@@ -78,3 +78,15 @@ def test_a_copy_that_is_cut_off_leaves_no_file_under_its_name(scene: CommandScen
     process.communicate()
     until(lambda: not list(scene.work.glob(".torg-copy-*")), "what came of it is gone")
     assert not (scene.work / "big.bin").exists()
+
+
+def test_a_copy_out_of_a_machine_that_is_lost_leaves_nothing_here(square: Square, tmp_path: Path) -> None:
+    with CommandScene(square, tmp_path / "machine") as scene:
+        (scene.work / "big.bin").write_bytes(bytes(400 << 20))
+        process = scene.start("cp", f"{scene.job}:big.bin", str(tmp_path))
+        until(lambda: list(tmp_path.glob(".torg-copy-*")), "it has begun")
+        scene.host.lease_ended(scene.worker["id"], epoch=scene.worker["epoch"], reason="worker_killed", detail="")
+        _, told = process.communicate(timeout=60)
+        assert (process.returncode, b"lost its lease" in told) == (255, True), told
+        assert not list(tmp_path.glob(".torg-copy-*"))
+        assert not (tmp_path / "big.bin").exists()

@@ -104,6 +104,17 @@ def test_the_terminal_is_as_before_when_torg_is_told_to_go(square: Square, tmp_p
             assert typist.restored
 
 
+def test_the_terminal_is_as_before_when_the_machine_is_lost(square: Square, tmp_path: Path) -> None:
+    with CommandScene(square, tmp_path) as scene:
+        typist = Typist(scene)
+        with contextlib.closing(typist):
+            typist.sees(b"$ ")
+            scene.host.lease_ended(scene.worker["id"], epoch=scene.worker["epoch"], reason="worker_killed", detail="")
+            typist.sees(b"lost its lease")
+            assert typist.process.wait(PATIENCE_S) == 255
+            assert typist.restored
+
+
 def test_without_a_terminal_it_says_what_to_use(square: Square, tmp_path: Path) -> None:
     with CommandScene(square, tmp_path) as scene:
         code, _, told = scene.torg("shell", scene.job, given=b"ls\n")
