@@ -23,7 +23,11 @@ from trainers.sessions.line import POST_BYTES, Line, LineLost
 LOST = 255
 INTERRUPTED = 130
 PIECE_BYTES = 32 << 10
-_REMEDIES = {"market_lost": "begin it again when `torg status` finds the market", "market_closing": "begin it again when the market is back"}
+_REMEDIES = {
+    "market_lost": "begin it again when `torg status` finds the market",
+    "market_closing": "begin it again when the market is back",
+    "machine_lost": "if the machine is gone, the command begins again elsewhere: `torg logs` says when, then begin it again",
+}
 IMPATIENT = 3
 """Interrupts until we leave without waiting for the remote end."""
 
@@ -150,7 +154,7 @@ class Remote:
 
 def lost_session(code: str, detail: str) -> CliError:
     """The session ended without its process: that is ended on the machine, as `SessionHost` does when its line breaks."""
-    ended = "what ran in it is ended, the job's own command is not touched"
+    ended = "what ran in it is ended" if code == "machine_lost" else "what ran in it is ended, the job's own command is not touched"
     made = CliError(code, f"the session is lost: {detail}; {ended}", None, _REMEDIES.get(code), Exit.FAILED)
     made.exit_code = LOST  # type: ignore[assignment]
     return made
