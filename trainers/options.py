@@ -21,6 +21,8 @@ DEFAULT_STRATEGY: Final = "diloco"
 INNER_STATE_AGREES: Final = ("ddp",)
 """Strategies whose members' inner optimisers are all in one state, which is a part of what they agree on."""
 MAX_INNER_STEPS: Final = 1_000_000
+MOST_OVERLAP_STEPS: Final = 5
+"""By default; as far as arXiv 2501.18512 goes without loss."""
 ABOVE_ZERO: Final = 1e-9
 BELOW_ONE: Final = 1 - 1e-9
 
@@ -113,7 +115,9 @@ STRATEGIES: Final[Mapping[str, Mapping[str, Option]]] = MappingProxyType(
             merge=_MERGE,
             **_outer(0.4),
             fragments=Option("int", 4, "P, parts of the model, one of which goes each round", 1, 1024),
-            overlap_steps=Option("int", 2, "τ, steps trained while an exchange is under way", 0, 1000),
+            overlap_steps=Option(
+                "int", None, "τ, steps trained while an exchange is under way; by default half a round, at most 5", 0, 1000
+            ),
             mixing=Option(
                 "float", 0.5, "α, share of a worker's own fragment when the merged one arrives", 0, BELOW_ONE
             ),
@@ -163,7 +167,9 @@ def strategy_options(given: Mapping[str, Any]) -> dict[str, Any]:
     chosen = {key: _checked(f"strategy.{key}", given.get(key, option.default), option) for key, option in table.items()}
     if chosen["error_feedback"] is None:
         chosen["error_feedback"] = parse_codec(str(chosen["codec"])).selection is not None
-    options = {"name": name, **chosen}
+    options: dict[str, Any] = {"name": name, **chosen}
+    if options.get("overlap_steps", 0) is None:
+        options["overlap_steps"] = min(MOST_OVERLAP_STEPS, options["inner_steps"] // options["fragments"] // 2)
     _refuse_contradictions(options)
     return options
 

@@ -72,6 +72,15 @@ def test_a_round_of_streaming_is_one_fragment_long():
     assert round_steps({"name": "streaming_diloco", "inner_steps": 30, "fragments": 4}) == 7
 
 
+@pytest.mark.parametrize(
+    ("inner_steps", "fragments", "overlap"), [(30, 4, 3), (500, 4, 5), (12, 4, 1), (4, 4, 0), (20, 1, 5), (1, 1, 0)]
+)
+def test_an_exchange_of_a_fragment_may_by_default_take_half_a_round(inner_steps, fragments, overlap):
+    given = {"name": "streaming_diloco", "inner_steps": inner_steps, "fragments": fragments}
+    assert strategy_options(given)["overlap_steps"] == overlap
+    assert strategy_options({**given, "overlap_steps": 0})["overlap_steps"] == 0
+
+
 def test_a_codec_text_is_parsed_once_for_all():
     assert parse_codec("top_k:64/4096+int2").dense is False
     with pytest.raises(OptionError, match=r"strategy\.codec"):
