@@ -2,11 +2,13 @@
 
 It looks at the journal now and then, and has a snapshot made (market/snapshotting.py) when enough has come behind the newest
 one: `SNAPSHOT_BYTES`, or as much as that one has, so that what is written for snapshots stays in proportion to the journal.
-At its start it has one made of any journal of that size, since the newest may be another version's. It may die at any time.
+At its start it has one made of any journal of that size, since the newest may be another version's. Segments behind the newest
+snapshot, which no start reads, it seals (storage/sealing.py). It may die at any time.
 """
 
 import argparse
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -15,11 +17,15 @@ from pathlib import Path
 
 from market.children import code_folder
 from market.homes import Home
-from storage.journal_format import segments
-from storage.snapshots import bytes_behind
+from storage.formats import HOME_FORMAT, FormatDamaged, home_format
+from storage.journal_format import JournalCorrupt, segments
+from storage.sealing import Sealed, seal_segment, sealable, sealing
+from storage.segment_files import segment_bytes
+from storage.snapshots import bytes_behind, snapshots
 
 log = logging.getLogger("torg.archive")
 
+NICE = 5
 LOOK_S = 5.0
 AGAIN_S = 300.0
 """After a snapshot that could not be made."""
@@ -38,19 +44,61 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: over.set())
     home = Home(given.home)
     home.make_folders()
+    os.nice(NICE)
     due = journal_bytes(home) >= given.snapshot_bytes
+    sealer = Sealer(home)
     while not over.is_set():
         wait_s = LOOK_S
         if due:
             wait_s = LOOK_S if _snapshot(home, over) else AGAIN_S
+        sealer.seal(over)
         over.wait(wait_s)
         due = is_due(home, given.snapshot_bytes)
     return 0
 
 
+class Sealer:
+    """Seals what lies behind the newest snapshot, one segment after another; one that cannot be sealed waits for the next start."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._left: set[int] = set()
+
+    def seal(self, over: threading.Event) -> list[Sealed]:
+        """What was sealed; ends early where `over` is set. A home that is not brought up to date yet is left alone."""
+        newest = snapshots(self._home.snapshots)[-1:]
+        if not newest or not self._is_of_today():
+            return []
+        made: list[Sealed] = []
+        with sealing(self._home.journal) as mine:
+            for first in sealable(self._home.journal, int(newest[0].stem)) if mine else ():
+                if over.is_set():
+                    break
+                if first not in self._left:
+                    made += self._seal(first)
+        return made
+
+    def _is_of_today(self) -> bool:
+        try:
+            return home_format(self._home.root) == HOME_FORMAT
+        except (FormatDamaged, OSError) as error:
+            log.error("nothing is sealed: %s", error)
+            return False
+
+    def _seal(self, first: int) -> list[Sealed]:
+        try:
+            made = seal_segment(self._home.journal, first)
+        except (JournalCorrupt, OSError) as error:
+            log.error("the segment of record %s is not sealed: %s", first, error)
+            self._left.add(first)
+            return []
+        log.info("the segment of record %s is sealed: %s bytes became %s", first, made.written_bytes, made.sealed_bytes)
+        return [made]
+
+
 def journal_bytes(home: Home) -> int:
     """Of all segments."""
-    return sum(path.stat().st_size for path in segments(home.journal))
+    return sum(segment_bytes(home.journal, int(path.stem)) for path in segments(home.journal))
 
 
 def is_due(home: Home, least_bytes: int) -> bool:

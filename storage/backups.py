@@ -32,6 +32,7 @@ from storage.journal_reader import Walk, verify_journal
 from storage.living import MANIFEST_ERRORS, Living
 from storage.records import decode_record
 from storage.sealed import SealedReader, SealedWriter, SealError
+from storage.sealing import sealing
 
 FORMAT: Final = "torg-backup-1"
 MANIFEST: Final = "backup.json"
@@ -97,9 +98,9 @@ class _Cut:
         """Segments and how many bytes of each belong to the cut."""
         assert self.walk.path is not None
         for path in segments(self.walk.folder):
-            if path.name < self.walk.path.name:
+            if path.stem < self.walk.path.stem:
                 yield path, path.stat().st_size
-            elif path.name == self.walk.path.name:
+            elif path.stem == self.walk.path.stem:
                 yield path, self.walk.offset
 
 
@@ -111,8 +112,14 @@ def write_backup(
 
     Raises BackupError (no_market, damaged, busy, home_newer), OSError. What was written of a failed one is useless.
     """
+    with sealing(home / "journal", wait=True, shared=True):
+        return _write_backup(home, file, made_at_ms, passphrase, with_blobs and not (home / PLACE_FILE).exists(), moved, progress)
+
+
+def _write_backup(
+    home: Path, file: BinaryIO, made_at_ms: int, passphrase: bytes | None, with_blobs: bool, moved: bool, progress: OnBytes
+) -> BackupFacts:
     cut = _Cut(Walk(home / "journal"))
-    with_blobs = with_blobs and not (home / PLACE_FILE).exists()
     try:
         format_of_home = check_home(home)
         if not cut.read_on() or not cut.market:

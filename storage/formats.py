@@ -17,7 +17,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-HOME_FORMAT: Final = 2
+from storage.journal_format import segments
+
+HOME_FORMAT: Final = 3
 JOURNAL_FORMAT: Final = 3
 RECORD_VERSION: Final = 1
 FILE: Final = "format.json"
@@ -42,7 +44,11 @@ def _to_2(home: Path) -> None:
     """Format 2 has its number written down and journals its events' format; no file of format 1 changes."""
 
 
-STEPS: Final[Mapping[int, Step]] = {1: _to_2}
+def _to_3(home: Path) -> None:
+    """Format 3 may have sealed segments, which are made of the others as time goes by; no file of format 2 changes."""
+
+
+STEPS: Final[Mapping[int, Step]] = {1: _to_2, 2: _to_3}
 """From which format each step leads to the next."""
 
 
@@ -51,7 +57,7 @@ def home_format(home: Path) -> int:
     try:
         text = (home / FILE).read_text(encoding="utf-8")
     except FileNotFoundError:
-        return 1 if any((home / "journal").glob("*.journal")) else HOME_FORMAT
+        return 1 if segments(home / "journal") else HOME_FORMAT
     try:
         found = json.loads(text)["home"]
     except (ValueError, KeyError, TypeError) as error:

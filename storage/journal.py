@@ -47,6 +47,7 @@ from storage.journal_format import (
     MAX_PAYLOAD_BYTES,
     SEGMENT_BYTES,
     SEGMENT_HEADER,
+    WRITTEN,
     Durable,
     JournalBroken,
     JournalCorrupt,
@@ -238,7 +239,7 @@ def _recover(folder: Path, disk: Disk, since: Place | None) -> tuple[SegmentHead
         pass
     walk.check()
     cut_bytes = 0
-    if walk.path is not None:
+    if walk.path is not None and walk.path.suffix == WRITTEN:
         handle = disk.open(walk.path, os.O_RDWR)
         try:
             if walk.bad is not None:

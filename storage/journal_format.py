@@ -15,6 +15,9 @@ RECORD_HEADER = struct.Struct("<4sIII32s")
 NO_HASH = bytes(32)
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 SEGMENT_BYTES = 64 * 1024 * 1024
+FORMS = (".journal", ".sealed")
+"""What files of a segment end with, in the order in which it takes these forms: a file goes when the next one is durable."""
+WRITTEN, SEALED = FORMS
 FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -105,17 +108,17 @@ class SegmentHeader:
         return cls(first, term, before)
 
 
-def chain(before: bytes, number: int, payload: bytes) -> bytes:
+def chain(before: bytes, number: int, payload: bytes | memoryview) -> bytes:
     """The chain hash of record `number`, 32 bytes."""
     return hashlib.sha256(b"".join((before, number.to_bytes(8, "little"), payload))).digest()
 
 
-def record_crc(head: bytes, hashed: bytes, payload: bytes) -> int:
+def record_crc(head: bytes, hashed: bytes, payload: bytes | memoryview) -> int:
     """CRC-32 over what a record header says (its first 12 bytes), its chain hash and its payload."""
     return zlib.crc32(payload, zlib.crc32(hashed, zlib.crc32(head[:12])))
 
 
-def frame(place: int, hashed: bytes, payload: bytes) -> bytes:
+def frame(place: int, hashed: bytes, payload: bytes | memoryview) -> bytes:
     """A whole record: header and payload."""
     head = RECORD_HEADER.pack(RECORD_MAGIC, len(payload), place, 0, hashed)[:12]
     return b"".join((head, struct.pack("<I", record_crc(head, hashed, payload)), hashed, payload))
@@ -127,8 +130,13 @@ def segment_name(first: int) -> str:
 
 
 def segments(folder: Path) -> list[Path]:
-    """The segment files of a journal, oldest first."""
-    return sorted(path for path in folder.glob("*.journal") if path.stem.isdigit() and len(path.stem) == 20)
+    """The segments of a journal, oldest first, each by one file that has it: as it was written, else sealed."""
+    found: dict[str, Path] = {}
+    for suffix in FORMS:  # in this order: what changes its form meanwhile is seen in one of them
+        for path in folder.glob(f"*{suffix}"):
+            if path.stem.isdigit() and len(path.stem) == 20:
+                found.setdefault(path.stem, path)
+    return [found[stem] for stem in sorted(found)]
 
 
 def sync_folder(folder: Path) -> None:

@@ -14,6 +14,7 @@ from storage.journal_format import (
     RECORD_MAGIC,
     SEGMENT_HEADER,
     SEGMENT_MAGIC,
+    WRITTEN,
     JournalCorrupt,
     JournalNewer,
     JournalRewound,
@@ -25,9 +26,9 @@ from storage.journal_format import (
     segment_name,
     segments,
 )
+from storage.segment_files import open_segment, segment_bytes
 
 SETTLE_S = 0.02  # an append of another process is longer visible in part than this only if that process is dead
-_READ_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ class Walk:
     def _enter_behind(self, place: Place) -> None:
         path = self.folder / segment_name(place.first)
         try:
-            with path.open("rb") as file:
+            with open_segment(self.folder, place.first) as file:
                 header = SegmentHeader.decode(file.read(SEGMENT_HEADER.size))
                 file.seek(place.offset)
                 head = file.read(RECORD_HEADER.size)
@@ -133,17 +134,27 @@ class Walk:
 
     def _enter_next(self) -> bool:
         assert self.path is not None
-        later = [path for path in segments(self.folder) if path.name > self.path.name]
+        later = [path for path in segments(self.folder) if path.stem > self.path.stem]
         if not later:
             return False
         # A roll may have come between our last read and this listing: the rest of the old segment first.
-        if self.path.exists() and self.path.stat().st_size > self.offset:
+        if segment_bytes(self.folder, int(self.path.stem)) > self.offset:
             return True
         return self._enter(later[0], self.number + 1, self.hash)
 
+    def within(self, path: Path) -> Iterator[Record]:
+        """The records of one segment, whose chain hash before it is taken on its word; `check` tells whether it is whole."""
+        self._forget()
+        if self._enter(path, int(path.stem), None):
+            yield from self._rest_of_segment()
+
     def _enter(self, path: Path, first: int, before: bytes | None) -> bool:
-        with path.open("rb") as file:
-            head = file.read(SEGMENT_HEADER.size)
+        try:
+            with open_segment(self.folder, int(path.stem), buffer_bytes=SEGMENT_HEADER.size) as file:
+                head = file.read(SEGMENT_HEADER.size)
+        except JournalCorrupt as error:
+            self.bad, self.newer, self.torn = str(error), isinstance(error, JournalNewer), False
+            return False
         header, name = SegmentHeader.decode(head), path.name
         if (newer := SegmentHeader.newer(head)) is not None:
             header = None
@@ -168,17 +179,20 @@ class Walk:
 
     def _rest_of_segment(self) -> Iterator[Record]:
         assert self.path is not None
-        with self.path.open("rb", buffering=_READ_BYTES) as file:
-            size = os.fstat(file.fileno()).st_size
+        with open_segment(self.folder, int(self.path.stem)) as file:
+            size = file.seek(0, os.SEEK_END)
             if size < self.offset:
                 raise JournalRewound(f"segment {self.path.name} ends at {size}, and {self.offset} was read before")
+            file.seek(0)
             self._check_still_ours(file.read(SEGMENT_HEADER.size))
             file.seek(self.offset)
             while True:
-                head = file.read(RECORD_HEADER.size)
-                if not head:
+                try:
+                    head = file.read(RECORD_HEADER.size)
+                    record = self._record(head, file.read) if head else None
+                except JournalCorrupt as error:
+                    self.bad = str(error)
                     return
-                record = self._record(head, file.read)
                 if record is None:
                     return
                 yield from self._passed(record)
@@ -225,8 +239,8 @@ class Walk:
     def _judge(self) -> None:
         """Torn, or damaged? Damaged if anything later proves that the bad record had been acknowledged."""
         assert self.path is not None
-        later = [path for path in segments(self.folder) if path.name > self.path.name]
-        self.torn = not later and not _acknowledged_later(self.path, self.offset)
+        later = [path for path in segments(self.folder) if path.stem > self.path.stem]
+        self.torn = not later and self.path.suffix == WRITTEN and not _acknowledged_later(self.path, self.offset)
 
 
 def _acknowledged_later(path: Path, offset: int) -> bool:
@@ -270,7 +284,7 @@ def verify_journal(folder: Path) -> Verification:
     while True:
         for _ in walk:
             pass
-        size = walk.path.stat().st_size if walk.path is not None else 0
+        size = segment_bytes(folder, int(walk.path.stem)) if walk.path is not None and walk.torn else 0
         if walk.bad is None or not walk.torn or stood == (walk.number, size):
             return Verification(walk.bad is None, walk.number, walk.hash.hex(), walk.bad)
         stood = (walk.number, size)

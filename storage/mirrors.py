@@ -26,6 +26,7 @@ from storage.canonical import NotCanonical, canonical_bytes, parse_json
 from storage.formats import found_format, newer_manifest
 from storage.journal_format import Durable, segment_name, segments
 from storage.object_stores import ObjectMissing, ObjectStore
+from storage.segment_files import read_segment, segment_bytes
 
 FORMAT: Final = "torg-mirror-1"
 MARK: Final = "torg-mirror"
@@ -181,7 +182,8 @@ class Mirror:
 
     def behind_bytes(self, durable: Durable) -> int:
         """How many durable bytes are not in the mirror."""
-        sizes = [path.stat().st_size for path in segments(self._folder) if self._first <= int(path.stem) < durable.first]
+        firsts = [int(path.stem) for path in segments(self._folder)]
+        sizes = [segment_bytes(self._folder, first) for first in firsts if self._first <= first < durable.first]
         return max(0, sum(sizes) + durable.bytes - (self._offset if self._first else 0))
 
     def tidy(self, durable: Durable) -> None:
@@ -201,11 +203,7 @@ class Mirror:
 
     def _size(self, durable: Durable) -> int:
         """Durable length of the segment that is being copied; earlier ones never change again."""
-        return durable.bytes if self._first == durable.first else self._path.stat().st_size
-
-    @property
-    def _path(self) -> Path:
-        return self._folder / segment_name(self._first)
+        return durable.bytes if self._first == durable.first else segment_bytes(self._folder, self._first)
 
     def _put_next(self, size: int, durable: Durable) -> None:
         if self._offset == 0 and self._first < durable.first:
@@ -230,14 +228,14 @@ class Mirror:
     def _check_follows(self, last: Held, durable: Durable) -> None:
         """The chain is in every record: where the last object is the journal's, everything before it is."""
         name, begin = (whole_name(last.first), 0) if last.whole is not None else self._last_part(last)
-        path = self._folder / segment_name(last.first)
-        size = durable.bytes if last.first == durable.first else path.stat().st_size if path.exists() else 0
-        if last.first > durable.first or (path.exists() and last.end > size):
+        here = any(int(path.stem) == last.first for path in segments(self._folder))
+        size = durable.bytes if last.first == durable.first else segment_bytes(self._folder, last.first) if here else 0
+        if last.first > durable.first or (here and last.end > size):
             message = f"{self.store.where} is ahead of this journal, which ends at record {durable.records}"
             remedy = "this home has lost records: `torg restore --from-mirror` makes one that has them; or name another place"
             raise MirrorRefused(message, remedy)
         there = self.store.get(name)
-        if not path.exists() or self._read(last.first, begin, begin + len(there)) != there:
+        if not here or self._read(last.first, begin, begin + len(there)) != there:
             message = f"{self.store.where} has another history than this journal, from {name} on or before"
             raise MirrorRefused(message, "name another place; nothing in this one was changed")
 
@@ -247,9 +245,7 @@ class Mirror:
         return part_name(last.first, offset), offset
 
     def _read(self, first: int, begin: int, end: int) -> bytes:
-        with (self._folder / segment_name(first)).open("rb") as file:
-            file.seek(begin)
-            return file.read(end - begin)
+        return read_segment(self._folder, first, begin, end)
 
     def _make_whole(self, one: Held) -> None:
         if one.whole is None:

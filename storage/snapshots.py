@@ -35,6 +35,7 @@ from storage.disk import DISK, Disk, write_all
 from storage.formats import FormatNewer
 from storage.journal_format import JournalCorrupt, JournalRewound, Place, segments
 from storage.journal_reader import Walk
+from storage.segment_files import segment_bytes
 
 MAGIC: Final = b"TORGSNP1"
 KEPT: Final = 2
@@ -100,7 +101,8 @@ def bytes_behind(folder: Path, journal: Path) -> tuple[int, int]:
         if len(head) == _HEAD.size:
             _, _, _, first, offset, *_ = _HEAD.unpack(head)
             size = newest[0].stat().st_size
-    behind = sum(path.stat().st_size for path in segments(journal) if int(path.stem) >= first)
+    firsts = [int(path.stem) for path in segments(journal)]
+    behind = sum(segment_bytes(journal, one) for one in firsts if one >= first)
     return behind - offset, size
 
 

@@ -37,11 +37,11 @@ from storage.journal_format import (
     JournalRewound,
     Record,
     record_crc,
-    segment_name,
 )
 from storage.journal_reader import Walk
 from storage.merkle import Tree, leaf_hash
 from storage.records import spread_record
+from storage.segment_files import RecordFiles
 
 log = logging.getLogger("torg.log")
 
@@ -110,14 +110,16 @@ class LogIndex:
         self._places: list[tuple[int, int]] = []
         self._file = -1
         self._walk = Walk(journal)
+        self._files = RecordFiles(journal)
         self._open()
 
     def __len__(self) -> int:
         return len(self._tree)
 
     def close(self) -> None:
-        """Release the file; idempotent."""
+        """Release the files; idempotent."""
         with self._lock:
+            self._files.close()
             if self._file >= 0:
                 os.close(self._file)
                 self._file = -1
@@ -227,13 +229,9 @@ class LogIndex:
     def _read(self, number: int) -> tuple[int, list[Event]]:
         """at_ms and events of a record, whole by its CRC. Raises JournalCorrupt, OSError."""
         first, offset = self._places[number - 1]
-        path = self._journal / segment_name(first)
-        with path.open("rb") as file:
-            file.seek(offset)
-            head = file.read(RECORD_HEADER.size)
-            _, length, _, crc, hashed = RECORD_HEADER.unpack(head) if len(head) == RECORD_HEADER.size else (0, 0, 0, 0, NO_HASH)
-            payload = file.read(length)
-        if not payload or crc != record_crc(head, hashed, payload):
+        path, head, payload = self._files.read(first, offset)
+        _, length, _, crc, hashed = RECORD_HEADER.unpack(head) if len(head) == RECORD_HEADER.size else (0, 0, 0, 0, NO_HASH)
+        if not payload or len(payload) != length or crc != record_crc(head, hashed, payload):
             raise JournalCorrupt(f"segment {path.name}, record {number}, offset {offset}: it cannot be read")
         body = spread_record(payload)
         return body["at_ms"], body["events"]

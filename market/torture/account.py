@@ -125,12 +125,40 @@ def _events(payload: bytes) -> list[Line]:
     return events
 
 
+def _unsealed(path: Path, data: bytes, found: Audit) -> bytes:
+    """The segment that a sealed file stands for."""
+    magic, first, last, size, term, hashed, _, digest, count, _, crc = struct.unpack("<8sQQQQ32s32s32sI16sI", data[:160])
+    if magic != b"TORGSEG1" or zlib.crc32(data[:156] + data[160 : 160 + 64 * count]) != crc:
+        found.wrong.append(f"the head of the sealed segment {path.name} is damaged")
+        return b""
+    head = b"TORGJNL1" + struct.pack("<QQ32s36x", first, term, hashed)
+    made, number, at = [head, struct.pack("<I", zlib.crc32(head))], first, 160 + 64 * count
+    for place in range(count):
+        (length,) = struct.unpack_from("<I", data, 160 + 64 * place + 56)
+        plain = zlib.decompress(data[at : at + length])
+        at += length
+        (records,) = struct.unpack_from("<I", plain)
+        begin = 4 + 8 * records
+        for long, seat in struct.iter_unpack("<II", plain[4:begin]):
+            payload = plain[begin : begin + long]
+            hashed = hashlib.sha256(hashed + number.to_bytes(8, "little") + payload).digest()
+            short = struct.pack("<4sII", b"TREC", long, seat)
+            made += [short, struct.pack("<I", zlib.crc32(short + hashed + payload)), hashed, payload]
+            begin, number = begin + long, number + 1
+    whole = b"".join(made)
+    if len(whole) != size or number != last + 1 or hashlib.sha256(whole).digest() != digest:
+        found.wrong.append(f"the sealed segment {path.name} does not give what its head says")
+    return whole
+
+
 def _payloads(folder: Path, found: Audit) -> list[bytes]:
     before = bytes(32)
     payloads: list[bytes] = []
-    paths = sorted(folder.glob("*.journal"))
-    for path in paths:
+    paths = {path.stem: path for form in ("sealed", "journal") for path in folder.glob(f"*.{form}")}
+    for _, path in sorted(paths.items()):
         data = path.read_bytes()
+        if path.suffix == ".sealed":
+            data = _unsealed(path, data, found)
         if data[:8] != b"TORGJNL1" or zlib.crc32(data[:92]) != struct.unpack("<I", data[92:96])[0]:
             found.wrong.append(f"the head of segment {path.name} is damaged")
             break

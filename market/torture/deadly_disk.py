@@ -12,6 +12,7 @@ from storage.disk import Disk
 
 OPERATIONS = (
     "journal.write", "journal.sync", "segment.open", "segment.write", "segment.sync", "segment.rename", "segment.sync_folder",
+    "sealing.open", "sealing.write", "sealing.sync", "sealing.rename", "sealing.unlink",
     "blob.open", "blob.write", "blob.sync", "blob.rename", "blob.make_folder", "blob.sync_folder", "blob.unlink",
 )  # fmt: skip
 FULL_FOR = 40
@@ -71,7 +72,10 @@ class DeadlyDisk(Disk):
         self._paths.update({handle: target for handle, path in self._paths.items() if path == source})
 
     def unlink(self, path: Path) -> None:
-        with _Step(self, f"{self._area(path)}.unlink"):
+        sealed = path.suffix == ".journal"
+        with _Step(self, f"{'sealing' if sealed else self._area(path)}.unlink"):
+            if sealed:
+                self._tell({"unlinks": str(path), "bytes": path.read_bytes().hex()})
             super().unlink(path)
 
     def make_folder(self, path: Path) -> None:
@@ -92,6 +96,8 @@ class DeadlyDisk(Disk):
     def _area(self, path: Path) -> str:
         if path.name == "new-segment.tmp":
             return "segment"
+        if path.name == "new-sealed.tmp":
+            return "sealing"
         return "journal" if path.suffix == ".journal" else "blob"
 
     def begin(self, operation: str) -> str:

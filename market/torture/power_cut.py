@@ -12,10 +12,12 @@ MOODS = ("keep", "drop", "tear", "hole", "duplicate")
 
 @dataclass(slots=True)
 class Unsynced:
-    """What the writers' disk told: each file's durable length, and the renames whose folder was not synced since."""
+    """What the writers' disk told: each file's durable length, and the renames and removals whose folder was not synced since."""
 
     durable: dict[Path, int] = field(default_factory=dict)
     renames: list[tuple[Path, Path, bytes | None]] = field(default_factory=list)
+    unlinked: dict[Path, bytes] = field(default_factory=dict)
+    """Segments that were sealed, as they were written."""
 
     def hear(self, line: dict[str, Any]) -> None:
         """One line of a writer."""
@@ -26,14 +28,19 @@ class Unsynced:
             over = None if line["over"] is None else bytes.fromhex(line["over"])
             self.renames.append((source, target, over))
             self.durable[target] = self.durable.pop(source, 0)
+        elif "unlinks" in line:
+            self.unlinked[Path(line["unlinks"])] = bytes.fromhex(line["bytes"])
         elif "folder" in line:
             folder = Path(line["folder"])
+            self.unlinked = {path: data for path, data in self.unlinked.items() if path.parent != folder}
             self.renames = [one for one in self.renames if one[1].parent != folder]
 
     def cut_power(self, home: Path, random: Random) -> list[str]:
-        """Damage what may be damaged; what was done, in the words of MOODS and `undo rename`."""
+        """Damage what may be damaged; what was done, in the words of MOODS `undo rename` and `undo unlink`."""
         done = [self._undo(*one) for one in reversed(self.renames) if random.random() < 0.5]
         self.renames.clear()
+        done += [self._bring_back(*one) for one in self.unlinked.items() if random.random() < 0.5]
+        self.unlinked.clear()
         files = [*sorted((home / "journal").glob("*.journal")), *sorted((home / "blobs" / "partial").glob("*"))]
         for path in files:
             durable = self.durable.get(path, 0)
@@ -52,6 +59,13 @@ class Unsynced:
             target.write_bytes(over)
             self.durable[target] = len(over)
         return "undo rename"
+
+    @staticmethod
+    def _bring_back(path: Path, data: bytes) -> str:
+        if path.exists():
+            return ""  # it died before the removal itself
+        path.write_bytes(data)
+        return "undo unlink"
 
 
 def _damage(path: Path, durable: int, mood: str, random: Random) -> None:

@@ -30,7 +30,7 @@ ANY_MOMENT: Line = {"fault": None, "opening": False, "room": None, "kill_after":
 QUIET: Line = {"fault": None, "opening": False, "room": None, "kill_after": 0}
 DANGEROUS = (
     ("journal.write", "half"), ("journal.write", "after"), ("journal.sync", "before"), ("segment.rename", "after"),
-    ("segment.sync_folder", "before"), ("blob.write", "after"), ("blob.rename", "after"), ("blob.sync_folder", "before"),
+    ("segment.sync_folder", "before"), ("sealing.rename", "after"), ("sealing.unlink", "after"), ("blob.write", "after"), ("blob.rename", "after"), ("blob.sync_folder", "before"),
 )  # fmt: skip
 OPENING = ("journal.sync", "segment.open", "segment.write", "segment.sync", "segment.rename", "segment.sync_folder")
 
@@ -260,9 +260,9 @@ def all_kinds() -> Iterator[Line]:
     for operation in OPENING:
         for when in ("before", "after"):
             yield kind(operation, "kill", when, opening=True)
-    for operation in ("journal.write", "segment.write", "segment.rename", "blob.write"):
+    for operation in ("journal.write", "segment.write", "segment.rename", "sealing.write", "blob.write"):
         yield kind(operation, "full")
-    for operation in ("journal.sync", "segment.sync", "blob.sync"):
+    for operation in ("journal.sync", "segment.sync", "sealing.sync", "blob.sync"):
         yield kind(operation, "io_error")
     yield from (STARVED, STARVED)
     yield from (ANY_MOMENT for _ in range(12))

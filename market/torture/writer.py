@@ -29,9 +29,13 @@ from market.recollection import new_exchange
 from market.torture.deadly_disk import DeadlyDisk, Fault
 from storage.blobs import BlobDamaged, BlobError, BlobStore
 from storage.journal import Journal, JournalError
+from storage.sealing import seal_segment, sealable, sealing
 
 Line = dict[str, Any]
 SEGMENT_BYTES = 4 * 1024
+BLOCK_BYTES = 1024
+SEAL_EVERY = 12
+"""Wishes after which what can be sealed is sealed, as by a process beside the market."""
 BUDGET_NANOS = 1_000_000_000
 CUSTOMER = "customer"
 EXIT_BROKEN, EXIT_DAMAGED = 70, 71
@@ -92,6 +96,7 @@ class _Writer:
         self._starved = 0
         self._held: list[str] = []
         self._next = life["first_id"]
+        self._done = 0
 
     def run(self) -> None:
         """One life; comes back only where nobody killed it."""
@@ -152,9 +157,23 @@ class _Writer:
         what = "put" if drawn < 0.86 else "upload" if drawn < 0.97 else "delete"
         return {"id": id, "what": what, "length": self._random.randint(1, 3000)}
 
+    def _seal(self) -> None:
+        """All but the newest segments: these are read as they were written, too."""
+        folder = self._home.journal
+        with sealing(folder) as mine:
+            for first in sealable(folder, self._journal.durable.first)[:-1] if mine else ():
+                try:
+                    seal_segment(folder, first, disk=self._disk, block_bytes=BLOCK_BYTES)
+                except OSError as error:
+                    tell({"refused": f"segment {first}", "why": type(error).__name__})
+                    return
+
     async def _do(self, wish: Line) -> None:
         """Ask, and tell the answer once it was given; until it is a good or a final one."""
         tell({"asked": wish})
+        self._done += 1
+        if self._done % SEAL_EVERY == 0:
+            self._seal()
         if wish["what"] in ("put", "upload", "delete"):
             try:
                 self._blob(wish)

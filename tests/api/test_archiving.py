@@ -3,9 +3,12 @@
 import json
 import subprocess
 import sys
+import threading
 
+from market.archiving import Sealer
+from storage.journal_format import segments
 from storage.snapshots import snapshots
-from tests.api.square import USD, Square
+from tests.api.square import USD, Square, until
 
 
 def make(square: Square) -> dict[str, int]:
@@ -42,3 +45,20 @@ def test_a_damaged_snapshot_is_named_and_the_whole_journal_counts(square: Square
     square.back("exchange", square.kill("exchange"))
     assert ann.balance()["wallet_nanos"] == 3 * USD
     assert f"{snapshots(square.home.snapshots)[-1].name} is damaged" in square.home.log_file("exchange").read_text()
+
+
+def test_what_lies_behind_a_snapshot_is_sealed_while_the_market_works(square: Square) -> None:
+    name, ann = square.newcomer("customer", 5 * USD)
+    square.back("exchange", square.kill("exchange"))  # the segment of before is over
+    operator = square.local("operator")
+    operator.deposit(f"{name}-more", name, 1)
+    make(square)
+    over = [path.stem for path in segments(square.home.journal)[:-1]]
+    sealer = Sealer(square.home)
+    until(lambda: sealer.seal(threading.Event()) or all(path.suffix == ".sealed" for path in segments(square.home.journal)[:-1]), "sealing")
+    assert {path.stem for path in square.home.journal.glob("*.sealed")} >= set(over)
+    assert operator.verify_books()["ok"]
+    square.back("books", square.kill("books"))
+    assert until(lambda: operator.verify_books()["ok"], "the books")
+    square.back("exchange", square.kill("exchange"))
+    assert ann.balance()["wallet_nanos"] == 5 * USD + 1

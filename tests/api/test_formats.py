@@ -37,7 +37,7 @@ def test_a_home_of_before_is_brought_up_and_its_market_goes_on(old_home: Path) -
     assert home_format(old_home) == 1
     info = start(old_home, no_ray=True)
     assert home_format(old_home) == HOME_FORMAT
-    assert "the home was of format 1 and is of format 2 now" in Home(old_home).log_file("exchange").read_text()
+    assert f"the home was of format 1 and is of format {HOME_FORMAT} now" in Home(old_home).log_file("exchange").read_text()
     with Market(info.url, Home(old_home).read_keys()["operator"]) as market:
         assert market.balance("ann")["bought_nanos"] == 94_000_000_000
         assert market.job("job-1")["billed_nanos"] == 2_750_000
@@ -57,9 +57,9 @@ def test_a_home_of_before_is_brought_up_and_its_market_goes_on(old_home: Path) -
 
 
 def test_a_home_of_a_newer_torg_is_refused_and_left_alone(old_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (old_home / "format.json").write_text('{"home": 3}')
+    (old_home / "format.json").write_text('{"home": 4}')
     before = _files(old_home)
-    told = f"the home {old_home} has format 3, and this torg reads up to {HOME_FORMAT}"
+    told = f"the home {old_home} has format 4, and this torg reads up to {HOME_FORMAT}"
     remedy = "(use the torg that wrote it, or a newer one)"
     for argv in (["up", "--ray", "none"], ["billing", "--role", "operator"], ["books", "verify"]):
         assert run([*argv, "--home", str(old_home)]) == 3, argv

@@ -21,6 +21,7 @@ from storage.blobs import BlobStore
 from storage.canonical import canonical_bytes
 from storage.checkpoints import Delta, Manifest, TensorEntry
 from storage.journal import Journal
+from storage.journal_format import Place
 from storage.ledger import Transfer
 from storage.log_proofs import logged
 from storage.mirrors import Mirror
@@ -40,7 +41,9 @@ from storage.provenance import (
 from storage.provenance_bundles import make_provenance_bundle, sums_of
 from storage.records import encode_record
 from storage.saved import BLOCK_BYTES, Block, Saved, SavedFile
+from storage.sealing import seal_segment
 from storage.segment_statements import statements_of, story_of
+from storage.snapshots import write_snapshot
 from storage.transfer_batches import TransferBatch
 from storage.tree_heads import TreeHead
 from trainers.codecs import codec
@@ -88,6 +91,21 @@ def write_journal(folder: Path) -> None:
         with Journal.open(folder) as journal:
             for payloads in appends:
                 journal.append(payloads)
+
+
+def make_snapshot(folder: Path) -> bytes:
+    """A snapshot at the journal's third record, with two sections of which one is empty."""
+    (folder / "snapshots").mkdir()
+    place = Place(1, 604, 3, digest("a chain hash"))
+    sections = {"state": b'{"balance":1}', "past": b""}
+    return write_snapshot(folder / "snapshots", place, AT_MS, sha256(b"a shape").digest(), sections).read_bytes()
+
+
+def make_sealed(folder: Path) -> bytes:
+    """The journal's first segment, in two blocks."""
+    write_journal(folder)
+    seal_segment(folder, 1, block_bytes=300)
+    return (folder / f"{1:020d}.sealed").read_bytes()
 
 
 def make_mirror(folder: Path) -> dict[str, bytes]:
@@ -289,5 +307,6 @@ def make_all(folder: Path) -> dict[str, bytes]:
         "data.tar": write_tar(folder),
         "small.json": make_small(),
         "transfers.bin": make_transfers(),
+        f"{3:020d}.snapshot": make_snapshot(folder),
         "home.backup": make_backup(folder / "home"),
     }

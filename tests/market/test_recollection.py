@@ -1,6 +1,7 @@
 """A market that stands on a snapshot answers as one that has read its whole journal."""
 
 import json
+import threading
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +12,13 @@ import pytest
 from market.api.desk import Desk
 from market.api.feed import Feed
 from market.api.shelf import Shelf
-from market.archiving import is_due
+from market.archiving import Sealer, is_due
 from market.exchange import Exchange
 from market.homes import Home
 from market.recollection import Memory, new_exchange
 from market.snapshotting import make_snapshot
 from storage.blobs import BlobStore
+from storage.formats import upgrade_home
 from storage.journal import Journal, segments
 from storage.shapes import ShapeError, describe, from_plain, to_plain
 from storage.snapshots import bytes_behind, snapshots
@@ -109,6 +111,42 @@ def test_a_snapshot_is_due_when_enough_lies_behind_the_newest(tmp_path: Path) ->
         assert not is_due(home, 1), "less than the snapshot itself"
         journal.append([b"x" * 1000])
     assert is_due(home, 1)
+
+
+def test_what_lies_behind_a_snapshot_is_sealed_and_still_replayed(tmp_path: Path) -> None:
+    scene = busy()
+    home = home_of(scene, tmp_path)
+    sealer, over = Sealer(home), threading.Event()
+    assert sealer.seal(over) == [], "there is no snapshot"
+    assert make_snapshot(home) is not None
+    assert sealer.seal(over) == [], "a home of format 1 is brought up first, by the exchange"
+    upgrade_home(home.root)
+    made = sealer.seal(over)
+    paths = segments(home.journal)
+    assert [path.suffix for path in paths] == [".sealed"] * len(made) + [".journal"]
+    assert len(made) > 1
+    assert is_due(home, 1) is False
+    exchanges = []
+    for recall in (None, Memory(home.snapshots, home.journal).recall):
+        with Journal.open(home.journal) as journal:
+            desk = Desk(journal, new_exchange, Feed(), now_ms=lambda: scene.now_ms, broken=_unbroken, recall=recall)
+        assert desk.replayed == (len(scene.records) if recall is None else 0)
+        exchanges.append(desk.exchange)
+    assert answers(exchanges[0], scene) == answers(exchanges[1], scene)
+
+
+def test_a_segment_that_is_damaged_is_named_once_and_the_others_are_sealed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    home = home_of(busy(), tmp_path)
+    assert make_snapshot(home) is not None
+    upgrade_home(home.root)
+    bad = segments(home.journal)[1]
+    bad.write_bytes(bad.read_bytes()[:-1])
+    sealer = Sealer(home)
+    assert len(sealer.seal(threading.Event())) == len(segments(home.journal)) - 2
+    assert sealer.seal(threading.Event()) == []
+    told = [one.getMessage() for one in caplog.records if bad.name in one.getMessage()]
+    assert len(told) == 1
+    assert "the file ends inside a record" in told[0]
 
 
 def _unbroken(error: Exception) -> None:

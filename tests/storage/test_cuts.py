@@ -11,6 +11,7 @@ import pytest
 from storage.blobs import BlobStore
 from storage.disk import DISK, Disk
 from storage.journal import Journal, read_journal, verify_journal
+from storage.sealing import seal_segment, sealable
 from tests.storage.crash_disk import CrashDisk, Stopped
 
 VARIANTS = 3
@@ -28,7 +29,7 @@ class Account:
 
 
 def write_journal(home: Path, disk: Disk, account: Account) -> None:
-    """Two lives, so that an open over records is cut, too; the segments are small, so that some are begun in between."""
+    """Two lives, so that an open over records is cut, too; the segments are small, so that some are begun and sealed in between."""
     for part in (APPENDS[:3], APPENDS[3:]):
         with Journal.open(home / "journal", disk=disk, segment_bytes=300) as journal:
             account.asked = account.asked[: journal.records]
@@ -36,6 +37,8 @@ def write_journal(home: Path, disk: Disk, account: Account) -> None:
                 account.asked += payloads
                 journal.append(payloads)
                 account.promised = journal.records
+                for first in sealable(home / "journal", journal.durable.first):
+                    seal_segment(home / "journal", first, disk=disk, block_bytes=100)
 
 
 def write_blobs(home: Path, disk: Disk, account: Account) -> None:

@@ -15,7 +15,7 @@ from market.exchange import Exchange, Settings
 from storage import formats
 from storage.artifacts import Artifacts, ArtifactsError
 from storage.backups import BackupError, check_backup, unpack_backup, write_backup
-from storage.canonical import canonical_bytes, parse_json
+from storage.canonical import canonical_bytes
 from storage.formats import (
     HOME_FORMAT,
     JOURNAL_FORMAT,
@@ -28,6 +28,7 @@ from storage.formats import (
 from storage.journal import Journal, JournalCorrupt, JournalNewer, read_journal, segments, verify_journal
 from storage.parts import Parts, PartsError
 from storage.projection import Projection, projection_equal
+from storage.records import decode_record
 from storage.saved import Saved, SavedError
 from storage.tables import rows_of
 
@@ -60,7 +61,7 @@ def test_a_home_of_every_format_is_read_and_brought_up(number: int, tmp_path: Pa
     exchange = Exchange(Settings())
     kinds: set[str] = set()
     for one in read_journal(home / "journal"):
-        body = parse_json(one.payload)
+        body = decode_record(one.payload)
         exchange.replay(body["at_ms"], body["events"])
         kinds |= {event["type"] for event in body["events"]}
     assert exchange.journal_format == number
@@ -91,11 +92,11 @@ def test_an_empty_folder_gets_the_newest_format(tmp_path: Path) -> None:
 
 def test_a_newer_home_is_refused_and_nothing_in_it_changes(tmp_path: Path) -> None:
     home = restored("home-1.backup", tmp_path / "home")
-    (home / "format.json").write_text('{"home": 3, "and": "more"}')
+    (home / "format.json").write_text('{"home": 4, "and": "more"}')
     for call in (check_home, upgrade_home):
         with pytest.raises(FormatNewer) as refused:
             call(home)
-        assert str(refused.value) == f"the home {home} has format 3, and this torg reads up to {HOME_FORMAT}: {REMEDY}"
+        assert str(refused.value) == f"the home {home} has format 4, and this torg reads up to {HOME_FORMAT}: {REMEDY}"
     with pytest.raises(BackupError) as backup:
         write_backup(home, io.BytesIO(), made_at_ms=1)
     assert backup.value.code == "home_newer"

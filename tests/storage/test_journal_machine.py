@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from storage.journal import Journal, JournalBroken, JournalFull, Walk, read_journal, verify_journal
+from storage.sealing import seal_segment, sealable
 from tests.storage.crash_disk import CrashDisk, Stopped
 
 
@@ -111,6 +112,18 @@ class JournalMachine(RuleBasedStateMachine):
             self.journal = None
         else:
             self.durable += payloads
+
+    @rule(stop=st.none() | st.integers(0, 6), block_bytes=st.sampled_from([100, 10_000]))
+    def seal(self, stop: int | None, block_bytes: int) -> None:
+        """Another process seals what it can, and may end anywhere in it; the writer and its disk's faults go on beside."""
+        full, bad_sync, self.disk.full, self.disk.bad_sync = self.disk.full, self.disk.bad_sync, None, False
+        self.disk.stop_at = None if stop is None else len(self.disk.operations) + stop
+        for first in sealable(self.folder, 1 << 60):
+            try:
+                seal_segment(self.folder, first, disk=self.disk, block_bytes=block_bytes)
+            except Stopped:
+                break
+        self.disk.stop_at, self.disk.full, self.disk.bad_sync = None, full, bad_sync
 
     @precondition(lambda self: self.journal is not None)
     @rule(room=st.integers(0, 300))

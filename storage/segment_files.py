@@ -1,0 +1,92 @@
+"""Reading a segment, whichever form it has: every reader of the journal opens its files here.
+
+A segment is written, then sealed (storage/sealing.py), while others read. One that has just been listed may have another form
+when it is opened; a file that is open stays whole.
+"""
+
+from __future__ import annotations
+
+import os
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from storage.journal_format import FORMS, MAX_PAYLOAD_BYTES, RECORD_HEADER, SEALED, WRITTEN, segment_name
+from storage.sealed_segments import SealedFile
+
+BUFFER_BYTES = 1024 * 1024
+
+
+def segment_path(folder: Path, first: int) -> Path:
+    """The file that has this segment now. Raises FileNotFoundError with the name that it was written under."""
+    for suffix in FORMS:
+        path = folder / f"{first:020d}{suffix}"
+        if path.exists():
+            return path
+    raise FileNotFoundError(2, os.strerror(2), str(folder / segment_name(first)))
+
+
+def open_segment(folder: Path, first: int, *, buffer_bytes: int = BUFFER_BYTES) -> BinaryIO:
+    """A segment as it was written, to be read and closed. Raises FileNotFoundError, JournalNewer, JournalCorrupt, OSError."""
+    for suffix in FORMS:
+        path = folder / f"{first:020d}{suffix}"
+        try:
+            file = path.open("rb", buffering=buffer_bytes)
+        except FileNotFoundError:
+            continue
+        return file if suffix == WRITTEN else open_sealed(path.name, file, buffer_bytes)
+    raise FileNotFoundError(2, os.strerror(2), str(folder / segment_name(first)))
+
+
+def open_sealed(name: str, file: BinaryIO, buffer_bytes: int = BUFFER_BYTES) -> BinaryIO:
+    """The segment that an open sealed file holds; closes both. Raises JournalNewer, JournalCorrupt, OSError."""
+    try:
+        handle = file.fileno()
+        raw = SealedFile(name, lambda at, size: os.pread(handle, size, at), file.close)
+    except BaseException:
+        file.close()
+        raise
+    return cast(BinaryIO, BufferedReader(cast(Any, raw), buffer_bytes))
+
+
+def segment_bytes(folder: Path, first: int) -> int:
+    """Length of a segment as it was written. Raises as `open_segment`."""
+    with open_segment(folder, first, buffer_bytes=RECORD_HEADER.size) as file:
+        return file.seek(0, os.SEEK_END)
+
+
+def read_segment(folder: Path, first: int, begin: int, end: int) -> bytes:
+    """Bytes of a segment as it was written, fewer where it ends. Raises as `open_segment`."""
+    with open_segment(folder, first) as file:
+        file.seek(begin)
+        return file.read(end - begin)
+
+
+class RecordFiles:
+    """Reads records here and there in a journal; keeps the sealed segment open that was read last. For one thread at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._first = 0
+        self._file: BinaryIO | None = None
+
+    def read(self, first: int, offset: int) -> tuple[Path, bytes, bytes]:
+        """The file, head and payload of a record, unchecked and perhaps in part. Raises as `open_segment`."""
+        path = segment_path(self._folder, first)
+        if self._file is None or self._first != first:
+            self.close()
+            self._file, self._first = open_segment(self._folder, first, buffer_bytes=RECORD_HEADER.size), first
+        file = self._file
+        file.seek(offset)
+        head = file.read(RECORD_HEADER.size)
+        length = RECORD_HEADER.unpack(head)[1] if len(head) == RECORD_HEADER.size else 0
+        payload = file.read(min(length, MAX_PAYLOAD_BYTES))
+        if path.suffix != SEALED:  # another open of the journal may put another file in its place
+            self.close()
+        return path, head, payload
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
