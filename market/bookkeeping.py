@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from market import credits
 from market.book_commands import BookTransfers, ClosePeriod, CorrectTransfer
 from market.checking import are_names, invalid, is_int, is_name, is_text
 from market.disputes import disputable_nanos
+from market.giving_back import parts_of
 from market.outcomes import Answer, Json, Refusal, conflict, unknown
 from market.state import PeriodRecord, State
 from market.turn import Turn
@@ -112,7 +114,8 @@ def failed_before(turn: Turn, transfer: Transfer) -> Refusal | None:
 
 
 def correct_transfer(turn: Turn, command: CorrectTransfer) -> Answer | Refusal:
-    """A reversing entry with a reason; what was booked stays booked. Money of charges and fees goes to the job's customer."""
+    """A reversing entry with a reason; what was booked stays booked. Money of charges and fees goes back to where the customer
+    had paid it from, in several transfers if that were several accounts: the first has the id of the correction."""
     refusal = turn.require(command.by, ("operator",)) or _check_correction(command, turn.settings.max_amount_nanos)
     if refusal is not None:
         return refusal
@@ -150,7 +153,14 @@ def correct_transfer(turn: Turn, command: CorrectTransfer) -> Answer | Refusal:
         return conflict("transfer", command.id)
     fields: Json = {"id": command.id, "transfer": original.id, "amount_nanos": amount, "reason": command.reason}
     turn.emit("transfer_corrected", fields | {"by": command.by})
-    turn.transfer(made)
+    if original.lease is None or original.job is None:
+        turn.transfer(made)
+    else:
+        job = state.jobs[original.job]
+        found = parts_of(job, amount)
+        ids = [command.id, *(f"{command.id}:{name}" for name, _ in found[1:])]
+        moves = [(id, sides[0], name, nanos) for id, (name, nanos) in zip(ids, found, strict=True)]
+        credits.give_back(turn, "correction", job, original.lease, moves)
     return Answer(correction_view(state, command.id))
 
 
@@ -182,9 +192,13 @@ def _reversed(state: State, original: Transfer) -> tuple[str, str] | None:
 def correction_view(state: State, name: str) -> Json:
     found, booked = state.corrections[name], state.ledger.transfer(name)
     assert booked is not None, name
+    grants = state.jobs[booked.job].granted if booked.job is not None else {}
+    parts = [booked, *(one for grant in grants if (one := state.ledger.transfer(f"{name}:{grant}")) is not None)]
+    granted = sum(one.amount_nanos for one in parts if one.credit.startswith("credit:"))
     return {
         "id": name, "transfer": found.transfer, "amount_nanos": found.amount_nanos, "reason": found.reason, "by": found.by,
         "debit": booked.debit, "credit": booked.credit, "job": booked.job, "lease": booked.lease,
+        "granted_nanos": granted,
     }  # fmt: skip
 
 

@@ -22,6 +22,21 @@ def note_hold(state: State, event: Event) -> None:
     job.holds[mark] = job.holds.get(mark, 0) + event["amount_nanos"]
 
 
+def note_given(state: State, event: Event) -> None:
+    """What of a job went back to which grant, and what a dispute or a correction made of what it was billed."""
+    job = state.jobs.get(event["job"])
+    if job is None:
+        return
+    kind, account, nanos = event["kind"], event["credit"].partition(":"), event["amount_nanos"]
+    granted = nanos if account[0] == "credit" else 0
+    if granted:
+        job.returned[account[2]] = job.returned.get(account[2], 0) + nanos
+    if kind != "release":
+        job.noted_nanos += nanos if kind == "award" else -nanos
+    if kind == "refund" and granted:
+        state.disputes[event["id"].split(":")[1]].granted_nanos += granted
+
+
 def _credit_granted(state: State, event: Event, at_ms: int) -> None:
     grant = GrantRecord(
         id=event["grant"], member=event["member"], team=event["team"], amount_nanos=event["amount_nanos"],

@@ -3,15 +3,18 @@
 Each grant has an account of its own, `credit:GRANT`, filled from `grants` (which, like `world`, is below zero by what it has
 given). A hold takes from the grants that a member may use, those that expire soonest first, then from its wallet. Of what a
 job is billed the granted part goes first, in the order in which it was held; so what its escrow gives back goes to where it
-came from, to the nano-dollar. What is in an escrow when its grant expires stays with the job until that is over.
+came from, to the nano-dollar, and what a dispute or a correction gives back does, too (market/giving_back.py). What is in an
+escrow when its grant expires stays with the job until that is over, and what comes back of it then, or later, expires at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from market.checking import MAX_INT, invalid, is_int, is_name, is_text
 from market.commands import GrantCredit
+from market.giving_back import BOUGHT, unspent_of_grants
 from market.member_records import GrantRecord
 from market.outcomes import Answer, Json, Refusal, conflict, unknown
 from market.state import Job, State
@@ -101,26 +104,32 @@ def release(turn: Turn, job: Job, keep_nanos: int = 0, mark: str = "") -> None:
     """Give what is left in the escrow, but what is kept for disputes, back to where it came from. `mark`: of a later release,
     once what was kept is decided."""
     left = turn.state.escrow(job) - keep_nanos
-    for name, unspent in unspent_grants(job):
-        part = 0 if mark else min(left, unspent)
+    for name, unspent in unspent_of_grants(job, keep_nanos):
+        part = min(left, unspent)
         if part:
-            turn.transfer(Transfer(f"release:{job.id}:{name}", "release", escrow(job.id), credit(name), part, job.id))
+            turn.transfer(Transfer(f"release:{job.id}{mark}:{name}", "release", escrow(job.id), credit(name), part, job.id))
             left -= part
     if left:
         turn.transfer(Transfer(f"release:{job.id}{mark}", "release", escrow(job.id), wallet(job.customer), left, job.id))
+    _expire_returned(turn, job, f"{job.id}{mark}")
+
+
+def give_back(turn: Turn, kind: str, job: Job, lease: str, moves: Sequence[tuple[str, str, str, int]]) -> None:
+    """Book what a dispute (`refund`) or an operator (`correction`) gives back of what the job has spent.
+
+    moves: (id of the transfer, account that pays, grant or BOUGHT, nano-dollars).
+    """
+    for id, debit, name, nanos in moves:
+        account = wallet(job.customer) if name == BOUGHT else credit(name)
+        turn.transfer(Transfer(id, kind, debit, account, nanos, job.id, lease))
+    _expire_returned(turn, job, moves[0][0], lease)
+
+
+def _expire_returned(turn: Turn, job: Job, mark: str, lease: str | None = None) -> None:
+    """What has come back to grants that are over ends with them."""
     for name in job.granted:
         if turn.state.grants[name].over:
-            _give_back(turn, turn.state.grants[name], f"expire:{name}:{job.id}")
-
-
-def unspent_grants(job: Job) -> list[tuple[str, int]]:
-    """Of each grant that the job holds from, what it has not been billed yet."""
-    spent, found = job.billed_nanos, []
-    for name, held in job.granted.items():
-        part = min(spent, held)
-        spent -= part
-        found.append((name, held - part))
-    return found
+            _give_back(turn, turn.state.grants[name], f"expire:{name}:{mark}", job.id, lease)
 
 
 def expire(turn: Turn) -> None:
@@ -138,10 +147,10 @@ def end_grant(turn: Turn, grant: GrantRecord) -> None:
     _give_back(turn, grant, f"expire:{grant.id}")
 
 
-def _give_back(turn: Turn, grant: GrantRecord, mark: str) -> None:
+def _give_back(turn: Turn, grant: GrantRecord, mark: str, job: str | None = None, lease: str | None = None) -> None:
     left = turn.state.balance(credit(grant.id))
     if left:
-        turn.transfer(Transfer(mark, "expire", credit(grant.id), GRANTS, left))
+        turn.transfer(Transfer(mark, "expire", credit(grant.id), GRANTS, left, job, lease))
 
 
 def grant_view(state: State, grant: GrantRecord) -> Json:

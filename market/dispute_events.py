@@ -18,7 +18,8 @@ CHARGES, METER = "charges", "meter"
 class Dispute:
     """`about`: `charges`, to which the customer objects, or the `meter`, on which worker and run do not agree. Of
     `amount_nanos` the fee is `fee_nanos`, and `held_nanos` is what is kept of it: in the provider's earnings, or in the escrow.
-    `state`: open, upheld, rejected or expired; upheld means that the customer does not pay `decided_nanos`."""
+    `state`: open, upheld, rejected or expired; upheld means that the customer does not pay `decided_nanos`,
+    of which `granted_nanos` went back to granted credits."""
 
     id: str
     job: str
@@ -39,6 +40,7 @@ class Dispute:
     decided_by: str = ""
     decision: str = ""
     closed_ms: int | None = None
+    granted_nanos: int = 0
 
 
 def _dispute_opened(state: State, event: Event, at_ms: int) -> None:

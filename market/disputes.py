@@ -4,7 +4,8 @@
     open --(nobody decided in time)-----> expired, and everything stays as it was
 
 A customer objects to what a lease was charged (`charges`), until the window after the lease's end is over: as much of the
-provider's earnings is held back from payouts; upheld, it goes back to the customer with the fee on it (`refund`). The market
+provider's earnings is held back from payouts; upheld, it goes back with the fee on it to where the customer had paid it from
+(`refund`): what was spent last first, so bought money before granted credits (market/giving_back.py). The market
 itself opens one where worker and run do not agree on a meter (`meter`): that money stays in the escrow when the job ends;
 rejected, the provider gets it (`award`), else it goes back to the customer. Lines of an invoice never change: what is moved is
 a note with a number of its own.
@@ -18,12 +19,13 @@ from market import credits
 from market.checking import invalid, is_int, is_name, is_text
 from market.dispute_commands import DecideDispute, OpenDispute
 from market.dispute_events import CHARGES, METER, Dispute
+from market.giving_back import dealt, parts_of
 from market.leases import Lease
 from market.outcomes import Answer, Json, Refusal, conflict, forbidden, unknown
 from market.pricing import fee_step
 from market.state import Job, State
 from market.turn import Turn
-from storage.ledger import FEE, Transfer, earnings, escrow, wallet
+from storage.ledger import FEE, Transfer, earnings, escrow
 from storage.units import format_usd
 
 MAX_REASON: Final = 500
@@ -209,12 +211,14 @@ def _award(turn: Turn, dispute: Dispute) -> None:
 
 
 def _refund(turn: Turn, dispute: Dispute, amount_nanos: int) -> None:
-    """The customer gets it back, out of what the provider earned and out of the fee. It is bought money from then on."""
-    part, fee = _parts(dispute, amount_nanos)
-    for name, debit, nanos in (("earnings", earnings(dispute.provider), part), ("fee", FEE, fee)):
-        if nanos:
-            mark = f"refund:{dispute.id}:{name}"
-            turn.transfer(Transfer(mark, "refund", debit, wallet(dispute.customer), nanos, dispute.job, dispute.lease))
+    """It goes back to where the customer paid it from, out of what the provider earned and out of the fee."""
+    job, accounts = turn.state.jobs[dispute.job], {"earnings": earnings(dispute.provider), "fee": FEE}
+    payers = zip(accounts, _parts(dispute, amount_nanos), strict=True)
+    moves = []
+    for payer, grant, nanos in dealt(payers, parts_of(job, amount_nanos)):
+        mark = f"refund:{dispute.id}:{payer}" + (f":{grant}" if grant else "")
+        moves.append((mark, accounts[payer], grant, nanos))
+    credits.give_back(turn, "refund", job, dispute.lease, moves)
 
 
 def expire_disputes(turn: Turn) -> None:
@@ -228,6 +232,7 @@ def expire_disputes(turn: Turn) -> None:
 def dispute_view(dispute: Dispute) -> Json:
     names = (
         "id", "job", "lease", "customer", "provider", "by", "about", "reason", "evidence", "amount_nanos", "fee_nanos",
-        "held_nanos", "opened_ms", "until_ms", "state", "decided_nanos", "decided_by", "decision", "closed_ms",
+        "held_nanos", "opened_ms", "until_ms", "state", "decided_nanos", "granted_nanos", "decided_by", "decision",
+        "closed_ms",
     )  # fmt: skip
     return {name: getattr(dispute, name) for name in names}

@@ -114,7 +114,11 @@ def _payment(payment: Json) -> list[str]:
 
 def _note(note: Json) -> list[str]:
     sign = "−" if note["kind"] == "credit_note" else ""
-    return [escape(note["number"]), _instant(note["at"]), escape(note["lease"]), f"{sign}{_usd(note['amount_nanos'])}"]
+    number = escape(note["number"])
+    if note.get("granted_nanos"):
+        over = f", {_usd(note['expired_nanos'])} of them expired" if note["expired_nanos"] else ""
+        number += f"<br><span class=soft>{_usd(note['granted_nanos'])} to granted credits{over}</span>"
+    return [number, _instant(note["at"]), escape(note["lease"]), f"{sign}{_usd(note['amount_nanos'])}"]
 
 
 def _dispute(one: Json) -> list[str]:
@@ -136,6 +140,8 @@ def _sums(invoice: Json) -> list[tuple[str, int]]:
         sums.append(("Metered, not charged", invoice["refunded_nanos"]))
     if invoice.get("notes"):
         sums += [("Credited", invoice["credited_nanos"]), ("Debited", invoice["debited_nanos"]), ("Due", invoice["due_nanos"])]
+        if invoice.get("due_granted_nanos"):
+            sums.append(("of it from granted credits", invoice["due_granted_nanos"]))
     if invoice.get("escrow_nanos"):
         sums.append(("Still held", invoice["escrow_nanos"]))
     return sums

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from market.avoidance import after_loss
 from market.book_events import BOOK_HANDLERS
-from market.credit_events import CREDIT_HANDLERS, note_hold, note_spent
+from market.credit_events import CREDIT_HANDLERS, note_given, note_hold, note_spent
 from market.dispute_events import DISPUTE_HANDLERS
 from market.elastic import may_be_outbid
 from market.events import EVALUATED_BEFORE, MEMBER_BEFORE, ROUND_BEFORE, Event
@@ -59,6 +59,8 @@ def _transfer(state: State, event: Event, at_ms: int) -> None:
     assert status is Status.CREATED, f"{transfer}: {status}"
     if transfer.kind == "hold":
         note_hold(state, event)
+    elif transfer.kind in ("release", "award", "refund", "correction"):
+        note_given(state, event)
 
 
 def _job_submitted(state: State, event: Event, at_ms: int) -> None:

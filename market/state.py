@@ -104,7 +104,8 @@ class Job:
     workers that it needs; `attempt` numbers the stretches of running; `topped_up` says that budget
     was added while a pause was wanted; `tunings` are the changes of its strategy (market/tuning.py), `attempts` the tries of a
     batch job's command that ended by themselves, `saved` what it keeps for the next one (market/attempts.py), `estimate` what its customer was told (market/estimates.py), `holds`
-    what each request for budget put into escrow, `alerted` the highest percent of it that was told (market/alerts.py), `granted` what of it came from which grant (market/credits.py)."""
+    what each request for budget put into escrow, `alerted` the highest percent of it that was told (market/alerts.py), `granted` what of it came from which grant (market/credits.py),
+    `returned` what has gone back to each of these, `noted_nanos` what awards, refunds and corrections made of what was billed (market/giving_back.py)."""
 
     id: str
     customer: str
@@ -148,6 +149,8 @@ class Job:
     alerted: int = 0
     holds: dict[str, int] = field(default_factory=dict)
     granted: dict[str, int] = field(default_factory=dict)
+    returned: dict[str, int] = field(default_factory=dict)
+    noted_nanos: int = 0
     running_since_ms: int = 0
     ended_ms: int | None = None
     version: int = 1

@@ -1,7 +1,9 @@
 """Bills from the books: billing lines in any grouping, and the invoice of a job. Money is int nano-dollars.
 
 `charged_nanos` and `billed_nanos` include the fee (billed = providers' earnings + fee). `refunded_nanos` is what
-was metered and never charged, of leases that have ended; `granted_nanos` what of `charged_nanos` was paid with granted credits. `gpu_ms` is metered time times GPUs, charged or not.
+was metered and never charged, of leases that have ended; `granted_nanos` what of `charged_nanos` was paid with granted
+credits. What disputes and corrections gave back of charges is `credited_nanos`, `credited_granted_nanos` of it to granted
+credits; what they gave to a provider beside its charges is `debited_nanos`. `gpu_ms` is metered time times GPUs, charged or not.
 """
 
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from typing import Any
 import duckdb
 
 from storage.bills import lease_lines, price_rules, totals_of_lines
-from storage.invoice_notes import disputes_of, notes_of, standing, sums_of
+from storage.invoice_notes import disputes_of, granted_of, notes_of, standing, sums_of, without_grants
 from storage.projection import fetch
 from storage.tenants import QueryRefused, Tenant
 from storage.units import MS_PER_DAY, MS_PER_HOUR, format_instant
@@ -60,20 +62,24 @@ def billing(
             condition += f" AND {clause}"
             parameters.append(value)
     selected = "".join(f"{expression} AS key_{name}, " for name, expression in keys.items())
-    granted = "0" if tenant.role == "provider" else "granted_nanos"  # how it was paid is the customer's own affair
+    # how it was paid is the customer's own affair
+    granted, returned = ("0", "0") if tenant.role == "provider" else ("granted_nanos", "credited_granted_nanos")
     query = f"""
         WITH keyed AS (
           SELECT {selected} from_ms, at_ms, gpu_ms, trained_ms, rounds, charged_nanos, refunded_nanos,
-            price_nanos_per_gpu_hour AS price, {granted} AS granted_nanos
+            price_nanos_per_gpu_hour AS price, {granted} AS granted_nanos, credited_nanos, debited_nanos,
+            {returned} AS credited_granted_nanos
           FROM billing_facts WHERE {condition})
         SELECT {"".join(f"key_{name}, " for name in keys)} min(from_ms) AS from_ms, max(at_ms) AS to_ms,
           sum(gpu_ms)::BIGINT AS gpu_ms, sum(trained_ms)::BIGINT AS trained_ms, sum(rounds)::BIGINT AS rounds,
           CASE WHEN min(price) = max(price) OR sum(gpu_ms) = 0 THEN max(price)
             ELSE (sum(price::HUGEINT * gpu_ms) // sum(gpu_ms)) END::BIGINT AS price,
           sum(charged_nanos)::BIGINT AS charged_nanos, sum(refunded_nanos)::BIGINT AS refunded_nanos,
-          sum(granted_nanos)::BIGINT AS granted_nanos
+          sum(granted_nanos)::BIGINT AS granted_nanos, sum(credited_nanos)::BIGINT AS credited_nanos,
+          sum(credited_granted_nanos)::BIGINT AS credited_granted_nanos, sum(debited_nanos)::BIGINT AS debited_nanos
         FROM keyed {"GROUP BY " + ", ".join(f"key_{name}" for name in keys) if keys else ""}
         HAVING sum(gpu_ms) <> 0 OR sum(charged_nanos) <> 0 OR sum(refunded_nanos) <> 0
+          OR sum(credited_nanos) <> 0 OR sum(debited_nanos) <> 0
         {"ORDER BY " + ", ".join(f"key_{name}" for name in keys) if keys else ""}"""
     return [_line(row) for row in fetch(connection, query, parameters)]
 
@@ -110,7 +116,7 @@ def _line(row: dict[str, Any]) -> Line:
         "unit_price_nanos_per_gpu_hour": row["price"],
         "charged_nanos": row["charged_nanos"],
         "refunded_nanos": row["refunded_nanos"],
-        "granted_nanos": row["granted_nanos"],
+        **{name: row[name] for name in ("granted_nanos", "credited_nanos", "credited_granted_nanos", "debited_nanos")},
     }
 
 
@@ -131,7 +137,8 @@ def invoice(connection: duckdb.DuckDBPyConnection, tenant: Tenant, job: str) -> 
     answer |= standing(job, head["state"], head["state_at_ms"])
     answer |= {"submitted_at": format_instant(head["submitted_at_ms"]), "lines": lines, **totals}
     answer |= price_rules(leases)
-    answer |= _afterwards(connection, job, totals["billed_nanos"], None if owns else {lease["lease"] for lease in leases})
+    moved = list(fetch(connection, "SELECT * FROM transfers WHERE job = ? ORDER BY record, ordinal", [job]))
+    answer |= _afterwards(connection, job, moved, totals["billed_nanos"], None if owns else {lease["lease"] for lease in leases})
     if not owns:
         return answer
     payments = fetch(
@@ -144,19 +151,24 @@ def invoice(connection: duckdb.DuckDBPyConnection, tenant: Tenant, job: str) -> 
     answer["payments"] = [{**payment, "at": format_instant(payment["at_ms"])} for payment in payments]
     granted = sum(one["amount_nanos"] for one in answer["payments"] if one["granted"] and one["kind"] == "hold")
     answer["billed_granted_nanos"] = min(granted, totals["billed_nanos"])
+    answer["due_granted_nanos"] = min(granted_of(moved), answer["due_nanos"])
     answer["estimate"] = _estimate(connection, job)
     return answer | {name: head[name] for name in ("held_nanos", "released_nanos", "escrow_nanos")}
 
 
-def _afterwards(connection: duckdb.DuckDBPyConnection, job: str, billed_nanos: int, leases: set[str] | None) -> Line:
+def _afterwards(
+    connection: duckdb.DuckDBPyConnection, job: str, moved: list[Line], billed_nanos: int, leases: set[str] | None
+) -> Line:
     """Disputes and notes, of these leases or of all."""
-    moved, opened, closed = (
-        list(fetch(connection, f"{query} WHERE job = ? ORDER BY record, ordinal", [job]))
-        for query in ("SELECT * FROM transfers", "SELECT * FROM dispute_openings", "SELECT * FROM dispute_closings")
+    opened, closed = (
+        list(fetch(connection, f"SELECT * FROM {table} WHERE job = ? ORDER BY record, ordinal", [job]))
+        for table in ("dispute_openings", "dispute_closings")
     )
-    if leases is not None:
+    if leases is None:
+        notes = notes_of(moved)
+    else:
         moved, opened = ([one for one in found if one["lease"] in leases] for found in (moved, opened))
-    notes = notes_of(moved)
+        notes = without_grants(notes_of(moved))
     return {"notes": notes, "disputes": disputes_of(opened, closed), **sums_of(billed_nanos, notes)}
 
 

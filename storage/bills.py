@@ -6,12 +6,11 @@ Money is int nano-dollars, time int milliseconds.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from storage.invoice_notes import disputes_of, notes_of, standing, sums_of
+from storage.invoice_notes import GRANTED, disputes_of, granted_of, notes_of, standing, sums_of
 from storage.units import charge_nanos, format_instant
 
 Line = dict[str, Any]
 Event = Mapping[str, Any]
-_GRANTED = "credit:"
 
 
 def bill_of(events: Iterable[tuple[int, Event]]) -> Line:
@@ -42,12 +41,13 @@ def bill_of(events: Iterable[tuple[int, Event]]) -> Line:
     granted = sum(one["amount_nanos"] for one in payments if one["granted"] and one["kind"] == "hold")
     notes = notes_of({**one, "at_ms": at_ms} for at_ms, one in transfers)
     opened, closed = ([{**one, "at_ms": at_ms} for at_ms, one in known if one["type"] == kind] for kind in ("dispute_opened", "dispute_closed"))
-    disputes = disputes_of(opened, closed)
+    disputes, after = disputes_of(opened, closed), sums_of(totals["billed_nanos"], notes)
     return {
         "job": name, "name": job["name"], "customer": job["customer"], "state": state, **standing(name, state, state_ms),
         "submitted_at": format_instant(submitted_ms), "lines": lines, **totals, "payments": payments,
-        "notes": notes, "disputes": disputes, **sums_of(totals["billed_nanos"], notes),
+        "notes": notes, "disputes": disputes, **after,
         "billed_granted_nanos": min(granted, totals["billed_nanos"]),
+        "due_granted_nanos": min(granted_of(one for _, one in transfers), after["due_nanos"]),
         "held_nanos": sums["hold"], "released_nanos": sums["release"],
         "escrow_nanos": sums["hold"] - sums["release"] - paid,
         **price_rules(rows),
@@ -106,7 +106,7 @@ _CHANGES = {
 
 
 def _payment(at_ms: int, transfer: Event) -> Line:
-    granted = transfer["debit"].startswith(_GRANTED) or transfer["credit"].startswith(_GRANTED)
+    granted = transfer["debit"].startswith(GRANTED) or transfer["credit"].startswith(GRANTED)
     return {
         "id": transfer["id"], "kind": transfer["kind"], "amount_nanos": transfer["amount_nanos"], "granted": granted,
         "at_ms": at_ms, "at": format_instant(at_ms),

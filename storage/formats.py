@@ -20,7 +20,7 @@ from typing import Any, Final
 from storage.journal_format import segments
 
 HOME_FORMAT: Final = 3
-JOURNAL_FORMAT: Final = 3
+JOURNAL_FORMAT: Final = 4
 RECORD_VERSION: Final = 1
 FILE: Final = "format.json"
 REMEDY: Final = "use the torg that wrote it, or a newer one"

@@ -21,13 +21,13 @@ from typing import Any, Final
 from storage.bills import bill_of
 from storage.canonical import digest_of
 from storage.checks import BundleVerification, Examination, demand, seal
-from storage.invoice_notes import held_in_escrow
+from storage.invoice_notes import LATER, held_in_escrow
 from storage.log_proofs import Known, check_log_proof, events_of, pack
 from storage.meter_readings import is_signed
 from storage.transparency import ShownRecord
 from storage.tree_heads import TreeHead
 from storage.units import charge_nanos, counted, format_usd
-from storage.verification import check_transfers
+from storage.verification import ELSEWHERE, check_transfers
 
 INVOICE_FORMAT: Final = "torg-invoice-1"
 OVER: Final = frozenset({"done", "failed", "cancelled"})
@@ -70,17 +70,25 @@ def verify_invoice(
 
 def _transfers(body: Mapping[str, Any]) -> list[Json]:
     """Those into and out of the job's escrow."""
-    found = [event for _, event in events_of(body) if event["type"] == "transfer" and event["kind"] != "refund"]
+    found = [event for _, event in events_of(body) if event["type"] == "transfer" and event["kind"] not in ELSEWHERE]
     return [{name: event[name] for name in _TRANSFER} for event in found]
 
 
 def _bill(body: Mapping[str, Any]) -> str:
-    found, said = bill_of(events_of(body)), body["invoice"]
+    found, said = _as_of_before(bill_of(events_of(body)), body["invoice"]), body["invoice"]
     demand(found["job"] == body["job"], f"the events are of the job {found['job']}")
     for name in sorted({*found, *said}):
         same = name in found and name in said and digest_of(found[name]) == digest_of(said[name])
         demand(same, f"{name} of the invoice is not what the events add up to")
     return f"{format_usd(found['billed_nanos'])} dollars in {len(found['lines'])} lines, made again from the events"
+
+
+def _as_of_before(found: Json, said: Mapping[str, Any]) -> Json:
+    """The bill without what invoices of before did not say of granted credits, if this one is of them."""
+    if "due_granted_nanos" in said:
+        return found
+    notes = [{name: value for name, value in note.items() if name not in LATER} for note in found["notes"]]
+    return {name: value for name, value in found.items() if name != "due_granted_nanos"} | {"notes": notes}
 
 
 def _meters(body: Mapping[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """What comes after an invoice's lines: its number and status, disputes, and the notes by which they changed what is due.
 
 Lines never change once the job is over. What a dispute or an operator's correction moves is a note with a number of its own: a
-credit note (`CN-`) for what went back to the customer, a debit note (`DN-`) for what the provider got of what was kept. Money
-is int nano-dollars.
+credit note (`CN-`) for what went back to the customer, a debit note (`DN-`) for what the provider got of what was kept. Of a
+credit note `granted_nanos` went back to granted credits, which are not paid out; `expired_nanos` of these to grants whose time
+was over, so that they ended at once. Money is int nano-dollars.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,9 @@ from storage.units import format_instant
 
 OVER: Final = frozenset({"done", "failed", "cancelled"})
 MOVES: Final = ("refund", "award", "correction")
+GRANTED: Final = "credit:"
+LATER: Final = ("granted_nanos", "expired_nanos")
+"""What notes of before do not say: all that was given back was bought money then."""
 Line = dict[str, Any]
 
 
@@ -25,20 +29,42 @@ def standing(job: str, state: str | None, state_ms: int | None) -> Line:
 
 
 def notes_of(transfers: Iterable[Mapping[str, Any]]) -> list[Line]:
-    """The notes that these transfers (id, kind, lease, amount_nanos, at_ms; in the journal's order) make; others are left out."""
+    """The notes that these transfers (id, kind, credit, lease, amount_nanos, at_ms; in the journal's order) make; others are left out."""
     found: dict[str, Line] = {}
+    newest: dict[str, Line] = {}
     for one in transfers:
+        if one["kind"] == "expire" and one["lease"] in newest:
+            newest[one["lease"]]["expired_nanos"] += one["amount_nanos"]
         if one["kind"] not in MOVES:
             continue
         corrected, credit = one["kind"] == "correction", one["kind"] != "award"
-        name = one["id"] if corrected else one["id"].split(":")[1]
+        name = one["id"].split(":")[0 if corrected else 1]
         number = f"{'CN' if credit else 'DN'}-{name}"
         empty = {
             "number": number, "kind": "credit_note" if credit else "debit_note", "dispute": None if corrected else name,
             "correction": name if corrected else None, "lease": one["lease"], "amount_nanos": 0, "at": format_instant(one["at_ms"]),
+            "granted_nanos": 0, "expired_nanos": 0,
         }  # fmt: skip
-        found.setdefault(number, empty)["amount_nanos"] += one["amount_nanos"]
+        note = newest[one["lease"]] = found.setdefault(number, empty)
+        note["amount_nanos"] += one["amount_nanos"]
+        note["granted_nanos"] += one["amount_nanos"] if one["credit"].startswith(GRANTED) else 0
     return list(found.values())
+
+
+def without_grants(notes: Iterable[Line]) -> list[Line]:
+    """The notes as a provider sees them: from what its customer paid is the customer's own affair."""
+    return [{name: value for name, value in note.items() if name not in LATER} for note in notes]
+
+
+def granted_of(transfers: Iterable[Mapping[str, Any]]) -> int:
+    """What of a job's holds (debit, credit, kind, amount_nanos) came from granted credits and has not gone back to them."""
+    held = 0
+    for one in transfers:
+        if one["kind"] == "hold" and one["debit"].startswith(GRANTED):
+            held += one["amount_nanos"]
+        elif one["kind"] in ("release", "refund", "correction") and one["credit"].startswith(GRANTED):
+            held -= one["amount_nanos"]
+    return held
 
 
 def disputes_of(opened: Iterable[Mapping[str, Any]], closed: Iterable[Mapping[str, Any]]) -> list[Line]:

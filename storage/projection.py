@@ -39,7 +39,7 @@ SELECT credit AS account, record, ordinal, at_ms, id, kind, amount_nanos, job, l
 """
 # every view that `projection_equal` compares, and every table
 VIEW_NAMES = (
-    "entries", "balances", "history", "lease_readings", "refunds", "charges_by_kind", "billing_facts", "lease_lines", "job_lines",
+    "entries", "balances", "history", "lease_readings", "refunds", "charges_by_kind", "note_moves", "billing_facts", "lease_lines", "job_lines",
     "round_lines", "round_totals", "worker_totals", "training_lines", "metric_lines", "attempt_lines",
     "estimate_lines", "asks", "trades",
 )  # fmt: skip

@@ -32,7 +32,7 @@ from storage.statements import statement_digest, totals_of
 from storage.transparency import ShownRecord
 from storage.tree_heads import NoSignatures, TreeHead
 from storage.units import format_usd
-from storage.verification import check_charges, check_outputs, check_statements, check_transfers
+from storage.verification import ELSEWHERE, check_charges, check_outputs, check_statements, check_transfers
 from storage.worker_statements import is_statement_signed
 
 PROVENANCE_FORMAT: Final = "torg-bundle-2"
@@ -91,7 +91,7 @@ def verify_provenance(
 
 def _transfers(story: JobStory) -> list[Json]:
     """Those into and out of the job's escrow."""
-    found = [one.event for _, rows in sorted(story.transfers.items()) for one in rows if one.event["kind"] != "refund"]
+    found = [one.event for _, rows in sorted(story.transfers.items()) for one in rows if one.event["kind"] not in ELSEWHERE]
     return [{name: event[name] for name in _TRANSFER} for event in found]
 
 

@@ -26,9 +26,9 @@ KINDS: Final[Mapping[str, tuple[frozenset[str], frozenset[str]]]] = {
     "fee": (frozenset({"escrow"}), frozenset({"fee"})),
     "release": (frozenset({"escrow"}), frozenset({"wallet", "credit"})),
     "payout": (frozenset({"wallet", "earnings", "fee"}), frozenset({"world"})),
-    "correction": (frozenset({"wallet", "world", "earnings", "fee"}), frozenset({"world", "earnings", "wallet"})),
+    "correction": (frozenset({"wallet", "world", "earnings", "fee"}), frozenset({"world", "earnings", "wallet", "credit"})),
     "award": (frozenset({"escrow"}), frozenset({"earnings", "fee"})),
-    "refund": (frozenset({"earnings", "fee"}), frozenset({"wallet"})),
+    "refund": (frozenset({"earnings", "fee"}), frozenset({"wallet", "credit"})),
 }
 KIND_CODES: Final = {name: code for code, name in enumerate(KINDS)}
 KIND_NAMES: Final = tuple(KINDS)

@@ -108,6 +108,10 @@ def _work(body: Mapping[str, Any]) -> str:
     return f"{tokens} tokens by {len(providers)} providers"
 
 
+ELSEWHERE: Final = ("refund", "expire")
+"""Kinds of transfers of a job that do not touch its escrow, so that they are not replayed with it."""
+
+
 def check_transfers(job: str, transfers: Sequence[Mapping[str, Any]]) -> str:
     """Replays the job's transfers, with the customers' wallets filled first, so that only the escrow can overdraw."""
     ledger = Ledger()

@@ -19,6 +19,7 @@ FORMATS = ("table", "json", "csv", "parquet")
 FIELDS = (
     "job", "provider", "gpu", "period_start", "period_end", "gpu_ms", "trained_ms", "rounds",
     "unit_price_nanos_per_gpu_hour", "charged_nanos", "refunded_nanos", "granted_nanos",
+    "credited_nanos", "credited_granted_nanos", "debited_nanos",
 )  # fmt: skip
 JOBS_OF_A_PAGE = 5_000
 Role = Annotated[str, typer.Option(help="customer: what one pays; provider: what one earns; operator: all")]
@@ -179,8 +180,13 @@ def show_invoice(settings: Settings, answer: dict[str, Any]) -> None:
     for note in answer.get("notes") or ():
         word = "credit note" if note["kind"] == "credit_note" else "debit note"
         screen.print(f"  {word + ' ' + note['number']:<38}{exact_usd(note['amount_nanos']):>18}", markup=False)
+        for name, where in (("granted", "  to granted credits"), ("expired", "  of it to grants that are over")):
+            if note.get(f"{name}_nanos"):
+                screen.print(f"  {where:<38}{exact_usd(note[f'{name}_nanos']):>18}", markup=False)
     if answer.get("notes"):
         screen.print(f"  {'due':<38}{exact_usd(answer['due_nanos']):>18}", markup=False)
+        if answer.get("due_granted_nanos"):
+            screen.print(f"  {'  from granted credits':<38}{exact_usd(answer['due_granted_nanos']):>18}", markup=False)
     for one in answer.get("disputes") or ():
         told = one["decision"] or f"{usd(one['held_nanos'])} held"
         screen.print(printable(f"  dispute {one['dispute']}, {one['state']}: {usd(one['amount_nanos'])}, {one['reason']} ({told})"), markup=False)
@@ -285,6 +291,13 @@ def _show(settings: Settings, lines: Sequence[dict[str, Any]], title: str | None
     granted = sum(line.get("granted_nanos") or 0 for line in lines)
     apart = f" ({usd(granted)} of it from granted credits)" if granted else ""
     print(f"charged {usd(charged)}{apart}, metered but not charged {usd(given)}")
+    credited, returned, debited = (
+        sum(line.get(name) or 0 for line in lines) for name in ("credited_nanos", "credited_granted_nanos", "debited_nanos")
+    )
+    if credited or debited:
+        apart = f" ({usd(returned)} of it to granted credits)" if returned else ""
+        more = f", debited {usd(debited)}" if debited else ""
+        print(f"credited by disputes and corrections {usd(credited)}{apart}{more}: due {usd(charged + debited - credited)}")
 
 
 def _show_disputes(settings: Settings, role: str) -> None:

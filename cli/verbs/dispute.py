@@ -88,7 +88,8 @@ def _told(settings: Settings, one: dict[str, Any]) -> None:
         where = "in escrow" if one["about"] == "meter" else f"of {one['provider']}'s earnings"
         print(f"  held: {usd(one['held_nanos'])} {where}; an operator decides until {moment(one['until_ms'])}")
     else:
-        print(printable(f"  {one['decided_by']} on {moment(one['closed_ms'])}, {usd(one['decided_nanos'])} to the customer: {one['decision']}"))
+        apart = f" ({usd(one['granted_nanos'])} of it to granted credits)" if one.get("granted_nanos") else ""
+        print(printable(f"  {one['decided_by']} on {moment(one['closed_ms'])}, {usd(one['decided_nanos'])} to the customer{apart}: {one['decision']}"))
     seen = one["evidence"]
     print(f"  the record: {seen['metered_ms'] / 1000:,.1f} s metered, {seen['claimed_ms'] / 1000:,.1f} s by its worker, "
           f"{counted(seen['rounds'], 'round')}, {usd(seen['charged_nanos'])} charged")  # fmt: skip

@@ -74,7 +74,8 @@ def correct(
     if settings.as_json:
         document(answer)
     else:
-        print(printable(f"{usd(answer['amount_nanos'])} of {transfer} from {answer['debit']} to {answer['credit']} ({answer['id']}): {reason}"))
+        apart = f", {usd(answer['granted_nanos'])} of it to granted credits" if answer.get("granted_nanos") else ""
+        print(printable(f"{usd(answer['amount_nanos'])} of {transfer} from {answer['debit']} to {answer['credit']}{apart} ({answer['id']}): {reason}"))
 
 
 def balance(ctx: typer.Context, account: Account = None) -> None:

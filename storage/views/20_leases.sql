@@ -46,21 +46,31 @@ FROM (
   ) g ON g.job = c.job
 );
 
--- billing_facts: everything that a bill is made of, each at its time: readings, charges, refunds. Any grouping of
+-- note_moves: what disputes and corrections made of what leases were charged, and what of it went back to granted credits.
+CREATE OR REPLACE VIEW note_moves AS
+SELECT lease, at_ms, CASE WHEN kind = 'award' THEN 0 ELSE amount_nanos END AS credited_nanos,
+  CASE WHEN kind <> 'award' AND credit LIKE 'credit:%' THEN amount_nanos ELSE 0 END AS credited_granted_nanos,
+  CASE WHEN kind = 'award' THEN amount_nanos ELSE 0 END AS debited_nanos
+FROM transfers WHERE kind IN ('refund', 'correction', 'award') AND lease IS NOT NULL;
+
+-- billing_facts: everything that a bill is made of, each at its time: readings, charges, refunds, notes. Any grouping of
 -- these rows adds up to the same sums.
 CREATE OR REPLACE VIEW billing_facts AS
 SELECT f.at_ms, f.at_ms - f.leased_ms AS from_ms, l.job, l.customer, l.provider, l.lease, l.gpu, l.gpus,
   l.price_nanos_per_gpu_hour, j.tags_json,
   f.leased_ms * l.gpus AS gpu_ms, f.trained_ms, f.rounds, f.tokens, f.charged_nanos, f.fee_nanos, f.refunded_nanos,
-  f.granted_nanos
+  f.granted_nanos, f.credited_nanos, f.credited_granted_nanos, f.debited_nanos
 FROM (
   SELECT lease, at_ms, leased_ms, trained_ms, rounds, tokens, 0::BIGINT AS charged_nanos, 0::BIGINT AS fee_nanos,
-    0::BIGINT AS refunded_nanos, 0::BIGINT AS granted_nanos
+    0::BIGINT AS refunded_nanos, 0::BIGINT AS granted_nanos, 0::BIGINT AS credited_nanos,
+    0::BIGINT AS credited_granted_nanos, 0::BIGINT AS debited_nanos
   FROM lease_readings
   UNION ALL
-  SELECT lease, at_ms, 0, 0, 0, 0, amount_nanos, fee_nanos, 0, granted_nanos FROM charges_by_kind
+  SELECT lease, at_ms, 0, 0, 0, 0, amount_nanos, fee_nanos, 0, granted_nanos, 0, 0, 0 FROM charges_by_kind
   UNION ALL
-  SELECT lease, at_ms, 0, 0, 0, 0, 0, 0, refunded_nanos, 0 FROM refunds
+  SELECT lease, at_ms, 0, 0, 0, 0, 0, 0, refunded_nanos, 0, 0, 0, 0 FROM refunds
+  UNION ALL
+  SELECT lease, at_ms, 0, 0, 0, 0, 0, 0, 0, 0, credited_nanos, credited_granted_nanos, debited_nanos FROM note_moves
 ) f
 JOIN leases l USING (lease)
 LEFT JOIN jobs j ON j.job = l.job;

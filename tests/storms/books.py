@@ -6,13 +6,14 @@ A part of `Auditor` (auditor.py), which shares no line with the market.
 from collections import Counter
 from typing import Any
 
+from tests.storms.purses import Purse
 from tests.storms.records import Event
 
 FINAL = ("done", "failed", "cancelled")
 KINDS = {
     "deposit": ("world", "wallet"), "payout": ("wallet earnings fee", "world"), "hold": ("wallet credit", "escrow"),
     "charge": ("escrow", "earnings"), "fee": ("escrow", "fee"), "release": ("escrow", "wallet credit"),
-    "grant": ("grants", "credit"), "expire": ("credit", "grants"), "award": ("escrow", "earnings fee"), "refund": ("earnings fee", "wallet"),
+    "grant": ("grants", "credit"), "expire": ("credit", "grants"), "award": ("escrow", "earnings fee"), "refund": ("earnings fee", "wallet credit"),
 }  # fmt: skip
 
 
@@ -34,6 +35,8 @@ class Books:
         self._corrected: Counter[str] = Counter()
         self._given_back: Counter[str] = Counter()
         self._held: Counter[str] = Counter()
+        self._purses: dict[str, Purse] = {}
+        self._over: set[str] = set()
         self._failed: set[str] = set()
         self._closed_ms = -1
         self._paid_in = 0
@@ -76,6 +79,9 @@ class Books:
         if debit not in ("world", "grants"):
             self._require(self.balances[debit] >= 0, f"{debit} is below zero after {id}: {self.balances[debit]}")
         self._paid_in += nanos * ((debit in ("world", "grants")) - (credit in ("world", "grants")))
+        if event["job"] is not None:
+            wrong = self._purses.setdefault(event["job"], Purse()).wrong(event, self.jobs[event["job"]].disputed)
+            self._require(wrong is None, f"by the {kind} {id} {wrong}")
         if kind in ("deposit", "payout", "grant"):
             self._note(kind, id.removeprefix("grant:"), nanos)
         elif kind == "hold":
@@ -90,11 +96,14 @@ class Books:
 
     def _correct(self, event: Event) -> None:
         """A correction goes backwards, says why, and gives no more back than was moved, together with what disputes gave."""
-        said = self._of_type("transfer_corrected", id=event["id"])
-        self._require(len(said) == 1 and said[0]["amount_nanos"] == event["amount_nanos"], f"the correction {event['id']} has no word for it")
+        name = event["id"].partition(":")[0]
+        said = self._of_type("transfer_corrected", id=name)
+        moved = sum(one["amount_nanos"] for one in self._of_type("transfer", kind="correction") if one["id"].partition(":")[0] == name)
+        self._require(len(said) == 1 and said[0]["amount_nanos"] == moved, f"the correction {event['id']} has no word for it")
         original = self._transfers[said[0]["transfer"]]
         back = original["debit"] if original["lease"] is None else f"wallet:{self.jobs[original['job']].customer}"
-        sides = (event["debit"], event["credit"]) == (original["credit"], back)
+        to_grant = original["lease"] is not None and event["credit"].startswith("credit:")
+        sides = event["debit"] == original["credit"] and (event["credit"] == back or to_grant)
         self._require(sides, f"the correction {event['id']} goes from {event['debit']} to {event['credit']}, against {original['id']}")
         self._corrected[original["id"]] += event["amount_nanos"]
         self._require(self._corrected[original["id"]] <= original["amount_nanos"], f"{original['id']} is corrected beyond its amount")
@@ -162,11 +171,14 @@ class Books:
 
     def _on_credit_expired(self, event: Event) -> None:
         self._note("expired", event["grant"])
+        self._over.add(f"credit:{event['grant']}")
 
     def _close_books(self) -> None:
         """What must hold at the end of each record."""
         self._require(sum(self.balances.values()) == 0, "the balances together are not zero")
         held = sum(nanos for account, nanos in self.balances.items() if account not in ("world", "grants"))
         self._require(held == self._paid_in, f"{held} is held, and deposits and grants less payouts are {self._paid_in}")
+        for account in self._over:
+            self._require(not self.balances[account], f"{account} is over and holds {self.balances[account]}")
         for account, nanos in self._held.items():
             self._require(self.balances[account] >= nanos, f"{account} holds {self.balances[account]}, of which {nanos} are disputed")

@@ -36,6 +36,7 @@ class Operator:
     async def live(self) -> None:
         for name in self._customers:
             await self._network.sure(Deposit(f"first-{name}", name, self._random.randint(1, 40) * USD // 1000, "op"))
+            await self._welcome(name)
         number = 0
         while True:
             await asyncio.sleep(self._random.uniform(2, 15))
@@ -60,6 +61,14 @@ class Operator:
                 await self._network.sure(StopMarket("op"))
                 await asyncio.sleep(self._random.uniform(1, 40))
                 await self._network.sure(ReopenMarket("op"))
+
+    async def _welcome(self, name: str) -> None:
+        """Some begin with credit, which ends in the middle of the story for some of them."""
+        at_ms = await self._network.look(lambda exchange: exchange.now_ms)
+        if at_ms is not None and self._random.random() < 0.5:
+            expires_ms = self._random.choice((None, at_ms + 8_000, at_ms + 20_000))
+            nanos = self._random.randint(1, 10) * USD // 1000
+            await self._network.sure(GrantCredit(f"welcome-{name}", name, None, nanos, expires_ms, "to begin with", "op"))
 
 
 class Bookkeeper:
@@ -108,7 +117,9 @@ class Bookkeeper:
 
     async def _done(self, command: Command, what: str) -> None:
         outcome = await self._network.sure(command)
-        self._weather.count[what] += not isinstance(outcome.answer, Refusal)
+        if not isinstance(outcome.answer, Refusal):
+            self._weather.count[what] += 1
+            self._weather.count["given back to credit"] += bool(outcome.answer.get("granted_nanos"))
 
 
 class Customer:

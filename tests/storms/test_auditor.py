@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from market import disputes, granting, jobs, metering, order_making, reducer
+from market import bookkeeping, disputes, granting, jobs, metering, order_making, reducer
 from market.api.desk import Desk
 from market.faults import BY_REASON, Cause, Charged, Fault
 from market.leases import Lease
@@ -122,8 +122,15 @@ def blames_the_customer(patch: pytest.MonkeyPatch) -> None:
 
 
 def gives_the_fee_back_twice(patch: pytest.MonkeyPatch) -> None:
-    real = disputes._parts
-    patch.setattr(disputes, "_parts", lambda dispute, nanos: (nanos, real(dispute, nanos)[1]))
+    real = disputes.dealt
+    patch.setattr(
+        disputes, "dealt", lambda payers, parts: [(payer, to, nanos * (2 if payer == "fee" else 1)) for payer, to, nanos in real(payers, parts)]
+    )
+
+
+def makes_money_of_credit(patch: pytest.MonkeyPatch) -> None:
+    for module in (disputes, bookkeeping):
+        patch.setattr(module, "parts_of", lambda job, nanos: [("", nanos)])
 
 
 def closes_a_period_with_other_balances(patch: pytest.MonkeyPatch) -> None:
@@ -153,6 +160,7 @@ BREAKS: list[tuple[Break, str]] = [
     (books_a_retry_again, r"is booked twice"),
     (warns_of_the_budget_again, r"is told of (50|80|100) % of its budget again"),
     (gives_the_fee_back_twice, r"is upheld: \d+ goes back, \d+ should"),
+    (makes_money_of_credit, r"of granted credit becomes money"),
     (closes_a_period_with_other_balances, r"is closed to \d+ with other balances than were booked"),
     (blames_the_customer, r"which is the fault of provider, not customer"),
 ]

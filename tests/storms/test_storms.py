@@ -23,7 +23,7 @@ FIRED = (
     "clock set forward", "clock set back", "machine silent", "machine back on another node", "worker lost", "run failed",
     "provider lied", "lie refused", "meter lied", "a run that is over spoke", "the same id for another job", "price changed",
     "job cancelled", "market stopped", "batch booked", "deposit corrected", "period closed", "charges disputed", "dispute upheld",
-    "dispute rejected",
+    "dispute rejected", "given back to credit",
 )  # fmt: skip
 
 

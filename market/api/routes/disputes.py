@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["disputes"])
 @router.get("/disputes")
 async def disputes(services: Has, caller: Someone, job: str | None = None) -> dict[str, Any]:
     """Those about one's own jobs, or one's own leases as a provider; an operator sees all. Oldest first."""
-    found = [one for one in services.exchange.disputes() if _may_see(caller, one) and job in (None, one["job"])]
+    found = [_as_seen(caller, one) for one in services.exchange.disputes() if _may_see(caller, one) and job in (None, one["job"])]
     return {"items": found}
 
 
@@ -27,7 +27,7 @@ async def dispute(services: Has, caller: Someone, dispute: str) -> dict[str, Any
     found = services.exchange.dispute(dispute)
     if found is None or not _may_see(caller, found):
         raise not_found("dispute", dispute)
-    return found
+    return _as_seen(caller, found)
 
 
 @router.post("/jobs/{job}/disputes", status_code=201)
@@ -44,6 +44,13 @@ async def open_dispute(
 async def decide_dispute(services: Has, caller: Operator, dispute: str, body: DecisionBody) -> dict[str, Any]:
     """Uphold or reject, with a reason; the same again is answered as before."""
     return (await services.ask(DecideDispute(dispute=dispute, by=caller.name, **body.model_dump())))[0]
+
+
+def _as_seen(caller: Caller, dispute: dict[str, Any]) -> dict[str, Any]:
+    """A provider does not hear from what its customer had paid."""
+    if caller.sees_all or caller.name == dispute["customer"]:
+        return dispute
+    return {name: value for name, value in dispute.items() if name != "granted_nanos"}
 
 
 def _may_see(caller: Caller, dispute: dict[str, Any]) -> bool:
