@@ -56,7 +56,8 @@ def parts_of(job: Job, amount_nanos: int) -> Parts:
 def dealt(payers: Iterable[tuple[str, int]], parts: Sequence[tuple[str, int]]) -> list[tuple[str, str, int]]:
     """Who pays which part, as (payer, grant or BOUGHT, nano-dollars); both sides come to the same sum."""
     left, found = list(reversed(parts)), []
-    for payer, due in payers:
+    for payer, owed in payers:
+        due = owed
         while due:
             name, nanos = left.pop()
             part = min(due, nanos)

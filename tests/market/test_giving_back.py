@@ -9,11 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market.book_commands import CorrectTransfer
-from market.commands import CancelJob, DecideDispute, GrantCredit, OpenDispute
+from market.commands import (
+    CancelJob,
+    DecideDispute,
+    Deposit,
+    GrantCredit,
+    OpenDispute,
+    Reading,
+    ReportReadings,
+    StartLease,
+)
+from market.invoice_page import invoice_page
 from storage.billing import billing, invoice
 from storage.bills import bill_of
 from storage.journal import Journal
 from storage.projection import Projection, projection_equal
+from storage.records import encode_record
 from storage.tenants import Tenant
 from tests.market.scene import USD, Scene
 from tests.market.test_credits import grant, money, trained
@@ -99,13 +110,13 @@ def test_what_goes_back_to_a_grant_that_is_over_ends_with_it_and_the_note_says_s
     assert money(scene)[1] == 0
     assert scene.balances()["credit:g0"] == 0
     assert scene.balances()["grants"] == -20 * PERCENT, "what was given and is neither spent nor over"
-    (note,) = invoices_agree(scene, tmp_path / "journal")["notes"]  # type: ignore[attr-defined]
+    bill = invoices_agree(scene, tmp_path / "journal")
+    (note,) = bill["notes"]  # type: ignore[attr-defined]
     assert (note["granted_nanos"], note["expired_nanos"]) == (20 * PERCENT, 20 * PERCENT)
+    assert "$0.20 to granted credits, $0.20 of them expired" in invoice_page(bill)
 
 
 def test_what_was_kept_for_a_dispute_about_the_meter_goes_back_to_the_grant_it_came_from() -> None:
-    from market.commands import Reading, ReportReadings, StartLease
-
     scene = Scene()
     grant(scene, "g0", 0.4)
     scene.offer("offer-1", "p1", 0.5)
@@ -157,8 +168,6 @@ def test_a_journal_of_before_keeps_its_balances_and_goes_on_by_the_new_rule() ->
     opened = OpenDispute("old", "job-1", lease, 20 * PERCENT, "slow", "", "ann")
     scene.do(opened)
     closed = {"type": "dispute_closed", "dispute": "old", "job": "job-1", "state": "upheld", "amount_nanos": 20 * PERCENT, "reason": "so", "by": "op"}
-    from tests.market.scene import encode_record
-
     scene.records.append(encode_record(scene.now_ms, [closed, *moved]))
     scene.restart()
     assert scene.balances()["wallet:ann"] == before.get("wallet:ann", 0) + 20 * PERCENT
@@ -176,8 +185,6 @@ def test_nothing_granted_becomes_money_in_any_order_of_disputes(data: st.DataObj
     if granted:
         scene.do(GrantCredit("g0", "ann", None, granted, None, "r", "op"))
     if bought:
-        from market.commands import Deposit
-
         scene.do(Deposit("d", "ann", bought, "op"))
     if granted + bought < USD // 2:
         return
