@@ -58,7 +58,7 @@ _SPEC_FIELDS: Final = (
 )  # fmt: skip
 _SPEC_OPTIONAL: Final = ("wait", "until_loss", "train", "evaluate")
 _WORKER_FIELDS: Final = ("min", "max", "gpus", "gpu", "vram_gib", "region", "reliability", "isolation")
-_WORKER_OPTIONAL: Final = ("own", "available_ms", "grow_below_nanos_per_gpu_hour")
+_WORKER_OPTIONAL: Final = ("own", "available_ms", "movable", "grow_below_nanos_per_gpu_hour")
 _LIMIT_FIELDS: Final = ("max_price_nanos_per_gpu_hour", "budget_nanos", "deadline_ms")
 _LIMIT_OPTIONAL: Final = ("interruptible",)
 
@@ -288,6 +288,8 @@ def check_workers(workers: object, settings: Settings) -> Refusal | None:
         return invalid("workers.isolation", workers["isolation"], "process or sandbox")
     if not is_int(workers.get("available_ms", 1), 1, LONGEST_MS):
         return invalid("workers.available_ms", workers["available_ms"], "milliseconds from 1, up to ten years")
+    if not isinstance(workers.get("movable", False), bool):
+        return invalid("workers.movable", workers["movable"], "true or false")
     grow, most = workers.get("grow_below_nanos_per_gpu_hour", 1), settings.max_price_nanos_per_gpu_hour
     if not is_int(grow, 1, most):
         return invalid("workers.grow_below_nanos_per_gpu_hour", grow, f"a whole number of nano-dollars from 1 to {most}")

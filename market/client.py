@@ -144,6 +144,11 @@ class Market(Consortium, PastQuestions):
         body = {"price_nanos_per_gpu_hour": price_nanos_per_gpu_hour}
         return self._wire.json("POST", f"/v1/offers/{_part(offer)}/price", body=body)
 
+    def set_lease_times(self, offer: str, **times: Any) -> Json:
+        """{id, min_lease_ms, max_lease_ms, maintenance, maintenance_next, version}. What is not named stays: `min_lease_ms` and
+        `max_lease_ms` (None: no bound) count for leases to come, `maintenance` is the list of all its windows."""
+        return self._wire.json("POST", f"/v1/offers/{_part(offer)}/lease-times", body=times)
+
     def secrets(self) -> list[Json]:
         """One's own secrets: [{name, set_ms, used_by}]."""
         items: list[Json] = self._wire.json("GET", "/v1/secrets")["items"]

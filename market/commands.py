@@ -23,6 +23,7 @@ from market.offer_commands import (
     OfferCommand,
     PlaceOffer,
     ReportMeasured,
+    SetLeaseTimes,
     StartLease,
 )
 from market.report_commands import (
@@ -86,6 +87,7 @@ __all__ = [
     "ReportSave",
     "ResumeMember",
     "RevokeInvite",
+    "SetLeaseTimes",
     "SetLimits",
     "SetRole",
     "SetTeam",

@@ -28,6 +28,9 @@ class Reason(StrEnum):
     CUSTOMER_LIMIT = "customer_limit"
     CUSTOMER_HOURS = "customer_hours"
     LEAVES_TOO_SOON = "leaves_too_soon"
+    MIN_LEASE = "min_lease"
+    MAX_LEASE = "max_lease"
+    MAINTENANCE = "maintenance"
     PRICE_TOO_LOW = "price_too_low"
     NOT_AVAILABLE = "not_available"
     AVOIDED = "avoided"
@@ -77,6 +80,9 @@ CONSTRAINTS: tuple[tuple[Reason, Test], ...] = (
     (Reason.CUSTOMER_LIMIT, lambda offer, bid: offer.room_for(bid.customer) >= bid.requires.gpus),
     (Reason.CUSTOMER_HOURS, lambda offer, bid: offer.has_hours_for(bid.customer)),
     (Reason.LEAVES_TOO_SOON, lambda offer, bid: offer.stays_ms is None or offer.stays_ms >= bid.requires.stays_ms),
+    (Reason.MIN_LEASE, lambda offer, bid: offer.is_worth_it_for(bid)),
+    (Reason.MAX_LEASE, lambda offer, bid: offer.lets_as_long_as(bid)),
+    (Reason.MAINTENANCE, lambda offer, bid: offer.is_open_as_long_as(bid)),
     (Reason.PRICE_TOO_LOW, lambda offer, bid: offer.price_nanos_per_gpu_hour <= bid.max_price_nanos_per_gpu_hour),
     (Reason.NOT_AVAILABLE, lambda offer, bid: offer.matchable),
     (Reason.AVOIDED, lambda offer, bid: offer.id not in bid.avoid),

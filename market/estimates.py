@@ -33,6 +33,7 @@ OTHER_HARDWARE: Final = 0.40
 PRIOR_RUNS: Final = 2
 NUMBERS: Final[Sequence[int]] = (1, 2, 4, 8)
 OTHER_GPUS: Final = 3
+ANY_TIME_MS: Final = 2**62
 QUANTILE: Final = NormalDist().inv_cdf(0.5 + CLAIMED / 2)
 
 Measured = Mapping[str, Mapping[str, float]]
@@ -190,13 +191,20 @@ def seats_in(bid: Bid, book: OrderBook) -> list[Offer]:
     return [offer.seen_by(bid.customer) for offer in found if offer is not None]
 
 
+def seats_of_any_time(bid: Bid, book: OrderBook) -> list[Offer]:
+    """Where it would run, of machines that are let too if need be: by these its time is estimated, so that lease times and windows,
+    which ask for that time, do not count yet."""
+    timeless = replace(bid, expected_ms=ANY_TIME_MS, lasts_ms=bid.requires.stays_ms)
+    return seats_in(timeless, book) or idle_seats(timeless, book)
+
+
 def idle_seats(bid: Bid, book: OrderBook) -> list[Offer]:
     """The cheapest seats for its smallest gang, were nobody on them; empty where the listed machines do not have as many."""
     found: list[Offer] = []
     for offer in book.cheapest(bid.requires):
         if offer.price_nanos_per_gpu_hour > bid.max_price_nanos_per_gpu_hour:
             break
-        idle = replace(offer, gpus_free=offer.gpus, units_of={}, unit_ms_of={}).seen_by(bid.customer)
+        idle = replace(offer, gpus_free=offer.gpus, units_of={}, unit_ms_of={}, closes_ms=None).seen_by(bid.customer)
         if all(test(idle, bid) for _, test in CONSTRAINTS):
             found += [idle] * (offer.gpus // bid.requires.gpus)
         if len(found) >= max(1, bid.workers_min):

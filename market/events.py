@@ -55,6 +55,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
         "request_digest",
     ),
     "offer_terms": ("offer", "terms"),
+    "offer_window": ("offer", "begin_ms", "end_ms"),
     "offer_tested": ("offer", "selftest"),
     "offer_changed": ("offer", "state", "price_nanos_per_gpu_hour", "reason"),
     "offer_heard": ("offer", "heard_ms"),

@@ -33,7 +33,7 @@ from market.events import Event
 from market.figures import Figures, figures
 from market.orders import BookSnapshot, Inputs
 from market.outcomes import Json, Outcome, Refusal, Settings
-from market.outlook import outlook
+from market.outlook import as_submitted, outlook
 from market.quotes import Means, make_plan
 from market.reducer import apply
 from market.spot import seen_by
@@ -314,6 +314,7 @@ class Exchange:
             snapshot = replace(snapshot, offers=tuple(seen_by(offer, bid) for offer in snapshot.offers), book=None)
         offers = snapshot.offers
         measured = {offer.id: state.offers[offer.id].measured for offer in offers}
+        bid = as_submitted(state, snapshot, bid, dict(spec), measured)
         now_ms = max(self.now_ms, now_ms)
         means = Means(
             credits.spendable(state, member, now_ms),

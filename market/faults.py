@@ -31,13 +31,15 @@ class Charged(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Cause:
     """`event` is what happened; `aftermath` is what the market does next; `saved_counts`: the lease had notice and is
-    nobody's fault, so that its committed work is paid, of a command what it had saved, and nothing else."""
+    nobody's fault, so that its committed work is paid, of a command what it had saved, and nothing else; `by_market`: the market
+    gives notice of it, and nobody else may say it."""
 
     reason: str
     event: str
     fault: Fault
     aftermath: str
     saved_counts: bool = False
+    by_market: bool = False
 
     @property
     def charged(self) -> Charged:
@@ -95,7 +97,10 @@ CAUSES: Final[tuple[Cause, ...]] = (
     Cause("preempted", "the provider took the machine back", Fault.PROVIDER, _REPLACED),
     Cause("drained", "the provider drained the offer", Fault.PROVIDER, _REPLACED),
     Cause("withdrew", "the provider withdrew the offer", Fault.PROVIDER, _REPLACED),
-    Cause("outbid", "another bid more for what an interruptible lease had", Fault.NONE, _SHRINKS, saved_counts=True),
+    Cause("outbid", "another bid more for what an interruptible lease had", Fault.NONE, _SHRINKS, saved_counts=True, by_market=True),
+    Cause("max_lease", "it lasted as long as its offer lets", Fault.NONE, _SHRINKS, saved_counts=True, by_market=True),
+    Cause("maintenance", "the offer's maintenance began, announced before the lease", Fault.NONE, _SHRINKS, saved_counts=True, by_market=True),
+    Cause("maintenance_unannounced", "the offer's maintenance began, set after the lease was granted", Fault.PROVIDER, _REPLACED, by_market=True),
     Cause("run_died", "the RunActor died and no worker outlived it", Fault.MARKET, _RESUMES),
     Cause("head_lost", "the head node was away for longer than the workers could wait", Fault.MARKET, _RESUMES),
     Cause(
@@ -105,7 +110,7 @@ CAUSES: Final[tuple[Cause, ...]] = (
 )
 
 BY_REASON: Final[Mapping[str, Cause]] = {cause.reason: cause for cause in CAUSES}
-NOTICED: Final = frozenset(cause.reason for cause in CAUSES if cause.saved_counts)
+NOTICED: Final = frozenset(cause.reason for cause in CAUSES if cause.by_market)
 """Reasons for which the market itself gives a lease notice."""
 CUSTOMER_FAILURES: Final = frozenset(
     {"exception", "nan", "hang", "memory", "shape", "import", "command_failed", "kills_workers"}
@@ -138,7 +143,8 @@ def cause_of_provider_end(reason: str, *, run_silent: bool) -> Cause:
     if reason == "head_lost" and run_silent:
         return BY_REASON["head_lost"]
     cause = BY_REASON.get(reason)
-    return cause if cause is not None and cause.fault is Fault.PROVIDER else BY_REASON["worker_lost"]
+    known = cause is not None and cause.fault is Fault.PROVIDER and reason not in NOTICED
+    return cause if cause is not None and known else BY_REASON["worker_lost"]
 
 
 def cause_of_halt(state: str, reason: str) -> Cause:

@@ -98,6 +98,7 @@ class WorkersForm(StrictForm):
     isolation: Literal["process", "sandbox"] = "process"
     own: Annotated[list[ShortName], BeforeValidator(listed), Field(max_length=64)] = Field(default_factory=list)
     available_hours: Annotated[float, Field(gt=0, le=87_600)] | None = None
+    movable: bool = False
     grow_below_usd_per_gpu_hour: Price | None = None
 
     @model_validator(mode="after")
@@ -118,6 +119,7 @@ class WorkersForm(StrictForm):
             "reliability": self.reliability,
             "isolation": self.isolation,
             **({"own": sorted(set(self.own))} if self.own else {}),
+            **({"movable": True} if self.movable else {}),
             **({"available_ms": _hours_ms(self.available_hours)} if self.available_hours is not None else {}),
             **(
                 {"grow_below_nanos_per_gpu_hour": self.grow_below_usd_per_gpu_hour}

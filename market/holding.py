@@ -39,7 +39,7 @@ def hold_offer(turn: Turn, command: HoldOffer) -> Answer | Refusal:
         lease = turn.state.leases[name]
         fields = {"lease": lease.id, "epoch": lease.epoch, "job": lease.job, "reason": "preempted"}
         turn.emit("lease_noticed", fields | {"notice_ms": offer.terms.notice_ms})
-    return Answer(held_view(offer), created=bool(turn.events))
+    return Answer(held_view(offer, turn.now_ms), created=bool(turn.events))
 
 
 def _check(turn: Turn, offer: OfferRecord, command: HoldOffer) -> Refusal | None:
@@ -69,10 +69,12 @@ def is_paused(offer: OfferRecord) -> bool:
     return bool(offer.held["gpus"] >= offer.gpus)
 
 
-def shown_state(offer: OfferRecord) -> str:
+def shown_state(offer: OfferRecord, now_ms: int) -> str:
     """The offer's state as people see it."""
+    if offer.state == "open" and offer.is_in_maintenance(now_ms):
+        return "maintenance"
     return "paused" if offer.state == "open" and is_paused(offer) else offer.state
 
 
-def held_view(offer: OfferRecord) -> Json:
-    return {"id": offer.id, "state": shown_state(offer), "held": dict(offer.held), "version": offer.version}
+def held_view(offer: OfferRecord, now_ms: int) -> Json:
+    return {"id": offer.id, "state": shown_state(offer, now_ms), "held": dict(offer.held), "version": offer.version}

@@ -11,7 +11,7 @@ from market.checking import check_size, invalid, is_digest, is_int, is_name, opt
 from market.command_checking import check_sized_spec
 from market.commands import AddBudget, CancelJob, HaltJob, ReopenMarket, RetuneJob, StopMarket, SubmitJob
 from market.disputes import held_in_escrow
-from market.estimates import estimate_of, idle_seats, may_be_estimated, seats_in
+from market.estimates import estimate_of, may_be_estimated, seats_of_any_time
 from market.faults import cause_of_halt
 from market.feasibility import cheapest_minute_nanos, never_fits
 from market.granting import end_lease
@@ -86,7 +86,7 @@ def _estimate(turn: Turn, job: Job) -> None:
         return
     book = book_of(state, turn.volatile)
     bid = bid_of_spec(job.id, job.spec, turn.now_ms, job.customer)
-    seats = seats_in(bid, book) or idle_seats(bid, book)  # of machines that are let: what it takes on them, once it has them
+    seats = seats_of_any_time(bid, book)
     measured = {offer.id: state.offers[offer.id].measured for offer in seats}
     estimate = estimate_of(job.spec, seats, measured, state.experience, job.customer)
     if estimate is not None:

@@ -78,6 +78,10 @@ class Lease:
     reason: str | None = None
     fault: str | None = None
     detail: str = ""
+    longest_until_ms: int | None = None
+    """When it is over by the longest time that its offer let for when it was granted."""
+    window_ms: int | None = None
+    """When the maintenance window began that its offer had announced when it was granted."""
     team: str | None = None
     """Whose usage it is, the customer's team when it was granted; None: granted when there were no teams."""
 

@@ -81,6 +81,8 @@ def _is_idle(turn: Turn, offer: OfferRecord) -> bool:
     """Open, heard of lately, with figures of its own to begin with, and with nothing let and nothing held."""
     silent_ms = turn.now_ms - turn.volatile.heard_ms.get(offer.id, 0)
     idle = offer.state == "open" and not offer.live and not offer.held["gpus"]
+    until_ms = turn.now_ms + turn.settings.measure_patience_ms
+    idle = idle and not (offer.is_in_maintenance(turn.now_ms) or offer.is_in_maintenance(until_ms))
     return idle and bool(offer.measured) and silent_ms <= turn.settings.offer_timeout_ms
 
 

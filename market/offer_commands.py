@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from market.owner_terms import OwnerTerms
+from market.team_commands import KEEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,18 @@ class HoldOffer:
     why: str = ""
     until_ms: int | None = None
     leases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SetLeaseTimes:
+    """How long leases of an offer may and must be, in milliseconds (KEEP: as it is, None: no bound), for leases to come; and its
+    maintenance windows (None: as they are), which those that run leave, too."""
+
+    offer: str
+    by: str
+    min_lease_ms: int | None = KEEP
+    max_lease_ms: int | None = KEEP
+    maintenance: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,4 +123,4 @@ class EndLease:
     by: str
 
 
-OfferCommand = PlaceOffer | ChangeOffer | HoldOffer | Heard | ReportMeasured | LoseRay | StartLease | EndLease
+OfferCommand = PlaceOffer | ChangeOffer | SetLeaseTimes | HoldOffer | Heard | ReportMeasured | LoseRay | StartLease | EndLease

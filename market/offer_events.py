@@ -9,7 +9,7 @@ from market.events import Event
 from market.measurements import STRIKES
 from market.owner_terms import OwnerTerms
 from market.reliability import ProviderRecord
-from market.state import OfferRecord, State
+from market.state import Maintenance, OfferRecord, State
 
 
 def _offer_placed(state: State, event: Event, at_ms: int) -> None:
@@ -50,6 +50,7 @@ def _offer_placed(state: State, event: Event, at_ms: int) -> None:
         offer.live = before.live
         offer.gpus_used = before.gpus_used
         offer.held = before.held
+        offer.window = before.window
         offer.promised = before.promised
         offer.pace = before.pace
         offer.let_day, offer.let_unit_ms = before.let_day, before.let_unit_ms
@@ -62,6 +63,15 @@ def _offer_placed(state: State, event: Event, at_ms: int) -> None:
 def _offer_terms(state: State, event: Event, at_ms: int) -> None:
     state.offers[event["offer"]].terms = OwnerTerms.of_json(event["terms"])
     state.touched[event["offer"]] = None
+
+
+def _offer_window(state: State, event: Event, at_ms: int) -> None:
+    offer = state.offers[event["offer"]]
+    offer.window = None if event["begin_ms"] is None else Maintenance(event["begin_ms"], event["end_ms"])
+    offer.version += 1
+    state.touched[offer.id] = None
+    for lease in offer.live:
+        state.jobs[state.leases[lease].job].version += 1
 
 
 def _offer_tested(state: State, event: Event, at_ms: int) -> None:
@@ -105,7 +115,8 @@ def _offer_changed(state: State, event: Event, at_ms: int) -> None:
     if event["state"] == "open" and offer.state != "open":
         offer.counted_ms = at_ms
     if event["state"] == "offline" and offer.state == "open" and event["reason"] == "not_heard":
-        state.providers[offer.provider].fell_silent(at_ms)
+        if not offer.is_in_maintenance(at_ms):
+            state.providers[offer.provider].fell_silent(at_ms)
         state.touch_provider(offer.provider)
     if event["state"] == "offline" and offer.state != "offline":
         offer.returns_to = offer.state
@@ -123,6 +134,7 @@ def _offer_changed(state: State, event: Event, at_ms: int) -> None:
 OFFER_HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     "offer_placed": _offer_placed,
     "offer_terms": _offer_terms,
+    "offer_window": _offer_window,
     "offer_tested": _offer_tested,
     "offer_changed": _offer_changed,
     "offer_held": _offer_held,

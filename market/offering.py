@@ -15,6 +15,7 @@ from market.checking import (
 )
 from market.commands import SYSTEM, ChangeOffer, Heard, LoseRay, PlaceOffer
 from market.granting import end_lease, end_lost
+from market.lease_times import check_lease_times, follow_windows
 from market.measurements import doubt_of
 from market.order_making import is_suspect
 from market.outcomes import Answer, Json, Refusal, conflict, unknown
@@ -123,10 +124,15 @@ def _list(turn: Turn, command: PlaceOffer, digest: str) -> None:
         "versions": dict(command.versions),
         "request_digest": digest,
     }
+    known = turn.state.offers.get(command.id)
+    # Said by hand since, and not otherwise by whoever starts it again with the same words: that counts.
+    terms = command.terms if known is None or known.request_digest != digest else known.terms
     turn.emit("offer_placed", fields)
-    if command.terms.as_json():
-        turn.emit("offer_terms", {"offer": command.id, "terms": command.terms.as_json()})
-    follow_schedule(turn, turn.state.offers[command.id])
+    if terms.as_json():
+        turn.emit("offer_terms", {"offer": command.id, "terms": terms.as_json()})
+    offer = turn.state.offers[command.id]
+    follow_schedule(turn, offer)
+    follow_windows(turn, offer, anew=True)
     if command.selftest is not None:
         turn.emit("offer_tested", {"offer": command.id, "selftest": dict(command.selftest)})
     turn.volatile.heard_ms[command.id] = turn.now_ms
@@ -196,7 +202,7 @@ def _check_terms(turn: Turn, terms: OwnerTerms) -> Refusal | None:
     day_ms = terms.max_unit_ms_per_customer_day
     if day_ms is not None and not is_int(day_ms, 1, MAX_INT):
         return invalid("max_unit_ms_per_customer_day", day_ms, "milliseconds times units from 1")
-    return _check_schedule(turn, terms)
+    return check_lease_times(terms) or _check_schedule(turn, terms)
 
 
 def _check_schedule(turn: Turn, terms: OwnerTerms) -> Refusal | None:

@@ -7,6 +7,7 @@ from typing import Final
 from market.book import OrderBook
 from market.elastic import is_interruptible, wish_of
 from market.holding import is_paused
+from market.lasting import lasts_ms, outlived_ms
 from market.listing import Listing
 from market.orders import PPM, Bid, Offer, Requirements
 from market.outcomes import Json, Settings
@@ -64,6 +65,7 @@ def offer_order(state: State, offer: OfferRecord, volatile: Volatile) -> Offer:
         and not (is_suspect(offer, volatile) or is_paused(offer) or _goes_soon(offer, volatile))
         and not (offer.doubt or offer.asked),
         floor_nanos_per_gpu_hour=offer.floor_price_nanos_per_gpu_hour,
+        closes_ms=None if offer.window is None else offer.window.begin_ms - offer.terms.notice_ms,
     )
 
 
@@ -107,17 +109,20 @@ def requirements_of(spec: Json) -> Requirements:
 def bid_of_spec(job: str, spec: Json, submitted_ms: int, customer: str) -> Bid:
     """The bid of a job that has nothing yet and its whole budget."""
     workers, limits = spec["workers"], spec["limits"]
+    takes_ms, requires = expected_ms(spec, None), requirements_of(spec)
     return Bid(
         job=job,
         submitted_ms=submitted_ms,
         workers_min=workers["min"],
         workers_max=workers["max"],
-        requires=requirements_of(spec),
+        requires=requires,
         max_price_nanos_per_gpu_hour=limits["max_price_nanos_per_gpu_hour"],
         spendable_nanos=limits["budget_nanos"],
         customer=customer,
-        expected_ms=expected_ms(spec, None),
+        expected_ms=takes_ms,
         interruptible=is_interruptible(spec),
+        asked_ms=submitted_ms,
+        lasts_ms=lasts_ms(spec, takes_ms),
     )
 
 
@@ -146,6 +151,7 @@ def bid_of(state: State, job: Job, settings: Settings, now_ms: int) -> Bid | Non
     if job.leases:
         money = spendable_nanos(money, state.leases_of(job))
     takes_ms = expected_of(state, job, now_ms, money)
+    longest_ms = max(takes_ms, outlived_ms(state, job))
     waited_ms, due_ms = max(0, now_ms - job.waits_since_ms), state.due_rule.after_ms(takes_ms)
     return Bid(
         job=job.id,
@@ -167,6 +173,8 @@ def bid_of(state: State, job: Job, settings: Settings, now_ms: int) -> Bid | Non
         since_ms=job.waits_since_ms,
         due=wish.essential and (bool(live) or bool(workers.get("own")) or (due_ms is not None and waited_ms >= due_ms)),
         told="" if job.unmatched is None else job.unmatched["reason"],
+        asked_ms=now_ms,
+        lasts_ms=lasts_ms(job.spec, longest_ms, flexible=wish.flexible),
     )
 
 

@@ -15,6 +15,8 @@ from storage.values import value
 
 PPM = 1_000_000
 """What a weight of 1 is."""
+LEAST_STAY_MS = 60_000
+"""Nothing begins on a machine that is for rent for less."""
 
 if TYPE_CHECKING:
     from market.book import OrderBook
@@ -50,6 +52,8 @@ class Offer:
     """False for an offer that is listed but cannot be matched now (offline, draining, suspect)."""
     floor_nanos_per_gpu_hour: int | None = None
     """What an interruptible lease pays at least; None: the ask."""
+    closes_ms: int | None = None
+    """When leases have notice of its next maintenance window (past: it is near, or has begun); None: none is known."""
 
     def room_for(self, customer: str) -> int:
         """How many more units the owner lets to this customer, free or not."""
@@ -60,6 +64,20 @@ class Offer:
         """Whether the owner lets to this customer any longer today."""
         most = self.terms.max_unit_ms_per_customer_day
         return most is None or customer in self.terms.own or self.unit_ms_of.get(customer, 0) < most
+
+    def is_worth_it_for(self, bid: Bid) -> bool:
+        """Whether the job takes as long as the owner wants a lease to be."""
+        least = self.terms.min_lease_ms
+        return least is None or max(bid.expected_ms, bid.requires.stays_ms) >= least or bid.customer in self.terms.own
+
+    def lets_as_long_as(self, bid: Bid) -> bool:
+        """Whether a lease may last as long as the job needs its machine."""
+        most = self.terms.max_lease_ms
+        return most is None or bid.lasts_ms <= most or bid.customer in self.terms.own
+
+    def is_open_as_long_as(self, bid: Bid) -> bool:
+        """Whether that is over before the next maintenance window; whoever may be moved needs a minute."""
+        return self.closes_ms is None or bid.asked_ms + max(bid.lasts_ms, LEAST_STAY_MS) <= self.closes_ms
 
     def belongs_to(self, customer: str, providers: Collection[str]) -> bool:
         """Whether both say so: the customer names its provider, and the offer names the customer as its owner."""
@@ -129,6 +147,10 @@ class Bid:
 
     interruptible: bool = False
     """It takes what firm bids leave free, and may be outbid (market/spot.py)."""
+    asked_ms: int = 0
+    """The market's time at which it asks."""
+    lasts_ms: int = 0
+    """For how long it needs a machine from then on: what it asks for, and what it is expected to take unless it may be moved."""
 
     @property
     def waits_since_ms(self) -> int:

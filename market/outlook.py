@@ -18,7 +18,8 @@ from typing import Final
 from market.book import OrderBook
 from market.clearing import clear
 from market.constraints import CONSTRAINTS
-from market.estimates import Measured, estimate_of, idle_seats, may_be_estimated, seats_in
+from market.estimates import Measured, estimate_of, may_be_estimated, seats_in, seats_of_any_time
+from market.lasting import lasts_ms
 from market.orders import Bid, BookSnapshot, Offer
 from market.outcomes import Json
 from market.state import State, Trade
@@ -46,9 +47,6 @@ def outlook(
     `recent`: see `recent_waits`.
     """
     book = OrderBook(snapshot.offers) if snapshot.book is None else snapshot.book
-    if may_be_estimated(spec, state.experience, bid.customer):  # as it will be when it is submitted
-        estimate = estimate_of(spec, seats_in(bid, book) or idle_seats(bid, book), measured, state.experience, bid.customer)
-        bid = replace(bid, expected_ms=expected_ms(spec, estimate))
     cleared = clear(replace(snapshot, bids=(*snapshot.bids, bid)), reasons=False, forgone=False)
     match = next((one for one in cleared.matches if one.job == bid.job), None)
     idle = _idle(book, bid)
@@ -66,6 +64,16 @@ def outlook(
     if begins is not None and takes is not None:
         done = {name: begins[name] + takes[name] for name in ("low_ms", "middle_ms", "high_ms")}
     return {"begins": begins, "price": price, "done": done, "recent": recent_waits(state.trades, bid)}
+
+
+def as_submitted(state: State, snapshot: BookSnapshot, bid: Bid, spec: Json, measured: Measured) -> Bid:
+    """The bid as it will be once its job is submitted, with the time that its customer is told."""
+    if not may_be_estimated(spec, state.experience, bid.customer):
+        return bid
+    book = OrderBook(snapshot.offers) if snapshot.book is None else snapshot.book
+    estimate = estimate_of(spec, seats_of_any_time(bid, book), measured, state.experience, bid.customer)
+    takes_ms = expected_ms(spec, estimate)
+    return replace(bid, expected_ms=takes_ms, lasts_ms=lasts_ms(spec, takes_ms))
 
 
 def recent_waits(trades: Iterable[Trade], bid: Bid) -> Json | None:

@@ -28,8 +28,12 @@ class OwnerTerms:
         max_units_per_customer: how many units one customer may have at once.
         max_unit_ms_per_customer_day: for how long (units times milliseconds) one customer may have them in a day (UTC); looked
             at when a lease begins, so that what runs goes on.
-        own: customers that are the owner: their jobs cost nothing here, come here first, and are not bounded by the four before.
+        own: customers that are the owner: their jobs cost nothing here, come here first, and are not bounded by the four before,
+            nor by how long leases may and must be.
         environments: whether such commands may have Python environments of their own, built on the machine from wheels.
+        min_lease_ms: jobs that are expected to be done sooner do not come here. max_lease_ms: a lease that has lasted as long ends,
+            with notice before; jobs that are expected to last longer come only if they may be moved.
+        maintenance: windows (market/maintenance.py) in which the machine is not for rent; leases have left it before, with notice.
     """
 
     notice_ms: int = DEFAULT_NOTICE_MS
@@ -43,6 +47,9 @@ class OwnerTerms:
     max_units_per_customer: int | None = None
     own: tuple[str, ...] = ()
     max_unit_ms_per_customer_day: int | None = None
+    min_lease_ms: int | None = None
+    max_lease_ms: int | None = None
+    maintenance: tuple[str, ...] = ()
 
     def lets(self, customer: str) -> bool:
         """Whether this customer may rent."""

@@ -91,6 +91,9 @@ _SENTENCES: dict[Reason, str] = {
     Reason.CUSTOMER_LIMIT: "providers that would fit let you no more of their machines",
     Reason.CUSTOMER_HOURS: "providers that would fit let you no more hours of their machines before the next day (UTC)",
     Reason.LEAVES_TOO_SOON: "too few offers stay for that long",
+    Reason.MIN_LEASE: "too few offers let to a job that is done so soon",
+    Reason.MAX_LEASE: "too few offers let for as long as the job is expected to take",
+    Reason.MAINTENANCE: "too few offers have no maintenance before the job is expected to be done",
     Reason.PRICE_TOO_LOW: "too few offers ask as little as the price limit",
     Reason.NOT_AVAILABLE: "offers that would fit are offline, draining, paused or not heard of",
     Reason.AVOIDED: "offers that would fit have just lost a worker of this job",
@@ -137,7 +140,7 @@ def helps(offers: Sequence[Offer], bid: Bid) -> tuple[Help, ...]:
     for reason, loosen in _LOOSEN.items():
         if reason is Reason.ISOLATION and bid.requires.launched:
             continue
-        others = [offer for offer in offers if _passes_all_but(reason, offer, bid)]
+        others = [offer for offer in offers if _passes_all_but(reason, offer, bid) and loosen.would_do(offer, bid)]
         seats = sorted(_free_seats(others, bid), key=loosen.rank)[:wanted]
         failing = [seat for seat in seats if not dict(CONSTRAINTS)[reason](seat, bid)]
         if len(seats) == wanted and failing and covers(bid, seats):
@@ -205,6 +208,7 @@ class _Loosen:
     field: str
     value: Callable[[Sequence[Offer]], str]
     words: str
+    would_do: Callable[[Offer, Bid], bool] = lambda offer, bid: True
 
 
 def _by_price(offer: Offer) -> tuple[float, int, str]:
@@ -213,6 +217,12 @@ def _by_price(offer: Offer) -> tuple[float, int, str]:
 
 def _stays_ms(offer: Offer) -> int:
     return 2**63 if offer.stays_ms is None else offer.stays_ms
+
+
+def _lets_moved(offer: Offer, bid: Bid) -> bool:
+    """Whether the job would be let to if it could be moved."""
+    moved = replace(bid, lasts_ms=bid.requires.stays_ms)
+    return offer.lets_as_long_as(moved) and offer.is_open_as_long_as(moved)
 
 
 def _names(values: set[str]) -> str:
@@ -251,4 +261,6 @@ _LOOSEN: dict[Reason, _Loosen] = {
         lambda seats: f"{min(map(_stays_ms, seats)) // _HUNDREDTH_MS / 100:g}",
         "accept machines that stay for {} h",
     ),
+    Reason.MAX_LEASE: _Loosen(_by_price, "workers.movable", lambda _: "true", "let it be moved", _lets_moved),
+    Reason.MAINTENANCE: _Loosen(_by_price, "workers.movable", lambda _: "true", "let it be moved", _lets_moved),
 }

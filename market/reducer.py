@@ -20,7 +20,7 @@ from market.offer_events import OFFER_HANDLERS
 from market.pricing import budget_percent
 from market.promise_events import PROMISE_HANDLERS
 from market.restarts import note_joined
-from market.state import FINAL_STATES, Job, State, Trade
+from market.state import FINAL_STATES, Job, OfferRecord, State, Trade
 from market.team_events import TEAM_HANDLERS, note_use
 from market.worth import DueRule
 from storage.ledger import Status, Transfer
@@ -158,6 +158,7 @@ def _lease_granted(state: State, event: Event, at_ms: int) -> None:
         replaces=event["replaces"],
     )
     job, offer = state.jobs[lease.job], state.offers[lease.offer]
+    _note_times(lease, offer)
     assert lease.epoch == state.last_epoch + 1
     assert lease.slot == job.next_slot
     assert lease.id not in state.leases
@@ -182,6 +183,13 @@ def _lease_granted(state: State, event: Event, at_ms: int) -> None:
         lease.team = state.members[lease.customer].team
         note_use(state, lease.team, lease.gpus, at_ms)
     assert offer.gpus_used <= offer.gpus, f"{offer.id} is sold twice"
+
+
+def _note_times(lease: Lease, offer: OfferRecord) -> None:
+    """What its customer can know of how long it may last."""
+    most = offer.terms.max_lease_ms
+    lease.longest_until_ms = None if most is None or lease.customer in offer.terms.own else lease.granted_ms + most
+    lease.window_ms = None if offer.window is None else offer.window.begin_ms
 
 
 def _lease_started(state: State, event: Event, at_ms: int) -> None:
@@ -256,13 +264,12 @@ def _lease_ended(state: State, event: Event, at_ms: int) -> None:
     if not lease.own:  # nobody makes himself a name with jobs of his own
         faulted, began = lease.fault == "provider", lease.started_ms is not None
         state.providers[lease.provider].lease_ended(at_ms, faulted=faulted, began=began)
-    if lease.reason in NOTICED:
+    if lease.reason in NOTICED or lease.fault == "provider":
         job.orphans.append(lease.id)
     if lease.fault == "provider":
         offer.lost_ms = at_ms
         state.lost[offer.id] = None
         job.avoided[offer.id] = after_loss(job.avoided.get(offer.id), at_ms, at_ms - lease.granted_ms)
-        job.orphans.append(lease.id)
 
 
 def _round_committed(state: State, event: Event, at_ms: int) -> None:

@@ -30,7 +30,13 @@ SUMMED: Final = "sum1:"
 
 def part_of(offer: Offer) -> int:
     """What an offer adds to the sum of its book."""
-    return int.from_bytes(shake_256(repr(_offer(offer)).encode()).digest(SUM_BYTES))
+    return int.from_bytes(shake_256(_line(offer).encode()).digest(SUM_BYTES))
+
+
+def _line(offer: Offer) -> str:
+    """Of an offer without maintenance windows as it was before there were any."""
+    line = repr(_offer(offer))
+    return line if offer.closes_ms is None else f"{line} closes {offer.closes_ms}"
 
 
 def sum_of(offers: Iterable[Offer]) -> int:

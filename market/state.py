@@ -31,6 +31,14 @@ RECENT_TRADES = 256
 OFFER_STATES = ("open", "draining", "offline", "withdrawn")
 
 
+@dataclass(frozen=True, slots=True)
+class Maintenance:
+    """A window in which an offer is not for rent, in milliseconds since the epoch."""
+
+    begin_ms: int
+    end_ms: int
+
+
 @dataclass(slots=True)
 class OfferRecord:
     """`returns_to` is the state that an offline offer has again when its provider is heard; `away` is why it is offline;
@@ -64,6 +72,8 @@ class OfferRecord:
     gpus_used: int = 0
     terms: OwnerTerms = field(default_factory=OwnerTerms)
     base_nanos: int = 0
+    window: Maintenance | None = None
+    """The maintenance window that it is in, else the next one that is known."""
     selftest: dict[str, Any] | None = None
     let_day: int = 0
     let_unit_ms: dict[str, int] = field(default_factory=dict)
@@ -91,6 +101,10 @@ class OfferRecord:
         if not lease.own:
             before = self.let_unit_ms.get(lease.customer, 0)
             self.let_unit_ms[lease.customer] = before + lease.unit_ms_since(DAY.begin_ms(today), at_ms)
+
+    def is_in_maintenance(self, at_ms: int) -> bool:
+        """Whether it is not for rent for a window that was announced."""
+        return self.window is not None and self.window.begin_ms <= at_ms < self.window.end_ms
 
     @property
     def gpus_free(self) -> int:

@@ -13,6 +13,7 @@ from market.granting import end_lease
 from market.heartbeats import count_heartbeats, note_heard
 from market.holding import release_what_is_over
 from market.jobs import finish, pause
+from market.lease_times import end_what_is_due, follow_windows
 from market.leases import LeaseState
 from market.measuring import ask_measurements
 from market.offering import follow_schedule
@@ -29,6 +30,7 @@ def tick(turn: Turn, command: Tick) -> Answer | Refusal:
     release_what_is_over(turn)
     for offer in list(turn.state.offers.values()):
         follow_schedule(turn, offer)
+        follow_windows(turn, offer)
     _next_day(turn)
     expire(turn)
     expire_disputes(turn)
@@ -36,6 +38,7 @@ def tick(turn: Turn, command: Tick) -> Answer | Refusal:
     _silent_offers(turn)
     ask_measurements(turn, command.random)
     _silent_leases(turn)
+    end_what_is_due(turn)
     _jobs(turn, turn.volatile.ticked_ms)
     outbidding.watch(turn)
     turn.volatile.ticked_ms = turn.now_ms

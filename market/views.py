@@ -14,6 +14,7 @@ from market.events import MEMBER_BEFORE
 from market.fruitless import deaths_in_a_row
 from market.holding import shown_state
 from market.learning import took_of
+from market.lease_times import ends_by, times_view
 from market.leases import Lease, LeaseState
 from market.order_making import has_network, is_suspect
 from market.outcomes import Json
@@ -49,7 +50,7 @@ def offer_view(state: State, volatile: Volatile, offer: OfferRecord) -> Json:
         "isolation": offer.isolation,
         "selftest": summary(offer.selftest),
         "measured": dict(offer.measured),
-        "state": shown_state(offer),
+        "state": shown_state(offer, volatile.now_ms),
         "held": dict(offer.held),
         "notice_ms": offer.terms.notice_ms,
         "until_ms": offer.terms.until_ms,
@@ -61,6 +62,7 @@ def offer_view(state: State, volatile: Volatile, offer: OfferRecord) -> Json:
         "own": list(offer.terms.own),
         "max_units_per_customer": offer.terms.max_units_per_customer,
         "max_unit_ms_per_customer_day": offer.terms.max_unit_ms_per_customer_day,
+        **times_view(offer),
         "suspect": bool(offer.doubt) or is_suspect(offer, volatile),
         "suspect_reason": offer.doubt or ("it lost a lease and is not heard of since" if is_suspect(offer, volatile) else ""),
         "pace": offer.pace,
@@ -127,6 +129,7 @@ def lease_view(state: State, lease: Lease) -> Json:
         "granted_ms": lease.granted_ms,
         "started_ms": lease.started_ms,
         "ending": lease.ending if lease.live else None,
+        "until_ms": ends_by(state, lease),
         "ended_ms": lease.ended_ms,
     }
 

@@ -10,7 +10,7 @@ from cli.errors import usage
 from cli.output import Column, Styled, printable, show_list
 from cli.session import connect
 from cli.settings import Settings
-from storage.units import format_instant
+from storage.units import format_duration, format_instant
 
 Offer = dict[str, Any]
 COLUMNS = (
@@ -19,7 +19,7 @@ COLUMNS = (
     Column("reliable", right=True, gives_way=3), Column("isolation", gives_way=6), Column("kind", gives_way=7),
     Column("state"),
 )  # fmt: skip
-_STATES = {"open": "green", "draining": "yellow", "paused": "yellow", "offline": "dim", "withdrawn": "dim"}
+_STATES = {"open": "green", "draining": "yellow", "paused": "yellow", "maintenance": "yellow", "offline": "dim", "withdrawn": "dim"}
 
 
 def register(app: typer.Typer) -> None:
@@ -70,6 +70,18 @@ def show_offers(settings: Settings, found: list[dict[str, Any]]) -> None:
         if change := one.get("price_next"):
             asked = usd(change["price_nanos_per_gpu_hour"])
             print(printable(f"{one['name']} asks {asked} from {format_instant(change['at_ms'])} on"))
+        if said := times_told(one):
+            print(printable(f"{one['name']}: {', '.join(said)}"))
+
+
+def times_told(offer: dict[str, Any]) -> list[str]:
+    """What an offer says of how long leases last, and of maintenance, for people."""
+    least, most, window = (offer.get(name) for name in ("min_lease_ms", "max_lease_ms", "maintenance_next"))
+    found = [f"leases of at least {format_duration(least)}"] if least else []
+    found += [f"leases of at most {format_duration(most)}"] if most else []
+    if window:
+        found.append(f"maintenance {format_instant(window['begin_ms'])} to {format_instant(window['end_ms'])}")
+    return found
 
 
 def offer_row(one: dict[str, Any]) -> list[str | Styled]:

@@ -88,8 +88,6 @@ def prices(between: list[str] | None, zone: str | None) -> tuple[list[dict[str, 
     from market.schedules import is_zone
 
     if not between:
-        if zone is not None:
-            raise usage("--zone says nothing without --price-between", field="--zone", remedy="add it, or leave this out")
         return [], ""
     named = machines_zone() if zone is None else zone
     if not is_zone(named):
@@ -103,6 +101,43 @@ def prices(between: list[str] | None, zone: str | None) -> tuple[list[dict[str, 
             raise usage(f"--price-between {error}", field="--price-between", code="bad_hours") from None
         found.append({"hours": said, "price_nanos_per_gpu_hour": price_nanos(amount, "--price-between")})
     return found, named
+
+
+def windows(given: list[str] | None, zone: str | None, option: str) -> list[str]:
+    """The maintenance windows that an option names; `zone` is of those that name none, UTC where it is not said."""
+    from market.maintenance import WindowError, parse_window, wrong_windows
+    from market.schedules import is_zone
+
+    if zone is not None and not is_zone(zone):
+        raise usage(f"--zone {zone!r} is not known here", field="--zone", remedy="such as Europe/Berlin or UTC")
+    found: list[str] = []
+    try:
+        for text in given or ():
+            named = len(text.split()) > 1 and is_zone(text.split()[-1])
+            found.append(str(parse_window(text if named or zone is None else f"{text} {zone}")))
+    except WindowError as error:
+        raise usage(f"{option} {error}", field=option, code="bad_window") from None
+    wrong = wrong_windows(found)
+    if wrong is not None:
+        raise usage(f"{option}: {wrong}", field=option, code="bad_window")
+    return found
+
+
+def lease_times(least: str | None, most: str | None, notice_ms: int) -> dict[str, int | None]:
+    """How long leases must and may be, as the offer says it."""
+    found = {
+        name: None if text is None else duration_ms(text, option)
+        for name, option, text in (("min_lease_ms", "--min-lease", least), ("max_lease_ms", "--max-lease", most))
+    }
+    shortest, longest = found["min_lease_ms"], found["max_lease_ms"]
+    if longest is not None and longest < notice_ms + 1000:
+        raise usage(
+            f"--max-lease {most} leaves no time before the notice of {notice_ms / 1000:g} s",
+            field="--max-lease", remedy="a longer time, or a shorter --notice", code="out_of_range",
+        )  # fmt: skip
+    if shortest is not None and longest is not None and shortest > longest:
+        raise usage(f"--min-lease {least} is above --max-lease {most}", field="--min-lease", code="out_of_range")
+    return found
 
 
 def _moment(text: str, now_s: float) -> float:

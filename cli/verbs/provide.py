@@ -64,7 +64,8 @@ def provide(
         typer.Option(metavar="HOURS=USD", help="another price in these hours, such as '22:00-06:00=0.20'; and again for more"),
     ] = None,
     time_zone: Annotated[
-        str | None, typer.Option("--zone", help="of these hours, such as Europe/Berlin; this machine's without")
+        str | None,
+        typer.Option("--zone", help="of these hours and of maintenance, such as Europe/Berlin; without, this machine's, and UTC"),
     ] = None,
     allow: Annotated[
         list[str] | None, typer.Option(metavar="ID,…", help="the only customers that may rent; and again for more")
@@ -78,6 +79,16 @@ def provide(
     ] = None,
     max_hours_per_customer: Annotated[
         float | None, typer.Option(metavar="H", help="GPU-hours of this machine that one customer may have in a day (UTC)")
+    ] = None,
+    min_lease: Annotated[
+        str | None, typer.Option(metavar="TIME", help="jobs that are expected to be done sooner stay away: 1h")
+    ] = None,
+    max_lease: Annotated[
+        str | None, typer.Option(metavar="TIME", help="a lease that has lasted as long ends, with notice before: 8h")
+    ] = None,
+    maintenance: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WINDOW", help="not for rent then: '02:00-06:00 sun', '2026-12-24T18:00/4h', in UTC; and again for more"),
     ] = None,
     when: Annotated[
         str, typer.Option(metavar="always|idle", help="idle: for rent only while nobody else uses its cards, or its cores")
@@ -115,7 +126,15 @@ def provide(
         raise usage(f"--floor {floor} is above --price {price}", field="--floor", code="floor_above_price")
     called, shares = _name(name), _shares(share or [])
     notice_ms = _notice_ms(notice)
+    if time_zone is not None and not price_between and not maintenance:
+        raise usage(
+            "--zone says nothing without --price-between or --maintenance", field="--zone", remedy="add one, or leave this out"
+        )
     prices, zone = owner_options.prices(price_between, time_zone)
+    times = {
+        **owner_options.lease_times(min_lease, max_lease, notice_ms),
+        "maintenance": owner_options.windows(maintenance, time_zone, "--maintenance"),
+    }
     watched = owner_options.watched(when, idle_for, idle_load, idle_ignore, not_between)
     until_ms = owner_options.until_ms(until, duration, notice_ms, time.time())
     members = {
@@ -134,7 +153,7 @@ def provide(
         "url": url, "key": key, "ca": str(ca) if ca else None, "offer": _offer_id(home), "home": str(home), "name": called, "gpu": asked.gpu or "auto",
         "units": _units(asked), "price_nanos_per_gpu_hour": nanos, "floor_price_nanos_per_gpu_hour": floor_nanos,
         "region": region, "shares": shares, "selftest": selftest, "notice_ms": notice_ms,
-        "watched": watched, "prices": prices, "zone": zone, **members, **networks,
+        "watched": watched, "prices": prices, "zone": zone, **members, **networks, **times,
         "until_ms": until_ms, "drain_s": max(LEAVING_S, notice_ms / 1000), "environments": environments,
     }  # fmt: skip
     _run(settings, home, config)

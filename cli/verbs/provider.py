@@ -5,13 +5,13 @@ from typing import Annotated, Any
 import typer
 
 from cli.arguments import price_nanos, usd
-from cli.errors import refused
 from cli.output import printable, tell
 from cli.session import connect
 from cli.settings import Settings
-from cli.verbs import reclaim
+from cli.verbs import lease_times, reclaim
 from cli.verbs.offers import show_offers
 from cli.verbs.selftest import selftest
+from cli.verbs.steering import ROLE, offers_of
 from storage.units import format_instant
 
 Target = Annotated[str, typer.Argument(metavar="OFFER", help="offer id, or the name of a provider for all its offers")]
@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
     """Add the verbs."""
     group = typer.Typer(
         name="provider",
-        help="Offers that are placed: list, status, reclaim, release, drain, relist, withdraw, price, revoke; test this sandbox.",
+        help="Offers that are placed: list, status, reclaim, release, drain, relist, withdraw, price, lease-times, maintenance, revoke; test this sandbox.",
         no_args_is_help=True,
     )
     group.command("ls")(ls)
@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
     group.command("relist")(relist)
     group.command("withdraw")(withdraw)
     group.command("price")(price)
+    lease_times.register(group)
     group.command("revoke")(revoke)
     group.command("selftest")(selftest)
     app.add_typer(group)
@@ -38,7 +39,7 @@ def register(app: typer.Typer) -> None:
 def ls(ctx: typer.Context) -> None:
     """Every offer of this market, whatever its state."""
     settings: Settings = ctx.obj
-    found = sorted(connect(settings, _role(settings)).offers(), key=lambda one: (one["provider"], one["id"]))
+    found = sorted(connect(settings, ROLE).offers(), key=lambda one: (one["provider"], one["id"]))
     show_offers(settings, found)
     if not settings.as_json:
         for one in found:
@@ -79,8 +80,8 @@ def price(
     """Ask another price."""
     settings: Settings = ctx.obj
     nanos = price_nanos(usd_per_gpu_hour, "USD")
-    client = connect(settings, _role(settings))
-    changed = [client.set_price(one, nanos) for one in _offers(settings, target)]
+    client = connect(settings, ROLE)
+    changed = [client.set_price(one, nanos) for one in offers_of(settings, target)]
     tell(settings, changed, f"{target} asks {usd(nanos)} per GPU-hour from now on.")
 
 
@@ -94,20 +95,6 @@ def revoke(
 
 
 def _change(settings: Settings, target: str, action: str, said: str) -> None:
-    client = connect(settings, _role(settings))
-    changed = [client.change_offer(one, action) for one in _offers(settings, target)]  # type: ignore[arg-type]
+    client = connect(settings, ROLE)
+    changed = [client.change_offer(one, action) for one in offers_of(settings, target)]  # type: ignore[arg-type]
     tell(settings, changed, f"{target} {said}.")
-
-
-def _offers(settings: Settings, target: str) -> list[str]:
-    found = [one for one in connect(settings, _role(settings)).offers() if target in (one["id"], one["provider"])]
-    alive = [one["id"] for one in found if one["state"] != "withdrawn"]
-    if not alive:
-        what = "is withdrawn already" if found else "is neither an offer nor a provider with offers"
-        raise refused("unknown_offer", f"{target!r} {what}", field="OFFER", remedy="`torg provider ls` shows all")
-    return alive
-
-
-def _role(settings: Settings) -> str:
-    # The market's own account may steer every offer; a provider elsewhere has only the key that it was given.
-    return "operator"

@@ -54,6 +54,9 @@ def run(
     available_hours: Annotated[
         float | None, typer.Option(metavar="H", min=0.001, help="only on machines that are offered for that much longer")
     ] = None,
+    movable: Annotated[
+        bool, typer.Option("--movable", help="also on machines that it may outlast: it goes on elsewhere from its last save")
+    ] = False,
     name: Annotated[str | None, typer.Option(help="of the job; its script's or program's")] = None,
     env: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="a variable, and again for more")] = None,
     secret: Annotated[
@@ -104,6 +107,7 @@ def run(
         "launch": launch,
         "workers": {
             **_machine(gpu, cpu, workers, launch), "region": region or [], "own": own or [], "available_hours": available_hours,
+            "movable": movable,
         },
         "tags": dict(pair(one, "--tag") for one in tag or ()),
     }

@@ -163,6 +163,7 @@ def _what(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
     own = " and ".join(workers.get("own", ()))
     most = f"only your own of {own}" if own else f"at most {limit} per GPU-hour"
     stays = f", there for {format_duration(workers['available_ms'])}" if "available_ms" in workers else ""
+    stays += ", movable" if workers.get("movable") else ""
     asked = [
         ("workers", f"{count} of {workers['gpus']} × {kinds}, {most}{stays}"),
         *([("price", PRICES[plan["price_rule"]])] if plan.get("price_rule") in PRICES else []),

@@ -93,6 +93,9 @@ class HostConfig(BaseModel):
     own: list[str] = Field(default=[], max_length=MOST_NAMED)
     max_units_per_customer: int | None = Field(default=None, ge=1)
     max_unit_ms_per_customer_day: int | None = Field(default=None, ge=1)
+    min_lease_ms: int | None = Field(default=None, ge=1)
+    max_lease_ms: int | None = Field(default=None, ge=1)
+    maintenance: list[str] = Field(default=[], max_length=32)
     watched: Watched | None = None
     environments: bool = True
     environments_bytes: int = Field(default=20 * GIBIBYTE, ge=2**20)

@@ -86,7 +86,9 @@ def place(market: Market, body: Json, stopping: Event) -> None:
             stopping.wait(PAUSE_AWAY_S)
 
 
-_TERMS = ("allow", "deny", "own", "max_units_per_customer", "max_unit_ms_per_customer_day")
+_TERMS = (
+    "allow", "deny", "own", "max_units_per_customer", "max_unit_ms_per_customer_day", "min_lease_ms", "max_lease_ms", "maintenance",
+)  # fmt: skip
 
 
 def offer_body(config: HostConfig, hardware: Hardware, node_id: str, isolation: str, measured: dict[str, int]) -> Json:

@@ -1,4 +1,4 @@
-"""Leases to which the market gave notice (they were outbid): each leaves at its boundary,
+"""Leases to which the market gave notice (outbid, or their time is over): each leaves at its boundary,
 in the background, is ended when it has left or its notice is over, and the market hears of it.
 """
 
@@ -14,6 +14,9 @@ from market.lease_lists import Lease, LeaseLists
 
 TOLD = {
     "outbid": "it left with notice: another job bid more",
+    "max_lease": "it left with notice: it lasted as long as its offer lets",
+    "maintenance": "it left with notice: maintenance begins",
+    "maintenance_unannounced": "it left with notice: maintenance begins",
 }
 
 

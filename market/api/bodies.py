@@ -103,6 +103,9 @@ class PriceHoursBody(Body):
     price_nanos_per_gpu_hour: int
 
 
+Windows = Annotated[list[Annotated[str, Field(max_length=128)]], Field(max_length=MOST_WINDOWS)]
+
+
 class OfferBody(Body):
     id: Id | None = None
     name: Name
@@ -126,6 +129,9 @@ class OfferBody(Body):
     own: Annotated[list[Id], Field(max_length=MOST_NAMED)] = []
     max_units_per_customer: Annotated[int, Field(ge=1, le=MAX_UNITS)] | None = None
     max_unit_ms_per_customer_day: Positive | None = None
+    min_lease_ms: Positive | None = None
+    max_lease_ms: Positive | None = None
+    maintenance: Windows = []
     network: bool = False
     environments: bool = False
     selftest: dict[str, Any] | None = None
@@ -144,6 +150,18 @@ class HoldBody(Body):
     why: Text = ""
     until_ms: Positive | None = None
     leases: Annotated[list[Id], Field(max_length=MAX_UNITS)] = []
+
+
+class LeaseTimesBody(Body):
+    """A field that is not there keeps what is; null: no bound. `maintenance`: all windows of the offer."""
+
+    min_lease_ms: Positive | None = None
+    max_lease_ms: Positive | None = None
+    maintenance: Windows = []
+
+    def said(self) -> dict[str, Any]:
+        """Only what the body names."""
+        return self.model_dump(include=self.model_fields_set)
 
 
 class PriceBody(Body):

@@ -7,6 +7,7 @@ loops: price, reliability, how long the machine stays, what an owner lets to one
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,7 +33,7 @@ from market.engine.arrays import (
 )  # fmt: skip
 from market.engine.memory import Memory, resumed
 from market.engine.solve import DEFAULT_SEED, default_budget, solve_arrays
-from market.orders import PPM, Bid, BookSnapshot, Offer, Requirements, Standing
+from market.orders import LEAST_STAY_MS, PPM, Bid, BookSnapshot, Offer, Standing
 from market.seating import worth
 from market.serving import Auction, Served
 from storage.units import MS_PER_HOUR
@@ -183,6 +184,8 @@ class _View:
             "reliability": reals([offer.reliability for offer in offers]),
             "max_hours": reals([FAR if one.stays_ms is None else min(one.stays_ms, MOST_MS) for one in offers]),
         }
+        until = sorted({_until_ms(bid) for bid in bids}) if any(one.closes_ms is not None for one in offers) else []
+        columns["interconnect"] = _open_ranks(offers, until)
         limited = [offer.terms.max_units_per_customer for offer in offers]
         if any(most is not None for most in limited):
             columns["cap"] = wholes([UNBOUNDED if most is None else most for most in limited])
@@ -194,7 +197,7 @@ class _View:
         customers = {name: place for place, name in enumerate(sorted({bid.customer for bid in bids}))}
         _hold(of_offers, self.offers, customers)
         of_groups, places = group_arrays(classes.groups)
-        of_jobs = job_arrays(classes.of_bid, places, _bid_columns(bids, customers, sorted(teams)), [])
+        of_jobs = job_arrays(classes.of_bid, places, _bid_columns(bids, customers, sorted(teams), until), [])
         of_jobs |= _shut(of_jobs["job"], self.offers, bids)
         of_jobs["team_gpus"] = wholes([
             UNBOUNDED if one.quota_units is None else max(0, one.quota_units - one.units)
@@ -207,7 +210,20 @@ def _could_be(bid: Bid) -> bool:
     return bid.workers_max >= max(1, bid.workers_min) and bid.spendable_nanos >= 0
 
 
-def _bid_columns(bids: Sequence[Bid], customers: Mapping[str, int], named: Sequence[str]) -> dict[str, Any]:
+def _until_ms(bid: Bid) -> int:
+    """Until when a machine must be open for it."""
+    return bid.asked_ms + max(bid.lasts_ms, LEAST_STAY_MS)
+
+
+def _open_ranks(offers: Sequence[Offer], until: Sequence[int]) -> Any:
+    """Of how many of these times each offer is still open; it stands in the column that says of files how machines are joined."""
+    closes = [FAR if one.closes_ms is None else one.closes_ms for one in offers]
+    return np.searchsorted(np.asarray(until, dtype=np.float64), closes, side="right")
+
+
+def _bid_columns(
+    bids: Sequence[Bid], customers: Mapping[str, int], named: Sequence[str], until: Sequence[int]
+) -> dict[str, Any]:
     teams = {name: place for place, name in enumerate(named)}
     limit = [bid.max_price_nanos_per_gpu_hour for bid in bids]
     slope = [bid.weight_ppm * bid.expected_ms for bid in bids]
@@ -221,6 +237,7 @@ def _bid_columns(bids: Sequence[Bid], customers: Mapping[str, int], named: Seque
         "hours": reals([bid.requires.stays_ms for bid in bids]),
         "reliability_min": reals([bid.requires.reliability for bid in bids]),
         "rate_max": wholes([_rate_max(bid) for bid in bids]),
+        "interconnect_min": wholes([bisect_left(until, _until_ms(bid)) + 1 if until else 0 for bid in bids]),
         "customer": wholes([customers[bid.customer] for bid in bids]),
         "team": wholes([teams.get(bid.team, -1) for bid in bids]),
     }
@@ -294,7 +311,7 @@ class _Classes:
                 offer.gpu, offer.region, step, offer.isolation, offer.network, offer.environments,
                 named(offer.shares, shares) if offer.shares else (), offer.provider if offer.provider in owners else "",
                 named(terms.own, customers) if terms.own else (), terms.allow and (1, named(terms.allow, customers)),
-                named(terms.deny, customers) if terms.deny else (),
+                named(terms.deny, customers) if terms.deny else (), terms.min_lease_ms, terms.max_lease_ms,
             )  # fmt: skip
             place = known.get(key)
             if place is None:
@@ -307,6 +324,9 @@ class _Classes:
         self.of_offer: Wholes = wholes([renamed[one] for one in found])
         self._masks: dict[Any, Any] = {}
         self._told = {name for one in self.examples for name in (*one.terms.own, *one.terms.allow, *one.terms.deny)}
+        times = [(one.terms.min_lease_ms, one.terms.max_lease_ms) for one in self.examples]
+        self._least = sorted({least for least, _ in times if least is not None})
+        self._most = sorted({most for _, most in times if most is not None})
         self._guarded = any(one.terms.allow for one in self.examples)
         signatures: dict[Any, int] = {}
         self.groups: list[list[Group]] = []
@@ -316,11 +336,12 @@ class _Classes:
             customer = bid.customer if bid.customer in self._told else ""
             asks: Any = (
                 wants.gpu, wants.vram_gib, wants.region, wants.isolation == "process", wants.share, wants.network,
-                wants.environments, wants.own, customer,
+                wants.environments, wants.own, customer, bisect_right(self._least, max(bid.expected_ms, wants.stays_ms)),
+                bisect_left(self._most, bid.lasts_ms),
             )  # fmt: skip
             if asks not in signatures:
                 signatures[asks] = len(self.groups)
-                self.groups.append(self._suiting(wants, bid.customer, customer))
+                self.groups.append(self._suiting(bid, customer, asks[-2:]))
             of_bid.append(signatures[asks])
         self.of_bid: Wholes = wholes(of_bid)
 
@@ -329,7 +350,8 @@ class _Classes:
             self._masks[key] = np.fromiter(map(test, self.examples), dtype=bool, count=len(self.examples))
         return self._masks[key]
 
-    def _suiting(self, wants: Requirements, name: str, customer: str) -> list[Group]:
+    def _suiting(self, bid: Bid, customer: str, times: tuple[int, int]) -> list[Group]:
+        wants, name = bid.requires, bid.customer
         fits = np.ones(len(self.examples), dtype=bool)
         if wants.gpu:
             fits &= self._mask(("gpu", wants.gpu), lambda one: one.gpu in wants.gpu)
@@ -347,6 +369,11 @@ class _Classes:
             fits &= self._mask(("share", wants.share), lambda one: wants.share in one.shares)
         if wants.own:
             fits &= self._mask(("own", wants.own, name), lambda one: one.belongs_to(name, wants.own))
+        told = customer or None  # whose own machines do not bound its jobs
+        if times[0] < len(self._least):
+            fits &= self._mask(("least", times[0], told), lambda one: one.is_worth_it_for(bid))
+        if times[1]:
+            fits &= self._mask(("most", times[1], told), lambda one: one.lets_as_long_as(bid))
         owned: frozenset[int] = frozenset()
         if customer:
             fits &= self._mask(("lets", customer), lambda one: one.terms.lets(customer))

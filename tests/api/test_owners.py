@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 from market.client import Market
 from storage.provenance import verify_bundle
 from tests.api.square import USD, FakeProvider, FakeRun, Json, Square, make_offer, make_spec, refusal
@@ -33,6 +35,24 @@ def test_others_hear_whether_an_offer_is_for_them_and_not_for_whom_it_is_nor_wha
     assert seen_by(square.local("operator"), offer)["deny"] == ["dora"]
     wrong = refusal(lambda: owner.place_offer(make_offer(square.name("offer"), region, prices=prices, zone="Mars/Base")))
     assert (wrong.status, wrong.field) == (422, "zone")
+
+
+def test_an_owner_bounds_leases_and_says_when_the_machine_is_not_for_rent(square: Square) -> None:
+    owner, region, offer = square.newcomer("provider")[1], square.name("region"), square.name("offer")
+    stranger = square.newcomer("customer")[1]
+    now = f"{datetime.now(UTC) - timedelta(minutes=1):%Y-%m-%dT%H:%M}/2h"
+    owner.place_offer(make_offer(offer, region, min_lease_ms=1_000, max_lease_ms=36_000_000, maintenance=[now]))
+    found = seen_by(stranger, offer)
+    assert (found["min_lease_ms"], found["max_lease_ms"], found["maintenance"], found["state"]) == (1_000, 36_000_000, [now], "maintenance")
+    assert stranger.quote(make_spec(region, workers__min=1, workers__max=1))["reason"] == "maintenance"
+    answer = owner.set_lease_times(offer, max_lease_ms=None, maintenance=["2099-12-24T18:00/4h Europe/Berlin"])
+    assert (answer["min_lease_ms"], answer["max_lease_ms"]) == (1_000, None)
+    next_ms = answer["maintenance_next"]
+    assert next_ms["end_ms"] - next_ms["begin_ms"] == 4 * 3_600_000
+    assert seen_by(stranger, offer)["maintenance_next"] == next_ms
+    assert refusal(lambda: owner.set_lease_times(offer, maintenance=["sunday"])).field == "maintenance"
+    assert refusal(lambda: stranger.set_lease_times(offer, min_lease_ms=None)).status == 403
+    assert refusal(lambda: square.newcomer("provider")[1].set_lease_times(offer, min_lease_ms=None)).code == "unknown_offer"
 
 
 def test_an_owners_own_job_is_metered_and_has_lines_of_nothing(square: Square) -> None:

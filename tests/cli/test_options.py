@@ -108,6 +108,12 @@ ENDS = [
     (["provide", "--price", "1", "--allow", "ann,,bob"], 2, "usage",            "--allow"),
     (["provide", "--price", "1", "--max-units-per-customer", "0"], 2, "usage",  "--max-units-per-customer"),
     (["provide", "--price", "1", "--max-hours-per-customer", "0"], 2, "out_of_range", "--max-hours-per-customer"),
+    (["provide", "--price", "1", "--max-lease", "5s"], 2, "out_of_range",       "notice"),
+    (["provide", "--price", "1", "--min-lease", "2h", "--max-lease", "1h"], 2, "out_of_range", "--min-lease"),
+    (["provide", "--price", "1", "--maintenance", "sunday"], 2, "bad_window",   "08:00-18:00"),
+    (["provide", "--price", "1", "--maintenance", "00:00-24:00"], 2, "bad_window", "no time between"),
+    (["provider", "lease-times", "ada"],               2, "usage",              "--max"),
+    (["provider", "maintenance", "ada"],               2, "usage",              "--none"),
     (["demo", "--data", "nowhere"],                    2, "no_such_file",       "nowhere"),
 ]  # fmt: skip
 

@@ -227,6 +227,23 @@ def test_provider_verbs_find_offers_by_provider(torg: Torg, offers: FakeMarket) 
     assert torg("provider", "withdraw", "nobody").code == 3
 
 
+def test_lease_times_and_windows_are_set_and_shown(torg: Torg, offers: FakeMarket) -> None:
+    window = {"begin_ms": 1_800_000_000_000, "end_ms": 1_800_003_600_000}
+    shown = offer("offer-a", name="ada", min_lease_ms=60_000, max_lease_ms=28_800_000, maintenance=["02:00-06:00 sun"], maintenance_next=window)
+    offers.routes["GET /v1/offers"] = (200, {"items": [shown]})
+    offers.routes["POST /v1/offers/offer-a/lease-times"] = lambda asked: (200, shown | asked.body)
+    assert torg("provider", "lease-times", "offer-a", "--min", "none", "--max", "4h", "--json").code == 0
+    assert offers.asked[-1].body == {"min_lease_ms": None, "max_lease_ms": 14_400_000}
+    said = "leases of at least 60 s; leases of at most 8 h 00 min; maintenance 2027-01-15T08:00:00.000Z to 2027-01-15T09:00:00.000Z"
+    assert torg("provider", "maintenance", "offer-a", "04:00-05:00 mon", "2026-12-24T18:00/4h UTC", "--zone", "Europe/Berlin").out == f"offer-a: {said}.\n"
+    assert offers.asked[-1].body == {"maintenance": ["04:00-05:00 mon Europe/Berlin", "2026-12-24T18:00/4h"]}
+    assert torg("provider", "maintenance", "offer-a", "04:00-05:00", "--add").code == 0
+    assert offers.asked[-1].body == {"maintenance": ["02:00-06:00 sun", "04:00-05:00"]}
+    assert torg("provider", "maintenance", "offer-a", "--none").code == 0
+    assert offers.asked[-1].body == {"maintenance": []}
+    assert f"ada: {said.replace('; ', ', ')}" in torg("offers").out
+
+
 def test_an_invite_round_trips(torg: Torg, market: FakeMarket) -> None:
     from cli.invites import read_invite
 

@@ -82,7 +82,7 @@ def check(words: list[str]) -> None:
     words = words[: words.index("--")] if "--" in words else words
     here = root_command()
     for word in words:
-        if not hasattr(here, "commands") or re.fullmatch(r"[a-z|]+,?", word) is None:
+        if not hasattr(here, "commands") or re.fullmatch(r"[a-z][a-z|-]*,?", word) is None:
             break
         for name in word.rstrip(",").split("|"):
             assert name in here.commands, f"torg {' '.join(words)}: no {name}"

@@ -31,7 +31,8 @@ names = st.lists(st.sampled_from(CUSTOMERS), max_size=2, unique=True).map(tuple)
 terms = st.builds(
     OwnerTerms, allow=st.one_of(st.just(()), names), deny=st.one_of(st.just(()), names), own=st.one_of(st.just(()), names),
     max_units_per_customer=st.sampled_from((None, None, 1, 3)),
-    max_unit_ms_per_customer_day=st.sampled_from((None, None, HOUR)),
+    max_unit_ms_per_customer_day=st.sampled_from((None, None, HOUR)), min_lease_ms=st.sampled_from((None, None, HOUR, 2 * HOUR)),
+    max_lease_ms=st.sampled_from((None, None, HOUR, 20 * HOUR)),
 )  # fmt: skip
 
 
@@ -47,7 +48,8 @@ def offers(draw: Any) -> tuple[Offer, ...]:
             price_nanos_per_gpu_hour=draw(st.sampled_from((0, USD // 2, USD, USD + 1, 3 * USD))),
             shares=draw(st.sampled_from(((), ("corpus",)))), network=draw(st.booleans()), environments=draw(st.booleans()),
             terms=draw(st.one_of(st.just(OwnerTerms()), terms)), units_of={"bob": 1}, unit_ms_of={"bob": 2 * HOUR},
-            stays_ms=draw(st.sampled_from((None, None, HOUR))), matchable=draw(st.sampled_from((True, True, True, False))),
+            stays_ms=draw(st.sampled_from((None, None, HOUR))), closes_ms=draw(st.sampled_from((None, None, 0, 59_999, HOUR, 10 * HOUR))),
+            matchable=draw(st.sampled_from((True, True, True, False))),
         ))  # fmt: skip
     return tuple(made)
 
@@ -72,7 +74,8 @@ def bids(draw: Any) -> tuple[Bid, ...]:
             running_nanos_per_hour=draw(st.sampled_from((0, 0, USD))), avoid=frozenset(draw(st.sampled_from(((), (), ("o1", "o3", "x"))))),
             team=draw(st.sampled_from(("red", "blue"))), customer=draw(st.sampled_from(CUSTOMERS)),
             expected_ms=draw(st.sampled_from((60_000, HOUR, 30 * HOUR))), weight_ppm=draw(st.sampled_from((1_000_000, 3_500_000))),
-            due=draw(st.sampled_from((False, False, False, True))),
+            due=draw(st.sampled_from((False, False, False, True))), asked_ms=draw(st.sampled_from((0, 0, 5 * HOUR))),
+            lasts_ms=draw(st.sampled_from((0, HOUR, 30 * HOUR))),
         ))  # fmt: skip
     return tuple(made)
 

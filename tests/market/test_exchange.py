@@ -103,7 +103,7 @@ def test_a_bundle_of_the_exchange_verifies_offline() -> None:
     ]
 
 
-@pytest.mark.parametrize("cause", [cause for cause in CAUSES if cause.fault in (Fault.PROVIDER, Fault.MARKET)])
+@pytest.mark.parametrize("cause", [cause for cause in CAUSES if cause.fault in (Fault.PROVIDER, Fault.MARKET) and not cause.by_market])
 def test_a_worker_lost_without_the_customers_doing_is_paid_for_durable_rounds_only(cause: Any) -> None:
     scene = Scene()
     scene.running()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from hypothesis import settings as hypothesis_settings
@@ -34,6 +35,7 @@ from market.commands import (
     ReportReadings,
     ResumeMember,
     RevokeMember,
+    SetLeaseTimes,
     SetLimits,
     SetRole,
     SetTeam,
@@ -48,6 +50,7 @@ from market.faults import CAUSES
 from market.order_making import offer_order
 from market.owner_terms import OwnerTerms
 from market.periods import DAY
+from storage.units import MS_PER_HOUR as HOUR
 from storage.units import charge_nanos, fee_total
 from tests.market.scene import USD, Scene, digest, make_spec
 
@@ -144,10 +147,24 @@ class ExchangeMachine(RuleBasedStateMachine):
     @rule(
         offer=OFFERS, by=st.sampled_from(["p1", "p1", "p2", "ann"]), milli=st.integers(0, 900), gpus=st.integers(0, 3),
         own=st.sampled_from([(), ("ann",), ("ann", "bob")]), day_ms=st.none() | st.sampled_from([1, 5_000, 60_000]),
+        most_ms=st.none() | st.sampled_from([1, 6_000, 70_000]),
     )  # fmt: skip
-    def place(self, offer: str, by: str, milli: int, gpus: int, own: tuple[str, ...], day_ms: int | None) -> None:
-        terms = OwnerTerms(own=own, max_unit_ms_per_customer_day=day_ms)
+    def place(self, offer: str, by: str, milli: int, gpus: int, own: tuple[str, ...], day_ms: int | None, most_ms: int | None) -> None:
+        terms = OwnerTerms(own=own, max_unit_ms_per_customer_day=day_ms, max_lease_ms=most_ms)
         self.say(self.scene.make_offer(offer, by, milli / 1000, gpus, terms=terms))
+
+    @rule(
+        offer=OFFERS, by=st.sampled_from(["p1", "p1", "p2", "op", "ann"]), least=st.just(-1) | st.none() | st.sampled_from([0, 1, HOUR + 1]),
+        most=st.just(-1) | st.none() | st.sampled_from([5_999, 6_000, 70_000]),
+        windows=st.none() | st.lists(st.tuples(st.integers(-60, 120), st.integers(1, 90)), max_size=2),
+    )  # fmt: skip
+    def set_times(self, offer: str, by: str, least: int | None, most: int | None, windows: list[tuple[int, int]] | None) -> None:
+        """Windows that begin so many seconds from now, and last as long."""
+        texts = None if windows is None else tuple(f"{self.shown(begin)}/{length}s" for begin, length in windows)
+        self.say(SetLeaseTimes(offer, by, least, most, texts))
+
+    def shown(self, seconds: int) -> str:
+        return datetime.fromtimestamp(self.scene.now_ms // 1000 + seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
     @rule(offer=OFFERS, node=st.sampled_from(["node", "node-new"]))
     def come_back(self, offer: str, node: str) -> None:
@@ -411,6 +428,18 @@ class ExchangeMachine(RuleBasedStateMachine):
         live = [whole["leases"][name] for name in whole["order"]["live_leases"]]
         for team, usage in whole["usage"].items():
             assert usage["units"] == sum(lease["gpus"] for lease in live if lease["team"] == team)
+
+    @invariant()
+    def nothing_begins_in_maintenance_and_who_was_heard_of_its_end_has_left(self) -> None:
+        """A lease whose notice was over for ten seconds at the last tick is not there."""
+        state, ticked_ms = self.scene.exchange.state, self.scene.exchange._volatile.ticked_ms
+        for lease in (state.leases[name] for name in state.live_leases):
+            window = state.offers[lease.offer].window
+            assert lease.window_ms is None or lease.granted_ms < lease.window_ms
+            over_ms = [ms for ms in (lease.longest_until_ms, None if window is None else window.begin_ms) if ms is not None]
+            if over_ms and min(over_ms) <= ticked_ms:
+                assert lease.ending is not None
+            assert lease.ending is None or lease.ending["reason"] == "preempted" or ticked_ms < lease.ending["ends_ms"] + 10_000
 
     def every_lease_has_a_running_job(self, whole: Any) -> None:
         for name in whole["order"]["live_leases"]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # a worker that is warm imports little
 
 Json = dict[str, Any]
 
-Why = Literal["drained", "preempted", "outbid"]
+Why = Literal["drained", "preempted", "outbid", "max_lease", "maintenance", "maintenance_unannounced"]
 LEAVING: Final[frozenset[str]] = frozenset(get_args(Why))
 """Why a worker goes although nothing has failed."""
 SAME_PLACE_DEATHS = 3

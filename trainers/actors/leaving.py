@@ -18,6 +18,9 @@ __all__ = ["LEAVING", "Leaving", "Why", "told"]
 LOOK_S = 0.05
 _TOLD: Final[Mapping[str, str]] = {
     "outbid": "another job bid more for this interruptible lease",
+    "max_lease": "the lease has lasted as long as its offer lets",
+    "maintenance": "maintenance of the machine begins",
+    "maintenance_unannounced": "maintenance of the machine begins",
 }
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
-from market.api.bodies import HoldBody, MeasuredBody, Nothing, OfferBody, PriceBody
+from market.api.bodies import HoldBody, LeaseTimesBody, MeasuredBody, Nothing, OfferBody, PriceBody
 from market.api.lease_bodies import LeaseEndedBody, LeaseStartedBody
 from market.api.lease_tokens import lease_token
 from market.api.limits import StrictRoute
@@ -22,7 +22,16 @@ from market.api.services import (
     id_of,
     settle,
 )
-from market.commands import ChangeOffer, EndLease, Heard, HoldOffer, PlaceOffer, ReportMeasured, StartLease
+from market.commands import (
+    ChangeOffer,
+    EndLease,
+    Heard,
+    HoldOffer,
+    PlaceOffer,
+    ReportMeasured,
+    SetLeaseTimes,
+    StartLease,
+)
 from market.hardware import offered_name
 from market.owner_terms import OwnerTerms
 
@@ -65,6 +74,7 @@ async def place_offer(
             allow=tuple(body.allow), deny=tuple(body.deny), own=tuple(body.own),
             max_units_per_customer=body.max_units_per_customer,
             max_unit_ms_per_customer_day=body.max_unit_ms_per_customer_day,
+            min_lease_ms=body.min_lease_ms, max_lease_ms=body.max_lease_ms, maintenance=tuple(body.maintenance),
         ),
         selftest=body.selftest,
     )
@@ -76,6 +86,15 @@ async def set_price(services: Has, caller: Provider, offer: str, body: PriceBody
     """For leases to come; running ones keep theirs."""
     price = body.price_nanos_per_gpu_hour
     command = ChangeOffer(offer=offer, action="price", by=caller.name, price_nanos_per_gpu_hour=price)
+    return (await services.ask(command))[0]
+
+
+@router.post("/offers/{offer}/lease-times")
+async def set_lease_times(services: Has, caller: Provider, offer: str, body: LeaseTimesBody) -> dict[str, Any]:
+    """How long leases to come may and must be, and maintenance windows, which those that run leave with notice."""
+    said = body.said()
+    windows = said.pop("maintenance", None)
+    command = SetLeaseTimes(offer=offer, by=caller.name, maintenance=None if windows is None else tuple(windows), **said)
     return (await services.ask(command))[0]
 
 
