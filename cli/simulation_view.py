@@ -29,6 +29,7 @@ def show(settings: Settings, told: Mapping[str, Any]) -> None:
             print(f"{title:34} {_line(days[name], WIDTH - 60)} {min(values):,.4g} to {max(values):,.4g}")
     print()
     _not_served(settings, runs["market"])
+    _interrupted(settings, runs)
     for what, one in outlook_rows(told):
         print(f"{what}: {one['jobs']:,} jobs were told, {_share(one['within_share'])} of those known fell within; {one['sooner']:,} sooner, {one['later']:,} later, {one['gave_up']:,} gave up")
     money = "money is conserved" if told["money_conserved"] else "MONEY IS NOT CONSERVED"
@@ -71,6 +72,22 @@ def _not_served(settings: Settings, market: Mapping[str, Any]) -> None:
     if market["not_served"]:
         told = ", ".join(f"{reason} {count:,}" for reason, count in list(market["not_served"].items())[:4])
         print(f"not served: {told}"[:WIDTH])
+
+
+def _interrupted(settings: Settings, runs: Mapping[str, Any]) -> None:
+    """Where some jobs may be outbid, or machines go: what was lost by it, and what became of both kinds of jobs."""
+    market = runs["market"]
+    causes, hours = market["preemptions"], market["gpu_hours"]
+    if any(causes.values()):
+        told = ", ".join(f"{count:,} by {cause}" for cause, count in causes.items() if count)
+        print(f"workers preempted: {told}; {hours['redone']:,.0f} of {hours['let']:,.0f} GPU-hours let were lost with them, {hours['restarting']:,.0f} went into restarts")
+    if market["by_terms"]:
+        columns = [Column(""), *(Column(name, right=True) for name in ("jobs", "outbid", *(f"{name}: wait p50 / done" for name in runs)))]
+        rows = [
+            [name, f"{one['jobs']:,}", f"{one['outbid']:,}", *(f"{short(run['by_terms'][name]['wait_s']['p50'])} / {run['by_terms'][name]['done']:,}" for run in runs.values())]
+            for name, one in market["by_terms"].items()
+        ]  # fmt: skip
+        print_table(settings, columns, rows, title="firm and interruptible jobs")
 
 
 def _line(values: Sequence[float | None], width: int) -> str:

@@ -242,11 +242,23 @@ class ReopenMarket:
 
 
 @dataclass(frozen=True, slots=True)
+class Flexible:
+    """Whom the interruptible part of a clearing looks at, where the caller knows that nobody else could get anything.
+
+    `bids` are interruptible jobs, `losers` firm ones without their gang; `outbid`: whether any of them may outbid."""
+
+    bids: tuple[str, ...]
+    losers: tuple[str, ...]
+    outbid: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ApplyClearing:
-    """The result of `clear()`; every match is validated again on the state of now."""
+    """The result of `clear()`; every match is validated again on the state of now. `flexible` None: everybody is looked at."""
 
     clearing: Clearing
     by: str = SYSTEM
+    flexible: Flexible | None = None
 
 
 @dataclass(frozen=True, slots=True)

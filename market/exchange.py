@@ -84,8 +84,10 @@ class Exchange:
 
     def _forget(self, events: Iterable[Event]) -> None:
         for event in events:
-            if event["type"] == "job_state" and event["state"] in FINAL_STATES:
-                job = self._state.forget_job(event["job"])
+            over = event["type"] == "job_state" and event["state"] in FINAL_STATES
+            known = self._state.jobs.get(event["job"]) if over or event["type"] == "promise_ended" else None
+            if known is not None and not known.open and known.promise is None:
+                job = self._state.forget_job(known.id)
                 self._volatile.run_ms.pop(job.id, None)
                 self._volatile.run_pid.pop(job.id, None)
                 for lease in job.leases:

@@ -15,7 +15,7 @@ from typing import Final
 from market import granting, order_making
 from market.clearing import Match, Unmatched
 from market.clearing_records import seats_view
-from market.commands import ApplyClearing
+from market.commands import ApplyClearing, Flexible
 from market.elastic import outbiddable
 from market.faults import NOTICED
 from market.leases import Lease, LeaseState
@@ -39,18 +39,18 @@ def apply_clearing(turn: Turn, command: ApplyClearing) -> Answer | Refusal:
     answer = granting.apply_clearing(turn, command)
     if isinstance(answer, Refusal) or turn.state.stopped or not turn.state.flexible_jobs:
         return answer
-    losers = [one.job for one in command.clearing.unmatched]
-    matched, waiting = _serve(turn, losers, command.clearing.kept_for)
+    everybody = Flexible(tuple(turn.state.flexible_jobs), tuple(one.job for one in command.clearing.unmatched), True)
+    matched, waiting = _serve(turn, command.flexible or everybody, command.clearing.kept_for)
     body = {"matched": [*answer.body["matched"], *matched], "unmatched": answer.body["unmatched"] + waiting}
     return Answer(body, answer.created)
 
 
-def _serve(turn: Turn, firm: Iterable[str], kept_for: str | None) -> tuple[list[Json], int]:
+def _serve(turn: Turn, asked: Flexible, kept_for: str | None) -> tuple[list[Json], int]:
     """(rows of seats that were granted, how many interruptible bids got nothing). kept_for: the job that free seats wait for."""
     state = turn.state
-    bids = [bid for name in state.flexible_jobs if (bid := _bid(turn, name)) is not None and bid.interruptible]
-    losers = [bid for name in firm if (bid := _bid(turn, name)) is not None and bid.essential and not bid.interruptible]
-    tenants = tenants_of(turn)
+    bids = [bid for name in asked.bids if (bid := _bid(turn, name)) is not None and bid.interruptible]
+    losers = [bid for name in asked.losers if (bid := _bid(turn, name)) is not None and bid.essential and not bid.interruptible]
+    tenants = tenants_of(turn) if asked.outbid else []
     if not bids and not (losers and tenants):
         return [], 0
     kept = None if kept_for is None else _bid(turn, kept_for)
@@ -63,8 +63,10 @@ def _serve(turn: Turn, firm: Iterable[str], kept_for: str | None) -> tuple[list[
     for one in found.preemptions:
         _outbid(turn, one)
     waiting = _waiting(bids, found)
-    after = tuple(order_making.book_of(state, turn.volatile))
-    unmatched = [view for bid in waiting if (view := _news(turn, bid, after)) is not None]
+    unmatched: list[Json] = []
+    if turn.volatile.answers:
+        after = tuple(order_making.book_of(state, turn.volatile))
+        unmatched = [view for bid in waiting if (view := _news(turn, bid, after)) is not None]
     if matched or unmatched:
         turn.emit("spot_cleared", {"matched": matched, "unmatched": unmatched})
     return matched, len(waiting)
@@ -180,7 +182,7 @@ def watch(turn: Turn) -> None:
         if job.state not in ("pending", "running") or job.wanted != "run":
             turn.emit("promise_ended", {"job": name, "kept": False, "why": "the job wants nobody any more"})
             turn.volatile.dirty = True
-        elif not any(state.leases[victim["lease"]].live for victim in promise["victims"]):
+        elif not any(victim["lease"] in state.live_leases for victim in promise["victims"]):
             turn.emit("promise_ended", {"job": name, "kept": True, "why": "the others have left"})
             prices, asks = (tuple(promise[f"{what}_nanos_per_gpu_hour"]) for what in ("prices", "asks"))
             match = Match(name, tuple(promise["offers"]), promise["gpus"], prices, asks)

@@ -160,7 +160,7 @@ class _Square:
     def place(self, bid: Bid) -> list[Offer]:
         """The cheapest free seats, as many as it wants and can pay; empty if they are not enough for its smallest gang."""
         found: list[Offer] = []
-        for offer in self._fitting(bid, own=True):
+        for offer in self._fitting(bid, own=True, among=self._open(bid)):
             room = min(self._free[offer.id], self._room(offer, bid)) // bid.requires.gpus
             for _ in range(max(0, room)):
                 if len(found) == bid.workers_max or not self._pays(bid, [*found, offer]):
@@ -216,7 +216,7 @@ class _Square:
         """Free ones first, then those whose tenants are worth least, one after another on each offer."""
         found: list[_Seat] = []
         expected, gpus = bid.expected_ms, bid.requires.gpus
-        for offer in self._fitting(bid):
+        for offer in self._fitting(bid, among=self._open(bid, outbid=True)):
             room = self._room(offer, bid)
             free, going, cost = self._free[offer.id], list[Tenant](), 0
             waiting = [
@@ -254,10 +254,18 @@ class _Square:
             return paid
         return max(paid, *(victim.limit_nanos_per_gpu_hour for victim in seat.victims), 0)
 
-    def _fitting(self, bid: Bid, *, own: bool = False) -> Iterator[Offer]:
-        """Offers that fit, as the bid sees them; `own`: also those that are its customer's, which come first."""
-        mine = [offer for offer in self._offers if bid.customer in offer.terms.own]
-        others = [offer for offer in self._offers if bid.customer not in offer.terms.own]
+    def _open(self, bid: Bid, *, outbid: bool = False) -> list[Offer]:
+        """Offers with a unit free, or one that may be had by outbidding: nothing else needs a look at what fits."""
+        free, limit, gpus = self._free, bid.max_price_nanos_per_gpu_hour, bid.requires.gpus
+        if not outbid:
+            return [offer for offer in self._offers if free[offer.id] >= gpus]
+        lowest = {name: own[0].limit_nanos_per_gpu_hour for name, own in self._tenants.items() if own}
+        return [offer for offer in self._offers if free[offer.id] >= gpus or lowest.get(offer.id, limit) < limit]
+
+    def _fitting(self, bid: Bid, *, among: Sequence[Offer], own: bool = False) -> Iterator[Offer]:
+        """Those that fit, as the bid sees them; `own`: also those that are its customer's, which come first."""
+        mine = [offer for offer in among if bid.customer in offer.terms.own]
+        others = [offer for offer in among if bid.customer not in offer.terms.own]
         for offer in (*(mine if own else ()), *others):  # an owner's jobs displace nobody on its machines
             seen = seen_by(offer, bid)
             if fits(seen, bid):

@@ -38,6 +38,7 @@ def simulate(
     clear_seconds: Annotated[float, typer.Option("--clear-seconds", metavar="S", help="how often the market clears, in virtual time")] = 60.0,
     save_hours: Annotated[float, typer.Option("--save-hours", metavar="H", help="how often a running job makes its work durable")] = 6.0,
     outlook_every: Annotated[int, typer.Option("--outlook-every", metavar="N", help="of every N jobs one looks at its plan before it is submitted, and how that came true is told; 0: none")] = 0,
+    interruptible: Annotated[float, typer.Option("--interruptible", metavar="SHARE", help="so large a share of the jobs, drawn by the seed, may be outbid: docs/SIMULATION.md")] = 0.0,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="of the rule and of the churn; the same seed gives the same figures to the bit")] = 1,
     report: Annotated[Path | None, typer.Option("--report", metavar="OUT.html", help="write a report with plots: one file, no network")] = None,
 ) -> None:  # fmt: skip
@@ -69,11 +70,13 @@ def simulate(
         raise usage(f"{save_hours:g} is out of range", field="--save-hours", remedy="0.01 to 8760")
     if not 0 <= outlook_every <= 1_000_000:
         raise usage(f"{outlook_every} is out of range", field="--outlook-every", remedy="0 to 1000000")
+    if not 0 <= interruptible <= 1:
+        raise usage(f"{interruptible:g} is out of range", field="--interruptible", remedy="a share from 0 to 1")
     wanted = _load(load, LEAST_LOAD, MOST_LOAD)
     if report is not None and not report.parent.is_dir():
         raise usage(f"{report.parent} is no folder", field="--report")
     trace, listed, seats = _read(jobs, trace_format, offers, churn)
-    plan = Plan(wanted, seed, clear_ms=round(clear_seconds * 1000), save_ms=round(save_hours * 3_600_000), baselines=names, price_rule=price_rule, outlook_every=outlook_every)
+    plan = Plan(wanted, seed, clear_ms=round(clear_seconds * 1000), save_ms=round(save_hours * 3_600_000), baselines=names, price_rule=price_rule, outlook_every=outlook_every, interruptible=interruptible)
     bar = _Bar(settings)
     try:
         told = play(trace, listed, plan, seats, bar.tell).told

@@ -254,8 +254,11 @@ class BaselineRun:
         for name in list(self._on[at]):
             known = self._open[name]
             ran_ms = now - known.since_ms
-            known.left_ms += RESTART_MS - ran_ms // self.terms.save_ms * self.terms.save_ms
-            self.record.jobs[name].lost += 1
+            kept_ms, record = ran_ms // self.terms.save_ms * self.terms.save_ms, self.record.jobs[name]
+            known.left_ms += RESTART_MS - kept_ms
+            record.lost += 1
+            record.redone_gpu_ms += (ran_ms - kept_ms) * known.job.gpus_min
+            record.restarting_gpu_ms += RESTART_MS * known.job.gpus_min
             self._leave(known)
             self._wait(known)
 

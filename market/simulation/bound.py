@@ -86,7 +86,7 @@ def _grouped(jobs: Iterable[TraceJob], week_ms: int, weeks: int, stretched: bool
     found: dict[tuple[int, int, int], dict[int, int]] = {}
     for job in jobs:
         kind = number.setdefault((job.models, job.regions, job.vram_gib), len(number))
-        loose = stretched or job.patience_ms is None or job.gpus_min < job.gpus_max
+        loose = stretched or job.patience_ms is None or job.gpus_min < job.gpus_max or job.interruptible
         over_ms = job.submitted_ms + (job.patience_ms or 0) + job.duration_ms + MS_PER_HOUR
         last = weeks - 1 if loose else min(weeks - 1, over_ms // week_ms)
         limits = found.setdefault((kind, min(weeks - 1, job.submitted_ms // week_ms), last), {})

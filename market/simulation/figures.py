@@ -46,6 +46,7 @@ def run_figures(record: Record, machines: Sequence[Machine], bound_nanos: int | 
     jobs = list(record.jobs.values())
     started = [one for one in jobs if one.started_ms is not None]
     done = [one for one in jobs if one.state == DONE]
+    firm, flexible = ([one for one in jobs if one.job.interruptible is wanted] for wanted in (False, True))
     welfare = record.welfare_nanos()
     window = record.window_ms or end_ms
     used, there = record.used.bins(window), record.supply.bins(window)
@@ -66,12 +67,40 @@ def run_figures(record: Record, machines: Sequence[Machine], bound_nanos: int | 
         "paid_usd": _usd(sum(one.paid_nanos for one in jobs)),
         "fee_usd": _usd(record.fee_nanos),
         "workers_lost": sum(one.lost for one in jobs),
-        "preemptions": sum(one.preempted for one in jobs),
+        "preemptions": {
+            "churn": sum(one.lost for one in jobs), "outbid": sum(one.outbid for one in jobs), "drain": sum(one.drained for one in jobs),
+        },
+        "gpu_hours": {
+            "let": _hours(one.leased_gpu_ms for one in jobs),
+            "useful": _hours(one.job.gpu_ms for one in done),
+            "paid": _hours(one.paid_gpu_ms for one in jobs) if record.commands else None,
+            "redone": _hours(one.redone_gpu_ms for one in jobs),
+            "restarting": _hours(one.restarting_gpu_ms for one in jobs),
+        },
+        "by_terms": {
+            name: _terms(own) for name, own in (("firm", firm), ("interruptible", flexible)) if own and flexible
+        },
         "revenue_usd": _largest(record.revenue_nanos),
         "mean_ask_usd_per_gpu_hour": _mean_price(record),
         "clearings": record.clearings,
         "commands": record.commands,
     }
+
+
+def _terms(own: Sequence[JobRecord]) -> Json:
+    """What became of the jobs that may be outbid, or of the others."""
+    done = [one for one in own if one.state == DONE]
+    return {
+        "jobs": len(own), "done": len(done), "never": sum(one.state in (GAVE_UP, REFUSED) for one in own),
+        "wait_s": _waits(own),
+        "completion_s": spread(_seconds(one.ended_ms - one.job.submitted_ms) for one in done if one.ended_ms is not None),
+        "welfare_usd": _usd(sum(one.value_nanos - one.cost_nanos for one in own)),
+        "outbid": sum(one.outbid for one in own),
+    }  # fmt: skip
+
+
+def _hours(gpu_ms: Iterable[int]) -> float:
+    return round(sum(gpu_ms) / MS_PER_HOUR, 1)
 
 
 def series(record: Record, end_ms: int) -> Json:

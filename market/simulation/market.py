@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from hashlib import sha256
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
 from market.clearing import Clearing, clear
 from market.commands import (
-    SYSTEM,
-    AddMember,
     ApplyClearing,
     CancelJob,
     ChangeOffer,
     Command,
     Deposit,
+    Flexible,
     OpenMarket,
     PlaceOffer,
     SetPriceRule,
     Tick,
 )
-from market.events import Event
-from market.exchange import Exchange
 from market.outcomes import Refusal
 from market.simulation import players
-from market.simulation.churning import Seats, comings_and_goings
-from market.simulation.clock import Clock
+from market.simulation.churning import comings_and_goings
 from market.simulation.driver import Progress, drive
-from market.simulation.players import PLANE, Held, Run, kind_of
-from market.simulation.queue import Queue, Wanted
-from market.simulation.records import DONE, FAILED, GAVE_UP, REFUSED, UNFINISHED, Record, pieces
+from market.simulation.players import PLANE, Run
+from market.simulation.records import DONE, GAVE_UP, REFUSED, UNFINISHED, Record
+from market.simulation.stage import Stage
 from market.simulation.supply import Machine, in_the_way
-from market.simulation.terms import FOREVER_MS, RESTART_MS, Terms, settings_of
+from market.simulation.terms import FOREVER_MS, INTERRUPTIBLE_SAVE_MS, RESTART_MS
 from market.simulation.trace import TraceJob
 from storage.units import MS_PER_HOUR
 
@@ -42,34 +37,11 @@ CLEARING_WORK: Final = 1_000_000
 MOST_LISTS: Final = 3
 """So many lists of bids in one clearing; what is free after them stays so until something changes."""
 TOP_UP_AT: Final = 0.8
+NOBODY: Final = Flexible((), (), False)
 
 
-class MarketRun:
+class MarketRun(Stage):
     """Drives one exchange; `record` says what became of everything."""
-
-    def __init__(self, machines: Sequence[Machine], terms: Terms, seats: Seats | None = None) -> None:
-        self.terms = terms
-        self.record = Record("market", terms.window_ms)
-        self.exchange = Exchange(settings_of(terms), keep_history=False)
-        self._machines = machines
-        self._of = pieces(machines)
-        self._seats = seats
-        self._clock = Clock()
-        self.waiting = Queue(machines)
-        self._runs: dict[str, Run] = {}
-        self._run_of_lease: dict[str, Run] = {}
-        self._leases_on: dict[str, dict[str, None]] = {}
-        self._deposits: dict[str, int] = {}
-        self._shared: dict[Any, Any] = {}
-        self._granted: dict[str, Run] = {}
-        self._listed: dict[str, int] = {}
-        self._moves: Iterator[tuple[int, bool, int]] = iter(())
-        self._clearing_planned = False
-        self._last_clearing_ms = -1
-
-    def ledger_total_nanos(self) -> int:
-        """The sum of all balances of the exchange's ledger: 0, or money was made or lost."""
-        return sum(self.exchange.balances().values())
 
     def play(self, jobs: Iterable[TraceJob], progress: Progress = lambda _came, _now: None) -> Record:
         """Every job of the trace, in order of submission, to its end."""
@@ -79,13 +51,8 @@ class MarketRun:
         self._close()
         return self.record
 
-    @property
-    def idle(self) -> bool:
-        """Whether no job is open."""
-        return not self._runs
-
     def _at_tick(self, _about: None, _version: int) -> None:
-        self._say(Tick())
+        self._pass_time()
         self._clock.at(self._clock.now_ms + TICK_MS, "tick")
 
     def _open(self) -> None:
@@ -112,25 +79,6 @@ class MarketRun:
         for machine, since in list(self._listed.items()):
             self.record.supply.add(since, now, self._of[machine].gpus)
         self.record.end_ms = max(self.record.end_ms, 1)
-
-    def _say(self, command: Command) -> tuple[Event, ...] | Refusal:
-        outcome = self.exchange.step(command, self._clock.now_ms)
-        self.record.commands += 1
-        if isinstance(outcome.answer, Refusal):
-            return outcome.answer
-        for event in outcome.events:
-            hear = _HEARS.get(event["type"])
-            if hear is not None:
-                hear(self, event)
-        return outcome.events
-
-    def _must(self, command: Command) -> tuple[Event, ...]:
-        events = self._say(command)
-        assert not isinstance(events, Refusal), (command, events)
-        return events
-
-    def _join(self, name: str, role: str) -> None:
-        self._must(AddMember(name, role, sha256(f"{role} {name}".encode()).hexdigest(), SYSTEM))
 
     # customers
 
@@ -214,40 +162,20 @@ class MarketRun:
         if not run.held:
             return
         done_ms = run.done_ms()
-        # What is never lost need not be saved.
-        save_ms = run.since_ms + self.terms.save_ms if self._seats is not None else FOREVER_MS
+        save_ms = run.since_ms + self._save_ms(run)
         room = max(0, int(TOP_UP_AT * run.budget_nanos) + 1 - run.spent_nanos)
         short_ms = run.since_ms + room * MS_PER_HOUR // max(1, run.rate_nanos()) + 1
         at_ms, kind = min((done_ms, "done"), (save_ms, "save"), (short_ms, "short"))
         self._clock.at(at_ms, kind, run.job.id, run.version)
 
-    def _end(self, run: Run, state: str, reason: str = "") -> None:
-        del self._runs[run.job.id]
-        self.waiting.discard(run.job.id)
-        assert not run.held, run
-        self.record.ended(self.record.jobs[run.job.id], self._clock.now_ms, state, reason)
-
-    def _want(self, run: Run) -> None:
-        job, live = run.job, len(run.held)
-        if live >= job.gpus_max:
-            self.waiting.discard(job.id)
-            return
-        whole = live >= job.gpus_min
-        need, expected_ms = (1 if live else job.gpus_min), players.expected_ms(run)
-        since_ms = run.waits_since_ms
-        settles = not live and not self.record.jobs[job.id].lost
-        self.waiting.add(Wanted(job.id, kind_of(job), need, job.limit_nanos, expected_ms, since_ms, not whole, bool(live), settles))
-        self._plan_clearing()
+    def _save_ms(self, run: Run) -> int:
+        """How long until it next makes its work durable; what is never lost need not be."""
+        if run.job.interruptible:
+            first = run.gang and not run.rounds
+            return RESTART_MS if first else min(self.terms.save_ms, INTERRUPTIBLE_SAVE_MS)
+        return self.terms.save_ms if self._seats is not None else FOREVER_MS
 
     # clearing
-
-    def _plan_clearing(self) -> None:
-        """Something has changed: the next time that the market clears it may come to something."""
-        if not self._clearing_planned:
-            self._clearing_planned = True
-            step = self.terms.clear_ms
-            at_ms = max(self._clock.now_ms, self._last_clearing_ms + 1)
-            self._clock.at(-(-at_ms // step) * step, "clear")
 
     def _at_clear(self, _about: None, _version: int) -> None:
         self._clearing_planned = False
@@ -256,11 +184,24 @@ class MarketRun:
         for _ in range(MOST_LISTS):
             clearing = self._clear(self.waiting.shown(self._clock.now_ms))
             if clearing is None or not clearing.matches:
-                return
-            self._granted = {}
-            self._must(ApplyClearing(clearing))
-            for run in self._granted.values():
-                self._begin(run)
+                break
+            self._grant(ApplyClearing(clearing, flexible=NOBODY))
+        if self.terms.interruptible:
+            self._clear_flexible()
+
+    def _clear_flexible(self) -> None:
+        now, kept_for = self._clock.now_ms, self.waiting.kept_for
+        asked = self.flexible.asked(lambda job: self._runs[job].job, kept_for, now)
+        if asked is not None:
+            self._grant(ApplyClearing(Clearing((), (), price_rule=self.terms.price_rule, kept_for=kept_for), flexible=asked))
+            self.flexible.served(asked, now)
+
+    def _grant(self, command: Command) -> None:
+        """Whoever gets leases by it begins to work on them."""
+        self._granted = {}
+        self._must(command)
+        for run in self._granted.values():
+            self._begin(run)
 
     def _clear(self, shown: list[str]) -> Clearing | None:
         """As if everybody who is shown was cleared, and looking only at whom it could come to."""
@@ -293,50 +234,37 @@ class MarketRun:
 
     # what the exchange says
 
-    def _hear_granted(self, event: Event) -> None:
-        now, run = self._clock.now_ms, self._runs[event["job"]]
-        run.advance(now)
-        price = event["price_nanos_per_gpu_hour"]
-        run.held[event["lease"]] = Held(event["lease"], event["epoch"], event["slot"], event["offer"], event["provider"], price, now)
-        self._run_of_lease[event["lease"]] = run
-        self._leases_on.setdefault(event["offer"], {})[event["lease"]] = None
-        self.waiting.freed(event["offer"], -1)
-        self.record.granted(now, self._of[event["offer"]].ask_nanos, price, 1)
-        self._granted[run.job.id] = run
+    def _at_leave(self, job: str, _version: int) -> None:
+        run = self._runs.get(job)
+        if run is None or not run.leaving:
+            return
+        run.advance(self._clock.now_ms)
+        leaving = len(run.leaving)
+        for command in players.leave(run, self._clock.now_ms):
+            self._must(command)
+        run.durable_gpu_ms = run.left_gpu_ms
+        self._restart(run, leaving, 0)
 
-    def _hear_ended(self, event: Event) -> None:
-        now, run = self._clock.now_ms, self._run_of_lease.pop(event["lease"])
-        run.advance(now)
-        if len(run.held) == run.job.gpus_min:
-            run.waits_since_ms = now
-        held = run.held.pop(event["lease"])
-        del self._leases_on[held.offer][held.id]
-        self._returned(run, held, now)
-        self.waiting.freed(held.offer, 1)
-        if len(self.waiting):
-            self._plan_clearing()
-        if event["fault"] == "provider":
-            record = self.record.jobs[run.job.id]
-            record.lost += 1
-            record.preempted += event["reason"] == "preempted"
+    def _restart(self, run: Run, workers: int, redone_gpu_ms: int) -> None:
+        """So many of its workers are gone, and so much work with them; whoever comes starts up first."""
+        record = self.record.jobs[run.job.id]
+        record.redone_gpu_ms += max(0, redone_gpu_ms)
+        record.restarting_gpu_ms += workers * RESTART_MS
+        run.left_gpu_ms += redone_gpu_ms + workers * RESTART_MS
+        self._want(run)
+        self._plan(run)
 
-    def _returned(self, run: Run, held: Held, now_ms: int) -> None:
-        record, machine = self.record.jobs[run.job.id], self._of[held.offer]
-        self.record.returned(record, machine, held.granted_ms, now_ms, 1)
+    def _at_promise(self, _about: None, _version: int) -> None:
+        """Those who had notice have left: the exchange grants what it has promised, by its next tick."""
+        if self.flexible.promised:
+            self._pass_time()
 
-    def _hear_charged(self, event: Event) -> None:
-        self.record.jobs[event["job"]].paid_nanos += event["amount_nanos"]
-        self.record.fee_nanos += event["fee_nanos"]
-
-    def _hear_transfer(self, event: Event) -> None:
-        if event["kind"] == "charge":
-            provider = event["credit"].partition(":")[2]
-            revenue = self.record.revenue_nanos
-            revenue[provider] = revenue.get(provider, 0) + event["amount_nanos"]
-
-    def _hear_state(self, event: Event) -> None:
-        if event["state"] == "failed" and event["job"] in self._runs:
-            self._end(self._runs[event["job"]], FAILED, event["reason"])
+    def _pass_time(self) -> None:
+        self._unpromised.clear()
+        self._grant(Tick())
+        for job in self._unpromised:
+            if job in self._runs and job not in self._granted:
+                self._want(self._runs[job])
 
     # machines
 
@@ -348,9 +276,8 @@ class MarketRun:
         )  # fmt: skip
         self._must(offer)
         self._listed[machine.id] = self._clock.now_ms
-        self.waiting.listed(machine, machine.gpus)
-        if len(self.waiting):
-            self._plan_clearing()
+        self._there(machine, machine.gpus)
+        self._somebody_waits()
 
     def _plan_churn(self) -> None:
         move = next(self._moves, None)
@@ -373,25 +300,12 @@ class MarketRun:
             run = self._run_of_lease[lease]
             run.advance(now)
             self._must(players.lose(run, run.held[lease], now))
-            if not run.held:
-                run.left_gpu_ms = run.durable_gpu_ms
-            # What the lost worker had done since the last save is done again, and whoever comes starts up first.
-            else:
-                share = (run.durable_gpu_ms - run.left_gpu_ms) // (len(run.held) + 1)
-                run.left_gpu_ms += max(0, share)
-            run.left_gpu_ms += RESTART_MS
-            self._want(run)
-            self._plan(run)
+            # What the lost worker had done since the last save is done again; who has lost everybody begins at that save.
+            unsaved = run.durable_gpu_ms - run.left_gpu_ms
+            self._restart(run, 1, max(0, unsaved // (len(run.held) + 1)) if run.held else unsaved)
         self._must(ChangeOffer(machine.id, "withdraw", machine.provider))
-        self.waiting.listed(machine, -machine.gpus)
+        self._there(machine, -machine.gpus)
         self.record.supply.add(self._listed.pop(machine.id), now, machine.gpus)
 
 
-_KINDS: Final = ("tick", "clear", "patience", "churn", "done", "save", "short")
-_HEARS: Final[dict[str, Callable[[MarketRun, Event], None]]] = {
-    "lease_granted": MarketRun._hear_granted,
-    "lease_ended": MarketRun._hear_ended,
-    "lease_charged": MarketRun._hear_charged,
-    "transfer": MarketRun._hear_transfer,
-    "job_state": MarketRun._hear_state,
-}
+_KINDS: Final = ("tick", "clear", "patience", "churn", "done", "save", "short", "leave", "promise")

@@ -45,6 +45,7 @@ TRAIN_GFLOPS: Final = 4.608
 """What makes it so for one GPU: byte_lm 1M takes so many billion operations a step (market/speeds.py)."""
 _OWN_STEP: Final = 1e-6
 ROUND_STEPS: Final = 21_600
+INTERRUPTIBLE_STEPS: Final = 3_600
 _LARGEST_BUDGET: Final = 10_000_000 * 10**9
 
 
@@ -64,7 +65,7 @@ class Held:
 @dataclass(slots=True)
 class Run:
     """A job from its submission to its end. `left_gpu_ms` is work still to do as of `since_ms`, `durable_gpu_ms` what would be
-    left after losing everybody. `version` makes plans of before void."""
+    left after losing everybody. `leaving` says of leases that have notice why. `version` makes plans of before void."""
 
     job: TraceJob
     order: int
@@ -72,6 +73,7 @@ class Run:
     durable_gpu_ms: int
     budget_nanos: int
     held: dict[str, Held] = field(default_factory=dict)
+    leaving: dict[str, str] = field(default_factory=dict)
     since_ms: int = 0
     version: int = 0
     waits_since_ms: int = 0
@@ -132,12 +134,14 @@ def submit(job: TraceJob, order: int, shared: dict[Any, Any]) -> SubmitJob:
             "min": job.gpus_min, "max": job.gpus_max, "gpus": 1, "gpu": list(job.models), "vram_gib": job.vram_gib,
             "region": list(job.regions), "reliability": 0.0, "isolation": "process",
         }  # fmt: skip
-    limits = {"max_price_nanos_per_gpu_hour": job.limit_nanos, "budget_nanos": budget_of(job), "deadline_ms": None}
+    limits: dict[str, Any] = {"max_price_nanos_per_gpu_hour": job.limit_nanos, "budget_nanos": budget_of(job), "deadline_ms": None}
+    if job.interruptible:
+        limits["interruptible"] = True
     both = {"name": job.id, "data": _NO_DATA, "workers": workers, "limits": limits, "tags": _NO_TAGS}
     if job.gpus_max == 1:
         command: dict[str, Any] = {"argv": ["train", job.id], "env": {}, "workdir": None, "artifacts": [], "timeout_ms": _timeout(job), "retries": _RETRIES}
         return SubmitJob(job.id, {**both, "command": command}, job.tenant)
-    strategy = {**_STRATEGY, "inner_steps": ROUND_STEPS, "outer_lr": round(0.5 + order % 1_000_000 * _OWN_STEP, 6)}
+    strategy = {**_STRATEGY, "inner_steps": _round_steps(job), "outer_lr": round(0.5 + order % 1_000_000 * _OWN_STEP, 6)}
     return SubmitJob(job.id, {**both, **_TRAINING, "strategy": strategy, "steps": _steps(job), "rounds": _rounds(job)}, job.tenant)
 
 
@@ -145,8 +149,13 @@ def _steps(job: TraceJob) -> int:
     return min(MAX_STEPS, max(1, job.estimate_ms // STEP_MS))
 
 
+def _round_steps(job: TraceJob) -> int:
+    return INTERRUPTIBLE_STEPS if job.interruptible else ROUND_STEPS
+
+
 def _rounds(job: TraceJob) -> int:
-    return -(-_steps(job) // ROUND_STEPS)
+    """Of an interruptible gang one more: the first, by which the market measures what starting costs it."""
+    return -(-_steps(job) // _round_steps(job)) + job.interruptible
 
 
 def _timeout(job: TraceJob) -> int:
@@ -203,6 +212,13 @@ def lose(run: Run, lost: Held, now_ms: int) -> Command:
     """The run says that a worker's machine is gone."""
     word = LostWorker(lost.id, lost.epoch, "node_died")
     return ReportReadings(run.job.id, 1, (_reading(lost, now_ms),), (), (word,), PLANE)
+
+
+def leave(run: Run, now_ms: int) -> Iterator[Command]:
+    """What there is so far is made durable, and those that have notice go."""
+    yield from save(run, now_ms)
+    words = tuple(LostWorker(name, run.held[name].epoch, reason) for name, reason in run.leaving.items())
+    yield ReportReadings(run.job.id, 1, (), (), words, PLANE)
 
 
 def more_budget(run: Run) -> AddBudget:

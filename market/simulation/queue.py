@@ -82,11 +82,14 @@ class Queue:
     def __len__(self) -> int:
         return len(self._jobs)
 
+    def __contains__(self, job: str) -> bool:
+        return job in self._slots
+
     def listed(self, machine: Machine, gpus: int) -> None:
         """So many units of it are there now, all free; or, below zero, are gone."""
         self._there[self._type_of[machine.id]] += gpus
         self.freed(machine.id, gpus)
-        self._unsettle()
+        self.unsettle()
 
     def freed(self, machine: str, gpus: int) -> None:
         """So many units of it are free now; below zero: are let. Who could take what comes free is settled no longer; nobody is
@@ -98,7 +101,7 @@ class Queue:
         self._rows[_ROOM, :count][takes] += gpus
         if gpus > 0:
             if self.kept_for is not None and takes[self._slots[self.kept_for]]:
-                self._unsettle()
+                self.unsettle()
             else:
                 self._rows[_SETTLED, :count][takes] = _NEVER
 
@@ -106,7 +109,7 @@ class Queue:
         """The job wants this, and no longer what it wanted before."""
         slot = self._slots.get(wanted.job)
         if wanted.job == self.kept_for:
-            self._unsettle()
+            self.unsettle()
         if slot is None:
             slot = len(self._jobs)
             self._slots[wanted.job] = slot
@@ -134,7 +137,7 @@ class Queue:
             return
         self._restless.discard(job)
         if job == self.kept_for:
-            self._unsettle()
+            self.unsettle()
         last = self._jobs.pop()
         if last != job:
             self._jobs[slot] = last
@@ -175,7 +178,7 @@ class Queue:
     def unsettled(self, names: list[str], now_ms: int) -> list[str]:
         """Of those that `shown` named, whom to clear: who is not settled, and the one for whom seats are kept. Empty: nobody."""
         if self.kept_for is not None and self.kept_for not in names:
-            self._unsettle()
+            self.unsettle()
         slots = [self._slots[name] for name in names]
         settled = _is_settled(self._rows[_SETTLED, slots], self._rows[_DUE, slots], now_ms)
         if settled.all():
@@ -185,11 +188,12 @@ class Queue:
     def note(self, empty: Iterable[str], kept_for: str | None, now_ms: int) -> None:
         """These got nothing in a clearing that looked at all of them, and that kept free seats for a job."""
         if kept_for != self.kept_for:
-            self._unsettle()
+            self.unsettle()
             self.kept_for = kept_for
         self._rows[_SETTLED, [self._slots[job] for job in empty if job not in self._restless]] = now_ms
 
-    def _unsettle(self) -> None:
+    def unsettle(self) -> None:
+        """Everybody who waits may get something now."""
         self._rows[_SETTLED] = _NEVER
         self.kept_for = None
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from market.events import Event
+from market.faults import NOTICED
 from market.outcomes import Json, Refusal
 from market.simulation.steps import StepSum
 from market.simulation.supply import Machine
@@ -13,11 +15,15 @@ from storage.units import MS_PER_HOUR, charge_nanos
 
 BIN_MS = MS_PER_HOUR
 DONE, GAVE_UP, REFUSED, UNFINISHED, FAILED = "done", "gave_up", "refused", "unfinished", "failed"
+OUTBID = "outbid"
+DRAINS = frozenset({"preempted", "drained", "withdrew"}) | NOTICED - {OUTBID}
 
 
 @dataclass(slots=True)
 class JobRecord:
-    """`cost_nanos`: asks × time of all its leases, whoever bore it. `state` is empty while it is open."""
+    """`cost_nanos`: asks × time of all its leases, whoever bore it. `state` is empty while it is open. `lost` counts workers whose
+    machine was gone, `outbid` those that a higher bid took, `drained` those that had to leave their machine; `redone_gpu_ms` is
+    work that was lost with them, `restarting_gpu_ms` what beginning again took."""
 
     job: TraceJob
     started_ms: int | None = None
@@ -29,7 +35,11 @@ class JobRecord:
     cost_nanos: int = 0
     paid_nanos: int = 0
     lost: int = 0
-    preempted: int = 0
+    outbid: int = 0
+    drained: int = 0
+    paid_gpu_ms: int = 0
+    redone_gpu_ms: int = 0
+    restarting_gpu_ms: int = 0
 
     @property
     def value_nanos(self) -> int:
@@ -96,6 +106,26 @@ class Record:
         self.waiting.add(record.job.submitted_ms, at_ms if record.started_ms is None else record.started_ms, record.job.gpus_min)
         if state in (DONE, GAVE_UP):
             self.end_ms = max(self.end_ms, at_ms)
+
+    def lease_ended(self, event: Event) -> None:
+        """A lease is over: whether it was lost, and by what."""
+        record, reason = self.jobs[event["job"]], event["reason"]
+        record.outbid += reason == OUTBID
+        record.drained += reason in DRAINS
+        record.lost += event["fault"] == "provider" and reason not in DRAINS
+
+    def charged(self, event: Event) -> None:
+        """A customer has paid for a lease."""
+        record = self.jobs[event["job"]]
+        record.paid_nanos += event["amount_nanos"]
+        record.paid_gpu_ms += event["to_ms"] - event["from_ms"]
+        self.fee_nanos += event["fee_nanos"]
+
+    def transferred(self, event: Event) -> None:
+        """Money has moved: what a provider earned is counted."""
+        if event["kind"] == "charge":
+            provider = event["credit"].partition(":")[2]
+            self.revenue_nanos[provider] = self.revenue_nanos.get(provider, 0) + event["amount_nanos"]
 
     def welfare_nanos(self) -> int:
         """What was made of the machines: the value of the jobs that were done, less the asks for all time that was let."""

@@ -67,6 +67,8 @@ def page(told: Json) -> str:
     ]  # fmt: skip
     if market["not_served"]:
         sections.append(_section("Not served", "Jobs that were refused, or gave up, and what stood in the way.", plots.bars("not served", [(reason.replace("_", " "), "c1", float(count), f"{count:,}") for reason, count in list(market["not_served"].items())[:12]])))
+    if market["by_terms"]:
+        sections.append(_section("Firm and interruptible", _preempted(market), _by_terms(runs)))
     if outlooks := outlook_rows(told):
         sections.append(_section("What plans said", "Of some jobs, what their plan said at submission, and what came. Who gave up before the end of what was said is not in the share.", _table(("", "jobs", "within", "sooner", "later", "gave up", "of those known"), [[what, *(f"{one[name]:,}" for name in ("jobs", "within", "sooner", "later", "gave_up")), _share(one["within_share"]).strip(" ,")] for what, one in outlooks])))
     tiles = [
@@ -99,6 +101,20 @@ def _runs(runs: Json) -> str:
         for name, one in runs.items()
     ]  # fmt: skip
     return _table(heads, rows)
+
+
+def _preempted(market: Json) -> str:
+    causes, hours = market["preemptions"], market["gpu_hours"]
+    told = ", ".join(f"{count:,} by {cause}" for cause, count in causes.items())
+    return f"Workers that went before they were done: {told}. With them {hours['redone']:,.0f} of {hours['let']:,.0f} GPU-hours were lost, and {hours['restarting']:,.0f} went into restarts. The baselines know no interruptible jobs: they serve these as all others."
+
+
+def _by_terms(runs: Json) -> str:
+    rows = [
+        [f"{TITLES.get(run, run)}, {name}", *(f"{own[what]:,}" for what in ("jobs", "done", "never", "outbid")), short(own["wait_s"]["p50"]), short(own["wait_s"]["p99"]), short(own["completion_s"]["mean"]), f"${own['welfare_usd']:,.0f}"]
+        for run, one in runs.items() for name, own in one["by_terms"].items()
+    ]  # fmt: skip
+    return _table(("", "jobs", "done", "never", "outbid", "wait p50", "wait p99", "completion", "welfare"), rows)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

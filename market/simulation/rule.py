@@ -11,6 +11,8 @@ The rule, per job, from one seeded generator (docs/SIMULATION.md says why):
    not pay for the card that it was written for.
 4. **Estimate.** 1.3 × the true time × exp(0.5 z), in whole minutes, at least one: people say too much, and scatter.
 5. **Patience.** Two days and four estimates without a GPU, then the customer gives up.
+
+A second generator says which jobs are interruptible, so that all else is as without them, and who is at a share is at a larger one.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import math
 import random
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from statistics import NormalDist
 from typing import Final
@@ -64,6 +67,13 @@ def priced(jobs: Iterable[BareJob], supply: Sequence[Machine], seed: int) -> Ite
             estimate_ms=estimate_ms,
             patience_ms=PATIENCE_MS + PATIENCE_ESTIMATES * estimate_ms,
         )
+
+
+def interruptible(jobs: Iterable[TraceJob], share: float, seed: int) -> Iterator[TraceJob]:
+    """The jobs, each with probability `share` interruptible, whatever the others are."""
+    source = random.Random(f"interruptible {seed}")  # noqa: S311 (repeatable, not secret)
+    for job in jobs:
+        yield replace(job, interruptible=True) if source.random() < share else job
 
 
 def _scattered(middle: float, spread: float, source: random.Random) -> float:

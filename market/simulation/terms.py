@@ -10,6 +10,8 @@ from storage.units import MS_PER_HOUR, MS_PER_MINUTE
 
 RESTART_MS: Final = MS_PER_MINUTE
 """What starting costs a job that lost a worker."""
+INTERRUPTIBLE_SAVE_MS: Final = MS_PER_HOUR
+"""How often an interruptible job saves, or more often if all do."""
 FOREVER_MS: Final = 10**15
 _MANY: Final = 10**9
 
@@ -18,7 +20,8 @@ _MANY: Final = 10**9
 class Terms:
     """How a trace is played. `save_ms`: how often a running job makes its work durable, where it could be lost; `clear_ms`:
     how often the market clears, when something has changed; `horizon_ms`: when the simulation ends, whatever is still open;
-    `window_ms`: when the last job comes; `outlook_every`: of every so many jobs one looks at its plan first (0: none)."""
+    `window_ms`: when the last job comes; `outlook_every`: of every so many jobs one looks at its plan first (0: none);
+    `interruptible`: whether any job is."""
 
     seed: int = 1
     fee_ppm: int = 50_000
@@ -28,6 +31,7 @@ class Terms:
     window_ms: int = 0
     price_rule: str = "ask"
     outlook_every: int = 0
+    interruptible: bool = False
 
 
 def settings_of(terms: Terms) -> Settings:

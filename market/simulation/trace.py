@@ -32,6 +32,7 @@ class TraceJob:
     """One job as its customer knows it, and `duration_ms`, which only the trace does: its time on `gpus_max` GPUs.
 
     Empty `models` and `regions`: any. `patience_ms`: after so long without a GPU the customer gives up; None: never.
+    `interruptible`: it may be outbid.
     """
 
     id: str
@@ -46,6 +47,7 @@ class TraceJob:
     limit_nanos: int
     estimate_ms: int
     patience_ms: int | None
+    interruptible: bool = False
 
     @property
     def gpu_ms(self) -> int:

@@ -13,7 +13,7 @@ from market.simulation.figures import run_figures, series, span_of, trace_figure
 from market.simulation.market import MarketRun
 from market.simulation.outlooks import calibration
 from market.simulation.records import Record
-from market.simulation.rule import priced
+from market.simulation.rule import interruptible, priced
 from market.simulation.supply import Machine, gpus_of, scaled, with_providers
 from market.simulation.terms import Terms
 from market.simulation.trace import BareJob, TraceJob
@@ -29,7 +29,7 @@ Tell = Callable[[str, int, int], None]
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`load` None: the offers as they are. `baselines`: names of market/simulation/baselines.py, in order. `outlook_every`: of
-    every so many jobs one looks at its plan before it is submitted; 0: none."""
+    every so many jobs one looks at its plan before it is submitted; 0: none. `interruptible`: the share of jobs that may be outbid."""
 
     load: float | None = 0.9
     seed: int = 1
@@ -39,6 +39,7 @@ class Plan:
     baselines: tuple[str, ...] = BASELINES
     price_rule: str = "ask"
     outlook_every: int = 0
+    interruptible: float = 0.0
 
 
 @dataclass(slots=True)
@@ -77,9 +78,11 @@ def simulate(
         trace = list(priced((job for job in jobs if isinstance(job, BareJob)), machines, plan.seed))
     else:
         trace = [job for job in jobs if isinstance(job, TraceJob)]
+    if plan.interruptible:
+        trace = list(interruptible(trace, plan.interruptible, plan.seed))
     window_ms = trace[-1].submitted_ms
     horizon_ms = window_ms + 2 * max(job.duration_ms for job in trace) + max(job.patience_ms or 0 for job in trace)
-    terms = Terms(plan.seed, plan.fee_ppm, plan.clear_ms, plan.save_ms, horizon_ms, window_ms, plan.price_rule, plan.outlook_every)
+    terms = Terms(plan.seed, plan.fee_ppm, plan.clear_ms, plan.save_ms, horizon_ms, window_ms, plan.price_rule, plan.outlook_every, any(job.interruptible for job in trace))
     market = MarketRun(machines, terms, seats)
     records = {MARKET: market.play(trace, lambda came, _now: tell(MARKET, came, len(trace)))}
     ledger_nanos = market.ledger_total_nanos()
@@ -98,6 +101,7 @@ def simulate(
         "plan": {
             "load": plan.load, "seed": plan.seed, "fee_ppm": plan.fee_ppm, "clear_ms": plan.clear_ms, "save_ms": plan.save_ms,
             "churn": seats is not None, "price_rule": plan.price_rule,
+            "interruptible": plan.interruptible,
         },
         "bound_usd": round(bound / 10**9, 2),
         "end_days": round(end_ms / 86_400_000, 2),

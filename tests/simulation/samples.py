@@ -37,7 +37,7 @@ def job(name: str, *, at_h: float = 0, hours: float = 1, gpus: int = 1, least: i
     """A job in short words: of tenant `t`, for any machine."""
     ms = round(hours * HOUR_MS)
     fields: dict[str, object] = {
-        "tenant": "t", "models": (), "regions": (), "vram_gib": 0.0, "estimate_ms": ms, "patience_ms": None,
+        "tenant": "t", "interruptible": False, "models": (), "regions": (), "vram_gib": 0.0, "estimate_ms": ms, "patience_ms": None,
     } | more  # fmt: skip
     return TraceJob(
         id=name, submitted_ms=round(at_h * HOUR_MS), duration_ms=ms, gpus_min=gpus if least is None else least, gpus_max=gpus,
