@@ -44,7 +44,7 @@ from storage.journal_format import (
 )
 
 MAGIC: Final = b"TORGSEG1"
-BLOCK_BYTES: Final = 256 * 1024
+BLOCK_BYTES: Final = 64 * 1024
 LEVEL: Final = 6
 HEAD: Final = struct.Struct("<8sQQQQ32s32s32sI16sI")
 ENTRY: Final = struct.Struct("<QQ32sQII")
