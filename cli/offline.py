@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +29,19 @@ def when_down(settings: Settings, online: Callable[[], Answer], from_files: Call
             raise
         if settings.url or not (settings.home / "journal").is_dir():
             raise
-        return from_files(Files(readable_home(settings.home)))
+        with archive_in_reach():
+            return from_files(Files(readable_home(settings.home)))
+
+
+@contextmanager
+def archive_in_reach() -> Iterator[None]:
+    """Says plainly where a part of the journal is that is asked for and does not answer."""
+    from storage.journal_format import JournalAway
+
+    try:
+        yield
+    except JournalAway as error:
+        raise refused("archive_away", str(error), remedy="mount it, or see that the bucket can be reached") from error
 
 
 def readable_home(home: Path) -> Path:

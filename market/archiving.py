@@ -3,7 +3,8 @@
 It looks at the journal now and then, and has a snapshot made (market/snapshotting.py) when enough has come behind the newest
 one: `SNAPSHOT_BYTES`, or as much as that one has, so that what is written for snapshots stays in proportion to the journal.
 At its start it has one made of any journal of that size, since the newest may be another version's. Segments behind the newest
-snapshot, which no start reads, it seals (storage/sealing.py). It may die at any time.
+snapshot, which no start reads, it seals (storage/sealing.py), and moves those behind all snapshots to another place where the
+operator has named one (storage/segment_archive.py). It may die at any time.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 from market.children import code_folder
@@ -20,6 +22,7 @@ from market.homes import Home
 from storage.formats import HOME_FORMAT, FormatDamaged, home_format
 from storage.journal_format import JournalCorrupt, segments
 from storage.sealing import Sealed, seal_segment, sealable, sealing
+from storage.segment_archive import AWAY, archivable, archive_of, archive_segment, open_archive
 from storage.segment_files import segment_bytes
 from storage.snapshots import bytes_behind, snapshots
 
@@ -46,12 +49,13 @@ def main(arguments: list[str] | None = None) -> int:
     home.make_folders()
     os.nice(NICE)
     due = journal_bytes(home) >= given.snapshot_bytes
-    sealer = Sealer(home)
+    sealer, archiver = Sealer(home), Archiver(home)
     while not over.is_set():
         wait_s = LOOK_S
         if due:
             wait_s = LOOK_S if _snapshot(home, over) else AGAIN_S
         sealer.seal(over)
+        archiver.archive(over)
         over.wait(wait_s)
         due = is_due(home, given.snapshot_bytes)
     return 0
@@ -94,6 +98,42 @@ class Sealer:
             return []
         log.info("the segment of record %s is sealed: %s bytes became %s", first, made.written_bytes, made.sealed_bytes)
         return [made]
+
+
+class Archiver:
+    """Moves sealed segments behind the oldest snapshot to the place that the home names; one that is away is tried again."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._told = ""
+        self._next_s = 0.0
+
+    def archive(self, over: threading.Event) -> list[int]:
+        """First records of what was moved; ends early where `over` is set."""
+        known = snapshots(self._home.snapshots)
+        folder, moved = self._home.journal, list[int]()
+        if not known or time.monotonic() < self._next_s:
+            return moved
+        try:
+            place = archive_of(self._home.root)
+            firsts = archivable(folder, int(known[0].stem)) if place is not None else []
+            if place is None or not firsts:
+                return moved
+            store = open_archive(self._home.root, place)
+            with sealing(folder) as mine:
+                for first in firsts if mine else ():
+                    if over.is_set():
+                        break
+                    size = archive_segment(folder, first, store)
+                    log.info("the segment of record %s is archived in %s: %s bytes", first, store.where, size)
+                    moved.append(first)
+            self._told = ""
+        except (*AWAY, JournalCorrupt) as error:
+            self._next_s = time.monotonic() + AGAIN_S
+            if self._told != str(error):
+                log.error("nothing is archived, and it is tried again: %s", error)
+                self._told = str(error)
+        return moved
 
 
 def journal_bytes(home: Home) -> int:

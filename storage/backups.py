@@ -27,12 +27,22 @@ from storage.bucket_blobs import PLACE_FILE
 from storage.canonical import NotCanonical, canonical_bytes, parse_json
 from storage.formats import HOME_FORMAT, FormatDamaged, FormatNewer, check_home, newer_manifest, newer_record
 from storage.home_files import BackupError, whole_small_files
-from storage.journal_format import JournalCorrupt, JournalNewer, JournalRewound, SegmentHeader, segments, sync_folder
+from storage.journal_format import (
+    ARCHIVED,
+    SEALED,
+    JournalCorrupt,
+    JournalNewer,
+    JournalRewound,
+    SegmentHeader,
+    segments,
+    sync_folder,
+)
 from storage.journal_reader import Walk, verify_journal
 from storage.living import MANIFEST_ERRORS, Living
 from storage.records import decode_record
 from storage.sealed import SealedReader, SealedWriter, SealError
 from storage.sealing import sealing
+from storage.segment_archive import open_archived_file, sealed_head
 
 FORMAT: Final = "torg-backup-1"
 MANIFEST: Final = "backup.json"
@@ -94,14 +104,16 @@ class _Cut:
         self.walk.check()
         return self.walk.number > before
 
-    def files(self) -> Iterator[tuple[Path, int]]:
-        """Segments and how many bytes of each belong to the cut."""
+    def files(self) -> Iterator[tuple[str, Path, int]]:
+        """Segments by their names, and how many bytes of each belong to the cut. Of an archived one the sealed file is taken."""
         assert self.walk.path is not None
         for path in segments(self.walk.folder):
             if path.stem < self.walk.path.stem:
-                yield path, path.stat().st_size
+                archived = path.suffix == ARCHIVED
+                size = sealed_head(path).file_bytes if archived else path.stat().st_size
+                yield f"journal/{path.stem}{SEALED if archived else path.suffix}", path, size
             elif path.stem == self.walk.path.stem:
-                yield path, self.walk.offset
+                yield f"journal/{path.name}", path, self.walk.offset
 
 
 def write_backup(
@@ -125,7 +137,7 @@ def _write_backup(
         if not cut.read_on() or not cut.market:
             raise BackupError("no_market", f"there is no market in {home}: its journal is empty")
         with _pinned(home / "blobs", cut, with_blobs) as (pins, missing):
-            entries = [(f"journal/{path.name}", path, size) for path, size in cut.files()]
+            entries = list(cut.files())
             entries += [(f"blobs/{pin.name[:2]}/{pin.name}", pin, pin.stat().st_size) for pin in pins]
             small = whole_small_files(home)
             facts = BackupFacts(
@@ -230,7 +242,7 @@ def write_entries(
         for name, data, mode in small:
             add(name, io.BytesIO(data), len(data), mode)
         for name, path, size in large:
-            with path.open("rb") as content:
+            with open_archived_file(path) if path.suffix == ARCHIVED else path.open("rb") as content:
                 add(name, content, size, 0o600)
         manifest = canonical_bytes({**facts.to_json(), "files": files})
         entry = tarfile.TarInfo(MANIFEST)

@@ -15,9 +15,9 @@ RECORD_HEADER = struct.Struct("<4sIII32s")
 NO_HASH = bytes(32)
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 SEGMENT_BYTES = 64 * 1024 * 1024
-FORMS = (".journal", ".sealed")
+FORMS = (".journal", ".sealed", ".archived")
 """What files of a segment end with, in the order in which it takes these forms: a file goes when the next one is durable."""
-WRITTEN, SEALED = FORMS
+WRITTEN, SEALED, ARCHIVED = FORMS
 FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -43,6 +43,10 @@ class JournalCorrupt(JournalError):
 
 class JournalNewer(JournalCorrupt):
     """A newer torg wrote this journal; nothing of it is damaged, and nothing here may touch it. The text names both formats."""
+
+
+class JournalAway(JournalError, OSError):
+    """A segment is archived in a place that does not answer; the text names both. Nothing is lost or damaged as far as is known."""
 
 
 class JournalRewound(JournalError):
@@ -130,7 +134,7 @@ def segment_name(first: int) -> str:
 
 
 def segments(folder: Path) -> list[Path]:
-    """The segments of a journal, oldest first, each by one file that has it: as it was written, else sealed."""
+    """The segments of a journal, oldest first, each by one file that has it: as it was written, else sealed, else archived."""
     found: dict[str, Path] = {}
     for suffix in FORMS:  # in this order: what changes its form meanwhile is seen in one of them
         for path in folder.glob(f"*{suffix}"):

@@ -15,6 +15,7 @@ from storage.journal_format import (
     SEGMENT_HEADER,
     SEGMENT_MAGIC,
     WRITTEN,
+    JournalAway,
     JournalCorrupt,
     JournalNewer,
     JournalRewound,
@@ -282,8 +283,11 @@ def verify_journal(folder: Path) -> Verification:
     walk = Walk(folder)
     stood = (-1, -1)
     while True:
-        for _ in walk:
-            pass
+        try:
+            for _ in walk:
+                pass
+        except JournalAway as error:
+            return Verification(False, walk.number, walk.hash.hex(), str(error))
         size = segment_bytes(folder, int(walk.path.stem)) if walk.path is not None and walk.torn else 0
         if walk.bad is None or not walk.torn or stood == (walk.number, size):
             return Verification(walk.bad is None, walk.number, walk.hash.hex(), walk.bad)

@@ -41,11 +41,14 @@ class Mirrors:
     places: tuple[MirrorPlace, ...] = ()
     every_ms: int = EVERY_MS
     passphrase_file: str | None = None
+    archive: MirrorPlace | None = None
+    """Where sealed segments go that no start needs (storage/segment_archive.py)."""
 
     def to_json(self) -> dict[str, Any]:
         """What `mirrors.json` holds."""
         told = {"every_ms": self.every_ms, "passphrase_file": self.passphrase_file}
-        return told | {"mirrors": [one.to_json() for one in self.places]}
+        archive = None if self.archive is None else self.archive.to_json()
+        return told | {"mirrors": [one.to_json() for one in self.places], "archive": archive}
 
 
 def read_mirrors(home: Path) -> Mirrors:
@@ -61,11 +64,12 @@ def read_mirrors(home: Path) -> Mirrors:
         if type(every_ms) is not int or every_ms < 1 or not isinstance(passphrase, str | None):
             raise ValueError("every_ms is a positive number, passphrase_file a path or null")
         places = tuple(_place(one) for one in said["mirrors"])
+        archive = None if said.get("archive") is None else _place(said["archive"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise MirrorsError(f"{path} does not say where the mirrors are: {error}") from None
-    if mode & 0o077 and any(one.access.secret_access_key for one in places):
+    if mode & 0o077 and any(one.access.secret_access_key for one in (*places, *([archive] if archive else []))):
         raise MirrorsError(f"{path} holds keys and others may read it: chmod 600 {path}")
-    return Mirrors(places, every_ms, passphrase)
+    return Mirrors(places, every_ms, passphrase, archive)
 
 
 def _place(said: dict[str, Any]) -> MirrorPlace:

@@ -120,6 +120,24 @@ def market_of(store: ObjectStore) -> str | None:
     return str(said["market"])
 
 
+def claim(store: ObjectStore, market: str, *, begun: bool) -> None:
+    """Make the place this market's, if it is nobody's. `begun`: it was claimed before, so that an empty one is the wrong one.
+
+    Raises MirrorRefused, MirrorGone, ObjectStoreError.
+    """
+    owner = market_of(store)
+    if owner is None:
+        if begun:
+            raise MirrorGone(f"{store.where} holds no mirror any more: is it mounted, was it emptied?")
+        if held(store):
+            raise MirrorRefused(f"{store.where} holds a journal and does not say whose", "name another place")
+        store.put_new(MARK, canonical_bytes({"format": FORMAT, "market": market}))
+        owner = market_of(store)
+    if owner != market:
+        remedy = "name another place; `torg restore --from-mirror` makes that market's home"
+        raise MirrorRefused(f"{store.where} is the mirror of another market, {owner}", remedy)
+
+
 class Mirror:
     """Copies one market's journal in `folder` to `store`. One thread calls `open` and `ship`; another may call `tidy`.
 
@@ -141,17 +159,7 @@ class Mirror:
 
         Raises MirrorRefused, MirrorGone, ObjectStoreError.
         """
-        owner = market_of(self.store)
-        if owner is None:
-            if begun:
-                raise MirrorGone(f"{self.store.where} holds no mirror any more: is it mounted, was it emptied?")
-            if held(self.store):
-                raise MirrorRefused(f"{self.store.where} holds a journal and does not say whose", "name another place")
-            self.store.put_new(MARK, canonical_bytes({"format": FORMAT, "market": self._market}))
-            owner = market_of(self.store)
-        if owner != self._market:
-            remedy = "name another place; `torg restore --from-mirror` makes that market's home"
-            raise MirrorRefused(f"{self.store.where} is the mirror of another market, {owner}", remedy)
+        claim(self.store, self._market, begun=begun)
         known = held(self.store)
         if not known:
             self._first, self._offset = 0, 0

@@ -47,6 +47,11 @@ def spread_record(payload: bytes) -> dict[str, Any]:
     return body
 
 
+def market_opened(payload: bytes) -> str:
+    """The market's id, where this is its first record; else empty. Raises NotCanonical."""
+    return next((str(one["market_id"]) for one in decode_record(payload)["events"] if one["type"] == "market_opened"), "")
+
+
 def spread(events: Iterable[Event]) -> list[Event]:
     """Events with batches as what they stand for."""
     found: list[Event] = []

@@ -1,18 +1,27 @@
 """Reading a segment, whichever form it has: every reader of the journal opens its files here.
 
-A segment is written, then sealed (storage/sealing.py), while others read. One that has just been listed may have another form
+A segment is written, then sealed (storage/sealing.py), then perhaps archived (storage/segment_archive.py), while others read. One that has just been listed may have another form
 when it is opened; a file that is open stays whole.
 """
 
 from __future__ import annotations
 
 import os
+from hashlib import sha256
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from storage.journal_format import FORMS, MAX_PAYLOAD_BYTES, RECORD_HEADER, SEALED, WRITTEN, segment_name
-from storage.sealed_segments import SealedFile
+from storage.journal_format import (
+    ARCHIVED,
+    FORMS,
+    MAX_PAYLOAD_BYTES,
+    RECORD_HEADER,
+    WRITTEN,
+    JournalCorrupt,
+    segment_name,
+)
+from storage.sealed_segments import ReadAt, SealedFile
 
 BUFFER_BYTES = 1024 * 1024
 
@@ -27,13 +36,18 @@ def segment_path(folder: Path, first: int) -> Path:
 
 
 def open_segment(folder: Path, first: int, *, buffer_bytes: int = BUFFER_BYTES) -> BinaryIO:
-    """A segment as it was written, to be read and closed. Raises FileNotFoundError, JournalNewer, JournalCorrupt, OSError."""
+    """A segment as it was written, to be read and closed; of an archived one reading may raise JournalAway.
+
+    Raises FileNotFoundError, JournalNewer, JournalCorrupt, OSError.
+    """
     for suffix in FORMS:
         path = folder / f"{first:020d}{suffix}"
         try:
             file = path.open("rb", buffering=buffer_bytes)
         except FileNotFoundError:
             continue
+        if suffix == ARCHIVED:
+            return _open_archived(path, file, buffer_bytes)
         return file if suffix == WRITTEN else open_sealed(path.name, file, buffer_bytes)
     raise FileNotFoundError(2, os.strerror(2), str(folder / segment_name(first)))
 
@@ -47,6 +61,24 @@ def open_sealed(name: str, file: BinaryIO, buffer_bytes: int = BUFFER_BYTES) -> 
         file.close()
         raise
     return cast(BinaryIO, BufferedReader(cast(Any, raw), buffer_bytes))
+
+
+def _open_archived(path: Path, stub: BinaryIO, buffer_bytes: int) -> BinaryIO:
+    from storage.segment_archive import archived_reader  # it reads segments, too
+
+    with stub:
+        raw = SealedFile(path.name, archived_reader(path.parent, path.name, stub.read()))
+    return cast(BinaryIO, BufferedReader(cast(Any, raw), buffer_bytes))
+
+
+def whole_segment(name: str, read_at: ReadAt) -> bytes:
+    """The segment that a sealed file stands for, every byte of both checked. Raises JournalNewer, JournalCorrupt."""
+    raw = SealedFile(name, read_at)
+    data = raw.readall()
+    assert data is not None, "it is no socket"
+    if sha256(data).digest() != raw.head.digest:
+        raise JournalCorrupt(f"segment {name}: its records are not those that its head says")
+    return data
 
 
 def segment_bytes(folder: Path, first: int) -> int:
@@ -81,7 +113,7 @@ class RecordFiles:
         head = file.read(RECORD_HEADER.size)
         length = RECORD_HEADER.unpack(head)[1] if len(head) == RECORD_HEADER.size else 0
         payload = file.read(min(length, MAX_PAYLOAD_BYTES))
-        if path.suffix != SEALED:  # another open of the journal may put another file in its place
+        if path.suffix == WRITTEN:  # another open of the journal may put another file in its place
             self.close()
         return path, head, payload
 

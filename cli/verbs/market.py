@@ -43,6 +43,7 @@ def up(
     mirror_every: Annotated[float | None, typer.Option(metavar="SECONDS", min=0.05, max=3600, help="at least so often; default 1")] = None,
     mirror_endpoint: Annotated[str | None, typer.Option(metavar="URL", help="the server of s3:// mirrors, where that is not Amazon's")] = None,
     mirror_passphrase_file: Annotated[Path | None, typer.Option(metavar="FILE", help="mirror keys and settings too, encrypted by its first line; without it they stay here")] = None,
+    archive: Annotated[str | None, typer.Option(metavar="PLACE", help="move the journal's sealed segments there, which no start needs: a folder or s3://BUCKET/PREFIX, a mirror's too; kept; it must stay within reach")] = None,
     price_rule: Annotated[str | None, typer.Option(metavar="RULE", help="how seats are priced from now on: ask or uniform; kept until another is said")] = None,
     due_rule: Annotated[str | None, typer.Option(metavar="Nx[,TIME]|never", help="when a job that waits goes before others: after N times what it will take, an hour at least and TIME at most (4x,1d until another is said)")] = None,
 ) -> None:  # fmt: skip
@@ -65,14 +66,14 @@ def up(
         settle_in_bucket(settings.home, blobs, blobs_endpoint)
     elif blobs_endpoint is not None:
         raise usage("--blobs-endpoint goes with --blobs", field="--blobs-endpoint", remedy="name --blobs too")
-    said_of_mirrors = mirror or mirror_sync or mirror_every or mirror_endpoint or mirror_passphrase_file
+    said_of_mirrors = mirror or mirror_sync or mirror_every or mirror_endpoint or mirror_passphrase_file or archive
     if said_of_mirrors:
         from cli.mirror_places import settle_mirrors
 
         every_ms = round(1000 * mirror_every) if mirror_every else None
         settle_mirrors(
             settings.home, mirror or [], mirror_sync or [], every_ms=every_ms, endpoint=mirror_endpoint,
-            passphrase_file=mirror_passphrase_file,
+            passphrase_file=mirror_passphrase_file, archive=archive,
         )  # fmt: skip
     found = start_market(settings.home, host=host, port=port, ray=ray, ray_token=ray_token, tls=_tls(tls_cert, tls_key))
     if price_rule is not None:

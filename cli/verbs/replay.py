@@ -55,6 +55,7 @@ def replay(
 
 
 def _records(settings: Settings) -> Any:
+    from cli.offline import archive_in_reach
     from market.homes import Home
     from storage.formats import FormatDamaged, FormatNewer, check_home
     from storage.journal import read_journal
@@ -71,9 +72,10 @@ def _records(settings: Settings) -> Any:
         raise refused("home_damaged", str(damaged), field="--home") from damaged
 
     def records() -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        for record in read_journal(home.journal):
-            body = decode_record(record.payload)
-            yield body["at_ms"], body["events"]
+        with archive_in_reach():
+            for record in read_journal(home.journal):
+                body = decode_record(record.payload)
+                yield body["at_ms"], body["events"]
 
     return records
 

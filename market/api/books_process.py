@@ -33,7 +33,7 @@ from market.api import problems
 from market.api.books_answers import questions
 from market.api.problems import Problem
 from market.homes import Home, write_json
-from storage.journal import JournalCorrupt
+from storage.journal_format import JournalAway, JournalCorrupt
 from storage.projection import Projection, ProjectionBusy, ProjectionNewer, is_damage
 from storage.tenants import QueryRefused, Tenant
 from storage.transparency import LogIndex
@@ -112,6 +112,8 @@ class Books:
             found = ask(query.params, tenant)
         except JournalCorrupt as error:
             raise Problem(500, "journal_corrupt", str(error), remedy="torg books verify") from error
+        except JournalAway as error:
+            raise Problem(503, "archive_away", str(error), remedy="the operator sees to the archive; ask again") from error
         if isinstance(found, QueryRefused):
             status = {"job_unknown": 404, "sql_busy": 429, "operators_only": 403, "not_the_customer": 403}.get(found.code, 422)
             raise Problem(status, found.code, found.message, field=found.field, remedy=found.remedy)
