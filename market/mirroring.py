@@ -19,7 +19,7 @@ from typing import Any, Final
 from market.homes import Home, write_json
 from storage.home_files import BackupError
 from storage.journal_format import Durable
-from storage.mirror_places import MirrorPlace, Mirrors, open_place, read_passphrase
+from storage.mirror_places import MirrorPlace, Mirrors, MirrorsError, open_place, read_mirrors, read_passphrase
 from storage.mirrored_homes import HOME, State, seal_home, state_of_home
 from storage.mirrors import JOINED_PARTS, Mirror, MirrorGone, MirrorRefused
 from storage.object_stores import ObjectStoreError
@@ -254,7 +254,11 @@ class Mirroring:
     def _note_begun(self, place: str) -> None:
         """From now on an empty place is no mirror of ours."""
         with self._turn:
-            places = tuple(replace(one, begun=True) if one.place == place else one for one in self._mirrors.places)
-            if places != self._mirrors.places:
-                self._mirrors = replace(self._mirrors, places=places)
-                write_json(self._home.mirrors_file, self._mirrors.to_json(), mode=0o600)
+            try:  # somebody may have named others, or an archive, since the start
+                known = read_mirrors(self._home.root) if self._home.mirrors_file.exists() else self._mirrors
+            except MirrorsError as error:
+                log.error("that %s is a mirror of this market now is not written down: %s", place, error)
+                return
+            places = tuple(replace(one, begun=True) if one.place == place else one for one in known.places)
+            if places != known.places:
+                write_json(self._home.mirrors_file, replace(known, places=places).to_json(), mode=0o600)
