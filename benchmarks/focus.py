@@ -42,10 +42,12 @@ def main() -> int:
 
 
 def _export(folder: Path) -> Path:
-    """The bill of the books' example, with a job that granted credits paid in part."""
+    """The bill of the books' example, with a job that granted credits paid in part, of which some were given back."""
     story, bill = example_story(), folder / "bill.csv"
     story.add(DAY_MS, transfer("grant-1", "grant", "grants", "credit:g1", 40_000))
     story.add(DAY_MS, transfer("hold-granted", "hold", "credit:g1", "escrow:job-a", 40_000, "job-a"))
+    story.add(3 * DAY_MS, transfer("refund:x:fee", "refund", "fee", "wallet:ann", 700, "job-a", "lease-000001"))
+    story.add(3 * DAY_MS, transfer("refund:x:fee:g1", "refund", "fee", "credit:g1", 300, "job-a", "lease-000001"))
     write(folder / "home" / "journal", story.records)
     torg = [sys.executable, "-m", "cli", "--home", folder / "home", "billing", "--role", "operator", "--focus", bill]
     subprocess.run(torg, check=True, stdout=subprocess.DEVNULL)

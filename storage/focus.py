@@ -1,8 +1,9 @@
 """Bills in FOCUS 1.2, the FinOps Open Cost and Usage Specification: rows that other tools read beside a cloud's.
 
-One `Usage` row for each billing line by job, provider, GPU model and day, and a `Credit` row where granted credits paid for
-some of it. Costs are exact decimals of 9 places in USD, so they add up to the invoices to the nano-dollar: `InvoiceId` is
-the job, whose `BilledCost` sums to what is billed less what granted credits paid. Quantities are GPU-hours, rounded to
+One `Usage` row for each billing line by job, provider, GPU model and day, a `Credit` row where granted credits paid for
+some of it, and of what disputes and corrections changed on a day an `Adjustment` row, with a `Credit` row of the other sign
+where that went back to granted credits. Costs are exact decimals of 9 places in USD, so they add up to the invoices to the
+nano-dollar: `InvoiceId` is the job, whose `BilledCost` sums to what is due less what granted credits paid of it. Quantities are GPU-hours, rounded to
 12 places. There are no commitment discounts; their status is there, null, because rules of other columns ask for it. The
 unit price is the lease's own (pricing is dynamic and no list is published), in `x_UnitPrice`.
 """
@@ -41,9 +42,15 @@ def focus_rows(lines: Sequence[Mapping[str, Any]], jobs: Mapping[str, Mapping[st
     rows: list[Row] = []
     for line in lines:
         common = _common(line, jobs[line["job"]])
-        rows.append(common | _usage(line))
+        if line["gpu_ms"] or line["charged_nanos"] or line["refunded_nanos"]:
+            rows.append(common | _usage(line))
         if line["granted_nanos"]:
-            rows.append(common | _credit(line))
+            rows.append(common | _cost("Credit", -line["granted_nanos"], f"paid with granted credits for {line['job']}"))
+        adjusted = line["debited_nanos"] - line["credited_nanos"]
+        if adjusted:
+            rows.append(common | _cost("Adjustment", adjusted, f"by disputes and corrections about {line['job']}"))
+        if line["credited_granted_nanos"]:
+            rows.append(common | _cost("Credit", line["credited_granted_nanos"], f"given back to granted credits of {line['job']}"))
     return [{name: row.get(name) for name in COLUMNS} for row in rows]
 
 
@@ -75,12 +82,12 @@ def _usage(line: Mapping[str, Any]) -> Row:
     }  # fmt: skip
 
 
-def _credit(line: Mapping[str, Any]) -> Row:
-    granted = _usd(-line["granted_nanos"])
+def _cost(category: str, nanos: int, description: str) -> Row:
+    cost = _usd(nanos)
     return {
-        "ChargeCategory": "Credit", "ChargeFrequency": "Usage-Based",
-        "ChargeDescription": f"paid with granted credits for {line['job']}",
-        "BilledCost": granted, "ContractedCost": granted, "EffectiveCost": granted, "ListCost": granted,
+        "ChargeCategory": category, "ChargeFrequency": "Usage-Based" if category == "Credit" else "One-Time",
+        "ChargeDescription": description,
+        "BilledCost": cost, "ContractedCost": cost, "EffectiveCost": cost, "ListCost": cost,
     }  # fmt: skip
 
 

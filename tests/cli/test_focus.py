@@ -33,10 +33,12 @@ CONDITIONAL = frozenset({
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A market that is down, whose first job was paid in part with granted credits."""
+    """A market that is down, whose first job was paid in part with granted credits, of which some went back."""
     story = example_story()
     story.add(DAY_MS, transfer("grant-1", "grant", "grants", "credit:g1", 40_000))
     story.add(DAY_MS, transfer("hold-granted", "hold", "credit:g1", "escrow:job-a", 40_000, "job-a"))
+    story.add(3 * DAY_MS, transfer("refund:x:fee", "refund", "fee", "wallet:ann", 700, "job-a", "lease-000001"))
+    story.add(3 * DAY_MS, transfer("refund:x:fee:g1", "refund", "fee", "credit:g1", 300, "job-a", "lease-000001"))
     write(tmp_path / "home" / "journal", story.records)
     return tmp_path / "home"
 
@@ -53,7 +55,7 @@ def rows_of(home: Path, file: Path) -> list[dict[str, str]]:
 
 def test_the_columns_are_there_and_null_only_where_they_may_be(home: Path, tmp_path: Path) -> None:
     rows = rows_of(home, tmp_path / "bill.csv")
-    assert {row["ChargeCategory"] for row in rows} == {"Usage", "Credit"}
+    assert {row["ChargeCategory"] for row in rows} == {"Usage", "Credit", "Adjustment"}
     for row in rows:
         assert tuple(row) == COLUMNS
         assert set(row) >= MANDATORY | CONDITIONAL
@@ -78,7 +80,7 @@ def test_the_costs_are_the_invoices_to_the_nano(home: Path, tmp_path: Path) -> N
     credit: dict[str, Decimal] = defaultdict(Decimal)
     hours = Decimal(0)
     for row in rows_of(home, tmp_path / "bill.csv"):
-        (usage if row["ChargeCategory"] == "Usage" else credit)[row["InvoiceId"]] += Decimal(row["BilledCost"])
+        (credit if row["ChargeCategory"] == "Credit" else usage)[row["InvoiceId"]] += Decimal(row["BilledCost"])
         hours += Decimal(row["ConsumedQuantity"] or 0)
         if row["PricingQuantity"]:
             priced = Decimal(row["PricingQuantity"]) * Decimal(row["x_UnitPrice"])
@@ -88,8 +90,8 @@ def test_the_costs_are_the_invoices_to_the_nano(home: Path, tmp_path: Path) -> N
         for job, paid in usage.items():
             found = invoice(books, Tenant("root", "operator"), job)
             assert isinstance(found, dict)
-            assert paid * 10**9 == found["billed_nanos"]
-            assert credit[job] * -(10**9) == found["billed_granted_nanos"]
+            assert paid * 10**9 == found["due_nanos"]
+            assert credit[job] * -(10**9) == found["due_granted_nanos"]
             metered_ms += sum(line["metered_ms"] * line["gpus"] for line in found["lines"] if line["kind"] == "usage")
         assert credit["job-a"] < 0
         whole = books.execute("SELECT sum(gpu_ms) FROM billing_facts").fetchall()[0][0]
