@@ -64,6 +64,7 @@ def limited(limits: dict[str, Any] | None) -> str:
     """`$41.20 of $50.00 a month`: what was billed or is held, of each limit; a dash without one."""
     found = [
         f"{usd(limits[f'{period}_billed_nanos'] + limits['held_nanos'])} of {usd(limits[f'per_{period}_nanos'])} a {period}"
+        + (f" ({reached} % reached)" if (reached := limits.get(f"{period}_reached_percent")) else "")
         for period in ("day", "month")
         if limits and limits.get(f"per_{period}_nanos") is not None
     ]

@@ -104,6 +104,12 @@ def _budget_reached(view: RunView, event: dict[str, Any], at_ms: int) -> list[st
     return [told]
 
 
+def _limit_reached(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:
+    whose = f"team {event['team']}" if event["team"] else event["member"]
+    what = f"{event['percent']} % of what {whose} may spend a {event['period']}"
+    return [f"{what} is used: {usd(event['used_nanos'])} of {usd(event['limit_nanos'])}"]
+
+
 def _job_retuned(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:
     view.tuned = event["strategy"]
     _plan_again(view)
@@ -216,6 +222,7 @@ _TELLERS = {
     "job_state": _job_state,
     "job_budget": _job_budget,
     "budget_reached": _budget_reached,
+    "limit_reached": _limit_reached,
     "job_retuned": _job_retuned,
     "lease_granted": _lease_granted,
     "lease_started": _lease_started,

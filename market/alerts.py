@@ -1,12 +1,13 @@
 """Half, four fifths and all of a job's budget: said once each, as events, by what is billed and what its leases have run up.
 
 Raising the budget arms again whatever is then still ahead. A job that pauses because its escrow is too small for what comes
-next has used it all, whatever a rounding leaves.
+next has used it all, whatever a rounding leaves. The same of members' and teams' limits is in market/spending.py.
 """
 
 from __future__ import annotations
 
 from market.pricing import BUDGET_PERCENTS, budget_percent
+from market.spending import tell_limits
 from market.state import Job, State
 from market.tuning import planned_rounds
 from market.turn import Turn
@@ -25,7 +26,9 @@ def forecast_nanos(state: State, job: Job) -> int | None:
 
 
 def watch_budget(turn: Turn, job: Job, *, exhausted: bool = False) -> None:
-    """Say what the job has reached and was not told yet. Most calls say nothing and cost a comparison."""
+    """Say what the job has reached of its budget, and its customer of its limits, and was not told yet. Most calls say nothing
+    and cost a comparison."""
+    tell_limits(turn, job)
     if job.alerted == BUDGET_PERCENTS[-1]:
         return
     used = used_nanos(turn.state, job)

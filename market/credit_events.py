@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from market.events import Event
-from market.member_records import GrantRecord, LimitRecord, SpentRecord
+from market.member_records import GrantRecord, LimitRecord, SpentRecord, ToldRecord
+from market.periods import PERIODS
+from market.pricing import budget_percent
 from market.state import State
 
 
@@ -68,10 +70,24 @@ def _limit_set(state: State, event: Event, at_ms: int) -> None:
     state.limits.pop(key, None)
     if limits != LimitRecord():
         state.limits[key] = limits
+    # What is behind under the new limit was told; what is ahead again is told again.
+    told, spent = state.limits_told.get(key), state.spent.get(key, SpentRecord())
+    if told is None:
+        return
+    for period in PERIODS:
+        still = budget_percent(spent.within(period, at_ms), limits.of(period) or 0)
+        told.note(period, min(told.within(period, at_ms), still), at_ms)
+
+
+def _limit_reached(state: State, event: Event, at_ms: int) -> None:
+    key = ("team", event["team"]) if event["team"] else ("member", event["member"])
+    period = next(one for one in PERIODS if one.name == event["period"])
+    state.limits_told.setdefault(key, ToldRecord()).note(period, event["percent"], at_ms)
 
 
 CREDIT_HANDLERS: Final[Mapping[str, Callable[[State, Event, int], Any]]] = {
     "credit_granted": _credit_granted,
     "credit_expired": _credit_expired,
     "limit_set": _limit_set,
+    "limit_reached": _limit_reached,
 }

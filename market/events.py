@@ -30,6 +30,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "credit_granted": ("grant", "member", "team", "amount_nanos", "expires_ms", "reason", "by"),
     "credit_expired": ("grant", "amount_nanos"),
     "limit_set": ("member", "team", "per_day_nanos", "per_month_nanos", "by"),
+    "limit_reached": ("member", "team", "job", "period", "ends_ms", "percent", "used_nanos", "limit_nanos"),
     "secret_set": ("member", "name", "token"),
     "secret_removed": ("member", "name"),
     "transfer": ("id", "kind", "debit", "credit", "amount_nanos", "job", "lease"),

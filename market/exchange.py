@@ -265,7 +265,9 @@ class Exchange:
         return views.runs_view(self._state)
 
     def balance(self, member: str) -> Json:
-        return views.balance_view(self._state, member, self.now_ms)
+        found = views.balance_view(self._state, member, self.now_ms)
+        known = member in self._state.members
+        return found | {"limits": list(spending.room_view(self._state, member, self.now_ms)) if known else []}
 
     def balances(self) -> dict[str, int]:
         """Every account's; their sum is 0."""
@@ -361,6 +363,7 @@ class Exchange:
                 "grants",
                 "limits",
                 "spent",
+                "limits_told",
                 "disputes",
                 "held_earnings",
                 "corrections",

@@ -12,6 +12,7 @@ from typing import Final
 from market.leases import LeaseState
 from market.order_making import is_suspect
 from market.pricing import BUDGET_PERCENTS
+from market.spending import limits_reached
 from market.state import OFFER_STATES, State, Volatile
 
 JOB_STATES: Final = ("pending", "running", "paused", "done", "failed", "cancelled")
@@ -33,6 +34,7 @@ class Figures:
     doubted: int
     balance_sum_nanos: int
     budgets_reached: dict[str, int]
+    limits_reached: dict[str, int]
 
 
 def figures(state: State, volatile: Volatile, now_ms: int) -> Figures:
@@ -58,6 +60,10 @@ def figures(state: State, volatile: Volatile, now_ms: int) -> Figures:
         budgets_reached=_count(
             (str(percent) for percent in BUDGET_PERCENTS),
             (str(job.alerted) for job in map(state.jobs.__getitem__, state.open_jobs) if job.alerted),
+        ),
+        limits_reached=_count(
+            (str(percent) for percent in BUDGET_PERCENTS),
+            (str(percent) for percent in limits_reached(state, now_ms) if percent),
         ),
     )
 

@@ -83,6 +83,25 @@ class LimitRecord:
     per_day_nanos: int | None = None
     per_month_nanos: int | None = None
 
+    def of(self, period: Period) -> int | None:
+        """The limit of that period."""
+        return self.per_day_nanos if period.name == "day" else self.per_month_nanos
+
+
+@dataclass(slots=True)
+class ToldRecord:
+    """The highest percent of a limit that was told, of the newest day and the newest month in which something was."""
+
+    newest: dict[str, int] = field(default_factory=dict)
+    percents: dict[str, int] = field(default_factory=dict)
+
+    def note(self, period: Period, percent: int, at_ms: int) -> None:
+        self.newest[period.name], self.percents[period.name] = period.number_of(at_ms), percent
+
+    def within(self, period: Period, now_ms: int) -> int:
+        """What was told in the period that `now_ms` is in."""
+        return self.percents.get(period.name, 0) if self.newest.get(period.name) == period.number_of(now_ms) else 0
+
 
 @dataclass(slots=True)
 class SpentRecord:

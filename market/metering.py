@@ -22,7 +22,7 @@ from market.outcomes import Answer, Refusal
 from market.pricing import must_pause
 from market.proving import make_segment
 from market.spending import REASON as SPENDING_LIMIT
-from market.spending import must_stop
+from market.spending import must_stop, tell_limits
 from market.state import Job
 from market.tuning import tuning_of_round
 from market.turn import Turn
@@ -357,5 +357,6 @@ def watch_escrow(turn: Turn, job: Job) -> None:
     if must_pause(turn.state.escrow(job), turn.state.leases_of(job), job.last_round_ms):
         watch_budget(turn, job, exhausted=True)
         turn.want(job, "pause", "escrow_exhausted")
-    elif must_stop(turn.state, job, turn.now_ms):
+    elif used_up := must_stop(turn.state, job, turn.now_ms):
+        tell_limits(turn, job, used_up)
         turn.want(job, "pause", SPENDING_LIMIT)

@@ -3,25 +3,30 @@
 Used of a limit is what was billed in the period and what open jobs hold in escrow and may still spend in it, granted credit
 and bought money alike. Who has no limit is not counted against any. A limit that was lowered below what runs asks the runs
 to pause at a boundary, as an exhausted escrow does (`spending_limit`); they go on by themselves when there is room again.
+
+Half, four fifths and all of a limit are said once in each of its periods, as events, by what was billed and what living leases
+have run up; a limit that makes a run pause is used up. Changing a limit arms again whatever is then still ahead, and says at
+once what is not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from market.checking import invalid, is_int
 from market.commands import KEEP, SetLimits
-from market.member_records import LimitRecord, SpentRecord
+from market.member_records import LimitRecord, SpentRecord, ToldRecord
 from market.outcomes import Answer, Json, Refusal, unknown
 from market.periods import PERIODS, Period
-from market.pricing import FIRST_COVER_MS, must_pause, reserved_nanos
+from market.pricing import BUDGET_PERCENTS, FIRST_COVER_MS, budget_percent, must_pause, reserved_nanos
 from market.state import Job, State
 from market.turn import Turn
 from storage.units import charge_nanos, format_instant, format_usd
 
 REASON: Final = "spending_limit"
 _NO_LIMIT: Final = LimitRecord()
+_NOTHING_TOLD: Final = ToldRecord()
 
 
 def set_limits(turn: Turn, command: SetLimits) -> Answer | Refusal:
@@ -44,6 +49,7 @@ def set_limits(turn: Turn, command: SetLimits) -> Answer | Refusal:
     if LimitRecord(**wanted) != known:
         holder = {"member": command.member or "", "team": command.team or ""}
         turn.emit("limit_set", {**holder, **wanted, "by": command.by})
+        _tell(turn, kind, name, None, ())
     return Answer({kind: name, **(limits_view(state, kind, name, turn.now_ms) or wanted)}, created=bool(turn.events))
 
 
@@ -71,14 +77,55 @@ def check_limits(state: State, member: str, amount_nanos: int, now_ms: int, fiel
     return None
 
 
-def must_stop(state: State, job: Job, now_ms: int) -> bool:
-    """Whether some limit no longer pays the job's living leases for the pause window."""
+Which = tuple[str, str, str]
+"""A limit: member or team, whose, day or month."""
+
+
+def must_stop(state: State, job: Job, now_ms: int) -> list[Which]:
+    """The limits that no longer pay the job's living leases for the pause window."""
+    found: list[Which] = []
     for kind, name, period, limit in _limits_on(state, job.customer):
         others = sum(_reserved(state, one) for one in _open_jobs(state, kind, name) if one is not job)
         left = limit - _spent(state, kind, name, period, now_ms) - others
         if must_pause(left, state.leases_of(job), job.last_round_ms):
-            return True
-    return False
+            found.append((kind, name, period.name))
+    return found
+
+
+def tell_limits(turn: Turn, job: Job, used_up: Sequence[Which] = ()) -> None:
+    """Say what the limits on the job's customer have come to and was not told in this period."""
+    if turn.state.limits:
+        for kind, name in _holders(turn.state, job.customer):
+            _tell(turn, kind, name, job.id, used_up)
+
+
+def _tell(turn: Turn, kind: str, name: str, job: str | None, used_up: Sequence[Which]) -> None:
+    state, now_ms = turn.state, turn.now_ms
+    limits, most = state.limits.get((kind, name), _NO_LIMIT), BUDGET_PERCENTS[-1]
+    waiting = [period for period in PERIODS if limits.of(period) and percent_told(state, kind, name, period, now_ms) < most]
+    if not waiting:
+        return
+    accrued = sum(lease.accrued_nanos for one in _open_jobs(state, kind, name) for lease in state.live_leases_of(one))
+    for period in waiting:
+        told, limit = percent_told(state, kind, name, period, now_ms), limits.of(period) or 0
+        used = _spent(state, kind, name, period, now_ms) + accrued
+        now, all_of_it = budget_percent(used, limit), (kind, name, period.name) in used_up
+        for percent in BUDGET_PERCENTS:
+            if told < percent <= now or (percent == most and all_of_it):
+                fields: Json = {"member": name if kind == "member" else "", "team": name if kind == "team" else "", "job": job}
+                fields |= {"period": period.name, "ends_ms": period.next_ms(now_ms), "percent": percent}
+                turn.emit("limit_reached", fields | {"used_nanos": used, "limit_nanos": limit})
+
+
+def percent_told(state: State, kind: str, name: str, period: Period, now_ms: int) -> int:
+    """The highest percent of a limit that was told in the period that `now_ms` is in; 0 before the first."""
+    return state.limits_told.get((kind, name), _NOTHING_TOLD).within(period, now_ms)
+
+
+def limits_reached(state: State, now_ms: int) -> Iterator[int]:
+    """Of every limit that is in force, by the day and by the month, what was told of it in this period."""
+    for (kind, name), limits in state.limits.items():
+        yield from (percent_told(state, kind, name, period, now_ms) for period in PERIODS if limits.of(period) is not None)
 
 
 def may_run(state: State, job: Job, now_ms: int) -> bool:
@@ -123,10 +170,11 @@ def limits_view(state: State, kind: str, name: str, now_ms: int) -> Json | None:
     held = _held(state, kind, name)
     view: Json = {"held_nanos": held}
     for period in PERIODS:
-        limit = getattr(limits, f"per_{period.name}_nanos")
+        limit = limits.of(period)
         view[f"per_{period.name}_nanos"] = limit
         view[f"{period.name}_billed_nanos"] = _spent(state, kind, name, period, now_ms)
         view[f"{period.name}_ends_ms"] = period.next_ms(now_ms)
+        view[f"{period.name}_reached_percent"] = percent_told(state, kind, name, period, now_ms)
     return view
 
 
@@ -142,6 +190,7 @@ def room_view(state: State, member: str, now_ms: int) -> Iterator[Json]:
             "billed_nanos": spent,
             "held_nanos": held,
             "left_nanos": max(0, limit - spent - held),
+            "reached_percent": percent_told(state, kind, name, period, now_ms),
             "ends_ms": period.next_ms(now_ms),
         }
 
@@ -149,12 +198,16 @@ def room_view(state: State, member: str, now_ms: int) -> Iterator[Json]:
 def _limits_on(state: State, member: str) -> Iterator[tuple[str, str, Period, int]]:
     if not state.limits:
         return
-    for kind, name in (("member", member), ("team", state.members[member].team)):
+    for kind, name in _holders(state, member):
         limits = state.limits.get((kind, name), _NO_LIMIT)
         for period in PERIODS:
-            limit = getattr(limits, f"per_{period.name}_nanos")
+            limit = limits.of(period)
             if limit is not None:
                 yield kind, name, period, limit
+
+
+def _holders(state: State, member: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    return ("member", member), ("team", state.members[member].team)
 
 
 def _spent(state: State, kind: str, name: str, period: Period, now_ms: int) -> int:

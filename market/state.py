@@ -15,7 +15,15 @@ from market.dispute_events import Dispute
 from market.experience import Experience
 from market.fair_share import Usage
 from market.leases import Lease
-from market.member_records import GrantRecord, InviteRecord, LimitRecord, MemberRecord, SpentRecord, TeamRecord
+from market.member_records import (
+    GrantRecord,
+    InviteRecord,
+    LimitRecord,
+    MemberRecord,
+    SpentRecord,
+    TeamRecord,
+    ToldRecord,
+)
 from market.owner_terms import OwnerTerms
 from market.periods import DAY
 from market.reliability import ProviderRecord
@@ -234,8 +242,8 @@ class PeriodRecord:
 @dataclass(slots=True)
 class State:
     """The whole market. Ids map to records, `secrets` a member's names to {token, set_ms}; `usage` is by team
-    since there are teams (market/fair_share.py); `open_jobs` and `live_leases` are sets in order of arrival. `grants_of`, `limits` and
-    `spent` are by ("member" or "team", name). `held_earnings` is by provider what open disputes keep of its earnings. `position` is how many events there were, `clearings` how many of them are numbered clearings."""
+    since there are teams (market/fair_share.py); `open_jobs` and `live_leases` are sets in order of arrival. `grants_of`, `limits`,
+    `spent` and `limits_told` are by ("member" or "team", name). `held_earnings` is by provider what open disputes keep of its earnings. `position` is how many events there were, `clearings` how many of them are numbered clearings."""
 
     market_id: str = ""
     fee_ppm: int = 0
@@ -257,6 +265,7 @@ class State:
     expiring: dict[str, None] = field(default_factory=dict)
     limits: dict[tuple[str, str], LimitRecord] = field(default_factory=dict)
     spent: dict[tuple[str, str], SpentRecord] = field(default_factory=dict)
+    limits_told: dict[tuple[str, str], ToldRecord] = field(default_factory=dict)
     disputes: dict[str, Dispute] = field(default_factory=dict)
     open_disputes: dict[str, None] = field(default_factory=dict)
     held_earnings: dict[str, int] = field(default_factory=dict)

@@ -94,6 +94,17 @@ def balance(ctx: typer.Context, account: Account = None) -> None:
         until = f"until {moment(one['expires_ms'])}" if one["expires_ms"] else "without an end"
         whose = f"team {one['team']}" if one["team"] else "own"
         print(printable(f"  {usd(one['left_nanos'])} {until} ({whose}): {one['reason']}"))
+    for one in answer.get("limits", ()):
+        print(_limit_line(one))
+
+
+def _limit_line(one: dict[str, Any]) -> str:
+    whose = f"team {one['name']}" if one["of"] == "team" else one["name"]
+    told = f", {one['reached_percent']} % reached" if one["reached_percent"] else ""
+    return (
+        f"  {whose} may spend {usd(one['limit_nanos'])} a {one['period']}: {usd(one['left_nanos'])} left until {moment(one['ends_ms'])} "
+        f"({usd(one['billed_nanos'])} billed, {usd(one['held_nanos'])} held{told})"
+    )
 
 
 def history(

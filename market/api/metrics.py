@@ -83,6 +83,8 @@ class _Figures(Collector):
         yield _by(GaugeMetricFamily, "torg_jobs_unmatched", "Pending jobs by why", "reason", found.unmatched)
         text = "Open jobs by the part of their budget that they have used at least"
         yield _by(GaugeMetricFamily, "torg_jobs_budget_reached", text, "percent", found.budgets_reached)
+        text = "Spending limits of members and teams by the part that was used at least in their period"
+        yield _by(GaugeMetricFamily, "torg_limits_reached", text, "percent", found.limits_reached)
         yield _gauge("torg_rounds", "Rounds committed, of all jobs", found.rounds)
         text = "Most committed rounds of a running job that are not durable"
         yield _gauge("torg_rounds_not_durable", text, found.undurable_rounds)

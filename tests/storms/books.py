@@ -37,6 +37,8 @@ class Books:
         self._held: Counter[str] = Counter()
         self._purses: dict[str, Purse] = {}
         self._over: set[str] = set()
+        self._limits: dict[tuple[str, str], dict[str, int | None]] = {}
+        self._told: Counter[tuple[tuple[str, str], str, int]] = Counter()
         self._failed: set[str] = set()
         self._closed_ms = -1
         self._paid_in = 0
@@ -172,6 +174,23 @@ class Books:
     def _on_credit_expired(self, event: Event) -> None:
         self._note("expired", event["grant"])
         self._over.add(f"credit:{event['grant']}")
+
+    def _on_limit_set(self, event: Event) -> None:
+        """A limit that changes may be told anew."""
+        holder = (event["member"], event["team"])
+        self._limits[holder] = {"day": event["per_day_nanos"], "month": event["per_month_nanos"]}
+        self._told = Counter({key: percent for key, percent in self._told.items() if key[0] != holder})
+
+    def _on_limit_reached(self, event: Event) -> None:
+        """Once each in a period, when so much of the limit is used, or when it makes a run pause."""
+        holder, percent, limit = (event["member"], event["team"]), event["percent"], event["limit_nanos"]
+        key = (holder, event["period"], event["ends_ms"])
+        whose = event["team"] or event["member"]
+        self._require(percent > self._told[key], f"{whose} is told of {percent} % of a limit again")
+        self._require(limit == self._limits[holder][event["period"]], f"{whose} is told of a limit of {limit}, which it has not")
+        self._require(self._at_ms < event["ends_ms"], f"{whose} is told of a {event['period']} that is over")
+        self._require(percent == 100 or event["used_nanos"] * 100 >= percent * limit, f"{whose} is told of {percent} % too early")
+        self._told[key] = percent
 
     def _close_books(self) -> None:
         """What must hold at the end of each record."""

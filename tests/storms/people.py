@@ -14,6 +14,7 @@ from market.commands import (
     GrantCredit,
     Payout,
     ReopenMarket,
+    SetLimits,
     SetPriceRule,
     StopMarket,
     SubmitJob,
@@ -54,6 +55,9 @@ class Operator:
                     await self._network.sure(
                         GrantCredit(f"g-{number}", self._random.choice(self._customers), None, nanos, expires_ms, "to begin with", "op")
                     )
+            elif drawn < 0.88:
+                nanos = self._random.choice((None, nanos // 1000 + 1, 10**6))
+                await self._network.sure(SetLimits(self._random.choice(self._customers), None, "op", nanos, None))
             elif drawn < 0.92:
                 await self._network.sure(SetPriceRule(self._random.choice(("ask", "class", "spot")), "op"))
             elif self._weather.strikes("whims", 0.5):

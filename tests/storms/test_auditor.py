@@ -115,6 +115,10 @@ def warns_of_the_budget_again(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(reducer._HANDLERS, "budget_reached", lambda state, event, at_ms: None)
 
 
+def warns_of_a_limit_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(reducer._HANDLERS, "limit_reached", lambda state, event, at_ms: None)
+
+
 def blames_the_customer(patch: pytest.MonkeyPatch) -> None:
     for reason, cause in BY_REASON.items():
         if cause.fault is Fault.PROVIDER:
@@ -159,6 +163,7 @@ BREAKS: list[tuple[Break, str]] = [
     (believes_every_meter, r"the meter of lease-\d+ says \d+ ms after"),
     (books_a_retry_again, r"is booked twice"),
     (warns_of_the_budget_again, r"is told of (50|80|100) % of its budget again"),
+    (warns_of_a_limit_again, r"is told of (50|80|100) % of a limit again"),
     (gives_the_fee_back_twice, r"is upheld: \d+ goes back, \d+ should"),
     (makes_money_of_credit, r"of granted credit becomes money"),
     (closes_a_period_with_other_balances, r"is closed to \d+ with other balances than were booked"),
@@ -170,7 +175,7 @@ BREAKS: list[tuple[Break, str]] = [
 def test_an_exchange_that(broken: Break, finding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(monkeypatch)
     without = frozenset() if broken is promises_before_it_syncs else frozenset({"kill", "power", "again", "full", "io", "clock"})
-    seconds = 120.0 if broken is warns_of_the_budget_again else 30.0  # few have used half of their budget so soon
+    seconds = 120.0 if broken in (warns_of_the_budget_again, warns_of_a_limit_again) else 30.0  # few have used half of their budget so soon
     for seed in range(STORIES):
         plan = replace(Plan.of(seed), seconds=seconds, without=without)
         if any(re.search(finding, found) for found in tell(plan).findings):
