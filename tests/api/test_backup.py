@@ -48,6 +48,7 @@ def test_a_market_moved_to_a_fresh_home_bills_the_same_and_goes_on(
         run.report(workers)
         state = run.checkpoint()
 
+        until(lambda: old.local("customer").invoice(JOB), "the books have begun")
         code, out, _ = said(capsys, spare, "head", "--json")
         assert (code, json.loads(out)["seen_before"]) == (0, None)
         seen = json.loads(out)["head"]["size"]

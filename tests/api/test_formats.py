@@ -38,7 +38,7 @@ def test_a_home_of_before_is_brought_up_and_its_market_goes_on(old_home: Path) -
     info = start(old_home, no_ray=True)
     assert home_format(old_home) == HOME_FORMAT
     assert f"the home was of format 1 and is of format {HOME_FORMAT} now" in Home(old_home).log_file("exchange").read_text()
-    with Market(info.url, Home(old_home).read_keys()["operator"]) as market:
+    with Market(info.url, Home(old_home).read_keys()["operator"], patience_s=60) as market:
         assert market.balance("ann")["bought_nanos"] == 94_000_000_000
         assert market.job("job-1")["billed_nanos"] == 2_750_000
         market.set_team("bio", weight=2)
