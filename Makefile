@@ -80,7 +80,7 @@ bench-links: $(STAMP)
 bench: $(STAMP)
 	@for name in command_line codecs one_worker synchronise faults; do $(BIN)/python -m benchmarks.$$name --json; done
 
-# Python 3.12 and three minutes of installing: more than CI's machine has.
+# An environment of its own, of Python 3.12; CI makes it where it finds one.
 FOCUS_PYTHON ?= python3.12
 FOCUS        := .focus-venv
 focus: $(STAMP) $(FOCUS)/.installed
