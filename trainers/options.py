@@ -66,6 +66,7 @@ _WEIGHTED = Option("bool", False, "contributions count by the tokens behind them
 _FEEDBACK = Option(
     "bool", None, "what the codec lost is sent next time; by default when the codec sends only a selection"
 )
+_KEEP = Option("bool", False, "what the codec left out stays in the worker's own parameters, which it trains on from")
 _MERGE = Option("text", "mean", "how contributions become one", choices=("mean", "trimmed_mean", "centered_clip"))
 _REDUCED = _topology("gather", "butterfly", "star")
 _GATHERED = _topology("gather")
@@ -107,9 +108,9 @@ def _compressed_momentum(codec: str, top_k: int) -> Mapping[str, Option]:
 STRATEGIES: Final[Mapping[str, Mapping[str, Option]]] = MappingProxyType(
     {
         "ddp": _dense("identity", inner_steps=_inner_steps("steps between two commits; gradients go at each step")),
-        "local_sgd": _dense("int8", merge=_MERGE),
-        "fedavg": _dense("int8", merge=_MERGE, weighted=replace(_WEIGHTED, default=True)),
-        "diloco": _dense("int8", merge=_MERGE, **_outer(0.7)),
+        "local_sgd": _dense("int8", merge=_MERGE, keep_unsent=_KEEP),
+        "fedavg": _dense("int8", merge=_MERGE, keep_unsent=_KEEP, weighted=replace(_WEIGHTED, default=True)),
+        "diloco": _dense("int8", merge=_MERGE, keep_unsent=_KEEP, **_outer(0.7)),
         "streaming_diloco": _dense(
             "fp4",
             merge=_MERGE,

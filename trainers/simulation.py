@@ -141,7 +141,7 @@ class Simulation:
         member = Member.restore(donor.member.export(), slot=slot)
         if member.strategy.applies == "gradient":
             loop.import_inner(donor.loop.export_inner())
-        loop.read_parameters(member.parameters)
+        loop.read_parameters(member.strategy.start(member.state))
         return _Peer(member, loop, flat)
 
     def _switch(self, options: dict[str, Any]) -> None:
@@ -156,7 +156,7 @@ class Simulation:
             peer.member.switch(options)
             if peer.member.strategy.applies == "gradient":  # one gradient keeps members equal only from equal moments
                 peer.loop.import_inner(inner)
-            peer.loop.read_parameters(peer.member.parameters)
+            peer.loop.read_parameters(peer.member.strategy.start(peer.member.state))
 
     def _settle(self) -> None:
         """Take in what was still under way."""

@@ -17,6 +17,7 @@ SMALL = {
 }
 NAMES = sorted(STRATEGIES)
 ROUNDS = [name for name in NAMES if strategy({"name": name}, LAYOUT).cadence == "round"]
+KEEPING = [name for name in NAMES if "keep_unsent" in OPTIONS[name]]
 every_strategy = pytest.mark.parametrize("name", NAMES)
 
 
@@ -151,11 +152,12 @@ def test_momentum_of_one_meaning_survives_a_switch_and_of_another_does_not():
     assert not strategy({"name": "noloco"}, LAYOUT).switch_from(job.states[0])["velocity"].any()
 
 
-@pytest.mark.parametrize("name", ROUNDS)
+@pytest.mark.parametrize(("name", "keeps"), [(name, False) for name in ROUNDS] + [(name, True) for name in KEEPING])
 @pytest.mark.parametrize("codec", ["int8", "top_k:8/64+fp16", "fp4", "sign1"])
-def test_error_feedback_and_late_work_lose_nothing(name, codec):
+def test_error_feedback_and_late_work_lose_nothing(name, keeps, codec):
     exact = {"sparseloco": {"decay": 1.0}, "streaming_diloco": {"fragments": 1, "mixing": 0.0}}.get(name, {})
-    job = Job({"name": name, "codec": codec, "error_feedback": True, **exact}, (0, 1, 2))
+    more = {"keep_unsent": True} if keeps else exact
+    job = Job({"name": name, "codec": codec, "error_feedback": True, **more}, (0, 1, 2))
     owed = {slot: np.zeros(ELEMENTS) for slot in job.states}
     for round in range(1, 7):
         began = dict(job.locals)
@@ -181,6 +183,22 @@ def test_late_work_without_error_feedback_goes_whole_into_the_next_contribution(
     sent = job.heard[1][1][0] if name != "noloco" else -job.heard[1][1][0]
     np.testing.assert_allclose(sent, late + np.float32(job.strategy.keep) * merged, atol=1e-5)
     assert "residual" not in job.states[1]
+
+
+@pytest.mark.parametrize("name", KEEPING)
+def test_what_a_member_could_not_send_stays_in_what_it_trains_on_and_in_nobody_elses(name):
+    job = Job({"name": name, "codec": "top_k:8/64+fp16", "keep_unsent": True}, (0, 1))
+    for _ in range(5):
+        job.advance()
+    assert agreed(job)
+    assert not np.array_equal(job.locals[0], job.locals[1])
+    for slot, state in job.states.items():
+        assert state["residual"].any()
+        np.testing.assert_array_equal(job.locals[slot], state["parameters"] - state["residual"])
+    before = job.states[1]["parameters"]
+    job.advance(late=frozenset({1}))  # it goes on from where it came to, and what the others moved
+    moved = job.states[1]["parameters"] - before
+    np.testing.assert_allclose(job.locals[1] - job.made[-1][1], moved, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["ddp", "demo", "distro"])

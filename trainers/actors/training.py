@@ -375,11 +375,11 @@ class Training:
         """What the child trains on from; None: from its own, after what other members made of them was mixed in."""
         member, strategy = self.member, self.member.strategy
         if not self._local:
-            return member.parameters
+            return strategy.start(member.state)
         if strategy.cadence == "step":
             return None
         if strategy.keep <= 0.0 and strategy.overlap_steps == 0:
-            return member.parameters
+            return strategy.start(member.state)
         if self._mix_at is not None:
             self._child.mix(member.parameters, member.mixed(self._mix_at), strategy.keep)
         return None

@@ -101,6 +101,9 @@ class Strategy(Protocol):
     def merge(self, state: State, updates: Sequence[Update], moment: Moment) -> State:
         """The state after it. `updates` ascend by slot; `state` is that of `sent` when the own update is among them."""
 
+    def start(self, state: State) -> Vector:
+        """The parameters to train a round from, of a worker that holds no others than the state's."""
+
     def resume(self, state: State, local: Vector, moment: Moment) -> Vector:
         """The parameters to train on from, by the merged state, of a worker that has trained as far as `local`."""
 
@@ -150,9 +153,13 @@ class Base:
         """One step's gradient is of no use later; strategies of rounds keep what is owed."""
         return state
 
-    def resume(self, state: State, local: Vector, moment: Moment) -> Vector:
-        """The merged parameters."""
+    def start(self, state: State) -> Vector:
+        """The parameters that all agree on."""
         return state["parameters"]
+
+    def resume(self, state: State, local: Vector, moment: Moment) -> Vector:
+        """Where a round starts by the merged state."""
+        return self.start(state)
 
     def mixed(self, moment: Moment) -> tuple[tuple[int, int], ...]:
         """All."""
@@ -178,13 +185,25 @@ class PseudoGradients(Base):
     """A strategy whose workers send Δ = θ − θ_m after a round of inner steps.
 
     With error feedback (Seide et al. 2014; Karimireddy et al., arXiv 1901.09847) what the codec lost is sent with the
-    next Δ. Without it only late work is.
+    next Δ. Without it only late work is. That is the residual e_m, and a round starts from θ.
+
+    With `keep_unsent` a round starts from θ − e_m: what a worker learned and could not send yet stays in its own parameters,
+    as in CHOCO-SGD (Koloskova et al., arXiv 1902.00340, algorithm 2, γ = 1, with all as neighbours). Δ has e_m in it then.
     """
+
+    def __init__(self, options: Mapping[str, Any], layout: Layout) -> None:
+        super().__init__(options, layout)
+        self.keep_unsent = bool(options.get("keep_unsent", False))
+
+    def start(self, state: State) -> Vector:
+        """θ, or θ − e_m."""
+        kept = self.keep_unsent and RESIDUAL in state
+        return state["parameters"] - state[RESIDUAL] if kept else state["parameters"]
 
     def contribute(self, state: State, local: Vector, moment: Moment) -> tuple[tuple[Vector, ...], State]:
         """Δ, and what is owed from before."""
         owed = state["parameters"] - local
-        if RESIDUAL in state:
+        if RESIDUAL in state and not self.keep_unsent:
             owed += state[RESIDUAL]
         return (owed,), {**state, RESIDUAL: owed}
 
