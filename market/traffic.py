@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from trainers.codec_text import CodecSpec, TopK
-from trainers.options import parse_codec, round_steps, strategy_options
+from trainers.options import parse_codec, round_steps, strategy_options, wanted_topology
 
 FRAMING: Final = 1.04
 """Bytes on the wire for each byte of payload."""
@@ -72,7 +72,7 @@ def _copies(options: Mapping[str, Any], workers: int) -> float:
         return 0.0
     if options["name"] == "noloco":
         return 1.0
-    gathered = options["topology"] == "gather" or options.get("merge", "mean") != "mean" or "chunk" in options
+    gathered = wanted_topology(options) == "gather" or options.get("merge", "mean") != "mean" or "chunk" in options
     if gathered or not parse_codec(options["codec"]).dense:
         return float(workers - 1)
     return 2 * (workers - 1) / workers

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 VALUE_CODECS = ("identity", "fp16", "bf16", "int8", "fp4", "int2", "sign1")
+COARSE = frozenset({"int2", "sign1"})
 STAGES = (*VALUE_CODECS, "top_k", "prune", "dct")
 EDGE = 64
 MOST_EDGE = 1024
@@ -57,6 +58,11 @@ class CodecSpec:
     def dense(self) -> bool:
         """Every element travels as itself, so that a slice of the vector can be encoded alone."""
         return self.selection is None and self.edge is None
+
+    @property
+    def coarse(self) -> bool:
+        """A mean of what it sends has values between its own, most of which are lost when that is encoded once more."""
+        return self.values in COARSE
 
     @property
     def text(self) -> str:

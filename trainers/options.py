@@ -181,6 +181,14 @@ def round_steps(strategy: Mapping[str, Any]) -> int:
     return int(options["inner_steps"]) // int(options.get("fragments", 1))
 
 
+def wanted_topology(options: Mapping[str, Any]) -> str:
+    """The way of exchanging that options ask for: where the choice is left to us, whole contributions for a codec that is
+    too coarse for slices of the mean to be encoded once more.
+    """
+    asked, codec = str(options.get("topology", "auto")), str(options.get("codec", "identity"))
+    return "gather" if asked == "auto" and parse_codec(codec).coarse else asked
+
+
 def parse_codec(text: str) -> CodecSpec:
     """What a codec text says. Raises OptionError."""
     return _parsed("strategy.codec", text)

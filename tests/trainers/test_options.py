@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from trainers.options import STRATEGIES, OptionError, parse_codec, round_steps, strategy_options
+from trainers.options import STRATEGIES, OptionError, parse_codec, round_steps, strategy_options, wanted_topology
 
 NAMES = sorted(STRATEGIES)
 
@@ -79,6 +79,15 @@ def test_an_exchange_of_a_fragment_may_by_default_take_half_a_round(inner_steps,
     given = {"name": "streaming_diloco", "inner_steps": inner_steps, "fragments": fragments}
     assert strategy_options(given)["overlap_steps"] == overlap
     assert strategy_options({**given, "overlap_steps": 0})["overlap_steps"] == 0
+
+
+@pytest.mark.parametrize(
+    ("codec", "topology", "wanted"),
+    [("int8", "auto", "auto"), ("fp4", "auto", "auto"), ("int2", "auto", "gather"), ("sign1", "auto", "gather"),
+     ("sign1", "butterfly", "butterfly"), ("int8", "star", "star")],
+)  # fmt: skip
+def test_a_coarse_codec_sends_whole_contributions_unless_told_otherwise(codec, topology, wanted):
+    assert wanted_topology(strategy_options({"codec": codec, "topology": topology})) == wanted
 
 
 def test_a_codec_text_is_parsed_once_for_all():

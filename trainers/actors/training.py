@@ -24,6 +24,7 @@ from trainers.exchanging import LeftBehind, Way, way_of
 from trainers.member import Member, MemberError, RoundOrder, staged
 from trainers.mesh.mesh import Mesh
 from trainers.mesh.views import MeshClosed, MeshTimeout, Peer
+from trainers.options import wanted_topology
 
 log = logging.getLogger(__name__)
 
@@ -386,7 +387,7 @@ class Training:
 
     def _way(self, members: int) -> Way:
         size, dense = self.member.sizes
-        return way_of(self.member.strategy, self.member.spec["strategy"].get("topology", "auto"), members, size, dense)
+        return way_of(self.member.strategy, wanted_topology(self.member.spec["strategy"]), members, size, dense)
 
     def _synchronise(self, now: Round, step: int, rate: float, gradient: Vector) -> Vector:
         """One step's exchange, in the middle of the child's step."""
