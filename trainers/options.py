@@ -153,6 +153,7 @@ STRATEGIES: Final[Mapping[str, Mapping[str, Option]]] = MappingProxyType(
 
 def strategy_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a job gives, `name` among them, with the defaults filled in: `name` first, then as the table.
+    `keep_unsent` is there only where it is true.
 
     Raises OptionError for an unknown strategy or option, a wrong kind, a value out of range, options that do not fit
     together.
@@ -171,6 +172,8 @@ def strategy_options(given: Mapping[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {"name": name, **chosen}
     if options.get("overlap_steps", 0) is None:
         options["overlap_steps"] = min(MOST_OVERLAP_STEPS, options["inner_steps"] // options["fragments"] // 2)
+    if not options.get("keep_unsent", True):
+        del options["keep_unsent"]  # so that jobs which do not ask for it stay to the byte what they were before it came
     _refuse_contradictions(options)
     return options
 

@@ -13,7 +13,7 @@ NAMES = sorted(STRATEGIES)
 @pytest.mark.parametrize("name", NAMES)
 def test_defaults_are_whole_within_their_own_ranges_and_stay_what_they_are(name):
     filled = strategy_options({"name": name})
-    assert set(filled) == {"name", *STRATEGIES[name]}
+    assert set(filled) == {"name", *STRATEGIES[name]} - {"keep_unsent"}
     assert strategy_options(filled) == filled
     assert {"inner_steps", "codec", "topology", "adapt", "weighted", "error_feedback"} <= set(filled)
     assert all(option.meaning for option in STRATEGIES[name].values())
@@ -65,6 +65,11 @@ def test_error_feedback_comes_with_codecs_that_send_a_selection():
     assert not strategy_options({"codec": "int8"})["error_feedback"]
     assert strategy_options({"codec": "top_k:64/4096+int8"})["error_feedback"]
     assert not strategy_options({"codec": "top_k:64/4096+int8", "error_feedback": False})["error_feedback"]
+
+
+def test_to_keep_what_is_not_sent_is_said_only_by_jobs_that_do():
+    assert strategy_options({"keep_unsent": True})["keep_unsent"] is True
+    assert strategy_options({**strategy_options({"keep_unsent": True}), "keep_unsent": False}) == strategy_options({})
 
 
 def test_a_round_of_streaming_is_one_fragment_long():
