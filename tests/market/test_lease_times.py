@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
+from market.actors.noticed import TOLD
 from market.commands import ChangeOffer, EndLease, Heard, SetLeaseTimes, SubmitJob, Tick
+from market.faults import NOTICED
+from market.lasting import TIMED_OUT
 from market.outcomes import Refusal
 from market.owner_terms import OwnerTerms
 from tests.market.scene import START_MS, USD, Scene, make_spec
 from tests.market.test_batch import make_spec as command_spec
+from trainers.actors.failures import LEAVING
 
 MINUTE, HOUR = 60_000, 3_600_000
 NOTICE_MS = 5_000
@@ -261,6 +265,12 @@ def test_a_command_that_outlasted_a_lease_unsaved_takes_no_machine_that_lets_no_
     assert matched(scene)
     assert scene.live()[0]["offer"] == "offer-2"
     replays(scene)
+
+
+def test_hosts_and_workers_know_every_notice_that_the_market_gives() -> None:
+    assert set(TOLD) == NOTICED
+    assert NOTICED < LEAVING
+    assert TIMED_OUT < NOTICED
 
 
 # what is said of an offer

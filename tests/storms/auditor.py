@@ -16,6 +16,11 @@ from tests.storms.records import Event, Record
 
 HOUR_MS = 3_600_000
 LAST_READING, COMMITTED, SAVED = "to its last reading", "its committed rounds, once they are durable", "to its last save"
+A_MINUTE_MS = 60_000
+LATE_MS = 45_000
+"""By which a lease may outlast its time, by the market's clock and by its own: ten seconds after its notice, ticks, and two outages."""
+CALM_LATE_MS = 20_000
+"""The same of a market that was never away."""
 _ROW = re.compile(r"\| [^|]+ \| `(\w+)` \| (provider|customer|market|none) \| ([^|]+) \|")
 FAULTS = {
     reason: (fault, charged.strip())
@@ -33,6 +38,9 @@ class Offer:
     own: tuple[str, ...] = ()
     held: int = 0
     live: set[str] = field(default_factory=set)
+    notice_ms: int = 5_000
+    max_lease_ms: int | None = None
+    window: tuple[int, int] | None = None
 
     @property
     def reserve(self) -> int:
@@ -57,6 +65,8 @@ class Lease:
     charged_ms: int = 0
     charged: int = 0
     fee: int = 0
+    until_ms: int | None = None
+    announced_ms: int | None = None
     committed: dict[int, int] = field(default_factory=dict)
 
     def cost(self, ms: int) -> int:
@@ -88,8 +98,9 @@ class Job:
 class Auditor(Books):
     """`read` it record after record; `findings` are sentences, empty for honest books."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, calm: bool = False) -> None:
         super().__init__()
+        self._late_ms = CALM_LATE_MS if calm else LATE_MS
         self.offers: dict[str, Offer] = {}
         self.leases: dict[str, Lease] = {}
         self.jobs: dict[str, Job] = {}
@@ -153,13 +164,18 @@ class Auditor(Books):
         before = self.offers.get(event["offer"])
         offer = Offer(event["provider"], event["gpus"], event["price_nanos_per_gpu_hour"], event["floor_price_nanos_per_gpu_hour"])
         if before is not None:
-            offer.live, offer.held = before.live, before.held
+            offer.live, offer.held, offer.window = before.live, before.held, before.window
             self._require(before.provider == offer.provider, f"the offer {event['offer']} changed hands")
         self.offers[event["offer"]] = offer
         self._note("offer", event["offer"])
 
     def _on_offer_terms(self, event: Event) -> None:
-        self.offers[event["offer"]].own = tuple(event["terms"].get("own", ()))
+        offer, terms = self.offers[event["offer"]], event["terms"]
+        offer.own = tuple(terms.get("own", ()))
+        offer.notice_ms, offer.max_lease_ms = terms.get("notice_ms", 5_000), terms.get("max_lease_ms")
+
+    def _on_offer_window(self, event: Event) -> None:
+        self.offers[event["offer"]].window = None if event["begin_ms"] is None else (event["begin_ms"], event["end_ms"])
 
     def _on_offer_changed(self, event: Event) -> None:
         self.offers[event["offer"]].price = event["price_nanos_per_gpu_hour"]
@@ -210,6 +226,7 @@ class Auditor(Books):
         self._epoch = lease.epoch
         self._require(lease.id not in self.leases, f"{lease.id} is granted twice")
         self._require(lease.provider == offer.provider, f"{lease.id} names {lease.provider} as the owner of {event['offer']}")
+        self._bound(lease, offer, job)
         self.leases[lease.id] = lease
         offer.live.add(lease.id)
         job.live.add(lease.id)
@@ -220,6 +237,27 @@ class Auditor(Books):
         self._require(lease.price <= limit, f"{lease.id} costs {lease.price}, above the limit of {limit}")
         ask = 0 if job.customer in offer.own else offer.reserve if job.flexible else offer.price
         self._require(lease.price >= ask, f"{lease.id} costs {lease.price}, below the ask of {ask}")
+
+    def _bound(self, lease: Lease, offer: Offer, job: Job) -> None:
+        """How long it may last, as its offer says at its grant."""
+        if offer.max_lease_ms is not None and job.customer not in offer.own:
+            lease.until_ms = self._at_ms + offer.max_lease_ms
+        if offer.window is not None:
+            begin_ms, end_ms = lease.announced_ms, _ = offer.window
+            clear = self._at_ms >= end_ms or self._at_ms + A_MINUTE_MS <= begin_ms - offer.notice_ms
+            self._require(clear, f"{lease.id} is granted at {self._at_ms}, and maintenance of {lease.offer} is from {begin_ms} to {end_ms}")
+
+    def _on_lease_noticed(self, event: Event) -> None:
+        lease, reason = self._lease(event), event["reason"]
+        if reason not in ("max_lease", "maintenance", "maintenance_unannounced"):
+            return
+        offer = self.offers[lease.offer]
+        begin_ms = None if offer.window is None else offer.window[0]
+        over_ms = lease.until_ms if reason == "max_lease" else begin_ms
+        early = over_ms is None or self._at_ms < over_ms - offer.notice_ms
+        self._require(not early, f"{lease.id} has notice of {reason} at {self._at_ms}, and its time is over at {over_ms}")
+        known = lease.announced_ms is not None and begin_ms is not None and lease.announced_ms <= begin_ms
+        self._require(reason == "max_lease" or known == (reason == "maintenance"), f"{lease.id} is told of {reason}, and knew of {lease.announced_ms}")
 
     def _on_lease_started(self, event: Event) -> None:
         lease = self._lease(event)
@@ -236,6 +274,11 @@ class Auditor(Books):
         self._require(lease.trained_ms <= trained_ms <= leased_ms, f"{lease.id} has trained {trained_ms} ms of {leased_ms}")
         self._require(not lease.ended or leased_ms == lease.metered_ms, f"{lease.id} is metered after its end")
         lease.metered_ms, lease.trained_ms = leased_ms, trained_ms
+        window = self.offers[lease.offer].window
+        for what, over_ms in (("its offer lets", lease.until_ms), ("maintenance begins", None if window is None else window[0])):
+            if over_ms is not None:
+                late_ms = min(self._at_ms - over_ms, lease.metered_ms - (over_ms - lease.granted_ms))
+                self._require(late_ms <= self._late_ms, f"{lease.id} is metered {late_ms} ms after {what}")
 
     def _on_files_saved(self, event: Event) -> None:
         lease = self._lease(event)

@@ -2,12 +2,25 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
-from market.commands import ChangeOffer, EndLease, Heard, HoldOffer, LoseRay, PlaceOffer, ReportMeasured, StartLease
+from market.commands import (
+    KEEP,
+    ChangeOffer,
+    EndLease,
+    Heard,
+    HoldOffer,
+    LoseRay,
+    PlaceOffer,
+    ReportMeasured,
+    SetLeaseTimes,
+    StartLease,
+)
 from market.faults import CAUSES
 from market.outcomes import Refusal
+from market.owner_terms import OwnerTerms
 from tests.market.scene import USD
 from tests.storms.faults import Weather
 from tests.storms.network import Network
@@ -30,6 +43,7 @@ class Provider:
             price_nanos_per_gpu_hour=price, floor_price_nanos_per_gpu_hour=random.choice((None, price // 2)), isolation="sandbox",
             measured={"matmul_gflops": 50.0}, shares=(), node=f"{self.name}-1",
             versions={"python": "3.11", "ray": "2.60", "torg": "0.1"}, by=self.name,
+            terms=random.choice((*(OwnerTerms(),) * 7, OwnerTerms(notice_ms=1_000, max_lease_ms=2_000))),
         )  # fmt: skip
 
     async def live(self) -> None:
@@ -46,6 +60,8 @@ class Provider:
             await self._serve(view)
             if self._weather.strikes("whims", 0.04):
                 await self._change_mind(view)
+            if view["leases"] and self._weather.strikes("whims", 0.04):
+                await self._set_times()
             if self._weather.strikes("lies", 0.05):
                 await self._lie(view)
 
@@ -60,6 +76,7 @@ class Provider:
             if lease["state"] == "granted" and self._random.random() < 0.9:
                 await self._start(lease)
             elif lease["ending"] is not None and self._random.random() < 0.7:
+                self._weather.count[f"left: {lease['ending']['reason']}"] += 1
                 await self._network.say(EndLease(lease["id"], lease["epoch"], lease["ending"]["reason"], "", self.name))
 
     async def _start(self, lease: dict[str, Any]) -> None:
@@ -93,6 +110,20 @@ class Provider:
             await self._network.sure(HoldOffer(self.offer, held, self.name, leases=leases if held else ()))
             await asyncio.sleep(random.uniform(1, 10))
             await self._network.sure(HoldOffer(self.offer, 0, self.name))
+
+    async def _set_times(self) -> None:
+        """Maintenance soon, for those that run, too; perhaps another longest lease, for leases to come."""
+        random = self._random
+        now_ms = await self._network.look(lambda exchange: exchange.now_ms)
+        if now_ms is None:
+            return
+        windows = tuple(
+            f"{datetime.fromtimestamp(now_ms // 1000 + random.choice((2, 8, 20)), UTC):%Y-%m-%dT%H:%M:%S}/{random.randint(2, 15)}s"
+            for _ in range(random.randint(1, 2))
+        )
+        most_ms = random.choice((KEEP, KEEP, None, 6_000))
+        outcome = await self._network.sure(SetLeaseTimes(self.offer, self.name, None, most_ms, windows))
+        self._weather.count["maintenance set"] += not isinstance(outcome.answer, Refusal)
 
     async def _lie(self, view: dict[str, Any]) -> None:
         random = self._random

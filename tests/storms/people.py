@@ -178,6 +178,8 @@ class Customer:
             spec["limits"]["interruptible"] = True
         elif random.random() < 0.2:
             spec["workers"]["grow_below_nanos_per_gpu_hour"] = price * 2 // 3
+        if random.random() < 0.6:
+            spec["workers"]["movable"] = True
         return spec
 
     async def _change_mind(self) -> None:

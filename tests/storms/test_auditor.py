@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from market import bookkeeping, disputes, granting, jobs, metering, order_making, reducer
+from market import bookkeeping, disputes, granting, jobs, lease_times, metering, order_making, reducer, timeouts
 from market.api.desk import Desk
 from market.faults import BY_REASON, Cause, Charged, Fault
 from market.leases import Lease
+from market.orders import Offer
 from storage.ledger import Ledger, Status, Transfer
 from storage.units import charge_nanos
 from tests.storms.disk import StoryDisk
-from tests.storms.story import Plan, tell
+from tests.storms.story import OUTAGES, Plan, tell
 
 Break = Callable[[pytest.MonkeyPatch], None]
 STORIES = 40
@@ -147,6 +148,21 @@ def closes_a_period_with_other_balances(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Ledger, "balances_at", balances_at)
 
 
+def lets_leases_last(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(timeouts, "end_what_is_due", lambda turn: None)
+
+
+def lets_in_maintenance(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Offer, "is_open_as_long_as", lambda self, bid: True)
+
+
+def calls_every_window_announced(patch: pytest.MonkeyPatch) -> None:
+    real = lease_times.ends
+    patch.setattr(
+        lease_times, "ends", lambda lease, offer: (found := real(lease, offer)) and (found[0], found[1].removesuffix("_unannounced"))
+    )
+
+
 BREAKS: list[tuple[Break, str]] = [
     (bills_one_nano_more, r"is billed \d+, its readings come to \d+"),
     (takes_a_higher_fee, r"the fee of lease-\d+ is \d+ and should be \d+"),
@@ -167,6 +183,9 @@ BREAKS: list[tuple[Break, str]] = [
     (gives_the_fee_back_twice, r"is upheld: \d+ goes back, \d+ should"),
     (makes_money_of_credit, r"of granted credit becomes money"),
     (closes_a_period_with_other_balances, r"is closed to \d+ with other balances than were booked"),
+    (lets_leases_last, r"is metered \d+ ms after its offer lets"),
+    (lets_in_maintenance, r"is granted at \d+, and maintenance of offer-\d is from"),
+    (calls_every_window_announced, r"is told of maintenance, and knew of (None|\d+)"),
     (blames_the_customer, r"which is the fault of provider, not customer"),
 ]
 
@@ -174,8 +193,9 @@ BREAKS: list[tuple[Break, str]] = [
 @pytest.mark.parametrize(("broken", "finding"), BREAKS, ids=[broken.__name__ for broken, _ in BREAKS])
 def test_an_exchange_that(broken: Break, finding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(monkeypatch)
-    without = frozenset() if broken is promises_before_it_syncs else frozenset({"kill", "power", "again", "full", "io", "clock"})
-    seconds = 120.0 if broken in (warns_of_the_budget_again, warns_of_a_limit_again) else 30.0  # few have used half of their budget so soon
+    without = frozenset() if broken is promises_before_it_syncs else OUTAGES
+    # Few have used half of their budget so soon, or have a lease for so long.
+    seconds = {warns_of_the_budget_again: 120.0, warns_of_a_limit_again: 120.0, lets_leases_last: 60.0}.get(broken, 30.0)
     for seed in range(STORIES):
         plan = replace(Plan.of(seed), seconds=seconds, without=without)
         if any(re.search(finding, found) for found in tell(plan).findings):

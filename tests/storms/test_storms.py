@@ -23,7 +23,8 @@ FIRED = (
     "clock set forward", "clock set back", "machine silent", "machine back on another node", "worker lost", "run failed",
     "provider lied", "lie refused", "meter lied", "a run that is over spoke", "the same id for another job", "price changed",
     "job cancelled", "market stopped", "batch booked", "deposit corrected", "period closed", "charges disputed", "dispute upheld",
-    "dispute rejected", "given back to credit",
+    "dispute rejected", "given back to credit", "maintenance set", "left: max_lease",
+    "left: maintenance_unannounced",
 )  # fmt: skip
 
 
