@@ -1,6 +1,6 @@
 """How many transfers a second become durable: torg beside SQLite and PostgreSQL, in one run on one disk.
 
-    python -m benchmarks.ledger [--seconds 2] [--recover 1000000] [--recover-snapshot 5000000] [--folder DIR] [--json]
+    python -m benchmarks.ledger [--seconds 2] [--recover 1000000] [--recover-snapshot 5000000] [--only-recovery] [--folder DIR] [--json]
 
 Batches of 1, 100 and 8,190 transfers: 99 in 100 are deposits into one of 1,000 wallets, one is a payout that must be refused.
 torg's side is the market's own writer (`market/api/desk.py`): commands are decided, journaled, synced and only then answered.
@@ -52,11 +52,15 @@ def main() -> int:
     arguments.add_argument("--seconds", type=float, default=2.0, help="of each turn")
     arguments.add_argument("--recover", type=int, default=1_000_000)
     arguments.add_argument("--recover-snapshot", type=int, default=5_000_000)
+    arguments.add_argument("--only-recovery", action="store_true")
     arguments.add_argument("--folder", type=Path, help="on the disk that is measured (default: where temporary files go)")
     chosen = arguments.parse_args()
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(dir=chosen.folder) as name, ExitStack() as stack:
         folder = Path(name)
+        if chosen.only_recovery:
+            figures = _recovery(folder / "recovery", chosen.recover, chosen.recover_snapshot)
+            return finish(figures, _targets(figures), chosen.json)
         figures["fdatasync_ms"] = _fdatasync_ms(folder)
         say(chosen.json, f"fdatasync of a small append: {figures['fdatasync_ms']:.3f} ms")
         systems = _systems(folder, stack)
@@ -137,7 +141,7 @@ def _broken(error: Exception) -> None:
     raise SystemExit(f"the journal is broken: {error}")
 
 
-def _rows(draw: random.Random, size: int) -> Iterator[list[Row]]:
+def rows_of(draw: random.Random, size: int) -> Iterator[list[Row]]:
     number = 0
     while True:
         made: list[Row] = []
@@ -163,7 +167,7 @@ def _systems(folder: Path, stack: ExitStack) -> dict[str, Any]:
 
 
 def _turns(systems: dict[str, Any], size: int, seconds: float) -> dict[str, float]:
-    rows = {name: _rows(random.Random(1), size) for name in systems}
+    rows = {name: rows_of(random.Random(1), size) for name in systems}
     rates: dict[str, list[float]] = {name: [] for name in systems}
     cpu: list[float] = []
     turns = SHORT_TURNS if size == 1 else TURNS
@@ -237,7 +241,7 @@ def _recovery(folder: Path, transfers: int, snapshot: int) -> dict[str, float]:
     journal, snapshots = folder / "books" / "journal", folder / "snapshots"
     snapshots.mkdir(parents=True)
     books = Books(folder / "books")
-    rows = _rows(random.Random(2), MAX_BATCH)
+    rows = rows_of(random.Random(2), MAX_BATCH)
     while len(books.desk.exchange.state.ledger) < transfers:
         books.book(books.prepare(next(rows)))
     balances = books.desk.exchange.balances()

@@ -27,7 +27,8 @@ from storage.journal_format import (
     segment_name,
     segments,
 )
-from storage.segment_files import open_segment, segment_bytes
+from storage.sealed_segments import SealedFile
+from storage.segment_files import open_segment, sealed_of, segment_bytes
 
 SETTLE_S = 0.02  # an append of another process is longer visible in part than this only if that process is dead
 
@@ -186,17 +187,25 @@ class Walk:
                 raise JournalRewound(f"segment {self.path.name} ends at {size}, and {self.offset} was read before")
             file.seek(0)
             self._check_still_ours(file.read(SEGMENT_HEADER.size))
+            if (sealed := sealed_of(file)) is not None:
+                yield from self._rest_of_sealed(sealed)
+                return
             file.seek(self.offset)
             while True:
-                try:
-                    head = file.read(RECORD_HEADER.size)
-                    record = self._record(head, file.read) if head else None
-                except JournalCorrupt as error:
-                    self.bad = str(error)
-                    return
+                head = file.read(RECORD_HEADER.size)
+                record = self._record(head, file.read) if head else None
                 if record is None:
                     return
                 yield from self._passed(record)
+
+    def _rest_of_sealed(self, sealed: SealedFile) -> Iterator[Record]:
+        try:
+            for number, payload, hashed in sealed.records(self.offset, self.hash):
+                self.number, self.hash = number, hashed
+                self.offset += RECORD_HEADER.size + len(payload)
+                yield from self._passed(Record(number, payload, hashed.hex()))
+        except JournalCorrupt as error:
+            self.bad = str(error)
 
     def _check_still_ours(self, data: bytes) -> None:
         header = SegmentHeader.decode(data)

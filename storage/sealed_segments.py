@@ -27,7 +27,8 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
@@ -51,6 +52,8 @@ ENTRY: Final = struct.Struct("<QQ32sQII")
 _CRC_AT: Final = HEAD.size - 4
 ReadAt = Callable[[int, int], bytes]
 """Bytes of the file: offset and how many, fewer only at its end."""
+Row = tuple[bytes, int, bytes]
+"""A record: its payload, its place in the append, its chain hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +196,24 @@ class SealedFile(io.RawIOBase):
         self._position += len(piece)
         return len(piece)
 
+    def records(self, begin: int, before: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+        """Number, payload and chain hash of each record from the one at `begin` in the segment on, behind chain hash `before`.
+
+        For who reads on: nothing that was left out is made but the chain. Raises JournalCorrupt, and what `read_at` raises.
+        """
+        begun = False
+        for place in range(self._place_of(begin), len(self.head.blocks)):
+            block = self.head.blocks[place]
+            at, hashed = block.begin, block.before
+            for number, (payload, _, then) in enumerate(self._rows(place), block.number):
+                if at >= begin and not begun:
+                    if (at, hashed) != (begin, before):
+                        raise _damaged(self._named, f"the chain hash does not follow from record {number - 1}", f"record {number}, offset {at}:")
+                    begun = True
+                if begun:
+                    yield number, payload, then
+                at, hashed = at + RECORD_HEADER.size + len(payload), then
+
     def close(self) -> None:
         if not self.closed:
             self._done()
@@ -202,42 +223,44 @@ class SealedFile(io.RawIOBase):
         blocks = self.head.blocks
         if position < blocks[0].begin:
             return 0, self.head.segment_header()
-        low, high = 0, len(blocks)
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if blocks[middle].begin <= position else (low, middle)
-        return blocks[low].begin, self._block(low)
+        place = self._place_of(position)
+        frames = (frame(seat, hashed, payload) for payload, seat, hashed in self._rows(place))
+        return blocks[place].begin, b"".join(frames)
 
-    def _block(self, place: int) -> bytes:
+    def _place_of(self, position: int) -> int:
+        return max(0, bisect_right(self.head.blocks, position, key=lambda one: one.begin) - 1)
+
+    def _rows(self, place: int) -> list[Row]:
+        """The records of the block at this place of the index; it leads to where the next one begins."""
         block, (number, end, hashed) = self.head.blocks[place], self.head.end(place)
         data = self._read_at(block.at, block.length)
         where = f"record {block.number}, offset {block.begin}: block {place}"
         if len(data) != block.length or zlib.crc32(data) != block.crc:
             raise _damaged(self._named, "was changed (CRC)", where)
-        made = _unpacked(data, block, end - block.begin)
-        if made is None or made[1:] != (number, hashed) or len(made[0]) != end - block.begin:
+        rows = _unpacked(data, block, end - block.begin)
+        if rows is None or (block.number + len(rows), rows[-1][2]) != (number, hashed):
             raise _damaged(self._named, "does not give the records that the index says", where)
-        return made[0]
+        return rows
 
 
-def _unpacked(data: bytes, block: Block, most: int) -> tuple[bytes, int, bytes] | None:
-    """Whole records, the number of the one behind them and the last chain hash; None where it is no block of `most` bytes."""
+def _unpacked(data: bytes, block: Block, length: int) -> list[Row] | None:
+    """The records, one at least; None where it is no block of `length` bytes of a segment."""
     inflate = zlib.decompressobj()
     try:
-        plain = inflate.decompress(data, max(1, most))
+        plain = inflate.decompress(data, max(1, length))
     except zlib.error:
         return None
     count = int.from_bytes(plain[:4], "little")
-    if not inflate.eof or inflate.unused_data or count * 8 + 4 > len(plain):
+    if not count or not inflate.eof or inflate.unused_data or len(plain) - 4 - 8 * count != length - RECORD_HEADER.size * count:
         return None
     heads = struct.unpack_from(f"<{2 * count}I", plain, 4)
-    at, number, hashed, frames = 4 + 8 * count, block.number, block.before, list[bytes]()
-    for length, place in zip(heads[::2], heads[1::2], strict=True):
-        payload = plain[at : at + length]
+    at, hashed, rows = 4 + 8 * count, block.before, list[Row]()
+    for number, size, seat in zip(range(block.number, block.number + count), heads[::2], heads[1::2], strict=True):
+        payload = plain[at : at + size]
         hashed = chain(hashed, number, payload)
-        frames.append(frame(place, hashed, payload))
-        at, number = at + length, number + 1
-    return (b"".join(frames), number, hashed) if at == len(plain) else None
+        rows.append((payload, seat, hashed))
+        at += size
+    return rows if at == len(plain) else None
 
 
 def _damaged(name: str, why: str, where: str = "offset 0:") -> JournalCorrupt:

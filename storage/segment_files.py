@@ -71,6 +71,12 @@ def _open_archived(path: Path, stub: BinaryIO, buffer_bytes: int) -> BinaryIO:
     return cast(BinaryIO, BufferedReader(cast(Any, raw), buffer_bytes))
 
 
+def sealed_of(file: BinaryIO) -> SealedFile | None:
+    """What `open_segment` gave of a segment that is sealed or archived."""
+    raw = getattr(file, "raw", None)
+    return raw if isinstance(raw, SealedFile) else None
+
+
 def whole_segment(name: str, read_at: ReadAt) -> bytes:
     """The segment that a sealed file stands for, every byte of both checked. Raises JournalNewer, JournalCorrupt."""
     raw = SealedFile(name, read_at)
