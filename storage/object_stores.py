@@ -16,7 +16,9 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISREG
@@ -31,6 +33,8 @@ MAX_NAME: Final = 512
 BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 INCOMING: Final = ".incoming"
 COPY_BYTES: Final = 1 << 20
+ABANDONED_S: Final = 3600.0
+"""After so long without a write a file on its way in has no writer any more."""
 
 
 class ObjectStoreError(Exception):
@@ -150,12 +154,20 @@ class FolderStore:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._incoming = folder / INCOMING
         disk.make_folder(self._incoming)
+        self._sweep()
         self._durable: set[Path] = set()
         """Folders that are there, with their names, as far as this object has made them."""
 
     @property
     def where(self) -> str:
         return str(self._folder)
+
+    def _sweep(self) -> None:
+        """Remove what writers left behind that were killed. A file that is being written changes all the time."""
+        with suppress(OSError):
+            for path in self._incoming.iterdir():
+                if path.stat().st_mtime < time.time() - ABANDONED_S:
+                    path.unlink()
 
     def put_new(self, name: str, data: bytes) -> bool:
         target = self._path(name)

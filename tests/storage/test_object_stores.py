@@ -1,5 +1,6 @@
 """One contract, held by a folder and by a bucket of a real S3-compatible server."""
 
+import os
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ import pytest
 from storage import s3_store
 from storage.bucket_blobs import RamTier
 from storage.object_stores import (
+    ABANDONED_S,
     FolderStore,
     ObjectMissing,
     ObjectStore,
@@ -180,3 +182,18 @@ def test_a_folder_cut_anywhere_has_whole_objects_or_none(tmp_path: Path) -> None
             assert told.get("a/one") != b"" or "a/one" not in found, "deleted and there"
         stop_at += 1
     assert whole > 15
+
+
+def test_what_a_killed_writer_left_is_swept_and_what_is_on_its_way_is_not(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    store.put_new("one", b"1")
+    incoming = tmp_path / ".incoming"
+    left, on_its_way = incoming / "0123456789abcdef", incoming / "fedcba9876543210"
+    for path in (left, on_its_way):
+        path.write_bytes(b"half")
+    long_ago = left.stat().st_mtime - 2 * ABANDONED_S
+    os.utime(left, (long_ago, long_ago))
+    os.utime(tmp_path / "one", (long_ago, long_ago))
+    again = FolderStore(tmp_path)
+    assert [path.name for path in incoming.iterdir()] == [on_its_way.name]
+    assert again.get("one") == b"1"
