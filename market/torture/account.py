@@ -27,6 +27,8 @@ class Account:
 
     asked: dict[tuple[str, str], Line] = field(default_factory=dict)
     acknowledged: set[tuple[str, str]] = field(default_factory=set)
+    closed: set[int] = field(default_factory=set)
+    """Instants up to which the books were said to be closed."""
 
     def hear(self, line: Line) -> None:
         """One line of a writer."""
@@ -36,6 +38,8 @@ class Account:
         elif "answered" in line:
             what, id = line["answered"]
             self.acknowledged.add((what, id))
+            if what == "close":
+                self.closed.add(line["through_ms"])
 
     def unsure(self) -> list[Line]:
         """What was asked and never acknowledged, oldest first."""
@@ -61,24 +65,31 @@ class Audit:
 def audit(home: Path, account: Account) -> Audit:
     """Compare everything that was acknowledged with the journal and the blobs as they lie on the disk now."""
     found = Audit()
-    booked = _book(home / "journal", found)
+    booked, closed = _book(home / "journal", found)
     for what, id in sorted(account.acknowledged):
         wish = account.asked[what, id]
-        name = {"deposit": id, "hold": f"hold:{id}", "release": f"release:{id}"}.get(what)
-        if name is not None:
+        if what in ("put", "upload", "delete"):
+            _check_blob(home / "blobs", what, wish, found)
+        for name, nanos in _transfers_of(what, wish):
             transfer = booked.get(name)
             if transfer is None:
                 found.lost.append(f"the {what} {id} was acknowledged and is not in the journal")
-            elif what != "release" and transfer["amount_nanos"] != wish["nanos"]:
+            elif nanos is not None and transfer["amount_nanos"] != nanos:
                 found.wrong.append(f"the {what} {id} has another amount than was asked")
-        else:
-            _check_blob(home / "blobs", what, wish, found)
-    for name, transfer in booked.items():
-        kind, _, job = name.partition(":")
-        asked = (kind, job) if job else (transfer["kind"], name)
-        if asked not in account.asked:
-            found.wrong.append(f"the transfer {name} was never asked for")
+    found.lost += [f"the books were closed up to {through_ms} ms, and the journal does not say so" for through_ms in account.closed - closed]
+    wished = {name for (what, _), wish in account.asked.items() for name, _ in _transfers_of(what, wish)}
+    found.wrong += [f"the transfer {name} was never asked for" for name in booked if name not in wished]
     return found
+
+
+def _transfers_of(what: str, wish: Line) -> list[tuple[str, int | None]]:
+    """Ids of the transfers that a wish comes to, and the amount of each as far as the wish says it."""
+    id = wish["id"]
+    if what == "batch":
+        return [(f"{id}-{place}", nanos) for place, nanos in enumerate(wish["nanos"])]
+    if what in ("deposit", "correct"):
+        return [(id, wish["nanos"])]
+    return {"hold": [(f"hold:{id}", wish.get("nanos"))], "release": [(f"release:{id}", None)]}.get(what, [])
 
 
 def _check_blob(folder: Path, what: str, wish: Line, found: Audit) -> None:
@@ -96,14 +107,21 @@ def _check_blob(folder: Path, what: str, wish: Line, found: Audit) -> None:
         found.wrong.append(f"the blob {wish['id']} ({digest[:12]}…) has other bytes than its name says")
 
 
-def _book(folder: Path, found: Audit) -> dict[str, Line]:
-    """Every transfer of the journal by its id, balances summed up; what is wrong goes into `found`."""
+def _book(folder: Path, found: Audit) -> tuple[dict[str, Line], set[int]]:
+    """Every transfer of the journal by its id, balances summed up, and when periods end; what is wrong goes into `found`."""
     balances: Counter[str] = Counter()
     booked: dict[str, Line] = {}
+    moves: list[tuple[int, Line]] = []
+    closed: set[int] = set()
     for payload in _payloads(folder, found):
-        for event in _events(payload):
+        at_ms, events = _body(payload)
+        for event in events:
+            if event["type"] == "period_closed":
+                closed.add(event["through_ms"])
+                _check_period(event, moves, found)
             if event["type"] != "transfer":
                 continue
+            moves.append((at_ms, event))
             if event["id"] in booked:
                 found.double.append(f"the transfer {event['id']} was booked twice")
             booked[event["id"]] = event
@@ -115,14 +133,25 @@ def _book(folder: Path, found: Audit) -> dict[str, Line]:
         found.wrong.append("the balances together are not zero")
     found.wallet = balances[f"wallet:{CUSTOMER}"]
     found.escrow = sum(nanos for name, nanos in balances.items() if name.startswith("escrow:"))
-    return booked
+    return booked, closed
 
 
-def _events(payload: bytes) -> list[Line]:
-    """Of a record. Packed transfers, which no writer here makes, are the one thing that the market's own code reads."""
+def _check_period(event: Line, moves: list[tuple[int, Line]], found: Audit) -> None:
+    """What a closed period says that everybody had is what the transfers up to then come to."""
+    balances: Counter[str] = Counter()
+    for at_ms, move in moves:
+        if at_ms <= event["through_ms"]:
+            balances[move["debit"]] -= move["amount_nanos"]
+            balances[move["credit"]] += move["amount_nanos"]
+    if {name: nanos for name, nanos in balances.items() if nanos} != {name: nanos for name, nanos in event["balances"].items() if nanos}:
+        found.wrong.append(f"period {event['number']} was closed with other balances than its transfers come to")
+
+
+def _body(payload: bytes) -> tuple[int, list[Line]]:
+    """at_ms and events of a record. Packed transfers are the one thing that the market's own code reads."""
     packed = payload.startswith(MAGIC) or b'"type":"transfers"' in payload
-    events: list[Line] = spread_record(payload)["events"] if packed else json.loads(payload)["events"]
-    return events
+    body: Line = spread_record(payload) if packed else json.loads(payload)
+    return body["at_ms"], body["events"]
 
 
 def _unsealed(path: Path, data: bytes, found: Audit) -> bytes:

@@ -22,6 +22,7 @@ from market.api.desk import Desk
 from market.api.feed import Feed
 from market.api.opening import open_market, wall_ms
 from market.api.problems import Problem
+from market.book_commands import BookTransfers, ClosePeriod, CorrectTransfer
 from market.commands import CancelJob, Command, Deposit, SubmitJob
 from market.homes import Home
 from market.outcomes import Refusal
@@ -95,6 +96,7 @@ class _Writer:
         self._random = Random(life["seed"])  # noqa: S311 - a life is repeated by its seed
         self._starved = 0
         self._held: list[str] = []
+        self._deposited: list[str] = []
         self._next = life["first_id"]
         self._done = 0
 
@@ -147,8 +149,14 @@ class _Writer:
         id = f"t{self._next}"
         self._next += 1
         drawn = self._random.random()
-        if drawn < 0.5:
+        if drawn < 0.38 or (drawn < 0.5 and not self._deposited):
             return {"id": id, "what": "deposit", "nanos": self._random.randint(1, 5) * BUDGET_NANOS}
+        if drawn < 0.44:
+            return {"id": id, "what": "batch", "nanos": [self._random.randint(1, 99) for _ in range(self._random.randint(1, 9))]}
+        if drawn < 0.48:
+            return {"id": id, "what": "correct", "of": self._random.choice(self._deposited), "nanos": self._random.randint(1, 9)}
+        if drawn < 0.5:
+            return {"id": id, "what": "close"}
         if drawn < 0.65 or (drawn < 0.72 and not self._held):
             self._held.append(id)
             return {"id": id, "what": "hold", "nanos": BUDGET_NANOS}
@@ -190,8 +198,14 @@ class _Writer:
             return
         if isinstance(outcome.answer, Refusal):
             tell({"refused": wish["id"], "why": outcome.answer.code})
-        else:
-            tell({"answered": [wish["what"], wish["id"]]})
+            return
+        assert isinstance(outcome.answer, dict), "one of these commands"
+        if wish["what"] == "batch":
+            booked = outcome.answer["created"] + outcome.answer["existed"]
+            assert (booked, outcome.answer["refused"]) == (len(wish["nanos"]), 1), outcome.answer
+        elif wish["what"] == "deposit":
+            self._deposited.append(wish["id"])
+        tell({"answered": [wish["what"], wish["id"]], "through_ms": outcome.answer.get("through_ms")})
 
     async def _hungry(self) -> None:
         self._starved += 1
@@ -228,6 +242,15 @@ def content(id: str, length: int) -> bytes:
 def _command(wish: Line) -> Command:
     if wish["what"] == "deposit":
         return Deposit(wish["id"], CUSTOMER, wish["nanos"], "operator")
+    if wish["what"] == "batch":
+        names = [f"{wish['id']}-{place}" for place in range(len(wish["nanos"]) + 1)]
+        kinds = [*("deposit" for _ in wish["nanos"]), "payout"]  # of what nobody has earned: it is refused, and kept as refused
+        members = [*(CUSTOMER for _ in wish["nanos"]), "provider"]
+        return BookTransfers("operator", names, kinds, members, [*wish["nanos"], BUDGET_NANOS])
+    if wish["what"] == "correct":
+        return CorrectTransfer(wish["id"], wish["of"], wish["nanos"], "to see whether it lasts", "operator")
+    if wish["what"] == "close":
+        return ClosePeriod(None, "operator")
     if wish["what"] == "hold":
         return SubmitJob(wish["id"], _spec(wish["nanos"]), CUSTOMER)
     return CancelJob(wish["id"], CUSTOMER)

@@ -37,7 +37,7 @@ def test_a_writer_that_breaks_a_promise_is_found(tmp_path: Path, fault: str) -> 
     assert report.kept is not None
     assert report.kept.is_dir()
     if fault == "book_again":
-        assert report.double_booked
+        assert report.double_booked or any("an id was booked twice" in one for one in report.wrong), "by the audit, or by the replay itself"
     if fault == "acknowledge_before_sync":
         assert report.lost or report.wrong
 
