@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -93,7 +93,7 @@ _SENTENCES: dict[Reason, str] = {
     Reason.LEAVES_TOO_SOON: "too few offers stay for that long",
     Reason.MIN_LEASE: "too few offers let to a job that is done so soon",
     Reason.MAX_LEASE: "too few offers let for as long as the job is expected to take",
-    Reason.MAINTENANCE: "too few offers have no maintenance before the job is expected to be done",
+    Reason.MAINTENANCE: "too few offers are free of maintenance until the job is expected to be done",
     Reason.PRICE_TOO_LOW: "too few offers ask as little as the price limit",
     Reason.NOT_AVAILABLE: "offers that would fit are offline, draining, paused or not heard of",
     Reason.AVOIDED: "offers that would fit have just lost a worker of this job",
@@ -140,9 +140,10 @@ def helps(offers: Sequence[Offer], bid: Bid) -> tuple[Help, ...]:
     for reason, loosen in _LOOSEN.items():
         if reason is Reason.ISOLATION and bid.requires.launched:
             continue
-        others = [offer for offer in offers if _passes_all_but(reason, offer, bid) and loosen.would_do(offer, bid)]
+        loosened = {reason, *loosen.also}
+        others = [offer for offer in offers if _passes_all_but(loosened, offer, bid) and loosen.would_do(offer, bid)]
         seats = sorted(_free_seats(others, bid), key=loosen.rank)[:wanted]
-        failing = [seat for seat in seats if not dict(CONSTRAINTS)[reason](seat, bid)]
+        failing = [seat for seat in seats if any(not dict(CONSTRAINTS)[one](seat, bid) for one in loosened)]
         if len(seats) == wanted and failing and covers(bid, seats):
             found.append(_help(loosen.field, loosen.value(failing), loosen.words, seats, bid.requires.gpus))
     fitting = _free_seats([offer for offer in offers if fits(offer, bid)], bid)
@@ -176,7 +177,7 @@ def price_gap(offers: Sequence[Offer], bid: Bid) -> tuple[int, int] | None:
     """
     wanted = max(1, bid.workers_min)
     passing = sorted(
-        (offer for offer in offers if _passes_all_but(Reason.PRICE_TOO_LOW, offer, bid)), key=_by_price
+        (offer for offer in offers if _passes_all_but({Reason.PRICE_TOO_LOW}, offer, bid)), key=_by_price
     )
     free = [seat.price_nanos_per_gpu_hour for seat in _free_seats(passing, bid)]
     idle = [
@@ -198,17 +199,20 @@ def _smaller_workers(offers: Sequence[Offer], bid: Bid) -> list[Help]:
     return []
 
 
-def _passes_all_but(reason: Reason, offer: Offer, bid: Bid) -> bool:
-    return all(test(offer, bid) for constraint, test in CONSTRAINTS if constraint is not reason)
+def _passes_all_but(loosened: Collection[Reason], offer: Offer, bid: Bid) -> bool:
+    return all(test(offer, bid) for constraint, test in CONSTRAINTS if constraint not in loosened)
 
 
 @dataclass(frozen=True, slots=True)
 class _Loosen:
+    """`also`: what the same change of the bid loosens besides."""
+
     rank: Callable[[Offer], tuple[float, int, str]]
     field: str
     value: Callable[[Sequence[Offer]], str]
     words: str
     would_do: Callable[[Offer, Bid], bool] = lambda offer, bid: True
+    also: tuple[Reason, ...] = ()
 
 
 def _by_price(offer: Offer) -> tuple[float, int, str]:
@@ -261,6 +265,5 @@ _LOOSEN: dict[Reason, _Loosen] = {
         lambda seats: f"{min(map(_stays_ms, seats)) // _HUNDREDTH_MS / 100:g}",
         "accept machines that stay for {} h",
     ),
-    Reason.MAX_LEASE: _Loosen(_by_price, "workers.movable", lambda _: "true", "let it be moved", _lets_moved),
-    Reason.MAINTENANCE: _Loosen(_by_price, "workers.movable", lambda _: "true", "let it be moved", _lets_moved),
+    Reason.MAX_LEASE: _Loosen(_by_price, "workers.movable", lambda _: "true", "let it be moved", _lets_moved, (Reason.MAINTENANCE,)),
 }

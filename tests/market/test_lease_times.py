@@ -98,6 +98,18 @@ def test_a_job_that_may_be_moved_goes_anywhere_but_where_it_could_not_work_a_min
     replays(scene)
 
 
+def test_one_word_of_a_job_loosens_both() -> None:
+    scene = Scene()
+    listed(scene, terms=OwnerTerms(max_lease_ms=HOUR // 2))
+    listed(scene, "offer-2", "p2", terms=OwnerTerms(maintenance=("1970-01-01T01:00/1h",)))
+    job(scene, min=2, max=2)
+    assert not matched(scene)
+    assert why(scene) == ("max_lease", ["workers.movable true"])
+    job(scene, "moves", min=2, max=2, movable=True)
+    assert matched(scene, "moves")
+    replays(scene)
+
+
 def test_the_time_is_what_its_customer_was_told_of_such_machines() -> None:
     scene = Scene()
     scene.offer(terms=OwnerTerms(max_lease_ms=400_000, maintenance=("00:00-00:20",)))
