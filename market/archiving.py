@@ -62,24 +62,34 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class Sealer:
-    """Seals what lies behind the newest snapshot, one segment after another; one that cannot be sealed waits for the next start."""
+    """Seals what lies behind the newest snapshot, one segment after another; a damaged one is left alone, a full disk waited for."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
         self._left: set[int] = set()
+        self._next_s = 0.0
 
     def seal(self, over: threading.Event) -> list[Sealed]:
         """What was sealed; ends early where `over` is set. A home that is not brought up to date yet is left alone."""
         newest = snapshots(self._home.snapshots)[-1:]
-        if not newest or not self._is_of_today():
+        if not newest or time.monotonic() < self._next_s or not self._is_of_today():
             return []
         made: list[Sealed] = []
         with sealing(self._home.journal) as mine:
             for first in sealable(self._home.journal, int(newest[0].stem)) if mine else ():
                 if over.is_set():
                     break
-                if first not in self._left:
-                    made += self._seal(first)
+                if first in self._left:
+                    continue
+                try:
+                    made.append(self._seal(first))
+                except JournalCorrupt as error:
+                    log.error("the segment of record %s is not sealed: %s", first, error)
+                    self._left.add(first)
+                except OSError as error:
+                    log.error("the segment of record %s is not sealed, and it is tried again: %s", first, error)
+                    self._next_s = time.monotonic() + AGAIN_S
+                    break
         return made
 
     def _is_of_today(self) -> bool:
@@ -89,15 +99,10 @@ class Sealer:
             log.error("nothing is sealed: %s", error)
             return False
 
-    def _seal(self, first: int) -> list[Sealed]:
-        try:
-            made = seal_segment(self._home.journal, first)
-        except (JournalCorrupt, OSError) as error:
-            log.error("the segment of record %s is not sealed: %s", first, error)
-            self._left.add(first)
-            return []
+    def _seal(self, first: int) -> Sealed:
+        made = seal_segment(self._home.journal, first)
         log.info("the segment of record %s is sealed: %s bytes became %s", first, made.written_bytes, made.sealed_bytes)
-        return [made]
+        return made
 
 
 class Archiver:

@@ -135,12 +135,16 @@ def segment_name(first: int) -> str:
 
 def segments(folder: Path) -> list[Path]:
     """The segments of a journal, oldest first, each by one file that has it: as it was written, else sealed, else archived."""
-    found: dict[str, Path] = {}
-    for suffix in FORMS:  # in this order: what changes its form meanwhile is seen in one of them
-        for path in folder.glob(f"*{suffix}"):
-            if path.stem.isdigit() and len(path.stem) == 20:
-                found.setdefault(path.stem, path)
-    return [found[stem] for stem in sorted(found)]
+    found: dict[str, str] = {}
+    for suffix in FORMS:  # a look for each, in this order: what changes its form meanwhile is seen in one of them
+        try:
+            names = os.listdir(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        for name in names:
+            if name.endswith(suffix) and len(name) == 20 + len(suffix) and name[:20].isdigit():
+                found.setdefault(name[:20], name)
+    return [folder / found[stem] for stem in sorted(found)]
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,7 +1,10 @@
 """A market that stands on a snapshot answers as one that has read its whole journal."""
 
+import errno
 import json
+import os
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from market import archiving
 from market.api.desk import Desk
 from market.api.feed import Feed
 from market.api.shelf import Shelf
@@ -147,6 +151,26 @@ def test_a_segment_that_is_damaged_is_named_once_and_the_others_are_sealed(tmp_p
     told = [one.getMessage() for one in caplog.records if bad.name in one.getMessage()]
     assert len(told) == 1
     assert "the file ends inside a record" in told[0]
+
+
+def test_a_disk_that_is_full_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = home_of(busy(), tmp_path)
+    assert make_snapshot(home) is not None
+    upgrade_home(home.root)
+    sealer, now_s = Sealer(home), time.monotonic()
+    tries: list[int] = []
+
+    def full(folder: Path, first: int) -> None:
+        tries.append(first)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(archiving, "seal_segment", full)
+        assert sealer.seal(threading.Event()) == []
+        assert sealer.seal(threading.Event()) == []
+    assert tries == [1]
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + 2 * archiving.AGAIN_S)
+    assert len(sealer.seal(threading.Event())) > 1
 
 
 def _unbroken(error: Exception) -> None:
