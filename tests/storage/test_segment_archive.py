@@ -1,5 +1,6 @@
 """Sealed segments in another place: history is whole, a place that is away is named, and a crash leaves one form or both."""
 
+import asyncio
 import contextlib
 import io
 import re
@@ -10,12 +11,15 @@ import threading
 import time
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from cli.errors import CliError
 from cli.main import run
 from cli.mirror_places import settle_mirrors
+from market.api.routes.events import _pieces
 from market.archiving import Archiver, Sealer
 from market.homes import Home, write_json
 from storage.backups import unpack_backup, write_backup
@@ -323,3 +327,17 @@ def test_the_process_beside_the_market_seals_and_archives(tmp_path: Path) -> Non
                 process.terminate()
     assert (process.returncode, archived) == (0, 2)
     assert list(read_journal(home.journal)) == expected
+
+
+def test_older_events_that_are_away_end_the_stream_and_say_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    home = a_home(tmp_path / "home")
+    archived(home, tmp_path / "place")
+    (tmp_path / "place").rename(tmp_path / "unmounted")
+    feed = SimpleNamespace(recent=lambda job, after: None, first_record={"job-a": 1})
+    services = SimpleNamespace(desk=SimpleNamespace(records=9, folder=home.journal), feed=feed)
+
+    async def all_pieces() -> list[str]:
+        return [piece async for piece in _pieces(cast(Any, services), "job-a", 0)]
+
+    assert asyncio.run(all_pieces()) == [": older events are archived in a place that does not answer\n\n"]
+    assert "is it mounted?" in caplog.text

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -12,8 +13,10 @@ from market.api.feed import Feed, Happening
 from market.api.services import Has, Services, Someone, job_for
 from market.state import FINAL_STATES
 from storage.journal import read_journal
+from storage.journal_format import JournalAway
 from storage.records import decode_record
 
+log = logging.getLogger("torg.events")
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
 STILL_HERE_S = 10.0
@@ -46,7 +49,12 @@ async def _pieces(services: Services, job: str, after: int) -> AsyncIterator[str
         upto = services.desk.records
         found = services.feed.recent(job, after)
         if found is None:
-            found = await asyncio.to_thread(_from_journal, services, job, after, upto)
+            try:
+                found = await asyncio.to_thread(_from_journal, services, job, after, upto)
+            except JournalAway as error:  # whoever listens asks again, and the market works on
+                log.error("older events of %s cannot be read: %s", job, error)
+                yield ": older events are archived in a place that does not answer\n\n"
+                return
         # one piece for all events of a record, so that a cut seldom falls inside one
         yield "".join(_message(happening) for happening in found) or ": still here\n\n"
         after = upto
