@@ -112,6 +112,7 @@ CAUSES: Final[tuple[Cause, ...]] = (
 BY_REASON: Final[Mapping[str, Cause]] = {cause.reason: cause for cause in CAUSES}
 NOTICED: Final = frozenset(cause.reason for cause in CAUSES if cause.by_market)
 """Reasons for which the market itself gives a lease notice."""
+_GONE: Final = frozenset({"worker_killed", "worker_frozen", "worker_lost", "network_cut", "node_died"})
 CUSTOMER_FAILURES: Final = frozenset(
     {"exception", "nan", "hang", "memory", "shape", "import", "command_failed", "kills_workers"}
 )
@@ -129,10 +130,12 @@ def cause_of_loss(reason: str) -> Cause:
 
 
 def cause_of_notice(ending: Mapping[str, object] | None, reason: str) -> Cause | None:
-    """The cause by which the market gave this lease notice, where a report says that it ends by it; else None."""
-    if ending is None or ending["reason"] != reason or reason not in NOTICED:
+    """The cause by which the market gave this lease notice, where a report says that it ends by it, or that its worker is gone;
+    else None. Whoever has notice goes, and its run may see that sooner than its provider says so.
+    """
+    if ending is None or ending["reason"] not in NOTICED or reason not in {ending["reason"], *_GONE}:
         return None
-    return BY_REASON[reason]
+    return BY_REASON[str(ending["reason"])]
 
 
 def cause_of_provider_end(reason: str, *, run_silent: bool) -> Cause:

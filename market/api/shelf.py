@@ -239,7 +239,9 @@ class Shelf:
         self.need_saved(job, owner, digest)
 
     async def remove_saved(self, job: str, digest: str, kept: str | None) -> None:
-        """What was saved before `kept` (or nothing is to be kept), without what that names too."""
+        """What was saved before `kept` (or nothing is to be kept), without what that names too. May be said again."""
+        if _saved(job) not in self._needed_by.get(digest, ()):
+            return
         try:
             gone = set(self._named_saved(job, digest)) - set(() if kept is None else self._named_saved(job, kept))
         except Problem as problem:

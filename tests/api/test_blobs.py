@@ -138,7 +138,9 @@ def keep(shelf: Shelf, owner: str, *contents: bytes) -> str:
     return manifest
 
 
-def test_a_save_is_its_customers_and_blocks_that_the_next_one_has_not_go(tmp_path: Path) -> None:
+def test_a_save_is_its_customers_and_blocks_that_the_next_one_has_not_go(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     shelf = Shelf(BlobStore(tmp_path / "blobs"), tmp_path / "uploads.log")
     first, second = b"a" * 4096, b"b" * 4096
     old = keep(shelf, "ann", first, b"c" * 9)
@@ -157,8 +159,10 @@ def test_a_save_is_its_customers_and_blocks_that_the_next_one_has_not_go(tmp_pat
     asyncio.run(again.remove("job-b", [hashlib.sha256(first).hexdigest()]))
     assert again.used_bytes("ann") == shelf.used_bytes("ann")
     assert hashlib.sha256(first).hexdigest() in again.store, "the job needs it"
-    asyncio.run(again.remove_saved("job-a", new, None))
-    assert list(again.store.digests()) == []
+    for _ in range(2):  # a run says twice that it has stopped where the first answer got lost
+        asyncio.run(again.remove_saved("job-a", new, None))
+        assert list(again.store.digests()) == []
+    assert not caplog.records, "nothing went wrong"
 
 
 def test_a_save_over_the_quota_is_refused_and_leaves_nothing(tmp_path: Path) -> None:

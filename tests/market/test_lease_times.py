@@ -196,6 +196,28 @@ def test_a_lease_has_notice_before_its_time_is_over_and_pays_for_rounds_alone(te
     replays(scene)
 
 
+@pytest.mark.parametrize(
+    ("terms", "said", "counts", "fault"),
+    [
+        (OwnerTerms(max_lease_ms=HOUR), "worker_killed", "max_lease", "none"),
+        (OwnerTerms(max_lease_ms=HOUR), "node_died", "max_lease", "none"),
+        (OwnerTerms(max_lease_ms=HOUR), "bad_contribution", "bad_contribution", "provider"),
+        (OwnerTerms(), "worker_killed", "maintenance_unannounced", "provider"),
+    ],
+)
+def test_a_worker_that_its_run_misses_after_its_notice_has_left(terms: OwnerTerms, said: str, counts: str, fault: str) -> None:
+    """Its provider ends it when it has left, and the run may see that before the market hears of it."""
+    scene = running(terms)
+    if counts == "maintenance_unannounced":
+        scene.do(SetLeaseTimes("offer-1", "p1", maintenance=("1970-01-01T01:16:40/1h",)))
+    until(scene, START_MS + HOUR - NOTICE_MS)
+    assert scene.live()[0]["ending"] is not None
+    scene.lose(0, said)
+    [ended] = scene.view()["leases"]
+    assert (ended["reason"], ended["fault"]) == (counts, fault)
+    replays(scene)
+
+
 def test_who_does_not_leave_is_ended_some_seconds_after() -> None:
     scene = running(OwnerTerms(maintenance=(WINDOW,)))
     until(scene, BEGIN_MS - NOTICE_MS)
