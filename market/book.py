@@ -1,4 +1,4 @@
-"""The order book: live offers indexed by (model, region), each bucket sorted by price, then id.
+"""The order book: live offers indexed by (model, region, memory), each bucket sorted by price, then id.
 
 A copy shares its buckets with the book that it was made of until one of them changes, so that freezing a book of ten
 thousand offers for a clearing costs a fraction of a millisecond.
@@ -9,15 +9,16 @@ from __future__ import annotations
 import heapq
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from market.orders import Offer, Requirements
 
 _Entry = tuple[int, str]
-_Place = tuple[str, str]
+_Place = tuple[str, str, float]
+_Wish = tuple[tuple[str, ...], tuple[str, ...], float]
 _Buckets = dict[_Place, tuple[_Entry, ...]]
-MERGED: Final = 64
+MERGED: Final = 128
 """Of how many different wishes the order by price is kept."""
 
 
@@ -31,7 +32,7 @@ class OrderBook:
         self._buckets: _Buckets = {}
         self._free: _Buckets = {}
         self._own: dict[str, tuple[str, ...]] = {}
-        self._merged: dict[tuple[tuple[str, ...], tuple[str, ...]], _Merged] = {}
+        self._merged: dict[_Wish, _Merged] = {}
         buckets: dict[_Place, list[_Entry]] = {}
         free: dict[_Place, list[_Entry]] = {}
         for offer in sorted(offers, key=_entry):
@@ -93,8 +94,8 @@ class OrderBook:
         self._forget_owners(offer)
 
     def cheapest(self, requires: Requirements) -> Iterator[Offer]:
-        """Offers of the wanted models and regions, cheapest first; the caller checks what is not indexed."""
-        wanted = (requires.gpu, requires.region)
+        """Offers of the wanted models, regions and memory, cheapest first; the caller checks what is not indexed."""
+        wanted = (requires.gpu, requires.region, requires.vram_gib)
         entries = self._merged.get(wanted)
         if entries is None:
             if len(self._merged) >= MERGED:
@@ -114,9 +115,10 @@ class OrderBook:
         """Ids of the offers that are this customer's own, in order."""
         return self._own.get(customer, ())
 
-    def free_places(self) -> Mapping[tuple[str, str], tuple[tuple[int, str], ...]]:
-        """(price, id) of what has a unit for rent now, cheapest first, by (model, region)."""
-        return self._free
+    def too_small(self, requires: Requirements, free: bool) -> list[tuple[_Entry, ...]]:
+        """Of the wanted models and regions, (price, id) of what has too little memory, and with `free` a unit for rent now: what
+        `cheapest` and `cheapest_free` leave out, each list cheapest first."""
+        return _wanted(self._free if free else self._buckets, requires, fits=False) if requires.vram_gib > 0 else []
 
     def _note_owners(self, offer: Offer) -> None:
         for customer in offer.terms.own:
@@ -160,12 +162,12 @@ class _Merged:
             return True
 
 
-def _wanted(index: _Buckets, requires: Requirements) -> list[tuple[_Entry, ...]]:
-    gpu, region = requires.gpu, requires.region
+def _wanted(index: _Buckets, requires: Requirements, *, fits: bool = True) -> list[tuple[_Entry, ...]]:
+    gpu, region, least = requires.gpu, requires.region, requires.vram_gib
     return [
         entries
-        for (model, where), entries in index.items()
-        if (not gpu or model in gpu) and (not region or where in region)
+        for (model, where, vram_gib), entries in index.items()
+        if (vram_gib >= least) is fits and (not gpu or model in gpu) and (not region or where in region)
     ]
 
 
@@ -195,4 +197,4 @@ def _entry(offer: Offer) -> _Entry:
 
 
 def _place(offer: Offer) -> _Place:
-    return (offer.gpu, offer.region)
+    return (offer.gpu, offer.region, offer.vram_gib)

@@ -45,7 +45,7 @@ def cheapest_minute_nanos(book: OrderBook, bid: Bid) -> int | None:
     None if the listed hardware has too few seats within the price limit to say so.
     """
     open_bid, least, own = requirements_only(bid), bid.requires.vram_gib, book.own(bid.customer)
-    others = (offer for offer in book.cheapest(bid.requires) if offer.vram_gib >= least and offer.id not in own)
+    others = (offer for offer in book.cheapest(bid.requires) if offer.id not in own)
     seats: list[int] = []
     for offer in chain(filter(None, map(book.get, own)), others):
         if offer.vram_gib < least:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 
 from market.book import OrderBook
@@ -60,7 +61,7 @@ class Wishes:
         return False
 
     def _fitting(self, bid: Bid, free: bool) -> Iterator[Offer]:
-        book, limit, least = self._book, bid.max_price_nanos_per_gpu_hour, bid.requires.vram_gib
+        book, limit = self._book, bid.max_price_nanos_per_gpu_hour
         for name in book.own(bid.customer):
             self.looks += 1
             self.found_looks += free
@@ -68,13 +69,25 @@ class Wishes:
             assert offer is not None
             if (not free or (offer.matchable and offer.gpus_free)) and _lasts(offer, bid):
                 yield offer.seen_by(bid.customer)
+        small, passed = book.too_small(bid.requires, free), 0
         for offer in book.cheapest_free(bid.requires) if free else book.cheapest(bid.requires):
             if offer.price_nanos_per_gpu_hour > limit:
-                return
+                break
+            # The book leaves out what has too little memory: it counts all the same, as when each was looked at.
+            if small:
+                passed = self._pass_over(small, (offer.price_nanos_per_gpu_hour, offer.id), passed, free)
             self.looks += 1
             self.found_looks += free
-            if offer.vram_gib >= least and bid.customer not in offer.terms.own and _lasts(offer, bid):
+            if bid.customer not in offer.terms.own and _lasts(offer, bid):
                 yield offer
+        self._pass_over(small, (limit + 1, ""), passed, free)
+
+    def _pass_over(self, small: Sequence[Sequence[tuple[int, str]]], up_to: tuple[int, str], passed: int, free: bool) -> int:
+        """Count what comes before this entry in these lists, but what was counted before."""
+        now = sum(bisect_left(entries, up_to) for entries in small)
+        self.looks += now - passed
+        self.found_looks += (now - passed) * free
+        return now
 
 
 class Seating:

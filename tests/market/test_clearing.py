@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -254,15 +255,43 @@ def test_the_book_lists_the_cheapest_first_whatever_came_and_went(offers: list[O
         if f"o{number}" in model:
             book.remove(f"o{number}")
             del model[f"o{number}"]
-    wants = Requirements(gpu=("cpu", "T4"), region=("eu", "us"))
+    wants = Requirements(gpu=("cpu", "T4"), region=("eu", "us"), vram_gib=16.0)
     listed = [one for one in model.values() if one.gpu in wants.gpu and one.region in wants.region]
-    in_order = sorted(listed, key=lambda one: (one.price_nanos_per_gpu_hour, one.id))
+    by_price = sorted(listed, key=lambda one: (one.price_nanos_per_gpu_hour, one.id))
+    in_order = [one for one in by_price if one.vram_gib >= 16]
     assert list(book.cheapest(wants)) == in_order
+    assert sorted(entry for own in book.too_small(wants, free=False) for entry in own) == [
+        (one.price_nanos_per_gpu_hour, one.id) for one in by_price if one not in in_order
+    ]
     assert list(book.cheapest_free(wants)) == [one for one in in_order if one.matchable and one.gpus_free]
     assert len(book) == len(model)
     assert sorted(one.id for one in OrderBook(model.values())) == sorted(model)
     made_at_once = OrderBook(model.values())
     assert list(made_at_once.cheapest_free(wants)) == list(book.cheapest_free(wants))
+
+
+class PlainBook(OrderBook):
+    """Without an order by memory: everything of the wanted models and regions is looked at."""
+
+    def cheapest(self, requires: Requirements) -> Iterator[Offer]:
+        return super().cheapest(replace(requires, vram_gib=0.0))
+
+    def cheapest_free(self, requires: Requirements) -> Iterator[Offer]:
+        return super().cheapest_free(replace(requires, vram_gib=0.0))
+
+    def too_small(self, requires: Requirements, free: bool) -> list[tuple[tuple[int, str], ...]]:
+        return []
+
+
+@settings(deadline=None)
+@given(
+    st.lists(OFFERS, max_size=12, unique_by=lambda one: one.id),
+    st.lists(BIDS, max_size=6, unique_by=lambda one: one.job),
+    st.sampled_from([5, 40, 1_000]),
+)
+def test_the_order_by_memory_changes_no_clearing_and_counts_as_many_looks(offers: list[Offer], bids: list[Bid], effort: int) -> None:
+    plain, ordered = (BookSnapshot((), tuple(bids), book=book(offers)) for book in (PlainBook, OrderBook))
+    assert clear(ordered, effort) == clear(plain, effort)
 
 
 @settings(deadline=None)
