@@ -33,6 +33,7 @@ def simulate(
     trace_format: Annotated[str, typer.Option("--trace-format", metavar="FORMAT", help="philly: timestamp,duration,num_gpus,gpu_time,cluster, and a seeded rule adds prices; torg: docs/SIMULATION.md")] = "philly",
     churn: Annotated[Path | None, typer.Option("--churn", metavar="TRACE", help="CSV of machines that come and go: milliseconds,add or remove,machine")] = None,
     load: Annotated[str, typer.Option("--load", metavar="L", help="mean demand ÷ supply: the offers are repeated until it is so; none: the offers as they are")] = "0.9",
+    times: Annotated[int, typer.Option("--times", metavar="N", help="make the trace N times as large, of the same shape, from seeded copies of its jobs: docs/SIMULATION.md")] = 1,
     price_rule: Annotated[str, typer.Option("--price-rule", metavar="RULE", help="what is paid in the market, ask or uniform: docs/PRICES.md")] = "ask",
     baselines: Annotated[str, typer.Option("--baselines", metavar="NAMES", help="played on the same trace: fifo, auction, greedy, joined by commas; none")] = "fifo,auction,greedy",
     clear_seconds: Annotated[float, typer.Option("--clear-seconds", metavar="S", help="how often the market clears, in virtual time")] = 60.0,
@@ -53,6 +54,7 @@ def simulate(
     begun, begun_cpu = time.perf_counter(), time.process_time()
     from market.price_rules import PRICE_RULES
     from market.simulation.baselines import BASELINES
+    from market.simulation.enlarging import MOST_TIMES
     from market.simulation.whole import LEAST_LOAD, MOST_LOAD, NothingToDo, Plan
     from market.simulation.whole import simulate as play
 
@@ -62,21 +64,17 @@ def simulate(
     for name in names:
         if name not in BASELINES or names.count(name) > 1:
             raise usage(f"there is no baseline {name!r}, or it is named twice", field="--baselines", remedy=f"of {', '.join(BASELINES)}, or none")
-    if not 0 <= seed < 2**63:
-        raise usage(f"{seed} is out of range", field="--seed", remedy="0 to 2^63 - 1")
-    if not 0.001 <= clear_seconds <= 86_400:
-        raise usage(f"{clear_seconds:g} is out of range", field="--clear-seconds", remedy="0.001 to 86400")
-    if not 0.01 <= save_hours <= 8_760:
-        raise usage(f"{save_hours:g} is out of range", field="--save-hours", remedy="0.01 to 8760")
-    if not 0 <= outlook_every <= 1_000_000:
-        raise usage(f"{outlook_every} is out of range", field="--outlook-every", remedy="0 to 1000000")
-    if not 0 <= interruptible <= 1:
-        raise usage(f"{interruptible:g} is out of range", field="--interruptible", remedy="a share from 0 to 1")
+    _within("--seed", seed, 0, 2**63 - 1)
+    _within("--clear-seconds", clear_seconds, 0.001, 86_400)
+    _within("--save-hours", save_hours, 0.01, 8_760)
+    _within("--outlook-every", outlook_every, 0, 1_000_000)
+    _within("--interruptible", interruptible, 0, 1)
+    _within("--times", times, 1, MOST_TIMES)
     wanted = _load(load, LEAST_LOAD, MOST_LOAD)
     if report is not None and not report.parent.is_dir():
         raise usage(f"{report.parent} is no folder", field="--report")
     trace, listed, seats = _read(jobs, trace_format, offers, churn)
-    plan = Plan(wanted, seed, clear_ms=round(clear_seconds * 1000), save_ms=round(save_hours * 3_600_000), baselines=names, price_rule=price_rule, outlook_every=outlook_every, interruptible=interruptible)
+    plan = Plan(wanted, seed, clear_ms=round(clear_seconds * 1000), save_ms=round(save_hours * 3_600_000), baselines=names, price_rule=price_rule, outlook_every=outlook_every, interruptible=interruptible, times=times)
     bar = _Bar(settings)
     try:
         told = play(trace, listed, plan, seats, bar.tell).told
@@ -103,6 +101,11 @@ def simulate(
     show(settings, told)
     if report is not None:
         print(f"report: {report}")
+
+
+def _within(option: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise usage(f"{value:g} is out of range", field=option, remedy=f"{least} to {most}")
 
 
 def _load(text: str, least: float, most: float) -> float | None:

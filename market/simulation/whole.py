@@ -9,6 +9,7 @@ from typing import Any, Final
 from market.simulation.baselines import BASELINES, BaselineRun
 from market.simulation.bound import welfare_bound_nanos
 from market.simulation.churning import Seats
+from market.simulation.enlarging import enlarged
 from market.simulation.figures import run_figures, series, span_of, trace_figures
 from market.simulation.market import MarketRun
 from market.simulation.outlooks import calibration
@@ -29,7 +30,8 @@ Tell = Callable[[str, int, int], None]
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`load` None: the offers as they are. `baselines`: names of market/simulation/baselines.py, in order. `outlook_every`: of
-    every so many jobs one looks at its plan before it is submitted; 0: none. `interruptible`: the share of jobs that may be outbid."""
+    every so many jobs one looks at its plan before it is submitted; 0: none. `interruptible`: the share of jobs that may be outbid.
+    `times`: the trace is made so many times as large first."""
 
     load: float | None = 0.9
     seed: int = 1
@@ -40,6 +42,7 @@ class Plan:
     price_rule: str = "ask"
     outlook_every: int = 0
     interruptible: float = 0.0
+    times: int = 1
 
 
 @dataclass(slots=True)
@@ -73,11 +76,11 @@ def simulate(
         raise NothingToDo("the trace has no jobs")
     if not listed:
         raise NothingToDo("there are no offers")
-    machines = supply_for(jobs, listed, plan, seats)
-    if isinstance(jobs[0], BareJob):
-        trace = list(priced((job for job in jobs if isinstance(job, BareJob)), machines, plan.seed))
-    else:
-        trace = [job for job in jobs if isinstance(job, TraceJob)]
+    bare = enlarged([job for job in jobs if isinstance(job, BareJob)], plan.times, plan.seed)
+    trace = enlarged([job for job in jobs if isinstance(job, TraceJob)], plan.times, plan.seed)
+    machines = supply_for(bare or trace, listed, plan, seats)
+    if bare:
+        trace = list(priced(bare, machines, plan.seed))
     if plan.interruptible:
         trace = list(interruptible(trace, plan.interruptible, plan.seed))
     window_ms = trace[-1].submitted_ms
@@ -101,7 +104,7 @@ def simulate(
         "plan": {
             "load": plan.load, "seed": plan.seed, "fee_ppm": plan.fee_ppm, "clear_ms": plan.clear_ms, "save_ms": plan.save_ms,
             "churn": seats is not None, "price_rule": plan.price_rule,
-            "interruptible": plan.interruptible,
+            "interruptible": plan.interruptible, "times": plan.times,
         },
         "bound_usd": round(bound / 10**9, 2),
         "end_days": round(end_ms / 86_400_000, 2),

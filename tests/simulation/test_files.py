@@ -78,6 +78,8 @@ def test_the_summary_fits_a_hundred_columns(play: Play, monkeypatch: pytest.Monk
         (PHILLY, OFFERS, ("--baselines", "fifo,lifo"), 2, "no baseline 'lifo'"),
         (PHILLY, OFFERS, ("--seed", "-1"), 2, "-1 is out of range"),
         (PHILLY, OFFERS, ("--churn", "nowhere.csv"), 2, "does not exist"),
+        (PHILLY, OFFERS, ("--interruptible", "1.5"), 2, "1.5 is out of range"),
+        (PHILLY, OFFERS, ("--times", "0"), 2, "0 is out of range"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_played_is_said(play: Play, jobs: str, offers: str, options: tuple[str, ...], code: int, says: str) -> None:
