@@ -87,7 +87,7 @@ def outlook_facts(outlook: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts: list[tuple[str, str]] = []
     begins, price, done, recent = (outlook.get(name) for name in ("begins", "price", "done", "recent"))
     if begins is not None:
-        why = {"leases": "when leases of others are expected to end", "recent": "as those who had to wait for such machines did lately"}
+        why = {"leases": "when leases of others are expected to end", "recent": "as it went lately for those who had to wait for such machines, or gave up"}
         how = "with the next clearing, if nobody who comes before is worth more"
         facts.append(("begins", how if begins["basis"] == "now" else f"{_times(begins)} from now, {why[begins['basis']]}"))
     if price is not None:

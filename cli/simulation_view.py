@@ -31,7 +31,7 @@ def show(settings: Settings, told: Mapping[str, Any]) -> None:
     _not_served(settings, runs["market"])
     _interrupted(settings, runs)
     for what, one in outlook_rows(told):
-        print(f"{what}: {one['jobs']:,} jobs were told, {_share(one['within_share'])} of those known fell within; {one['sooner']:,} sooner, {one['later']:,} later, {one['gave_up']:,} gave up")
+        print(f"{what}: {one['jobs']:,} jobs were told, {_share(one['within_share_of_all'])} fell within, counting who gave up as far as known; {one['sooner']:,} sooner, {one['later']:,} later, {one['gave_up']:,} gave up")
     money = "money is conserved" if told["money_conserved"] else "MONEY IS NOT CONSERVED"
     print(f"no way of clearing makes more than ${told['bound_usd']:,.0f}; {money}; {told['seconds']:g} s ({told['cpu_seconds']:g} s CPU), {told['peak_memory_mib']:,.0f} MiB")
 

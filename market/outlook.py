@@ -3,8 +3,8 @@
 **Begin.** It is cleared together with everybody who waits now: whoever is matched begins at once. Otherwise it needs seats
 that are let: those of the leases that it could use come free as their jobs are expected to end (the range that each was told,
 else a quarter of to four times what market/worth.py takes for it), and bids that are worth more take them first. Where these
-need more than all of those leases, when they end says little: then it is how long a tenth, half and nine tenths of those had
-waited who had to, and got such machines lately. Who comes later is not known.
+need more than all of those leases, when they end says little: then it is by how it went lately, of those who had to wait for such
+machines and got them, who wait for them, and who gave up (market/wait_ranges.py). Who comes later is not known.
 
 **Price.** What it would be matched at now; otherwise what the newest leases of the models and regions that fit it cost.
 """
@@ -22,7 +22,8 @@ from market.estimates import Measured, estimate_of, may_be_estimated, seats_in, 
 from market.lasting import lasts_ms
 from market.orders import Bid, BookSnapshot, Offer
 from market.outcomes import Json
-from market.state import State, Trade
+from market.state import Departure, State, Trade
+from market.wait_ranges import Wait, wait_range
 from market.waits import gang_name
 from market.worth import expected_ms
 
@@ -100,11 +101,30 @@ def _waited(waits: Sequence[int]) -> Json:
     return {"jobs": len(order), "median_ms": at[50], "p90_ms": at[90], "p99_ms": at[99]}
 
 
-def _waits_of(trades: Iterable[Trade], idle: OrderBook) -> list[int]:
-    """How long those had waited who had to, and got such machines lately: shortest first."""
-    classes = {(offer.gpu, offer.region) for offer in idle}
-    by_job = {one.job: one.waited_ms for one in trades if (one.gpu, one.region) in classes and one.waited_ms > WAITED_MS}
-    return sorted(by_job.values())
+def _recent_range(state: State, rivals: Iterable[Bid], idle: OrderBook, now_ms: int) -> list[int] | None:
+    """By how it went since the oldest of the newest leases; None where too few had to wait for such machines and got them."""
+    kinds = {(one.gpu, one.region, one.vram_gib, one.price_nanos_per_gpu_hour) for one in idle}
+    classes = {kind[:2] for kind in kinds}
+    begin_ms = state.trades[0].at_ms if state.trades else now_ms
+    first: dict[str, Trade] = {}
+    for one in state.trades:
+        if (one.gpu, one.region) in classes and one.waited_ms > WAITED_MS:
+            first.setdefault(one.job, one)
+    if len(first) < LEAST_RECENT:
+        return None
+    seen = [(one.at_ms - one.waited_ms, one.at_ms, True) for one in first.values()]
+    seen += [(bid.waits_since_ms, now_ms, False) for bid in rivals]
+    seen += [(one.at_ms - one.waited_ms, one.at_ms, False) for one in state.departures if one.at_ms > begin_ms and _wanted(one, kinds)]
+    return wait_range(Wait(max(0, begin_ms - since_ms), to_ms - since_ms, served) for since_ms, to_ms, served in seen)
+
+
+def _wanted(one: Departure, kinds: Iterable[tuple[str, str, float, int]]) -> bool:
+    """Whether who gave up would have taken one of these machines."""
+    return any(
+        (not one.gpu or gpu in one.gpu) and (not one.region or region in one.region)
+        and vram_gib >= one.vram_gib and nanos <= one.limit_nanos_per_gpu_hour
+        for gpu, region, vram_gib, nanos in kinds
+    )  # fmt: skip
 
 
 def _idle(book: OrderBook, bid: Bid) -> OrderBook:
@@ -119,12 +139,9 @@ def _after_leases(
     """By when enough of what it could use is free for those before it and for its smallest gang."""
     places = {offer.id for offer in idle}
     worth = bid.weight_ppm * bid.max_price_nanos_per_gpu_hour * bid.expected_ms
+    rivals = [one for one in snapshot.bids if one.essential and any(all(test(offer, one) for _, test in CONSTRAINTS) for offer in idle)]
     before = [
-        one
-        for one in snapshot.bids
-        if one.essential
-        and (one.due or one.weight_ppm * one.max_price_nanos_per_gpu_hour * one.expected_ms >= worth)
-        and any(all(test(offer, one) for _, test in CONSTRAINTS) for offer in idle)
+        one for one in rivals if one.due or one.weight_ppm * one.max_price_nanos_per_gpu_hour * one.expected_ms >= worth
     ]
     needed = sum(max(1, one.workers_min) * one.requires.gpus for one in [*before, bid])
     free = sum(offer.gpus_free for offer in map(book.get, sorted(places)) if offer is not None)
@@ -134,10 +151,9 @@ def _after_leases(
         if lease.offer in places
     ]
     if needed > free + sum(gpus for _, gpus in ends):
-        waits = _waits_of(state.trades, idle)
-        if len(waits) >= LEAST_RECENT:
-            low, middle, high = (waits[(len(waits) * percent - 1) // 100] for percent in (10, 50, 90))
-            return {"basis": RECENT, "low_ms": low, "middle_ms": middle, "high_ms": high}
+        said = _recent_range(state, rivals, idle, now_ms)
+        if said is not None:
+            return {"basis": RECENT, **dict(zip(("low_ms", "middle_ms", "high_ms"), said, strict=True))}
     found: dict[str, int] = {}
     for place, name in enumerate(("low_ms", "middle_ms", "high_ms")):
         left = needed - free

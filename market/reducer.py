@@ -20,7 +20,7 @@ from market.offer_events import OFFER_HANDLERS
 from market.pricing import budget_percent
 from market.promise_events import PROMISE_HANDLERS
 from market.restarts import note_joined
-from market.state import FINAL_STATES, Job, OfferRecord, State, Trade
+from market.state import FINAL_STATES, Departure, Job, OfferRecord, State, Trade
 from market.team_events import TEAM_HANDLERS, note_use
 from market.worth import DueRule
 from storage.ledger import Status, Transfer
@@ -107,6 +107,10 @@ def _job_state(state: State, event: Event, at_ms: int) -> None:
                     state.providers[lease.provider].forgive(lease.ended_ms or at_ms, at_ms)
                 state.touch_provider(lease.provider)
         job.ended_ms = at_ms
+        if not job.leases:
+            workers, limit = job.spec["workers"], job.spec["limits"]["max_price_nanos_per_gpu_hour"]
+            wanted = (tuple(workers["gpu"]), tuple(workers["region"]), float(workers["vram_gib"]), limit)
+            state.departures.append(Departure(at_ms, max(0, at_ms - job.waits_since_ms), *wanted))
         del state.open_jobs[job.id]
         state.flexible_jobs.pop(job.id, None)
         state.open_of[job.customer] -= 1

@@ -217,6 +217,18 @@ class Trade:
 
 
 @dataclass(frozen=True, slots=True)
+class Departure:
+    """A job that was over before it had any lease: for how long it had waited, and for what."""
+
+    at_ms: int
+    waited_ms: int
+    gpu: tuple[str, ...]
+    region: tuple[str, ...]
+    vram_gib: float
+    limit_nanos_per_gpu_hour: int
+
+
+@dataclass(frozen=True, slots=True)
 class CorrectionRecord:
     """Why a part of a booked transfer was reversed."""
 
@@ -289,6 +301,7 @@ class State:
     touched: dict[str, None] = field(default_factory=dict)
     """Offers to which something happened since the book was written last (market/listing.py)."""
     trades: deque[Trade] = field(default_factory=lambda: deque(maxlen=RECENT_TRADES))
+    departures: deque[Departure] = field(default_factory=lambda: deque(maxlen=RECENT_TRADES))
     """The newest leases, the newest last."""
     lost: dict[str, None] = field(default_factory=dict)
     """Offers that ever lost a lease."""

@@ -70,7 +70,7 @@ def page(told: Json) -> str:
     if market["by_terms"]:
         sections.append(_section("Firm and interruptible", _preempted(market), _by_terms(runs)))
     if outlooks := outlook_rows(told):
-        sections.append(_section("What plans said", "Of some jobs, what their plan said at submission, and what came. Who gave up before the end of what was said is not in the share.", _table(("", "jobs", "within", "sooner", "later", "gave up", "of those known"), [[what, *(f"{one[name]:,}" for name in ("jobs", "within", "sooner", "later", "gave_up")), _share(one["within_share"]).strip(" ,")] for what, one in outlooks])))
+        sections.append(_section("What plans said", "Of some jobs, what their plan said at submission, and what came. The share counts who gave up as far as it is known: after the low end they did not begin sooner.", _table(("", "jobs", "within", "sooner", "later", "gave up", "within"), [[what, *(f"{one[name]:,}" for name in ("jobs", "within", "sooner", "later", "gave_up")), _share(one["within_share_of_all"]).strip(" ,")] for what, one in outlooks])))
     tiles = [
         (f"{trace['jobs']:,}", f"jobs of {trace['tenants']} tenants"), (f"{supply['gpus']:,}", f"GPUs on {supply['machines']:,} machines"),
         (short(market["wait_s"]["p50"]), "wait, half of the jobs"), (short(market["wait_s"]["p99"]), "wait, 99 in 100"),
