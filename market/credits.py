@@ -122,7 +122,7 @@ def give_back(turn: Turn, kind: str, job: Job, lease: str, moves: Sequence[tuple
     for id, debit, name, nanos in moves:
         account = wallet(job.customer) if name == BOUGHT else credit(name)
         turn.transfer(Transfer(id, kind, debit, account, nanos, job.id, lease))
-    _expire_returned(turn, job, moves[0][0], lease)
+    _expire_returned(turn, job, f"{moves[0][0]}:{kind}", lease)
 
 
 def _expire_returned(turn: Turn, job: Job, mark: str, lease: str | None = None) -> None:

@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 
 from market.hours import Hours, HoursError, parse_hours
 from market.schedules import MOST_WINDOWS, is_zone
-from storage.units import MS_PER_DAY, TimeError, parse_duration_ms
+from storage.units import MAX_INSTANT_MS, MS_PER_DAY, TimeError, parse_duration_ms
 
 UTC_NAME: Final = "UTC"
 LOOKED_AHEAD_MS: Final = 15 * MS_PER_DAY
@@ -76,6 +76,8 @@ def _once(text: str, written: str, zone: str) -> Times:
         end_ms = _moment(text, last, zone)
     if end_ms <= begin:
         raise WindowError(f"{text!r} ends before it begins")
+    if begin < 0 or end_ms > MAX_INSTANT_MS:
+        raise WindowError(f"{text!r} begins before 1970 or ends after the year 9999, both UTC")
     return begin, end_ms
 
 

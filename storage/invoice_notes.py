@@ -38,7 +38,7 @@ def notes_of(transfers: Iterable[Mapping[str, Any]]) -> list[Line]:
         if one["kind"] not in MOVES:
             continue
         corrected, credit = one["kind"] == "correction", one["kind"] != "award"
-        name = one["id"].split(":")[0 if corrected else 1]
+        name = one["id"].split(":")[1] if ":" in one["id"] else one["id"]
         number = f"{'CN' if credit else 'DN'}-{name}"
         empty = {
             "number": number, "kind": "credit_note" if credit else "debit_note", "dispute": None if corrected else name,

@@ -90,7 +90,7 @@ def test_a_correction_goes_back_the_same_way_and_is_answered_alike_again(tmp_pat
     told = scene.do(ask)
     assert (told["credit"], told["amount_nanos"], told["granted_nanos"]) == ("wallet:ann", 45 * PERCENT, 25 * PERCENT)
     made = [(one["id"], one["credit"]) for one in scene.of_type("transfer") if one["kind"] == "correction"]
-    assert made == [("slip", "wallet:ann"), ("slip:g1", "credit:g1"), ("slip:g0", "credit:g0")]
+    assert made == [("slip", "wallet:ann"), ("correction:slip:g1", "credit:g1"), ("correction:slip:g0", "credit:g0")]
     assert scene.do(ask) == told
     assert left(scene) == {"g0": 5, "g1": 20}
     bill = invoices_agree(scene, tmp_path / "journal")
@@ -98,6 +98,18 @@ def test_a_correction_goes_back_the_same_way_and_is_answered_alike_again(tmp_pat
     assert (note["number"], note["amount_nanos"], note["granted_nanos"], note["expired_nanos"]) == ("CN-slip", 45 * PERCENT, 25 * PERCENT, 0)
     assert (bill["due_nanos"], bill["due_granted_nanos"], bill["billed_granted_nanos"]) == (5 * PERCENT, 5 * PERCENT, 30 * PERCENT)
     assert scene.refused(OpenDispute("x", "job-1", lease, 6 * PERCENT, "r", "", "ann")).field == "amount_nanos"
+
+
+@pytest.mark.parametrize("id", ["grant", "expire", "release", "job-1"])
+@pytest.mark.parametrize("expires_ms", [HOUR // 2, 5 * HOUR])
+def test_a_correction_may_have_any_name(id: str, expires_ms: int) -> None:
+    scene, _ = charged(0.1, 0.2, 0.7, expires_ms=expires_ms)
+    (charge,) = [one for one in scene.of_type("transfer") if one["kind"] == "charge"]
+    told = scene.do(CorrectTransfer(id, charge["id"], 45 * PERCENT, "a wrong price", "op"))
+    assert told["granted_nanos"] == 45 * PERCENT
+    scene.wait(6 * HOUR)
+    assert left(scene) == {"g0": 0, "g1": 0, "g2": 0}
+    assert scene.replayed().fingerprint() == scene.exchange.fingerprint()
 
 
 def test_what_goes_back_to_a_grant_that_is_over_ends_with_it_and_the_note_says_so(tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ def test_an_hour_that_clocks_name_twice_counts_both_times_and_one_that_they_skip
         ("2026-12-24T18:00/4h Mars/Base", "'Mars/Base' is no zone"),
         ("2026-12-24/4h", "says no time of the day"),
         ("2026-12-24T18:00/2026-12-24T17:00", "ends before it begins"),
+        ("0001-01-01T00:00/9999-12-31T00:00 Asia/Tokyo", "before 1970"),
+        ("9999-12-31T00:00/2d", "after the year 9999"),
         ("2026-12-24T18:00/soon", "'soon' is no date and time"),
     ],
 )
