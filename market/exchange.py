@@ -99,7 +99,7 @@ class Exchange:
         for event in events:
             apply(self._state, event, at_ms)
         self._volatile.now_ms = self.now_ms  # what depends on the time of now is asked before the first command, too
-        self._volatile.dirty = True
+        self._volatile.dirty, self._volatile.agenda = True, None
 
     @property
     def state(self) -> State:
@@ -110,7 +110,7 @@ class Exchange:
         """Stand where the replay stood whose state this is."""
         self._state = state
         self._volatile.now_ms = self.now_ms
-        self._volatile.dirty = True
+        self._volatile.dirty, self._volatile.agenda = True, None
 
     def snapshot(self, jobs: Iterable[str] | None = None) -> BookSnapshot:
         """Everything that `clear()` needs, frozen; from now on `dirty` tells of newer changes. `jobs`: bids of these alone;

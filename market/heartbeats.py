@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from market.state import OfferRecord
@@ -11,10 +12,15 @@ COUNT_MS: Final = 6 * 3_600_000
 LEAST_MS: Final = 3_600_000
 
 
-def count_heartbeats(turn: Turn) -> None:
-    """Note each open offer that was heard of for six hours since it was last noted."""
-    for offer in list(turn.state.offers.values()):
+def count_heartbeats(turn: Turn, offers: Iterable[OfferRecord]) -> None:
+    """Note each of these that is open and was heard of for six hours since it was last noted."""
+    for offer in offers:
         note_heard(turn, offer, COUNT_MS)
+
+
+def counts_at_ms(turn: Turn, offer: OfferRecord) -> int:
+    """When it is to be noted, if it is heard of until then."""
+    return max(offer.counted_ms, turn.volatile.awake_ms or 0) + COUNT_MS
 
 
 def note_heard(turn: Turn, offer: OfferRecord, least_ms: int = LEAST_MS) -> None:

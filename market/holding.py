@@ -7,6 +7,8 @@ host ends the leases themselves (`market/actors/provider_host.py`); a lease that
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from market.checking import MAX_INT, invalid, is_int, is_text
 from market.commands import HoldOffer
 from market.outcomes import Answer, Json, Refusal, unknown
@@ -56,9 +58,9 @@ def _check(turn: Turn, offer: OfferRecord, command: HoldOffer) -> Refusal | None
     return None
 
 
-def release_what_is_over(turn: Turn) -> None:
-    """End the holds whose time has passed."""
-    for offer in list(turn.state.offers.values()):
+def release_what_is_over(turn: Turn, offers: Iterable[OfferRecord]) -> None:
+    """End the holds of these whose time has passed."""
+    for offer in offers:
         until_ms = offer.held["until_ms"]
         if until_ms is not None and until_ms <= turn.now_ms:
             turn.emit("offer_held", {"offer": offer.id, **NOTHING_HELD})

@@ -10,6 +10,7 @@ every quarter of an hour. Who is always rented out is not asked; its work speaks
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Final
 
 from market.checking import invalid, is_int, is_name, is_number
@@ -27,11 +28,9 @@ SILENT: Final = "it was asked to measure, and did not answer"
 MAX_FIGURES: Final = 64
 
 
-def ask_measurements(turn: Turn, random: int) -> None:
-    """Ask whoever is due, and note who did not answer. Without a random number (0: a simulation, a test) nobody is asked."""
-    if not random:
-        return
-    for offer in list(turn.state.offers.values()):
+def ask_measurements(turn: Turn, random: int, offers: Iterable[OfferRecord]) -> None:
+    """Ask who of these is due, and note who did not answer."""
+    for offer in offers:
         if offer.asked is not None:
             if turn.now_ms > offer.asked["until_ms"]:
                 _note(turn, offer, {}, SILENT)
@@ -81,9 +80,9 @@ def _is_idle(turn: Turn, offer: OfferRecord) -> bool:
     """Open, heard of lately, with figures of its own to begin with, and with nothing let and nothing held."""
     silent_ms = turn.now_ms - turn.volatile.heard_ms.get(offer.id, 0)
     idle = offer.state == "open" and not offer.live and not offer.held["gpus"]
-    until_ms = turn.now_ms + turn.settings.measure_patience_ms
-    idle = idle and not (offer.is_in_maintenance(turn.now_ms) or offer.is_in_maintenance(until_ms))
-    return idle and bool(offer.measured) and silent_ms <= turn.settings.offer_timeout_ms
+    patience_ms, window = turn.settings.measure_patience_ms, offer.window
+    away = window is not None and window.begin_ms - patience_ms <= turn.now_ms < window.end_ms
+    return idle and not away and bool(offer.measured) and silent_ms <= turn.settings.offer_timeout_ms
 
 
 def _was_slow(offer: OfferRecord) -> bool:

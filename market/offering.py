@@ -308,8 +308,10 @@ def lose_ray(turn: Turn, command: LoseRay) -> Answer | Refusal:
 
 
 def _hear(turn: Turn, offer: OfferRecord) -> None:
-    was_suspect = is_suspect(offer, turn.volatile)
+    was_suspect, heard_ms = is_suspect(offer, turn.volatile), turn.volatile.heard_ms.get(offer.id)
     turn.volatile.heard_ms[offer.id] = turn.now_ms
+    if turn.volatile.agenda is not None and (heard_ms is None or turn.now_ms - heard_ms > turn.settings.offer_timeout_ms):
+        turn.volatile.agenda.stirred[offer.id] = None  # who was silent may be measured again
     if was_suspect and not is_suspect(offer, turn.volatile):
         turn.volatile.dirty = True
         turn.state.touched[offer.id] = None

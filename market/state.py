@@ -31,6 +31,7 @@ from market.worth import DueRule
 from storage.ledger import Ledger
 
 if TYPE_CHECKING:
+    from market.agenda import Agenda
     from market.listing import Listing
 
 ROLES = ("customer", "provider", "operator", "plane")
@@ -362,6 +363,8 @@ class Volatile:
     """By lease: its newest signed reading, until a charge puts it into the record."""
     dirty: bool = True
     listing: Listing | None = None
+    agenda: Agenda | None = None
+    """Of the ticks of this life; None: the next one looks at every offer."""
     settled_ms: int | None = None
     """When a clearing looked at everybody and left no free seat that anybody who waits could use; None: not so now."""
     arrived: dict[str, None] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What happens because nothing happened: one pass over everything that has a timer.
+"""What happens because nothing happened: one pass over everything that has a timer, of offers over those whose time has come.
 
 After a restart no timer counts from before `awake_ms`, since nobody could have been heard meanwhile.
 """
@@ -6,11 +6,12 @@ After a restart no timer counts from before `awake_ms`, since nobody could have 
 from __future__ import annotations
 
 from market import outbidding
+from market.agenda import Agenda
 from market.commands import SYSTEM, Tick
 from market.credits import expire
 from market.disputes import expire_disputes
 from market.granting import end_lease
-from market.heartbeats import count_heartbeats, note_heard
+from market.heartbeats import count_heartbeats, counts_at_ms, note_heard
 from market.holding import release_what_is_over
 from market.jobs import finish, pause
 from market.lease_times import end_what_is_due, follow_windows
@@ -20,6 +21,7 @@ from market.offering import follow_schedule
 from market.outcomes import Answer, Refusal, forbidden
 from market.periods import DAY
 from market.spending import watch_limits
+from market.state import OfferRecord
 from market.turn import Turn
 
 
@@ -27,16 +29,23 @@ def tick(turn: Turn, command: Tick) -> Answer | Refusal:
     """Let the time since the last tick pass."""
     if command.by != SYSTEM:
         return forbidden("only the market's own process lets time pass")
-    release_what_is_over(turn)
-    for offer in list(turn.state.offers.values()):
+    agenda = _agenda(turn)
+    names = agenda.begin(turn.now_ms)
+    offers = [turn.state.offers[name] for name in names]
+    release_what_is_over(turn, offers)
+    for offer in offers:
         follow_schedule(turn, offer)
         follow_windows(turn, offer)
     _next_day(turn)
     expire(turn)
     expire_disputes(turn)
-    count_heartbeats(turn)
-    _silent_offers(turn)
-    ask_measurements(turn, command.random)
+    count_heartbeats(turn, offers)
+    _silent_offers(turn, agenda, names)
+    if command.random:  # without one nobody is asked to measure: a simulation, a test
+        ask_measurements(turn, command.random, [turn.state.offers[name] for name in agenda.in_order(agenda.unmeasured)])
+        agenda.unmeasured.clear()
+    for offer in offers:
+        agenda.others.put(offer.id, _due_ms(turn, agenda, offer))
     _silent_leases(turn)
     end_what_is_due(turn)
     _jobs(turn, turn.volatile.ticked_ms)
@@ -57,17 +66,39 @@ def _silent_for_ms(turn: Turn, since_ms: int) -> int:
     return turn.now_ms - max(since_ms, turn.volatile.awake_ms or 0)
 
 
-def _silent_offers(turn: Turn) -> None:
-    for offer in list(turn.state.offers.values()):
+def _agenda(turn: Turn) -> Agenda:
+    if turn.volatile.agenda is None or not turn.volatile.agenda.of(turn.state):
+        turn.volatile.agenda = Agenda(turn.state)
+    return turn.volatile.agenda
+
+
+def _due_ms(turn: Turn, agenda: Agenda, offer: OfferRecord) -> int | None:
+    """When a tick must look at the offer again if nothing happens to it; it may be that nothing is to be done then."""
+    at_ms = turn.volatile.measure_ms.get(offer.id, 0) if offer.asked is None else offer.asked["until_ms"] + 1
+    times = [
+        offer.held["until_ms"],
+        agenda.price_change_ms(offer, turn.now_ms),
+        None if offer.window is None or offer.state == "withdrawn" else offer.window.end_ms,
+        max(turn.now_ms, counts_at_ms(turn, offer)) if offer.state == "open" else None,
+        at_ms if at_ms > turn.now_ms else None,  # else it is not idle; it is looked at when something happens to it
+    ]
+    return min((ms for ms in times if ms is not None), default=None)
+
+
+def _silent_offers(turn: Turn, agenda: Agenda, stirred: list[str]) -> None:
+    timeout_ms = turn.settings.offer_timeout_ms
+    for name in agenda.in_order([*stirred, *agenda.silence.take(turn.now_ms)]):
+        offer = turn.state.offers[name]
         if offer.state not in ("open", "draining"):
             continue
         heard_ms = max(offer.placed_ms, turn.volatile.heard_ms.get(offer.id, 0))
-        if _silent_for_ms(turn, heard_ms) <= turn.settings.offer_timeout_ms:
+        if (silent_ms := _silent_for_ms(turn, heard_ms)) <= timeout_ms:
+            agenda.silence.put(name, turn.now_ms - silent_ms + timeout_ms + 1)
             continue
         note_heard(turn, offer)
         turn.set_offer(offer, "offline", offer.price_nanos_per_gpu_hour, "not_heard")
-        for name in list(offer.live):
-            lease = turn.state.leases[name]
+        for granted in list(offer.live):
+            lease = turn.state.leases[granted]
             if lease.state is LeaseState.GRANTED:
                 end_lease(turn, lease, "offer_offline", "its provider stopped asking before the start")
 

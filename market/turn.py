@@ -29,6 +29,8 @@ class Turn:
         event = make_event(kind, fields)
         apply(self.state, event, self.now_ms)
         self.events.append(event)
+        if self.volatile.agenda is not None:
+            self.volatile.agenda.note(event)
 
     def transfer(self, transfer: Transfer) -> None:
         """Book it; that it can be booked was decided before."""
