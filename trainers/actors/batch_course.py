@@ -185,7 +185,7 @@ class BatchCourse:
         if outcome.kind == "stopped":
             self._dismiss(slot)
             if not self._attempts.pausing:
-                self._say(f"{self._met[slot].provider} takes its machine back: the command begins again elsewhere")
+                self._say(f"the lease of {self._met[slot].provider} is over: the command begins again elsewhere")
         self._do(self._attempts.ended(slot, number, outcome))
 
     def _failed(self, worker: Worker, answer: Json) -> None:
