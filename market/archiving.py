@@ -23,7 +23,7 @@ from storage.formats import HOME_FORMAT, FormatDamaged, home_format
 from storage.journal_format import JournalCorrupt, segments
 from storage.sealing import Sealed, seal_segment, sealable, sealing
 from storage.segment_archive import AWAY, archivable, archive_of, archive_segment, open_archive
-from storage.segment_files import segment_bytes
+from storage.segment_files import about_bytes
 from storage.snapshots import bytes_behind, snapshots
 
 log = logging.getLogger("torg.archive")
@@ -143,7 +143,7 @@ class Archiver:
 
 def journal_bytes(home: Home) -> int:
     """Of all segments."""
-    return sum(segment_bytes(home.journal, int(path.stem)) for path in segments(home.journal))
+    return sum(about_bytes(path) for path in segments(home.journal))
 
 
 def is_due(home: Home, least_bytes: int) -> bool:

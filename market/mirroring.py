@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from market.homes import Home, write_json
 from storage.home_files import BackupError
-from storage.journal_format import Durable
+from storage.journal_format import Durable, JournalCorrupt
 from storage.mirror_places import MirrorPlace, Mirrors, MirrorsError, open_place, read_mirrors, read_passphrase
 from storage.mirrored_homes import HOME, State, seal_home, state_of_home
 from storage.mirrors import JOINED_PARTS, Mirror, MirrorGone, MirrorRefused
@@ -128,6 +128,9 @@ class Follower:
             except MirrorRefused as refused:
                 self._refuse(refused)
                 return
+            except JournalCorrupt as error:
+                self._refuse(MirrorRefused(f"the journal itself cannot be read: {error}", "`torg books verify` says what of it is whole"))
+                return
             except (MirrorGone, ObjectStoreError, OSError, BackupError) as error:
                 self._note_away(error)
                 pause_s = min(max(2 * pause_s, self._every_s), max(LONGEST_PAUSE_S, self._every_s))
@@ -177,7 +180,7 @@ class Follower:
                     self._put_home(mirror)
                 if untidy:
                     mirror.tidy(durable)
-            except (MirrorRefused, ObjectStoreError, OSError, BackupError) as error:
+            except (MirrorRefused, ObjectStoreError, OSError, BackupError, JournalCorrupt) as error:
                 log.warning("%s: keys or order of this mirror have to wait: %s", self._place.place, error)
 
         self._chores = threading.Thread(target=chores, name=f"chores {self._place.place}", daemon=True)

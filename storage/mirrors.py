@@ -26,7 +26,7 @@ from storage.canonical import NotCanonical, canonical_bytes, parse_json
 from storage.formats import found_format, newer_manifest
 from storage.journal_format import Durable, segment_name, segments
 from storage.object_stores import ObjectMissing, ObjectStore
-from storage.segment_files import read_segment, segment_bytes
+from storage.segment_files import about_bytes, read_segment, segment_bytes
 
 FORMAT: Final = "torg-mirror-1"
 MARK: Final = "torg-mirror"
@@ -190,8 +190,7 @@ class Mirror:
 
     def behind_bytes(self, durable: Durable) -> int:
         """How many durable bytes are not in the mirror."""
-        firsts = [int(path.stem) for path in segments(self._folder)]
-        sizes = [segment_bytes(self._folder, first) for first in firsts if self._first <= first < durable.first]
+        sizes = [about_bytes(path) for path in segments(self._folder) if self._first <= int(path.stem) < durable.first]
         return max(0, sum(sizes) + durable.bytes - (self._offset if self._first else 0))
 
     def tidy(self, durable: Durable) -> None:

@@ -251,7 +251,8 @@ def _unpacked(data: bytes, block: Block, length: int) -> list[Row] | None:
     except zlib.error:
         return None
     count = int.from_bytes(plain[:4], "little")
-    if not count or not inflate.eof or inflate.unused_data or len(plain) - 4 - 8 * count != length - RECORD_HEADER.size * count:
+    whole = inflate.eof and not inflate.unused_data and len(plain) >= 4 + 8 * count
+    if not count or not whole or len(plain) - 4 - 8 * count != length - RECORD_HEADER.size * count:
         return None
     heads = struct.unpack_from(f"<{2 * count}I", plain, 4)
     at, hashed, rows = 4 + 8 * count, block.before, list[Row]()

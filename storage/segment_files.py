@@ -93,6 +93,14 @@ def segment_bytes(folder: Path, first: int) -> int:
         return file.seek(0, os.SEEK_END)
 
 
+def about_bytes(path: Path) -> int:
+    """For who only weighs: the same of a listed segment, of a damaged one what its file has. Raises OSError."""
+    try:
+        return segment_bytes(path.parent, int(path.stem))
+    except JournalCorrupt:
+        return segment_path(path.parent, int(path.stem)).stat().st_size
+
+
 def read_segment(folder: Path, first: int, begin: int, end: int) -> bytes:
     """Bytes of a segment as it was written, fewer where it ends. Raises as `open_segment`."""
     with open_segment(folder, first) as file:

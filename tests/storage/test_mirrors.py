@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from market.archiving import journal_bytes
 from market.homes import Home
 from market.mirroring import Mirroring
 from storage import mirrors
@@ -20,6 +21,7 @@ from storage.mirror_places import MirrorPlace, Mirrors, read_mirrors
 from storage.mirrored_homes import restore_journal, seal_home, state_of_home, unseal_home
 from storage.mirrors import MARK, Held, Mirror, MirrorGone, MirrorRefused, held, part_name, whole_name
 from storage.object_stores import FolderStore, ObjectInfo, ObjectStore, ObjectStoreAway, open_store
+from storage.sealing import seal_segment
 from tests.storage.s3_server import S3Server, s3_server
 
 MARKET = "market-1"
@@ -311,6 +313,28 @@ def test_a_bucket_is_a_mirror_too(server: S3Server, tmp_path: Path, journal: Jou
     again.tidy(journal.durable)
     assert all(isinstance(one, ObjectInfo) for one in store.list("journal"))
     assert restored(store, tmp_path / "back") == [record.payload for record in read_journal(journal.folder)]
+
+
+@pytest.mark.parametrize("place", [20, -3])  # in the head, in a block
+def test_a_mirror_that_needs_a_damaged_segment_says_so_and_the_market_can_still_ask(tmp_path: Path, journal: Journal, place: int) -> None:
+    damaged = segments(journal.folder)[1]
+    seal_segment(journal.folder, int(damaged.stem))
+    damaged = segments(journal.folder)[1]
+    data = bytearray(damaged.read_bytes())
+    data[place] ^= 1
+    damaged.write_bytes(data)
+    places = (MirrorPlace(str(tmp_path / "there"), sync=True),)
+    (tmp_path / "there").mkdir()
+    mirroring = Mirroring(Home(tmp_path), Mirrors(places, every_ms=60_000), lambda: MARKET, lambda: journal.durable, lambda: 0)
+    mirroring.start()
+    try:
+        assert not mirroring.confirm(journal.records, 60)
+        (standing,) = mirroring.standings()
+        assert (standing.state, standing.lag_records > 0) == ("refused", True)
+        assert damaged.name in mirroring.why()
+    finally:
+        mirroring.close()
+    assert journal_bytes(Home(tmp_path)) > 0, "nor does this keep the archiver from its work"
 
 
 def test_a_synchronous_bucket_confirms_what_it_has_and_nothing_while_it_is_away(

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import zlib
+from dataclasses import replace
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -11,7 +13,8 @@ import pytest
 
 from storage.backups import check_backup, unpack_backup, write_backup
 from storage.journal import Journal, JournalCorrupt, JournalNewer, Place, Walk, read_journal, segments, verify_journal
-from storage.sealed_segments import ENTRY, HEAD
+from storage.journal_format import RECORD_HEADER
+from storage.sealed_segments import ENTRY, HEAD, read_head
 from storage.sealing import TEMPORARY, seal_segment, sealable, sealing
 from storage.segment_files import open_segment, read_segment, segment_bytes
 from storage.transparency import LogIndex
@@ -118,6 +121,21 @@ def test_a_damaged_segment_is_not_sealed_and_stays_as_it_is(tmp_path: Path) -> N
             seal_segment(tmp_path, int(path.stem))
         assert path.read_bytes() == changed
         assert not path.with_suffix(".sealed").exists()
+
+
+def test_a_block_that_says_more_records_than_it_has_room_for_is_damaged(tmp_path: Path) -> None:
+    """As somebody may forge it who can write in an archive: its CRC is right, only the chain is not."""
+    written(tmp_path)
+    sealed(tmp_path, 1 << 20)
+    path = segments(tmp_path)[1]
+    head = read_head(path.name, lambda at, size: path.read_bytes()[at : at + size])
+    (block,), length = head.blocks, head.segment_bytes - head.blocks[0].begin
+    count = length // RECORD_HEADER.size + 1  # so many heads, and no record, in as many bytes as the length asks for
+    data = zlib.compress(count.to_bytes(4, "little") + bytes(length - 40 * count))
+    forged = replace(head, blocks=(replace(block, length=len(data), crc=zlib.crc32(data)),))
+    path.write_bytes(forged.encode() + data)
+    with pytest.raises(JournalCorrupt, match=r"record \d+, offset \d+: block 0 does not give the records"):
+        read_segment(tmp_path, head.first, 0, 1 << 20)
 
 
 def test_every_byte_of_a_sealed_segment(tmp_path: Path) -> None:
