@@ -1,6 +1,7 @@
 """What a checkpoint is: a small manifest that names everything needed to go on training, by digest.
 
-A *base* is one blob with the whole outer state (safetensors, flat float32 vectors). A *delta* adds what the rounds
+A *base* is the file of the whole outer state (safetensors, flat float32 vectors), in one blob or in chunks that begin where
+tensors do (storage/chunking.py), so that a tensor that did not change is stored once. A *delta* adds what the rounds
 since a base merged, one opaque blob a round: replaying them in order on the base's state gives the same bits as
 training did (`Member.replay`). A delta's manifest repeats the whole chain, so that it needs no other manifest. The
 manifest is canonical JSON, kept in the blob store too, so that its digest names the checkpoint.
@@ -16,8 +17,9 @@ from storage.canonical import NotCanonical, canonical_bytes, digest_of, parse_js
 from storage.formats import newer_manifest
 
 FORMAT = "torg-checkpoint-"
-VERSION = 3
+VERSION = 4
 MAX_DELTAS = 10_000
+MAX_CHUNKS = 1_000_000
 
 Kind = Literal["base", "delta"]
 
@@ -27,6 +29,7 @@ _FIRST_FIELDS = (
 )  # fmt: skip
 _SECOND_FIELDS = ("kind", "base", "deltas", "inner", "inner_bytes", "tied")
 _THIRD_FIELDS = ("buffers", "buffers_bytes")
+_FOURTH_FIELDS = ("chunks",)
 
 
 class ManifestError(ValueError):
@@ -48,6 +51,14 @@ class TensorEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Chunk:
+    """A part of the state's file: the blob and its length."""
+
+    blob: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """What one round merged: the blob, its length, and the digest of θ after it, at `step` inner steps per worker."""
 
@@ -62,13 +73,13 @@ class Delta:
 class Manifest:
     """One durable state of a job: after `round` rounds and `step` inner steps per worker.
 
-    `state` is the digest of the base's safetensors blob, `state_bytes` its length, `deltas` what to replay on it (none
-    for a base), `base` the digest of the base's manifest (None for a base). `parent` is the digest of the manifest
+    `state` is the digest of the base's safetensors file, `state_bytes` its length, `chunks` the blobs that make it one after the
+    other (none: it is a blob itself), `deltas` what to replay on it (none for a base), `base` the digest of the base's manifest (None for a base). `parent` is the digest of the manifest
     before, `parameters` the digest of θ that the members agreed on, `strategy` the job's strategy with its
     hyper-parameters, `code` and `data` the digests of what trained and on what (None for built-in or none). `inner` is
     the inner optimiser's state as it was at the base, None when it is not kept. `tied`: further names of tensors, by
     the name under which the flat vector holds them once. `buffers` is what the model of the member that set the base
-    aside kept beside its parameters, None for a model without. `version` 1 knows bases only, 2 no buffers.
+    aside kept beside its parameters, None for a model without. `version` 1 knows bases only, 2 no buffers, 3 no chunks.
     """
 
     job: str
@@ -91,6 +102,7 @@ class Manifest:
     tied: Mapping[str, str] = field(default_factory=dict)
     buffers: str | None = None
     buffers_bytes: int = 0
+    chunks: tuple[Chunk, ...] = ()
     version: int = VERSION
 
     @property
@@ -108,7 +120,13 @@ class Manifest:
     def blobs(self) -> tuple[str, ...]:
         """Digests of all blobs that it names."""
         beside = (one for one in (self.inner, self.buffers) if one is not None)
-        return tuple(dict.fromkeys((self.state, *beside, *(delta.blob for delta in self.deltas))))
+        state = (chunk.blob for chunk in self.state_chunks)
+        return tuple(dict.fromkeys((*state, *beside, *(delta.blob for delta in self.deltas))))
+
+    @property
+    def state_chunks(self) -> tuple[Chunk, ...]:
+        """The blobs that make the state's file, in order; at least one."""
+        return self.chunks or (Chunk(self.state, self.state_bytes),)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON with the format's name."""
@@ -118,6 +136,8 @@ class Manifest:
         if self.version > 1:
             value["tied"] = dict(self.tied)
             value["deltas"] = [{name: getattr(delta, name) for name in _DELTA_FIELDS} for delta in self.deltas]
+        if self.version > 3:
+            value["chunks"] = [{"blob": chunk.blob, "bytes": chunk.bytes} for chunk in self.chunks]
         return {"format": f"{FORMAT}{self.version}", **value}
 
     def encode(self) -> bytes:
@@ -151,8 +171,11 @@ class Manifest:
         fields["tensors"] = tuple(_tensor(item) for item in _list("tensors", fields["tensors"]))
         if version > 1:
             fields["deltas"] = tuple(_delta(item) for item in _list("deltas", fields["deltas"]))
+        if version > 3:
+            fields["chunks"] = tuple(_chunk(item) for item in _list("chunks", fields["chunks"]))
         made = cls(**fields, version=version)
         _check_chain(made)
+        _check_chunks(made)
         _check_tied(made)
         return made
 
@@ -184,7 +207,7 @@ class RestorePlan:
     @property
     def blobs(self) -> tuple[str, ...]:
         """Digests of what has to be fetched; the inner state is not among them: training goes on without it."""
-        return (self.state, *(delta.blob for delta in self.deltas))
+        return (*(chunk.blob for chunk in self.manifest.state_chunks), *(delta.blob for delta in self.deltas))
 
 
 def restore_plans(manifests: Iterable[Manifest]) -> tuple[RestorePlan, ...]:
@@ -301,7 +324,8 @@ _DELTA_FIELDS = ("round", "step", "blob", "bytes", "parameters")
 
 
 def _fields(version: int) -> tuple[str, ...]:
-    return (_FIRST_FIELDS + _SECOND_FIELDS * (version >= 2)) + _THIRD_FIELDS * (version >= 3)
+    later = ((2, _SECOND_FIELDS), (3, _THIRD_FIELDS), (4, _FOURTH_FIELDS))
+    return sum((names for since, names in later if version >= since), _FIRST_FIELDS)
 
 
 def _version(value: object) -> int:
@@ -326,7 +350,7 @@ def _digest(name: str, value: object) -> None:
 
 
 def _list(name: str, value: object) -> list[Any]:
-    if not isinstance(value, list) or (name == "deltas" and len(value) > MAX_DELTAS):
+    if not isinstance(value, list) or len(value) > {"deltas": MAX_DELTAS, "chunks": MAX_CHUNKS}.get(name, len(value)):
         raise ManifestError(f"{name} is not a list of a sensible length")
     return value
 
@@ -352,6 +376,11 @@ def _check_chain(manifest: Manifest) -> None:
         raise ManifestError("deltas end at another step or other parameters than the checkpoint")
 
 
+def _check_chunks(manifest: Manifest) -> None:
+    if manifest.chunks and sum(chunk.bytes for chunk in manifest.chunks) != manifest.state_bytes:
+        raise ManifestError(f"the chunks do not have state_bytes together, {manifest.state_bytes}")
+
+
 def _check_tied(manifest: Manifest) -> None:
     names = {tensor.name for tensor in manifest.tensors}
     tied = manifest.tied
@@ -359,6 +388,16 @@ def _check_tied(manifest: Manifest) -> None:
         isinstance(name, str) and name not in names and twin in names for name, twin in tied.items()
     ):
         raise ManifestError("tied does not give further names of tensors that are there")
+
+
+def _chunk(value: Any) -> Chunk:
+    if not isinstance(value, dict) or set(value) != {"blob", "bytes"}:
+        raise ManifestError(f"one of chunks needs blob and bytes: {value!r}")
+    _digest("blob in chunks", value["blob"])
+    _count("bytes in chunks", value["bytes"])
+    if not value["bytes"]:
+        raise ManifestError("a chunk is empty")
+    return Chunk(**value)
 
 
 def _delta(value: Any) -> Delta:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from storage.checkpoints import Manifest, RestorePlan, restore_plans
+from storage.chunking import joined
 from storage.model_files import parameters_digest
 
 Read = Callable[[str], bytes]
@@ -53,8 +54,13 @@ def replay_members(base: bytes, deltas: Sequence[bytes]) -> bytes:
 
 
 def _state_of(plan: RestorePlan, blobs: dict[str, bytes | str], read: Read, replay: Replay) -> bytes | str:
-    """The state, or what is wrong with it. `blobs`: what was read before, or why it could not be."""
+    """The state, or what is wrong with it. `blobs`: what was read before, or why it could not be.
+
+    Goes on after a blob that cannot be read, so that whoever reads learns of all that are damaged: later checkpoints may name
+    the same ones.
+    """
     contents: list[bytes] = []
+    wrong = ""
     for digest in plan.blobs:
         if digest not in blobs:
             try:
@@ -63,10 +69,15 @@ def _state_of(plan: RestorePlan, blobs: dict[str, bytes | str], read: Read, repl
                 blobs[digest] = f"blob {digest[:12]} cannot be read: {reason}"
         found = blobs[digest]
         if isinstance(found, str):
-            return found
-        contents.append(found)
+            wrong = wrong or found
+        else:
+            contents.append(found)
+    if wrong:
+        return wrong
+    chunks = len(plan.manifest.state_chunks)
     try:
-        state = replay(contents[0], contents[1:]) if len(contents) > 1 else contents[0]
+        base = joined(plan.manifest, contents[:chunks])
+        state = replay(base, contents[chunks:]) if plan.deltas else base
         digest = parameters_digest(state)
     except ValueError as reason:
         return f"it cannot be replayed: {reason}"

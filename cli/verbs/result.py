@@ -82,7 +82,7 @@ def result(
 def _restored(manifest: Manifest, fetch: Fetch, round: int | None) -> Restored:
     """The state after the checkpoint's round, or an earlier one on its chain."""
     wanted = manifest.round if round is None else round
-    sizes = {delta.blob: delta.bytes for delta in manifest.deltas} | {manifest.state: manifest.state_bytes}
+    sizes = {delta.blob: delta.bytes for delta in manifest.deltas} | {chunk.blob: chunk.bytes for chunk in manifest.state_chunks}
     return restore_newest([manifest], lambda digest: fetch(digest, sizes[digest]), _replay, round=wanted)
 
 

@@ -19,7 +19,7 @@ from storage.artifacts import Artifact, Artifacts
 from storage.backups import write_backup
 from storage.blobs import BlobStore
 from storage.canonical import canonical_bytes
-from storage.checkpoints import Delta, Manifest, TensorEntry
+from storage.checkpoints import Chunk, Delta, Manifest, TensorEntry
 from storage.journal import Journal
 from storage.journal_format import Place
 from storage.ledger import Transfer
@@ -167,6 +167,13 @@ def make_delta_manifest() -> Manifest:
     )  # fmt: skip
 
 
+def make_chunked_manifest() -> Manifest:
+    """The same, whose base is in two chunks."""
+    made = make_buffers_manifest()
+    chunks = (Chunk(digest("head"), 40), Chunk(digest("tensors"), made.state_bytes - 40))
+    return replace(made, version=4, chunks=chunks)
+
+
 def make_buffers_manifest() -> Manifest:
     """The same, of a model that keeps buffers."""
     base = replace(make_delta_manifest(), version=3, buffers=digest("buffers"), buffers_bytes=96)
@@ -299,6 +306,7 @@ def make_all(folder: Path) -> dict[str, bytes]:
         "manifest.json": make_manifest().encode(),
         "manifest-2.json": make_delta_manifest().encode(),
         "manifest-3.json": make_buffers_manifest().encode(),
+        "manifest-4.json": make_chunked_manifest().encode(),
         "artifacts.json": make_artifacts().encode(),
         "saved.json": make_saved().encode(),
         "parts.json": make_parts().encode(),

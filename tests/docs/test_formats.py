@@ -37,6 +37,7 @@ from tests.docs.specimens import (
     TENSOR,
     make_all,
     make_buffers_manifest,
+    make_chunked_manifest,
     make_delta_manifest,
     make_manifest,
 )
@@ -315,7 +316,8 @@ def test_the_golden_manifest_names_itself_and_the_state() -> None:
 
 
 def test_the_golden_delta_names_its_base_and_every_round_since() -> None:
-    for name, made in (("manifest-2.json", make_delta_manifest()), ("manifest-3.json", make_buffers_manifest())):
+    every = (make_delta_manifest(), make_buffers_manifest(), make_chunked_manifest())
+    for name, made in zip(("manifest-2.json", "manifest-3.json", "manifest-4.json"), every, strict=True):
         data = golden(name)
         manifest = Manifest.decode(data)
         assert manifest == made
@@ -329,16 +331,17 @@ def test_the_golden_delta_names_its_base_and_every_round_since() -> None:
     assert fields == set(json.loads(data))
     assert further == set(json.loads(data)["deltas"][0])
     older = set(re.findall(r"`(\w+)`", page[2].split("\n\n")[0]))
-    assert set(json.loads(golden("manifest-2.json"))) == fields - {"buffers", "buffers_bytes"}
-    assert set(json.loads(data)) - older - {"buffers", "buffers_bytes"} == set(json.loads(golden("manifest.json")))
+    assert set(json.loads(golden("manifest-2.json"))) == fields - {"buffers", "buffers_bytes", "chunks"}
+    assert set(json.loads(golden("manifest-3.json"))) == fields - {"chunks"}
+    assert set(json.loads(data)) - older - {"buffers", "buffers_bytes", "chunks"} == set(json.loads(golden("manifest.json")))
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"format": "torg-checkpoint-4"}, {"further": 1}, {"round": -1}, {"step": 1.0}, {"state": "A" * 64}],
+    [{"format": "torg-checkpoint-5"}, {"further": 1}, {"round": -1}, {"step": 1.0}, {"state": "A" * 64}],
     ids=["format", "further", "negative", "float", "digest"],
 )
-@pytest.mark.parametrize("name", ["manifest.json", "manifest-2.json", "manifest-3.json"])
+@pytest.mark.parametrize("name", ["manifest.json", "manifest-2.json", "manifest-3.json", "manifest-4.json"])
 def test_a_manifest_that_breaks_a_rule_is_refused(name: str, change: dict[str, object]) -> None:
     with pytest.raises(ManifestError):
         Manifest.decode(json.dumps(json.loads(golden(name)) | change).encode())
@@ -353,6 +356,18 @@ def test_a_manifest_that_breaks_a_rule_is_refused(name: str, change: dict[str, o
 def test_a_delta_that_does_not_fit_its_chain_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ManifestError):
         Manifest.decode(json.dumps(json.loads(golden("manifest-2.json")) | change).encode())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"blob": "A" * 64}, {"bytes": 0}, {"bytes": 41}, {"further": 1}],
+    ids=["digest", "empty", "another sum", "further"],
+)
+def test_a_chunk_that_breaks_a_rule_is_refused(change: dict[str, object]) -> None:
+    manifest = json.loads(golden("manifest-4.json"))
+    manifest["chunks"][0] |= change
+    with pytest.raises(ManifestError):
+        Manifest.decode(json.dumps(manifest).encode())
 
 
 def test_twin_keys_are_refused() -> None:

@@ -294,3 +294,28 @@ def test_when_all_checkpoints_are_kept_any_round_since_the_first_can_be_restored
         found = restore_newest(store.kept(), lambda digest: read(store, digest), replay, round=round)
         assert (found.plan.round, digest_of(found.state)) == (round, states[round])
     assert not [name for report in store.reports() for name in report["removed"]]
+
+
+def test_what_did_not_change_is_sent_once_and_a_damaged_part_of_it_does_not_spoil_what_comes_later(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.chunking.CHUNK_BYTES", 512)
+    life = trained(store, 5, base_every_rounds=4)  # bases of rounds 1 and 5
+    first, second = (next(one for one in store.kept() if (one.kind, one.round) == ("base", round)) for round in (1, 5))
+    frozen = {chunk.blob for chunk in first.chunks} & {chunk.blob for chunk in second.chunks}
+    assert frozen, "the momentum, which is always zero here"
+    shared = sum(chunk.bytes for chunk in second.chunks if chunk.blob in frozen)
+    sent = {report["round"]: report["bytes"] for report in store.reports()}
+    assert (sent[1], sent[5]) == (first.state_bytes, second.state_bytes - shared)
+    assert life.restart() == ""
+    for blob in frozen:
+        damage(store, blob)
+    with pytest.raises(NothingRestorable):
+        life.keeper.restore()  # all machines were not lost: the job trains on
+    life.keeper.rebase()
+    while store.kept()[-1].kind != "base" or store.kept()[-1].round <= 5:
+        life.train()
+        settle(life)
+    assert not frozen & set(store.kept()[-1].blobs)
+    assert life.restart() == ""
+    assert life.round == store.kept()[-1].round

@@ -13,11 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 from storage.checkpoints import (
     MAX_DELTAS,
     Chain,
+    Chunk,
     Delta,
     Kind,
     Manifest,
@@ -26,6 +28,7 @@ from storage.checkpoints import (
     removable,
     removable_blobs,
 )
+from storage.chunking import pieces_of
 from storage.model_files import parameters_digest
 from trainers.actors.outbox import Outbox
 from trainers.actors.transport import Gone, Parcel, Transport
@@ -92,6 +95,7 @@ class Keeper:
         self._base_every_rounds = int(checkpoint.get("base_every_rounds", BASE_EVERY_ROUNDS))
         self._history: list[Manifest] = []
         self._in_vain: set[str] = set()
+        self._unsound: set[str] = set()
         self._told_round = 0
         self._changed = threading.Condition()
         self._queue: list[_Staged] = []
@@ -278,7 +282,9 @@ class Keeper:
             except (DoorRefused, OSError, _Lost) as problem:
                 log.warning("rounds before the base of round %s are not kept: %s", batch[at].snapshot["round"], problem)
         made = self._base(batch[at])
-        self._finish(made, made.total_bytes, stall_ms)
+        known = {name for manifest in self._history for name in manifest.blobs}
+        shared = sum(chunk.bytes for chunk in made.chunks if chunk.blob in known)
+        self._finish(made, made.total_bytes - shared, stall_ms)
         with self._changed:
             if self._chain is not None:
                 self._chain = replace(self._chain, base_bytes=made.state_bytes)
@@ -293,7 +299,10 @@ class Keeper:
     def _base(self, item: _Staged) -> Manifest:
         content = self._open(item.content, item)
         self._check(content, item)
-        state, size = self._upload(content), len(content)
+        tensors = tuple(TensorEntry(one["name"], tuple(one["shape"]), one["dtype"]) for one in item.snapshot["tensors"])
+        pieces = pieces_of(content, tensors, self._unsound)
+        chunks = tuple(Chunk(self._upload(bytes(piece)), len(piece)) for piece in pieces)
+        state = chunks[0].blob if len(chunks) == 1 else sha256(content).hexdigest()
         inner, inner_bytes = (None, 0) if item.inner is None else self._store(item.inner, item)
         buffers, buffers_bytes = (None, 0) if item.buffers is None else self._store(item.buffers, item)
         snapshot, workload, data = item.snapshot, self._spec["workload"], self._spec["data"]
@@ -302,9 +311,9 @@ class Keeper:
             round=snapshot["round"],
             step=snapshot["step"],
             parent=self.manifest,
-            tensors=tuple(TensorEntry(one["name"], tuple(one["shape"]), one["dtype"]) for one in snapshot["tensors"]),
+            tensors=tensors,
             state=state,
-            state_bytes=size,
+            state_bytes=len(content),
             parameters=snapshot["digest"],
             strategy=self._strategy_of(snapshot),
             code=workload.get("digest"),
@@ -315,6 +324,7 @@ class Keeper:
             tied=snapshot.get("tied", {}),
             buffers=buffers,
             buffers_bytes=buffers_bytes,
+            chunks=chunks if len(chunks) > 1 else (),
         )
 
     def _check(self, content: bytes, item: _Staged) -> None:
@@ -408,5 +418,6 @@ class Keeper:
                 return self._door.read_blob(digest)
             except DoorAway:
                 time.sleep(PAUSE_AWAY_S)
-            except DoorRefused as refused:
-                raise ValueError(str(refused)) from refused
+            except (DoorRefused, ValueError) as wrong:
+                self._unsound.add(digest)
+                raise ValueError(str(wrong)) from wrong
