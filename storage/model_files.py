@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from storage.checkpoints import Manifest, ManifestError, RestorePlan, TensorEntry
+from storage.checkpoints import Manifest, ManifestError, TensorEntry
+from storage.restore_plans import RestorePlan
 
 WIDTHS = {"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
           "I8": 1, "U8": 1, "BOOL": 1}  # fmt: skip

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from storage.checkpoints import Manifest, RestorePlan, restore_plans
+from storage.checkpoints import Manifest
 from storage.chunking import joined
 from storage.model_files import parameters_digest
+from storage.restore_plans import RestorePlan, restore_plans
 
 Read = Callable[[str], bytes]
 """The bytes of a blob by its digest; raises ValueError when they are missing or are not those."""

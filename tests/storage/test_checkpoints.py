@@ -17,9 +17,8 @@ from storage.checkpoints import (
     next_kind,
     removable,
     removable_blobs,
-    restore_plan,
-    restore_plans,
 )
+from storage.restore_plans import restore_plan, restore_plans
 
 MANIFEST = Manifest(
     job="job-1", round=2, step=60, parent="a" * 64, tensors=(TensorEntry("wte", (256, 8), "float32"),), state="b" * 64,

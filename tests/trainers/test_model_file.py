@@ -10,8 +10,9 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-from storage.checkpoints import Manifest, ManifestError, RestorePlan, TensorEntry, restore_plans
+from storage.checkpoints import Manifest, ManifestError, TensorEntry
 from storage.model_files import model_config, model_file, parameters_digest
+from storage.restore_plans import RestorePlan, restore_plans
 from tests.trainers.kept_model import Net
 from trainers.layout import layout_of
 from trainers.member import Member

@@ -9,8 +9,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from storage.checkpoints import Manifest, restore_plans
+from storage.checkpoints import Manifest
 from storage.model_files import model_file
+from storage.restore_plans import restore_plans
 from tests.cluster.plaza import tar_of
 from tests.trainers import kept_model
 from tests.trainers.test_course import LocalTransport, MemoryDoor

@@ -26,8 +26,8 @@ from market.commands import AddBudget, CancelJob, RetuneJob, SubmitJob
 from market.outcomes import Refusal
 from market.state import FINAL_STATES
 from storage.blobs import BlobDamaged, BlobMissing
-from storage.checkpoints import restore_plan, restore_plans
 from storage.parts import PartsError
+from storage.restore_plans import restore_plan, restore_plans
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["jobs"])
 
