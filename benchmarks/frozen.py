@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.frozen [--checkpoints 6] [--rounds 3] [--json]
 
-A transformer's tensors (12 layers of width 384, a vocabulary of 8,192; 27.5 million float32 with its adapters), two real members
+A transformer's tensors (8 layers of width 384, a vocabulary of 8,192; 18 million float32 with its adapters), two real members
 under diloco: every round each contributes, merges and commits, and every `--rounds` the first exports its state as a base,
 momentum and what is its own included. Three jobs: adapters of rank 8 train and the rest is frozen; the last quarter of the
 layers trains; everything trains. By codec, for what is frozen stays the same bits only where a codec gives zeros for zeros.
@@ -30,7 +30,7 @@ from trainers.layout import layout_of
 from trainers.member import Member, RoundOrder
 from trainers.options import strategy_options
 
-LAYERS, WIDTH, VOCABULARY, RANK = 12, 384, 8_192, 8
+LAYERS, WIDTH, VOCABULARY, RANK = 8, 384, 8_192, 8
 STEPS: Final = 10
 Cut = Callable[[bytes], Sequence[memoryview]]
 
@@ -122,8 +122,8 @@ def cpu_ratio(state: bytes, tensors: tuple[TensorEntry, ...], pairs: int = 5) ->
 
 def main() -> int:
     made = parser(__doc__)
-    made.add_argument("--checkpoints", type=int, default=6)
-    made.add_argument("--rounds", type=int, default=3)
+    made.add_argument("--checkpoints", type=int, default=4)
+    made.add_argument("--rounds", type=int, default=1)
     asked = made.parse_args()
     figures: dict[str, float] = {}
     for codec in ("identity", "int8"):

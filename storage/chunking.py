@@ -15,8 +15,8 @@ from itertools import pairwise
 from storage.checkpoints import Chunk, Manifest, ManifestError, TensorEntry
 
 CHUNK_BYTES = 4 << 20
-PACKED_PART = 4
-"""Tensors of less than a fourth of a chunk are packed together, up to that."""
+PACKED_PART = 16
+"""Tensors of less than a sixteenth of a chunk (256 KiB) are packed together, up to that."""
 MAX_CHUNKS = 1024
 """About as many a file has at most, beside those of its many tensors: chunks of larger files are larger, by powers of two."""
 LENGTH_BYTES = 8

@@ -104,8 +104,8 @@ def test_a_manifest_of_version_1_keeps_its_bytes_and_a_newer_one_is_refused() ->
     assert set(second.to_json()) - set(first.to_json()) == {"kind", "base", "deltas", "inner", "inner_bytes", "tied"}
     assert Manifest.decode(first.encode()) == first
     assert first.digest != MANIFEST.digest
-    with pytest.raises(ManifestError, match="torg-checkpoint-4, and this torg reads up to torg-checkpoint-3: use the torg that wrote it"):
-        Manifest.from_json({**MANIFEST.to_json(), "format": "torg-checkpoint-4"})
+    with pytest.raises(ManifestError, match="torg-checkpoint-5, and this torg reads up to torg-checkpoint-4: use the torg that wrote it"):
+        Manifest.from_json({**MANIFEST.to_json(), "format": "torg-checkpoint-5"})
 
 
 def test_a_chain_leads_to_every_round_on_it_and_around_what_is_missing() -> None:
