@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,28 @@ from benchmarks.learnt import Learnt
 from benchmarks.trials import Job, Trial
 from trainers.codecs import BadPayload
 from trainers.loop import NotFinite
-from trainers.options import strategy_options
-from trainers.simulation import simulate
+from trainers.options import round_steps, strategy_options
+from trainers.simulation import Script, simulate
 from trainers.workloads.byte_lm import ByteLM
 
+Retunes = Sequence[tuple[int, Mapping[str, Any]]]
+"""From which step on which options are others, ascending; from the next boundary, as `torg retune` does it."""
 
-def simulated_trial(data: Path, job: Job, strategy: str, options: Mapping[str, Any], *, evaluate: bool = True) -> Trial:
+
+def script_of(strategy: Mapping[str, Any], workers: int, retunes: Retunes) -> Script:
+    """A job of so many workers whose strategy is retuned on its way."""
+    strategies, step, number = {1: dict(strategy)}, 0, 1
+    for at, changes in retunes:
+        current = strategies[max(strategies)]
+        rounds = -(-max(0, at - step) // round_steps(current))
+        step, number = step + rounds * round_steps(current), number + rounds
+        strategies[number] = strategy_options({**current, **changes})
+    return Script({1: range(workers)}, strategies)
+
+
+def simulated_trial(
+    data: Path, job: Job, strategy: str, options: Mapping[str, Any], *, evaluate: bool = True, retunes: Retunes = ()
+) -> Trial:
     """As `trials.torg_trial`; bytes are the payloads' that were sent, and there are no seconds.
 
     `evaluate`: after every round, not only the last. Raises NotFinite or BadPayload when it diverges.
@@ -27,7 +43,7 @@ def simulated_trial(data: Path, job: Job, strategy: str, options: Mapping[str, A
     chosen = strategy_options({"name": strategy, "inner_steps": job.inner_steps, **options})
     rounds = simulate(
         lambda: ByteLM(job.options(), data, job.seed), chosen, steps=job.steps, seed=job.seed,
-        workers=job.workers, evaluate=evaluate,
+        script=script_of(chosen, job.workers, retunes), evaluate=evaluate,
     )  # fmt: skip
     curve = [(one.step, one.held_out, 0.0) for one in rounds if one.held_out is not None]
     sent = max(sum(one.sent_bytes[slot] for one in rounds) for slot in rounds[0].slots)

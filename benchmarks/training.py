@@ -19,6 +19,8 @@ no baseline (`benchmarks.headline`).
     python -m benchmarks.training --strategy diloco ddp --steps 200 400 800 --link none --speed-on 20mbit 2mbit
 
 trains on the first links and measures only the speed on those of `--speed-on`: what is learnt does not depend on a cable.
+
+`--simulate --retune 330:inner_steps=7` changes an option of every strategy on the way, as `torg retune` does for a job.
 """
 
 from __future__ import annotations
@@ -80,6 +82,7 @@ def arguments() -> argparse.ArgumentParser:
     made.add_argument("--usd-per-hour", type=float, default=0.10, help="price of one worker")
     made.add_argument("--timeout", type=float, default=3600.0, help="seconds for one job")
     made.add_argument("--simulate", action="store_true")
+    made.add_argument("--retune", action="append", default=[], metavar="STEP:OPTION=VALUE", help="with --simulate")
     made.add_argument("--processes", type=int, default=1, help="simulations at a time")
     return made
 
@@ -95,6 +98,18 @@ def options_for(strategy: str, given: Sequence[str]) -> Json:
         if not dot or of == strategy:
             found[option] = _value(value)
     return found
+
+
+def retunes_of(given: Sequence[str]) -> list[tuple[int, Json]]:
+    """All of `--retune`, by step. Raises ValueError for what cannot be read."""
+    found = []
+    for one in given:
+        step, colon, change = one.partition(":")
+        name, equals, value = change.partition("=")
+        if not (colon and equals and step.isdecimal()):
+            raise ValueError(f"--retune {one}: give STEP:OPTION=VALUE")
+        found.append((int(step), {name: _value(value)}))
+    return sorted(found, key=lambda one: one[0])
 
 
 def _value(text: str) -> Any:
@@ -130,9 +145,12 @@ def simulate(place: Place, chosen: argparse.Namespace) -> list[Trial]:
     """All of them, some at a time."""
     from benchmarks.simulated import simulated_trial
 
+    retunes = retunes_of(chosen.retune)
     with ProcessPoolExecutor(chosen.processes, mp_context=get_context("spawn")) as pool:
         started = [
-            pool.submit(simulated_trial, place.folder / "data", job, system, options_for(system, chosen.set))
+            pool.submit(
+                simulated_trial, place.folder / "data", job, system, options_for(system, chosen.set), retunes=retunes
+            )
             for job in jobs(chosen)
             for system in chosen.strategy
         ]
@@ -234,6 +252,8 @@ def checked(chosen: argparse.Namespace) -> argparse.Namespace:
         sys.exit(f"no strategy or comparator {', '.join(unknown)}; there are {', '.join([*STRATEGIES, *COMPARATORS])}")
     if chosen.optimizer != "adamw" and (set(chosen.strategy) & set(COMPARATORS) or not (chosen.no_alone or chosen.simulate)):
         sys.exit("the lone machine and all comparators have AdamW: with --optimizer give --no-alone and torg's strategies")
+    if chosen.retune and not chosen.simulate:
+        sys.exit("--retune is for --simulate")
     if chosen.simulate and set(chosen.strategy) - set(STRATEGIES):
         sys.exit("only torg's own strategies can be simulated")
     cables = [link for link in [*chosen.link, *chosen.speed_on] if link != "loopback"]
@@ -242,8 +262,11 @@ def checked(chosen: argparse.Namespace) -> argparse.Namespace:
     try:
         for link in cables:
             bits_per_second(link)
+        retuned = [changes for _, changes in retunes_of(chosen.retune)]
         for system in sorted(set(chosen.strategy) & set(STRATEGIES)):
-            strategy_options({"name": system, "inner_steps": chosen.inner_steps, **options_for(system, chosen.set)})
+            options = {"name": system, "inner_steps": chosen.inner_steps, **options_for(system, chosen.set)}
+            for changes in ({}, *retuned):
+                strategy_options({**options, **changes})
     except ValueError as error:
         sys.exit(str(error))
     return chosen

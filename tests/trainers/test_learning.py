@@ -24,6 +24,8 @@ from trainers.strategies import diloco, noloco, sparseloco
 
 DDP = {"name": "ddp"}
 DILOCO = {"name": "diloco", "outer_lr": 0.7, "outer_momentum": 0.5}
+COARSE = {"name": "diloco", "outer_lr": 1.0, "outer_momentum": 0.0, "codec": "sign1", "error_feedback": True,
+          "keep_unsent": True, "inner_steps": 2}  # fmt: skip
 NOLOCO = {"name": "noloco", "alpha": 0.1, "beta": 1.0, "gamma": 1.0}
 STREAMING = {"name": "streaming_diloco", "fragments": 2, "overlap_steps": 1, "mixing": 0.1, "outer_lr": 1.0,
              "outer_momentum": 0.2}  # fmt: skip
@@ -60,6 +62,10 @@ def against(reference: Callable[[int], float], strategy: dict[str, object], rate
 
 def test_diloco_learns_nearly_as_much_as_ddp_from_as_many_tokens():
     assert 0.98 < fmean(plain_diloco(seed) / ddp(seed) for seed in SEEDS) <= 1.06
+
+
+def test_one_bit_an_element_every_second_step_learns_as_much_as_ddp_where_what_was_not_sent_is_kept():
+    assert against(ddp, COARSE, 0.03) <= 1.01
 
 
 def test_noloco_learns_nearly_as_much_as_diloco():
