@@ -77,7 +77,7 @@ def simulate(
     plan = Plan(wanted, seed, clear_ms=round(clear_seconds * 1000), save_ms=round(save_hours * 3_600_000), baselines=names, price_rule=price_rule, outlook_every=outlook_every, interruptible=interruptible, times=times)
     bar = _Bar(settings)
     try:
-        told = play(trace, listed, plan, seats, bar.tell).told
+        told = play(trace, listed, plan, seats, bar.tell, keep=False).told
     except NothingToDo as nothing:
         raise refused("nothing_to_do", str(nothing), remedy="a trace with jobs, and offers") from None
     finally:

@@ -31,13 +31,13 @@ def enlarged(jobs: Sequence[OneJob], times: int, seed: int) -> list[OneJob]:
     source = random.Random(f"enlarged {seed}")  # noqa: S311 (repeatable, not secret)
     found: list[OneJob] = list(jobs)
     for copy in range(1, times):
-        shift_ms: dict[str, int] = {}
+        copies: dict[str, tuple[str, int]] = {}
         for job in jobs:
-            shift = shift_ms.setdefault(job.tenant, int(source.random() * days) * MS_PER_DAY)
+            tenant, shift = copies.setdefault(job.tenant, (f"{job.tenant}-{copy}", int(source.random() * days) * MS_PER_DAY))
             longer = math.exp(LENGTH_SPREAD * _NORMAL.inv_cdf(min(max(source.random(), 1e-12), 1 - 1e-12)))
             found.append(
                 replace(
-                    job, id=f"{job.id}-{copy}", tenant=f"{job.tenant}-{copy}", duration_ms=max(1, round(job.duration_ms * longer)),
+                    job, id=f"{job.id}-{copy}", tenant=tenant, duration_ms=max(1, round(job.duration_ms * longer)),
                     submitted_ms=(job.submitted_ms + shift) % (days * MS_PER_DAY),
                 )
             )  # fmt: skip

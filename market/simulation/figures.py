@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from market.simulation.records import BIN_MS, DONE, GAVE_UP, REFUSED, JobRecord, Record
-from market.simulation.supply import Machine
 from market.simulation.trace import TraceJob
 from market.waits import GANGS, gang_name
 from storage.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_SECOND
@@ -41,14 +40,14 @@ def span_of(jobs: Iterable[Any]) -> int:
     return 0 if first is None else last - first
 
 
-def run_figures(record: Record, machines: Sequence[Machine], bound_nanos: int | None, end_ms: int) -> Json:
-    """One run, judged up to `end_ms`; money is in dollars, times are in seconds."""
+def run_figures(record: Record) -> Json:
+    """One run; money is in dollars, times are in seconds. Its share of the bound is filled in when that is known."""
     jobs = list(record.jobs.values())
     started = [one for one in jobs if one.started_ms is not None]
     done = [one for one in jobs if one.state == DONE]
     firm, flexible = ([one for one in jobs if one.job.interruptible is wanted] for wanted in (False, True))
     welfare = record.welfare_nanos()
-    window = record.window_ms or end_ms
+    window = record.window_ms or record.end_ms
     used, there = record.used.bins(window), record.supply.bins(window)
     return {
         "jobs": len(jobs),
@@ -61,7 +60,7 @@ def run_figures(record: Record, machines: Sequence[Machine], bound_nanos: int | 
         "fairness": round(jain(_received(jobs, window)), 4),
         "utilisation": round(sum(used) / sum(there), 4) if sum(there) else 0.0,
         "welfare_usd": _usd(welfare),
-        "welfare_share_of_bound": None if not bound_nanos else round(welfare / bound_nanos, 4),
+        "welfare_share_of_bound": None,
         "value_usd": _usd(sum(one.value_nanos for one in jobs)),
         "asked_usd": _usd(sum(one.cost_nanos for one in jobs)),
         "paid_usd": _usd(sum(one.paid_nanos for one in jobs)),

@@ -69,9 +69,12 @@ def supply_for(jobs: Sequence[BareJob] | Sequence[TraceJob], listed: Sequence[Ma
 
 def simulate(
     jobs: Sequence[BareJob] | Sequence[TraceJob], listed: Sequence[Machine], plan: Plan, seats: Seats | None = None,
-    tell: Tell = lambda _run, _came, _all: None,
+    tell: Tell = lambda _run, _came, _all: None, *, keep: bool = True,
 ) -> Whole:  # fmt: skip
-    """Play the trace; raises NothingToDo where there is no job or no machine. The same arguments give the same bits."""
+    """Play the trace; raises NothingToDo where there is no job or no machine. The same arguments give the same bits.
+
+    Without `keep` the records say nothing of single jobs: those of one run at a time are in memory.
+    """
     if not jobs:
         raise NothingToDo("the trace has no jobs")
     if not listed:
@@ -81,20 +84,39 @@ def simulate(
     machines = supply_for(bare or trace, listed, plan, seats)
     if bare:
         trace = list(priced(bare, machines, plan.seed))
+    bare.clear()
     if plan.interruptible:
         trace = list(interruptible(trace, plan.interruptible, plan.seed))
     window_ms = trace[-1].submitted_ms
     horizon_ms = window_ms + 2 * max(job.duration_ms for job in trace) + max(job.patience_ms or 0 for job in trace)
     terms = Terms(plan.seed, plan.fee_ppm, plan.clear_ms, plan.save_ms, horizon_ms, window_ms, plan.price_rule, plan.outlook_every, any(job.interruptible for job in trace))
+    records: dict[str, Record] = {}
+    runs: dict[str, Any] = {}
+    welfare: dict[str, int] = {}
+    outlooks = None
+
+    def note(record: Record) -> None:
+        records[record.name], runs[record.name] = record, run_figures(record)
+        welfare[record.name] = record.welfare_nanos()
+        if not keep:
+            record.jobs.clear()
+
     market = MarketRun(machines, terms, seats)
-    records = {MARKET: market.play(trace, lambda came, _now: tell(MARKET, came, len(trace)))}
+    played = market.play(trace, lambda came, _now: tell(MARKET, came, len(trace)))
     ledger_nanos = market.ledger_total_nanos()
+    del market
+    if plan.outlook_every:
+        outlooks = calibration(played.outlooks, played.jobs, plan.clear_ms)
+    note(played)
     for name in plan.baselines:
         run = BaselineRun(name, machines, terms, seats)
-        records[name] = run.play(trace, lambda came, _now, name=name: tell(name, came, len(trace)))  # type: ignore[misc]
+        note(run.play(trace, lambda came, _now, name=name: tell(name, came, len(trace))))  # type: ignore[misc]
+        del run
     end_ms = max(record.end_ms for record in records.values())
     tell("bound", 0, len(trace))
     bound = welfare_bound_nanos(trace, machines, end_ms, stretched=seats is not None)
+    for name, figures in runs.items():
+        figures["welfare_share_of_bound"] = round(welfare[name] / bound, 4) if bound else None
     told = {
         "trace": trace_figures(trace),
         "supply": {
@@ -109,9 +131,9 @@ def simulate(
         "bound_usd": round(bound / 10**9, 2),
         "end_days": round(end_ms / 86_400_000, 2),
         "money_conserved": ledger_nanos == 0,
-        "runs": {name: run_figures(record, machines, bound, end_ms) for name, record in records.items()},
+        "runs": runs,
         "by_day": {name: series(record, end_ms) for name, record in records.items()},
     }  # fmt: skip
-    if plan.outlook_every:
-        told["outlooks"] = calibration(records[MARKET].outlooks, records[MARKET].jobs, plan.clear_ms)
+    if outlooks is not None:
+        told["outlooks"] = outlooks
     return Whole(told, records, ledger_nanos)
