@@ -67,6 +67,20 @@ def supply_for(jobs: Sequence[BareJob] | Sequence[TraceJob], listed: Sequence[Ma
     return scaled(listed, max(1, round(demand / max(1, span_of(jobs)) / plan.load / there)), plan.seed)
 
 
+def _stage(
+    jobs: Sequence[BareJob] | Sequence[TraceJob], listed: Sequence[Machine], plan: Plan, seats: Seats | None
+) -> tuple[list[TraceJob], list[Machine]]:
+    """The jobs and machines that are played: as many times as large, by load, with prices, and some interruptible."""
+    bare = enlarged([job for job in jobs if isinstance(job, BareJob)], plan.times, plan.seed)
+    trace = enlarged([job for job in jobs if isinstance(job, TraceJob)], plan.times, plan.seed)
+    machines = supply_for(bare or trace, listed, plan, seats)
+    if bare:
+        trace = list(priced(bare, machines, plan.seed))
+    if plan.interruptible:
+        trace = list(interruptible(trace, plan.interruptible, plan.seed))
+    return trace, machines
+
+
 def simulate(
     jobs: Sequence[BareJob] | Sequence[TraceJob], listed: Sequence[Machine], plan: Plan, seats: Seats | None = None,
     tell: Tell = lambda _run, _came, _all: None, *, keep: bool = True,
@@ -79,14 +93,7 @@ def simulate(
         raise NothingToDo("the trace has no jobs")
     if not listed:
         raise NothingToDo("there are no offers")
-    bare = enlarged([job for job in jobs if isinstance(job, BareJob)], plan.times, plan.seed)
-    trace = enlarged([job for job in jobs if isinstance(job, TraceJob)], plan.times, plan.seed)
-    machines = supply_for(bare or trace, listed, plan, seats)
-    if bare:
-        trace = list(priced(bare, machines, plan.seed))
-    bare.clear()
-    if plan.interruptible:
-        trace = list(interruptible(trace, plan.interruptible, plan.seed))
+    trace, machines = _stage(jobs, listed, plan, seats)
     window_ms = trace[-1].submitted_ms
     horizon_ms = window_ms + 2 * max(job.duration_ms for job in trace) + max(job.patience_ms or 0 for job in trace)
     terms = Terms(plan.seed, plan.fee_ppm, plan.clear_ms, plan.save_ms, horizon_ms, window_ms, plan.price_rule, plan.outlook_every, any(job.interruptible for job in trace))
