@@ -20,6 +20,7 @@ from bisect import bisect_right
 from pathlib import Path
 
 from benchmarks.report import parser
+from market.simulation.baselines import BASELINES
 from market.simulation.supply import Machine, machines_of
 from market.simulation.trace import BareJob, philly_jobs
 from market.simulation.whole import MARKET, Plan, simulate
@@ -75,6 +76,8 @@ def main() -> None:
     options.add_argument("--gpus", type=int, default=0, help="supply of a synthetic trace; 0: by --load")
     options.add_argument("--load", type=float, default=0.9)
     options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--times", type=int, default=1, help="the trace so many times as large, of the same shape")
+    options.add_argument("--interruptible", type=float, default=0.0, help="the share of jobs that may be outbid")
     options.add_argument("--no-baselines", action="store_true")
     asked = options.parse_args()
     begun, begun_cpu = time.perf_counter(), time.process_time()
@@ -91,10 +94,10 @@ def main() -> None:
             rows = (cells for cells in csv.reader(file) if cells)
             listed = machines_of(next(rows), rows)
     load = asked.load
-    if asked.gpus:
+    if asked.gpus:  # of the trace as it is; --times keeps the load
         span = max(job.submitted_ms + job.duration_ms for job in jobs)
         load = sum(job.gpus * job.duration_ms for job in jobs) / span / asked.gpus
-    plan = Plan(load=load, seed=asked.seed, **({"baselines": ()} if asked.no_baselines else {}))
+    plan = Plan(load=load, seed=asked.seed, times=asked.times, interruptible=asked.interruptible, baselines=() if asked.no_baselines else BASELINES)
     told = simulate(jobs, listed, plan).told
     runs = told["runs"]
     market = runs[MARKET]
@@ -103,6 +106,7 @@ def main() -> None:
         "seconds": round(time.perf_counter() - begun, 1), "cpu_seconds": round(time.process_time() - begun_cpu, 1),
         "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         "commands": market["commands"], "clearings": market["clearings"], "money_conserved": told["money_conserved"],
+        "preemptions": market["preemptions"], "market_gpu_hours": market["gpu_hours"],
         "welfare_to_bound": market["welfare_share_of_bound"],
         **{f"welfare_to_{name}": round(market["welfare_usd"] / one["welfare_usd"], 4) for name, one in runs.items() if name != MARKET and one["welfare_usd"] > 0},
         "wait_p50_s": market["wait_s"]["p50"], "wait_p99_s": market["wait_s"]["p99"], "fairness": market["fairness"], "utilisation": market["utilisation"],
