@@ -19,7 +19,7 @@ from storage.disk import DISK, Disk, write_all
 from storage.journal_format import ARCHIVED, SEALED, JournalAway, JournalCorrupt, segments
 from storage.journal_reader import read_journal
 from storage.mirror_places import MirrorPlace, MirrorsError, open_place, read_mirrors
-from storage.mirrors import MirrorGone, MirrorRefused, claim
+from storage.mirrors import MARK, MirrorGone, MirrorRefused, claim, market_of
 from storage.object_stores import ObjectMissing, ObjectStore, ObjectStoreError
 from storage.records import market_opened
 from storage.sealed_segments import ReadAt, SealedHead, read_head
@@ -115,13 +115,15 @@ def open_archived_file(stub: Path) -> BinaryIO:
 
 
 def check_has(store: ObjectStore, folder: Path) -> None:
-    """Raises MirrorRefused where an archived segment of this journal is not there."""
+    """Raises MirrorRefused where an archived segment of this journal is not there, or the place is not said to be anybody's."""
     for path in sorted(folder.glob(f"*{ARCHIVED}")):
         head, stub = sealed_head(path), path.read_bytes()
         name = object_name(head.first)
         if store.size(name) != head.file_bytes or store.get_range(name, 0, len(stub)) != stub:
             message = f"{store.where} does not hold {name}, which this journal has archived"
             raise MirrorRefused(message, "name the place where it is, or copy the objects there first")
+    if market_of(store) is None:  # nothing could be archived there any more
+        raise MirrorRefused(f"{store.where} holds what this journal has archived and does not say whose it is", f"copy {MARK} there, too")
 
 
 def _store_of(home: Path) -> ObjectStore:

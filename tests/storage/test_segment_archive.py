@@ -28,13 +28,13 @@ from storage.journal import Journal, Walk, read_journal, segments, verify_journa
 from storage.journal_format import JournalAway, Place
 from storage.mirror_places import MirrorPlace, Mirrors, read_mirrors
 from storage.mirrored_homes import restore_journal
-from storage.mirrors import Mirror, MirrorRefused
+from storage.mirrors import MARK, Mirror, MirrorRefused, claim
 from storage.object_stores import open_store
 from storage.s3_store import S3Store
 from storage.sealing import seal_segment, sealable
 from storage.segment_archive import archivable, archive_segment, object_name
 from storage.segment_files import read_segment, segment_bytes
-from storage.snapshots import write_snapshot
+from storage.snapshots import snapshots, write_snapshot
 from storage.transparency import LogIndex
 from tests.storage.books_examples import example_story
 from tests.storage.crash_disk import CrashDisk, Stopped
@@ -199,12 +199,16 @@ def test_another_place_must_have_what_was_archived(tmp_path: Path) -> None:
     archive = read_mirrors(home.root).archive
     assert archive is not None
     assert archive.place == str(tmp_path / "place")
-    for path in (tmp_path / "place").rglob("*"):
-        if path.is_file():
-            open_store(str(other)).put_new(path.relative_to(tmp_path / "place").as_posix(), path.read_bytes())
+    shutil.copytree(tmp_path / "place" / "journal", other / "journal")
+    with pytest.raises(CliError, match="does not say whose it is") as refused:
+        settle(other)
+    assert MARK in str(refused.value.remedy)
+    shutil.copy(tmp_path / "place" / MARK, other)
     settle(other)
     (tmp_path / "place").rename(tmp_path / "gone")
     assert verify_journal(home.journal).ok
+    snapshots(home.snapshots)[0].unlink()
+    assert Archiver(home).archive(threading.Event()), "and the next ones go there"
 
 
 def test_an_object_of_another_market_is_left_alone_and_one_of_another_compressor_counts(
@@ -212,6 +216,7 @@ def test_an_object_of_another_market_is_left_alone_and_one_of_another_compressor
 ) -> None:
     home = a_home(tmp_path / "home")
     store = open_store(str(tmp_path / "place"))
+    claim(store, example_market(home), begun=False)
     first = min(int(path.stem) for path in segments(home.journal))
     written = (home.journal / f"{first:020d}.journal").read_bytes()
     seal_segment(home.journal, first)
