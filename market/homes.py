@@ -13,6 +13,7 @@ The folder is an argument everywhere; nothing here reads the environment, the cl
     snapshots/     the market at some record (storage/snapshots.py)
     books/         books.duckdb, the projection        uploads.log   who uploaded which blob (quotas)
     blobs.json     the bucket that holds the blobs instead, and perhaps its keys              (0600)
+    blob_ram.json  how much RAM copies of blobs may have, where that was said
     mirrors.json   where the journal is mirrored to, and perhaps keys of buckets              (0600)
     run/           *.pid, books.json (port), ray.json  logs/         one file per process, jobs/ID.log
     lock           held by the one supervisor          moved.json    this market lives elsewhere now: it does not start

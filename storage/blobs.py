@@ -7,6 +7,7 @@
 A blob is durable when `put` or the last `upload` returns: temporary file, fsync, rename, fsync of the folder.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -14,9 +15,10 @@ import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from pathlib import Path
 
+from storage.blob_ram import BlobRam
 from storage.disk import DISK, Disk, write_all
 from storage.journal_format import FULL_ERRORS
 
@@ -68,8 +70,10 @@ class BlobStore:
     """One folder of blobs. Several processes may read; writers of the same digest do not disturb each other,
     except that a resumable upload of one digest must have one sender at a time."""
 
-    def __init__(self, folder: Path, *, max_blob_bytes: int = MAX_BLOB_BYTES, disk: Disk = DISK) -> None:
+    def __init__(self, folder: Path, *, max_blob_bytes: int = MAX_BLOB_BYTES, disk: Disk = DISK, ram: BlobRam | None = None) -> None:
+        """ram: a tier before the store, for reads; by default none."""
         self.folder = folder
+        self.ram = BlobRam(0) if ram is None else ram
         self._disk = disk
         self.max_blob_bytes = max_blob_bytes
         self._durable: set[str] = set()
@@ -110,22 +114,39 @@ class BlobStore:
 
     def read(self, digest: str) -> bytes:
         """All bytes, checked against the digest; raises BlobMissing, BlobDamaged."""
-        with self.open(digest) as file:
-            data = file.read()
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise BlobDamaged(f"the blob {digest} has other bytes than its name says")
-        return data
+        found = self.ram.get(digest)
+        return self._fetch(digest) if found is None else found
 
     def open(self, digest: str) -> BufferedReader:
-        """A file to read from, not checked; raises BlobMissing."""
+        """A file to read from, checked only where it is small enough for the tier in RAM; raises BlobMissing. May take as long
+        as reading it all."""
+        found = self.ram.get(digest)
+        if found is None and (self.size(digest) or 0) <= self.ram.largest_bytes and self.ram.limit_bytes:
+            with contextlib.suppress(BlobDamaged):  # who reads looks at the digest, and hears of it
+                found = self._fetch(digest)
+        return self._open(digest) if found is None else BufferedReader(BytesIO(found))
+
+    def _fetch(self, digest: str) -> bytes:
+        """From the store below, checked, and into RAM."""
+        data = self._read(digest)
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise BlobDamaged(f"the blob {digest} has other bytes than its name says")
+        self.ram.keep(digest, data)
+        return data
+
+    def _read(self, digest: str) -> bytes:
+        with self._open(digest) as file:
+            return file.read()
+
+    def _open(self, digest: str) -> BufferedReader:
         try:
             return self.path(digest).open("rb")
         except FileNotFoundError as error:
             raise BlobMissing(f"there is no blob {digest}") from error
 
     def verify(self, digest: str) -> bool:
-        """Whether the bytes on disk have this digest; raises BlobMissing."""
-        with self.open(digest) as file:
+        """Whether the bytes on disk have this digest, whatever is in RAM; raises BlobMissing."""
+        with self._open(digest) as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == digest
 
     def put(self, data: bytes) -> str:
@@ -140,6 +161,7 @@ class BlobStore:
             self._adopt(temporary, digest)
         except OSError as error:
             raise self._failure(error, digest, temporary) from error
+        self.ram.keep(digest, data)
         return digest
 
     def partial(self, digest: str) -> int:
@@ -188,6 +210,7 @@ class BlobStore:
     def delete(self, digest: str) -> bool:
         """Remove a blob; False if there was none."""
         path = self.path(digest)
+        self.ram.drop(digest)
         self._durable.discard(digest)
         try:
             self._disk.unlink(path)

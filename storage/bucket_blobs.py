@@ -5,7 +5,7 @@
 
 Uploads that are not whole lie in the home (`blobs/partial/`), so that they go on after a restart. A blob is durable when the
 bucket has confirmed it, and only then is anybody told so. What the bucket holds is listed once, at start; after that the
-one market that may write there knows it without asking. Small blobs (manifests) are read from RAM while they are fresh.
+one market that may write there knows it without asking. Before it is a tier in RAM (storage/blob_ram.py).
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ import io
 import json
 import os
 import secrets
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any, Final
 
-from storage.blobs import DIGEST, BlobDamaged, BlobError, BlobMissing, BlobsAway, BlobStore, BlobStoreFull
+from storage.blob_ram import BUCKET_BYTES, BlobRam, RamError, ram_bytes
+from storage.blobs import DIGEST, BlobError, BlobMissing, BlobsAway, BlobStore, BlobStoreFull
 from storage.object_stores import (
-    ObjectInfo,
     ObjectMissing,
     ObjectStore,
     ObjectStoreError,
@@ -36,8 +34,6 @@ from storage.object_stores import (
 
 PLACE_FILE: Final = "blobs.json"
 OWNER: Final = "torg-owner"
-RAM_BYTES: Final = 64 << 20
-RAM_OBJECT_BYTES: Final = 1 << 20
 READ_BYTES: Final = 8 << 20
 _FIELDS: Final = ("endpoint", "region", "access_key_id", "secret_access_key", "session_token")
 
@@ -89,7 +85,13 @@ def read_place(home: Path) -> Place | None:
 def open_blobs(home: Path) -> BlobStore:
     """The blobs of the market in `home`: its folder, or the bucket that `blobs.json` names. Raises PlaceError, BlobError."""
     place = read_place(home)
-    return BlobStore(home / "blobs") if place is None else BucketBlobs(home / "blobs", claimed(place))
+    try:
+        said = ram_bytes(home)
+    except RamError as error:
+        raise PlaceError(str(error)) from error
+    if place is None:
+        return BlobStore(home / "blobs", ram=BlobRam(said or 0))
+    return BucketBlobs(home / "blobs", claimed(place), ram=BlobRam(BUCKET_BYTES if said is None else said))
 
 
 def claimed(place: Place) -> ObjectStore:
@@ -105,84 +107,12 @@ def claimed(place: Place) -> ObjectStore:
     return store
 
 
-class RamTier:
-    """A store with a bounded copy of small objects in RAM. Writes go through: what is told as durable is in the store."""
-
-    def __init__(self, store: ObjectStore, *, limit_bytes: int = RAM_BYTES, object_bytes: int = RAM_OBJECT_BYTES) -> None:
-        self._store, self._limit_bytes, self._object_bytes = store, limit_bytes, object_bytes
-        self._kept: OrderedDict[str, bytes] = OrderedDict()
-        self._kept_bytes = 0
-        self._turn = Lock()
-
-    @property
-    def where(self) -> str:
-        return self._store.where
-
-    def put_new(self, name: str, data: bytes) -> bool:
-        made = self._store.put_new(name, data)
-        if made:
-            self._keep(name, data)
-        return made
-
-    def put_file(self, name: str, path: Path) -> None:
-        self._drop(name)
-        self._store.put_file(name, path)
-        if path.stat().st_size <= self._object_bytes:
-            self._keep(name, path.read_bytes())
-
-    def replace(self, name: str, data: bytes) -> None:
-        self._drop(name)
-        self._store.replace(name, data)
-        self._keep(name, data)
-
-    def get(self, name: str) -> bytes:
-        found = self._look(name)
-        if found is None:
-            found = self._store.get(name)
-            self._keep(name, found)
-        return found
-
-    def get_range(self, name: str, begin: int, end: int) -> bytes:
-        found = self._look(name)
-        return self._store.get_range(name, begin, end) if found is None else found[begin:end]
-
-    def size(self, name: str) -> int | None:
-        found = self._look(name)
-        return self._store.size(name) if found is None else len(found)
-
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        return self._store.list(prefix)
-
-    def delete(self, name: str) -> None:
-        self._drop(name)
-        self._store.delete(name)
-
-    def _look(self, name: str) -> bytes | None:
-        with self._turn:
-            if name in self._kept:
-                self._kept.move_to_end(name)
-            return self._kept.get(name)
-
-    def _keep(self, name: str, data: bytes) -> None:
-        if len(data) > self._object_bytes:
-            return
-        with self._turn:
-            self._kept_bytes += len(data) - len(self._kept.pop(name, b""))
-            self._kept[name] = bytes(data)
-            while self._kept_bytes > self._limit_bytes:
-                self._kept_bytes -= len(self._kept.popitem(last=False)[1])
-
-    def _drop(self, name: str) -> None:
-        with self._turn:
-            self._kept_bytes -= len(self._kept.pop(name, b""))
-
-
 class BucketBlobs(BlobStore):
     """Blobs in an object store; `folder` keeps uploads that are not whole. One process writes, which `claimed` the store."""
 
     def __init__(self, folder: Path, store: ObjectStore, **how: Any) -> None:
-        super().__init__(folder, **how)
-        self._store = RamTier(store)
+        super().__init__(folder, **{"ram": BlobRam(BUCKET_BYTES), **how})
+        self._store = store
         try:
             names = ((one.name.partition("/")[2], one.bytes) for one in store.list())
             self._sizes = {digest: size for digest, size in names if DIGEST.fullmatch(digest)}
@@ -199,20 +129,17 @@ class BucketBlobs(BlobStore):
     def digests(self) -> Iterator[str]:
         yield from sorted(self._sizes)
 
-    def read(self, digest: str) -> bytes:
+    def _read(self, digest: str) -> bytes:
         if digest not in self:
             raise BlobMissing(f"there is no blob {digest}")
         try:
-            data = self._store.get(self._name(digest))
+            return self._store.get(self._name(digest))
         except ObjectMissing as error:
             raise BlobMissing(str(error)) from error
         except ObjectStoreError as error:
             raise _failure(error) from error
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise BlobDamaged(f"the blob {digest} has other bytes than its name says")
-        return data
 
-    def open(self, digest: str) -> io.BufferedReader:
+    def _open(self, digest: str) -> io.BufferedReader:
         size = self.size(digest)
         if size is None:
             raise BlobMissing(f"there is no blob {digest}")
@@ -227,9 +154,11 @@ class BucketBlobs(BlobStore):
             except ObjectStoreError as error:
                 raise _failure(error) from error
             self._sizes[digest] = len(data)
+        self.ram.keep(digest, data)
         return digest
 
     def delete(self, digest: str) -> bool:
+        self.ram.drop(digest)
         known = self._sizes.pop(digest, None)
         if known is not None:
             try:

@@ -38,6 +38,7 @@ def up(
     tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="its key (PEM), readable by you only")] = None,
     blobs: Annotated[str | None, typer.Option(metavar="s3://BUCKET/PREFIX", help="keep blobs in this bucket; said once, for a home without blobs")] = None,
     blobs_endpoint: Annotated[str | None, typer.Option(metavar="URL", help="its server, where that is not Amazon's")] = None,
+    blob_ram: Annotated[int | None, typer.Option(metavar="MIB", min=0, max=1_048_576, help="RAM for copies of blobs that were read last; kept, in force from the next start on; default 128 before a bucket, 0 before a folder, which the kernel keeps in RAM itself")] = None,
     mirror: Annotated[list[str] | None, typer.Option(metavar="PLACE", help="copy the journal there as it grows: a folder (of another machine) or s3://BUCKET/PREFIX; may be said several times; kept; none: no more")] = None,
     mirror_sync: Annotated[list[str] | None, typer.Option(metavar="PLACE", help="the same, and nothing is confirmed before it is there; while that place is away no new work is taken")] = None,
     mirror_every: Annotated[float | None, typer.Option(metavar="SECONDS", min=0.05, max=3600, help="at least so often; default 1")] = None,
@@ -66,6 +67,10 @@ def up(
         settle_in_bucket(settings.home, blobs, blobs_endpoint)
     elif blobs_endpoint is not None:
         raise usage("--blobs-endpoint goes with --blobs", field="--blobs-endpoint", remedy="name --blobs too")
+    if blob_ram is not None:
+        from storage.blob_ram import say_ram_bytes
+
+        say_ram_bytes(settings.home, blob_ram << 20)
     said_of_mirrors = mirror or mirror_sync or mirror_every or mirror_endpoint or mirror_passphrase_file or archive
     if said_of_mirrors:
         from cli.mirror_places import settle_mirrors
@@ -82,6 +87,8 @@ def up(
         found |= {"due_rule": connect(settings, "operator").set_due_rule(*due)["due_rule"]}
     if said_of_mirrors and found["already"]:
         log("torg: the mirrors are those of before until it starts anew: torg down, torg up")
+    if blob_ram is not None and found["already"]:
+        log("torg: blobs have the RAM of before until it starts anew: torg down, torg up")
     if settings.as_json:
         document(found)
         return

@@ -99,6 +99,12 @@ class _Figures(Collector):
         yield _gauge("torg_books_up", "1 if the books answer", int(books is not None))
         lag = services.desk.records - int(books["records"]) if books else services.desk.records
         yield _gauge("torg_books_lag_records", "Durable records that the books do not have yet", max(0, lag))
+        ram = services.shelf.store.ram
+        yield _gauge("torg_blob_ram_size_bytes", "What the tier in RAM before the blobs may hold", ram.limit_bytes)
+        yield _gauge("torg_blob_ram_bytes", "What it holds", ram.kept_bytes)
+        yield _counter("torg_blob_ram_hits", "Blobs read from it", ram.hits)
+        yield _counter("torg_blob_ram_hit_bytes", "Bytes of these", ram.hit_bytes)
+        yield _counter("torg_blob_ram_misses", "Blobs looked for in it in vain", ram.misses)
         disk = shutil.disk_usage(services.home.root)
         yield _gauge("torg_disk_free_bytes", "Room on the disk of the home", disk.free)
         yield _gauge("torg_disk_size_bytes", "Size of the disk of the home", disk.total)

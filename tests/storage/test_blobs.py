@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from storage.blob_ram import BlobRam
 from storage.blobs import (
     BlobDamaged,
     BlobMissing,
@@ -20,16 +21,22 @@ from storage.blobs import (
     BlobTooLarge,
     Upload,
 )
+from storage.bucket_blobs import BucketBlobs
 from storage.disk import Disk
+from storage.object_stores import FolderStore
 
 
 def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> BlobStore:
-    return BlobStore(tmp_path / "blobs")
+@pytest.fixture(params=["folder", "ram", "bucket", "bucket with ram"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
+    """One contract for all, with a tier in RAM before them or without."""
+    ram = BlobRam(8 << 20 if request.param.endswith("ram") else 0)
+    if request.param.startswith("bucket"):
+        return BucketBlobs(tmp_path / "blobs", FolderStore(tmp_path / "objects"), ram=ram)
+    return BlobStore(tmp_path / "blobs", ram=ram)
 
 
 @contextmanager
@@ -56,8 +63,13 @@ def test_what_was_put_is_read(store: BlobStore) -> None:
 def test_damage_is_found(store: BlobStore) -> None:
     name = store.put(b"bytes")
     assert store.verify(name)
-    store.path(name).write_bytes(b"bytez")
-    assert not store.verify(name)
+    Path(store.where(name)).write_bytes(b"bytez")
+    assert not store.verify(name), "whatever is in RAM"
+    if store.ram.limit_bytes:
+        assert store.read(name) == b"bytes"
+        store.ram.drop(name)
+        with store.open(name) as file:
+            assert file.read() == b"bytez", "who reads a stream looks at the digest"
     with pytest.raises(BlobDamaged):
         store.read(name)
 

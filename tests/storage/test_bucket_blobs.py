@@ -10,7 +10,7 @@ import pytest
 
 from storage.blob_checks import check_blobs
 from storage.blobs import BlobDamaged, BlobError, BlobMissing, BlobsAway, BlobStoreFull
-from storage.bucket_blobs import BucketBlobs, PlaceError, RamTier, claimed, new_place, open_blobs, read_place
+from storage.bucket_blobs import BucketBlobs, PlaceError, claimed, new_place, open_blobs, read_place
 from storage.journal import Journal
 from storage.object_stores import FolderStore, ObjectStoreAway, ObjectStoreFull, S3Access
 from tests.storage.s3_server import S3Server, s3_server
@@ -131,23 +131,6 @@ def test_a_home_says_where_its_blobs_are(server: S3Server, tmp_path: Path) -> No
         path.write_text(wrong)
         with pytest.raises(PlaceError, match="does not say where"):
             read_place(tmp_path)
-
-
-def test_the_ram_tier_is_bounded_and_never_the_only_copy(tmp_path: Path) -> None:
-    below = FolderStore(tmp_path / "objects")
-    tier = RamTier(below, limit_bytes=100, object_bytes=60)
-    for number in range(4):
-        tier.put_new(f"n{number}", bytes([number]) * 50)
-        assert below.get(f"n{number}") == tier.get(f"n{number}"), "durable when told"
-    tier.replace("large", bytes(61))
-    for number in range(4):
-        below.delete(f"n{number}")
-    assert [tier.size(f"n{number}") for number in range(4)] == [None, None, 50, 50]
-    tier.delete("n3")
-    assert tier.size("n3") is None
-    assert tier.get_range("n2", 48, 99) == b"\2\2"
-    assert not tier.put_new("large", b"other")
-    assert tier.get("large") == bytes(61)
 
 
 def test_access_that_is_said_travels_and_the_rest_is_left_to_the_environment() -> None:

@@ -10,7 +10,6 @@ from random import Random
 import pytest
 
 from storage import s3_store
-from storage.bucket_blobs import RamTier
 from storage.object_stores import (
     ABANDONED_S,
     FolderStore,
@@ -32,10 +31,8 @@ def server() -> Iterator[S3Server]:
         yield found
 
 
-@pytest.fixture(params=["folder", "bucket", "ram"])
+@pytest.fixture(params=["folder", "bucket"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    if request.param == "ram":
-        return RamTier(open_store(str(tmp_path / "objects")))
     if request.param == "folder":
         return open_store(str(tmp_path / "objects"))
     server: S3Server = request.getfixturevalue("server")

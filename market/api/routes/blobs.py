@@ -53,7 +53,7 @@ async def read(
     try:
         if total is None:
             raise BlobMissing(f"there is no blob {digest}")
-        file = services.shelf.store.open(digest)
+        file = await asyncio.to_thread(services.shelf.store.open, digest)
     except BlobMissing as error:
         raise Problem(404, "unknown_blob", str(error), field="digest") from error
     start, end = 0, total
