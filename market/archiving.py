@@ -106,10 +106,12 @@ class Sealer:
 
 
 class Archiver:
-    """Moves sealed segments behind the oldest snapshot to the place that the home names; one that is away is tried again."""
+    """Moves sealed segments behind the oldest snapshot to the place that the home names; one that is away is tried again, a
+    damaged segment left alone."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
+        self._left: set[int] = set()
         self._told = ""
         self._next_s = 0.0
 
@@ -122,6 +124,7 @@ class Archiver:
         try:
             place = archive_of(self._home.root)
             firsts = archivable(folder, int(known[0].stem)) if place is not None else []
+            firsts = [first for first in firsts if first not in self._left]
             if place is None or not firsts:
                 return moved
             store = open_archive(self._home.root, place)
@@ -129,7 +132,12 @@ class Archiver:
                 for first in firsts if mine else ():
                     if over.is_set():
                         break
-                    size = archive_segment(folder, first, store)
+                    try:
+                        size = archive_segment(folder, first, store)
+                    except JournalCorrupt as error:
+                        log.error("the segment of record %s is not archived: %s", first, error)
+                        self._left.add(first)
+                        continue
                     log.info("the segment of record %s is archived in %s: %s bytes", first, store.where, size)
                     moved.append(first)
             self._told = ""

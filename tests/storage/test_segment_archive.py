@@ -122,6 +122,21 @@ def test_a_place_that_is_away_is_named_and_the_market_starts_all_the_same(
     assert not caplog.records
 
 
+def test_a_damaged_sealed_segment_stays_and_the_others_go(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    home = a_home(tmp_path / "home", lives=6)
+    Sealer(home).seal(threading.Event())
+    before, damaged, behind = segments(home.journal)[:3]
+    data = bytearray(damaged.read_bytes())
+    data[-3] ^= 1
+    damaged.write_bytes(data)
+    moved = archived(home, tmp_path / "place")
+    assert {int(before.stem), int(behind.stem)} <= set(moved)
+    assert damaged.read_bytes() == data
+    [told] = [one.getMessage() for one in caplog.records if "is not archived" in one.getMessage()]
+    assert damaged.name in told
+    assert [path.suffix for path in segments(home.journal)][:3] == [".archived", ".sealed", ".archived"]
+
+
 def test_archiving_into_an_empty_mount_is_refused_once_and_tried_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
