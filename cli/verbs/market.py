@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.due_rules import due_rule_of
 from cli.errors import refused, usage
 from cli.estimate_view import calibration
 from cli.output import document, log, printable
@@ -57,7 +58,7 @@ def up(
         told = f"there is no price rule {price_rule!r}"
         raise usage(told, field="--price-rule", remedy=f"there is: {', '.join(PRICE_RULES)}")
 
-    due = None if due_rule is None else _due_rule(due_rule)
+    due = None if due_rule is None else due_rule_of(due_rule)
     if settings.joined_file.exists():
         told = f"this home has joined a market elsewhere ({settings.joined_file})"
         raise refused("home_joined", told, field="--home", remedy="name another --home for a market of your own")
@@ -96,25 +97,6 @@ def up(
     print(f"The market {said}: {found['url']}  (home {settings.home})")
     if price_rule is not None:
         print(f"price rule {price_rule}: {PRICE_RULES[price_rule]}")
-
-
-def _due_rule(text: str) -> tuple[int | None, int]:
-    """(patience, most_ms) of `4x,1d`, `4x` or `never`."""
-    from market.worth import MOST_PATIENCE, DueRule
-    from storage.units import TimeError, parse_duration_ms
-
-    usual = DueRule()
-    if text == "never":
-        return None, usual.most_ms
-    times, comma, most = text.partition(",")
-    patience = times.removesuffix("x")
-    try:
-        most_ms = parse_duration_ms(most) if comma else usual.most_ms
-    except TimeError:
-        most_ms = 0
-    if not (times.endswith("x") and patience.isdecimal() and int(patience) <= MOST_PATIENCE and most_ms):
-        raise usage(f"{text!r} is no rule", field="--due-rule", remedy=f"0x to {MOST_PATIENCE}x, such as 4x,1d (a day at most), or never")
-    return int(patience), most_ms
 
 
 def _tls(certificate: Path | None, key: Path | None) -> tuple[Path, Path] | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.due_rules import due_rule_of
 from cli.errors import refused, usage
 from cli.output import document
 from cli.settings import Settings
@@ -40,6 +41,7 @@ def simulate(
     save_hours: Annotated[float, typer.Option("--save-hours", metavar="H", help="how often a running job makes its work durable")] = 6.0,
     outlook_every: Annotated[int, typer.Option("--outlook-every", metavar="N", help="of every N jobs one looks at its plan before it is submitted, and how that came true is told; 0: none")] = 0,
     interruptible: Annotated[float, typer.Option("--interruptible", metavar="SHARE", help="so large a share of the jobs, drawn by the seed, may be outbid: docs/SIMULATION.md")] = 0.0,
+    due_rule: Annotated[str, typer.Option("--due-rule", metavar="Nx[,TIME]|never", help="when a job that waits goes before others in the market, as of torg up")] = "4x,1d",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="of the rule and of the churn; the same seed gives the same figures to the bit")] = 1,
     report: Annotated[Path | None, typer.Option("--report", metavar="OUT.html", help="write a report with plots: one file, no network")] = None,
 ) -> None:  # fmt: skip
@@ -57,6 +59,7 @@ def simulate(
     from market.simulation.enlarging import MOST_TIMES
     from market.simulation.whole import LEAST_LOAD, MOST_LOAD, NothingToDo, Plan
     from market.simulation.whole import simulate as play
+    from market.worth import DueRule
 
     if price_rule not in PRICE_RULES:
         raise usage(f"there is no price rule {price_rule!r}", field="--price-rule", remedy=f"there is: {', '.join(PRICE_RULES)}")
@@ -74,7 +77,7 @@ def simulate(
     if report is not None and not report.parent.is_dir():
         raise usage(f"{report.parent} is no folder", field="--report")
     trace, listed, seats = _read(jobs, trace_format, offers, churn)
-    plan = Plan(wanted, seed, clear_ms=round(clear_seconds * 1000), save_ms=round(save_hours * 3_600_000), baselines=names, price_rule=price_rule, outlook_every=outlook_every, interruptible=interruptible, times=times)
+    plan = Plan(wanted, seed, clear_ms=round(clear_seconds * 1000), save_ms=round(save_hours * 3_600_000), baselines=names, price_rule=price_rule, outlook_every=outlook_every, interruptible=interruptible, times=times, due_rule=DueRule(*due_rule_of(due_rule)))
     bar = _Bar(settings)
     try:
         told = play(trace, listed, plan, seats, bar.tell, keep=False).told

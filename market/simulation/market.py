@@ -15,6 +15,7 @@ from market.commands import (
     Flexible,
     OpenMarket,
     PlaceOffer,
+    SetDueRule,
     SetPriceRule,
     Tick,
 )
@@ -60,6 +61,8 @@ class MarketRun(Stage):
         for name, role in ((OPERATOR, "operator"), (PLANE, "plane")):
             self._join(name, role)
         self._must(SetPriceRule(self.terms.price_rule, OPERATOR))
+        if (rule := self.terms.due_rule) != self.exchange.state.due_rule:
+            self._must(SetDueRule(rule.patience, rule.most_ms, OPERATOR))
         for provider in dict.fromkeys(machine.provider for machine in self._machines):
             self._join(provider, "provider")
         if self._seats is None:

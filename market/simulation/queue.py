@@ -31,7 +31,8 @@ from storage.values import value
 MORE_SHOWN: Final = 4
 MOST_SHOWN: Final = 64
 _DUE_FIRST: Final = 1e15
-_DUE_RULE: Final = DueRule()
+_NEVER_DUE: Final = 1e17
+"""Later than any simulation; infinite is who needs nobody."""
 _Array = np.ndarray[Any, Any]
 _FIELDS: Final = ("need", "worth", "since", "due", "order", "tried", "settled", "room")
 _DUE, _TRIED, _SETTLED, _ROOM = (_FIELDS.index(name) for name in ("due", "tried", "settled", "room"))
@@ -57,7 +58,8 @@ class Wanted:
 class Queue:
     """Jobs that want workers, and how many units of each type are there and free."""
 
-    def __init__(self, machines: Sequence[Machine]) -> None:
+    def __init__(self, machines: Sequence[Machine], due_rule: DueRule | None = None) -> None:
+        self._due_rule = due_rule or DueRule()
         types = sorted({(one.ask_nanos, one.gpu, one.region, one.vram_gib) for one in machines})
         self._types = types
         self._asks = [one[0] for one in types]
@@ -118,9 +120,8 @@ class Queue:
                 self._rows = np.concatenate((self._rows, np.zeros_like(self._rows)), axis=1)
                 self._kind_of, self._up_to = (np.concatenate((one, one)) for one in (self._kind_of, self._up_to))
         self._number += 1
-        due_after_ms = _DUE_RULE.after_ms(wanted.expected_ms)
-        assert due_after_ms is not None  # simulated markets keep the rule that markets begin with
-        due_ms = wanted.since_ms if wanted.due_at_once else wanted.since_ms + due_after_ms
+        after_ms = 0 if wanted.due_at_once else self._due_rule.after_ms(wanted.expected_ms)
+        due_ms = _NEVER_DUE if after_ms is None else wanted.since_ms + after_ms
         worth = wanted.limit_nanos / NANOS_PER_USD * wanted.expected_ms / MS_PER_HOUR
         kind, up_to = self._kind(wanted.kind), bisect_right(self._asks, wanted.limit_nanos)
         self._kind_of[slot], self._up_to[slot] = kind, up_to

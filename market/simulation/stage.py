@@ -33,7 +33,7 @@ class Stage:
         self._of = pieces(machines)
         self._seats = seats
         self._clock = Clock()
-        self.waiting = Queue(machines)
+        self.waiting = Queue(machines, terms.due_rule)
         self.flexible = Flexibles(machines)
         self._runs: dict[str, Run] = {}
         self._run_of_lease: dict[str, Run] = {}

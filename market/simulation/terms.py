@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from market.outcomes import Settings
+from market.worth import DueRule
 from storage.units import MS_PER_HOUR, MS_PER_MINUTE
 
 RESTART_MS: Final = MS_PER_MINUTE
@@ -21,7 +22,7 @@ class Terms:
     """How a trace is played. `save_ms`: how often a running job makes its work durable, where it could be lost; `clear_ms`:
     how often the market clears, when something has changed; `horizon_ms`: when the simulation ends, whatever is still open;
     `window_ms`: when the last job comes; `outlook_every`: of every so many jobs one looks at its plan first (0: none);
-    `interruptible`: whether any job is."""
+    `interruptible`: whether any job is; `due_rule`: from when on a job that waits goes before others."""
 
     seed: int = 1
     fee_ppm: int = 50_000
@@ -32,6 +33,7 @@ class Terms:
     price_rule: str = "ask"
     outlook_every: int = 0
     interruptible: bool = False
+    due_rule: DueRule = field(default_factory=DueRule)
 
 
 def settings_of(terms: Terms) -> Settings:

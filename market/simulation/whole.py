@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from market.simulation.baselines import BASELINES, BaselineRun
@@ -18,6 +18,7 @@ from market.simulation.rule import interruptible, priced
 from market.simulation.supply import Machine, gpus_of, scaled, with_providers
 from market.simulation.terms import Terms
 from market.simulation.trace import BareJob, TraceJob
+from market.worth import DueRule
 from storage.units import MS_PER_HOUR, MS_PER_MINUTE
 
 MARKET: Final = "market"
@@ -31,7 +32,7 @@ Tell = Callable[[str, int, int], None]
 class Plan:
     """`load` None: the offers as they are. `baselines`: names of market/simulation/baselines.py, in order. `outlook_every`: of
     every so many jobs one looks at its plan before it is submitted; 0: none. `interruptible`: the share of jobs that may be outbid.
-    `times`: the trace is made so many times as large first."""
+    `times`: the trace is made so many times as large first. `due_rule`: of the market (market/worth.py)."""
 
     load: float | None = 0.9
     seed: int = 1
@@ -43,6 +44,7 @@ class Plan:
     outlook_every: int = 0
     interruptible: float = 0.0
     times: int = 1
+    due_rule: DueRule = field(default_factory=DueRule)
 
 
 @dataclass(slots=True)
@@ -96,7 +98,7 @@ def simulate(
     trace, machines = _stage(jobs, listed, plan, seats)
     window_ms = trace[-1].submitted_ms
     horizon_ms = window_ms + 2 * max(job.duration_ms for job in trace) + max(job.patience_ms or 0 for job in trace)
-    terms = Terms(plan.seed, plan.fee_ppm, plan.clear_ms, plan.save_ms, horizon_ms, window_ms, plan.price_rule, plan.outlook_every, any(job.interruptible for job in trace))
+    terms = Terms(plan.seed, plan.fee_ppm, plan.clear_ms, plan.save_ms, horizon_ms, window_ms, plan.price_rule, plan.outlook_every, any(job.interruptible for job in trace), plan.due_rule)
     records: dict[str, Record] = {}
     runs: dict[str, Any] = {}
     welfare: dict[str, int] = {}
@@ -133,7 +135,7 @@ def simulate(
         "plan": {
             "load": plan.load, "seed": plan.seed, "fee_ppm": plan.fee_ppm, "clear_ms": plan.clear_ms, "save_ms": plan.save_ms,
             "churn": seats is not None, "price_rule": plan.price_rule,
-            "interruptible": plan.interruptible, "times": plan.times,
+            "interruptible": plan.interruptible, "times": plan.times, "due_rule": asdict(plan.due_rule),
         },
         "bound_usd": round(bound / 10**9, 2),
         "end_days": round(end_ms / 86_400_000, 2),

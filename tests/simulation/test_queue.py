@@ -10,6 +10,7 @@ from market.simulation.queue import Queue, Wanted
 from market.simulation.rule import priced
 from market.simulation.supply import Machine, with_providers
 from market.simulation.terms import Terms
+from market.worth import DueRule
 from tests.simulation.samples import HOUR_MS, MACHINES, USD, philly_like
 
 ANY = ((), (), 0.0)
@@ -19,9 +20,9 @@ def wanted(job: str, need: int = 1, *, usd: float = 1.0, hours: float = 1, since
     return Wanted(job, ANY, need, round(usd * USD), round(hours * HOUR_MS), since_ms)
 
 
-def queue(gpus: int, *bids: Wanted) -> Queue:
+def queue(gpus: int, *bids: Wanted, due_rule: DueRule | None = None) -> Queue:
     machine = Machine("m", "p", "A100", gpus, 40.0, "eu", USD // 2)
-    made = Queue([machine])
+    made = Queue([machine], due_rule)
     made.listed(machine, gpus)
     for bid in bids:
         made.add(bid)
@@ -41,6 +42,16 @@ def test_a_gang_that_is_due_is_shown_so_that_seats_are_kept_for_it() -> None:
     assert made.shown(0) == ["single"]
     made.begin()
     assert sorted(made.shown(5 * HOUR_MS)) == ["gang", "single"]
+
+
+def test_a_gang_is_due_when_the_markets_rule_says_so() -> None:
+    for rule, hours in ((DueRule(16), 16), (DueRule(1), 1), (DueRule(16, 5 * HOUR_MS), 5), (DueRule(None), None)):
+        made = queue(2, wanted("single"), wanted("gang", 2), due_rule=rule)
+        made.freed("m", -1)
+        assert made.shown(round(((hours or 10_000) - 0.01) * HOUR_MS)) == ["single"]
+        made.begin()
+        if hours is not None:
+            assert sorted(made.shown(hours * HOUR_MS)) == ["gang", "single"]
 
 
 def test_the_most_valuable_are_shown_and_the_longest_waiting_of_those_that_are_due() -> None:
@@ -67,15 +78,18 @@ class Watched(MarketRun):
 
 def test_a_list_comes_to_something_nearly_whenever_the_whole_book_does() -> None:
     cleared = differed = 0
-    for seed in (0, 1, 70):
+    waits: list[list[int | None]] = []
+    for seed, rule in ((0, DueRule()), (1, DueRule()), (70, DueRule()), (70, DueRule(None)), (70, DueRule(1, HOUR_MS))):
         machines = with_providers(MACHINES[:3])
         trace = list(priced(philly_like(60, seed), machines, seed))
         window_ms = trace[-1].submitted_ms
-        run = Watched(machines, Terms(window_ms=window_ms, horizon_ms=window_ms + 100 * 24 * HOUR_MS))
+        run = Watched(machines, Terms(window_ms=window_ms, horizon_ms=window_ms + 100 * 24 * HOUR_MS, due_rule=rule))
         run.play(trace)
+        waits.append([one.started_ms for one in run.record.jobs.values()])
         cleared, differed = cleared + run.cleared, differed + run.differed
     assert cleared > 100
     assert differed <= cleared // 20, (differed, cleared)
+    assert waits[2] != waits[3] != waits[4], "the rule decides who begins when"
 
 
 def test_who_got_nothing_is_not_looked_at_again_until_something_comes_free_for_it() -> None:
