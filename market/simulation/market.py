@@ -31,7 +31,7 @@ from market.simulation.terms import FOREVER_MS, INTERRUPTIBLE_SAVE_MS, RESTART_M
 from market.simulation.trace import TraceJob
 from storage.units import MS_PER_HOUR
 
-TICK_MS: Final = 6 * MS_PER_HOUR
+TICK_MS: Final = 24 * MS_PER_HOUR
 DEPOSIT_NANOS: Final = 10_000_000 * 10**9
 OPERATOR: Final = "operator"
 CLEARING_WORK: Final = 1_000_000
