@@ -81,7 +81,8 @@ class Lease:
     longest_until_ms: int | None = None
     """When it is over by the longest time that its offer let for when it was granted."""
     window_ms: int | None = None
-    """When the maintenance window began that its offer had announced when it was granted."""
+    """When the maintenance window begins that its offer had announced when it was granted, later where that was put off since;
+    None: none was, or it was taken back."""
     team: str | None = None
     """Whose usage it is, the customer's team when it was granted; None: granted when there were no teams."""
 

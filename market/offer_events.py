@@ -70,8 +70,11 @@ def _offer_window(state: State, event: Event, at_ms: int) -> None:
     offer.window = None if event["begin_ms"] is None else Maintenance(event["begin_ms"], event["end_ms"])
     offer.version += 1
     state.touched[offer.id] = None
-    for lease in offer.live:
-        state.jobs[state.leases[lease].job].version += 1
+    for name in offer.live:
+        lease = state.leases[name]
+        state.jobs[lease.job].version += 1
+        if lease.window_ms is not None:  # a window that was taken back or put off is none to come back to without a word
+            lease.window_ms = None if offer.window is None else max(lease.window_ms, offer.window.begin_ms)
 
 
 def _offer_tested(state: State, event: Event, at_ms: int) -> None:

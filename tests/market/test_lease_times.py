@@ -255,6 +255,18 @@ def test_a_window_that_is_set_under_a_running_lease_is_its_providers_fault() -> 
     replays(scene)
 
 
+@pytest.mark.parametrize("meanwhile", [(), ("1970-01-04T02:00/1h",)])
+def test_a_window_that_was_taken_back_or_put_off_is_no_way_out_that_was_announced(meanwhile: tuple[str, ...]) -> None:
+    scene = running(OwnerTerms(maintenance=(WINDOW,)))
+    scene.do(SetLeaseTimes("offer-1", "p1", maintenance=meanwhile))
+    until(scene, 5 * HOUR)
+    assert noticed(scene) == []
+    scene.do(SetLeaseTimes("offer-1", "p1", maintenance=("1970-01-01T06:00/1h",)))
+    until(scene, 6 * HOUR - NOTICE_MS)
+    assert noticed(scene) == ["maintenance_unannounced"]
+    replays(scene)
+
+
 def test_a_window_that_is_put_off_was_announced_and_one_that_is_taken_back_ends_nobody() -> None:
     scene = running(OwnerTerms(maintenance=(WINDOW,)))
     scene.do(SetLeaseTimes("offer-1", "p1", maintenance=("1970-01-01T03:00/1h",)))

@@ -175,7 +175,11 @@ class Auditor(Books):
         offer.notice_ms, offer.max_lease_ms = terms.get("notice_ms", 5_000), terms.get("max_lease_ms")
 
     def _on_offer_window(self, event: Event) -> None:
-        self.offers[event["offer"]].window = None if event["begin_ms"] is None else (event["begin_ms"], event["end_ms"])
+        offer = self.offers[event["offer"]]
+        offer.window = None if event["begin_ms"] is None else (event["begin_ms"], event["end_ms"])
+        for lease in map(self.leases.__getitem__, offer.live):
+            if lease.announced_ms is not None:
+                lease.announced_ms = None if offer.window is None else max(lease.announced_ms, offer.window[0])
 
     def _on_offer_changed(self, event: Event) -> None:
         self.offers[event["offer"]].price = event["price_nanos_per_gpu_hour"]
