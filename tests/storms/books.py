@@ -98,9 +98,9 @@ class Books:
 
     def _correct(self, event: Event) -> None:
         """A correction goes backwards, says why, and gives no more back than was moved, together with what disputes gave."""
-        name = event["id"].partition(":")[0]
+        name = _correction(event["id"])
         said = self._of_type("transfer_corrected", id=name)
-        moved = sum(one["amount_nanos"] for one in self._of_type("transfer", kind="correction") if one["id"].partition(":")[0] == name)
+        moved = sum(one["amount_nanos"] for one in self._of_type("transfer", kind="correction") if _correction(one["id"]) == name)
         self._require(len(said) == 1 and said[0]["amount_nanos"] == moved, f"the correction {event['id']} has no word for it")
         original = self._transfers[said[0]["transfer"]]
         back = original["debit"] if original["lease"] is None else f"wallet:{self.jobs[original['job']].customer}"
@@ -201,3 +201,8 @@ class Books:
             self._require(not self.balances[account], f"{account} is over and holds {self.balances[account]}")
         for account, nanos in self._held.items():
             self._require(self.balances[account] >= nanos, f"{account} holds {self.balances[account]}, of which {nanos} are disputed")
+
+
+def _correction(transfer: str) -> str:
+    """Of which correction a transfer is: it has its name, what goes to further accounts `correction:NAME:2` and so on."""
+    return transfer.split(":")[1] if ":" in transfer else transfer
