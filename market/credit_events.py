@@ -74,8 +74,9 @@ def _limit_set(state: State, event: Event, at_ms: int) -> None:
     told, spent = state.limits_told.get(key), state.spent.get(key, SpentRecord())
     if told is None:
         return
+    accrued = state.accrued_nanos(*key)
     for period in PERIODS:
-        still = budget_percent(spent.within(period, at_ms), limits.of(period) or 0)
+        still = budget_percent(spent.within(period, at_ms) + accrued, limits.of(period) or 0)
         told.note(period, min(told.within(period, at_ms), still), at_ms)
 
 

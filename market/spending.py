@@ -105,7 +105,7 @@ def _tell(turn: Turn, kind: str, name: str, job: str | None, used_up: Sequence[W
     waiting = [period for period in PERIODS if limits.of(period) and percent_told(state, kind, name, period, now_ms) < most]
     if not waiting:
         return
-    accrued = sum(lease.accrued_nanos for one in _open_jobs(state, kind, name) for lease in state.live_leases_of(one))
+    accrued = state.accrued_nanos(kind, name)
     for period in waiting:
         told, limit = percent_told(state, kind, name, period, now_ms), limits.of(period) or 0
         used = _spent(state, kind, name, period, now_ms) + accrued

@@ -335,6 +335,14 @@ class State:
     def live_leases_of(self, job: Job) -> list[Lease]:
         return [self.leases[lease] for lease in job.live]
 
+    def accrued_nanos(self, kind: str, name: str) -> int:
+        """What living leases of a member's or a team's open jobs have run up and nobody was billed yet."""
+        found = 0
+        for job in map(self.jobs.__getitem__, self.open_jobs):
+            if name == (job.customer if kind == "member" else self.members[job.customer].team):
+                found += sum(lease.accrued_nanos for lease in self.live_leases_of(job))
+        return found
+
     def leases_of(self, job: Job) -> list[Lease]:
         return [self.leases[lease] for lease in job.leases]
 

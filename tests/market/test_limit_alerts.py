@@ -95,6 +95,21 @@ def test_a_limit_that_changes_arms_what_is_ahead_again_and_says_at_once_what_is_
     assert scene.exchange.figures().limits_reached == {"50": 0, "80": 0, "100": 0}
 
 
+def test_what_is_run_up_and_not_billed_stays_told_when_a_limit_changes() -> None:
+    scene, meters = Scene(), list[int]()
+    limit(scene, day=2)
+    scene.running(limits__budget_nanos=2 * USD)
+    train(scene, 1, meters)
+    for month in (20, 21, 22):
+        limit(scene, day=2, month=month)
+    limit(scene, day=2.1)
+    assert told(scene) == [("ann", "day", 50)]
+    limit(scene, day=50)
+    limit(scene, day=2)
+    assert told(scene) == [("ann", "day", 50)] * 2
+    assert scene.replayed().fingerprint() == scene.exchange.fingerprint()
+
+
 def test_a_team_is_told_of_what_all_of_it_have_used() -> None:
     scene, meters = Scene(), list[int]()
     scene.do(SetTeam("bio", "op"))
