@@ -158,15 +158,18 @@ def correct_transfer(turn: Turn, command: CorrectTransfer) -> Answer | Refusal:
     else:
         job = state.jobs[original.job]
         found = parts_of(job, amount)
-        ids = [command.id, *(_part(command.id, name) for name, _ in found[1:])]
+        ids = [command.id, *(_part(command.id, number) for number in range(2, 1 + len(found)))]
         moves = [(id, sides[0], name, nanos) for id, (name, nanos) in zip(ids, found, strict=True)]
         credits.give_back(turn, "correction", job, original.lease, moves)
     return Answer(correction_view(state, command.id))
 
 
-def _part(correction: str, grant: str) -> str:
-    """The id of what a correction gives back to a grant besides; no id that the market makes of something else is the same."""
-    return f"correction:{correction}:{grant}"
+def _part(correction: str, number: int) -> str:
+    """The id of a correction's second transfer and the next ones; the market makes no other that is the same.
+
+    It does not name the grant: a provider sees it.
+    """
+    return f"correction:{correction}:{number}"
 
 
 def _held(state: State, account: str) -> int:
@@ -197,8 +200,9 @@ def _reversed(state: State, original: Transfer) -> tuple[str, str] | None:
 def correction_view(state: State, name: str) -> Json:
     found, booked = state.corrections[name], state.ledger.transfer(name)
     assert booked is not None, name
-    grants = state.jobs[booked.job].granted if booked.job is not None else {}
-    parts = [booked, *(one for grant in grants if (one := state.ledger.transfer(_part(name, grant))) is not None)]
+    parts = [booked]
+    while (one := state.ledger.transfer(_part(name, 1 + len(parts)))) is not None:
+        parts.append(one)
     granted = sum(one.amount_nanos for one in parts if one.credit.startswith("credit:"))
     return {
         "id": name, "transfer": found.transfer, "amount_nanos": found.amount_nanos, "reason": found.reason, "by": found.by,

@@ -214,9 +214,10 @@ def _refund(turn: Turn, dispute: Dispute, amount_nanos: int) -> None:
     """It goes back to where the customer paid it from, out of what the provider earned and out of the fee."""
     job, accounts = turn.state.jobs[dispute.job], {"earnings": earnings(dispute.provider), "fee": FEE}
     payers = zip(accounts, _parts(dispute, amount_nanos), strict=True)
-    moves = []
+    moves = list[tuple[str, str, str, int]]()
     for payer, grant, nanos in dealt(payers, parts_of(job, amount_nanos)):
-        mark = f"refund:{dispute.id}:{payer}" + (f":{grant}" if grant else "")
+        number = 1 + sum(debit == accounts[payer] for _, debit, _, _ in moves)  # not the grant: the provider sees the id
+        mark = f"refund:{dispute.id}:{payer}" + (f":{number}" if number > 1 else "")
         moves.append((mark, accounts[payer], grant, nanos))
     credits.give_back(turn, "refund", job, dispute.lease, moves)
 

@@ -118,7 +118,9 @@ def _rows(tenant: Tenant) -> dict[str, tuple[str, str, list[Any]]]:
         of_escrow = f"debit IN {own} OR credit IN {own}"
         rows["transfers"] = ("*", f"{touches} OR {of_escrow}", [*accounts, *accounts, *[tenant.member] * 2])
     else:
-        rows["transfers"] = ("*", touches, [*accounts, *accounts])
+        customer = "(SELECT 'wallet:' || customer FROM jobs WHERE jobs.job = tenant_transfers.job)"
+        shown = f"* REPLACE (CASE WHEN credit LIKE 'credit:%' THEN {customer} ELSE credit END AS credit)"
+        rows["transfers"] = (shown, touches, [*accounts, *accounts])
         rows["metrics"] = rows["estimates"] = ("*", "false", [])
         hidden = ", ".join(f"NULL AS {name}" for name in HIDDEN_FROM_PROVIDERS)
         rows["jobs"] = (f"* REPLACE ({hidden})", "job IN (SELECT job FROM leases WHERE provider = ?)", who)

@@ -7,7 +7,7 @@ import pytest
 from storage.projection import Projection
 from storage.tenant_sql import HIDDEN_FROM_PROVIDERS, TENANT_TABLES, Limits, tenant_sql
 from storage.tenants import QueryRefused, Tenant
-from tests.storage.books_examples import Story, example_story, write
+from tests.storage.books_examples import Story, example_story, transfer, write
 
 OPERATOR = Tenant("root", "operator")
 ANN = Tenant("ann", "customer")
@@ -46,6 +46,18 @@ def test_everybody_sees_their_own_rows(ask) -> None:
     for table in TENANT_TABLES:
         assert column(Tenant("x", "plane"), f"SELECT count(*) FROM {table}") == [0]
         assert column(Tenant("nobody", "customer"), f"SELECT count(*) FROM {table}") == [0]
+
+
+def test_a_provider_does_not_see_from_what_its_customer_had_paid(tmp_path: Path) -> None:
+    story = Story()
+    story.submit(1, "job-a", "ann", 1_000_000_000, {})
+    lease = story.grant(2, "job-a", "ann", "p1", 360_000_000)
+    story.add(3, transfer("refund:x:earnings", "refund", "earnings:p1", "credit:g1", 5, "job-a", lease))
+    write(tmp_path / "journal", story.records)
+    with Projection.in_memory(tmp_path / "journal") as books, books.cursor() as cursor:
+        refunds = "SELECT credit FROM transfers WHERE kind = 'refund'"
+        assert tenant_sql(cursor, P1, refunds)["rows"] == [["wallet:ann"]]
+        assert tenant_sql(cursor, OPERATOR, refunds)["rows"] == [["credit:g1"]]
 
 
 def test_the_workloads_figures_are_rows_of_the_newest_evaluation_of_a_kept_round(tmp_path: Path) -> None:
