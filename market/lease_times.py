@@ -2,7 +2,8 @@
 
 A window in the state is a time in milliseconds, journaled when it is known (`offer_window`): when the offer is placed or its windows
 change, and when the one before is over. A lease that reaches the longest time of its offer, or the offer's next window, has notice
-before, as of a preemption: its host and its run carry that out at a boundary (`market/actors/noticed.py`), and it is over by then.
+before, as of a preemption: its host and its run carry that out at a boundary (`market/actors/noticed.py`), and it is over by then,
+unless the window was set so late that the whole notice, which is always given, lasts into it.
 """
 
 from __future__ import annotations
