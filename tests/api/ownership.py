@@ -111,6 +111,7 @@ DOORS: dict[str, Door] = {
         "provider", "host", body=NEW_OFFER, status=409, because="ids are the market's: one that is taken is a conflict"
     ),
     "POST /v1/offers/{offer}/price": Door("provider, operator", "host", body={"price_nanos_per_gpu_hour": 10**9}),
+    "POST /v1/offers/{offer}/lease-times": Door("provider, operator", "host", body={"max_lease_ms": 8 * 3_600_000}),
     "POST /v1/offers/{offer}/hold": Door("provider, operator", "host", body={"gpus": 0, "leases": ["{lease}"]}),
     "POST /v1/offers/{offer}/measured": Door("provider", "host", body={"seed": 1, "measured": {"cores": 1}}),
     "GET /v1/probe": Door("provider", query="size=1"),

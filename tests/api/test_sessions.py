@@ -168,7 +168,7 @@ def test_a_machine_that_is_lost_is_told(square: Square, tmp_path: Path) -> None:
         assert process.stdout.readline() == b"ready\n"
         scene.host.lease_ended(scene.worker["id"], epoch=scene.worker["epoch"], reason="worker_killed", detail="")
         _, told = process.communicate(timeout=60)
-        assert (process.returncode, b"lost its lease" in told) == (255, True)
+        assert (process.returncode, b"the session is lost: the machine" in told) == (255, True)
 
 
 def test_too_many_at_once_are_refused_by_name(square: Square, tmp_path: Path) -> None:

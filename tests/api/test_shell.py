@@ -110,7 +110,7 @@ def test_the_terminal_is_as_before_when_the_machine_is_lost(square: Square, tmp_
         with contextlib.closing(typist):
             typist.sees(b"$ ")
             scene.host.lease_ended(scene.worker["id"], epoch=scene.worker["epoch"], reason="worker_killed", detail="")
-            typist.sees(b"lost its lease")
+            typist.sees(b"the session is lost: the machine")
             assert typist.process.wait(PATIENCE_S) == 255
             assert typist.restored
 

@@ -28,7 +28,7 @@ def test_who_diverges_once_is_warned_and_goes_on_from_what_the_others_made(name)
 
 
 def test_who_diverges_while_it_trains_ahead_is_warned_in_the_round_that_this_belongs_to():
-    with ring(spec_of(STRATEGIES["streaming_diloco"], rounds=6)) as job:
+    with ring(spec_of(strategy_of("streaming_diloco", overlap_steps=2), rounds=6)) as job:
         job.seats[1].diverges = {3: 1}
         assert is_done(job.run())
         job.check()
