@@ -125,7 +125,7 @@ def test_when_the_keeper_is_killed_its_children_end_and_up_goes_on_with_what_was
         assert customer.job("job-a")["state"] == "pending"
         assert customer.balance() == {
             "account": "customer", "wallet_nanos": USD, "escrow_nanos": 5 * USD, "earnings_nanos": 0, "balance_nanos": USD,
-            "bought_nanos": USD, "granted_nanos": 0, "team_granted_nanos": 0, "grants": [],
+            "bought_nanos": USD, "granted_nanos": 0, "team_granted_nanos": 0, "grants": [], "limits": [],
         }  # fmt: skip
         assert [one["id"] for one in provider.offers()] == ["offer-a"]
         assert customer.submit_job("job-a", make_spec("elsewhere"))["id"] == "job-a"
