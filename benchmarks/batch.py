@@ -8,10 +8,11 @@ A market and providers of one core each on this machine, all in the sandbox that
   from the submission to that line when the provider is started only then.
 - `upload_…_bytes`: of a working folder, and of the next one after one line of one file was changed.
 - `restart_s`: from SIGKILL of the worker to the first line of the command on another machine, with what it had saved.
-- `saving_overhead`: how much longer a script computes that saves 32 MiB, all of it new, every second or so in
+- `saving_overhead`: how much longer a script computes that saves 32 MiB, all of it new, every ten seconds or so in
   `TORG_CHECKPOINT_DIR` than the same script that writes them beside it: the median over pairs, of which every second runs in
   the other order, because a machine's speed wanders; `saving_lowest`, `saving_highest`: of the pairs. `saving_cpu_overhead`: the
-  same of the script's own processor time.
+  same of the script's own processor time. `saving_hard_…`: of one that saves every second or so. The market, which stores what
+  is saved, is on the same cores here.
 - `environment_cold_s`: from the submission to the first line of a command whose environment is built first, and
   `environment_build_s` what the machine says that building took; `environment_warm_s`: the same job again, on a machine that has
   it; `environment_none_s`: the same without requirements. The package is a wheel of 200 modules made on the spot, in a folder
@@ -56,15 +57,16 @@ folder = pathlib.Path(os.environ[sys.argv[1]])
 draw = numpy.random.default_rng(0)
 state, matrix = draw.standard_normal(4 << 20), draw.standard_normal((384, 384), dtype=numpy.float32) / 20
 began, used = time.monotonic(), time.process_time()
-for save in range(6):
-    for step in range(750):
+for save in range(int(sys.argv[2])):
+    for step in range(int(sys.argv[3])):
         matrix = numpy.tanh(matrix @ matrix)
     state += 1
     (folder / "new").write_bytes(state.tobytes())
     (folder / "new").rename(folder / "state")
 print("took", time.monotonic() - began, time.process_time() - used, flush=True)
 """
-PAIRS = 8
+SAVERS = {"saving": (4, 3, 7500), "saving_hard": (8, 6, 750)}
+"""Pairs of runs, saves of each, and steps of a millisecond or so before each save."""
 
 
 def main() -> int:
@@ -166,24 +168,29 @@ def _fields(folder: Path) -> dict[str, Any]:
 
 def saving(as_json: bool) -> dict[str, float]:
     """What a script pays for having what it saves made durable."""
-    took: dict[str, list[tuple[float, float]]] = {"TORG_CHECKPOINT_DIR": [], "TMPDIR": []}
     with tempfile.TemporaryDirectory() as folder, open_square(1) as square:
         square.wait_sandboxed()
-        for pair in range(PAIRS):
-            for where in list(took)[:: 1 if pair % 2 else -1]:
-                square.wait_free()
-                job = square.submit(["python", "-c", SAVER, where], Path(folder))
-                square.wait_over(job)
-                words = next(line.split() for line in square.lines(job) if line.startswith("took "))
-                took[where].append((float(words[1]), float(words[2])))
+        found = [_saving(square, Path(folder), name, *numbers, as_json=as_json) for name, numbers in SAVERS.items()]
+    return {name: value for one in found for name, value in one.items()}
+
+
+def _saving(square: Square, folder: Path, name: str, pairs: int, saves: int, steps: int, *, as_json: bool) -> dict[str, float]:
+    took: dict[str, list[tuple[float, float]]] = {"TORG_CHECKPOINT_DIR": [], "TMPDIR": []}
+    for pair in range(pairs):
+        for where in list(took)[:: 1 if pair % 2 else -1]:
+            square.wait_free()
+            job = square.submit(["python", "-c", SAVER, where, str(saves), str(steps)], folder)
+            square.wait_over(job)
+            words = next(line.split() for line in square.lines(job) if line.startswith("took "))
+            took[where].append((float(words[1]), float(words[2])))
     for where, runs in took.items():
         say(as_json, f"{where}: {', '.join(f'{seconds:.2f} s ({cpu_s:.2f} of CPU)' for seconds, cpu_s in runs)}")
     kept, beside = took.values()
     ratios = [one[0] / other[0] - 1 for one, other in zip(kept, beside, strict=True)]
     cpu_ratios = [one[1] / other[1] - 1 for one, other in zip(kept, beside, strict=True)]
     return {
-        "saving_overhead": statistics.median(ratios), "saving_lowest": min(ratios), "saving_highest": max(ratios),
-        "saving_cpu_overhead": statistics.median(cpu_ratios), "saving_run_s": statistics.median(one[0] for one in kept),
+        f"{name}_overhead": statistics.median(ratios), f"{name}_lowest": min(ratios), f"{name}_highest": max(ratios),
+        f"{name}_cpu_overhead": statistics.median(cpu_ratios), f"{name}_run_s": statistics.median(one[0] for one in kept),
     }  # fmt: skip
 
 
