@@ -10,9 +10,10 @@ A market and providers of one core each on this machine, all in the sandbox that
 - `restart_s`: from SIGKILL of the worker to the first line of the command on another machine, with what it had saved.
 - `saving_overhead`: how much longer a script computes that saves 32 MiB, all of it new, every ten seconds or so in
   `TORG_CHECKPOINT_DIR` than the same script that writes them beside it: the median over pairs, of which every second runs in
-  the other order, because a machine's speed wanders; `saving_lowest`, `saving_highest`: of the pairs. `saving_cpu_overhead`: the
-  same of the script's own processor time. `saving_hard_…`: of one that saves every second or so. The market, which stores what
-  is saved, is on the same cores here.
+  the other order, because a machine's speed wanders; `saving_lowest`, `saving_highest`: of the pairs. `saving_work_overhead`: what
+  all other processes of this machine, the market that stores what is saved among them, compute more in a run that is saved, in
+  parts of the run's time on one core; it does not wander with the script's speed. `saving_hard_…`: of one that saves every second
+  or so.
 - `environment_cold_s`: from the submission to the first line of a command whose environment is built first, and
   `environment_build_s` what the machine says that building took; `environment_warm_s`: the same job again, on a machine that has
   it; `environment_none_s`: the same without requirements. The package is a wheel of 200 modules made on the spot, in a folder
@@ -32,6 +33,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from benchmarks.packages import make_wheel
 from benchmarks.report import Target, finish, parser, say
@@ -179,19 +182,28 @@ def _saving(square: Square, folder: Path, name: str, pairs: int, saves: int, ste
     for pair in range(pairs):
         for where in list(took)[:: 1 if pair % 2 else -1]:
             square.wait_free()
+            before_s = _busy_s()
             job = square.submit(["python", "-c", SAVER, where, str(saves), str(steps)], folder)
             square.wait_over(job)
+            busy_s = _busy_s() - before_s
             words = next(line.split() for line in square.lines(job) if line.startswith("took "))
-            took[where].append((float(words[1]), float(words[2])))
+            took[where].append((float(words[1]), busy_s - float(words[2])))
     for where, runs in took.items():
-        say(as_json, f"{where}: {', '.join(f'{seconds:.2f} s ({cpu_s:.2f} of CPU)' for seconds, cpu_s in runs)}")
+        say(as_json, f"{where}: {', '.join(f'{seconds:.2f} s (others {cpu_s:.2f} of CPU)' for seconds, cpu_s in runs)}")
     kept, beside = took.values()
     ratios = [one[0] / other[0] - 1 for one, other in zip(kept, beside, strict=True)]
-    cpu_ratios = [one[1] / other[1] - 1 for one, other in zip(kept, beside, strict=True)]
+    run_s = statistics.median(one[0] for one in kept)
+    work_s = statistics.median(one[1] for one in kept) - statistics.median(one[1] for one in beside)
     return {
         f"{name}_overhead": statistics.median(ratios), f"{name}_lowest": min(ratios), f"{name}_highest": max(ratios),
-        f"{name}_cpu_overhead": statistics.median(cpu_ratios), f"{name}_run_s": statistics.median(one[0] for one in kept),
+        f"{name}_work_overhead": work_s / run_s, f"{name}_run_s": run_s,
     }  # fmt: skip
+
+
+def _busy_s() -> float:
+    """What the cores of this machine have computed since it started."""
+    times = psutil.cpu_times()
+    return float(times.user + times.system + times.nice + times.irq + times.softirq)
 
 
 def environments(requirement: str | None, as_json: bool) -> dict[str, float]:
