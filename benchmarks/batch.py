@@ -12,8 +12,8 @@ A market and providers of one core each on this machine, all in the sandbox that
   `TORG_CHECKPOINT_DIR` than the same script that writes them beside it: the median over pairs, of which every second runs in
   the other order, because a machine's speed wanders; `saving_lowest`, `saving_highest`: of the pairs. `saving_work_overhead`: what
   all other processes of this machine, the market that stores what is saved among them, compute more in a run that is saved, in
-  parts of the run's time on one core; it does not wander with the script's speed. `saving_hard_…`: of one that saves every second
-  or so.
+  parts of the run's time on one core; the making of the next warm worker is among it and differs by seconds from run to run.
+  `saving_hard_…`: of one that saves every second or so.
 - `environment_cold_s`: from the submission to the first line of a command whose environment is built first, and
   `environment_build_s` what the machine says that building took; `environment_warm_s`: the same job again, on a machine that has
   it; `environment_none_s`: the same without requirements. The package is a wheel of 200 modules made on the spot, in a folder
