@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from market.checking import MAX_INT, invalid, is_int, is_text
 from market.commands import HoldOffer
-from market.outcomes import Answer, Json, Refusal, unknown
+from market.outcomes import Answer, Json, Refusal
 from market.state import OfferRecord
 from market.turn import Turn
 
@@ -21,12 +21,9 @@ NOTHING_HELD: Json = {"gpus": 0, "reason": "", "why": "", "until_ms": None}
 
 def hold_offer(turn: Turn, command: HoldOffer) -> Answer | Refusal:
     """Hold units back, give notice to leases, or (0 units) release. The same again is answered."""
-    refusal = turn.require(command.by, ("provider", "operator"))
-    if refusal is not None:
-        return refusal
-    offer = turn.state.offers.get(command.offer)
-    if offer is None or not (offer.provider == command.by or turn.is_operator(command.by)):
-        return unknown("offer", command.offer)
+    offer = turn.find_offer(command.offer, command.by)
+    if isinstance(offer, Refusal):
+        return offer
     refusal = _check(turn, offer, command)
     if refusal is not None:
         return refusal

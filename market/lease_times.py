@@ -16,7 +16,7 @@ from market.granting import end_lease
 from market.leases import Lease, LeaseState
 from market.maintenance import next_window, wrong_windows
 from market.outbidding import give_notice
-from market.outcomes import Answer, Json, Refusal, unknown
+from market.outcomes import Answer, Json, Refusal
 from market.owner_terms import OwnerTerms
 from market.state import OfferRecord, State
 from market.turn import Turn
@@ -42,12 +42,9 @@ def check_lease_times(terms: OwnerTerms) -> Refusal | None:
 
 def set_lease_times(turn: Turn, command: SetLeaseTimes) -> Answer | Refusal:
     """Change them on an offer that is listed: lease times for leases to come, windows for those that run, too."""
-    refusal = turn.require(command.by, ("provider", "operator"))
-    if refusal is not None:
-        return refusal
-    offer = turn.state.offers.get(command.offer)
-    if offer is None or not (offer.provider == command.by or turn.is_operator(command.by)):
-        return unknown("offer", command.offer)
+    offer = turn.find_offer(command.offer, command.by)
+    if isinstance(offer, Refusal):
+        return offer
     if offer.state == "withdrawn":
         return Refusal("withdrawn", f"{offer.id} is withdrawn", field="offer", status=409)
     asked = {"min_lease_ms": command.min_lease_ms, "max_lease_ms": command.max_lease_ms}

@@ -237,12 +237,9 @@ def _check_price(turn: Turn, price: object) -> Refusal | None:
 
 def change_offer(turn: Turn, command: ChangeOffer) -> Answer | Refusal:
     """price, drain, withdraw or relist; leases on a withdrawn offer end by the provider's fault."""
-    refusal = turn.require(command.by, ("provider", "operator"))
-    if refusal is not None:
-        return refusal
-    offer = turn.state.offers.get(command.offer)
-    if offer is None or not (offer.provider == command.by or turn.is_operator(command.by)):
-        return unknown("offer", command.offer)
+    offer = turn.find_offer(command.offer, command.by)
+    if isinstance(offer, Refusal):
+        return offer
     price = offer.price_nanos_per_gpu_hour
     if command.action == "price":
         new_price = command.price_nanos_per_gpu_hour

@@ -7,7 +7,7 @@ from typing import Any
 
 from market.commands import SYSTEM
 from market.events import Event, make_event
-from market.outcomes import Refusal, Settings, forbidden
+from market.outcomes import Refusal, Settings, forbidden, unknown
 from market.reducer import apply
 from market.state import Job, OfferRecord, State, Volatile
 from storage.ledger import Transfer
@@ -77,6 +77,16 @@ class Turn:
     def is_operator(self, by: str) -> bool:
         member = self.state.members.get(by)
         return by == SYSTEM or (member is not None and member.role == "operator" and not member.suspended)
+
+    def find_offer(self, name: str, by: str) -> OfferRecord | Refusal:
+        """The offer, if it is this provider's or the asker is an operator; else as if it did not exist."""
+        refusal = self.require(by, ("provider", "operator"))
+        if refusal is not None:
+            return refusal
+        offer = self.state.offers.get(name)
+        if offer is None or not (offer.provider == by or self.is_operator(by)):
+            return unknown("offer", name)
+        return offer
 
     def find_job(self, name: str, by: str) -> Job | Refusal:
         """The job, if it is this customer's or the asker is an operator or the plane; else as if it did not exist."""

@@ -6,6 +6,7 @@ them: that is how the tests cut a workload at every operation, and how `torg tor
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from storage.journal_format import sync_folder
@@ -58,6 +59,20 @@ class Disk:
 
 
 DISK = Disk()
+
+
+def write_synced(disk: Disk, path: Path, data: bytes) -> None:
+    """A file of these bytes, durable when this returns; its name is not. What cannot be written whole is removed. Raises OSError."""
+    handle = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    try:
+        write_all(disk, handle, data)
+        disk.sync(handle)
+    except OSError:
+        with suppress(OSError):
+            disk.unlink(path)
+        raise
+    finally:
+        os.close(handle)
 
 
 def write_all(disk: Disk, handle: int, data: bytes) -> None:

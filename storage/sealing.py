@@ -10,13 +10,13 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from storage.disk import DISK, Disk, write_all
+from storage.disk import DISK, Disk, write_synced
 from storage.journal_format import (
     RECORD_HEADER,
     SEALED,
@@ -110,16 +110,7 @@ def _records(data: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 def _write(folder: Path, made: bytes, sealed: Path, data: bytes, disk: Disk) -> None:
     temporary = folder / TEMPORARY
-    handle = disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    try:
-        write_all(disk, handle, made)
-        disk.sync(handle)
-    except OSError:
-        with suppress(OSError):
-            disk.unlink(temporary)
-        raise
-    finally:
-        os.close(handle)
+    write_synced(disk, temporary, made)
     if not _gives(temporary, data):
         raise JournalCorrupt(f"{temporary.name} does not give the records that were written to it: is the disk sound?")
     disk.rename(temporary, sealed)

@@ -8,14 +8,12 @@ goes: killed at any point there is one form or both, and each is right.
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from storage.disk import DISK, Disk, write_all
+from storage.disk import DISK, Disk, write_synced
 from storage.journal_format import ARCHIVED, SEALED, JournalAway, JournalCorrupt, segments
 from storage.journal_reader import read_journal
 from storage.mirror_places import MirrorPlace, MirrorsError, open_place, read_mirrors
@@ -160,15 +158,6 @@ def _check_gives(there: bytes, data: bytes, name: str, store: ObjectStore) -> No
 
 def _write_stub(folder: Path, first: int, head: SealedHead, disk: Disk) -> None:
     temporary = folder / TEMPORARY
-    handle = disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    try:
-        write_all(disk, handle, head.encode())
-        disk.sync(handle)
-    except OSError:
-        with suppress(OSError):
-            disk.unlink(temporary)
-        raise
-    finally:
-        os.close(handle)
+    write_synced(disk, temporary, head.encode())
     disk.rename(temporary, folder / f"{first:020d}{ARCHIVED}")
     disk.sync_folder(folder)
