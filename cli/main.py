@@ -4,6 +4,7 @@ A verb group's module is imported when one of its verbs is asked for, so a perso
 `torg offers` does not wait for the parts that `torg submit` needs.
 """
 
+import gc
 import json
 import os
 import sys
@@ -51,7 +52,9 @@ EPILOG = "Anywhere on the line: --json, --url URL, --key KEY, --home DIR, --ca F
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit with its code."""
-    sys.exit(run(sys.argv[1:] if argv is None else argv))
+    code = run(sys.argv[1:] if argv is None else argv)
+    gc.freeze()  # what is left goes with the process: its end need not look through everything that was imported for cycles
+    sys.exit(code)
 
 
 def run(argv: Sequence[str]) -> int:

@@ -19,10 +19,10 @@ PLENTY = 2**100
 
 def priced(
     rule: str, offers: Offers, jobs: Jobs, rows: Sequence[Row]
-) -> tuple[dict[tuple[int, int], int], frozenset[int], tuple[ClassPrice, ...]]:
-    """Nano-dollars per GPU-hour of each (job, offer); rows of the jobs that no single price suited; what traded."""
+) -> tuple[list[int], frozenset[int], tuple[ClassPrice, ...]]:
+    """Nano-dollars per GPU-hour of each of `rows`; rows of the jobs that no single price suited, whose price is 0; what traded."""
     if rule == ASK:
-        return {(job, offer): offers.price_nanos[offer] for job, offer, _ in rows}, frozenset(), _traded_at_asks(offers, rows)
+        return [offers.price_nanos[offer] for _, offer, _ in rows], frozenset(), _traded_at_asks(offers, rows)
     job_row = {name: row for row, name in enumerate(jobs.ids)}
     offer_row = {name: row for row, name in enumerate(offers.ids)}
     listed = [
@@ -58,16 +58,21 @@ def priced(
         for job, own in found.prices.items()
         for seat, at in zip(seats[job], own, strict=True)
     }
-    return prices, frozenset(job_row[job] for job in found.given_up), found.classes
+    given_up = frozenset(job_row[job] for job in found.given_up)
+    return [0 if job in given_up else prices[job, offer] for job, offer, _ in rows], given_up, found.classes
 
 
 def _traded_at_asks(offers: Offers, rows: Sequence[Row]) -> tuple[ClassPrice, ...]:
     """What the price rules say of classes where everybody is paid the ask, without a live book of all offers."""
-    found: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    taken: dict[int, int] = {}
     for _, offer, gpus in rows:
-        if offers.price_nanos[offer]:
-            found.setdefault((offers.gpu[offer], offers.region[offer]), []).append((offers.price_nanos[offer], gpus))
+        taken[offer] = taken.get(offer, 0) + gpus
+    found: dict[tuple[str, str], list[int]] = {}
+    for offer, gpus in taken.items():
+        ask = offers.price_nanos[offer]
+        if ask:
+            one = found.setdefault((offers.gpu[offer], offers.region[offer]), [ask, ask, 0])
+            one[0], one[1], one[2] = min(one[0], ask), max(one[1], ask), one[2] + gpus
     return tuple(
-        ClassPrice(gpu, region, max(seats)[0], sum(gpus for _, gpus in seats), min(seats)[0], max(seats)[0])
-        for (gpu, region), seats in sorted(found.items())
+        ClassPrice(gpu, region, high, gpus, low, high) for (gpu, region), (low, high, gpus) in sorted(found.items())
     )

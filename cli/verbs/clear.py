@@ -1,6 +1,9 @@
 """`torg clear`: offers and jobs from files, matched by the engine, without a market."""
 
+import gc
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,9 +49,29 @@ def clear(
     number from 1). Empty gpu or regions stand for any, an empty deadline or max_hours for no limit. The first run on a
     machine compiles the engine's loops, which takes up to a minute; later runs load them.
     """
-    settings: Settings = ctx.obj
     _check_options(price_rule, budget, seed)
-    weights, ageing_nanos = _fairness(team_weights, ageing)
+    fairness = _fairness(team_weights, ageing)
+    with _uncollected():
+        _clear(ctx.obj, offers, jobs, price_rule, bound, budget, seed, memory, fairness)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the collector of cycles: there are none worth collecting, and it would look through all that has been read and
+    made, and all that numba imports, again and again."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _clear(
+    settings: Settings, offers: Path, jobs: Path, price_rule: str, bound: bool, budget: int | None, seed: int, memory: Path | None,
+    fairness: tuple[dict[str, int], int],
+) -> None:  # fmt: skip
     from cli.book_files import read, read_memory, write_memory
     from market.engine.columns import jobs_of, offers_of
 
@@ -65,7 +88,7 @@ def clear(
     load_ms = _ms(begun)
     before = None if memory is None else read_memory(memory)
     begun, used = time.perf_counter(), time.thread_time()
-    book = book_of(offered, wanted, Fairness(weights, ageing_nanos))
+    book = book_of(offered, wanted, Fairness(*fairness))
     cleared = solve(book, budget=budget, seed=seed, bound=bound, memory=before)
     times = {"read_ms": read_ms, "load_ms": load_ms, "clear_ms": _ms(begun), "clear_cpu_ms": round((time.thread_time() - used) * 1000, 1)}
     told = _document(book, cleared, price_rule) | {"price_rule": price_rule, "budget": cleared.budget, "seed": seed} | times
@@ -116,20 +139,23 @@ def _check_options(price_rule: str, budget: int | None, seed: int) -> None:
 
 
 def _document(book: "Book", cleared: "Cleared", rule: str) -> dict[str, Any]:
+    from market.engine.columns import NANOS
     from market.engine.reasons import reasons
     from market.file_prices import priced
 
     offers, jobs = book.offers, book.jobs
-    rows = sorted(zip(cleared.job_rows.tolist(), cleared.offer_rows.tolist(), cleared.gpus.tolist(), strict=True))
+    rows = cleared.rows()
     prices, given_up, classes = priced(rule, offers, jobs, rows)
     served = {job for job, _, _ in rows}
-    rows = [row for row in rows if row[0] not in given_up]
+    if given_up:
+        kept = [(row, price) for row, price in zip(rows, prices, strict=True) if row[0] not in given_up]
+        rows, prices = [row for row, _ in kept], [price for _, price in kept]
     left = [row for row in range(len(jobs.ids)) if row not in served]
     welfare = _welfare_nanos(book, rows) if given_up else cleared.welfare_nanos
     told: dict[str, Any] = {
         "matches": [
-            {"job": jobs.ids[job], "offer": offers.ids[offer], "gpus": gpus, "usd_per_gpu_hour": _usd(prices[job, offer])}
-            for job, offer, gpus in rows
+            {"job": jobs.ids[job], "offer": offers.ids[offer], "gpus": gpus, "usd_per_gpu_hour": price / NANOS}
+            for (job, offer, gpus), price in zip(rows, prices, strict=True)
         ],
         "unmatched": [
             *({"job": jobs.ids[one.row], "reason": str(one.reason), "detail": one.detail} for one in reasons(book, left)),

@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 
+from market.engine.arrays import UNBOUNDED, Wholes
 from market.engine.book import Book
 from market.engine.columns import INTERCONNECTS, NANOS
 from market.engine.removing import count_removed
@@ -39,6 +40,12 @@ STAGES = (
     Reason.PRICE_TOO_LOW, Reason.SAME_REGION,
 )  # fmt: skip
 
+LOOKED_AT = (
+    ("gpus", np.int64), ("reliability", np.float64), ("interconnect", np.int64), ("max_hours", np.float64),
+    ("available", np.float64), ("price", np.float64),
+)  # fmt: skip
+"""What `count_removed` looks at in an offer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Unmatched:
@@ -56,8 +63,9 @@ def reasons(book: Book, unmatched: list[int]) -> list[Unmatched]:
     places = {row: place for place, row in enumerate(book.job_rows.tolist())}
     jobs = np.asarray([places[row] for row in unmatched], dtype=np.int64)
     stages = np.zeros((len(unmatched), 7), dtype=np.int64)
-    count_removed(book.arrays, jobs, stages)
-    paid = Seating(book.arrays).pays(jobs)[jobs].astype(np.int64)
+    offers = tuple(np.ascontiguousarray(book.arrays.offer[name], dtype=kind) for name, kind in LOOKED_AT)
+    count_removed(book.arrays, offers, jobs, stages)
+    paid = _paid(book, jobs)
     by_model: dict[str, int] = {}
     by_place: dict[tuple[str, str], int] = {}
     for gpu, region, gpus in zip(book.offers.gpu, book.offers.region, book.offers.gpus, strict=True):
@@ -78,6 +86,16 @@ def reasons(book: Book, unmatched: list[int]) -> list[Unmatched]:
         of_models, here = offered(book.jobs.gpu[row], book.jobs.speeds[row], book.jobs.regions[row])
         found.append(_reason(book, row, whole, of_models, [here, *left], pays))
     return found
+
+
+def _paid(book: Book, jobs: Wholes) -> Wholes:
+    """0 for each of `jobs` whose budget pays for no gang, 2 where none makes as much as it costs, else 1. Both can only be of
+    jobs with a budget or a curve: what a plain job may have costs no more than its limit."""
+    columns, paid = book.arrays.job[jobs], np.ones(len(jobs), dtype=np.int64)
+    bounded = np.flatnonzero((columns["rate_max"] < UNBOUNDED) | (columns["curve_first"] >= 0))
+    if len(bounded):
+        paid[bounded] = Seating(book.arrays).pays(jobs[bounded])[jobs[bounded]]
+    return paid
 
 
 def _reason(book: Book, row: int, offered: int, of_models: int, left: list[int], pays: int) -> Unmatched:

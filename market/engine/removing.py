@@ -8,35 +8,44 @@ from market.engine.compiling import compiled
 
 
 @compiled
-def count_removed(book: Any, jobs: Any, stages: Any) -> Any:
+def count_removed(book: Any, offers: Any, jobs: Any, stages: Any) -> Any:
     """For each of `jobs` how many GPUs are left after each requirement; the last column is of the best group alone.
 
-    Columns: buckets, reliability, interconnect, max_hours, deadline, price, one group.
+    Columns: buckets, reliability, interconnect, max_hours, deadline, price, one group. `offers` are GPUs, reliability,
+    interconnect, max_hours, available and price of every offer, an array of each: with those and without a branch the innermost
+    loop takes several offers in one step.
     """
     for row in range(len(jobs)):
-        job, best = jobs[row], 0
-        for group in range(book.job[job].group_first, book.job[job].group_last):
+        job, best = book.job[jobs[row]], 0
+        least, level, hours, deadline, limit = (
+            job.reliability_min, job.interconnect_min, job.hours, job.deadline, job.limit,
+        )  # fmt: skip
+        for group in range(job.group_first, job.group_last):
             here = 0
             for at in range(book.group[group].begin, book.group[group].end):
-                bucket = book.lists[at].bucket
-                for offer in range(book.bucket[bucket].first, book.bucket[bucket].last):
-                    gpus = book.offer[offer].gpus
-                    stages[row, 0] += gpus
-                    if book.offer[offer].reliability < book.job[job].reliability_min:
-                        continue
-                    stages[row, 1] += gpus
-                    if book.offer[offer].interconnect < book.job[job].interconnect_min:
-                        continue
-                    stages[row, 2] += gpus
-                    if book.offer[offer].max_hours < book.job[job].hours:
-                        continue
-                    stages[row, 3] += gpus
-                    if book.offer[offer].available + book.job[job].hours > book.job[job].deadline:
-                        continue
-                    stages[row, 4] += gpus
-                    if book.lists[at].owned == 0 and book.offer[offer].price > book.job[job].limit:
-                        continue
-                    stages[row, 5] += gpus
-                    here += gpus
+                bucket, owned = book.bucket[book.lists[at].bucket], book.lists[at].owned != 0
+                first, last = bucket.first, bucket.last
+                gpus, reliability, interconnect = offers[0][first:last], offers[1][first:last], offers[2][first:last]
+                max_hours, available, price = offers[3][first:last], offers[4][first:last], offers[5][first:last]
+                listed = sure = linked = long = early = cheap = 0
+                for offer in range(len(gpus)):
+                    left = gpus[offer]
+                    listed += left
+                    left = left if reliability[offer] >= least else 0
+                    sure += left
+                    left = left if interconnect[offer] >= level else 0
+                    linked += left
+                    left = left if max_hours[offer] >= hours else 0
+                    long += left
+                    left = left if available[offer] + hours <= deadline else 0
+                    early += left
+                    cheap += left if owned or price[offer] <= limit else 0
+                stages[row, 0] += listed
+                stages[row, 1] += sure
+                stages[row, 2] += linked
+                stages[row, 3] += long
+                stages[row, 4] += early
+                stages[row, 5] += cheap
+                here += cheap
             best = max(best, here)
         stages[row, 6] = best

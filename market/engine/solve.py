@@ -41,6 +41,12 @@ class Cleared:
     budget: int
     memory: Memory
 
+    def rows(self) -> list[tuple[int, int, int]]:
+        """The seats, (row of a job, row of an offer, GPUs), in this order."""
+        order = np.lexsort((self.gpus, self.offer_rows, self.job_rows))
+        job, offer, gpus = (one[order].tolist() for one in (self.job_rows, self.offer_rows, self.gpus))
+        return list(zip(job, offer, gpus, strict=True))
+
 
 @dataclass(frozen=True, slots=True)
 class Solved:
