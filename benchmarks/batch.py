@@ -8,12 +8,13 @@ A market and providers of one core each on this machine, all in the sandbox that
   from the submission to that line when the provider is started only then.
 - `upload_…_bytes`: of a working folder, and of the next one after one line of one file was changed.
 - `restart_s`: from SIGKILL of the worker to the first line of the command on another machine, with what it had saved.
-- `saving_overhead`: how much longer a script computes that saves 32 MiB, all of it new, every ten seconds or so in
-  `TORG_CHECKPOINT_DIR` than the same script that writes them beside it: the median over pairs, of which every second runs in
-  the other order, because a machine's speed wanders; `saving_lowest`, `saving_highest`: of the pairs. `saving_work_overhead`: what
-  all other processes of this machine, the market that stores what is saved among them, compute more in a run that is saved, in
-  parts of the run's time on one core; the making of the next warm worker is among it and differs by seconds from run to run.
-  `saving_hard_…`: of one that saves every second or so.
+- `saving_overhead`: how much longer parts of a script take that save 32 MiB, all of it new, and then compute for ten seconds or
+  so, when they save in `TORG_CHECKPOINT_DIR` than when they save beside it: parts of both kinds in one run take turns, the first of
+  each not counted; the median over pairs, of which every second is the other way round, because a machine's speed wanders.
+  `…_standard_error`: of that median, were the pairs normal; `saving_lowest`, `saving_highest`: of the pairs.
+  `saving_work_overhead`: what all other processes of this machine, the market that stores what is saved among them, compute more
+  in a part that is kept, in parts of its time on one core. `saving_hard_…`: of parts that save every second or so, eight times,
+  and then compute for six seconds more, until the last save must have been taken too.
 - `environment_cold_s`: from the submission to the first line of a command whose environment is built first, and
   `environment_build_s` what the machine says that building took; `environment_warm_s`: the same job again, on a machine that has
   it; `environment_none_s`: the same without requirements. The package is a wheel of 200 modules made on the spot, in a folder
@@ -33,8 +34,6 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from benchmarks.packages import make_wheel
 from benchmarks.report import Target, finish, parser, say
@@ -56,20 +55,39 @@ time.sleep(3600)
 SAVER = """
 import os, pathlib, sys, time
 import numpy
-folder = pathlib.Path(os.environ[sys.argv[1]])
+folders = [pathlib.Path(os.environ[name]) for name in ("TMPDIR", "TORG_CHECKPOINT_DIR")]
+pairs, saves, steps, tail = map(int, sys.argv[1:])
 draw = numpy.random.default_rng(0)
 state, matrix = draw.standard_normal(4 << 20), draw.standard_normal((384, 384), dtype=numpy.float32) / 20
-began, used = time.monotonic(), time.process_time()
-for save in range(int(sys.argv[2])):
-    for step in range(int(sys.argv[3])):
+
+def compute(steps):
+    global matrix
+    for step in range(steps):
         matrix = numpy.tanh(matrix @ matrix)
-    state += 1
-    (folder / "new").write_bytes(state.tobytes())
-    (folder / "new").rename(folder / "state")
-print("took", time.monotonic() - began, time.process_time() - used, flush=True)
+
+def busy_s():
+    times = [int(word) for word in pathlib.Path("/proc/stat").read_text().split(maxsplit=8)[1:8]]
+    return (sum(times) - times[3] - times[4]) / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+def part(folder):
+    global state
+    began, others = time.monotonic(), busy_s()
+    for save in range(saves):
+        state += 1
+        (folder / "new").write_bytes(state.tobytes())
+        (folder / "new").rename(folder / "state")
+        compute(steps)
+    compute(tail)
+    return time.monotonic() - began, busy_s() - others
+
+for folder in folders:
+    part(folder)
+for pair in range(pairs):
+    found = {kept: part(folders[kept]) for kept in ((0, 1) if pair % 2 else (1, 0))}
+    print("pair", *found[0], *found[1], flush=True)
 """
-SAVERS = {"saving": (4, 3, 7500), "saving_hard": (8, 6, 750)}
-"""Pairs of runs, saves of each, and steps of a millisecond or so before each save."""
+SAVERS = {"saving": (16, 1, 9000, 0), "saving_hard": (16, 8, 900, 5400)}
+"""Pairs of parts, saves of each part, steps of a millisecond or so after each save, and steps after the last."""
 
 
 def main() -> int:
@@ -177,33 +195,24 @@ def saving(as_json: bool) -> dict[str, float]:
     return {name: value for one in found for name, value in one.items()}
 
 
-def _saving(square: Square, folder: Path, name: str, pairs: int, saves: int, steps: int, *, as_json: bool) -> dict[str, float]:
-    took: dict[str, list[tuple[float, float]]] = {"TORG_CHECKPOINT_DIR": [], "TMPDIR": []}
-    for pair in range(pairs):
-        for where in list(took)[:: 1 if pair % 2 else -1]:
-            square.wait_free()
-            before_s = _busy_s()
-            job = square.submit(["python", "-c", SAVER, where, str(saves), str(steps)], folder)
-            square.wait_over(job)
-            busy_s = _busy_s() - before_s
-            words = next(line.split() for line in square.lines(job) if line.startswith("took "))
-            took[where].append((float(words[1]), busy_s - float(words[2])))
-    for where, runs in took.items():
-        say(as_json, f"{where}: {', '.join(f'{seconds:.2f} s (others {cpu_s:.2f} of CPU)' for seconds, cpu_s in runs)}")
-    kept, beside = took.values()
-    ratios = [one[0] / other[0] - 1 for one, other in zip(kept, beside, strict=True)]
-    run_s = statistics.median(one[0] for one in kept)
-    work_s = statistics.median(one[1] for one in kept) - statistics.median(one[1] for one in beside)
+def _saving(
+    square: Square, folder: Path, name: str, pairs: int, saves: int, steps: int, tail: int, *, as_json: bool
+) -> dict[str, float]:
+    square.wait_free()
+    numbers = [str(one) for one in (pairs, saves, steps, tail)]
+    job = square.submit(["python", "-c", SAVER, *numbers], folder)
+    square.wait_over(job, 3600)
+    lines = [[float(word) for word in line.split()[1:]] for line in square.lines(job) if line.startswith("pair ")]
+    assert len(lines) == pairs, square.lines(job)
+    ratios = sorted(kept_s / beside_s - 1 for beside_s, _, kept_s, _ in lines)
+    run_s = statistics.median(kept_s for _, _, kept_s, _ in lines)
+    work_s = statistics.median(kept_others_s - others_s for _, others_s, _, kept_others_s in lines)
+    say(as_json, f"{name}: parts of {run_s:.2f} s take longer by {', '.join(f'{one:.1%}' for one in ratios)}")
     return {
-        f"{name}_overhead": statistics.median(ratios), f"{name}_lowest": min(ratios), f"{name}_highest": max(ratios),
-        f"{name}_work_overhead": work_s / run_s, f"{name}_run_s": run_s,
+        f"{name}_overhead": statistics.median(ratios), f"{name}_standard_error": 1.25 * statistics.stdev(ratios) / pairs**0.5,
+        f"{name}_lowest": ratios[0], f"{name}_highest": ratios[-1],
+        f"{name}_work_overhead": work_s / run_s, f"{name}_part_s": run_s,
     }  # fmt: skip
-
-
-def _busy_s() -> float:
-    """What the cores of this machine have computed since it started."""
-    times = psutil.cpu_times()
-    return float(times.user + times.system + times.nice + times.irq + times.softirq)
 
 
 def environments(requirement: str | None, as_json: bool) -> dict[str, float]:

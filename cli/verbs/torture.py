@@ -51,7 +51,8 @@ def torture(
 
 
 def _disk_of(settings: Settings, folder: Path | None) -> Path:
-    where = folder if folder is not None else settings.home if settings.home.is_dir() else Path.cwd()
+    homes = [settings.home, *settings.home.absolute().parents]
+    where = folder if folder is not None else next(one for one in homes if one.is_dir())
     if not where.is_dir():
         raise usage(f"--folder: {where} is not a folder", field="--folder", remedy="name one that exists")
     # Not in a market's home itself: what lies there is backed up.

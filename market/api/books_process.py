@@ -41,7 +41,7 @@ from storage.transparency import LogIndex
 log = logging.getLogger("torg.books")
 
 BEHIND_S = 5.0
-POLL_S = 0.1
+POLL_S, IDLE_POLL_S = 0.1, 1.0  # who asks wakes the books up; an idle market leaves the processor alone
 OWN_S = 15.0
 RETRY_S = 2.0
 # what DuckDB says when the file is damaged under it, as opposed to a statement that is wrong
@@ -129,6 +129,7 @@ class Books:
             raise Problem(503, "books_behind", message, remedy="ask again", headers={"Retry-After": "1"})
 
     def _tail(self) -> None:
+        pause_s = POLL_S
         while not self._over.is_set():
             try:
                 moved = self.projection.catch_up()
@@ -146,7 +147,8 @@ class Books:
                     self._moved.notify_all()
             if self.failure:
                 self._over.wait(timeout=RETRY_S)
-            self._poke.wait(timeout=POLL_S)
+            pause_s = POLL_S if moved else min(2 * pause_s, IDLE_POLL_S)
+            self._poke.wait(timeout=pause_s)
             self._poke.clear()
 
 
