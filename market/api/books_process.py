@@ -41,8 +41,8 @@ from storage.transparency import LogIndex
 log = logging.getLogger("torg.books")
 
 BEHIND_S = 5.0
-POLL_S, IDLE_POLL_S = 0.1, 1.0  # who asks wakes the books up; an idle market leaves the processor alone
-OWN_S = 15.0
+POLL_S = 1.0  # who asks wakes the books up; until then nobody misses what they lack
+OWN_S, OWN_AGAIN_S = 15.0, 0.1
 RETRY_S = 2.0
 # what DuckDB says when the file is damaged under it, as opposed to a statement that is wrong
 EXIT_BUSY, EXIT_NEWER = 1, 6
@@ -129,7 +129,6 @@ class Books:
             raise Problem(503, "books_behind", message, remedy="ask again", headers={"Retry-After": "1"})
 
     def _tail(self) -> None:
-        pause_s = POLL_S
         while not self._over.is_set():
             try:
                 moved = self.projection.catch_up()
@@ -147,8 +146,7 @@ class Books:
                     self._moved.notify_all()
             if self.failure:
                 self._over.wait(timeout=RETRY_S)
-            pause_s = POLL_S if moved else min(2 * pause_s, IDLE_POLL_S)
-            self._poke.wait(timeout=pause_s)
+            self._poke.wait(timeout=POLL_S)
             self._poke.clear()
 
 
@@ -219,7 +217,7 @@ def open_projection(home: Home) -> Projection:
         except ProjectionBusy:
             if time.monotonic() > until:
                 raise
-            time.sleep(POLL_S)
+            time.sleep(OWN_AGAIN_S)
 
 
 def main(arguments: list[str] | None = None) -> int:
