@@ -29,19 +29,21 @@ def when_down(settings: Settings, online: Callable[[], Answer], from_files: Call
             raise
         if settings.url or not (settings.home / "journal").is_dir():
             raise
-        with archive_in_reach():
+        with journal_readable():
             return from_files(Files(readable_home(settings.home)))
 
 
 @contextmanager
-def archive_in_reach() -> Iterator[None]:
-    """Says plainly where a part of the journal is that is asked for and does not answer."""
-    from storage.journal_format import JournalAway
+def journal_readable() -> Iterator[None]:
+    """Says plainly where a part of the journal is that is asked for and does not answer, or is damaged."""
+    from storage.journal_format import JournalAway, JournalCorrupt
 
     try:
         yield
     except JournalAway as error:
         raise refused("archive_away", str(error), remedy="mount it, or see that the bucket can be reached") from error
+    except JournalCorrupt as error:
+        raise refused("journal_corrupt", str(error), remedy="torg books verify says what of it is whole") from error
 
 
 def readable_home(home: Path) -> Path:

@@ -17,6 +17,7 @@ import threading
 import time
 from pathlib import Path
 
+from market.archive_standing import note_archive_error
 from market.children import code_folder
 from market.homes import Home
 from storage.formats import HOME_FORMAT, FormatDamaged, home_format
@@ -114,19 +115,36 @@ class Archiver:
         self._left: set[int] = set()
         self._told = ""
         self._next_s = 0.0
+        self._damage: str | None = None
 
     def archive(self, over: threading.Event) -> list[int]:
         """First records of what was moved; ends early where `over` is set."""
+        if time.monotonic() < self._next_s:
+            return []
+        moved, error = self._archive(over)
+        if error is not None:
+            self._next_s = time.monotonic() + AGAIN_S
+            if self._told != error:
+                log.error("nothing is archived, and it is tried again: %s", error)
+        self._told = error or ""
+        try:
+            note_archive_error(self._home, error or self._damage)
+        except OSError as unwritten:
+            log.error("how the archive stands is not written down: %s", unwritten)
+        return moved
+
+    def _archive(self, over: threading.Event) -> tuple[list[int], str | None]:
+        """First records of what was moved, and what kept the others."""
         known = snapshots(self._home.snapshots)
         folder, moved = self._home.journal, list[int]()
-        if not known or time.monotonic() < self._next_s:
-            return moved
+        if not known:
+            return moved, None
         try:
             place = archive_of(self._home.root)
             firsts = archivable(folder, int(known[0].stem)) if place is not None else []
             firsts = [first for first in firsts if first not in self._left]
             if place is None or not firsts:
-                return moved
+                return moved, None
             store = open_archive(self._home.root, place)
             with sealing(folder) as mine:
                 for first in firsts if mine else ():
@@ -137,16 +155,13 @@ class Archiver:
                     except JournalCorrupt as error:
                         log.error("the segment of record %s is not archived: %s", first, error)
                         self._left.add(first)
+                        self._damage = str(error)
                         continue
                     log.info("the segment of record %s is archived in %s: %s bytes", first, store.where, size)
                     moved.append(first)
-            self._told = ""
         except (*AWAY, JournalCorrupt) as error:
-            self._next_s = time.monotonic() + AGAIN_S
-            if self._told != str(error):
-                log.error("nothing is archived, and it is tried again: %s", error)
-                self._told = str(error)
-        return moved
+            return moved, str(error)
+        return moved, None
 
 
 def journal_bytes(home: Home) -> int:

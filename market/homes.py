@@ -15,7 +15,7 @@ The folder is an argument everywhere; nothing here reads the environment, the cl
     blobs.json     the bucket that holds the blobs instead, and perhaps its keys              (0600)
     blob_ram.json  how much RAM copies of blobs may have, where that was said
     mirrors.json   where the journal is mirrored to, and perhaps keys of buckets              (0600)
-    run/           *.pid, books.json (port), ray.json  logs/         one file per process, jobs/ID.log
+    run/           *.pid, books.json (port), ray.json, archive.json  logs/         one file per process, jobs/ID.log
     lock           held by the one supervisor          moved.json    this market lives elsewhere now: it does not start
 """
 
@@ -135,6 +135,11 @@ class Home:
     def books_file(self) -> Path:
         """Where the books process says on which port it answers."""
         return self.run / "books.json"
+
+    @property
+    def archive_file(self) -> Path:
+        """Where the archive process says what keeps segments from the archive; not there where nothing does."""
+        return self.run / "archive.json"
 
     def pid_file(self, process: str) -> Path:
         return self.run / f"{process}.pid"

@@ -77,8 +77,10 @@ def archive_segment(folder: Path, first: int, store: ObjectStore, *, disk: Disk 
 def archived_reader(folder: Path, name: str, stub: bytes) -> ReadAt:
     """Reads the sealed file of an archived segment: what the stub has from there, blocks from the place that the home names.
 
-    What it reads in order it fetches ahead. Raises JournalAway where the place does not answer.
+    What it reads in order it fetches ahead. Raises JournalAway where the place does not answer, JournalCorrupt where the object
+    is shorter than it was.
     """
+    whole_bytes, key = read_head(name, _reading(stub)).file_bytes, object_name(int(name[:20]))
     store: ObjectStore | None = None
     window, at = b"", 0
     behind = -1
@@ -91,11 +93,16 @@ def archived_reader(folder: Path, name: str, stub: bytes) -> ReadAt:
             try:
                 store = store or _store_of(folder.parent)
                 most = max(size, AHEAD_BYTES) if begin == behind else size
-                window, at = store.get_range(object_name(int(name[:20])), begin, begin + most), begin
+                window, at = store.get_range(key, begin, begin + most), begin
             except ObjectMissing as error:
                 raise JournalAway(f"segment {name} is not in the archive where it was put: {error}: is it mounted?") from error
             except AWAY as error:
+                if store is not None:  # a bucket may answer so for a range that an object does not have
+                    _check_length(store, key, whole_bytes, name)
                 raise JournalAway(f"segment {name} is archived, and the place does not answer: {error}") from error
+            if len(window) < size:
+                _check_length(store, key, whole_bytes, name)
+                raise JournalAway(f"segment {name} is archived, and {store.where} answers with less than was asked for")
         behind = begin + size
         return window[begin - at : begin - at + size]
 
@@ -109,7 +116,9 @@ def sealed_head(stub: Path) -> SealedHead:
 
 def open_archived_file(stub: Path) -> BinaryIO:
     """The sealed file of an archived segment, as it is in its place. Raises JournalCorrupt, JournalAway, OSError."""
-    return BytesIO(archived_reader(stub.parent, stub.name, b"")(0, sealed_head(stub).file_bytes))
+    head = stub.read_bytes()
+    rest = archived_reader(stub.parent, stub.name, head)(len(head), sealed_head(stub).file_bytes - len(head))
+    return BytesIO(head + rest)
 
 
 def check_has(store: ObjectStore, folder: Path) -> None:
@@ -122,6 +131,17 @@ def check_has(store: ObjectStore, folder: Path) -> None:
             raise MirrorRefused(message, "name the place where it is, or copy the objects there first")
     if market_of(store) is None:  # nothing could be archived there any more
         raise MirrorRefused(f"{store.where} holds what this journal has archived and does not say whose it is", f"copy {MARK} there, too")
+
+
+def _check_length(store: ObjectStore, key: str, whole_bytes: int, name: str) -> None:
+    """Raises JournalCorrupt where the object of a segment is shorter than it was; says nothing of one that cannot be asked for."""
+    try:
+        there = store.size(key)
+    except AWAY:
+        return
+    if there is not None and there < whole_bytes:
+        told = f"its object {key} in {store.where} was cut short: {there} bytes of {whole_bytes} are left"
+        raise JournalCorrupt(f"segment {name}: {told}: put a whole copy there, from a mirror or a backup")
 
 
 def _store_of(home: Path) -> ObjectStore:

@@ -155,6 +155,8 @@ def status(ctx: typer.Context) -> None:
         print("NO NEW WORK IS TAKEN: a synchronous mirror does not have everything")
     for one in told.get("mirrors", []):
         print(mirror_line(one))
+    if told.get("archive"):
+        print(archive_line(told["archive"]))
     print(f"exchange pid {told['exchange_pid']}, books pid {told['books_pid'] or 'not up'}")
 
 
@@ -167,6 +169,12 @@ def mirror_line(told: dict[str, Any]) -> str:
     why = f": {told['error']}" if told["error"] else ""
     kind = "synchronous mirror" if told["sync"] else "mirror"
     return f"{kind} {told['place']} {told['state']}, {lag}{keys}{why}"
+
+
+def archive_line(told: dict[str, Any]) -> str:
+    """How the archive of the journal stands."""
+    why = f": {told['error']}" if told["error"] else ""
+    return f"archive {told['place']}: {told['archived']} segments are there, {told['waiting']} wait{why}"
 
 
 def invite_provider(

@@ -55,7 +55,7 @@ def replay(
 
 
 def _records(settings: Settings) -> Any:
-    from cli.offline import archive_in_reach
+    from cli.offline import journal_readable
     from market.homes import Home
     from storage.formats import FormatDamaged, FormatNewer, check_home
     from storage.journal import read_journal
@@ -72,7 +72,7 @@ def _records(settings: Settings) -> Any:
         raise refused("home_damaged", str(damaged), field="--home") from damaged
 
     def records() -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        with archive_in_reach():
+        with journal_readable():
             for record in read_journal(home.journal):
                 body = decode_record(record.payload)
                 yield body["at_ms"], body["events"]

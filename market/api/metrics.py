@@ -109,6 +109,7 @@ class _Figures(Collector):
         yield _gauge("torg_disk_free_bytes", "Room on the disk of the home", disk.free)
         yield _gauge("torg_disk_size_bytes", "Size of the disk of the home", disk.total)
         yield from self._mirrors()
+        yield from self._archive()
         ahead = services.clock.ahead_ms / 1000
         yield _gauge("torg_clock_ahead_seconds", "How far the machine's clock is ahead of the market's", ahead)
         yield _gauge("torg_event_streams", "Open streams of jobs' events", services.requests.streams)
@@ -127,6 +128,14 @@ class _Figures(Collector):
         yield _gauge("torg_mirror_lag_bytes", "Durable bytes that a mirror lacks", size)
         every_ms = self._services.mirroring.every_ms if self._services.mirroring is not None else 0
         yield _gauge("torg_mirror_every_seconds", "How often the journal is copied", every_ms / 1000)
+
+    def _archive(self) -> Iterator[Family]:
+        """Of sealed segments of the journal; all 0 where there is none."""
+        found = self._services.archive()
+        archived, waiting, fails = (found.archived, found.waiting, found.error is not None) if found else (0, 0, False)
+        yield _gauge("torg_archive_segments", "Segments of the journal that are in the archive", archived)
+        yield _gauge("torg_archive_waiting_segments", "Sealed segments that belong there and are here", waiting)
+        yield _gauge("torg_archive_failing", "1 while something keeps them from it; torg status says what", int(fails))
 
 
 async def books_status(services: "Services") -> dict[str, Any] | None:

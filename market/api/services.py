@@ -21,6 +21,7 @@ from market.api.metrics import RequestCounts
 from market.api.problems import Problem, not_found
 from market.api.shelf import Shelf
 from market.api.vault import Vault
+from market.archive_standing import ArchiveStanding, archive_standing
 from market.clocks import SteadyClock
 from market.commands import Command
 from market.exchange import Exchange
@@ -70,6 +71,10 @@ class Services:
     def mirrors(self) -> list[Standing]:
         """How each mirror of the journal stands."""
         return self.mirroring.standings() if self.mirroring is not None else []
+
+    def archive(self) -> ArchiveStanding | None:
+        """How the archive of the journal stands."""
+        return archive_standing(self.home)
 
     async def ask(self, command: Command) -> tuple[Json, bool]:
         """The durable answer to a command and whether it was new; raises Problem for a refusal."""

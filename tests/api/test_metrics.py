@@ -9,6 +9,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from market.archive_standing import note_archive_error
+from market.homes import Home, write_json
+from storage.mirror_places import MirrorPlace, Mirrors
 from tests.api.square import USD, FakeProvider, FakeRun, Square, make_offer, make_spec, refusal
 
 ROOT = Path(__file__).parents[2]
@@ -32,9 +35,9 @@ def value(samples: Samples, name: str, **labels: str) -> float:
     return next((number for found, number in samples.get(name, []) if found == labels), 0.0)
 
 
-def test_there_are_twelve_alerts_and_each_is_explained() -> None:
+def test_there_are_thirteen_alerts_and_each_is_explained() -> None:
     names = [rule["alert"] for rule in RULES]
-    assert len(names) == len(set(names)) == 12
+    assert len(names) == len(set(names)) == 13
     assert re.findall(r"^### (\w+)$", PAGE, re.M) == names
     assert {rule["labels"]["severity"] for rule in RULES} == {"page", "ticket"}
 
@@ -57,6 +60,25 @@ def test_every_figure_that_the_page_names_is_there(square: Square) -> None:
     found = {family.name for family in text_string_to_metric_families(httpx2.get(f"{square.url}/metrics").text)}
     named = {name.removesuffix("_total") for name in re.findall(r"`(torg_\w+)`", PAGE)}
     assert named <= found, named - found
+
+
+def test_the_archive_of_the_journal_is_in_the_figures_and_in_the_status(square: Square, tmp_path: Path) -> None:
+    operator = square.local("operator")
+    assert operator.status()["archive"] is None
+    assert value(scrape(square), "torg_archive_failing") == 0
+    home = Home(Path(operator.status()["home"]))
+    write_json(home.mirrors_file, Mirrors(archive=MirrorPlace(str(tmp_path))).to_json(), mode=0o600)
+    try:
+        note_archive_error(home, "it is not mounted")
+        assert operator.status()["archive"] == {"place": str(tmp_path), "archived": 0, "waiting": 0, "error": "it is not mounted"}
+        assert value(scrape(square), "torg_archive_failing") == 1
+        _, ann = square.newcomer("customer", 10 * USD)
+        assert ann.status()["archive"] is None, "operators only"
+        note_archive_error(home, None)
+        assert value(scrape(square), "torg_archive_failing") == 0
+    finally:
+        home.mirrors_file.unlink()
+        home.archive_file.unlink(missing_ok=True)
 
 
 def test_figures_follow_what_happens(square: Square) -> None:

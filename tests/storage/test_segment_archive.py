@@ -19,20 +19,22 @@ import pytest
 from cli.errors import CliError
 from cli.main import run
 from cli.mirror_places import settle_mirrors
+from cli.verbs.market import archive_line
 from market.api.routes.events import _pieces
+from market.archive_standing import ArchiveStanding, archive_standing
 from market.archiving import Archiver, Sealer
 from market.homes import Home, write_json
 from storage.backups import unpack_backup, write_backup
 from storage.formats import upgrade_home
 from storage.journal import Journal, Walk, read_journal, segments, verify_journal
-from storage.journal_format import JournalAway, Place
+from storage.journal_format import JournalAway, JournalCorrupt, Place
 from storage.mirror_places import MirrorPlace, Mirrors, read_mirrors
 from storage.mirrored_homes import restore_journal
 from storage.mirrors import MARK, Mirror, MirrorRefused, claim
 from storage.object_stores import open_store
 from storage.s3_store import S3Store
 from storage.sealing import seal_segment, sealable
-from storage.segment_archive import archivable, archive_segment, object_name
+from storage.segment_archive import archivable, archive_segment, object_name, open_archived_file
 from storage.segment_files import read_segment, segment_bytes
 from storage.snapshots import snapshots, write_snapshot
 from storage.transparency import LogIndex
@@ -251,6 +253,44 @@ def test_an_object_of_another_market_is_left_alone_and_one_of_another_compressor
     assert read_segment(home.journal, first, 0, 1 << 30) == written
 
 
+def test_how_the_archive_stands_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = a_home(tmp_path / "home")
+    assert archive_standing(home) is None
+    place = tmp_path / "place"
+    place.mkdir()
+    settle_mirrors(home.root, [], [], every_ms=None, endpoint=None, passphrase_file=None, archive=str(place))
+    Sealer(home).seal(threading.Event())
+    place.rename(tmp_path / "unmounted")
+    archiver = Archiver(home)
+    assert archiver.archive(threading.Event()) == []
+    away = archive_standing(home)
+    assert away is not None
+    assert (away.place, away.archived, away.waiting) == (str(place), 0, 2)
+    assert "is it mounted" in str(away.error)
+    assert archive_line(away.to_json()) == f"archive {place}: 0 segments are there, 2 wait: {away.error}"
+    (tmp_path / "unmounted").rename(place)
+    assert archiver.archive(threading.Event()) == [], "it is asked again after a while"
+    assert archive_standing(home) == away
+    later = time.monotonic() + 1000
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert len(archiver.archive(threading.Event())) == 2
+    assert archive_standing(home) == ArchiveStanding(str(place), 2, 0, None)
+
+
+def test_a_segment_that_is_damaged_here_is_what_keeps_the_archive(tmp_path: Path) -> None:
+    home = a_home(tmp_path / "home", lives=6)
+    Sealer(home).seal(threading.Event())
+    damaged = segments(home.journal)[1]
+    data = bytearray(damaged.read_bytes())
+    data[-3] ^= 1
+    damaged.write_bytes(data)
+    moved = archived(home, tmp_path / "place")
+    told = archive_standing(home)
+    assert told is not None
+    assert (told.archived, told.waiting) == (len(moved), 1)
+    assert damaged.name in str(told.error)
+
+
 def test_a_changed_block_over_there_is_found_and_named(tmp_path: Path) -> None:
     home = a_home(tmp_path / "home")
     archived(home, tmp_path / "place")
@@ -262,6 +302,42 @@ def test_a_changed_block_over_there_is_found_and_named(tmp_path: Path) -> None:
     assert found.first_bad is not None
     assert f"segment {path.stem}.archived, record " in found.first_bad
     assert "was changed (CRC)" in found.first_bad
+
+
+CUT = r"segment 0{19}1\.archived: its object journal/0{19}1\.sealed in .* was cut short: %s bytes of %s are left: put a whole copy there, from a mirror or a backup"
+
+
+@pytest.mark.parametrize("kept", ["nothing", "its head", "half", "all but a byte"])
+@pytest.mark.parametrize("bucket", [False, True])
+def test_an_object_that_was_cut_short_over_there_is_damaged_and_the_place_is_not_away(tmp_path: Path, capsys: pytest.CaptureFixture[str], kept: str, bucket: bool) -> None:
+    home = a_home(tmp_path / "home")
+    with s3_server() if bucket else contextlib.nullcontext() as server:
+        if server is None:
+            archived(home, tmp_path / "place")
+            store = open_store(str(tmp_path / "place"))
+        else:
+            url = f"{server.make_bucket('archive')}/torg"
+            write_json(home.mirrors_file, Mirrors(archive=MirrorPlace(url, server.access)).to_json(), mode=0o600)
+            Sealer(home).seal(threading.Event())
+            assert Archiver(home).archive(threading.Event())
+            store = open_store(url, server.access)
+        [stub, *_] = sorted(home.journal.glob("*.archived"))
+        whole = store.get(object_name(1))
+        length = {"nothing": 0, "its head": stub.stat().st_size, "half": len(whole) // 2, "all but a byte": len(whole) - 1}[kept]
+        store.replace(object_name(1), whole[:length])
+        told = CUT % (length, len(whole))
+        found = verify_journal(home.journal)
+        assert not found.ok
+        assert re.search(told, found.first_bad or "")
+        with pytest.raises(JournalCorrupt, match=told):
+            list(read_journal(home.journal))
+        with pytest.raises(JournalCorrupt, match=told):
+            open_archived_file(stub)
+        assert run(["replay", "--home", str(home.root)]) == 3
+        assert re.match(rf"torg: {told} \(torg books verify says what of it is whole\)", capsys.readouterr().err)
+        store.replace(object_name(1), whole)
+        assert verify_journal(home.journal).ok
+        assert open_archived_file(stub).read() == whole
 
 
 def test_in_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

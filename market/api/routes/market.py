@@ -1,5 +1,6 @@
 """The market itself: is it there, how is it, stop, reopen, where is Ray."""
 
+import asyncio
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -44,6 +45,7 @@ async def status(services: Has, caller: Someone) -> dict[str, Any]:
     """Processes and counts."""
     now_ms = services.desk.now_ms()
     totals = services.exchange.totals()
+    archive = await asyncio.to_thread(services.archive) if caller.sees_all else None
     return {
         "url": services.url,
         "version": services.version,
@@ -63,6 +65,7 @@ async def status(services: Has, caller: Someone) -> dict[str, Any]:
         "journal_records": services.desk.records,
         "disk_full": services.desk.full,
         "mirror_away": services.desk.held,
+        "archive": archive.to_json() if archive is not None else None,
         "mirrors": [one.to_json() for one in services.mirrors()] if caller.sees_all else [],
         "uptime_s": (now_ms - services.started_ms) // 1000,
     }
