@@ -10,6 +10,7 @@ from market.agenda import Agenda
 from market.commands import SYSTEM, Tick
 from market.credits import expire
 from market.disputes import expire_disputes
+from market.faults import BY_REASON, cause_of_notice
 from market.granting import end_lease
 from market.heartbeats import count_heartbeats, counts_at_ms, note_heard
 from market.holding import release_what_is_over
@@ -112,7 +113,8 @@ def _silent_leases(turn: Turn) -> None:
         elif turn.state.offers[lease.offer].state == "offline":
             read_ms = max(lease.started_ms or 0, turn.volatile.reading_ms.get(lease.id, 0))
             if _silent_for_ms(turn, read_ms) > turn.settings.silence_timeout_ms:
-                end_lease(turn, lease, "network_cut", "neither its provider nor its run is heard")
+                cause = cause_of_notice(lease.ending, "network_cut") or BY_REASON["network_cut"]
+                end_lease(turn, lease, cause.reason, "neither its provider nor its run is heard")
 
 
 def _jobs(turn: Turn, before_ms: int) -> None:

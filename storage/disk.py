@@ -61,11 +61,12 @@ class Disk:
 DISK = Disk()
 
 
-def write_synced(disk: Disk, path: Path, data: bytes) -> None:
-    """A file of these bytes, durable when this returns; its name is not. What cannot be written whole is removed. Raises OSError."""
+def write_synced(disk: Disk, path: Path, *parts: bytes) -> None:
+    """A file of these bytes, one part behind the other, durable when this returns; its name is not. What cannot be written whole is removed. Raises OSError."""
     handle = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
-        write_all(disk, handle, data)
+        for part in parts:
+            write_all(disk, handle, part)
         disk.sync(handle)
     except OSError:
         with suppress(OSError):

@@ -23,7 +23,6 @@ from the journal, so that any of them may be removed at any time.
 """
 
 import hashlib
-import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -31,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from storage.disk import DISK, Disk, write_all
+from storage.disk import DISK, Disk, write_synced
 from storage.formats import FormatNewer
 from storage.journal_format import JournalCorrupt, JournalRewound, Place, segments
 from storage.journal_reader import Walk
@@ -59,7 +58,8 @@ class SnapshotUnfit(Exception):
 def write_snapshot(
     folder: Path, place: Place, at_ms: int, shape: bytes, sections: Mapping[str, bytes], *, disk: Disk = DISK
 ) -> Path:
-    """Make a snapshot durable and remove all but the newest `KEPT`. Raises OSError; the older ones are then still there."""
+    """Make a snapshot durable and remove all but the newest `KEPT`. Raises OSError; the older ones are then still there, and
+    nothing that is half written."""
     parts = [piece for name, content in sections.items() for piece in (*_named(name, len(content)), content)]
     digest, length = hashlib.sha256(), 0
     for part in parts:
@@ -70,13 +70,7 @@ def write_snapshot(
         bytes(12), 0,
     )[:-4]  # fmt: skip
     temporary, path = folder / _TEMPORARY, folder / f"{place.number:020d}.snapshot"
-    handle = disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    try:
-        for part in (head, struct.pack("<I", zlib.crc32(head)), *parts):
-            write_all(disk, handle, part)
-        disk.sync(handle)
-    finally:
-        os.close(handle)
+    write_synced(disk, temporary, head, struct.pack("<I", zlib.crc32(head)), *parts)
     disk.rename(temporary, path)
     disk.sync_folder(folder)
     for old in snapshots(folder)[:-KEPT]:

@@ -218,6 +218,34 @@ def test_a_worker_that_its_run_misses_after_its_notice_has_left(terms: OwnerTerm
     replays(scene)
 
 
+@pytest.mark.parametrize(
+    ("terms", "counts", "fault", "lost"),
+    [
+        (OwnerTerms(max_lease_ms=HOUR, notice_ms=HOUR // 4), "max_lease", "none", 0),
+        (OwnerTerms(notice_ms=HOUR // 4), "maintenance_unannounced", "provider", 1),
+        (OwnerTerms(max_lease_ms=2 * HOUR, notice_ms=HOUR // 4), "network_cut", "provider", 1),
+    ],
+)
+def test_who_falls_silent_while_its_notice_runs_has_left(terms: OwnerTerms, counts: str, fault: str, lost: int) -> None:
+    """As if its run had missed it: the notice is a quarter of an hour, and nobody is heard of for less than a minute."""
+    scene = running(terms)
+    if counts == "maintenance_unannounced":
+        scene.do(SetLeaseTimes("offer-1", "p1", maintenance=("1970-01-01T01:16:40/1h",)))
+    until(scene, START_MS + 3 * HOUR // 4)
+    scene.round(1, {0: 20_000})
+    assert (scene.live()[0]["ending"] is None) is (counts == "network_cut")
+    for _ in range(2):
+        scene.wait(30_001, silent=("offer-1",))
+    scene.checkpoint(1)
+    [ended] = scene.view()["leases"]
+    assert (ended["state"], ended["reason"], ended["fault"], ended["charged_ms"]) == ("ended", counts, fault, 20_000)
+    assert ended["ended_ms"] < START_MS + HOUR - MINUTE
+    record = scene.exchange.offer("offer-1")
+    assert record is not None
+    assert record["record"]["leases_lost"] == lost
+    replays(scene)
+
+
 def test_who_does_not_leave_is_ended_some_seconds_after() -> None:
     scene = running(OwnerTerms(maintenance=(WINDOW,)))
     until(scene, BEGIN_MS - NOTICE_MS)

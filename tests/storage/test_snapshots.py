@@ -1,6 +1,7 @@
 """Snapshots hold or are passed over by name, wherever their writing was cut and whatever was changed in them."""
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 from random import Random
@@ -134,6 +135,35 @@ def test_another_shape_and_a_newer_format_are_passed_over(folder: Path, tmp_path
     path.write_bytes(data)
     with pytest.raises(SnapshotUnfit, match="has format 2, and this torg reads up to 1"):
         read_snapshot(path, SHAPE)
+
+
+class FullDisk(Disk):
+    """Takes so many bytes, and no sync where it took all."""
+
+    def __init__(self, room_bytes: int) -> None:
+        self.room_bytes = room_bytes
+
+    def write(self, handle: int, data: memoryview) -> int:
+        if not self.room_bytes:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = super().write(handle, data[: self.room_bytes])
+        self.room_bytes -= taken
+        return taken
+
+    def sync(self, handle: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("room_bytes", [0, 100, 200, 1 << 20])
+def test_a_disk_that_does_not_take_it_keeps_nothing_of_it(folder: Path, tmp_path: Path, room_bytes: int) -> None:
+    places = make_journal(tmp_path / "journal")
+    kept = write(folder, places[3])
+    with pytest.raises(OSError, match=r"No space left|Input/output error"):
+        write(folder, places[-1], FullDisk(room_bytes))
+    assert list(folder.iterdir()) == [kept]
+    found, _ = newest_snapshot(folder, tmp_path / "journal", SHAPE)
+    assert found is not None
+    assert found.place == places[3]
 
 
 def test_wherever_the_writing_is_cut_the_newest_that_counts_is_whole(tmp_path: Path) -> None:

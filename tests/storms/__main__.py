@@ -27,6 +27,7 @@ def main() -> int:
     words.add_argument("--customers", type=int)
     words.add_argument("--providers", type=int)
     words.add_argument("--without", default="", help=f"faults to leave out: {', '.join(CLASSES)}")
+    words.add_argument("--announced", action="store_true", help="machines announce maintenance when they are listed, and jobs last until it")
     words.add_argument("--shrink", action="store_true", help="leave out what is not needed to fail")
     words.add_argument("--keep", type=Path, help="leave the journal there")
     words.add_argument("--from", dest="first", type=int, help="the first seed of many")
@@ -40,7 +41,7 @@ def main() -> int:
 
 
 def _one(said: argparse.Namespace) -> int:
-    plan = replace(Plan.of(said.seed), without=frozenset(filter(None, said.without.split(","))))
+    plan = replace(Plan.of(said.seed), without=frozenset(filter(None, said.without.split(","))), announced=said.announced)
     for name in ("seconds", "customers", "providers"):
         if getattr(said, name) is not None:
             plan = replace(plan, **{name: getattr(said, name)})

@@ -31,11 +31,11 @@ REASONS = [cause.reason for cause in CAUSES]
 class Provider:
     """One machine with one offer."""
 
-    def __init__(self, number: int, network: Network, weather: Weather, random: Random) -> None:
+    def __init__(self, number: int, network: Network, weather: Weather, random: Random, announced: bool = False) -> None:
         self.name = f"p{number}"
         self.offer = f"offer-{number}"
         self._network, self._weather, self._random = network, weather, random
-        self._node = 1
+        self._node, self._announced = 1, announced
         self._told: set[tuple[str, int]] = set()
         price = random.randint(20, 80) * USD // 100 + random.randrange(1000)
         self._terms = PlaceOffer(
@@ -49,6 +49,8 @@ class Provider:
     async def live(self) -> None:
         await asyncio.sleep(self._random.uniform(0, 1))
         await self._network.sure(self._terms)
+        if self._announced:
+            await self._announce(self._random.randint(70, 100))
         while True:
             await asyncio.sleep(self._random.uniform(1.5, 3.5))
             if self._weather.strikes("death", 0.02):
@@ -114,14 +116,16 @@ class Provider:
     async def _set_times(self) -> None:
         """Maintenance soon, for those that run, too; perhaps another longest lease, for leases to come."""
         random = self._random
+        await self._announce(*(random.choice((2, 8, 20)) for _ in range(random.randint(1, 2))), most_ms=random.choice((KEEP, KEEP, None, 6_000)))
+
+    async def _announce(self, *in_s: int, most_ms: int | None = KEEP) -> None:
+        """Maintenance in so many seconds."""
         now_ms = await self._network.look(lambda exchange: exchange.now_ms)
         if now_ms is None:
             return
         windows = tuple(
-            f"{datetime.fromtimestamp(now_ms // 1000 + random.choice((2, 8, 20)), UTC):%Y-%m-%dT%H:%M:%S}/{random.randint(2, 15)}s"
-            for _ in range(random.randint(1, 2))
+            f"{datetime.fromtimestamp(now_ms // 1000 + seconds, UTC):%Y-%m-%dT%H:%M:%S}/{self._random.randint(2, 15)}s" for seconds in in_s
         )
-        most_ms = random.choice((KEEP, KEEP, None, 6_000))
         outcome = await self._network.sure(SetLeaseTimes(self.offer, self.name, None, most_ms, windows))
         self._weather.count["maintenance set"] += not isinstance(outcome.answer, Refusal)
 

@@ -129,8 +129,9 @@ class Bookkeeper:
 class Customer:
     """Some jobs at a time, each with a budget that may or may not do."""
 
-    def __init__(self, name: str, network: Network, weather: Weather, random: Random) -> None:
+    def __init__(self, name: str, network: Network, weather: Weather, random: Random, long: bool = False) -> None:
         self.name = name
+        self._times = 10 if long else 1
         self.jobs: list[str] = []
         self._network, self._weather, self._random = network, weather, random
 
@@ -171,7 +172,7 @@ class Customer:
         spec = make_spec(
             workers__min=least, workers__max=least + random.randint(0, 2), workers__gpus=random.choice((1, 1, 2)),
             limits__max_price_nanos_per_gpu_hour=price, limits__budget_nanos=budget, limits__deadline_ms=deadline,
-            rounds=random.randint(2, 8), wait=True,
+            rounds=random.randint(2, 8) * self._times, wait=True,
         )  # fmt: skip
         spec["steps"] = spec["rounds"] * 30
         if random.random() < 0.3:

@@ -38,6 +38,8 @@ class Plan:
     customers: int
     providers: int
     without: frozenset[str] = frozenset()
+    announced: bool = False
+    """Machines announce maintenance when they are listed, and jobs last until it begins."""
 
     @classmethod
     def of(cls, seed: int) -> "Plan":
@@ -50,6 +52,7 @@ class Plan:
         usual, words = Plan.of(self.seed), [f"python -m tests.storms --seed {self.seed}"]
         for name in ("seconds", "customers", "providers"):
             words += [f"--{name} {getattr(self, name):g}"] if getattr(self, name) != getattr(usual, name) else []
+        words += ["--announced"] if self.announced else []
         return " ".join([*words, *([f"--without {','.join(sorted(self.without))}"] if self.without else [])])
 
 
@@ -92,8 +95,8 @@ class Story:
     async def _live(self) -> None:
         loop, plan = asyncio.get_running_loop(), self.plan
         self._rise()
-        customers = [Customer(f"c{n}", self.network, self.weather, self._draw(f"c{n}")) for n in range(1, plan.customers + 1)]
-        providers = [Provider(n, self.network, self.weather, self._draw(f"p{n}")) for n in range(1, plan.providers + 1)]
+        customers = [Customer(f"c{n}", self.network, self.weather, self._draw(f"c{n}"), plan.announced) for n in range(1, plan.customers + 1)]
+        providers = [Provider(n, self.network, self.weather, self._draw(f"p{n}"), plan.announced) for n in range(1, plan.providers + 1)]
         operator = Operator(self.network, self.weather, self._draw("op"), [one.name for one in customers], [one.name for one in providers])
         names = [one.name for one in customers], [one.name for one in providers]
         bookkeeper = Bookkeeper(self.network, self.weather, self._draw("books"), *names)
@@ -202,11 +205,16 @@ def _lasting(fingerprint: object) -> object:
 
 
 def tell_all(seeds: Iterable[int]) -> Iterator[Told]:
+    """The usual story of each seed."""
+    return tell_each(map(Plan.of, seeds))
+
+
+def tell_each(plans: Iterable[Plan]) -> Iterator[Told]:
     """One story after another."""
     gc.disable()  # a story leaves thousands of small cycles: swept up now and then, they cost a tenth less
     try:
-        for place, seed in enumerate(seeds):
-            yield tell(Plan.of(seed))
+        for place, plan in enumerate(plans):
+            yield tell(plan)
             if place % 50 == 49:
                 gc.collect()
     finally:

@@ -12,7 +12,7 @@ from storage.projection import Projection
 from tests.storms.auditor import Auditor
 from tests.storms.faults import CLASSES
 from tests.storms.records import read_records
-from tests.storms.story import Plan, shrunk, tell, tell_all
+from tests.storms.story import Plan, shrunk, tell, tell_all, tell_each
 
 BLOCK = 250
 BLOCKS = 2
@@ -38,6 +38,16 @@ def test_whatever_the_weather_the_auditor_finds_nothing(block: int) -> None:
     assert not {what for what in FIRED if not count[what]}, "faults that never fired"
     assert records > 10 * BLOCK
     assert acknowledged > 10 * BLOCK
+
+
+def test_leases_end_by_maintenance_that_was_announced() -> None:
+    """A lease that ends so was granted a minute before its notice at least: the stories are long and so are their jobs, and nobody
+    stops the market, cancels, or sets the clock beyond the window meanwhile."""
+    count, without = Counter[str](), frozenset({"whims", "clock"})
+    for told in tell_each(Plan(seed, 130.0, 3, 4, without, announced=True) for seed in range(12)):
+        assert not told.findings, "\n".join([*told.findings[:10], f"again: {told.plan.command()} --shrink"])
+        count += told.count
+    assert count["left: maintenance"] > 0
 
 
 def test_a_story_is_the_same_every_time_it_is_told() -> None:
