@@ -50,8 +50,10 @@ def _serve(turn: Turn, asked: Flexible, kept_for: str | None) -> tuple[list[Json
     state = turn.state
     bids = [bid for name in asked.bids if (bid := _bid(turn, name)) is not None and bid.interruptible]
     losers = [bid for name in asked.losers if (bid := _bid(turn, name)) is not None and bid.essential and not bid.interruptible]
+    if not bids and not losers:  # as a rule: then nobody is asked what its restart would cost
+        return [], 0
     tenants = tenants_of(turn) if asked.outbid else []
-    if not bids and not (losers and tenants):
+    if not bids and not tenants:
         return [], 0
     kept = None if kept_for is None else _bid(turn, kept_for)
     offers = tuple(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from market import outbidding
 from market.commands import CancelJob, Deposit, EndLease, LostWorker
 from market.orders import Bid, Offer, Requirements
 from market.price_rules import ASK, SPOT
@@ -205,6 +207,25 @@ def test_an_interruptible_lease_pays_the_floor_has_notice_and_pays_for_committed
     assert [(one["change"], one["reason"]) for one in why["changes"]] == [("grew", "matched"), ("shrank", "outbid")]
     assert scene.exchange.offer("offer-1")["record"]["leases_lost"] == 0  # type: ignore[index]
     assert scene.replayed().fingerprint() == scene.exchange.fingerprint()
+
+
+def test_who_runs_is_asked_what_its_restart_would_cost_only_where_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    restart_ms = outbidding.restart_ms
+    monkeypatch.setattr(outbidding, "restart_ms", lambda state, job: asked.append(job.id) or restart_ms(state, job))
+    scene = two_customers()
+    scene.offer()
+    scene.submit("spot", workers__min=1, workers__max=1, limits__interruptible=True)
+    scene.clear()
+    scene.start_all("spot")
+    scene.offer("offer-2", "p2")
+    scene.submit("firm", by="bob", workers__min=1, workers__max=1)
+    scene.clear()
+    assert scene.live("firm")
+    assert asked == []
+    scene.submit("waits", by="bob", workers__min=1, workers__max=1, limits__max_price_nanos_per_gpu_hour=2 * USD)
+    scene.clear()
+    assert set(asked) == {"spot"}
 
 
 def test_who_was_outbid_comes_back_when_there_is_room() -> None:
