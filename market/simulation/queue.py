@@ -67,6 +67,7 @@ class Queue:
         self._type_of = {one.id: place[one.ask_nanos, one.gpu, one.region, one.vram_gib] for one in machines}
         self._free = np.zeros(len(types), np.int64)
         self._there = np.zeros(len(types), np.int64)
+        self._there_by_kind: _Array | None = None
         self._free_units = 0
         self._kinds: dict[Class, int] = {}
         self._accepts = np.zeros((len(types), 0), bool)
@@ -90,6 +91,7 @@ class Queue:
     def listed(self, machine: Machine, gpus: int) -> None:
         """So many units of it are there now, all free; or, below zero, are gone."""
         self._there[self._type_of[machine.id]] += gpus
+        self._there_by_kind = None
         self.freed(machine.id, gpus)
         self.unsettle()
 
@@ -157,23 +159,26 @@ class Queue:
             return []
         need, worth, since, due_ms, order, tried, settled_ms, room = self._rows[:, :count]
         fits = (room >= need) & (tried != self._round)
-        if not (fits & ~_is_settled(settled_ms, due_ms, now_ms)).any():
+        found = fits.nonzero()[0]
+        if not len(found) or _is_settled(settled_ms[found], due_ms[found], now_ms).all():
             return []
-        found = np.flatnonzero(fits)
-        age = np.minimum(np.maximum(now_ms - since, 0), MOST_AGE * AGE_MS) / AGE_MS
-        due = now_ms >= due_ms
-        key = np.where(due, since - _DUE_FIRST, -worth * np.where(np.isinf(due_ms), 1.0, 1.0 + age))
         most = min(MOST_SHOWN, self._free_units + MORE_SHOWN)
         if len(found) > most:
-            found = found[np.argpartition(key[found], most - 1)[:most]]
+            its_since, its_due_ms = since[found], due_ms[found]
+            age = np.minimum(np.maximum(now_ms - its_since, 0), MOST_AGE * AGE_MS) / AGE_MS
+            weight = np.where(np.isinf(its_due_ms), 1.0, 1.0 + age)
+            key = np.where(now_ms >= its_due_ms, its_since - _DUE_FIRST, -worth[found] * weight)
+            found = found[np.argpartition(key, most - 1)[:most]]
         self._rows[_TRIED, found] = self._round
-        names = [self._jobs[slot] for slot in found]
-        kept = np.flatnonzero(due & ~fits)
+        names = [self._jobs[slot] for slot in found.tolist()]
+        kept = ((now_ms >= due_ms) & ~fits).nonzero()[0]
         if len(kept):
-            there = self._within(self._there)[self._kind_of[kept], self._up_to[kept]]
+            there = self._there_within()[self._kind_of[kept], self._up_to[kept]]
             possible = kept[there >= need[kept]]
             if len(possible):
-                names.append(self._jobs[possible[np.lexsort((order[possible], since[possible]))[0]]])
+                longest = since[possible]
+                possible = possible[longest == longest.min()]
+                names.append(self._jobs[possible[order[possible].argmin()]])
         return names
 
     def unsettled(self, names: list[str], now_ms: int) -> list[str]:
@@ -181,8 +186,8 @@ class Queue:
         if self.kept_for is not None and self.kept_for not in names:
             self.unsettle()
         slots = [self._slots[name] for name in names]
-        settled = _is_settled(self._rows[_SETTLED, slots], self._rows[_DUE, slots], now_ms)
-        if settled.all():
+        settled = _is_settled(self._rows[_SETTLED, slots], self._rows[_DUE, slots], now_ms).tolist()
+        if False not in settled:
             return []
         return [name for name, done in zip(names, settled, strict=True) if not done or name == self.kept_for]
 
@@ -198,17 +203,19 @@ class Queue:
         self._rows[_SETTLED] = _NEVER
         self.kept_for = None
 
-    def _within(self, units: _Array) -> _Array:
-        """Units by (class, how many types up to a price)."""
-        found = np.zeros((len(self._kinds), len(self._types) + 1), np.int64)
-        np.cumsum(self._accepts.T * units, axis=1, out=found[:, 1:])
-        return found
+    def _there_within(self) -> _Array:
+        """Units there by (class, how many types up to a price), as long as neither changes."""
+        if self._there_by_kind is None:
+            found = self._there_by_kind = np.zeros((len(self._kinds), len(self._types) + 1), np.int64)
+            np.cumsum(self._accepts.T * self._there, axis=1, out=found[:, 1:])
+        return self._there_by_kind
 
     def _kind(self, kind: Class) -> int:
         found = self._kinds.get(kind)
         if found is None:
             found = self._kinds[kind] = len(self._kinds)
             self._accepts = np.column_stack((self._accepts, [_takes(kind, one) for one in self._types]))
+            self._there_by_kind = None
         return found
 
 

@@ -7,11 +7,13 @@ arrival. A job that failed and for whom nothing has come free since would fail a
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from heapq import merge
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Final
 
 Class = tuple[tuple[str, ...], tuple[str, ...], float]
@@ -131,14 +133,14 @@ class Waiting:
 
     def _able(self, jobs: Iterable[str], free: Free) -> list[str]:
         """Those for whom there are enough units within their limits, as far as that is told by sums."""
-        ladders: dict[Class, Sequence[tuple[int, int]]] = {}
+        ladders: dict[Class, _Ladder] = {}
         found: list[str] = []
         for job in jobs:
             kind, need, level = self._stands[job].place
             ladder = ladders.get(kind)
             if ladder is None:
-                ladder = ladders[kind] = free(kind)
-            if _within(ladder, _ceiling(level)) >= need:
+                ladder = ladders[kind] = _Ladder(free(kind))
+            if ladder.within(_ceiling(level)) >= need:
                 found.append(job)
         return found
 
@@ -157,8 +159,8 @@ class Waiting:
         ]  # fmt: skip
         if not ladder:
             return
-        cheapest = min(ladder)[0]
-        whole: Sequence[tuple[int, int]] | None = None
+        freed_units, whole = _Ladder(ladder), None
+        cheapest = freed_units.cheapest
         for key, queue in list(queues.items()):
             need, level = key
             ceiling = _ceiling(level)
@@ -170,10 +172,10 @@ class Waiting:
                 del queues[key]
                 continue
             if need > 1:
-                whole = free(kind) if whole is None else whole
-                if _within(whole, ceiling) < need:
+                whole = _Ladder(free(kind)) if whole is None else whole
+                if whole.within(ceiling) < need:
                     continue
-            yield islice(self._standing(queue, tried), _within(ladder, ceiling) + spare)
+            yield islice(self._standing(queue, tried), freed_units.within(ceiling) + spare)
 
     def _standing(self, queue: Iterable[_Stand], tried: set[str]) -> Iterator[_Stand]:
         stands = self._stands
@@ -184,10 +186,26 @@ def _order(one: _Stand) -> tuple[int, int]:
     return one.order
 
 
+@cache
 def _ceiling(level: int) -> float:
     """Above every limit of the level."""
     return math.exp((level + 1) * _STEP) + 1
 
 
-def _within(ladder: Iterable[tuple[int, int]], ceiling: float) -> int:
-    return sum(units for ask, units in ladder if ask <= ceiling)
+class _Ladder:
+    """Units by ask."""
+
+    __slots__ = ("_asks", "_units")
+
+    def __init__(self, rungs: Iterable[tuple[int, int]]) -> None:
+        ordered = sorted(rungs)
+        self._asks = [ask for ask, _ in ordered]
+        self._units = list(accumulate((units for _, units in ordered), initial=0))
+
+    @property
+    def cheapest(self) -> int:
+        return self._asks[0]
+
+    def within(self, ceiling: float) -> int:
+        """How many units ask no more."""
+        return self._units[bisect_right(self._asks, ceiling)]
