@@ -20,12 +20,14 @@ _Wish = tuple[tuple[str, ...], tuple[str, ...], float]
 _Buckets = dict[_Place, tuple[_Entry, ...]]
 MERGED: Final = 128
 """Of how many different wishes the order by price is kept."""
+MOST_WISHES: Final = 4_096
+"""Of how many the places that they name are."""
 
 
 class OrderBook:
     """Offers by id and by price. Two offers of one price are ordered by id, so that the order of arrival is nothing."""
 
-    __slots__ = ("_buckets", "_free", "_merged", "_offers", "_own")
+    __slots__ = ("_buckets", "_free", "_merged", "_offers", "_own", "_places")
 
     def __init__(self, offers: Iterable[Offer] = ()) -> None:
         self._offers: dict[str, Offer] = {}
@@ -33,6 +35,7 @@ class OrderBook:
         self._free: _Buckets = {}
         self._own: dict[str, tuple[str, ...]] = {}
         self._merged: dict[_Wish, _Merged] = {}
+        self._places: dict[_Wish, tuple[tuple[_Place, ...], tuple[_Place, ...]]] = {}
         buckets: dict[_Place, list[_Entry]] = {}
         free: dict[_Place, list[_Entry]] = {}
         for offer in sorted(offers, key=_entry):
@@ -58,6 +61,7 @@ class OrderBook:
         made._free = dict(self._free)
         made._own = dict(self._own)
         made._merged = self._merged  # of the same buckets, until one of the two changes
+        made._places = self._places
         return made
 
     def get(self, offer_id: str) -> Offer | None:
@@ -72,6 +76,8 @@ class OrderBook:
             known = None
         self._offers[offer.id] = offer
         if known is None:
+            if _place(offer) not in self._buckets:
+                self._places = {}
             _insert(self._buckets, offer)
             self._merged = {}
         was, now = known is not None and _is_free(known), _is_free(offer)
@@ -89,6 +95,8 @@ class OrderBook:
         offer = self._offers.pop(offer_id)
         _delete(self._buckets, offer)
         self._merged = {}
+        if _place(offer) not in self._buckets:
+            self._places = {}
         if _is_free(offer):
             _delete(self._free, offer)
         self._forget_owners(offer)
@@ -100,13 +108,13 @@ class OrderBook:
         if entries is None:
             if len(self._merged) >= MERGED:
                 self._merged.clear()
-            entries = self._merged[wanted] = _Merged(_wanted(self._buckets, requires))
+            entries = self._merged[wanted] = _Merged(self._wanted(self._buckets, requires))
         for _, offer_id in entries:
             yield self._offers[offer_id]
 
     def cheapest_free(self, requires: Requirements) -> Iterator[Offer]:
         """Of those, the ones that have a unit for rent now."""
-        buckets = _wanted(self._free, requires)
+        buckets = self._wanted(self._free, requires)
         # Entries are read lazily and may be sold meanwhile by the caller: the offer is looked up when it is its turn.
         for _, offer_id in buckets[0] if len(buckets) == 1 else heapq.merge(*buckets):
             yield self._offers[offer_id]
@@ -118,7 +126,17 @@ class OrderBook:
     def too_small(self, requires: Requirements, free: bool) -> list[tuple[_Entry, ...]]:
         """Of the wanted models and regions, (price, id) of what has too little memory, and with `free` a unit for rent now: what
         `cheapest` and `cheapest_free` leave out, each list cheapest first."""
-        return _wanted(self._free if free else self._buckets, requires, fits=False) if requires.vram_gib > 0 else []
+        return self._wanted(self._free if free else self._buckets, requires, fits=False) if requires.vram_gib > 0 else []
+
+    def _wanted(self, index: _Buckets, requires: Requirements, *, fits: bool = True) -> list[tuple[_Entry, ...]]:
+        """The buckets of the wanted models and regions that have enough memory, or those that have too little."""
+        wish = (requires.gpu, requires.region, requires.vram_gib)
+        places = self._places.get(wish)
+        if places is None:
+            if len(self._places) >= MOST_WISHES:
+                self._places.clear()
+            places = self._places[wish] = _places_of(self._buckets, requires)
+        return [index[place] for place in places[not fits] if place in index]
 
     def _note_owners(self, offer: Offer) -> None:
         for customer in offer.terms.own:
@@ -162,13 +180,11 @@ class _Merged:
             return True
 
 
-def _wanted(index: _Buckets, requires: Requirements, *, fits: bool = True) -> list[tuple[_Entry, ...]]:
+def _places_of(places: Iterable[_Place], requires: Requirements) -> tuple[tuple[_Place, ...], tuple[_Place, ...]]:
+    """Those of the wanted models and regions: with enough memory, and with too little."""
     gpu, region, least = requires.gpu, requires.region, requires.vram_gib
-    return [
-        entries
-        for (model, where, vram_gib), entries in index.items()
-        if (vram_gib >= least) is fits and (not gpu or model in gpu) and (not region or where in region)
-    ]
+    wanted = [one for one in places if (not gpu or one[0] in gpu) and (not region or one[1] in region)]
+    return tuple(one for one in wanted if one[2] >= least), tuple(one for one in wanted if one[2] < least)
 
 
 def _insert(index: _Buckets, offer: Offer) -> None:
