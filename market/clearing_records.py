@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from typing import Final
 
 from market.checking import invalid, is_int
 from market.clearing import Clearing, Match, Unmatched
 from market.commands import SetDueRule, SetPriceRule
 from market.outcomes import Answer, Json, Refusal
-from market.price_rules import PRICE_RULES
+from market.price_rules import PRICE_RULES, ClassPrice
 from market.turn import Turn
 from market.worth import MOST_DUE_MS, MOST_PATIENCE, DueRule
 from storage.units import MS_PER_HOUR
+
+_CLASS_FIELDS: Final = tuple(field.name for field in fields(ClassPrice))
 
 
 def set_price_rule(turn: Turn, command: SetPriceRule) -> Answer | Refusal:
@@ -76,7 +79,7 @@ def clearing_view(number: int, clearing: Clearing) -> Json:
         "forgone_nanos": clearing.forgone_nanos,
         "waits": clearing.waits,
         "kept_for": clearing.kept_for,
-        "classes": [asdict(one) for one in clearing.classes],
+        "classes": [{name: getattr(one, name) for name in _CLASS_FIELDS} for one in clearing.classes],
     }
 
 

@@ -44,7 +44,7 @@ def cheapest_minute_nanos(book: OrderBook, bid: Bid) -> int | None:
 
     None if the listed hardware has too few seats within the price limit to say so.
     """
-    open_bid, least, own = requirements_only(bid), bid.requires.vram_gib, book.own(bid.customer)
+    least, own = bid.requires.vram_gib, book.own(bid.customer)
     others = (offer for offer in book.cheapest(bid.requires) if offer.id not in own)
     seats: list[int] = []
     for offer in chain(filter(None, map(book.get, own)), others):
@@ -53,7 +53,7 @@ def cheapest_minute_nanos(book: OrderBook, bid: Bid) -> int | None:
         price = offer.seen_by(bid.customer).price_nanos_per_gpu_hour
         if price > bid.max_price_nanos_per_gpu_hour:
             return None
-        if _could_sit(offer, open_bid):
+        if _could_sit(offer, bid):
             seats += [price] * (offer.gpus // bid.requires.gpus)
         if len(seats) >= bid.workers_min:
             return charge_nanos(sum(seats[: bid.workers_min]) * bid.requires.gpus, 1, 60_000)

@@ -78,17 +78,20 @@ def grant(turn: Turn, match: Match, number: int, rule: str) -> int:
     if any(paid > bid.max_price_nanos_per_gpu_hour for paid in match.prices_nanos_per_gpu_hour):
         return 0
     seats: list[Offer] = []
+    known: dict[str, Offer] = {}
     for name, ask in zip(match.offers, match.asks, strict=True):
-        record = state.offers.get(name)
-        if record is None:
-            return 0
-        offer = seen_by(offer_order(state, record, turn.volatile), bid)
+        offer = known.get(name)
+        if offer is None:
+            record = state.offers.get(name)
+            if record is None:
+                return 0
+            offer = known[name] = seen_by(offer_order(state, record, turn.volatile), bid)
+            if offer.free_for(job.customer) < match.gpus * match.offers.count(name):
+                return 0
+            if not all(test(offer, bid) for _, test in CONSTRAINTS):
+                return 0
         if offer.price_nanos_per_gpu_hour != ask:
             return 0  # its provider has changed it since: cleared again, at the new one
-        if offer.free_for(job.customer) < match.gpus * match.offers.count(name):
-            return 0
-        if not all(test(offer, bid) for _, test in CONSTRAINTS):
-            return 0
         seats.append(offer)
     paid = match.prices_nanos_per_gpu_hour
     if cost_nanos_at(bid, paid) > bid.spendable_nanos or not has_room(state, bid, len(seats)):

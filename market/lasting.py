@@ -31,7 +31,7 @@ def lasts_ms(spec: Mapping[str, Any], expected_ms: int, *, flexible: bool = Fals
 def outlived_ms(state: State, job: Job) -> int:
     """More than what a command has had of leases that were ended for their time before it had saved anything: it has shown that
     it takes longer, and would lose as much again. 0 of others."""
-    if job.command is None:
+    if job.command is None or not job.leases:
         return 0
     ended = [lease for lease in state.leases_of(job) if lease.reason in TIMED_OUT and not lease.saved_ms]
     return max((1 + (lease.ended_ms or 0) - lease.granted_ms for lease in ended), default=0)

@@ -59,16 +59,16 @@ class Auction:
     def serve(self) -> Served:
         """See the module."""
         first = best = self.pass_by(_by_limit)
-        value = self.value(best)
+        value = self.value(best.seats)
         empty = any(job not in best.seats for job in self.bids)
         if len(self.bids) > 1 and empty and best.seats:
             for key in (_by_gang, self._by_surplus()):
                 if self.looks < self.effort:
                     other = self.pass_by(key)
-                    if (found := self.value(other)) > value:
+                    if (found := self.value(other.seats)) > value:
                         best, value = other, found
             self.improve(best)
-        assert self.value(best) >= self.value(first)
+        assert self.value(best.seats) >= self.value(first.seats)
         return Served(
             best.seats, self.looks, frozenset(best.skipped), best.over_quota,
             best.kept_for, best.taken,
@@ -79,8 +79,8 @@ class Auction:
         """The effort so far."""
         return self.wishes.looks
 
-    def value(self, state: _Pass) -> int:
-        return sum(self.bids[job].weight_ppm * worth(self.bids[job], seats) for job, seats in state.seats.items())
+    def value(self, seats: Mapping[str, Sequence[Offer]]) -> int:
+        return sum(self.bids[job].weight_ppm * worth(self.bids[job], own) for job, own in seats.items())
 
     def pass_by(self, key: Key) -> _Pass:
         """Everybody once, each on the cheapest seats that are left."""
@@ -134,7 +134,6 @@ class Auction:
 
     def _make_room(self, state: _Pass, bid: Bid) -> bool:
         seats_before = dict(state.seats)
-        value_before = self.value(state)
         places = {offer.id for offer in self.wishes.of(bid)}
         sitting = [
             other
@@ -160,8 +159,8 @@ class Auction:
                 found = None if cut is None else state.place(cut)
                 if found is not None and cut is not None:
                     state.take(cut, found)
-        if seats is not None and self.value(state) > value_before:
-            return True
+            if self.value(state.seats) > self.value(seats_before):
+                return True
         for job in list(state.seats):
             if state.seats[job] is not seats_before.get(job):
                 state.lift(self.bids[job])

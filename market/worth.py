@@ -61,9 +61,12 @@ def expected_ms(
     command, limits, workers = spec.get("command"), spec["limits"], spec["workers"]
     deadline_ms = limits["deadline_ms"]
     timeout_ms = None if command is None else command["timeout_ms"]
-    whole_ms: int = next(
-        ms for ms in (None if estimate is None else estimate["middle_ms"], timeout_ms, deadline_ms, DEFAULT_MS) if ms is not None
-    )
+    if estimate is not None and estimate["middle_ms"] is not None:
+        whole_ms = int(estimate["middle_ms"])
+    elif timeout_ms is not None:
+        whole_ms = int(timeout_ms)
+    else:
+        whole_ms = DEFAULT_MS if deadline_ms is None else int(deadline_ms)
     if command is not None:
         found = whole_ms - running_ms
     else:
