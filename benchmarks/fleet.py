@@ -174,6 +174,10 @@ class Fleet:
             return remote.wire
         return remote.wire
 
+    def cpu_s(self, number: int) -> float:
+        """Processor seconds of the worker and all below it so far; 0 of a dead one."""
+        return sum(_cpu_s(process) for process in _tree(self.remotes[number].process.pid))
+
     # calls
 
     def ask(self, remote: Remote, method: str, *arguments: Any) -> Future[Any]:
@@ -309,6 +313,14 @@ def _tree(pid: int) -> list[psutil.Process]:
         return [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def _send(process: psutil.Process, number: int) -> None:

@@ -62,7 +62,7 @@ class Happened:
 
 @dataclass(slots=True)
 class Record:
-    """What a run was. `rounds`: the reports with `at_s`; `wire`: at each report {slot: (sent, received)}."""
+    """What a run was. `rounds`: the reports with `at_s`; `wire`, `cpu_s`: at each report {slot: (sent, received)} and {slot: processor seconds}."""
 
     began_s: float = 0.0
     ended_s: float = 0.0
@@ -106,11 +106,13 @@ class MemoryDoor:
         return digest
 
     def report_round(self, report: Mapping[str, Any]) -> Json:
-        """Note the time and everybody's wire."""
+        """Note the time, everybody's wire and processor time."""
         by_slot = {lease.slot: lease for lease in self.record.leases}
-        wire = {slot: self._fleet.wire(lease.remote.number) for slot, lease in by_slot.items() if lease.ended_s is None}
+        living = {slot: lease.remote.number for slot, lease in by_slot.items() if lease.ended_s is None}
+        wire = {slot: self._fleet.wire(number) for slot, number in living.items()}
+        cpu_s = {slot: self._fleet.cpu_s(number) for slot, number in living.items()}
         at_s = time.monotonic()
-        self.record.rounds.append({**report, "at_s": at_s, "wire": wire})
+        self.record.rounds.append({**report, "at_s": at_s, "wire": wire, "cpu_s": cpu_s})
         for member in report["members"]:
             lease = by_slot[member["slot"]]
             lease.first_commit_s = lease.first_commit_s or at_s

@@ -48,7 +48,7 @@ ALONE = "bare"
 EVERY_STEP = frozenset({"ddp", "torch_ddp", "demo", "distro"})
 SPEED_ROUNDS = 5
 SLOW_INNER_STEPS = 6
-MEANS = ("held_out", "tokens_per_s", "step_s", "sent_bytes_per_step", "received_bytes_per_step", "peak_round_bytes",
+MEANS = ("held_out", "tokens_per_s", "step_s", "cpu_s_per_step", "sent_bytes_per_step", "received_bytes_per_step", "peak_round_bytes",
          "stall_ms", "checkpoint_stall_ms")  # fmt: skip
 
 
@@ -287,6 +287,7 @@ def tell(quiet: bool, trial: Trial) -> None:
     job = trial.job
     sent = "" if trial.sent_bytes_per_step is None else f", {trial.sent_bytes_per_step:.0f} bytes sent a step"
     speed = "" if trial.tokens_per_s is None else f", {trial.tokens_per_s:.0f} tokens/s"
+    speed += "" if trial.cpu_s_per_step is None else f", {trial.cpu_s_per_step:.3f} CPU s a step"
     say(
         quiet,
         f"{trial.system} × {job.workers} over {job.link}, seed {job.seed}: held-out {trial.held_out:.4f} after "

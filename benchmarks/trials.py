@@ -76,7 +76,7 @@ class Trial:
 
     `curve`: [step, held-out loss, seconds since the first step] after every round. `tokens_per_s` of all workers together,
     without the first round; `pure_step_s` is `step_s` without held-out evaluation, where that is known. `sent_bytes_per_step` and `received_bytes_per_step`: the worker with most, without the first
-    round; None where nobody counted. `stall_ms`: how long the worker with most waited for others, in all.
+    round; None where nobody counted. `cpu_s_per_step`: processor time of all workers together, without the first round. `stall_ms`: how long the worker with most waited for others, in all.
     `speed_only`: the seconds are another run's speed on this link.
     """
 
@@ -89,6 +89,7 @@ class Trial:
     tokens_per_s: float | None = None
     step_s: float | None = None
     pure_step_s: float | None = None
+    cpu_s_per_step: float | None = None
     sent_bytes_per_step: float | None = None
     received_bytes_per_step: float | None = None
     peak_round_bytes: float | None = None
@@ -177,6 +178,7 @@ def torg_trial(place: Place, job: Job, strategy: str, options: Mapping[str, Any]
         system=strategy, job=job, held_out=curve[-1][1], curve=curve, seconds=record.ended_s - record.began_s,
         tokens=sum(member["tokens"] for one in rounds for member in one["members"]),
         tokens_per_s=tokens_later / later, step_s=later / steps_later,
+        cpu_s_per_step=sum(used - first["cpu_s"].get(slot, used) for slot, used in last["cpu_s"].items()) / steps_later,
         sent_bytes_per_step=None if sent is None else sent / steps_later,
         received_bytes_per_step=None if received is None else received / steps_later, peak_round_bytes=peak,
         stall_ms=max(stalls, default=None), checkpoint_stall_ms=sum(one["stall_ms"] for one in record.checkpoints),
@@ -206,9 +208,15 @@ def comparator_trial(place: Place, job: Job, system: str, timeout_s: float) -> T
         tokens=sum(own[-1]["tokens"] for own in lines),
         tokens_per_s=job.workers * job.tokens_per_step / step_s if step_s else None, step_s=step_s,
         pure_step_s=step_s - (last["evaluate_s"] - first["evaluate_s"]) / steps,
+        cpu_s_per_step=sum(_until(own, last)["cpu_s"] - own[0]["cpu_s"] for own in lines) / steps,
         sent_bytes_per_step=_line_bytes(lines, "sent_bytes"),
         received_bytes_per_step=_line_bytes(lines, "received_bytes"), set=dict(own),
     )  # fmt: skip
+
+
+def _until(own: Sequence[Json], last: Json) -> Json:
+    """A worker's line of the same round as `last`, another's."""
+    return next(line for line in own if line["round"] == last["round"])
 
 
 def seconds_to(curve: Sequence[tuple[int, float, float]], loss: float) -> float | None:

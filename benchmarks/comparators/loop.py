@@ -1,8 +1,8 @@
 """What all comparators share: the byte_lm job as a plain PyTorch loop, and the lines that they print.
 
-One line a round of `every` steps: {round, step, loss, held_out, seconds, evaluate_s, tokens, sent_bytes,
+One line a round of `every` steps: {round, step, loss, held_out, seconds, evaluate_s, cpu_s, tokens, sent_bytes,
 received_bytes}. `loss` is the mean over the round's steps on this worker's own data; `seconds`, `tokens` and the bytes
-count from the first step on; `evaluate_s` is the part of `seconds` that went into held-out evaluation; bytes are those of
+count from the first step on; `evaluate_s` is the part of `seconds` that went into held-out evaluation, `cpu_s` this process's processor time; bytes are those of
 the worker's network interface (null without one of its own).
 """
 
@@ -116,6 +116,7 @@ class Loop:
             "held_out": self.held_out() if evaluates else None,
             "seconds": seconds,
             "evaluate_s": evaluated_s,
+            "cpu_s": time.process_time(),
             "tokens": self._tokens,
             "sent_bytes": None if wire is None else wire[0] - self._sent,
             "received_bytes": None if wire is None else wire[1] - self._received,
