@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trainers.child_messages import NotFiniteNumbers
+from trainers.codecs.base import all_below_two
 
 KEPT_BUFFERS = 3
 
@@ -40,7 +41,7 @@ class SharedVector:
         """
         buffer = self._free_buffer()
         np.copyto(buffer, self._shared)
-        if not np.isfinite(buffer).all():
+        if not all_below_two(buffer) and not np.isfinite(buffer).all():
             raise NotFiniteNumbers(f"{what} are not all finite")
         copied = buffer.view()
         copied.flags.writeable = False

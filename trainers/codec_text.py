@@ -60,6 +60,11 @@ class CodecSpec:
         return self.selection is None and self.edge is None
 
     @property
+    def lossless(self) -> bool:
+        """What is decoded is to the bit what was encoded."""
+        return self.values == "identity" and self.dense
+
+    @property
     def coarse(self) -> bool:
         """A mean of what it sends has values between its own, most of which are lost when that is encoded once more."""
         return self.values in COARSE

@@ -13,12 +13,16 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
+
+from numpy.typing import NDArray
 
 from trainers.codecs import BadPayload, Vector
+from trainers.filled import joined
 from trainers.strategies.base import Part
 
 Payload = bytes | memoryview
+Buffers: TypeAlias = Sequence[bytes | NDArray[Any]]
 
 CONTRIBUTION = struct.Struct("<4sIIIId")
 REDUCED = struct.Struct("<4sIIH")
@@ -39,12 +43,12 @@ class Contribution:
     epoch: int
     slot: int
     weight: float
-    body: Payload
+    body: Payload = b""
 
-    def pack(self) -> bytes:
-        """As bytes."""
+    def pack(self, body: Buffers | None = None) -> bytes:
+        """As bytes; `body`: what, joined, is the body, where it is not there yet."""
         fields = (self.round, self.step, self.epoch, self.slot, self.weight)
-        return CONTRIBUTION.pack(CONTRIBUTION_MAGIC, *fields) + bytes(self.body)
+        return _packed(CONTRIBUTION.pack(CONTRIBUTION_MAGIC, *fields), self.body, body)
 
 
 def unpack_contribution(payload: Payload, *, round: int, step: int, slot: int) -> Contribution:
@@ -71,12 +75,13 @@ class Reduced:
     step: int
     slots: tuple[int, ...]
     weight: float
-    body: Payload
+    body: Payload = b""
 
-    def pack(self) -> bytes:
-        """As bytes."""
+    def pack(self, body: Buffers | None = None) -> bytes:
+        """As bytes; `body`: what, joined, is the body, where it is not there yet."""
         head = REDUCED.pack(REDUCED_MAGIC, self.round, self.step, len(self.slots))
-        return head + struct.pack(f"<{len(self.slots)}I", *self.slots) + WEIGHT.pack(self.weight) + bytes(self.body)
+        slots = struct.pack(f"<{len(self.slots)}I", *self.slots)
+        return _packed(head + slots + WEIGHT.pack(self.weight), self.body, body)
 
 
 def unpack_reduced(payload: Payload, *, round: int, step: int) -> Reduced:
@@ -96,10 +101,14 @@ def unpack_reduced(payload: Payload, *, round: int, step: int) -> Reduced:
     return Reduced(of_round, of_step, slots, weight, memoryview(payload)[body_at:])
 
 
-def encode_parts(parts: Sequence[Part], vectors: Sequence[Vector]) -> bytes:
-    """The parts' encodings, joined. Raises BadPayload when an element is not finite."""
+def encode_parts(parts: Sequence[Part], vectors: Sequence[Vector]) -> Buffers:
+    """What, joined, is the parts' encodings; may be views of the vectors. Raises BadPayload when an element is not finite."""
     assert [part.elements for part in parts] == [vector.size for vector in vectors], "not the promised parts"
-    return b"".join(part.codec.encode(vector) for part, vector in zip(parts, vectors, strict=True))
+    return [one for part, vector in zip(parts, vectors, strict=True) for one in part.codec.encode_parts(vector)]
+
+
+def _packed(head: bytes, whole: Payload, parts: Buffers | None) -> bytes:
+    return head + whole if parts is None else joined([head, *parts])
 
 
 def decode_parts(parts: Sequence[Part], body: Payload) -> tuple[Vector, ...]:

@@ -19,9 +19,10 @@ class ShapeChanged(Exception):
 class FlatModel:
     """Copies between a model and flat vectors. The optimiser's state is left as it is."""
 
-    def __init__(self, model: torch.nn.Module, *, writes: bool = True) -> None:
+    def __init__(self, model: torch.nn.Module, *, writes: bool = True, alone: bool = True) -> None:
+        """`writes`: this is rank 0; `alone`: there is no other rank."""
         self.model = model
-        self.writes = writes
+        self.writes, self.alone = writes, alone
         self.parameters: list[torch.Tensor] = list(model.parameters())
         self.shapes = self._shapes()
         self.elements = sum(parameter.numel() for parameter in self.parameters)
@@ -51,12 +52,23 @@ class FlatModel:
 
     @torch.no_grad()
     def read_gradient(self, flat: np.ndarray) -> None:
-        """`flat` into the gradient of every parameter that is trained, those that had none in this step too."""
+        """`flat` into the gradient of every parameter that is trained, those that had none in this step too.
+
+        Where that is possible gradients are parts of `flat` and not copied: until `drop_gradient` nobody else may write there.
+        """
         for view, parameter in zip(self._views(flat), self.parameters, strict=True):
             if parameter.requires_grad:
+                if self.alone and _is_plain(parameter):
+                    parameter.grad = view
+                    continue
                 if parameter.grad is None:
                     parameter.grad = torch.empty_like(parameter)
                 set_whole(parameter.grad, view)
+
+    def drop_gradient(self) -> None:
+        """No parameter has a gradient any more."""
+        for parameter in self.parameters:
+            parameter.grad = None
 
     @torch.no_grad()
     def mix(self, flat: np.ndarray, ranges: Sequence[tuple[int, int]], keep: float) -> None:
@@ -122,3 +134,8 @@ class FlatModel:
 
     def _shapes(self) -> list[tuple[str, tuple[int, ...]]]:
         return [(name, tuple(parameter.shape)) for name, parameter in self.model.named_parameters()]
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a part of a float32 vector can be its gradient."""
+    return tensor.dtype == torch.float32 and tensor.device.type == "cpu" and tensor.is_contiguous() and not is_sharded(tensor)

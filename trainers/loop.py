@@ -73,7 +73,7 @@ class InnerLoop:
             recompute_activations(workload.checkpointed(self.model))
         if self.ranks.count > 1 and options.sharding == "fsdp2":
             shard(self.model)
-        self.flat = FlatModel(self.model, writes=self.ranks.rank == 0)
+        self.flat = FlatModel(self.model, writes=self.ranks.rank == 0, alone=self.ranks.count == 1)
         self.called = compiled(self.model, device) if options.compile else self.model
         self.scale = LossScale() if options.precision == "fp16" else None
         self.optimizer = workload.optimizer(self.model, total_steps)
@@ -223,6 +223,7 @@ class InnerLoop:
         else:
             self.flat.read_gradient(exchange.flat)
             self._optimise(step)
+            self.flat.drop_gradient()
         return waited
 
     def _loss(self, batch: Batch) -> torch.Tensor:

@@ -20,6 +20,8 @@ import safetensors.numpy
 from trainers.codecs import BadPayload, Vector
 from trainers.codecs.base import refuse_not_finite, sum_of_squares
 from trainers.contributions import (
+    CONTRIBUTION,
+    Buffers,
     Bundle,
     Contribution,
     Reduced,
@@ -147,9 +149,8 @@ class Member:
         """The whole contribution. Raises BadPayload when an element is not finite."""
         pending = self._in_progress()
         if pending.payload is None:
-            body = encode_parts(pending.parts, pending.vectors)
-            pending.payload = self._contribution(pending, body)
-            pending.seen = decode_parts(pending.parts, body)
+            pending.payload = self._contribution(pending, encode_parts(pending.parts, pending.vectors))
+            pending.seen = _seen(pending.parts, pending.vectors, pending.payload)
             pending.sent = self.strategy.sent(pending.state, pending.seen, pending.moment)
             pending.cut, pending.reduces = {}, False
         return pending.payload
@@ -162,9 +163,8 @@ class Member:
             decoded, cut = np.empty_like(vector), {}
             for owner, (start, stop) in slices_of(part.elements, owners).items():
                 slice_part = (Part(stop - start, part.codec),)
-                body = encode_parts(slice_part, (vector[start:stop],))
-                [decoded[start:stop]] = decode_parts(slice_part, body)
-                cut[owner] = self._contribution(pending, body)
+                cut[owner] = self._contribution(pending, encode_parts(slice_part, (vector[start:stop],)))
+                [decoded[start:stop]] = _seen(slice_part, (vector[start:stop],), cut[owner])
             pending.sent = self.strategy.sent(pending.state, (decoded,), pending.moment)
             pending.cut, pending.payload, pending.reduces = cut, None, True
         return pending.cut
@@ -185,12 +185,12 @@ class Member:
         updates, pending.left_out = read_updates(pending, part, received, self._most_weight)
         if not updates:
             body = encode_parts(part, (np.zeros(stop - start, dtype=np.float32),))
-            return Reduced(pending.order.round, pending.moment.step, (), 0.0, body).pack()
+            return Reduced(pending.order.round, pending.moment.step, (), 0.0).pack(body)
         weights = [update.weight for update in updates]
         mean = weighted_mean([update.vectors[0] for update in updates], weights)
         slots = tuple(update.slot for update in updates)
         body = encode_parts(part, (mean,))
-        return Reduced(pending.order.round, pending.moment.step, slots, math.fsum(weights), body).pack()
+        return Reduced(pending.order.round, pending.moment.step, slots, math.fsum(weights)).pack(body)
 
     def merge(self, results: Mapping[int, bytes], among: Sequence[int] | None = None) -> Merged:
         """The state after the merge, from whole contributions by slot or reduced slices by owner; not adopted yet.
@@ -359,9 +359,9 @@ class Member:
             raise MemberError("no merge is in progress here")
         return self._pending
 
-    def _contribution(self, pending: Pending, body: bytes) -> bytes:
+    def _contribution(self, pending: Pending, body: Buffers) -> bytes:
         step = pending.moment.step
-        return Contribution(pending.order.round, step, self.epoch, self.slot, pending.weight, body).pack()
+        return Contribution(pending.order.round, step, self.epoch, self.slot, pending.weight).pack(body)
 
     @property
     def _most_weight(self) -> float:
@@ -393,6 +393,13 @@ class Member:
             )  # fmt: skip
         digest = digest_of(state) if self.strategy.cadence == "round" else ""
         return Merged(order, state, digest, found.accepted, found.refused, bundle)
+
+
+def _seen(parts: Sequence[Part], vectors: tuple[Vector, ...], payload: bytes) -> tuple[Vector, ...]:
+    """What everybody decodes a contribution of these vectors to."""
+    if all(part.codec.lossless for part in parts):
+        return vectors
+    return decode_parts(parts, memoryview(payload)[CONTRIBUTION.size :])
 
 
 def staged(member: Member) -> Member:

@@ -74,12 +74,19 @@ def clip_to_median(updates: Sequence[Vector]) -> list[Vector]:
 
 
 def _plain_mean(updates: Sequence[Vector]) -> Vector:
-    """In float32, in the order given: a quarter of the time, and the same bits wherever float32 is IEEE 754's."""
-    merged = updates[0].astype(np.float32, copy=True)
-    for update in updates[1:]:
-        merged += update
-    if len(updates) > 1:
-        merged *= np.float32(1.0 / len(updates))
+    """In float32, in the order given: a quarter of the time, and the same bits wherever float32 is IEEE 754's. By pieces,
+    so that a piece's sum is still in the cache when it is divided.
+    """
+    if len(updates) == 1:
+        return updates[0].astype(np.float32, copy=True)
+    merged, share = np.empty(updates[0].shape, dtype=np.float32), np.float32(1.0 / len(updates))
+    for start in range(0, merged.size, CHUNK):
+        part = merged[start : start + CHUNK]
+        first, second, *others = (update[start : start + CHUNK] for update in updates)
+        np.add(first, second, out=part)
+        for other in others:
+            part += other
+        part *= share
     return merged
 
 

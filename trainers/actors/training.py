@@ -357,13 +357,14 @@ class Training:
         norm = 0.0
         if strategy.cadence == "step":
             merged = member.finish(trained.parameters, now.order)
-            now.sent = merged.digest
+            now.sent = contribution = merged.digest  # what all end at is what each brought
         else:
             norm = member.contribute(trained.parameters, now.order, weight=float(max(1, tokens)))
+            contribution = hashlib.sha256(trained.parameters.data).hexdigest()
         info = {
             "ok": True, "round": order["round"], "loss": trained.loss, "steps": order["steps"], "tokens": tokens,
             "trained_ms": trained.trained_ms, "norm": norm,
-            "contribution": hashlib.sha256(trained.parameters.data).hexdigest(),
+            "contribution": contribution,
         }  # fmt: skip
         way = None if strategy.cadence == "step" else self._way(len(now.order.slots))
         self.meeting.trained(now, info, trained.parameters, way)

@@ -29,7 +29,9 @@ class Identity:
 
     def decode(self, body: memoryview, count: int) -> Vector:
         """See `Values`."""
-        values = np.frombuffer(body, dtype="<f4").astype(np.float32)
+        values = np.frombuffer(body, dtype="<f4")
+        if not (values.flags.aligned and values.dtype == np.float32):
+            values = values.astype(np.float32)
         refuse_not_finite(values)
         return values
 

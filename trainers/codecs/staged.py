@@ -5,14 +5,18 @@ places of a selection, if there is one; then the body of the value codec. Nothin
 EDGE are the job's, and whoever decodes knows them as it knows the number of elements.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainers.codec_text import CodecSpec, TopK
 from trainers.codecs.base import HEADER, BadPayload, Encoded, Payload, Values, Vector, refuse_not_finite
 from trainers.codecs.dct import Dct
 from trainers.codecs.selection import Selection, runs_of
+from trainers.filled import joined
 from trainers.layout import Layout, elements_of, flat_layout
 
 VERSION, WITH_TOP_K, WITH_PRUNE, WITH_DCT = 1, 16, 32, 64
@@ -23,7 +27,7 @@ class Staged:
 
     def __init__(self, spec: CodecSpec, values: Values, layout: Layout | None) -> None:
         """`layout` says where the tensors are whose blocks are transformed; None: one flat tensor of any length."""
-        self.spec, self.name, self.dense = spec, spec.text, spec.dense
+        self.spec, self.name, self.dense, self.lossless = spec, spec.text, spec.dense, spec.lossless
         self._values, self._layout = values, layout
         flags = 0 if spec.selection is None else WITH_TOP_K if isinstance(spec.selection, TopK) else WITH_PRUNE
         self._magic = values.magic + bytes([VERSION | flags | (0 if spec.edge is None else WITH_DCT)])
@@ -43,9 +47,14 @@ class Staged:
 
     def encode(self, vector: Vector) -> Encoded:
         """See `Codec`."""
+        return joined(self.encode_parts(vector))
+
+    def encode_parts(self, vector: Vector) -> Sequence[bytes | NDArray[Any]]:
+        """See `Codec`."""
         assert vector.ndim == 1, "codecs take flat vectors"
         transform, selection = self._transform(vector.size), self._selection(vector.size)
-        parts, values = [HEADER.pack(self._magic, vector.size)], np.ascontiguousarray(vector, dtype=np.float32)
+        parts: list[bytes | NDArray[Any]] = [HEADER.pack(self._magic, vector.size)]
+        values = np.ascontiguousarray(vector, dtype=np.float32)
         if transform is not None:
             values = transform.forward(values)
         if selection is not None:
@@ -54,7 +63,7 @@ class Staged:
             parts.append(selection.pack(places).tobytes())
             values = values[places]
         body = self._values.encode(values) if values.size else []
-        return b"".join([*parts, *(one.data for one in body)])
+        return [*parts, *body]
 
     def decode(self, payload: Payload, elements: int) -> Vector:
         """See `Codec`."""
