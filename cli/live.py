@@ -51,6 +51,7 @@ class RunView:
     first_at_ms: int | None = None
     last_number: int = 0
     steps: int = 0
+    strategy: dict[str, Any] = field(default_factory=dict)
     tuned: dict[str, Any] | None = None
     rounds: list[RoundLine] = field(default_factory=list)
     members: dict[str, Member] = field(default_factory=dict)
@@ -81,6 +82,7 @@ def _job_submitted(view: RunView, event: dict[str, Any], at_ms: int) -> list[str
     view.name = event.get("name") or view.name
     spec = event.get("spec") or {}
     view.planned, view.steps = spec.get("rounds") or view.planned, spec.get("steps") or 0
+    view.strategy = spec.get("strategy") or {}
     view.budget_nanos = event.get("budget_nanos")
     view.argv = list((spec.get("command") or {}).get("argv") or ())
     return []
@@ -120,10 +122,10 @@ def _plan_again(view: RunView) -> None:
     """After a change of strategy a round may be longer or shorter than the one that the job was planned with."""
     if view.tuned is None or not view.steps:
         return
-    from trainers.options import round_steps
+    from trainers.round_lengths import round_lengths
 
     done, step = (view.rounds[-1].round, view.rounds[-1].step) if view.rounds else (0, 0)
-    view.planned = done + -(-max(0, view.steps - step) // round_steps(view.tuned))
+    view.planned = done + round_lengths(view.tuned, view.steps).rounds_from(step)
 
 
 def _lease_granted(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:
@@ -191,8 +193,23 @@ def _round_committed(view: RunView, event: dict[str, Any], at_ms: int) -> list[s
     warnings = [f"slot {one['slot']} is warned: {one['reason']}" for one in made.warned]
     if made.strategy and view.rounds[:-1] and view.rounds[-2].strategy not in ("", made.strategy):
         warnings.append(f"round {made.round} is the first with {made.strategy}")
+    warnings += _longer_rounds(view)
     view.happenings.extend(warnings)
     return [told + sent + late + again + without, *warnings]
+
+
+def _longer_rounds(view: RunView) -> list[str]:
+    """Where the job's schedule of inner steps turns: the next round is the first of another length."""
+    strategy = view.tuned or view.strategy
+    if "inner_steps_later" not in strategy or not view.steps:
+        return []
+    from trainers.round_lengths import round_lengths
+
+    lengths = round_lengths(strategy, view.steps)
+    before, now = (view.rounds[-2].step if view.rounds[:-1] else 0), view.rounds[-1].step
+    if not before < lengths.later_from <= now < view.steps:
+        return []
+    return [f"rounds from {view.rounds[-1].round + 1} on have {lengths.later} inner steps instead of {lengths.steps}"]
 
 
 def _round_evaluated(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:

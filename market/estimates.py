@@ -26,7 +26,8 @@ from market.outcomes import Json
 from market.renting import against_alone
 from market.speeds import expected_job_ms, flops_per_second, parameters_of, tokens_per_step
 from storage.units import MS_PER_HOUR
-from trainers.options import DEFAULT_STRATEGY, round_steps
+from trainers.options import DEFAULT_STRATEGY
+from trainers.round_lengths import round_lengths
 
 SAME_HARDWARE: Final = 0.15
 OTHER_HARDWARE: Final = 0.40
@@ -233,7 +234,7 @@ def _as_good(spec: Json, workers: int, other: int) -> tuple[str, Json]:
     assert now is not None
     assert then is not None
     steps = max(1, round(int(spec["steps"]) * then / now))
-    rounds = -(-steps // round_steps(spec["strategy"]))
+    rounds = round_lengths(spec["strategy"], steps).rounds_from(0)
     return same, {**spec, "steps": steps, "rounds": rounds}
 
 

@@ -41,7 +41,8 @@ from market.form_sections import (
     option_refusal,
 )
 from market.hardware import MAX_UNITS
-from trainers.options import OptionError, round_steps, strategy_options
+from trainers.options import OptionError, strategy_options
+from trainers.round_lengths import round_lengths
 from trainers.workloads import BUILT_IN
 from trainers.workloads.options import WORKLOADS, workload_options
 
@@ -174,7 +175,7 @@ def resolve(job: JobFile | BatchFile, upload: Upload, *, folder: Path = Path()) 
         "strategy": dict(job.strategy),
         "train": job.train.model_dump(),
         "steps": steps,
-        "rounds": min(MAX_ROUNDS, -(-steps // round_steps(job.strategy))),
+        "rounds": min(MAX_ROUNDS, round_lengths(job.strategy, steps).rounds_from(0)),
         "until_loss": job.until_loss,
         "workers": job.workers.spec(),
         "limits": job.limits.spec(),

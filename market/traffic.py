@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from trainers.codec_text import CodecSpec, TopK
-from trainers.options import parse_codec, round_steps, strategy_options, wanted_topology
+from trainers.options import MAX_INNER_STEPS, parse_codec, round_steps, strategy_options, wanted_topology
 
 FRAMING: Final = 1.04
 """Bytes on the wire for each byte of payload."""
@@ -44,7 +44,8 @@ def needed_bits_per_second(strategy: Mapping[str, Any], sent_bytes: float, step_
     if not sent_bytes:
         return None
     options = strategy_options(strategy)
-    steps, hidden = round_steps(options), int(options.get("overlap_steps", 0))
+    steps = min(round_steps(options), int(options.get("inner_steps_later", MAX_INNER_STEPS)))  # the shortest rounds need most
+    hidden = int(options.get("overlap_steps", 0))
     allowed_s = step_s * (steps * EXCHANGE_SHARE / (1 - EXCHANGE_SHARE) + min(steps, hidden))
     return math.ceil(FRAMING * sent_bytes * 8 / allowed_s)
 

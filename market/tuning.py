@@ -11,9 +11,10 @@ from typing import Any, Final
 
 from market.checking import CHECKPOINT_DEFAULTS, EVALUATE_DEFAULTS, MAX_ROUNDS, TRAIN_DEFAULTS
 from market.state import Job
-from trainers.options import keeps_inner_state, round_steps, strategy_options
+from trainers.options import STRATEGIES, keeps_inner_state, strategy_options
+from trainers.round_lengths import round_lengths
 
-KEPT: Final = ("inner_steps", "adapt")
+KEPT: Final[tuple[str, ...]] = ("inner_steps", "inner_steps_later", "later_from", "adapt")
 """Options that another strategy takes over: they say how often workers meet, not how they merge."""
 MAX_TUNINGS: Final = 1_000
 
@@ -23,15 +24,19 @@ Json = dict[str, Any]
 def retuned(current: Mapping[str, Any], name: str | None, options: Mapping[str, Any]) -> Json:
     """The whole strategy after a change, defaults filled in. Raises trainers.options.OptionError.
 
-    The same strategy keeps every option that is not changed, but that error feedback follows a new codec unless it is
-    named. Another one takes over `KEPT` and has its own defaults for the rest.
+    The same strategy keeps every option that is not changed, but that error feedback follows a new codec and that new
+    inner steps are those of the whole rest, unless these are named. Another one takes over what it knows of `KEPT` and has
+    its own defaults for the rest.
     """
+    own = dict(current)
+    if "codec" in options:
+        own.pop("error_feedback", None)
+    if "inner_steps" in options:
+        own.pop("inner_steps_later", None)
+        own.pop("later_from", None)
     if name is None or name == current["name"]:
-        own = {
-            option: value for option, value in current.items() if option != "error_feedback" or "codec" not in options
-        }
         return strategy_options({**own, **options})
-    kept = {option: current[option] for option in KEPT if option in current}
+    kept = {option: own[option] for option in KEPT if option in own and option in STRATEGIES.get(name, KEPT)}
     return strategy_options({**kept, **options, "name": name})
 
 
@@ -47,8 +52,8 @@ def planned_rounds(job: Job) -> int:
         return 0
     if not job.tunings:
         return int(job.spec["rounds"])
-    left = max(0, int(job.spec["steps"]) - job.step)
-    return min(MAX_ROUNDS, job.rounds_committed + -(-left // round_steps(job.strategy)))
+    left = round_lengths(job.strategy, int(job.spec["steps"])).rounds_from(job.step)
+    return min(MAX_ROUNDS, job.rounds_committed + left)
 
 
 def spec_in_force(job: Job) -> Json:

@@ -67,6 +67,19 @@ _FEEDBACK = Option(
     "bool", None, "what the codec lost is sent next time; by default when the codec sends only a selection"
 )
 _KEEP = Option("bool", False, "what the codec left out stays in the worker's own parameters, which it trains on from")
+_SCHEDULE: Final = MappingProxyType(
+    {
+        "inner_steps_later": Option(
+            "int", None, "inner steps between two exchanges later in the job; with later_from", 1, MAX_INNER_STEPS
+        ),
+        "later_from": Option(
+            "float", None, "share of the job's steps after which a round has inner_steps_later", ABOVE_ZERO, BELOW_ONE
+        ),
+    }
+)
+"""Of strategies that exchange once a round, none of it hidden behind the next one's steps."""
+SAID_ONLY_WHERE_USED: Final = ("keep_unsent", *_SCHEDULE)
+"""Not among the options of jobs that do without them, which stay to the byte what they were before these came."""
 _MERGE = Option("text", "mean", "how contributions become one", choices=("mean", "trimmed_mean", "centered_clip"))
 _REDUCED = _topology("gather", "butterfly", "star")
 _GATHERED = _topology("gather")
@@ -108,9 +121,11 @@ def _compressed_momentum(codec: str, top_k: int) -> Mapping[str, Option]:
 STRATEGIES: Final[Mapping[str, Mapping[str, Option]]] = MappingProxyType(
     {
         "ddp": _dense("identity", inner_steps=_inner_steps("steps between two commits; gradients go at each step")),
-        "local_sgd": _dense("int8", merge=_MERGE, keep_unsent=_KEEP),
-        "fedavg": _dense("int8", merge=_MERGE, keep_unsent=_KEEP, weighted=replace(_WEIGHTED, default=True)),
-        "diloco": _dense("int8", merge=_MERGE, keep_unsent=_KEEP, **_outer(0.7)),
+        "local_sgd": _dense("int8", merge=_MERGE, keep_unsent=_KEEP, **_SCHEDULE),
+        "fedavg": _dense(
+            "int8", merge=_MERGE, keep_unsent=_KEEP, weighted=replace(_WEIGHTED, default=True), **_SCHEDULE
+        ),
+        "diloco": _dense("int8", merge=_MERGE, keep_unsent=_KEEP, **_outer(0.7), **_SCHEDULE),
         "streaming_diloco": _dense(
             "fp4",
             merge=_MERGE,
@@ -130,6 +145,7 @@ STRATEGIES: Final[Mapping[str, Mapping[str, Option]]] = MappingProxyType(
             beta=Option("float", 0.7, "β, rate of the pair's mean progress; above alpha", ABOVE_ZERO, 10),
             gamma=Option("float", 0.7, "γ, pull towards the partner's parameters", 0.5, 1.5),
             slow_codec=Option("codec", "fp16", "how slow weights travel; fine, for they must agree"),
+            **_SCHEDULE,
         ),
         "demo": _compressed_momentum("fp16", top_k=32),
         "distro": _compressed_momentum("sign1", top_k=32),
@@ -145,6 +161,7 @@ STRATEGIES: Final[Mapping[str, Mapping[str, Option]]] = MappingProxyType(
                     "an element's mean over all workers or its senders",
                     choices=("workers", "senders"),
                 ),
+                **_SCHEDULE,
             }
         ),
     }
@@ -153,7 +170,7 @@ STRATEGIES: Final[Mapping[str, Mapping[str, Option]]] = MappingProxyType(
 
 def strategy_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a job gives, `name` among them, with the defaults filled in: `name` first, then as the table.
-    `keep_unsent` is there only where it is true.
+    Those of `SAID_ONLY_WHERE_USED` are there only where they are.
 
     Raises OptionError for an unknown strategy or option, a wrong kind, a value out of range, options that do not fit
     together.
@@ -172,14 +189,13 @@ def strategy_options(given: Mapping[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {"name": name, **chosen}
     if options.get("overlap_steps", 0) is None:
         options["overlap_steps"] = min(MOST_OVERLAP_STEPS, options["inner_steps"] // options["fragments"] // 2)
-    if not options.get("keep_unsent", True):
-        del options["keep_unsent"]  # so that jobs which do not ask for it stay to the byte what they were before it came
+    options = {key: value for key, value in options.items() if value or key not in SAID_ONLY_WHERE_USED}
     _refuse_contradictions(options)
     return options
 
 
 def round_steps(strategy: Mapping[str, Any]) -> int:
-    """Inner steps of one round, from options with their defaults filled in or not."""
+    """Inner steps of a job's first round, from options with their defaults filled in or not; see `round_lengths`."""
     options = strategy_options(strategy)
     return int(options["inner_steps"]) // int(options.get("fragments", 1))
 
@@ -257,6 +273,12 @@ def _refuse_contradictions(options: Mapping[str, Any]) -> None:
         raise OptionError(
             "strategy.beta", options["beta"], "is not above alpha", "the published values are 0.7 and 0.5"
         )
+    if ("inner_steps_later" in options) != ("later_from" in options):
+        said, missing = ("inner_steps_later", "later_from") if "inner_steps_later" in options else ("later_from", "inner_steps_later")
+        raise OptionError(
+            f"strategy.{said}", options[said], f"says nothing without {missing}",
+            "such as inner_steps_later: 7 with later_from: 0.55",
+        )  # fmt: skip
     if "fragments" in options:
         _refuse_fragments(options)
     if "chunk" in options:

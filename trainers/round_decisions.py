@@ -7,13 +7,16 @@ ones that learning-rate schedules follow; positions count batches of the whole j
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from trainers.round_lengths import RoundLengths
+
 
 @dataclass(frozen=True, slots=True)
 class RoundPlan:
     """How long a run is, how its work is shared out and how patient it is.
 
     Args:
-        total_steps, inner_steps: the run ends after total_steps; a round takes it inner_steps further.
+        total_steps, inner_steps: the run ends after total_steps; a round takes it inner_steps further, and one that begins
+            at step later_from or after it inner_steps_later, where that is there.
         nominal_members: with this, a round is inner_steps · nominal_members batches in all, shared out by speed to
             whoever is there; None: every member trains inner_steps, however many there are.
         overlap_steps: steps of the next round that a member trains while this round is being merged.
@@ -43,10 +46,12 @@ class RoundPlan:
     joining_grace_ms: int = 20_000
     max_late: int = 3
     max_void_rounds: int = 3
+    inner_steps_later: int | None = None
+    later_from: int = 0
 
-    def rounds_from(self, step: int) -> int:
-        """How many rounds there are after that step."""
-        return -(-max(0, self.total_steps - step) // self.inner_steps)
+    def end_of(self, step: int) -> int:
+        """Where the round ends that begins at that step."""
+        return RoundLengths(self.total_steps, self.inner_steps, self.inner_steps_later, self.later_from).end_of(step)
 
 
 @dataclass(frozen=True, slots=True, order=True)

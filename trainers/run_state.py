@@ -118,7 +118,7 @@ class RunState:
 
     def _begin(self, now_ms: int, why: str, holders: tuple[int, ...]) -> StartRound:
         plan, number, slots = self.plan, self.round + 1, tuple(sorted(self._members))
-        step_after = min(self.at.step + plan.inner_steps, plan.total_steps)
+        step_after = plan.end_of(self.at.step)
         ahead = min(plan.overlap_steps, max(0, plan.total_steps - step_after))
         self._was_alike, self._alike = self._alike, False
         if self._was_alike:

@@ -17,7 +17,8 @@ from trainers.codecs import Vector
 from trainers.layout import Layout, elements_of, layout_of
 from trainers.loop import InnerLoop
 from trainers.member import Member, RoundOrder
-from trainers.options import round_steps, strategy_options
+from trainers.options import strategy_options
+from trainers.round_lengths import round_lengths
 from trainers.strategies import Moment
 from trainers.workload import Workload
 
@@ -100,7 +101,7 @@ class Simulation:
         """One round: what the script says, training, the merge, commits."""
         self._begin()
         slots = tuple(sorted(self.peers))
-        after = min(self.step + round_steps(self.options), self.steps)
+        after = round_lengths(self.options, self.steps).end_of(self.step)
         order = RoundOrder(self.round, self.step, after, self.position + len(slots) * (after - self.step), slots)
         for peer in self.peers.values():
             peer.sent_bytes, peer.losses, peer.tokens = 0, [], 0
@@ -222,7 +223,7 @@ def simulate(
     job = Simulation(workload, script or Script({1: range(workers)}, {1: strategy}), steps=steps, seed=seed)
     told: list[SimulatedRound] = []
     while job.step < steps:
-        last = job.step + round_steps(job.options) >= steps
+        last = round_lengths(job.options, steps).end_of(job.step) >= steps
         told.append(job.advance(evaluate or last))
     return tuple(told)
 

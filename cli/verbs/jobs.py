@@ -118,7 +118,9 @@ def _training(one: dict[str, Any]) -> Iterator[str]:
         yield f"loss     {fall} (held out){figures}"
     strategy, sums = one.get("strategy") or {}, one.get("training") or {}
     if strategy:
-        yield f"strategy {strategy['name']} {strategy.get('codec', '')}, {strategy.get('inner_steps')} steps".rstrip()
+        from trainers.round_lengths import lengths_said
+
+        yield f"strategy {strategy['name']} {strategy.get('codec', '')}, {lengths_said(strategy, (one.get('spec') or {}).get('steps'))}".rstrip()
     for tuning in one.get("tunings") or ():
         since = f"from round {tuning['first_round']}" if tuning["first_round"] else "from the next boundary"
         yield f"         {tuning['strategy']['name']} {since} (asked after round {tuning['after_round']})"

@@ -15,6 +15,7 @@ from cli.settings import Settings
 from market.traffic import EXCHANGE_SHARE, format_speed
 from storage.units import format_duration, format_instant
 from trainers.options import keeps_inner_state
+from trainers.round_lengths import lengths_said
 
 if TYPE_CHECKING:
     from cli.jobfiles import Prepared
@@ -178,7 +179,8 @@ def _what(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
     workload = spec["workload"]
     what = workload["name"] if workload["kind"] == "builtin" else f"{workload['filename']}:{workload['class_name']}"
     strategy = " ".join(str(spec["strategy"][name]) for name in ("name", "codec") if spec["strategy"].get(name))
-    job = f"{spec['name']}: {what}, {spec['steps']} steps in {spec['rounds']} rounds, {strategy}"
+    turns = f" of {lengths_said(spec['strategy'], spec['steps'])}" if "later_from" in spec["strategy"] else ""
+    job = f"{spec['name']}: {what}, {spec['steps']} steps in {spec['rounds']} rounds{turns}, {strategy}"
     held_out = _evaluated(spec.get("evaluate") or {"every_rounds": 1})
     return [("job", job), data, *asked, ("kept", _kept(spec)), ("held out", held_out)]
 

@@ -171,6 +171,13 @@ def test_the_plan_says_what_is_kept_and_when_is_measured(torg: Torg, open_market
     assert "loss measured every 90 s at a round's end, and at the end" in ran.out
 
 
+def test_the_plan_says_where_a_schedule_of_inner_steps_turns(torg: Torg, open_market: FakeMarket, file: Path) -> None:
+    strategy = {"name": "diloco", "inner_steps": 10, "inner_steps_later": 20, "later_from": 0.5}
+    file.write_text(yaml.safe_dump(GOOD | {"strategy": strategy, "steps": 120}))
+    shown = " ".join(torg("submit", str(file), "--dry-run").out.split())
+    assert "120 steps in 9 rounds of 10 steps, 20 from step 60 on" in shown
+
+
 def test_a_plan_that_cannot_be_is_exit_3(torg: Torg, open_market: FakeMarket, file: Path) -> None:
     never = PLAN | {
         "feasible": False,

@@ -101,6 +101,17 @@ def test_after_a_retune_the_plan_follows_the_new_rounds() -> None:
     assert view.planned == 1 + -(-180 // 40)
 
 
+def test_where_a_schedule_of_inner_steps_turns_is_told_once() -> None:
+    view = RunView("job-1")
+    strategy = {"name": "diloco", "inner_steps": 20, "inner_steps_later": 50, "later_from": 0.3}
+    submitted = {"type": "job_submitted", "name": "n", "spec": {"rounds": 6, "steps": 200, "strategy": strategy}}
+    told = [
+        view.fold({"number": 1, "at_ms": 1, "event": record})[1:]
+        for record in (submitted | {"budget_nanos": 1}, committed(2, "a"), committed(3, "a"), committed(4, "a"))
+    ]
+    assert told == [[], [], ["rounds from 4 on have 50 inner steps instead of 20"], []]
+
+
 def test_metrics_are_written_as_tensorboard_reads_them(torg: Torg, market: FakeMarket, tmp_path: Path) -> None:
     told = [{**one, "loss": loss, "at_ms": 1000 * one["round"]} for one, loss in ((LIFE[2], 4.0), (SEEN[1], None))]
     told[0]["metrics"] = {"accuracy": 0.625}
@@ -195,6 +206,9 @@ def test_a_job_shows_how_it_trains_and_what_it_was_retuned_to(torg: Torg, market
     shown = torg("job", "job-1").out
     for part in ("diloco int8, 20 steps", "1,234 tokens/s, goodput 90%, 2.00 MB sent", "noloco from the next boundary"):
         assert part in shown
+    turning = DILOCO | {"inner_steps_later": 50, "later_from": 0.25}
+    market.routes["GET /v1/jobs/job-1"] = (200, job("job-1", strategy=turning, training=sums, spec={"steps": 200}))
+    assert "diloco int8, 20 steps, 50 from step 50 on" in torg("job", "job-1").out
 
 
 @pytest.mark.parametrize(

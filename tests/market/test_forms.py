@@ -13,7 +13,7 @@ from market.form_errors import FormError
 from market.forms import JobFile, OfferForm, digest_only, make_form, parse_job, read_job, resolve
 from market.outcomes import Settings
 from trainers.inner_options import InnerOptions
-from trainers.options import STRATEGIES
+from trainers.options import SAID_ONLY_WHERE_USED, STRATEGIES
 
 FILE = """
 name: tiny-gpt
@@ -163,7 +163,7 @@ def test_every_strategy_is_a_job_with_all_its_defaults(folder: Path, name: str) 
     )
     spec = spec_of(text, folder)
     assert check_spec(spec, Settings()) is None
-    assert set(spec["strategy"]) == {"name", *STRATEGIES[name]} - {"keep_unsent"}
+    assert set(spec["strategy"]) == {"name", *STRATEGIES[name]} - set(SAID_ONLY_WHERE_USED)
     assert spec["rounds"] == -(-601 // (10 if name == "streaming_diloco" else 40))
 
 

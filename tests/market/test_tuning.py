@@ -234,6 +234,16 @@ def test_every_strategy_can_follow_every_other(before: str, after: str, steps: i
     assert round_steps(found) >= 1
 
 
+def test_a_schedule_of_inner_steps_lasts_until_other_inner_steps_are_named() -> None:
+    scheduled = strategy_options({"inner_steps": 3, "inner_steps_later": 7, "later_from": 0.55})
+    assert retuned(scheduled, None, {"outer_lr": 1.0}) == {**scheduled, "outer_lr": 1.0}
+    assert retuned(scheduled, "noloco", {})["inner_steps_later"] == 7
+    assert "inner_steps_later" not in retuned(scheduled, "ddp", {})
+    assert retuned(scheduled, None, {"inner_steps": 7}) == strategy_options({"inner_steps": 7})
+    other = {"inner_steps": 4, "inner_steps_later": 9, "later_from": 0.5}
+    assert retuned(scheduled, None, other) == strategy_options(other)
+
+
 def test_error_feedback_follows_a_new_codec_unless_it_is_named() -> None:
     dense = strategy_options({"name": "diloco"})
     assert retuned(dense, None, {"codec": "top_k:64/4096+int2"})["error_feedback"] is True

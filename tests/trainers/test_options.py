@@ -5,7 +5,15 @@ import sys
 
 import pytest
 
-from trainers.options import STRATEGIES, OptionError, parse_codec, round_steps, strategy_options, wanted_topology
+from trainers.options import (
+    SAID_ONLY_WHERE_USED,
+    STRATEGIES,
+    OptionError,
+    parse_codec,
+    round_steps,
+    strategy_options,
+    wanted_topology,
+)
 
 NAMES = sorted(STRATEGIES)
 
@@ -13,7 +21,7 @@ NAMES = sorted(STRATEGIES)
 @pytest.mark.parametrize("name", NAMES)
 def test_defaults_are_whole_within_their_own_ranges_and_stay_what_they_are(name):
     filled = strategy_options({"name": name})
-    assert set(filled) == {"name", *STRATEGIES[name]} - {"keep_unsent"}
+    assert set(filled) == {"name", *STRATEGIES[name]} - set(SAID_ONLY_WHERE_USED)
     assert strategy_options(filled) == filled
     assert {"inner_steps", "codec", "topology", "adapt", "weighted", "error_feedback"} <= set(filled)
     assert all(option.meaning for option in STRATEGIES[name].values())
@@ -37,6 +45,11 @@ def test_the_default_is_diloco_as_published():
         ({"outer_lr": True}, "strategy.outer_lr", "is no number"),
         ({"inner_steps": 30.0}, "strategy.inner_steps", "is no whole number"),
         ({"inner_steps": 0}, "strategy.inner_steps", "out of range"),
+        ({"inner_steps_later": 7}, "strategy.inner_steps_later", "says nothing without later_from"),
+        ({"later_from": 0.5}, "strategy.later_from", "says nothing without inner_steps_later"),
+        ({"inner_steps_later": 0, "later_from": 0.5}, "strategy.inner_steps_later", "allowed: 1 to"),
+        ({"inner_steps_later": 7, "later_from": 330}, "strategy.later_from", "allowed: above 0 to below 1"),
+        ({"name": "ddp", "inner_steps_later": 7}, "strategy.inner_steps_later", "that ddp does not have"),
         ({"weighted": "yes"}, "strategy.weighted", "write true or false"),
         ({"merge": "best"}, "strategy.merge", "known: centered_clip, mean, trimmed_mean"),
         ({"merge": "trimmed_mean", "topology": "butterfly"}, "strategy.topology", "gives only means"),

@@ -6,20 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainers.layout import flat_layout
-from trainers.options import round_steps
 from trainers.round_decisions import RoundPlan
+from trainers.round_lengths import round_lengths
 from trainers.strategies import strategy
 
 
 def plan_of(spec: Mapping[str, Any], *, first_deadline_ms: int, grace_ms: int) -> RoundPlan:
     """The plan of a normalised spec."""
     options = spec["strategy"]
-    chosen = strategy(options, flat_layout(1))
+    chosen, lengths = strategy(options, flat_layout(1)), round_lengths(options, spec["steps"])
     return RoundPlan(
         total_steps=spec["steps"],
-        inner_steps=round_steps(options),
+        inner_steps=lengths.steps,
+        inner_steps_later=lengths.later,
+        later_from=lengths.later_from,
         nominal_members=spec["workers"]["min"] if options.get("adapt") == "steps" else None,
-        overlap_steps=min(chosen.overlap_steps, max(0, round_steps(options) - 1)),
+        overlap_steps=min(chosen.overlap_steps, max(0, lengths.steps - 1)),
         every_step=chosen.cadence == "step",
         agrees="parameters" in chosen.shared,
         min_members=spec["workers"]["min"],
