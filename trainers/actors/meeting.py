@@ -213,12 +213,17 @@ class Meeting:
         if now.merged is None or now.left:
             return {"ok": True, "left": True, "why": now.failure, "spoiled": now.spoiled}
         if now.answer is None:
-            now.answer = self._told(now, now.merged, mesh.wire())
+            now.answer = self._told(now, now.merged, mesh)
         return now.answer
 
-    def _told(self, now: Round, merged: Merged, wire: WireCount) -> Json:
+    def _told(self, now: Round, merged: Merged, mesh: Mesh) -> Json:
         """What moved since the last answer belongs to this one: what leaves after it, to the next."""
-        before, self._counted = self._counted, wire
+        wire = mesh.wire()
+        with self._changed:
+            if mesh is self._mesh:
+                before, self._counted = self._counted, wire
+            else:  # of a run that is over: nobody counts by it, and the next one's bytes begin at none
+                before = wire
         return {
             "ok": True, "round": now.order.round, "info": now.info,
             "digest": merged.digest, "accepted": list(merged.accepted),
