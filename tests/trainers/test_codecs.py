@@ -202,12 +202,30 @@ def test_int8_means_are_those_of_its_bins(vector, scale):
         assert abs(codebook[place] - mean) <= 2.0**-22 * max(sigma, abs(mean)) + 1e-45
 
 
+@few
+@given(vector=vectors(EXTREME), share=st.floats(0.0, 1.0), seed=st.integers(0, 2**16))
+def test_int8_leaves_zeros_what_they_are(vector, share, seed):
+    still = np.random.default_rng(seed).random(vector.size) < share
+    vector[still] = 0.0
+    decoded = codec("int8").decode(codec("int8").encode(vector), vector.size)
+    assert not decoded[still].any()
+
+
+@pytest.mark.parametrize("others", [0.0, 1e-4], ids=["alone", "with others near them"])
+def test_what_is_frozen_beside_large_updates_stays_and_the_small_ones_are_not_lost(others):
+    vector = np.full(CHUNK, others, dtype=np.float32)
+    vector[::3], vector[::1000] = 0.0, 1.0
+    decoded = codec("int8").decode(codec("int8").encode(vector), vector.size)
+    np.testing.assert_allclose(decoded, vector, rtol=1e-5, atol=0.0)
+
+
 @pytest.mark.parametrize("scale", [1e-42, 1e-38, 1e-20, 1.0, 1e10])
 def test_compiled_int8_gives_the_bits_of_numpy(monkeypatch, scale):
     pytest.importorskip("numba")
     monkeypatch.setattr(kernels, "_ready", [])
     tails = np.random.default_rng(2).standard_t(1.2, size=CHUNK + 9).astype(np.float32)
     vectors = [NORMAL, tails, np.round(NORMAL * 4e3) / np.float32(4.0), np.full(999, 0.1, dtype=np.float32)]
+    vectors += [np.where(np.arange(one.size) % 3, one, 0.0).astype(np.float32) for one in vectors]
     made, scaled = codec("int8"), [vector * np.float32(scale) for vector in vectors]
     plain = [made.encode(vector) for vector in scaled]
     decoded = [made.decode(payload, vector.size).tobytes() for payload, vector in zip(plain, scaled, strict=True)]

@@ -8,6 +8,9 @@ Sums and counts of the bins are made together: a power of two above twice |Σx| 
 Cauchy–Schwarz) is added to every value, so that how often it is in a bin's sum is that bin's count. It costs the sums
 at most 2⁻¹⁹ σ of their precision, and saves numpy a second `bincount`, the dearest of its passes.
 
+Zero decodes to zero: what did not change (a frozen tensor that shares a chunk with a trained one) does not change at the
+receiver either. So where a chunk has zeros, the others of their bin move to one that is empty, if there is any.
+
 Body: for each chunk 256 little-endian float32 and one byte a value.
 """
 
@@ -72,6 +75,16 @@ class Int8:
         return values
 
 
+def _spare_zeros(chunk: Vector, indices: NDArray[np.uint8], means: Vector, counts: NDArray[np.float64]) -> None:
+    """Leave the zeros of a chunk alone in their bin, which means zero; or its others with them, where no bin is empty."""
+    others, empty = np.flatnonzero((indices == ZERO_POINT) & (chunk != 0.0)), np.flatnonzero(counts == 0.0)
+    if others.size and empty.size:
+        indices[others] = empty[0]
+        means[empty[0]] = chunk[others].mean(dtype=np.float64)
+    if others.size < counts[ZERO_POINT]:
+        means[ZERO_POINT] = 0.0
+
+
 _kept = threading.local()
 
 
@@ -94,6 +107,7 @@ class _Quantiser:
     def quantise(self, chunk: Vector, indices: NDArray[np.uint8], compiled: Kernels | None) -> Vector:
         """Float32 [n] -> bin means [256]; each value's bin is written to `indices` [n]. Raises BadPayload."""
         squares = self._sum_of_squares(chunk)
+        zeros = not self._singles[: chunk.size].min() > 0.0  # or what is as good as zero
         width = 6.0 * math.sqrt(squares / max(1, chunk.size - 1)) / BINS
         if width == 0.0:
             indices.fill(ZERO_POINT)
@@ -105,7 +119,10 @@ class _Quantiser:
         else:
             sums = self._sums(chunk, width, step, indices)
         counts = np.rint(sums / step)
-        return ((sums - counts * step) / np.maximum(counts, 1.0)).astype(np.float32)
+        means = ((sums - counts * step) / np.maximum(counts, 1.0)).astype(np.float32)
+        if zeros:
+            _spare_zeros(chunk, indices, means, counts)
+        return means
 
     def _sums(self, chunk: Vector, width: float, step: float, indices: NDArray[np.uint8]) -> NDArray[np.float64]:
         """For each bin the sum of its values plus `step` each [256]; each value's bin is written to `indices` [n]."""
