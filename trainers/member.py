@@ -108,7 +108,8 @@ class Member:
         if order.round != self.round + 1:
             raise MemberError(f"round {order.round} is not next here; {self.round} rounds are committed")
         moment = self._moment(order, step, rate)
-        refuse_not_finite(local)
+        if self.strategy.applies != "gradient":  # that is looked at as it is encoded
+            refuse_not_finite(local)
         vectors, state = self.strategy.contribute(self._state, local, moment)
         weighted = bool(self.spec["strategy"].get("weighted", False))
         self._pending = Pending(

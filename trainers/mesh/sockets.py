@@ -21,6 +21,7 @@ CONNECT_TIMEOUT_S = 5.0
 UNACKNOWLEDGED_MS = 20_000  # a path that took nothing for so long is dead
 SCRATCH_BYTES = 1 << 16
 PIECE_BYTES = 1 << 16  # a quarter of a second at 2 Mbit/s
+LONGEST_PIECE_BYTES, SOON_S = 1 << 18, 0.05  # longer ones where they come fast: each costs a call of the kernel
 BUFFERS_AT_ONCE = 512
 
 
@@ -79,13 +80,16 @@ class Wire:
         return filled(size, self._fill)
 
     def _fill(self, room: np.ndarray) -> None:
-        view = room.data
+        view, piece = room.data, PIECE_BYTES
         while view:
-            got = self._socket.recv_into(view, min(len(view), PIECE_BYTES), socket.MSG_WAITALL)
+            began = time.monotonic()
+            got = self._socket.recv_into(view, min(len(view), piece), socket.MSG_WAITALL)
             if not got:
                 raise ConnectionResetError("the other side closed the connection")
             self._counter.add(received=got)
             view = view[got:]
+            fast = time.monotonic() - began < SOON_S
+            piece = min(2 * piece, LONGEST_PIECE_BYTES) if fast else PIECE_BYTES
 
     def receive_before(self, size: int, deadline: float) -> bytes:
         """Exactly `size` bytes (few), before `deadline` (time.monotonic) however slowly they drip. TimeoutError."""
