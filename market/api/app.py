@@ -1,8 +1,13 @@
 """The HTTP application: routers, problem documents, and a count of every answer."""
 
 import time
+from collections.abc import Sequence
+from typing import Any
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -78,8 +83,34 @@ def make_app(services: Services) -> FastAPI:
     app = FastAPI(title="torg", version=services.version, description=DESCRIPTION)
     app.state.services = services
     problems.install(app)
+    app.add_exception_handler(RequestValidationError, _invalid)
     describe(app)
     app.add_middleware(FrontDoor)
     for part in (market, members, invites, teams, money, offers, probe, jobs, events, runs, blobs, books, disputes, secrets, sessions):
         app.include_router(part.router)
     return app
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return problems.invalid_field(first, _siblings(request, first["loc"])).answer()
+
+
+def _siblings(request: Request, place: Sequence[str | int]) -> Sequence[str]:
+    """Names that the object around an unknown field does take; empty where it is not known."""
+    route = request.scope.get("route")
+    body = getattr(route, "body_field", None)
+    model = getattr(getattr(body, "field_info", None), "annotation", None)
+    for part in place[1:-1]:
+        if model is None or isinstance(part, int):
+            continue
+        field = getattr(model, "model_fields", {}).get(part)
+        model = _model_in(field.annotation) if field is not None else None
+    return sorted(getattr(model, "model_fields", {}))
+
+
+def _model_in(annotation: Any) -> Any:
+    """The model in `list[Model]` or `Model | None`, or the annotation itself."""
+    inner = [part for part in getattr(annotation, "__args__", ()) if hasattr(part, "model_fields")]
+    return inner[0] if inner else annotation

@@ -1,4 +1,7 @@
-"""Every error as a problem document (RFC 9457) with the house's four fields: code, message, field, remedy."""
+"""Every error as a problem document (RFC 9457) with the house's four fields: code, message, field, remedy.
+
+It imports no FastAPI, which takes 0.5 CPU-seconds: the books do without.
+"""
 
 import difflib
 import logging
@@ -6,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException as BareHTTPException
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 from storage.blobs import BlobsAway
 
@@ -84,12 +87,11 @@ def mirror_away(why: str) -> Problem:
     )
 
 
-def install(app: FastAPI) -> None:
-    """Make every way to fail answer with a problem document."""
+def install(app: Starlette) -> None:
+    """Make every way to fail answer with a problem document, but for FastAPI's own: see `invalid_field`."""
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(BlobsAway, _away)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(BareHTTPException, _http)
+    app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _bug)
 
 
@@ -104,7 +106,7 @@ async def _away(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, BareHTTPException)
+    assert isinstance(error, HTTPException)
     if error.status_code == 404:
         return Problem(404, "unknown_route", f"there is no {request.url.path} here", remedy="see /docs").answer()
     if error.status_code == 405:
@@ -119,12 +121,14 @@ async def _bug(request: Request, error: Exception) -> JSONResponse:
     return Problem(500, "internal_error", message, remedy="tell the operator").answer()
 
 
-async def _invalid(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    field = _field_of(first["loc"])
-    message, remedy = _say(field, first, _siblings(request, first["loc"]))
-    return Problem(422, "invalid_field", message, field=field, remedy=remedy).answer()
+def invalid_field(found: Mapping[str, Any], known: Sequence[str] = ()) -> Problem:
+    """What the first of pydantic's errors comes to; its place begins with the part of the request, as FastAPI says it.
+
+    known: the fields that the object around it takes.
+    """
+    field = _field_of(found["loc"])
+    message, remedy = _say(field, found, known)
+    return Problem(422, "invalid_field", message, field=field, remedy=remedy)
 
 
 def _field_of(place: Sequence[str | int]) -> str:
@@ -148,22 +152,3 @@ def _say(field: str, found: Mapping[str, Any], known: Sequence[str]) -> tuple[st
     value = repr(found.get("input"))
     shown = value if len(value) <= 80 else value[:77] + "…"
     return f"{field} is {shown}: {found['msg']}", None
-
-
-def _siblings(request: Request, place: Sequence[str | int]) -> Sequence[str]:
-    """Names that the object around an unknown field does take; empty where it is not known."""
-    route = request.scope.get("route")
-    body = getattr(route, "body_field", None)
-    model = getattr(getattr(body, "field_info", None), "annotation", None)
-    for part in place[1:-1]:
-        if model is None or isinstance(part, int):
-            continue
-        field = getattr(model, "model_fields", {}).get(part)
-        model = _model_in(field.annotation) if field is not None else None
-    return sorted(getattr(model, "model_fields", {}))
-
-
-def _model_in(annotation: Any) -> Any:
-    """The model in `list[Model]` or `Model | None`, or the annotation itself."""
-    inner = [part for part in getattr(annotation, "__args__", ()) if hasattr(part, "model_fields")]
-    return inner[0] if inner else annotation

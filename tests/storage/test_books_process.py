@@ -196,7 +196,17 @@ def test_a_damaged_journal_is_reported_and_old_answers_remain(process: Process, 
     assert sum(line["charged_nanos"] for line in lines) == sum(story.charged.values())
 
 
-def test_the_process_imports_neither_ray_nor_torch() -> None:
-    script = "import sys, market.api.books_process; print(sorted({'ray', 'torch', 'duckdb'} & set(sys.modules)))"
+def test_a_body_that_is_no_question_is_an_invalid_field(shared: Process) -> None:
+    url, headers = f"http://127.0.0.1:{shared.port}/query", {"Authorization": f"Bearer {shared.token_file.read_text()}"}
+    for body, field in (({"name": "status", "tenant": {"role": "operator"}}, "tenant.member"), ({"tenant": OPERATOR}, "name")):
+        answer = httpx2.post(url, json=body, headers=headers)
+        assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (422, "invalid_field", field)
+    answer = httpx2.post(url, content=b"{", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_field")
+    assert httpx2.get(url, headers=headers).json()["code"] == "wrong_method"
+
+
+def test_the_process_imports_neither_ray_nor_torch_nor_fastapi() -> None:
+    script = "import sys, market.api.books_process; print(sorted({'ray', 'torch', 'duckdb', 'fastapi'} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "['duckdb']"
