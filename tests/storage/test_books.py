@@ -37,8 +37,11 @@ def journal(tmp_path: Path, story: Story) -> Path:
     return tmp_path / "journal"
 
 
-@pytest.fixture
-def cursor(journal: Path):
+@pytest.fixture(scope="module")
+def cursor(tmp_path_factory: pytest.TempPathFactory):
+    """Books of that story that nobody changes."""
+    journal = tmp_path_factory.mktemp("read") / "journal"
+    write(journal, example_story().records)
     with Projection.in_memory(journal) as books, books.cursor() as cursor:
         yield cursor
 
