@@ -57,14 +57,6 @@ class Customer(Workload):
         threading.Thread(target=time.sleep, args=(3600,)).start()
         asyncio.new_event_loop().run_until_complete(asyncio.sleep(3600))
 
-    def change_shape(self, model):
-        model.register_parameter("late", torch.nn.Parameter(torch.zeros(3)))
-
-    def leak(self, model):
-        self.kept = getattr(self, "kept", [])
-        while True:
-            self.kept.append(bytearray(b"x" * (16 << 20)))
-
     def die_quietly(self, model):
         os._exit(7)
 
