@@ -4,6 +4,7 @@ Whoever writes takes a `Disk`. Another one in its place sees every operation, in
 them: that is how the tests cut a workload at every operation, and how `torg torture` dies in the midst of one.
 """
 
+import errno
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +25,14 @@ class Disk:
     def write(self, handle: int, data: memoryview) -> int:
         """How many of the bytes were taken; they are not durable."""
         return os.write(handle, data)
+
+    def reserve(self, handle: int, begin: int, end: int) -> None:
+        """Zeros from `begin` to `end`, where nothing is yet; not durable before the next sync.
+
+        Written: after `fallocate` the first write into each block changes what the file system knows of it, and a sync writes that.
+        """
+        if os.pwrite(handle, bytes(end - begin), begin) < end - begin:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def truncate(self, handle: int, size: int) -> None:
         """Not durable before the next sync."""

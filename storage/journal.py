@@ -29,6 +29,10 @@ the append tells a torn tail from damage: if a record cannot be read, and any la
 there is none, the unreadable bytes belong to an append that never returned: `open` keeps a copy of them in
 `cut-{number}-{offset}.bin` and cuts them off. `verify_journal` reports both, a tail that nobody has cut included.
 
+While a segment is written to, zeros may follow its last record: room that was taken in advance, so that a sync of a small
+append writes no new length of the file. It is given back before the next segment begins, and when the journal is closed or
+opened; to a reader a segment ends where nothing but zeros follows.
+
 A full disk cuts the file back to the last durable record and raises JournalFull; the journal stays usable. A
 failed sync raises JournalBroken: after that nobody knows what is on disk, and the process must end.
 """
@@ -71,12 +75,15 @@ __all__ = [
     "Place", "Record", "Verification", "Walk", "read_journal", "segments", "verify_journal",
 ]  # fmt: skip
 
+ROOM_BYTES = 256 * 1024
+"""What is taken in advance; an append of that much or more takes what it needs."""
+
 
 class Journal:
     """The only writer of a journal folder. Single-threaded: one owner calls `append`.
 
     `records` and `head` are the number and the chain hash (hex) of the last durable record; `term` counts the
-    opens; `cut_bytes` is what this open cut off a torn tail. `durable` says where that record ends; any thread may read it.
+    opens; `cut_bytes` is what this open cut off a torn tail, with the room behind it. `durable` says where that record ends; any thread may read it.
     """
 
     def __init__(self, folder: Path, lock: int, header: SegmentHeader, *, disk: Disk, limit: int) -> None:
@@ -93,6 +100,7 @@ class Journal:
         self._broken: str | None = None
         self._file = -1
         self._size = 0
+        self._room = 0  # the file's length, where that is more
         self._start_segment()
 
     @classmethod
@@ -139,22 +147,33 @@ class Journal:
             hashed = chain(hashed, number, payload)
             frames.append(frame(place, hashed, payload))
         data = b"".join(frames)
-        if self._size > SEGMENT_HEADER.size and self._size + len(data) > self._limit:
-            self._roll()
-        self._write(data)
+        try:
+            if self._size > SEGMENT_HEADER.size and self._size + len(data) > self._limit:
+                self._roll()
+            self._write(data)
+        except JournalError:
+            raise
+        except BaseException:
+            self._broken = "an append was interrupted: what is on disk is unknown"
+            raise
         self._size += len(data)
         self._hash, self.records = hashed, number
         self.durable = Durable(number, self.durable.first, self._size)
 
     def close(self) -> None:
         """Release the file and the lock; idempotent."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
-        self._broken = self._broken or "the journal is closed"
+        try:
+            if self._broken is None:
+                with contextlib.suppress(OSError):  # whoever opens it next does the same
+                    self._give_room_back()
+        finally:
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
+            if self._lock >= 0:
+                os.close(self._lock)
+                self._lock = -1
+            self._broken = self._broken or "the journal is closed"
 
     def __enter__(self) -> Self:
         return self
@@ -163,6 +182,7 @@ class Journal:
         self.close()
 
     def _write(self, data: bytes) -> None:
+        self._take_room(len(data))
         try:
             write_all(self._disk, self._file, data)
         except OSError as error:
@@ -174,10 +194,29 @@ class Journal:
             self._broken = f"sync of the journal failed ({error}): what is on disk is unknown"
             raise JournalBroken(self._broken) from error
 
+    def _take_room(self, more: int) -> None:
+        """Before a small append for which there is none: up to `ROOM_BYTES` behind it. Without it appends are only slower."""
+        end = self._size + more
+        if end <= self._room or more >= ROOM_BYTES or end >= self._limit:
+            return
+        self._room = min(end + ROOM_BYTES, self._limit)
+        try:
+            self._disk.reserve(self._file, self._size, self._room)
+        except OSError:  # a full disk, or one that cannot: its write tells whether this append has room
+            with contextlib.suppress(OSError):
+                self._give_room_back()
+
+    def _give_room_back(self) -> None:
+        """Durable after the next sync. Raises OSError."""
+        if self._room > self._size:
+            self._disk.truncate(self._file, self._size)
+            self._room = 0
+
     def _cut_back(self, cause: OSError) -> None:
         """After a failed write: the durable length again, itself durable, or the journal is broken."""
         try:
             self._disk.truncate(self._file, self._size)
+            self._room = 0
             os.lseek(self._file, self._size, os.SEEK_SET)
             self._disk.sync_data(self._file)
         except OSError as error:
@@ -189,6 +228,9 @@ class Journal:
 
     def _roll(self) -> None:
         try:
+            if self._room > self._size:
+                self._give_room_back()
+                self._disk.sync_data(self._file)
             self._start_segment()
         except OSError as error:
             if error.errno in FULL_ERRORS:
@@ -213,7 +255,7 @@ class Journal:
             raise
         if self._file >= 0:
             os.close(self._file)
-        self._file, self._size = handle, SEGMENT_HEADER.size
+        self._file, self._size, self._room = handle, SEGMENT_HEADER.size, 0
         self.durable = Durable(self.records, header.first, 0)
 
 
@@ -244,6 +286,8 @@ def _recover(folder: Path, disk: Disk, since: Place | None) -> tuple[SegmentHead
         try:
             if walk.bad is not None:
                 cut_bytes = _cut(handle, folder, walk, disk)
+            elif os.fstat(handle).st_size > walk.offset:
+                disk.truncate(handle, walk.offset)  # room that the killed writer had taken in advance
             # A killed writer may have left whole records that were never synced: they count from now on.
             disk.sync_data(handle)
         finally:

@@ -8,6 +8,8 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from storage.values import value
+
 SEGMENT_MAGIC = b"TORGJNL1"
 RECORD_MAGIC = b"TREC"
 SEGMENT_HEADER = struct.Struct("<8sQQ32s36sI")
@@ -72,7 +74,7 @@ class Place:
     hash: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Durable:
     """How far a journal is durable: every segment before `first`, and the first `bytes` bytes of that one (0: no record is in it)."""
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from storage.formats import FormatNewer
 from storage.journal_format import (
@@ -31,6 +32,7 @@ from storage.sealed_segments import SealedFile
 from storage.segment_files import open_segment, sealed_of, segment_bytes
 
 SETTLE_S = 0.02  # an append of another process is longer visible in part than this only if that process is dead
+_READ_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Walk:
         self.bad: str | None = None
         self.torn = False
         self.newer = False
+        self._in_room: int | None = None  # where zeros were met though the next segment had begun
         self._after = after
         self._expect = expect
         self._whole = after == 0
@@ -141,7 +144,12 @@ class Walk:
             return False
         # A roll may have come between our last read and this listing: the rest of the old segment first.
         if segment_bytes(self.folder, int(self.path.stem)) > self.offset:
+            if self._in_room == self.offset:
+                self.bad = f"segment {self.path.name}, record {self.number + 1}, offset {self.offset}: there are zeros where a record should be"
+                return False
+            self._in_room = self.offset
             return True
+        self._in_room = None
         return self._enter(later[0], self.number + 1, self.hash)
 
     def within(self, path: Path) -> Iterator[Record]:
@@ -193,7 +201,11 @@ class Walk:
             file.seek(self.offset)
             while True:
                 head = file.read(RECORD_HEADER.size)
-                record = self._record(head, file.read) if head else None
+                if not head.strip(b"\0"):
+                    if _only_zeros(file):
+                        return
+                    file.seek(self.offset + len(head))
+                record = self._record(head, file.read)
                 if record is None:
                     return
                 yield from self._passed(record)
@@ -251,6 +263,11 @@ class Walk:
         assert self.path is not None
         later = [path for path in segments(self.folder) if path.stem > self.path.stem]
         self.torn = not later and self.path.suffix == WRITTEN and not _acknowledged_later(self.path, self.offset)
+
+
+def _only_zeros(file: BinaryIO) -> bool:
+    """Whether nothing else follows."""
+    return all(piece == bytes(len(piece)) for piece in iter(lambda: file.read(_READ_BYTES), b""))
 
 
 def _acknowledged_later(path: Path, offset: int) -> bool:

@@ -315,16 +315,17 @@ class Ledger:
         self._kinds.append(KIND_CODES[transfer.kind])
         self._at.append(at_ms)
         self._amounts.append(amount)
-        sides = (
-            (self._place(transfer.debit), -amount, self._debits, self._debit_before, self._debit_after),
-            (self._place(transfer.credit), amount, self._credits, self._credit_before, self._credit_after),
-        )
-        for place, nanos, accounts, before, after in sides:
-            self._balances[place] = balance = self._balances[place] + nanos
-            accounts.append(place)
-            before.append(self._last[place])
-            after.append(balance)
-            self._last[place] = number
+        payer, payee, balances, last = self._place(transfer.debit), self._place(transfer.credit), self._balances, self._last
+        balances[payer] = balance = balances[payer] - amount
+        self._debits.append(payer)
+        self._debit_before.append(last[payer])
+        self._debit_after.append(balance)
+        last[payer] = number
+        balances[payee] = balance = balances[payee] + amount
+        self._credits.append(payee)
+        self._credit_before.append(last[payee])
+        self._credit_after.append(balance)
+        last[payee] = number
         self._jobs.append(0 if transfer.job is None else self._text(transfer.job))
         self._leases.append(0 if transfer.lease is None else self._text(transfer.lease))
 
@@ -334,8 +335,9 @@ class Ledger:
         return [self._place(name) if place in sides else -1 for place, name in enumerate(batch.names)]
 
     def _place(self, account: str) -> int:
-        index = self._accounts.setdefault(account, len(self._names))
-        if index == len(self._names):
+        index = self._accounts.get(account)
+        if index is None:
+            index = self._accounts[account] = len(self._names)
             self._names.append(account)
             self._balances.append(0)
             self._last.append(0)

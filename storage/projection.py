@@ -25,17 +25,17 @@ from storage.tables import TABLES
 
 log = logging.getLogger("torg.books")
 
-VERSION = 11  # of the tables; views are made anew at every open
-BATCH_ROWS = 65_536
+VERSION = 12  # of the tables; views are made anew at every open
+BATCH_ROWS = 2 * 122_880  # of DuckDB's row groups, which go to the file itself where one insert fills them, not through its log
 SORT_ROWS = 200_000
 VIEWS = Path(__file__).parent / "views"
 # Few threads: the books are small, and trainers on the same machine need the cores.
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {"python_enable_replacements": False, "threads": 2}
 # both sides of every transfer, signed as the account saw it
 _ENTRIES = """
-SELECT debit AS account, record, ordinal, at_ms, id, kind, -amount_nanos AS amount_nanos, job, lease FROM {source}
+SELECT debit AS account, record, ordinal, at_ms, id, kind, -amount_nanos AS amount_nanos, job, lease FROM transfers WHERE record > {after}
 UNION ALL
-SELECT credit AS account, record, ordinal, at_ms, id, kind, amount_nanos, job, lease FROM {source}
+SELECT credit AS account, record, ordinal, at_ms, id, kind, amount_nanos, job, lease FROM transfers WHERE record > {after}
 """
 # every view that `projection_equal` compares, and every table
 VIEW_NAMES = (
@@ -184,8 +184,9 @@ class Projection:
         self._connection.execute("CREATE TABLE watermarks (records BIGINT, head VARCHAR)")
         for table in TABLES.values():
             self._connection.execute(table.ddl)
-        for name in ("sorted_entries", "recent_entries"):
-            self._connection.execute(f"CREATE TABLE {name} AS {_ENTRIES.format(source='transfers')}")
+        self._connection.execute(f"CREATE TABLE sorted_entries AS {_ENTRIES.format(after=0)}")
+        self._connection.execute("CREATE TABLE sorting (through BIGINT)")
+        self._connection.execute("INSERT INTO sorting VALUES (0)")
         self._make_views()
         self.records, self.head, self._walk = 0, "", Walk(self.journal)
 
@@ -232,9 +233,14 @@ class Projection:
         return False
 
     def _make_views(self) -> None:
+        self._show_recent(self._connection.execute("SELECT through FROM sorting").fetchall()[0][0])
         for path in sorted(VIEWS.glob("*.sql")):
             self._connection.execute(path.read_text(encoding="utf-8"))
         self._connection.execute("CHECKPOINT")
+
+    def _show_recent(self, after: int) -> None:
+        """`recent_entries`: those that came after the sorting, which stood at that record."""
+        self._connection.execute(f"CREATE OR REPLACE VIEW recent_entries AS {_ENTRIES.format(after=after)}")
 
     def _apply(self, until: int | None = None) -> int:
         before = self.records
@@ -281,8 +287,8 @@ class Projection:
             self._connection.execute("CREATE TABLE new_entries AS SELECT * FROM entries ORDER BY account, record, ordinal")
             self._connection.execute("DROP TABLE sorted_entries")
             self._connection.execute("ALTER TABLE new_entries RENAME TO sorted_entries")
-            self._connection.execute("DROP TABLE recent_entries")
-            self._connection.execute("CREATE TABLE recent_entries AS SELECT * FROM sorted_entries LIMIT 0")
+            self._connection.execute("UPDATE sorting SET through = ?", [self.records])
+            self._show_recent(self.records)
             self._connection.execute("COMMIT")
         except duckdb.Error as error:  # of memory or disk too little: questions take longer, and the next time may do
             log.warning("the entries stay as they came: %s", error)
@@ -296,8 +302,6 @@ def _insert(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) ->
     connection.register("incoming", rows)
     try:
         connection.execute(f"INSERT INTO {name} SELECT * FROM incoming")
-        if name == "transfers":
-            connection.execute(f"INSERT INTO recent_entries {_ENTRIES.format(source='incoming')}")
     finally:
         connection.unregister("incoming")
 

@@ -1,6 +1,7 @@
 """Records of the journal as Arrow tables, as the books take them in. A batch of transfers becomes columns of its own, without an
 event for each transfer between."""
 
+from array import array
 from collections.abc import Sequence
 from typing import Final
 
@@ -64,19 +65,19 @@ def tables_of(record: int, at_ms: int, batch: TransferBatch) -> dict[str, pa.Tab
     n = len(batch)
     names = pa.array(batch.names, pa.string())
     no_names = pa.nulls(n, pa.string())
-    statuses = pa.array(batch.statuses, pa.uint8())
+    statuses = _numbers(pa.uint8(), batch.statuses)
     columns = {
-        "record": pa.repeat(pa.scalar(record, pa.int64()), n), "ordinal": pa.array(range(n), pa.int32()),
+        "record": pa.repeat(pa.scalar(record, pa.int64()), n), "ordinal": _numbers(pa.int32(), array("i", range(n))),
         "at_ms": pa.repeat(pa.scalar(at_ms, pa.int64()), n), "id": pa.array(batch.ids, pa.string()),
-        "kind": _KINDS.take(pa.array(batch.kinds, pa.uint8())), "debit": names.take(pa.array(batch.debits, pa.uint32())),
-        "credit": names.take(pa.array(batch.credits, pa.uint32())), "amount_nanos": pa.array(batch.amounts, pa.int64()),
+        "kind": _KINDS.take(_numbers(pa.uint8(), batch.kinds)), "debit": names.take(_numbers(pa.uint32(), batch.debits)),
+        "credit": names.take(_numbers(pa.uint32(), batch.credits)), "amount_nanos": _numbers(pa.int64(), batch.amounts),
         "job": _marked(names, batch.jobs) if batch.jobs else no_names,
         "lease": _marked(names, batch.leases) if batch.leases else no_names,
     }  # fmt: skip
-    refused = pa.array([code != _BOOKED for code in batch.statuses], pa.bool_())
     booked = pa.table(columns)
     if not any(batch.statuses):
         return {"transfers": booked}
+    refused = pc.not_equal(statuses, _BOOKED)
     failed = pa.table({**columns, "status": _STATUSES.take(statuses)}).filter(refused)
     kept = booked.filter(pc.invert(refused))
     return {"transfers": kept, "refused_transfers": failed} if len(kept) else {"refused_transfers": failed}
@@ -84,4 +85,11 @@ def tables_of(record: int, at_ms: int, batch: TransferBatch) -> dict[str, pa.Tab
 
 def _marked(names: pa.Array, marks: Sequence[int]) -> pa.Array:
     """Names by their place from 1; none for 0."""
-    return pa.concat_arrays([pa.nulls(1, pa.string()), names]).take(pa.array(marks, pa.uint32()))
+    return pa.concat_arrays([pa.nulls(1, pa.string()), names]).take(_numbers(pa.uint32(), marks))
+
+
+def _numbers(kind: pa.DataType, values: Sequence[int]) -> pa.Array:
+    """Bytes and packed arrays as they lie in memory."""
+    if isinstance(values, (bytes, array)):
+        return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
+    return pa.array(values, kind)

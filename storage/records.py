@@ -18,8 +18,8 @@ Event = dict[str, Any]
 
 def encode_record(at_ms: int, events: Sequence[Event]) -> bytes:
     """The payload of one command's events. A batch of transfers is a record of its own."""
-    if not any(event["type"] == BATCH for event in events):
-        return canonical_bytes({"v": 1, "at_ms": at_ms, "events": list(events)})
+    if BATCH not in [event["type"] for event in events]:
+        return canonical_bytes({"v": 1, "at_ms": at_ms, "events": events})
     assert len(events) == 1, "a batch of transfers is a record of its own"
     packed: bytes = events[0]["batch"].encode(at_ms)
     if RECORD_MAGIC not in packed:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from storage.disk import Disk
 
 OPERATIONS = (
-    "journal.write", "journal.sync", "segment.open", "segment.write", "segment.sync", "segment.rename", "segment.sync_folder",
+    "journal.reserve", "journal.write", "journal.sync", "segment.open", "segment.write", "segment.sync", "segment.rename", "segment.sync_folder",
     "sealing.open", "sealing.write", "sealing.sync", "sealing.rename", "sealing.unlink",
     "blob.open", "blob.write", "blob.sync", "blob.rename", "blob.make_folder", "blob.sync_folder", "blob.unlink",
 )  # fmt: skip
@@ -43,12 +43,19 @@ class DeadlyDisk(Disk):
         self._count = 0
         self._full_left = 0
         self._paths: dict[int, Path] = {}
+        self._roomy: set[int] = set()
 
     def open(self, path: Path, flags: int) -> int:
         with _Step(self, f"{self._area(path)}.open"):
             handle = super().open(path, flags)
         self._paths[handle] = path
+        self._roomy.discard(handle)
         return handle
+
+    def reserve(self, handle: int, begin: int, end: int) -> None:
+        with _Step(self, f"{self._area(self._paths[handle])}.reserve"):
+            super().reserve(handle, begin, end)
+        self._roomy.add(handle)
 
     def write(self, handle: int, data: memoryview) -> int:
         with _Step(self, f"{self._area(self._paths[handle])}.write") as step:
@@ -91,7 +98,9 @@ class DeadlyDisk(Disk):
         path = self._paths[handle]
         with _Step(self, f"{self._area(path)}.sync"):
             sync(handle)
-            self._tell({"synced": str(path), "size": os.fstat(handle).st_size})
+            # The room behind what was written has nothing that could be lost.
+            size = os.lseek(handle, 0, os.SEEK_CUR) if handle in self._roomy else os.fstat(handle).st_size
+            self._tell({"synced": str(path), "size": size})
 
     def _area(self, path: Path) -> str:
         if path.name == "new-segment.tmp":

@@ -79,9 +79,11 @@ def _damage(path: Path, durable: int, mood: str, random: Random) -> None:
         begin = random.randrange(len(tail))
         end = random.randint(begin + 1, len(tail))
         tail = tail[:begin] + bytes(end - begin) + tail[end:]
-    elif mood == "duplicate" and (path.suffix != ".journal" or _whole(tail)):
-        # Of half an append there is no second copy behind it: no write was ever made that far.
-        tail += tail
+    elif mood == "duplicate":
+        tail = tail.rstrip(b"\0") if path.suffix == ".journal" else tail  # without the room behind it
+        if path.suffix != ".journal" or _whole(tail):
+            # Of half an append there is no second copy behind it: no write was ever made that far.
+            tail += tail
     if mood != "keep":
         path.write_bytes(content[:durable] + tail)
 

@@ -30,6 +30,7 @@ from market.recollection import new_exchange
 from market.torture.deadly_disk import DeadlyDisk, Fault
 from storage.blobs import BlobDamaged, BlobError, BlobStore
 from storage.journal import Journal, JournalError
+from storage.journal_format import SEGMENT_HEADER
 from storage.sealing import seal_segment, sealable, sealing
 
 Line = dict[str, Any]
@@ -123,9 +124,9 @@ class _Writer:
 
     def _starve(self, room_bytes: int) -> None:
         """No file of this process may grow past the journal's length of now and a little."""
-        newest = max(self._home.journal.glob("*.journal"))
+        durable_bytes = max(self._journal.durable.bytes, SEGMENT_HEADER.size)  # the file may be longer, by room
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (newest.stat().st_size + room_bytes, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (durable_bytes + room_bytes, hard))
 
     def _feed(self) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -93,7 +93,8 @@ def journal_by_the_page(folder: Path) -> list[tuple[int, bytes, str]]:
     """(number, payload, chain hash) of every record, by the tables under «Journal»; refuses a torn tail, too."""
     found: list[tuple[int, bytes, str]] = []
     before, number, term = bytes(32), 0, 0
-    for path in sorted(path for path in folder.iterdir() if re.fullmatch(r"[0-9]{20}\.journal", path.name)):
+    paths = sorted(path for path in folder.iterdir() if re.fullmatch(r"[0-9]{20}\.journal", path.name))
+    for path in paths:
         data = path.read_bytes()
         demand(len(data) >= 96, "a header in part")
         demand(data[:8] == b"TORGJNL1", "magic of the segment")
@@ -104,7 +105,7 @@ def journal_by_the_page(folder: Path) -> list[tuple[int, bytes, str]]:
         demand(data[56:92] == bytes(36), "reserved bytes")
         demand(struct.unpack_from("<I", data, 92) == (zlib.crc32(data[:92]),), "CRC of the header")
         term, at = own_term, 96
-        while at < len(data):
+        while at < len(data) and (path != paths[-1] or data[at:].strip(b"\0")):
             demand(len(data) >= at + 48, "a record's head in part")
             demand(data[at : at + 4] == b"TREC", "magic of the record")
             length, _, crc = struct.unpack_from("<III", data, at + 4)

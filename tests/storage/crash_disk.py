@@ -82,6 +82,11 @@ class CrashDisk(Disk):
         self._open[handle].changes.append((place, bytes(data[:written])))
         return written
 
+    def reserve(self, handle: int, begin: int, end: int) -> None:
+        self._count("reserve")
+        super().reserve(handle, begin, end)
+        self._open[handle].changes.append((begin, bytes(end - begin)))
+
     def truncate(self, handle: int, size: int) -> None:
         self._count("truncate")
         super().truncate(handle, size)

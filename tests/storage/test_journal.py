@@ -305,3 +305,76 @@ def test_a_killed_writer_loses_no_acknowledged_record(tmp_path: Path) -> None:
         assert journal.term == 4
         assert journal.records >= acknowledged
     assert verify_journal(tmp_path).ok
+
+
+def test_small_appends_find_room_in_the_file_that_is_given_back_at_the_end(tmp_path: Path) -> None:
+    with Journal.open(tmp_path) as journal:
+        path = segments(tmp_path)[0]
+        journal.append([b"the first takes room"])
+        taken = path.stat().st_size
+        for number in range(50):
+            journal.append([b"%d" % number])
+        assert path.stat().st_size == taken > journal.durable.bytes
+        assert len(payloads_of(tmp_path)) == 51
+        assert verify_journal(tmp_path).ok
+        durable = journal.durable.bytes
+    assert path.stat().st_size == durable
+
+
+@pytest.mark.parametrize("room", [1, 47, 48, 100_000])
+def test_room_that_a_killed_writer_had_taken_is_no_torn_tail(tmp_path: Path, room: int) -> None:
+    fill(tmp_path, [[b"kept"]])
+    path = segments(tmp_path)[0]
+    whole = path.stat().st_size
+    os.truncate(path, whole + room)
+    assert verify_journal(tmp_path).ok
+    with Journal.open(tmp_path) as journal:
+        assert (journal.records, journal.cut_bytes) == (1, 0)
+    assert path.stat().st_size == whole
+
+
+def test_an_append_that_lost_its_beginning_is_no_room(tmp_path: Path) -> None:
+    fill(tmp_path, [[b"kept"]])
+    path = segments(tmp_path)[0]
+    whole = path.stat().st_size
+    path.write_bytes(path.read_bytes() + bytes(48) + b"its end" + bytes(100))
+    assert payloads_of(tmp_path) == [b"kept"]
+    assert not verify_journal(tmp_path).ok
+    with Journal.open(tmp_path) as journal:
+        assert (journal.records, journal.cut_bytes) == (1, 155)
+    assert path.stat().st_size == whole
+
+
+def test_zeros_at_the_end_of_a_segment_that_is_over_are_damage(tmp_path: Path) -> None:
+    fill(tmp_path, [[b"x" * 300], [b"y" * 300]], 400)
+    first = segments(tmp_path)[0]
+    os.truncate(first, first.stat().st_size + 100)
+    told = verify_journal(tmp_path)
+    assert not told.ok
+    assert "zeros" in str(told.first_bad)
+    with pytest.raises(JournalCorrupt):
+        Journal.open(tmp_path)
+
+
+def test_a_reader_that_stood_in_the_room_goes_on_in_the_next_segment(tmp_path: Path) -> None:
+    with Journal.open(tmp_path, segment_bytes=400) as journal:
+        journal.append([b"a" * 50])
+        assert segments(tmp_path)[0].stat().st_size > journal.durable.bytes
+        walk = Walk(tmp_path)
+        assert [one.payload for one in walk] == [b"a" * 50]
+        journal.append([b"b" * 50])
+        journal.append([b"c" * 300])
+        assert [one.payload for one in walk] == [b"b" * 50, b"c" * 300]
+        walk.check()
+
+
+def test_a_disk_that_reserves_nothing_takes_appends_all_the_same(tmp_path: Path) -> None:
+    class Refusing(Disk):
+        def reserve(self, handle: int, begin: int, end: int) -> None:
+            raise OSError(95, "Operation not supported")
+
+    with Journal.open(tmp_path, disk=Refusing()) as journal:
+        journal.append([b"one"])
+        journal.append([b"two"])
+        assert segments(tmp_path)[0].stat().st_size == journal.durable.bytes
+    assert payloads_of(tmp_path) == [b"one", b"two"]

@@ -17,6 +17,7 @@ class StoryDisk(CrashDisk):
         self.fails_in: int | None = None
         self.refused = 0
         self.failed = 0
+        self.gone = False
 
     def write(self, handle: int, data: memoryview) -> int:
         if self.full_for:
@@ -27,6 +28,11 @@ class StoryDisk(CrashDisk):
                 return super().write(handle, data[:taken])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return super().write(handle, data)
+
+    def truncate(self, handle: int, size: int) -> None:
+        if self.gone:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        super().truncate(handle, size)
 
     def sync_data(self, handle: int) -> None:
         if self.fails_in is not None:

@@ -166,7 +166,9 @@ class House:
     def let_go(self) -> None:
         """Let go of the journal's files: the story is over, or this life is."""
         if self._journal is not None:
+            self._disk.gone = True  # who is dead tidies nothing up
             self._journal.close()
+            self._disk.gone = False
             self._journal = None
 
     def _die(self) -> None:

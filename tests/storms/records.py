@@ -30,13 +30,16 @@ class Unreadable(Exception):
 def read_records(folder: Path) -> list[Record]:
     """Every record of a journal that was recovered, each byte checked. Raises Unreadable."""
     before, found = bytes(32), list[Record]()
-    for path in sorted(folder.glob("*.journal")):
+    paths = sorted(folder.glob("*.journal"))
+    for path in paths:
         data = path.read_bytes()
         if data[:8] != b"TORGJNL1" or zlib.crc32(data[:92]) != int.from_bytes(data[92:96], "little"):
             raise Unreadable(f"the head of segment {path.name} is damaged")
         first, _, said = struct.unpack("<QQ32s", data[8:56])
         if first != len(found) + 1 or said != before:
             raise Unreadable(f"segment {path.name} does not follow on the one before")
+        if path == paths[-1]:
+            data = data.rstrip(b"\0")  # room that was taken in advance; no payload of the market ends so
         at = HEADER_BYTES
         while at < len(data):
             number = len(found) + 1
