@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import Final
 
 from market import credits
@@ -20,7 +21,7 @@ from storage.units import format_instant, format_usd
 
 _SIDES: Final = {"deposit": ("customer", "operator"), "payout": ("provider",)}
 """Which roles have an account of that kind."""
-_PAYOUT: Final = KIND_CODES["payout"]
+_IS_PAYOUT: Final = bytes(code == KIND_CODES["payout"] for code in range(256))
 _WORDS: Final = {status: status.value for status in Status}
 
 
@@ -70,11 +71,9 @@ def _columns(turn: Turn, command: BookTransfers) -> tuple[TransferBatch, dict[in
         wrong |= {row: Status.ID_MALFORMED for row, id in enumerate(ids) if not is_name(id)}
     others = [places[kind][member] for kind, member in zip(kinds, accounts, strict=True)]
     codes = bytes(map(KIND_CODES.__getitem__, kinds))
-    if _PAYOUT not in codes:
-        debits, credits = [0] * len(others), others
-    else:
-        debits = [other if code == _PAYOUT else 0 for code, other in zip(codes, others, strict=True)]
-        credits = [0 if code == _PAYOUT else other for code, other in zip(codes, others, strict=True)]
+    debits, credits = [0] * len(others), others
+    for row in compress(range(len(others)), codes.translate(_IS_PAYOUT)):
+        debits[row], credits[row] = others[row], 0
     return TransferBatch(list(names), list(ids), codes, debits, credits, amounts), wrong
 
 

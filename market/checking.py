@@ -85,7 +85,7 @@ def is_name(value: object) -> bool:
 
 def are_names(values: Sequence[str]) -> bool:
     """Whether every one is a name, looked at together: a tenth of what it takes to ask of each."""
-    text = "".join([f"\n{value}" for value in values])
+    text = "\n" + "\n".join(values) if values else ""
     others = text.encode("ascii", "replace").translate(None, _LETTERS)
     if others != b"\n" * len(values) or any(f"\n{mark}" in text for mark in "._-"):
         return False

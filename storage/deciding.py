@@ -7,6 +7,8 @@ comes after the last closed period needs balances alone (`_decide_new`), every o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import compress, repeat
+from operator import is_not
 from typing import TYPE_CHECKING
 
 from storage.transfer_batches import TransferBatch
@@ -36,7 +38,8 @@ def decide(
 ) -> list[Status]:  # fmt: skip
     """See `Ledger.decide`."""
     ids = batch.ids
-    is_new = len(set(ids)) == len(ids) and ledger.knows_none(ids) and "" not in ids
+    different = set(ids)
+    is_new = len(different) == len(ids) and ledger.knows_none(ids) and "" not in different
     good = len(ids) > 0 and min(batch.amounts) > 0 and max(batch.amounts) <= MAX_NANOS
     if is_new and good and not wrong and at_ms > ledger.closed_ms and not any(linked):
         return _decide_new(ledger, batch, floors)
@@ -50,7 +53,7 @@ def storable(ledger: Ledger, batch: TransferBatch, found: Sequence[Status]) -> T
     codes = bytearray(len(found))
     stays = bytearray(b"\1" * len(found))
     failed: set[str] = set()
-    for row in [row for row, status in enumerate(found) if status is not Status.CREATED]:
+    for row in compress(range(len(found)), map(is_not, found, repeat(Status.CREATED))):
         id, code = batch.ids[row], STATUS_CODES.get(found[row], 0)
         codes[row] = code
         if not code or id in failed or ledger.refused(id) is not None:

@@ -11,8 +11,10 @@ columns, about 60 bytes each beside the id; `storage/deciding.py` decides many a
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
+from itertools import accumulate
+from operator import neg
 from typing import Any
 
 from storage.deciding import Floors, decide, storable
@@ -46,6 +48,7 @@ __all__ = [
 ]  # fmt: skip
 
 
+_Moved = tuple[Sequence[int], Sequence[int]]
 _IS_BOOKED = bytes([1]) + bytes(255)  # by the code of a status
 
 
@@ -273,22 +276,17 @@ class Ledger:
             self._book(batch, at_ms)
 
     def _book(self, batch: TransferBatch, at_ms: int) -> None:
-        before, n = len(self._ids), len(batch)
+        n = len(batch)
         assert not self._at or at_ms >= self._at[-1], f"booked at {at_ms}, before {self._at[-1]}"
-        places = self._places(batch)
-        balances, last = self._balances, self._last
+        payers, payees = set(batch.debits), set(batch.credits)
+        places = self._places(batch, payers | payees)
         debits = [places[one] for one in batch.debits]
         credits = [places[one] for one in batch.credits]
-        debit_after, credit_after, debit_before, credit_before = ([0] * n for _ in range(4))
-        number = before
-        for row, payer, payee, amount in zip(range(n), debits, credits, batch.amounts, strict=True):
-            number += 1
-            debit_after[row] = balances[payer] = balances[payer] - amount
-            debit_before[row] = last[payer]
-            last[payer] = number
-            credit_after[row] = balances[payee] = balances[payee] + amount
-            credit_before[row] = last[payee]
-            last[payee] = number
+        if payers.isdisjoint(payees):  # then neither side has to wait for the other
+            debit_after, debit_before = self._move_side(debits, map(neg, batch.amounts), len(payers) == 1)
+            credit_after, credit_before = self._move_side(credits, batch.amounts, len(payees) == 1)
+        else:
+            (debit_after, debit_before), (credit_after, credit_before) = self._move_both(debits, credits, batch.amounts)
         self._ids.extend(batch.ids)
         self._kinds += batch.kinds
         self._at.extend(array("q", [at_ms]) * n)
@@ -300,7 +298,42 @@ class Ledger:
         _extend(self._debit_before, debit_before)
         _extend(self._credit_before, credit_before)
         for column, marks in ((self._jobs, batch.jobs), (self._leases, batch.leases)):
-            _extend(column, [self._text(batch.names[mark - 1]) if mark else 0 for mark in marks] if marks else [0] * n)
+            if marks:
+                _extend(column, [self._text(batch.names[mark - 1]) if mark else 0 for mark in marks])
+            else:
+                column.frombytes(bytes(n * column.itemsize))
+
+    def _move_side(self, places: Sequence[int], nanos: Iterable[int], is_one: bool) -> _Moved:
+        """Balance after each row and the account's entry before; `is_one`: all rows are of the same account."""
+        balances, last, before = self._balances, self._last, len(self._ids)
+        if is_one:
+            place = places[0]
+            after = list(accumulate(nanos, initial=balances[place]))[1:]
+            earlier = array("I", range(before, before + len(places)))
+            earlier[0] = last[place]
+            balances[place], last[place] = after[-1], before + len(places)
+            return after, earlier
+        after, entries = [], []
+        for number, place, amount in zip(range(before + 1, before + len(places) + 1), places, nanos, strict=True):
+            balances[place] = balance = balances[place] + amount
+            after.append(balance)
+            entries.append(last[place])
+            last[place] = number
+        return after, entries
+
+    def _move_both(self, debits: Sequence[int], credits: Sequence[int], amounts: Sequence[int]) -> tuple[_Moved, _Moved]:
+        """The same of both sides, row by row: an account may be on either."""
+        balances, last, number, n = self._balances, self._last, len(self._ids), len(debits)
+        debit_after, credit_after, debit_before, credit_before = ([0] * n for _ in range(4))
+        for row, payer, payee, amount in zip(range(n), debits, credits, amounts, strict=True):
+            number += 1
+            debit_after[row] = balances[payer] = balances[payer] - amount
+            debit_before[row] = last[payer]
+            last[payer] = number
+            credit_after[row] = balances[payee] = balances[payee] + amount
+            credit_before[row] = last[payee]
+            last[payee] = number
+        return (debit_after, debit_before), (credit_after, credit_before)
 
     def _book_one(self, transfer: Transfer, at_ms: int) -> None:
         """What `_book` does, for one."""
@@ -329,9 +362,8 @@ class Ledger:
         self._jobs.append(0 if transfer.job is None else self._text(transfer.job))
         self._leases.append(0 if transfer.lease is None else self._text(transfer.lease))
 
-    def _places(self, batch: TransferBatch) -> list[int]:
+    def _places(self, batch: TransferBatch, sides: Collection[int]) -> list[int]:
         """Of the batch's names that are accounts the place here; others, which no side names, get none."""
-        sides = {*batch.debits, *batch.credits}
         return [self._place(name) if place in sides else -1 for place, name in enumerate(batch.names)]
 
     def _place(self, account: str) -> int:

@@ -322,3 +322,26 @@ def test_bytes_that_are_no_batch_or_no_ledger_are_refused() -> None:
     for at in range(len(data)):
         with pytest.raises(BadLedger):
             Ledger.from_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+
+
+SIDES = {
+    "from the world": [("deposit", "world", f"wallet:{n % 3}") for n in range(7)],
+    "to the world": [("payout", f"earnings:{n % 2}", "world") for n in range(5)],
+    "from many to many": [("hold", f"wallet:{n % 3}", f"escrow:{n % 2}") for n in range(6)],
+    "there and back": [("hold", "wallet:0", "escrow:0"), ("release", "escrow:0", "wallet:1"), ("hold", "wallet:1", "escrow:1")],
+}
+
+
+@pytest.mark.parametrize("sides", SIDES.values(), ids=SIDES)
+def test_a_batch_books_what_its_transfers_book_one_by_one(sides: list[tuple[str, str, str]]) -> None:
+    """To the last entry: whoever is on one side alone is booked apart from the others."""
+    rich = [Transfer(f"d{n}", "deposit", "world", f"wallet:{n}", 1_000) for n in range(3)]
+    for account in ("escrow:0", "escrow:1"):
+        rich.append(Transfer(f"h-{account}", "hold", "wallet:2", account, 100))
+    rich += [Transfer(f"e{n}", "charge", f"escrow:{n}", f"earnings:{n}", 50) for n in range(2)]
+    batched, singly = Ledger(), Ledger()
+    for at_ms in (1, 2):
+        rows = rich if at_ms == 1 else [Transfer(f"x{n}", *side, n + 1) for n, side in enumerate(sides)]
+        assert all(singly.apply(one, at_ms) is Status.CREATED for one in rows)
+        batched.book(TransferBatch.of(rows), at_ms)
+    assert batched.to_bytes() == singly.to_bytes()
