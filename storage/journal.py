@@ -75,7 +75,7 @@ __all__ = [
     "Place", "Record", "Verification", "Walk", "read_journal", "segments", "verify_journal",
 ]  # fmt: skip
 
-ROOM_BYTES = 256 * 1024
+ROOM_BYTES = 64 * 1024
 """What is taken in advance; an append of that much or more takes what it needs."""
 
 

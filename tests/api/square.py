@@ -97,6 +97,10 @@ class Square:
             self._markets[name] = Market(self.url, self.home.read_keys()[name], patience_s=PATIENCE_S, ca=self.ca)
         return self._markets[name]
 
+    def newest_segment_bytes(self) -> int:
+        """What is written of the journal's newest segment: its file is longer, by the room behind that."""
+        return len(max(self.home.journal.glob("*.journal")).read_bytes().rstrip(b"\0"))
+
     def newcomer(self, role: str, funds_nanos: int = 0) -> tuple[str, Market]:
         """A new member of that role, with money."""
         name = f"{role}-{next(_numbers)}"

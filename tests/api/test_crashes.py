@@ -151,9 +151,8 @@ def test_a_full_disk_refuses_new_work_loses_nothing_and_heals(square: Square) ->
     operator = square.local("operator")
     pid = int(operator.status()["exchange_pid"])
     soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    newest = max(square.home.journal.glob("*.journal"))
     try:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (newest.stat().st_size + 100, hard))
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (square.newest_segment_bytes() + 100, hard))
         refused = refusal(lambda: [operator.deposit(f"{name}-{n}", name, 1) for n in range(1000)])
         assert (refused.status, refused.code) == (507, "disk_full")
         assert "disk full" in refused.message

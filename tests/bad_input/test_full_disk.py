@@ -22,9 +22,8 @@ from trainers.actors.outbox import Outbox
 def full(square: Square, room_bytes: int) -> Iterator[None]:
     """No file of the exchange may grow beyond its newest journal segment and `room_bytes` (a real EFBIG)."""
     pid = int(square.local("operator").status()["exchange_pid"])
-    newest = max(square.home.journal.glob("*.journal"))
     soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (newest.stat().st_size + room_bytes, hard))
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (square.newest_segment_bytes() + room_bytes, hard))
     try:
         yield
     finally:
