@@ -24,6 +24,7 @@ from storage.journal_format import (
 from storage.sealed_segments import ReadAt, SealedFile
 
 BUFFER_BYTES = 1024 * 1024
+ROOM_READ_BYTES = 64 * 1024
 
 
 def segment_path(folder: Path, first: int) -> Path:
@@ -91,6 +92,21 @@ def segment_bytes(folder: Path, first: int) -> int:
     """Length of a segment as it was written. Raises as `open_segment`."""
     with open_segment(folder, first, buffer_bytes=RECORD_HEADER.size) as file:
         return file.seek(0, os.SEEK_END)
+
+
+def room_bytes(path: Path) -> int:
+    """For who only weighs: how many zeros end the file of the last segment, room that its writer has taken in advance. Raises OSError."""
+    if path.suffix != WRITTEN:
+        return 0
+    with path.open("rb") as file:
+        size = end = file.seek(0, os.SEEK_END)
+        while end:
+            begin = max(0, end - ROOM_READ_BYTES)
+            file.seek(begin)
+            if written := len(file.read(end - begin).rstrip(b"\0")):
+                return size - begin - written
+            end = begin
+    return size
 
 
 def about_bytes(path: Path) -> int:

@@ -34,7 +34,7 @@ from storage.disk import DISK, Disk, write_synced
 from storage.formats import FormatNewer
 from storage.journal_format import JournalCorrupt, JournalRewound, Place, segments
 from storage.journal_reader import Walk
-from storage.segment_files import segment_bytes
+from storage.segment_files import room_bytes, segment_bytes
 
 MAGIC: Final = b"TORGSNP1"
 KEPT: Final = 2
@@ -95,9 +95,9 @@ def bytes_behind(folder: Path, journal: Path) -> tuple[int, int]:
         if len(head) == _HEAD.size:
             _, _, _, first, offset, *_ = _HEAD.unpack(head)
             size = newest[0].stat().st_size
-    firsts = [int(path.stem) for path in segments(journal)]
-    behind = sum(segment_bytes(journal, one) for one in firsts if one >= first)
-    return behind - offset, size
+    paths = segments(journal)
+    behind = sum(segment_bytes(journal, one) for path in paths if (one := int(path.stem)) >= first)
+    return behind - sum(map(room_bytes, paths[-1:])) - offset, size
 
 
 def newest_snapshot(folder: Path, journal: Path, shape: bytes) -> tuple[Snapshot | None, list[str]]:
