@@ -86,7 +86,7 @@ for pair in range(pairs):
     found = {kept: part(folders[kept]) for kept in ((0, 1) if pair % 2 else (1, 0))}
     print("pair", *found[0], *found[1], flush=True)
 """
-SAVERS = {"saving": (16, 1, 9000, 0), "saving_hard": (16, 8, 900, 5400)}
+SAVERS = {"saving": (10, 1, 6000, 0), "saving_hard": (10, 8, 600, 3600)}
 """Pairs of parts, saves of each part, steps of a millisecond or so after each save, and steps after the last."""
 
 
@@ -201,7 +201,7 @@ def _saving(
     square.wait_free()
     numbers = [str(one) for one in (pairs, saves, steps, tail)]
     job = square.submit(["python", "-c", SAVER, *numbers], folder)
-    square.wait_over(job, 3600)
+    square.wait_over(job, 3600, look_s=2.0)  # each look costs the market a millisecond
     lines = [[float(word) for word in line.split()[1:]] for line in square.lines(job) if line.startswith("pair ")]
     assert len(lines) == pairs, square.lines(job)
     ratios = sorted(kept_s / beside_s - 1 for beside_s, _, kept_s, _ in lines)

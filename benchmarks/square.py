@@ -112,8 +112,8 @@ class Square:
         psutil.Process(active[0]["pid"]).kill()
         return True
 
-    def wait_over(self, job: str, timeout_s: float = 500) -> Json:
-        """The job once it is done; raises when it ends otherwise."""
+    def wait_over(self, job: str, timeout_s: float = 500, look_s: float = LOOK_S) -> Json:
+        """The job once it is done, asked for so often; raises when it ends otherwise."""
 
         def over() -> Json | None:
             found = self.customer.job(job)
@@ -123,7 +123,7 @@ class Square:
                 )
             return found if found["state"] == "done" else None
 
-        return until(over, timeout_s)  # type: ignore[return-value]
+        return until(over, timeout_s, look_s)  # type: ignore[return-value]
 
     def artifact(self, job: str, path: str) -> bytes:
         """The content of a file that the job left."""
@@ -131,13 +131,13 @@ class Square:
         return next(self.customer.read_blob(file.blob) for file in found.files if file.path == path)
 
 
-def until(reached: Callable[[], Found], timeout_s: float = 120) -> Found:
+def until(reached: Callable[[], Found], timeout_s: float = 120, look_s: float = LOOK_S) -> Found:
     """The first true answer."""
     ends = time.monotonic() + timeout_s
     while not (found := reached()):
         if time.monotonic() > ends:
             raise TimeoutError(f"not within {timeout_s:.0f} s")
-        time.sleep(LOOK_S)
+        time.sleep(look_s)
     return found
 
 

@@ -22,8 +22,7 @@ from storage.transfers import (
     account_class,
     check_form,
     compare,
-    may_credit,
-    may_debit,
+    may_move,
 )
 from storage.units import MAX_NANOS
 
@@ -39,7 +38,7 @@ def decide(
     """See `Ledger.decide`."""
     ids = batch.ids
     different = set(ids)
-    is_new = len(different) == len(ids) and ledger.knows_none(ids) and "" not in different
+    is_new = len(different) == len(ids) and ledger.knows_none(different) and "" not in different
     good = len(ids) > 0 and min(batch.amounts) > 0 and max(batch.amounts) <= MAX_NANOS
     if is_new and good and not wrong and at_ms > ledger.closed_ms and not any(linked):
         return _decide_new(ledger, batch, floors)
@@ -71,7 +70,7 @@ def _decide_new(ledger: Ledger, batch: TransferBatch, floors: Floors) -> list[St
     names = batch.names
     balances = [ledger.balance(name) for name in names]
     lowest = [_floor(name, floors) for name in names]
-    debit_kinds, credit_kinds = [may_debit(name) for name in names], [may_credit(name) for name in names]
+    debit_kinds, credit_kinds = zip(*map(may_move, names), strict=True)
     created = Status.CREATED
     found = [created] * len(batch)
     columns = zip(range(len(found)), batch.kinds, batch.debits, batch.credits, batch.amounts, strict=True)
@@ -187,7 +186,7 @@ class _Ladder:
         if here is not None:
             same = compare(here[0], transfer)
             return same if same is not Status.EXISTS or here[1] is Status.CREATED else here[1]
-        if not self.ledger.knows_none((transfer.id,)):
+        if not self.ledger.knows_none({transfer.id}):
             return self.ledger.check(transfer)
         wrong = check_form(transfer)
         if wrong is not None:

@@ -5,6 +5,7 @@ Accounts: `wallet:{member}`, `escrow:{job}`, `earnings:{member}`, `credit:{grant
 
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from storage.units import MAX_NANOS
@@ -181,11 +182,8 @@ def _bits(side: int) -> dict[str | None, int]:
 _DEBITED, _CREDITED = _bits(0), _bits(1)
 
 
-def may_debit(account: str) -> int:
-    """A bit for each kind (1 << its code) by which the account may be debited."""
-    return _DEBITED.get(account_class(account), 0)
-
-
-def may_credit(account: str) -> int:
-    """A bit for each kind (1 << its code) by which the account may be credited."""
-    return _CREDITED.get(account_class(account), 0)
+@lru_cache(maxsize=1 << 16)
+def may_move(account: str) -> tuple[int, int]:
+    """A bit for each kind (1 << its code) by which the account may be debited, and by which it may be credited."""
+    of = account_class(account)
+    return _DEBITED.get(of, 0), _CREDITED.get(of, 0)
