@@ -45,10 +45,10 @@ class Contribution:
     weight: float
     body: Payload = b""
 
-    def pack(self, body: Buffers | None = None) -> bytes:
-        """As bytes; `body`: what, joined, is the body, where it is not there yet."""
+    def pack(self, body: Buffers) -> bytes:
+        """As bytes, with what, joined, is the body: it is copied once."""
         fields = (self.round, self.step, self.epoch, self.slot, self.weight)
-        return _packed(CONTRIBUTION.pack(CONTRIBUTION_MAGIC, *fields), self.body, body)
+        return joined([CONTRIBUTION.pack(CONTRIBUTION_MAGIC, *fields), *body])
 
 
 def unpack_contribution(payload: Payload, *, round: int, step: int, slot: int) -> Contribution:
@@ -77,11 +77,11 @@ class Reduced:
     weight: float
     body: Payload = b""
 
-    def pack(self, body: Buffers | None = None) -> bytes:
-        """As bytes; `body`: what, joined, is the body, where it is not there yet."""
+    def pack(self, body: Buffers) -> bytes:
+        """As bytes, with what, joined, is the body: it is copied once."""
         head = REDUCED.pack(REDUCED_MAGIC, self.round, self.step, len(self.slots))
         slots = struct.pack(f"<{len(self.slots)}I", *self.slots)
-        return _packed(head + slots + WEIGHT.pack(self.weight), self.body, body)
+        return joined([head + slots + WEIGHT.pack(self.weight), *body])
 
 
 def unpack_reduced(payload: Payload, *, round: int, step: int) -> Reduced:
@@ -105,10 +105,6 @@ def encode_parts(parts: Sequence[Part], vectors: Sequence[Vector]) -> Buffers:
     """What, joined, is the parts' encodings; may be views of the vectors. Raises BadPayload when an element is not finite."""
     assert [part.elements for part in parts] == [vector.size for vector in vectors], "not the promised parts"
     return [one for part, vector in zip(parts, vectors, strict=True) for one in part.codec.encode_parts(vector)]
-
-
-def _packed(head: bytes, whole: Payload, parts: Buffers | None) -> bytes:
-    return head + whole if parts is None else joined([head, *parts])
 
 
 def decode_parts(parts: Sequence[Part], body: Payload) -> tuple[Vector, ...]:
