@@ -86,7 +86,7 @@ for pair in range(pairs):
     found = {kept: part(folders[kept]) for kept in ((0, 1) if pair % 2 else (1, 0))}
     print("pair", *found[0], *found[1], flush=True)
 """
-SAVERS = {"saving": (10, 1, 6000, 0), "saving_hard": (10, 8, 600, 3600)}
+SAVERS = {"saving": (10, 1, 9000, 0), "saving_hard": (10, 8, 900, 5400)}
 """Pairs of parts, saves of each part, steps of a millisecond or so after each save, and steps after the last."""
 
 
