@@ -21,6 +21,12 @@ HIGHEST_PRICE_NANOS = 1_000 * NANOS_PER_USD
 ROOM = 2
 """How much above the cheapest offer of now the price may go, where nothing is said of it: others may be needed later."""
 DEFAULT_HOURS = 1.0
+OPTIONS = {
+    "`wait: true`": "`--wait`", "workers.gpus": "--gpu or --cpu", "workers.gpu": "--gpu", "workers.region": "--region",
+    "workers.own": "--own", "workers.available_hours": "--available-hours", "workers.movable": "--movable",
+    "limits.budget_usd": "--budget", "limits.max_usd_per_gpu_hour": "--max-price", "limits.deadline_hours": "--hours",
+}  # fmt: skip
+"""How a field of a job file, which is what the market speaks of, is said on this command line."""
 
 
 def register(app: typer.Typer) -> None:
@@ -57,6 +63,7 @@ def run(
     movable: Annotated[
         bool, typer.Option("--movable", help="also on machines that it may outlast: it goes on elsewhere from its last save")
     ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="also for hardware that nobody offers yet")] = False,
     name: Annotated[str | None, typer.Option(help="of the job; its script's or program's")] = None,
     env: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="a variable, and again for more")] = None,
     secret: Annotated[
@@ -105,6 +112,7 @@ def run(
         "timeout": timeout,
         "retries": retries,
         "launch": launch,
+        "wait": wait,
         "workers": {
             **_machine(gpu, cpu, workers, launch), "region": region or [], "own": own or [], "available_hours": available_hours,
             "movable": movable,
@@ -115,7 +123,7 @@ def run(
         fields["limits"] = _free(max_price, budget, hours) if own else _limits(client, fields, max_price, budget, hours)
         fields["limits"] |= {"interruptible": interruptible}
         with prepare_fields(fields) as prepared:
-            made = place(settings, client, prepared, id, yes=yes, dry_run=dry_run)
+            made = place(settings, client, prepared, id, yes=yes, dry_run=dry_run, options=OPTIONS)
     if not detach:
         raise typer.Exit(follow_command(settings, made["id"]))
     if settings.as_json:

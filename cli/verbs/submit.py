@@ -1,6 +1,7 @@
 """`torg submit`: a job file becomes a job: read, packed, uploaded, priced, asked about, submitted."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,9 @@ from trainers.round_lengths import lengths_said
 if TYPE_CHECKING:
     from cli.jobfiles import Prepared
     from market.client import Market
+
+
+NO_OPTIONS: Mapping[str, str] = {}
 
 
 def register(app: typer.Typer) -> None:
@@ -58,10 +62,16 @@ def submit(
 
 
 def place(
-    settings: Settings, client: "Market", prepared: "Prepared", id: str | None, *, yes: bool, dry_run: bool
-) -> dict[str, Any]:
-    """The job as the market has taken it: plan, question, upload, submission. Ends here with `dry_run`."""
+    settings: Settings, client: "Market", prepared: "Prepared", id: str | None, *, yes: bool, dry_run: bool,
+    options: Mapping[str, str] = NO_OPTIONS,
+) -> dict[str, Any]:  # fmt: skip
+    """The job as the market has taken it: plan, question, upload, submission. Ends here with `dry_run`.
+
+    options: what people are told instead of a field of a job file, where they did not write one.
+    """
     plan = client.quote(prepared.spec)
+    if not settings.as_json:
+        plan = _spoken(plan, options)
     if dry_run or not settings.as_json:
         show(settings, prepared.spec, plan, only=dry_run)
     if dry_run:
@@ -70,6 +80,18 @@ def place(
     ask(settings, prepared.spec, yes)
     _upload(settings, client, prepared)
     return client.submit_job(id or new_id("job"), prepared.spec)
+
+
+def _spoken(told: Any, options: Mapping[str, str]) -> Any:
+    """The same with every text in words of the command line."""
+    if isinstance(told, dict):
+        return {name: _spoken(value, options) for name, value in told.items()}
+    if isinstance(told, list):
+        return [_spoken(one, options) for one in told]
+    if isinstance(told, str):
+        for field, option in options.items():
+            told = told.replace(field, option)
+    return told
 
 
 def _heed(client: "Market", id: str | None, plan: dict[str, Any]) -> None:

@@ -143,6 +143,29 @@ def test_what_is_not_said_follows_from_the_offers_of_now(torg: Torg, open_market
     assert spec["command"]["workdir"]["label"] == "project"
 
 
+def test_it_may_wait_for_hardware_that_nobody_offers_yet(torg: Torg, open_market: FakeMarket, project: Path) -> None:
+    asked = ["run", "-y", "-d", "--gpu", "RTX4090", "--max-price", "0.5"]
+    assert torg(*asked, "--wait", "python", "train.py").code == 0
+    assert spec_of(open_market)["wait"] is True
+    assert torg(*asked, "python", "train.py").code == 0
+    assert not spec_of(open_market).get("wait")
+
+
+def test_what_the_market_would_have_changed_is_said_in_options(torg: Torg, open_market: FakeMarket, project: Path) -> None:
+    help = "workers.gpu also cpu, or limits.budget_usd 2; or say `wait: true`"
+    no = {"code": "never_fits_gpu_model", "message": "too few are offered", "field": "workers.gpu", "remedy": help}
+    plan = PLAN | {"feasible": False, "detail": "too few are offered", "refusal": no}
+    open_market.routes["POST /v1/quotes"] = (200, plan)
+    words = "--gpu also cpu, or --budget 2; or say `--wait`"
+
+    refused = torg("run", "-y", "--gpu", "RTX4090", "--max-price", "0.5", "python", "train.py")
+    assert refused.code == 3
+    assert f"would help {words}" in refused.out
+    assert f"torg: --gpu: too few are offered ({words})" in refused.err
+    told = torg("run", "--dry-run", "--json", "--gpu", "RTX4090", "--max-price", "0.5", "python", "train.py")
+    assert json.loads(told.out)["plan"]["refusal"] == no, "who reads JSON reads the market's own names"
+
+
 def test_own_machines_need_no_price_and_no_budget(torg: Torg, open_market: FakeMarket, project: Path) -> None:
     ran = torg("run", "-y", "-d", "--own", "lab", "--hours", "2", "--available-hours", "1.5", "python", "train.py")
     spec = spec_of(open_market)

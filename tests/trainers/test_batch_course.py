@@ -167,12 +167,13 @@ class Play:
         self.workdir: bytes | None = None
         self.data: bytes | None = None
         self.machines: list[Machine] = []
+        self.reading_every_s = 0.05
         self.begin()
 
     def begin(self) -> None:
         """A run, perhaps another one than before."""
         self.outbox = Outbox("job-1", 1, self.door)  # type: ignore[arg-type]
-        self.roster = Roster(self.transport, self.outbox, every_s=0.05, lost_after_s=30)  # type: ignore[arg-type]
+        self.roster = Roster(self.transport, self.outbox, every_s=self.reading_every_s, lost_after_s=7200)  # type: ignore[arg-type]
         self.course = BatchCourse(
             job="job-1", directive=self.directive, workdir=self.workdir, data=self.data, transport=self.transport,  # type: ignore[arg-type]
             outbox=self.outbox, roster=self.roster, door=self.door, wall_ms=lambda: 1, save_every_s=0.05,  # type: ignore[arg-type]
@@ -250,6 +251,15 @@ def test_output_artifacts_and_the_end_are_told(play: Callable[..., Play]) -> Non
     found = Artifacts.decode(job.door.blobs[attempt["manifest"]])
     assert [(file.path, job.door.blobs[file.blob]) for file in found.files] == [("out/given.txt", b"42")]
     assert "[torg: artifacts: nothing matches '*.pt']" in job.door.lines
+
+
+def test_how_it_ended_is_told_after_all_that_came_before(play: Callable[..., Play]) -> None:
+    job = play(argv=["sh", "-c", "exit 3"])
+    job.reading_every_s = 3600  # nobody asks for what a machine says unless it is asked in particular
+    job.begin()
+    job.machine()
+    job.drive()
+    assert job.door.lines == ["[torg: p0: starting sh -c 'exit 3']", "[torg: sh -c 'exit 3' exited with status 3]"]
 
 
 def test_a_flood_is_followed_to_its_last_line(play: Callable[..., Play]) -> None:

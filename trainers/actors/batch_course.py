@@ -182,6 +182,7 @@ class BatchCourse:
         """Tell the machine how the try ended."""
         assert self._stopped is not None
         (slot, number, outcome), self._stopped = self._stopped, None
+        self._roster.last_readings()  # the job's log has all that came from there before it has how that ended
         if outcome.kind == "stopped":
             self._dismiss(slot)
             if not self._attempts.pausing:
