@@ -63,6 +63,21 @@ HARDWARE: frozenset[Reason] = frozenset(
 )
 """Constraints that no change of price or load can lift."""
 
+PERSONAL: frozenset[Reason] = frozenset(
+    {
+        Reason.NOT_YOURS,
+        Reason.NOT_FOR_YOU,
+        Reason.CUSTOMER_LIMIT,
+        Reason.CUSTOMER_HOURS,
+        Reason.MIN_LEASE,
+        Reason.MAX_LEASE,
+        Reason.MAINTENANCE,
+        Reason.AVOIDED,
+    }
+)
+"""Constraints between an owner's terms and one customer's bid. An offer that `is_for_all` meets them for every bid that avoids
+nobody and does not ask for its customer's own machines; all others but price and availability depend on what a bid requires alone."""
+
 
 Test = Callable[[Offer, Bid], bool]
 CONSTRAINTS: tuple[tuple[Reason, Test], ...] = (

@@ -18,6 +18,8 @@ PPM = 1_000_000
 LEAST_STAY_MS = 60_000
 """Nothing begins on a machine that is for rent for less."""
 
+_UNBOUNDED = (None,) * 5
+
 if TYPE_CHECKING:
     from market.book import OrderBook
 
@@ -78,6 +80,16 @@ class Offer:
     def is_open_as_long_as(self, bid: Bid) -> bool:
         """Whether that is over before the next maintenance window; whoever may be moved needs a minute."""
         return self.closes_ms is None or bid.asked_ms + max(bid.lasts_ms, LEAST_STAY_MS) <= self.closes_ms
+
+    @property
+    def is_for_all(self) -> bool:
+        """Whether it is nobody's own, and lets to every customer, as much as is free, whenever and for as long as it is asked for."""
+        terms = self.terms
+        bounds = (
+            self.closes_ms, terms.max_units_per_customer, terms.max_unit_ms_per_customer_day, terms.min_lease_ms,
+            terms.max_lease_ms,
+        )  # fmt: skip
+        return not (terms.own or terms.allow or terms.deny) and bounds == _UNBOUNDED
 
     def belongs_to(self, customer: str, providers: Collection[str]) -> bool:
         """Whether both say so: the customer names its provider, and the offer names the customer as its owner."""

@@ -21,7 +21,8 @@ from typing import Any, Final
 from market.book import OrderBook
 from market.fair_share import Turns
 from market.orders import Bid, Offer, Standing
-from market.seating import Seating, Wishes, worth
+from market.seating import Seating, worth
+from market.wishes import Wishes
 from storage.values import value
 
 MOST_LIFTED: Final = 8
@@ -133,13 +134,15 @@ class Auction:
                     grown |= self._make_room(state, bid)
 
     def _make_room(self, state: _Pass, bid: Bid) -> bool:
-        seats_before = dict(state.seats)
         places = {offer.id for offer in self.wishes.of(bid)}
         sitting = [
             other
             for job, seats in state.seats.items()
-            if self._together(other := self.bids[job], bid) and not other.due and any(seat.id in places for seat in seats)
+            if not (other := self.bids[job]).due and self._together(other, bid) and not places.isdisjoint([seat.id for seat in seats])
         ]
+        if not sitting:
+            return False
+        seats_before = dict(state.seats)
         lifted: list[Bid] = []
         seats = None
         for other in sorted(sitting, key=lambda one: (one.weight_ppm * worth(one, state.seats[one.job]), one.job)):
