@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from contextlib import suppress
 from itertools import compress
 from typing import Final
 
@@ -21,6 +23,8 @@ from storage.units import format_instant, format_usd
 
 _SIDES: Final = {"deposit": ("customer", "operator"), "payout": ("provider",)}
 """Which roles have an account of that kind."""
+_ACCOUNT_OF: Final = {"deposit": wallet, "payout": earnings}
+_KIND_OF_ROLE: Final = {role: kind for kind, roles in _SIDES.items() for role in roles}
 _IS_PAYOUT: Final = bytes(code == KIND_CODES["payout"] for code in range(256))
 _WORDS: Final = {status: status.value for status in Status}
 
@@ -52,29 +56,52 @@ def book_transfers(turn: Turn, command: BookTransfers) -> Answer | Refusal:
 
 def _columns(turn: Turn, command: BookTransfers) -> tuple[TransferBatch, dict[int, Status]]:
     """The transfers, and which rows cannot be whatever the balances are."""
-    ids, kinds, accounts, amounts = command.ids, command.kinds, command.accounts, command.amounts_nanos
-    names = {WORLD: 0}
-    places: dict[str, dict[str, int]] = {kind: {} for kind in _SIDES}
-    problems: dict[tuple[str, str], Status] = {}
-    for kind, member in dict.fromkeys(zip(kinds, accounts, strict=True)):
-        places[kind][member] = names.setdefault(wallet(member) if kind == "deposit" else earnings(member), len(names))
-        problem = _side_wrong(turn.state.members.get(member), kind)
-        if problem is not None:
-            problems[kind, member] = problem
-    wrong: dict[int, Status] = {}
-    if problems:
-        wrong = {row: problems[side] for row, side in enumerate(zip(kinds, accounts, strict=True)) if side in problems}
+    ids, kinds, amounts = command.ids, bytes(map(KIND_CODES.__getitem__, command.kinds)), command.amounts_nanos
+    names, others, wrong = _sides_of_own_kind(turn, kinds, command) or _sides(turn, command)
     most = turn.settings.max_amount_nanos
     if max(amounts) > most:
         wrong |= {row: Status.AMOUNT_TOO_LARGE for row, amount in enumerate(amounts) if amount > most}
+    with suppress(OverflowError):  # what does not fit is refused by its row
+        amounts = array("q", amounts)
     if not are_names(ids):
         wrong |= {row: Status.ID_MALFORMED for row, id in enumerate(ids) if not is_name(id)}
-    others = [places[kind][member] for kind, member in zip(kinds, accounts, strict=True)]
-    codes = bytes(map(KIND_CODES.__getitem__, kinds))
-    debits, credits = [0] * len(others), others
-    for row in compress(range(len(others)), codes.translate(_IS_PAYOUT)):
+    debits, credits = array("I", bytes(4 * len(others))), array("I", others)
+    for row in compress(range(len(others)), kinds.translate(_IS_PAYOUT)):
         debits[row], credits[row] = others[row], 0
-    return TransferBatch(list(names), list(ids), codes, debits, credits, amounts), wrong
+    return TransferBatch(names, list(ids), kinds, debits, credits, amounts), wrong
+
+
+_Sides = tuple[list[str], list[int], dict[int, Status]]
+"""Names of accounts, of each row the place of its own one in them, and rows whose account cannot be."""
+
+
+def _sides_of_own_kind(turn: Turn, kinds: bytes, command: BookTransfers) -> _Sides | None:
+    """The same as `_sides` in fewer looks, where every row is of the kind that its member has an account for; else None."""
+    members = dict.fromkeys(command.accounts)
+    roles = [getattr(turn.state.members.get(name), "role", "") for name in members]
+    own = [_KIND_OF_ROLE.get(role, "") for role in roles]
+    if "" in own:
+        return None
+    names = [WORLD, *(_ACCOUNT_OF[kind](name) for kind, name in zip(own, members, strict=True))]
+    places = dict(zip(members, range(1, len(names)), strict=True))
+    others = list(map(places.__getitem__, command.accounts))
+    codes = bytes([0, *map(KIND_CODES.__getitem__, own)])
+    return (names, others, {}) if bytes(map(codes.__getitem__, others)) == kinds else None
+
+
+def _sides(turn: Turn, command: BookTransfers) -> _Sides:
+    names = {WORLD: 0}
+    places: dict[tuple[str, str], int] = {}
+    problems: dict[tuple[str, str], Status] = {}
+    sides = list(zip(command.kinds, command.accounts, strict=True))
+    for side in dict.fromkeys(sides):
+        kind, member = side
+        places[side] = names.setdefault(_ACCOUNT_OF[kind](member), len(names))
+        problem = _side_wrong(turn.state.members.get(member), kind)
+        if problem is not None:
+            problems[side] = problem
+    wrong = {row: problems[side] for row, side in enumerate(sides) if side in problems}
+    return list(names), [places[side] for side in sides], wrong
 
 
 def _side_wrong(member: object, kind: str) -> Status | None:

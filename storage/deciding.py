@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import compress, repeat
 from operator import is_not
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from storage.large import is_large
+from storage.moving import are_amounts, unsure_rows
 from storage.transfer_batches import TransferBatch
 from storage.transfers import (
     KEPT,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from storage.ledger import Ledger
 
 Floors = Mapping[str, int]
+_UNBOUNDED_FLOORS: Final = dict.fromkeys(UNBOUNDED, -MAX_NANOS)
 
 
 def decide(
@@ -38,9 +41,8 @@ def decide(
     """See `Ledger.decide`."""
     ids = batch.ids
     different = set(ids)
-    is_new = len(different) == len(ids) and ledger.knows_none(different) and "" not in different
-    good = len(ids) > 0 and min(batch.amounts) > 0 and max(batch.amounts) <= MAX_NANOS
-    if is_new and good and not wrong and at_ms > ledger.closed_ms and not any(linked):
+    is_new = 0 < len(ids) == len(different) and ledger.knows_none(ids) and "" not in different
+    if is_new and are_amounts(batch.amounts) and not wrong and at_ms > ledger.closed_ms and not any(linked):
         return _decide_new(ledger, batch, floors)
     return _Ladder(ledger, batch, at_ms, floors, wrong).decide(linked)
 
@@ -63,28 +65,29 @@ def storable(ledger: Ledger, batch: TransferBatch, found: Sequence[Status]) -> T
 
 
 def _floor(account: str, floors: Floors) -> int:
-    return floors.get(account, -MAX_NANOS if account in UNBOUNDED else 0)
+    return floors.get(account, _UNBOUNDED_FLOORS.get(account, 0))
 
 
 def _decide_new(ledger: Ledger, batch: TransferBatch, floors: Floors) -> list[Status]:
     names = batch.names
-    balances = [ledger.balance(name) for name in names]
-    lowest = [_floor(name, floors) for name in names]
-    debit_kinds, credit_kinds = zip(*map(may_move, names), strict=True)
+    balances = ledger.balances_of(names)
+    least = {**_UNBOUNDED_FLOORS, **floors}
+    lowest = [least.get(name, 0) for name in names]
+    debit_kinds, credit_kinds = may_move(names)
     created = Status.CREATED
     found = [created] * len(batch)
-    columns = zip(range(len(found)), batch.kinds, batch.debits, batch.credits, batch.amounts, strict=True)
-    for row, kind, debit, credit, amount in columns:
+    rows: Sequence[int] = range(len(found))
+    columns: tuple[Sequence[int], ...] = (batch.kinds, batch.debits, batch.credits, batch.amounts)
+    if is_large(batch):
+        rows = unsure_rows(batch, balances, lowest, debit_kinds, credit_kinds)
+        columns = tuple([column[row] for row in rows] for column in columns)
+    for row, kind, debit, credit, amount in zip(rows, *columns, strict=True):
         debited, credited = balances[debit] - amount, balances[credit] + amount
-        if (
-            debited >= lowest[debit]
-            and credited <= MAX_NANOS
-            and (debit_kinds[debit] & credit_kinds[credit]) >> kind & 1
-            and debit != credit
-        ):
+        is_formed = (debit_kinds[debit] & credit_kinds[credit]) >> kind & 1 and debit != credit
+        if is_formed and debited >= lowest[debit] and credited <= MAX_NANOS:
             balances[debit], balances[credit] = debited, credited
         else:
-            wrong = check_form(batch.transfer(row))
+            wrong = None if is_formed else check_form(batch.transfer(row))
             found[row] = wrong or _by_balances(ledger, batch, found, row, debited, credited, floors)
             assert found[row] is not created, "what can be booked is booked above"
     return found
@@ -127,7 +130,7 @@ class _Ladder:
         self.at_ms = at_ms
         self.floors = floors
         self.wrong = wrong
-        self.balances = [ledger.balance(name) for name in batch.names]
+        self.balances = ledger.balances_of(batch.names)
         self.known: dict[str, tuple[Transfer, Status]] = {}
         self.found: list[Status] = []
 
@@ -186,7 +189,7 @@ class _Ladder:
         if here is not None:
             same = compare(here[0], transfer)
             return same if same is not Status.EXISTS or here[1] is Status.CREATED else here[1]
-        if not self.ledger.knows_none({transfer.id}):
+        if not self.ledger.knows_none((transfer.id,)):
             return self.ledger.check(transfer)
         wrong = check_form(transfer)
         if wrong is not None:

@@ -11,14 +11,14 @@ columns, about 60 bytes each beside the id; `storage/deciding.py` decides many a
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from itertools import accumulate
-from operator import neg
+from itertools import compress
 from typing import Any
 
 from storage.deciding import Floors, decide, storable
 from storage.ledger_bytes import COLUMNS, read_ledger, write_ledger
+from storage.moving import move, places_named
 from storage.transfer_batches import TransferBatch
 from storage.transfer_ids import TransferIds
 from storage.transfers import (
@@ -48,7 +48,6 @@ __all__ = [
 ]  # fmt: skip
 
 
-_Moved = tuple[Sequence[int], Sequence[int]]
 _IS_BOOKED = bytes([1]) + bytes(255)  # by the code of a status
 
 
@@ -109,6 +108,13 @@ class Ledger:
         index = self._accounts.get(account)
         return 0 if index is None else self._balances[index]
 
+    def balances_of(self, accounts: Iterable[str]) -> list[int]:
+        """The same of many."""
+        if self._bare is not None:
+            return [self._bare.get(account, 0) for account in accounts]
+        places, balances = map(self._accounts.get, accounts), self._balances
+        return [0 if place is None else balances[place] for place in places]
+
     def balances(self) -> dict[str, int]:
         """A copy of every balance; without history of those alone that are not 0."""
         return dict(zip(self._names, self._balances, strict=True)) if self._bare is None else dict(self._bare)
@@ -139,8 +145,8 @@ class Ledger:
         """Whether the account ever had an entry."""
         return account in self._accounts
 
-    def knows_none(self, ids: Set[str]) -> bool:
-        """Whether none of these ids was ever booked or refused for good. A set, so that the smaller side is looked through."""
+    def knows_none(self, ids: Sequence[str]) -> bool:
+        """Whether none of these ids was ever booked or refused for good."""
         return self._ids.has_none(ids) and self._refused.keys().isdisjoint(ids)
 
     def is_released(self, account: str) -> bool:
@@ -264,10 +270,10 @@ class Ledger:
 
     def book(self, batch: TransferBatch, at_ms: int) -> None:
         """Book, or keep as refused, what was decided: by the batch's statuses."""
-        good = batch.statuses.translate(_IS_BOOKED)
-        if 0 in good:
-            for row in [row for row, is_good in enumerate(good) if not is_good]:
+        if any(batch.statuses):
+            for row in compress(range(len(batch)), batch.statuses):
                 self.refuse(batch.transfer(row), STATUS_OF_CODE[batch.statuses[row]], at_ms)
+            good = batch.statuses.translate(_IS_BOOKED)
             batch = batch.take(good, bytes(len(good)))
         if self._bare is not None:
             for row in range(len(batch)):
@@ -278,62 +284,18 @@ class Ledger:
     def _book(self, batch: TransferBatch, at_ms: int) -> None:
         n = len(batch)
         assert not self._at or at_ms >= self._at[-1], f"booked at {at_ms}, before {self._at[-1]}"
-        payers, payees = set(batch.debits), set(batch.credits)
-        places = self._places(batch, payers | payees)
-        debits = [places[one] for one in batch.debits]
-        credits = [places[one] for one in batch.credits]
-        if payers.isdisjoint(payees):  # then neither side has to wait for the other
-            debit_after, debit_before = self._move_side(debits, map(neg, batch.amounts), len(payers) == 1)
-            credit_after, credit_before = self._move_side(credits, batch.amounts, len(payees) == 1)
-        else:
-            (debit_after, debit_before), (credit_after, credit_before) = self._move_both(debits, credits, batch.amounts)
+        moved = move(batch, self._places(batch), self._balances, self._last, len(self._ids))
         self._ids.extend(batch.ids)
         self._kinds += batch.kinds
         self._at.extend(array("q", [at_ms]) * n)
         _extend(self._amounts, batch.amounts)
-        _extend(self._debits, debits)
-        _extend(self._credits, credits)
-        _extend(self._debit_after, debit_after)
-        _extend(self._credit_after, credit_after)
-        _extend(self._debit_before, debit_before)
-        _extend(self._credit_before, credit_before)
+        for name, column in moved.items():
+            getattr(self, f"_{name}").extend(column)
         for column, marks in ((self._jobs, batch.jobs), (self._leases, batch.leases)):
             if marks:
                 _extend(column, [self._text(batch.names[mark - 1]) if mark else 0 for mark in marks])
             else:
                 column.frombytes(bytes(n * column.itemsize))
-
-    def _move_side(self, places: Sequence[int], nanos: Iterable[int], is_one: bool) -> _Moved:
-        """Balance after each row and the account's entry before; `is_one`: all rows are of the same account."""
-        balances, last, before = self._balances, self._last, len(self._ids)
-        if is_one:
-            place = places[0]
-            after = list(accumulate(nanos, initial=balances[place]))[1:]
-            earlier = array("I", range(before, before + len(places)))
-            earlier[0] = last[place]
-            balances[place], last[place] = after[-1], before + len(places)
-            return after, earlier
-        after, entries = [], []
-        for number, place, amount in zip(range(before + 1, before + len(places) + 1), places, nanos, strict=True):
-            balances[place] = balance = balances[place] + amount
-            after.append(balance)
-            entries.append(last[place])
-            last[place] = number
-        return after, entries
-
-    def _move_both(self, debits: Sequence[int], credits: Sequence[int], amounts: Sequence[int]) -> tuple[_Moved, _Moved]:
-        """The same of both sides, row by row: an account may be on either."""
-        balances, last, number, n = self._balances, self._last, len(self._ids), len(debits)
-        debit_after, credit_after, debit_before, credit_before = ([0] * n for _ in range(4))
-        for row, payer, payee, amount in zip(range(n), debits, credits, amounts, strict=True):
-            number += 1
-            debit_after[row] = balances[payer] = balances[payer] - amount
-            debit_before[row] = last[payer]
-            last[payer] = number
-            credit_after[row] = balances[payee] = balances[payee] + amount
-            credit_before[row] = last[payee]
-            last[payee] = number
-        return (debit_after, debit_before), (credit_after, credit_before)
 
     def _book_one(self, transfer: Transfer, at_ms: int) -> None:
         """What `_book` does, for one."""
@@ -362,9 +324,13 @@ class Ledger:
         self._jobs.append(0 if transfer.job is None else self._text(transfer.job))
         self._leases.append(0 if transfer.lease is None else self._text(transfer.lease))
 
-    def _places(self, batch: TransferBatch, sides: Collection[int]) -> list[int]:
-        """Of the batch's names that are accounts the place here; others, which no side names, get none."""
-        return [self._place(name) if place in sides else -1 for place, name in enumerate(batch.names)]
+    def _places(self, batch: TransferBatch) -> list[int]:
+        """Of the batch's names that are accounts the place here; others, which no side names, may get none."""
+        places = [self._accounts.get(name, -1) for name in batch.names]
+        if -1 in places:
+            sides = places_named(batch)
+            places = [self._place(name) if place in sides else -1 for place, name in enumerate(batch.names)]
+        return places
 
     def _place(self, account: str) -> int:
         index = self._accounts.get(account)

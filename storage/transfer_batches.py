@@ -26,7 +26,6 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import compress
 from typing import Any, Final
 
 from storage.transfers import KIND_CODES, KIND_NAMES, STATUS_CODES, STATUS_OF_CODE, Status, Transfer
@@ -96,14 +95,14 @@ class TransferBatch:
     def status(self, row: int) -> Status:
         return STATUS_OF_CODE[self.statuses[row]]
 
-    def take(self, stays: Sequence[int], statuses: bytes | bytearray) -> "TransferBatch":
+    def take(self, stays: bytes | bytearray, statuses: bytes | bytearray) -> "TransferBatch":
         """The rows that stay (1, not 0), with what became of each."""
         if all(stays):
             return replace(self, statuses=bytes(statuses))
+        runs = list(_runs(stays))
         return TransferBatch(
-            self.names, list(compress(self.ids, stays)), bytes(compress(self.kinds, stays)), list(compress(self.debits, stays)),
-            list(compress(self.credits, stays)), list(compress(self.amounts, stays)), list(compress(self.jobs, stays)),
-            list(compress(self.leases, stays)), bytes(compress(statuses, stays)),
+            self.names, _taken(self.ids, runs), _taken(self.kinds, runs), _taken(self.debits, runs), _taken(self.credits, runs),
+            _taken(self.amounts, runs), _taken(self.jobs, runs), _taken(self.leases, runs), bytes(_taken(statuses, runs)),
         )  # fmt: skip
 
     def events(self) -> Iterator[Event]:
@@ -154,6 +153,22 @@ class TransferBatch:
         batch = cls(names, ids, kinds, debits, credits, amounts, jobs, leases, statuses)
         _check(batch, n)
         return at_ms, batch
+
+
+def _runs(stays: bytes | bytearray) -> Iterator[slice]:
+    """Rows side by side that stay."""
+    end = 0
+    while (begin := stays.find(1, end)) >= 0:
+        end = stays.find(0, begin)
+        end = len(stays) if end < 0 else end
+        yield slice(begin, end)
+
+
+def _taken(column: Any, runs: Sequence[slice]) -> Any:
+    made = column[:0]
+    for run in runs:
+        made += column[run]
+    return made
 
 
 def _check(batch: TransferBatch, n: int) -> None:

@@ -2,12 +2,14 @@
 
 A packed part is the text of all ids one after the other, where each ends, and a table of numbers from 1 in which an id is looked
 for from the slot on that the low bits of its BLAKE2b say; 0 is free. The table has a power of two of slots, at least twice as
-many as ids, and is filled in the order of the numbers, so that equal ids make equal bytes.
+many as ids, and is filled in the order of the numbers, so that equal ids make equal bytes. What came since is in an `IdTable`.
 """
 
 import hashlib
 from array import array
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+
+from storage.id_table import IdTable
 
 
 class TransferIds:
@@ -18,8 +20,7 @@ class TransferIds:
         self._text = text
         self._ends = array("Q") if ends is None else ends
         self._slots = array("I") if slots is None else slots
-        self._recent: list[str] = []
-        self._numbers: dict[str, int] = {}
+        self._recent = IdTable()
 
     def __len__(self) -> int:
         return len(self._ends) + len(self._recent)
@@ -27,30 +28,28 @@ class TransferIds:
     def of(self, number: int) -> str:
         """The id of that number."""
         place = number - 1 - len(self._ends)
-        return self._recent[place] if place >= 0 else str(self._old(number), "utf-8")
+        return self._recent.ids[place] if place >= 0 else str(self._old(number), "utf-8")
 
     def number(self, id: str) -> int | None:
         """The number of that id, None for one that is not here."""
-        found = self._numbers.get(id)
-        return self._find(id) if found is None and self._ends else found
+        found = self._recent.number(id)
+        if found is not None:
+            return len(self._ends) + found
+        return self._find(id) if self._ends else None
 
-    def has_none(self, ids: Collection[str]) -> bool:
+    def has_none(self, ids: Sequence[str]) -> bool:
         """Whether none of these is here."""
-        return self._numbers.keys().isdisjoint(ids) and (not self._ends or not any(map(self._find, ids)))
+        return self._recent.has_none(ids) and (not self._ends or not any(map(self._find, ids)))
 
     def append(self, id: str) -> None:
         self._recent.append(id)
-        self._numbers[id] = len(self)
 
     def extend(self, ids: Sequence[str]) -> None:
-        before = len(self)
-        self._recent += ids
-        self._numbers.update(zip(ids, range(before + 1, before + len(ids) + 1), strict=True))
-        assert len(self._numbers) == len(self._recent), "an id was booked twice"
+        self._recent.extend(ids)
 
     def packed(self) -> "tuple[bytes, array[int], array[int]]":
         """Text, ends and slots of all."""
-        told = [id.encode() for id in self._recent]
+        told = [id.encode() for id in self._recent.ids]
         ends = array("Q", self._ends)
         end = len(self._text)
         for one in told:

@@ -3,9 +3,8 @@
 Accounts: `wallet:{member}`, `escrow:{job}`, `earnings:{member}`, `credit:{grant}`, `fee`, `grants`, `world`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from functools import lru_cache
 from typing import Final
 
 from storage.units import MAX_NANOS
@@ -171,19 +170,18 @@ def check_form(transfer: Transfer) -> Status | None:
     return None
 
 
-def _bits(side: int) -> dict[str | None, int]:
-    found: dict[str | None, int] = {}
-    for code, classes in enumerate(KINDS.values()):
-        for one in classes[side]:
-            found[one] = found.get(one, 0) | 1 << code
-    return found
+def _bits(side: int, one: str) -> int:
+    return sum(1 << code for code, classes in enumerate(KINDS.values()) if one in classes[side])
 
 
-_DEBITED, _CREDITED = _bits(0), _bits(1)
+_CLASSES: Final = frozenset().union(*(side for sides in KINDS.values() for side in sides))
+_MAY_MOVE: Final = {(one, one not in (WORLD, GRANTS, FEE)): (_bits(0, one), _bits(1, one)) for one in _CLASSES}
+"""By the class, and whether its accounts have owners."""
+_NEITHER: Final = (0, 0)
 
 
-@lru_cache(maxsize=1 << 16)
-def may_move(account: str) -> tuple[int, int]:
-    """A bit for each kind (1 << its code) by which the account may be debited, and by which it may be credited."""
-    of = account_class(account)
-    return _DEBITED.get(of, 0), _CREDITED.get(of, 0)
+def may_move(accounts: Iterable[str]) -> tuple[list[int], list[int]]:
+    """Of each account a bit for each kind (1 << its code) by which it may be debited, and by which it may be credited."""
+    parted = [account.partition(":") for account in accounts]
+    found = [_MAY_MOVE.get((name, owner != ""), _NEITHER) for name, _, owner in parted]
+    return [debited for debited, _ in found], [credited for _, credited in found]
