@@ -67,7 +67,8 @@ class HostTeller:
             return f"offered: {told['id']}  {told['gpus']} × {told['gpu']} at {price}/h, isolation {told['isolation']}"
         if event == "selftest" and "held" in told:
             tried = told["held"] + len(told["escaped"])
-            return f"self-test: {told['held']} of {tried} attempts to break out held; isolation {told['isolation']}"
+            got = f"; got out: {', '.join(told['escaped'])} (torg provider selftest tells more)" if told["escaped"] else ""
+            return f"self-test: {told['held']} of {tried} attempts to break out held; isolation {told['isolation']}{got}"
         if event == "measured" and "doubt" in told:
             return f"measured again, and in doubt: {told['doubt']}" if told["doubt"] else ""
         message = f": {told['message']}" if told.get("message") else ""

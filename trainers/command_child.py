@@ -67,7 +67,7 @@ def main() -> None:
     for number in (signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    lock_command(order["memory_limit_bytes"], arguments.isolation, order["cuda"])
+    lock_command(order["memory_limit_bytes"], arguments.isolation, order["cuda"], order["processes"])
     begun = {"kind": "stopped"} if more else _started(order)
     if isinstance(begun, dict):
         told = begun

@@ -5,15 +5,15 @@ import sys
 from trainers import sandbox, seccomp
 
 
-def lock_trainer(memory_limit_bytes: int, isolation: sandbox.Isolation, cuda: bool) -> bool:
+def lock_trainer(memory_limit_bytes: int, isolation: sandbox.Isolation, cuda: bool, tasks: int = sandbox.CHILD_TASKS) -> bool:
     """For a trainer child, when all is imported; whether system calls are filtered."""
-    sandbox.limit_self(memory_limit_bytes, isolation, cuda)
+    sandbox.limit_self(memory_limit_bytes, isolation, cuda, tasks)
     return _filtered(processes=False, sockets=False)
 
 
-def lock_command(memory_limit_bytes: int, isolation: sandbox.Isolation, cuda: bool) -> bool:
+def lock_command(memory_limit_bytes: int, isolation: sandbox.Isolation, cuda: bool, tasks: int) -> bool:
     """For the process around a command, and so for the command; sockets where its network has nobody else in it."""
-    sandbox.limit_command(memory_limit_bytes, isolation, cuda)
+    sandbox.limit_command(memory_limit_bytes, isolation, cuda, tasks)
     return _filtered(processes=True, sockets=isolation == "sandbox")
 
 

@@ -191,8 +191,8 @@ def die_with_parent(parent_pid: int | None) -> None:
         os._exit(1)
 
 
-def limit_self(memory_limit_bytes: int, isolation: Isolation, cuda: bool) -> None:
-    """Limits for the rest of this process's life; memory counts from what it has mapped already.
+def limit_self(memory_limit_bytes: int, isolation: Isolation, cuda: bool, tasks: int) -> None:
+    """Limits for the rest of this process's life; memory counts from what it has mapped already. tasks: threads at most.
 
     Address space is not limited with `cuda`, which reserves as much of it as all memory of machine and cards together.
     """
@@ -205,11 +205,11 @@ def limit_self(memory_limit_bytes: int, isolation: Isolation, cuda: bool) -> Non
         (resource.RLIMIT_FSIZE, max(1 << 30, memory_limit_bytes)),
     )
     if isolation == "sandbox":  # counted per user namespace there; elsewhere it would count the account's processes
-        limits = (*limits, (resource.RLIMIT_NPROC, CHILD_TASKS))
+        limits = (*limits, (resource.RLIMIT_NPROC, tasks))
     _limit(limits)
 
 
-def limit_command(memory_limit_bytes: int, isolation: Isolation, cuda: bool) -> None:
+def limit_command(memory_limit_bytes: int, isolation: Isolation, cuda: bool, tasks: int) -> None:
     """The same before a batch job's command begins, for each of its processes; their sum is watched by `command_child`."""
     limits: Sequence[tuple[int, int]] = (
         *([] if cuda else [(resource.RLIMIT_DATA, memory_limit_bytes + COMMAND_ROOM_BYTES)]),
@@ -218,7 +218,7 @@ def limit_command(memory_limit_bytes: int, isolation: Isolation, cuda: bool) -> 
         (resource.RLIMIT_FSIZE, max(COMMAND_FILE_BYTES, memory_limit_bytes)),
     )
     if isolation == "sandbox":
-        limits = (*limits, (resource.RLIMIT_NPROC, COMMAND_PROCESSES))
+        limits = (*limits, (resource.RLIMIT_NPROC, tasks))
     _limit(limits)
 
 

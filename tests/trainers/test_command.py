@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -83,6 +85,18 @@ def test_its_output_and_its_exit_status_are_told(start: Start) -> None:
     assert (outcome.kind, outcome.code, outcome.signal) == ("exit", 7, None)
     assert text.splitlines() == ["to stdout", "to stderr"]
     assert outcome.tail.endswith("to stderr")
+
+
+def test_the_kernel_counts_its_tasks_for_accounts_other_than_root(place: Place, isolation: str) -> None:
+    """Root is exempt from the limit; a provider of another account has no cgroups, and nothing else that bounds threads."""
+    command = CommandProcess(
+        python("import resource; print(resource.getrlimit(resource.RLIMIT_NPROC)[0])"), {}, dataclasses.replace(place, tasks=77),
+        timeout_s=None,
+    )  # fmt: skip
+    _, text = finished(command)
+    command.close()
+    elsewhere, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    assert int(text) == (77 if isolation == "sandbox" else elsewhere), "without a user namespace it would count the account"
 
 
 def test_a_signal_is_told(start: Start) -> None:

@@ -185,6 +185,8 @@ class _Ground:
             self._isolation,
             "--memory-limit-bytes",
             str(place.memory_limit_bytes),
+            "--tasks",
+            str(place.tasks),
         ]
         with _spawned("trainers.selftest.intruder", options, place) as begun:
             self.bounds = begun.group.bounds

@@ -37,11 +37,12 @@ def main() -> None:
     parser.add_argument("--fd", type=int)
     parser.add_argument("--isolation", choices=("sandbox", "process"), default="process")
     parser.add_argument("--memory-limit-bytes", type=int, default=0)
+    parser.add_argument("--tasks", type=int, default=0)
     given = parser.parse_args()
     if given.role == "trainer":
         with socket.socket(fileno=given.fd) as parent, parent.makefile("r", encoding="utf-8") as lines:
             order = json.loads(lines.readline())
-        lock_trainer(given.memory_limit_bytes, given.isolation, cuda=False)
+        lock_trainer(given.memory_limit_bytes, given.isolation, cuda=False, tasks=given.tasks)
     else:
         order = json.loads(os.environ.pop(VARIABLE))
     scene = Scene(**{field.name: order["scene"][field.name] for field in fields(Scene)})
