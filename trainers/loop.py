@@ -5,7 +5,7 @@ Flat vectors are float32, parameters in the order of `model.named_parameters()`.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -20,7 +20,7 @@ from trainers.precision import LossScale, forward_in, norm_of
 from trainers.preparing import compiled, recompute_activations, shard
 from trainers.ranks import Ranks
 from trainers.sharding import gather_no_longer, whole
-from trainers.workload import Batch, Workload
+from trainers.workload import Batch, OnePass, Workload
 
 __all__ = ["InnerLoop", "InnerResult", "NotFinite", "ShapeChanged"]
 
@@ -131,8 +131,9 @@ class InnerLoop:
         self.model.eval()
         losses, found = [], []
         for batch in self.held_out:
-            losses.append(float(self._loss(batch).item()))
-            found.append(self.workload.metrics(self.called, on_device(batch, self.device)))
+            loss, figures = self._evaluated(batch)
+            losses.append(float(loss.item()))
+            found.append(figures)
         gather_no_longer(self.model)
         mean = float(np.mean(losses))
         self.metrics = mean_metrics(found) if math.isfinite(mean) else {}
@@ -230,10 +231,17 @@ class InnerLoop:
         """One forward pass. Raises TypeError for what is no scalar."""
         with forward_in(self.options.precision, self.device):
             loss = self.workload.loss(self.called, on_device(batch, self.device))
-        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-            what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
-            raise TypeError(f"loss() must return a scalar tensor, not {what}")
-        return loss
+        return _scalar(loss)
+
+    def _evaluated(self, batch: Batch) -> tuple[torch.Tensor, Mapping[str, float]]:
+        """Loss and figures of a held-out batch: of one forward pass where the workload allows it. Raises TypeError."""
+        workload = self.workload
+        if not (isinstance(workload, OnePass) and workload.in_one_pass):
+            return self._loss(batch), workload.metrics(self.called, on_device(batch, self.device))
+        batch = on_device(batch, self.device)
+        with forward_in(self.options.precision, self.device):
+            outputs = workload.outputs(self.called, batch)
+            return _scalar(workload.loss_of(outputs, batch)), workload.metrics_of(outputs, batch)
 
     def _finite(self, number: torch.Tensor, where: str, what: str = "loss") -> float:
         """A scalar's value, for which the device is waited for. Raises NotFinite."""
@@ -241,6 +249,14 @@ class InnerLoop:
         if not math.isfinite(value):
             raise NotFinite(f"the {what} is {value} {where}")
         return value
+
+
+def _scalar(loss: object) -> torch.Tensor:
+    """The same. Raises TypeError for what is no scalar tensor."""
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+        raise TypeError(f"loss() must return a scalar tensor, not {what}")
+    return loss
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:

@@ -16,7 +16,7 @@ import torch
 from trainers.preparing import blocks_of
 from trainers.workloads import BUILT_IN, nearest_name
 
-__all__ = ["BUILT_IN", "Workload", "built_in"]
+__all__ = ["BUILT_IN", "OnePass", "Workload", "built_in"]
 
 Batch = Any  # whatever `batch` returns and `loss` understands; usually a tensor or a tuple of tensors
 
@@ -127,6 +127,37 @@ class Workload(ABC):
         """How much data a batch holds, for the meters: by default the elements of its first tensor."""
         first = batch[0] if isinstance(batch, (tuple, list)) else batch
         return int(first.numel()) if isinstance(first, torch.Tensor) else 1
+
+
+class OnePass(Workload):
+    """A workload whose loss and figures are both made of the same outputs of its model: a held-out batch passes through the
+    model once for both.
+    """
+
+    @abstractmethod
+    def outputs(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """What the model makes of the batch."""
+
+    @abstractmethod
+    def loss_of(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """See `loss`."""
+
+    @abstractmethod
+    def metrics_of(self, outputs: torch.Tensor, batch: Batch) -> Mapping[str, float]:
+        """See `metrics`."""
+
+    def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Of the model's outputs."""
+        return self.loss_of(self.outputs(model, batch), batch)
+
+    def metrics(self, model: torch.nn.Module, batch: Batch) -> Mapping[str, float]:
+        """Of the model's outputs."""
+        return self.metrics_of(self.outputs(model, batch), batch)
+
+    @property
+    def in_one_pass(self) -> bool:
+        """Whether that is so of this class, too: one that is derived from it may have a loss or figures of its own."""
+        return type(self).loss is OnePass.loss and type(self).metrics is OnePass.metrics
 
 
 def built_in(name: str) -> type[Workload]:

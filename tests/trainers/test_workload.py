@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from trainers.loop import InnerLoop, NotFinite, ShapeChanged
+from trainers.metrics import mean_metrics
 from trainers.workload import built_in
 from trainers.workloads.byte_lm import ByteLM, Shape
 
@@ -51,6 +52,45 @@ def test_one_dial_gives_a_model_of_about_that_size(size, layers, width):
     assert shape.width % shape.heads == 0
     wanted = float(size[:-1]) * {"k": 1e3, "M": 1e6, "G": 1e9}[size[-1]]
     assert 12 * layers * width**2 == pytest.approx(wanted, rel=0.07)
+
+
+class Harder(ByteLM):
+    """With a loss and figures of its own."""
+
+    def loss(self, model, batch):
+        return 2 * super().loss(model, batch)
+
+    def metrics(self, model, batch):
+        return {"half": super().metrics(model, batch)["accuracy"] / 2}
+
+
+@torch.no_grad()
+def evaluated(workload):
+    """Held-out loss and figures as the loop has them and batch by batch, and how often the loop called the model."""
+    loop, calls = InnerLoop(workload, 1, 10), []
+    counting = loop.model.register_forward_hook(lambda *_: calls.append(1))
+    loss = loop.evaluate()
+    counting.remove()
+    batches = workload.held_out()
+    apart = float(np.mean([workload.loss(loop.model, batch).item() for batch in batches]))
+    figures = mean_metrics([workload.metrics(loop.model, batch) for batch in batches])
+    return (loss, loop.metrics), (apart, figures), len(calls) / len(batches)
+
+
+def test_a_held_out_batch_passes_through_the_model_once_for_its_loss_and_its_figures(text):
+    told, apart, calls = evaluated(ByteLM(dict(SMALL), text, 1))
+    assert told == apart
+    assert list(told[1]) == ["accuracy"]
+    assert calls == 1
+
+
+def test_a_derived_workload_with_a_loss_and_figures_of_its_own_is_evaluated_by_those(text):
+    plain = evaluated(ByteLM(dict(SMALL), text, 1))[0]
+    told, apart, calls = evaluated(Harder(dict(SMALL), text, 1))
+    assert told == apart
+    assert told[0] == pytest.approx(2 * plain[0])
+    assert told[1] == {"half": plain[1]["accuracy"] / 2}
+    assert calls == 2
 
 
 def test_batches_are_the_same_for_the_same_seed_step_worker_and_only_then(text):

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from trainers.workload import Workload
+from trainers.workload import OnePass
 from trainers.workloads.options import size_of, workload_options
 from trainers.workloads.streams import Draws, SampleStream, epoch_offsets, own_seed
 
@@ -104,7 +104,7 @@ class GPT(nn.Module):
         return F.linear(self.norm(x), self.embedding.weight)
 
 
-class ByteLM(Workload):
+class ByteLM(OnePass):
     """Options: `size` (1M), `context` bytes (128), `batch` sequences (6), `lr` (from the size when not given), `optimizer`, `reading`.
 
     Readings: `random` windows by (seed, step, worker); `stream`, every byte once an epoch by all workers together;
@@ -149,19 +149,21 @@ class ByteLM(Workload):
         starts = np.linspace(0, room - 1, num=min(HELD_OUT_SEQUENCES, room), dtype=np.int64)
         return [self._windows(self.held_out_bytes, starts[i : i + 16]) for i in range(0, len(starts), 16)]
 
-    def loss(self, model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    def outputs(self, model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        """Logits [B, T, V]."""
+        return next_token_logits(model, batch)
+
+    def loss_of(self, outputs: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy in nats per byte."""
-        logits = model(batch[:, :-1])
-        return F.cross_entropy(logits.reshape(-1, VOCABULARY), batch[:, 1:].reshape(-1))
+        return next_token_loss(outputs, batch)
 
     def tokens(self, batch: torch.Tensor) -> int:
         """Bytes predicted."""
         return batch.shape[0] * (batch.shape[1] - 1)
 
-    def metrics(self, model: nn.Module, batch: torch.Tensor) -> dict[str, float]:
+    def metrics_of(self, outputs: torch.Tensor, batch: torch.Tensor) -> dict[str, float]:
         """The share of bytes whose most likely guess is right."""
-        guessed = model(batch[:, :-1]).argmax(dim=-1)
-        return {"accuracy": float((guessed == batch[:, 1:]).float().mean())}
+        return {"accuracy": next_token_accuracy(outputs, batch)}
 
     def _drawn(self, draws: Draws, seed: int) -> torch.Tensor:
         offsets = epoch_offsets(seed, draws.epochs, self.context)
@@ -170,6 +172,22 @@ class ByteLM(Workload):
     def _windows(self, source: np.ndarray, starts: np.ndarray) -> torch.Tensor:
         windows = source[starts[:, None] + np.arange(self.context + 1)]
         return torch.from_numpy(windows.astype(np.int64))
+
+
+def next_token_logits(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    """[B, T, V] of windows [B, T+1]."""
+    logits: torch.Tensor = model(batch[:, :-1])
+    return logits
+
+
+def next_token_loss(logits: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy in nats of logits [B, T, V]."""
+    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), batch[:, 1:].reshape(-1))
+
+
+def next_token_accuracy(logits: torch.Tensor, batch: torch.Tensor) -> float:
+    """The share of tokens whose most likely guess is right."""
+    return float((logits.argmax(dim=-1) == batch[:, 1:]).float().mean())
 
 
 def split_corpus(data: Path, context: int) -> tuple[np.ndarray, np.ndarray]:

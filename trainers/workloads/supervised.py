@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from trainers.workload import Workload
+from trainers.workload import OnePass
 from trainers.workloads.streams import SampleStream, own_seed
 
 HELD_OUT_BATCH = 4096
@@ -39,7 +39,7 @@ class Samples:
         return self.inputs[index], self.targets[index]
 
 
-class Supervised(Workload):
+class Supervised(OnePass):
     """Subclasses call `hold` with their samples and write `model`. One sample counts as one token."""
 
     train: Samples
@@ -82,18 +82,21 @@ class Supervised(Workload):
         parts = np.array_split(np.arange(count), -(-count // HELD_OUT_BATCH))
         return [self.apart.taken(part) for part in parts]
 
-    def loss(self, model: nn.Module, batch: Pair) -> torch.Tensor:
+    def outputs(self, model: nn.Module, batch: Pair) -> torch.Tensor:
+        """[B, classes], or [B, 1] of values."""
+        outputs: torch.Tensor = model(batch[0])
+        return outputs
+
+    def loss_of(self, outputs: torch.Tensor, batch: Pair) -> torch.Tensor:
         """Cross-entropy in nats of classes; mean squared error, in deviations of the target, of values."""
-        inputs, targets = batch
-        outputs = model(inputs)
+        targets = batch[1]
         if targets.is_floating_point():
             return F.mse_loss(outputs.squeeze(-1), targets)
         return F.cross_entropy(outputs, targets)
 
-    def metrics(self, model: nn.Module, batch: Pair) -> Mapping[str, float]:
+    def metrics_of(self, outputs: torch.Tensor, batch: Pair) -> Mapping[str, float]:
         """`accuracy` of classes; `root_mean_squared_error` in the target's own unit of values."""
-        inputs, targets = batch
-        outputs = model(inputs)
+        targets = batch[1]
         if targets.is_floating_point():
             return {"root_mean_squared_error": float(F.mse_loss(outputs.squeeze(-1), targets).sqrt()) * self.unit}
         return {"accuracy": float((outputs.argmax(dim=-1) == targets).float().mean())}

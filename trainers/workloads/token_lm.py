@@ -7,16 +7,24 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from trainers.workload import Workload
-from trainers.workloads.byte_lm import GPT, HELD_OUT_FOLDER, HELD_OUT_FRACTION, HELD_OUT_SEQUENCES, Shape
+from trainers.workload import OnePass
+from trainers.workloads.byte_lm import (
+    GPT,
+    HELD_OUT_FOLDER,
+    HELD_OUT_FRACTION,
+    HELD_OUT_SEQUENCES,
+    Shape,
+    next_token_accuracy,
+    next_token_logits,
+    next_token_loss,
+)
 from trainers.workloads.options import workload_options
 from trainers.workloads.shards import TokenShards, shard_files
 from trainers.workloads.streams import SampleStream, own_seed
 
 
-class TokenLM(Workload):
+class TokenLM(OnePass):
     """Options: see `trainers.workloads.options`. Data: `.bin` or `.npy` files; what lies in `held_out` is held out."""
 
     def __init__(self, options: dict[str, Any], data: Path | None, seed: int) -> None:
@@ -57,13 +65,17 @@ class TokenLM(Workload):
         batches = [samples[i : i + 16] for i in range(0, len(samples), 16)]
         return [self._checked(self.held_shards.windows(part, [0] * len(part))) for part in batches]
 
-    def loss(self, model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy in nats per token."""
-        return F.cross_entropy(model(batch[:, :-1]).reshape(-1, self.vocabulary), batch[:, 1:].reshape(-1))
+    def outputs(self, model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        """Logits [B, T, V]."""
+        return next_token_logits(model, batch)
 
-    def metrics(self, model: nn.Module, batch: torch.Tensor) -> dict[str, float]:
+    def loss_of(self, outputs: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy in nats per token."""
+        return next_token_loss(outputs, batch)
+
+    def metrics_of(self, outputs: torch.Tensor, batch: torch.Tensor) -> dict[str, float]:
         """The share of tokens whose most likely guess is right."""
-        return {"accuracy": float((model(batch[:, :-1]).argmax(dim=-1) == batch[:, 1:]).float().mean())}
+        return {"accuracy": next_token_accuracy(outputs, batch)}
 
     def tokens(self, batch: torch.Tensor) -> int:
         """Tokens predicted."""
