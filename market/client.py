@@ -356,6 +356,10 @@ class Market(Consortium, PastQuestions):
         """Bring a file or bytes to the market and answer the digest; what is already there is not sent again."""
         return self.blobs.upload(source)
 
+    def upload_all(self, blobs: Sequence[tuple[str, bytes | memoryview]]) -> list[str]:
+        """Send small blobs in one request; the digests of those that have other bytes than these say, which are not kept."""
+        return self.blobs.upload_all(blobs)
+
     def download(self, digest: str, target: Path, progress: Callable[[int], None] = lambda _: None) -> None:
         """Fetch a blob into a file; a cut transfer goes on where it was, and the digest is checked. `progress` gets the
         bytes that are there.

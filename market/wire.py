@@ -6,10 +6,10 @@ Imports httpx2 only when the first call is made, so that importing the SDK costs
 import json
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     import ssl
@@ -71,7 +71,7 @@ class Wire:
         *,
         params: Mapping[str, object] | None = None,
         body: object = None,
-        content: bytes | None = None,
+        content: bytes | Sequence[bytes | memoryview] | None = None,
         headers: Mapping[str, str] | None = None,
         wait_s: float = 0,
         repeatable: bool = True,
@@ -131,20 +131,20 @@ class Wire:
         path: str,
         params: Mapping[str, object] | None,
         body: object,
-        content: bytes | None,
+        content: bytes | Sequence[bytes | memoryview] | None,
         headers: Mapping[str, str] | None,
         wait_s: float,
     ) -> "httpx2.Response":
         import httpx2
 
-        extra = dict(headers or {})
+        extra, sent = dict(headers or {}), cast("bytes | Sequence[bytes] | None", content)
         if body is not None:
-            content = json.dumps(body, separators=(",", ":"), allow_nan=False).encode("utf-8")
+            sent = json.dumps(body, separators=(",", ":"), allow_nan=False).encode("utf-8")
             extra["Content-Type"] = "application/json"
         timeout = httpx2.Timeout(self._timeout_s + wait_s, connect=min(self._timeout_s, 10.0))
         try:
             return self._client().request(
-                method, path, params=_clean(params), content=content, headers=extra, timeout=timeout
+                method, path, params=_clean(params), content=sent, headers=extra, timeout=timeout
             )
         except httpx2.TransportError as error:
             raise self._unreachable(error) from error

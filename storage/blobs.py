@@ -4,7 +4,7 @@
     blobs/partial/ab12…      uploads that are not whole yet; the length of the file is the next offset
     blobs/temporary/…        files on their way in; emptied when the store is opened
 
-A blob is durable when `put` or the last `upload` returns: temporary file, fsync, rename, fsync of the folder.
+A blob is durable when `put`, `put_all` or the last `upload` returns: temporary file, fsync, rename, fsync of the folder.
 """
 
 import contextlib
@@ -13,13 +13,13 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
 from pathlib import Path
 
 from storage.blob_ram import BlobRam
-from storage.disk import DISK, Disk, write_all
+from storage.disk import DISK, Disk, write_all, write_synced
 from storage.journal_format import FULL_ERRORS
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -64,6 +64,14 @@ class Upload:
 
     offset: int
     whole: bool
+
+
+def digest_of(pieces: Iterable[bytes | memoryview]) -> str:
+    """The SHA-256 of bytes that are in pieces."""
+    found = hashlib.sha256()
+    for piece in pieces:
+        found.update(piece)
+    return found.hexdigest()
 
 
 class BlobStore:
@@ -164,6 +172,40 @@ class BlobStore:
         self.ram.keep(digest, data)
         return digest
 
+    def put_all(self, blobs: Iterable[tuple[str, Sequence[bytes | memoryview]]]) -> list[str]:
+        """Store blobs, each with the digest that it is said to have and its bytes in pieces; the digests of those that have
+        another, which are not kept.
+
+        The others are durable together: every file's sync, the renames, then a sync of each folder once. Raises BlobTooLarge
+        and BlobStoreFull; then none of them is promised that was not there before.
+        """
+        named = dict(blobs)
+        for pieces in named.values():
+            self._check_size(sum(map(len, pieces)))
+        right = {digest: pieces for digest, pieces in named.items() if digest_of(pieces) == digest}
+        self._put_new({digest: pieces for digest, pieces in right.items() if not self._holds(digest)})
+        return [digest for digest in named if digest not in right]
+
+    def _put_new(self, blobs: Mapping[str, Sequence[bytes | memoryview]]) -> None:
+        temporaries = {digest: self.folder / "temporary" / f"{digest}.{secrets.token_hex(6)}" for digest in blobs}
+        digest = ""
+        try:
+            for digest, pieces in blobs.items():
+                write_synced(self._disk, temporaries[digest], *pieces)
+            for digest, temporary in temporaries.items():
+                self._secure_folder(self.path(digest).parent)
+                self._disk.rename(temporary, self.path(digest))
+            for folder in dict.fromkeys(self.path(digest).parent for digest in blobs):
+                self._disk.sync_folder(folder)
+        except OSError as error:
+            for temporary in temporaries.values():
+                temporary.unlink(missing_ok=True)
+            raise self._failure(error, digest, None) from error
+        self._durable |= blobs.keys()
+        if self.ram.limit_bytes:
+            for digest, pieces in blobs.items():
+                self.ram.keep(digest, b"".join(pieces))
+
     def partial(self, digest: str) -> int:
         """The next offset of an upload that is not whole; 0 if none was begun."""
         try:
@@ -209,14 +251,22 @@ class BlobStore:
 
     def delete(self, digest: str) -> bool:
         """Remove a blob; False if there was none."""
-        path = self.path(digest)
+        return self.delete_all([digest]) == 1
+
+    def delete_all(self, digests: Iterable[str]) -> int:
+        """Remove blobs, with a sync of each folder once; how many there were."""
+        gone = [digest for digest in digests if self._delete(digest)]
+        for folder in dict.fromkeys(self.path(digest).parent for digest in gone):
+            self._disk.sync_folder(folder)
+        return len(gone)
+
+    def _delete(self, digest: str) -> bool:
         self.ram.drop(digest)
         self._durable.discard(digest)
         try:
-            self._disk.unlink(path)
+            self._disk.unlink(self.path(digest))
         except FileNotFoundError:
             return False
-        self._disk.sync_folder(path.parent)
         return True
 
     def abandon(self, digest: str) -> None:

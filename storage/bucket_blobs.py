@@ -15,7 +15,7 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -148,16 +148,24 @@ class BucketBlobs(BlobStore):
     def put(self, data: bytes) -> str:
         self._check_size(len(data))
         digest = hashlib.sha256(data).hexdigest()
-        if digest not in self:
+        self._put_new({} if digest in self else {digest: [data]})
+        self.ram.keep(digest, data)
+        return digest
+
+    def _put_new(self, blobs: Mapping[str, Sequence[bytes | memoryview]]) -> None:
+        for digest, pieces in blobs.items():
+            data = b"".join(pieces)
             try:
                 self._store.put_new(self._name(digest), data)
             except ObjectStoreError as error:
                 raise _failure(error) from error
             self._sizes[digest] = len(data)
-        self.ram.keep(digest, data)
-        return digest
+            self.ram.keep(digest, data)
 
-    def delete(self, digest: str) -> bool:
+    def delete_all(self, digests: Iterable[str]) -> int:
+        return sum(map(self._delete, digests))
+
+    def _delete(self, digest: str) -> bool:
         self.ram.drop(digest)
         known = self._sizes.pop(digest, None)
         if known is not None:

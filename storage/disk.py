@@ -70,7 +70,7 @@ class Disk:
 DISK = Disk()
 
 
-def write_synced(disk: Disk, path: Path, *parts: bytes) -> None:
+def write_synced(disk: Disk, path: Path, *parts: bytes | memoryview) -> None:
     """A file of these bytes, one part behind the other, durable when this returns; its name is not. What cannot be written whole is removed. Raises OSError."""
     handle = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
@@ -85,7 +85,7 @@ def write_synced(disk: Disk, path: Path, *parts: bytes) -> None:
         os.close(handle)
 
 
-def write_all(disk: Disk, handle: int, data: bytes) -> None:
+def write_all(disk: Disk, handle: int, data: bytes | memoryview) -> None:
     """Every byte, in as many writes as the system needs."""
     view = memoryview(data)
     while view:

@@ -28,6 +28,7 @@ class Marks:
     """
 
     _marked: dict[str, int] = field(default_factory=dict)
+    _free: set[str] = field(default_factory=set)
     _going: set[str] = field(default_factory=set)
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
@@ -40,7 +41,13 @@ class Marks:
         """Somebody asks for the blob: take its mark off. False when it is going, so that it must not be promised."""
         with self._turn:
             self._marked.pop(digest, None)
+            self._free.discard(digest)
             return digest not in self._going
+
+    def free(self, digests: Iterable[str]) -> None:
+        """The last that needed them gives them back: they may go without a grace, unless somebody asks for them first."""
+        with self._turn:
+            self._free.update(digests)
 
     def due(self, now_ms: int, grace_ms: int) -> list[str]:
         """Those that were marked a grace ago and not touched since, sorted."""
@@ -48,11 +55,12 @@ class Marks:
             return sorted(digest for digest, at_ms in self._marked.items() if now_ms - at_ms >= grace_ms)
 
     def take(self, digest: str, *, marked: bool = True) -> bool:
-        """The blob is going from now on, unless (`marked`) somebody touched it."""
+        """The blob, which was `marked` or is free, is going from now on, unless somebody touched it."""
         with self._turn:
-            if marked and digest not in self._marked:
+            if digest not in (self._marked if marked else self._free):
                 return False
             self._marked.pop(digest, None)
+            self._free.discard(digest)
             self._going.add(digest)
             return True
 

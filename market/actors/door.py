@@ -45,6 +45,12 @@ class HomeDoor:
     def upload(self, content: bytes | Path) -> str:
         return self._ask(lambda market: market.upload(content), _UPLOADS_PASSING)
 
+    def missing(self, digests: Sequence[str]) -> list[str]:
+        return self._ask(lambda market: market.missing_blobs(digests))
+
+    def upload_all(self, blobs: Sequence[tuple[str, bytes | memoryview]]) -> list[str]:
+        return self._ask(lambda market: market.upload_all(blobs), _UPLOADS_PASSING)
+
     def report_round(self, report: Mapping[str, Any]) -> Json:
         return self._ask(lambda market: market.report_round(report))
 

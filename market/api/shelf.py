@@ -7,13 +7,14 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from market.api.problems import Problem
+from market.blob_frames import Framed
 from storage.artifacts import Artifacts, ArtifactsError
 from storage.blobs import (
     BlobDamaged,
@@ -36,6 +37,8 @@ log = logging.getLogger("torg.shelf")
 
 QUOTA_BYTES = 64 * 1024**3
 PIECE_BYTES = 1024 * 1024
+AT_ONCE = 256
+"""So many blobs are removed in one go."""
 PLANE = "plane"
 """The account of our own actors, whose uploads are others' files."""
 Decoded = TypeVar("Decoded")
@@ -67,7 +70,7 @@ class Shelf:
         self._in_thread = in_thread
         self._uploads = uploads
         self._quota_bytes = quota_bytes
-        self._senders: dict[str, asyncio.Lock] = {}
+        self._senders: dict[str, tuple[asyncio.Lock, int]] = {}
         self._used: dict[str, dict[str, int]] = {}
         self._needed_by: dict[str, set[str]] = {}
         self._manifests: dict[str, set[str]] = {}
@@ -104,38 +107,56 @@ class Shelf:
             if held or piece.total == 0:
                 done = await self._write(digest, offset, piece.total, bytes(held))
             if done.whole:
-                self._note(member, digest, piece.total)
+                self._note(member, {digest: piece.total})
+                self.marks.touch(digest)  # promised from now on, and not from before the disk was waited for
             return done
+
+    async def receive_all(self, member: str, blobs: Sequence[Framed]) -> list[str]:
+        """Take whole blobs, durable together; the digests of those that have other bytes than they say, which are not kept.
+        Raises Problem (quota, disk): then none of them is taken.
+        """
+        async with self._one_sender(*(blob.digest for blob in blobs)):
+            new = {blob.digest: blob for blob in blobs if self.size(blob.digest) is None}
+            held = self._used.get(member, {})
+            self._check_room(member, sum(blob.bytes for blob in new.values() if blob.digest not in held))
+            wrong: list[str] = await self._stored(self.store.put_all, [(blob.digest, blob.pieces) for blob in new.values()])
+            self._note(member, {blob.digest: blob.bytes for blob in new.values() if blob.digest not in wrong})
+            self.missing(blob.digest for blob in blobs)  # as above
+            return wrong
 
     async def remove(self, job: str, digests: Iterable[str]) -> None:
         """Remove blobs that `job` needs no more, without those that another job still names."""
+        free = []
         for digest in digests:
             self._checkpoints.get(job, {}).pop(digest, None)
             needed = self._needed_by.get(digest, set())
             needed.discard(job)
-            if needed:
-                continue
-            self._needed_by.pop(digest, None)
-            await self.discard(digest)
+            if not needed:
+                self._needed_by.pop(digest, None)
+                free.append(digest)
+        self.marks.free(free)
+        for at in range(0, len(free), AT_ONCE):
+            await self.discard(*free[at : at + AT_ONCE])
 
-    async def discard(self, digest: str, *, marked: bool = False) -> bool:
-        """Remove a blob that nobody needs by now and (`marked`) nobody has asked for; whether it is gone.
+    async def discard(self, *digests: str, marked: bool = False) -> bool:
+        """Remove blobs that were marked, or are free, and that nobody has asked for since; whether all are gone.
 
-        From the decision on it counts as absent, and whoever sends it again waits until it is.
+        From the decision on they count as absent, and whoever sends one again waits until it is.
         """
-        async with self._one_sender(digest):
-            if self._needed_by.get(digest) or not self.marks.take(digest, marked=marked):
-                return False
+        async with self._one_sender(*digests):
+            going = [one for one in digests if not self._needed_by.get(one) and self.marks.take(one, marked=marked)]
             try:
-                await self._in_thread(self.store.delete, digest)
+                await self._in_thread(self.store.delete_all, going)
             except (OSError, BlobError):
-                log.exception("blob %s stays in the store", digest)
-                return False
+                log.exception("blobs stay in the store: %s", ", ".join(going))
             finally:
-                self.marks.gone(digest)
+                for digest in going:
+                    self.marks.gone(digest)
+            gone = [digest for digest in going if self.store.size(digest) is None]
             for held in self._used.values():
-                held.pop(digest, None)
-            return True
+                for digest in gone:
+                    held.pop(digest, None)
+            return len(gone) == len(digests)
 
     def is_needed(self, digest: str) -> bool:
         """Whether a job names it."""
@@ -203,7 +224,7 @@ class Shelf:
         self.need(_saved(job), named)
         for one in named:
             self._used.get(PLANE, {}).pop(one, None)
-            self._note(owner, one, self.store.size(one) or 0)
+        self._note(owner, {one: self.store.size(one) or 0 for one in named})
 
     def parts(self, digest: str) -> Parts:
         """A manifest of parts. Raises PartsError, also when it is not here."""
@@ -298,13 +319,17 @@ class Shelf:
         self._check_quota(member, digest, len(data))
         self.store.abandon(digest)
         done = await self._write(digest, 0, len(data), bytes(data))
-        self._note(member, digest, len(data))
+        self._note(member, {digest: len(data)})
+        self.marks.touch(digest)
         return done
 
     async def _write(self, digest: str, offset: int, total: int, data: bytes) -> Upload:
+        done: Upload = await self._stored(self.store.upload, digest, offset, total, data)
+        return done
+
+    async def _stored(self, store: Callable[..., Any], *what: Any) -> Any:
         try:
-            done: Upload = await self._in_thread(self.store.upload, digest, offset, total, data)
-            return done
+            return await self._in_thread(store, *what)
         except BlobOffsetWrong as error:
             headers = {"Upload-Offset": str(error.expected)}
             raise Problem(409, "offset_wrong", str(error), field="Content-Range", headers=headers) from error
@@ -320,14 +345,24 @@ class Shelf:
             raise Problem(507, "disk_full", f"disk full: {error}", remedy="free space on the market's disk") from error
 
     @asynccontextmanager
-    async def _one_sender(self, digest: str) -> AsyncIterator[None]:
-        lock = self._senders.setdefault(digest, asyncio.Lock())
+    async def _one_sender(self, *digests: str) -> AsyncIterator[None]:
+        """Whoever has several takes them in the order of their names, so that nobody waits for one that waits for him."""
+        async with AsyncExitStack() as turns:
+            for digest in sorted(set(digests)):
+                await turns.enter_async_context(self._turn(digest))
+            yield
+
+    @asynccontextmanager
+    async def _turn(self, digest: str) -> AsyncIterator[None]:
+        lock, others = self._senders.get(digest, (asyncio.Lock(), 0))
+        self._senders[digest] = lock, others + 1
         try:
             async with lock:
                 yield
         finally:
-            if not lock.locked():
-                self._senders.pop(digest, None)
+            _, left = self._senders.pop(digest)
+            if left > 1:
+                self._senders[digest] = lock, left - 1
 
     def _check_quota(self, member: str, digest: str, total: int) -> None:
         if digest not in self._used.get(member, {}):
@@ -339,16 +374,15 @@ class Shelf:
             message = f"{used} of {self._quota_bytes} bytes are used; {more} more do not fit"
             raise Problem(413, "quota_exceeded", message, remedy="ask the operator for more room")
 
-    def _note(self, member: str, digest: str, size: int) -> None:
+    def _note(self, member: str, sizes: Mapping[str, int]) -> None:
         held = self._used.setdefault(member, {})
-        if digest in held:
-            return
-        held[digest] = size
+        new = {digest: size for digest, size in sizes.items() if digest not in held}
+        held |= new
         try:
             with self._uploads.open("a", encoding="ascii") as file:
-                file.write(f"{member} {digest} {size}\n")
+                file.write("".join(f"{member} {digest} {size}\n" for digest, size in new.items()))
         except OSError:
-            log.exception("the upload of %s is not counted for %s after a restart", digest, member)
+            log.exception("uploads of %s are not counted after a restart: %s", member, ", ".join(new))
 
     def _note_known(self) -> None:
         """Read the uploads of before, and write them anew without those that are gone."""

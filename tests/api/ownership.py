@@ -161,6 +161,7 @@ DOORS: dict[str, Door] = {
     "POST /v1/jobs/{job}/halted": Door("plane", body={"state": "paused", "reason": "r", "round": 1}),
     "HEAD /v1/blobs/{digest}": Door("member", because=DIGESTS),
     "GET /v1/blobs/{digest}": Door("member", shows=("job",), because=DIGESTS),
+    "POST /v1/blobs": Door("member", content=b"", because=DIGESTS),
     "POST /v1/blobs/missing": Door("member", body={"digests": ["{digest}"]}, because=DIGESTS),
     "POST /v1/blobs/collect": Door("operator", body={"dry_run": True}),
     "PUT /v1/blobs/{digest}": Door("member", content=b"", because=DIGESTS),

@@ -4,14 +4,20 @@ import asyncio
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
 
+from market.api.limits import BLOB_BYTES
 from market.api.problems import Problem
 from market.api.shelf import Piece, Shelf
+from market.blob_frames import Framed, framed
 from storage.blobs import BlobStore
 from storage.saved import Block, Saved, SavedFile
 from tests.api.square import Square, refusal
@@ -61,6 +67,74 @@ def test_other_bytes_than_the_digest_says_are_not_kept(http: httpx2.Client) -> N
     head = http.head(f"/v1/blobs/{digest}")
     assert (head.status_code, head.headers["Upload-Offset"]) == (404, "0"), "the upload starts again"
     assert http.put(f"/v1/blobs/{digest}", content=data).status_code == 201
+
+
+def together(*contents: bytes) -> list[tuple[str, bytes]]:
+    return [(hashlib.sha256(content).hexdigest(), content) for content in contents]
+
+
+@contextmanager
+def begun(square: Square, length: int) -> Iterator[socket.socket]:
+    """A connection over which the head of a body of blobs was sent."""
+    where, key = urlsplit(square.url), square.home.read_keys()["customer"]
+    with socket.create_connection((where.hostname or "", where.port or 80)) as connection:
+        head = f"POST /v1/blobs HTTP/1.1\r\nHost: market\r\nAuthorization: Bearer {key}\r\nContent-Length: {length}\r\n\r\n"
+        connection.sendall(head.encode())
+        yield connection
+
+
+def test_several_blobs_come_in_one_request_and_wrong_bytes_are_refused_by_name(square: Square, http: httpx2.Client) -> None:
+    market, (first, second, third) = square.local("customer"), together(*(os.urandom(MIB) for _ in range(3)))
+    assert market.upload_all([first, (second[0], bytes(MIB)), third]) == [second[0]]
+    assert market.missing_blobs([first[0], second[0], third[0]]) == [second[0]]
+    assert (market.read_blob(first[0]), market.read_blob(third[0])) == (first[1], third[1])
+    assert market.upload_all([first, second]) == [], "what is there may come again"
+    assert market.missing_blobs([second[0]]) == []
+    assert http.post("/v1/blobs", content=b"").json() == {"kept": 0, "wrong": []}
+
+
+@pytest.mark.parametrize(("lost", "status", "code"), [(1, 422, "invalid_field"), (MIB + 99, 422, "invalid_field")])
+def test_of_a_body_that_ends_too_early_whole_blobs_are_kept(
+    square: Square, http: httpx2.Client, lost: int, status: int, code: str
+) -> None:
+    blobs = together(*(os.urandom(MIB) for _ in range(3)))
+    answer = http.post("/v1/blobs", content=b"".join(framed(blobs))[:-lost])
+    assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (status, code, "body")
+    kept = 2 if lost < MIB else 1
+    assert square.local("customer").missing_blobs([digest for digest, _ in blobs]) == [digest for digest, _ in blobs[kept:]]
+
+
+def test_of_a_connection_that_is_cut_whole_blobs_are_kept_and_the_rest_is_sent_again(square: Square) -> None:
+    blobs = together(*(os.urandom(MIB) for _ in range(3)))
+    market, digests = square.local("customer"), [digest for digest, _ in blobs]
+    body = b"".join(framed(blobs))
+    with begun(square, len(body)) as connection:
+        connection.sendall(body[: 2 * MIB + 500_000])
+    until = time.monotonic() + 30
+    while market.missing_blobs(digests) != digests[2:]:
+        assert time.monotonic() < until
+    assert market.upload_all(blobs[2:]) == []
+    assert market.missing_blobs(digests) == []
+
+
+def test_a_body_over_the_limit_is_refused_before_it_is_read(square: Square) -> None:
+    with begun(square, BLOB_BYTES + 1) as connection:
+        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+def test_blobs_that_come_together_count_for_the_quota_together(tmp_path: Path) -> None:
+    def receive(shelf: Shelf, *contents: bytes) -> list[str]:
+        group = [Framed(digest, (memoryview(content),)) for digest, content in together(*contents)]
+        return asyncio.run(shelf.receive_all("ann", group))
+
+    shelf = Shelf(BlobStore(tmp_path / "blobs"), tmp_path / "uploads.log", quota_bytes=100)
+    assert receive(shelf, b"a" * 30, b"b" * 30) == []
+    with pytest.raises(Problem) as refused:
+        receive(shelf, b"c" * 30, b"d" * 30)
+    assert (refused.value.status, refused.value.code) == (413, "quota_exceeded")
+    assert receive(shelf, b"a" * 30, b"c" * 30) == [], "what is there already takes no room"
+    again = Shelf(BlobStore(tmp_path / "blobs"), tmp_path / "uploads.log", quota_bytes=100)
+    assert (again.used_bytes("ann"), len(list(again.store.digests()))) == (90, 3)
 
 
 @pytest.mark.parametrize("content_range", ["bytes 5-3/10", "bytes 0-10/10", "bytes x", "0-1/2"])

@@ -60,7 +60,7 @@ DOORS = [
 OPEN_DOORS = [
     ("GET", "/v1/status", None), ("GET", "/v1/balance", None), ("GET", "/v1/transfers", None),
     ("GET", "/v1/offers", None), ("GET", "/v1/jobs", None), ("GET", "/v1/billing", None),
-    ("HEAD", f"/v1/blobs/{DIGEST}", None), ("GET", f"/v1/blobs/{DIGEST}", None), ("PUT", f"/v1/blobs/{DIGEST}", {}),
+    ("POST", "/v1/blobs", {}), ("HEAD", f"/v1/blobs/{DIGEST}", None), ("GET", f"/v1/blobs/{DIGEST}", None), ("PUT", f"/v1/blobs/{DIGEST}", {}),
     ("POST", "/v1/sql", {"sql": "SELECT 1"}), ("GET", "/v1/jobs/job-x", None),
 ]  # fmt: skip
 

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from market.api.problems import Problem
 from market.api.shelf import Shelf
 from market.api.sweeping import collect
+from market.blob_frames import Framed
 from storage.blobs import BlobStore
 from storage.bucket_blobs import BucketBlobs
 from storage.garbage import Marks
@@ -90,6 +91,15 @@ class Schedules(RuleBasedStateMachine):
         async def upload() -> None:
             if (await self.shelf.receive("ann", DIGESTS[blob], None, as_body(CONTENTS[blob]))).whole:
                 self.promised[DIGESTS[blob]] = self.now_ms
+
+        self.begin(upload())
+
+    @rule(blobs=st.permutations(range(len(CONTENTS))))
+    def send_all(self, blobs: list[int]) -> None:
+        async def upload() -> None:
+            group = [Framed(DIGESTS[blob], (memoryview(CONTENTS[blob]),)) for blob in blobs]
+            assert await self.shelf.receive_all("ann", group) == []
+            self.promised |= dict.fromkeys(DIGESTS, self.now_ms)
 
         self.begin(upload())
 
@@ -197,6 +207,17 @@ def recorded_while_going(machine: Schedules) -> None:
     machine.what_a_record_names_is_there()
 
 
+def sent_together_while_going(machine: Schedules) -> None:
+    """The same with others, in two requests that have them in another order."""
+    recorded_while_going(machine)
+    machine.collect(stale=False)
+    machine.send_all([0, 1])
+    machine.send_all([1, 0])
+    machine.let_all_go()
+    machine.record("job-a", 0)
+    machine.what_a_record_names_is_there()
+
+
 def sent_while_going(machine: Schedules) -> None:
     """The blob is sent again while its removal waits for the disk, or was just made."""
     recorded_while_going(machine)
@@ -209,7 +230,7 @@ def sent_while_going(machine: Schedules) -> None:
     machine.what_a_record_names_is_there()
 
 
-SCHEDULES = [promised_and_swept, recorded_while_going, sent_while_going]
+SCHEDULES = [promised_and_swept, recorded_while_going, sent_while_going, sent_together_while_going]
 
 
 def play(schedule: Callable[[Schedules], None], marks: type[Marks]) -> None:

@@ -66,7 +66,12 @@ def test_other_bytes_than_promised_never_reach_the_bucket(objects: FolderStore, 
     with pytest.raises(BlobDamaged):
         store.upload(digest(b"good"), 0, 4, b"evil")
     assert store.sizes() == {}
+    assert store.put_all([(digest(b"good"), [b"evil"]), (digest(b"best"), [b"be", b"st"])]) == [digest(b"good")]
+    assert store.sizes() == {digest(b"best"): 4}
+    assert store.read(digest(b"best")) == b"best"
     assert store.upload(digest(b"good"), 0, 4, b"good").whole
+    assert store.delete_all([digest(b"good"), digest(b"best"), digest(b"none")]) == 2
+    assert BucketBlobs(tmp_path / "blobs", objects).sizes() == {}
 
 
 def test_a_flipped_byte_is_found_and_its_object_named(objects: FolderStore, tmp_path: Path) -> None:

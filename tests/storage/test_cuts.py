@@ -16,6 +16,7 @@ from tests.storage.crash_disk import CrashDisk, Stopped
 
 VARIANTS = 3
 APPENDS = [[f"append {number} record {place} ".encode() + b"." * 30 for place in range(1 + number % 3)] for number in range(5)]
+TOGETHER = [f"with others {number} ".encode() * 9 for number in range(3)]
 FILES = [f"file {number} ".encode() * (1 + number * 20) for number in range(4)]
 
 
@@ -55,6 +56,14 @@ def write_blobs(home: Path, disk: Disk, account: Account) -> None:
     account.blobs.discard(swept)
     store.delete(swept)
     account.blobs.add(store.put(FILES[0]))  # what was swept comes again
+    together = [(hashlib.sha256(data).hexdigest(), [data[:7], data[7:]]) for data in TOGETHER]
+    assert store.put_all([*together, ("ab" * 32, [b"not that"])]) == ["ab" * 32]
+    account.blobs |= {digest for digest, _ in together}
+    swept_too = {digest for digest, _ in together[1:]}
+    account.blobs -= swept_too
+    assert store.delete_all([*swept_too, "ab" * 32]) == len(swept_too)
+    store.put_all(together)
+    account.blobs |= swept_too
 
 
 def check(home: Path, account: Account) -> None:
@@ -124,7 +133,7 @@ def test_a_death_and_then_a_power_cut_lose_nothing_either(tmp_path: Path, worklo
         if workload is write_blobs:
             account = Account()
             write_blobs(home, disk, account)
-            assert len(account.blobs) == len(FILES)
+            assert len(account.blobs) == len(FILES) + len(TOGETHER)
         else:
             account = before
             with Journal.open(home / "journal", disk=disk) as journal:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import shutil
 import subprocess
@@ -97,8 +98,15 @@ def test_blobs_are_refused_whole(disk: Path) -> None:
     assert list(store.digests()) == [first]
     assert store.verify(first)
     assert not [path for path in (disk / "blobs").rglob("*") if path.is_file() and path.name != first]
+    together = [(hashlib.sha256(data).hexdigest(), [data]) for data in (b"c" * 9_000, b"d" * 400_000)]
+    with pytest.raises(BlobStoreFull):
+        store.put_all(together)
+    assert list(store.digests()) == [first], "none of those that came together"
+    assert not [path for path in (disk / "blobs").rglob("*") if path.is_file() and path.name != first]
     ballast.unlink()
     assert store.verify(store.put(b"b" * 400_000))
+    assert store.put_all(together) == []
+    assert all(store.verify(digest) for digest, _ in together)
 
 
 def test_a_market_refuses_while_it_is_full_and_heals(disk: Path) -> None:

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +18,7 @@ from market.api.job_logs import JobLogs, Line
 from storage.artifacts import Artifact, Artifacts
 from storage.saved import Block, Saved, SavedFile
 from tests.cluster.plaza import tar_of
+from trainers.actors import saves
 from trainers.actors.batch_course import BatchCourse
 from trainers.actors.command_calls import CommandCalls
 from trainers.actors.failures import Halt
@@ -27,6 +28,7 @@ from trainers.actors.outbox import Outbox
 from trainers.actors.roster import Roster, Worker
 from trainers.actors.tidings import Tidings
 from trainers.actors.transport import CallFailed, Gone
+from trainers.actors.wiring import DoorAway
 from trainers.sandbox import isolation_level
 
 PATIENCE_S = 60.0
@@ -110,6 +112,7 @@ class Door:
         self._logs = JobLogs(folder, limit_bytes=1 << 30)
         self.cut_off: Callable[[], None] = lambda: None
         self.blobs: dict[str, bytes] = {}
+        self.sent: list[list[str]] = []
         self.attempts: list[Json] = []
         self.saves: list[Json] = []
         self.lost: list[Json] = []
@@ -119,6 +122,15 @@ class Door:
         digest = hashlib.sha256(held).hexdigest()
         self.blobs[digest] = held
         return digest
+
+    def missing(self, digests: Sequence[str]) -> list[str]:
+        return [digest for digest in digests if digest not in self.blobs]
+
+    def upload_all(self, blobs: Sequence[tuple[str, bytes | memoryview]]) -> list[str]:
+        right = {digest: bytes(content) for digest, content in blobs if hashlib.sha256(content).hexdigest() == digest}
+        self.blobs |= right
+        self.sent.append([digest for digest, _ in blobs])
+        return [digest for digest, _ in blobs if digest not in right]
 
     def read_blob(self, digest: str) -> bytes:
         return self.blobs[digest]
@@ -428,6 +440,38 @@ def test_only_blocks_that_changed_travel_and_the_next_machine_has_the_whole(
     assert (tmp_path / "machine-1" / "command" / "checkpoint" / "model.bin").read_bytes() == (
         bytes(2 << 20) + b"changed" + bytes((1 << 20) - 7) + b"first"
     )
+
+
+def test_blocks_travel_several_at_once_and_a_request_that_is_cut_goes_on_by_block(
+    play: Callable[..., Play], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saves, "AT_ONCE_BYTES", 2 << 20)
+    job = play(argv=["sh", "-c", "head -c 5242880 /dev/urandom > $TORG_CHECKPOINT_DIR/n; sleep 3600"])
+    taking, cut = job.door.upload_all, []
+
+    def upload_all(blobs: Sequence[tuple[str, bytes | memoryview]]) -> list[str]:
+        if not cut:
+            cut.append(blobs[0][0])
+            taking(blobs[:1])
+            raise DoorAway("cut in the middle")
+        return taking(blobs)
+
+    monkeypatch.setattr(job.door, "upload_all", upload_all)
+    job.machine()
+    job.drive(lambda: bool(job.door.saves))
+    assert [len(sent) for sent in job.door.sent] == [1, 1, 2, 1]
+    assert sum(sent.count(cut[0]) for sent in job.door.sent) == 1, "what came whole does not travel again"
+    assert len(job.saves()[-1]["n"]) == 5 << 20
+
+
+def test_a_machine_that_hands_out_other_bytes_than_it_said_saves_nothing(
+    play: Callable[..., Play], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Machine, "blocks", lambda self, digests: [bytes(5) for _ in digests], raising=False)
+    job = play(argv=["sh", "-c", "printf 12345 > $TORG_CHECKPOINT_DIR/n; sleep 3600"])
+    job.machine()
+    job.drive(lambda: len(job.door.sent) >= 2)
+    assert (job.door.saves, job.door.blobs) == ([], {})
 
 
 def test_a_drain_ships_what_was_saved_last_before_it_lets_the_machine_go(play: Callable[..., Play]) -> None:

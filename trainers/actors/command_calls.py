@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any, Literal
 
 from storage.archives import Content
@@ -118,10 +119,10 @@ class CommandCalls:
             return failure("stale", "no command was begun here", "")
         return self._commands.saved(number, kept)
 
-    def block(self, digest: str) -> bytes:
-        """A block of what `saved` told of, nothing when it is gone."""
+    def blocks(self, digests: Sequence[str]) -> list[PickleBuffer]:
+        """Blocks of what `saved` told of, nothing for one that is gone; as buffers, which are copied once on their way."""
         assert self._commands is not None, "what was saved before its blocks"
-        return self._commands.block(digest)
+        return [PickleBuffer(self._commands.block(digest)) for digest in digests]
 
     def piece(self, path: str, offset: int) -> bytes:
         """Some bytes of a file that `artifacts` told of, from `offset` on; none at its end. Raises OSError."""

@@ -11,11 +11,12 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from storage.artifacts import Artifact, Artifacts, ArtifactsError
+from storage.saved import Block
 from trainers.actors.answers import BadAnswer, checked_answer
 from trainers.actors.roster import Worker
 from trainers.actors.transport import CallFailed, Gone, Transport
@@ -24,6 +25,7 @@ from trainers.actors.wiring import Door, DoorAway, DoorRefused
 log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
+Sent = TypeVar("Sent")
 
 LOOK_S = 0.2
 PAUSE_AWAY_S = 0.3
@@ -55,12 +57,16 @@ class Fetcher:
             raise Lost(answer["message"])
         return answer
 
-    def block(self, digest: str, size: int) -> bytes | None:
-        """A block of what the command saved, or None when the worker has it no more. Raises Lost."""
-        found = self._ask(PIECE_S, "block", digest, failing=b"")
-        if not isinstance(found, bytes):
-            raise Lost(f"it does not hand out block {digest}")
-        return found if len(found) == size and hashlib.sha256(found).hexdigest() == digest else None
+    def blocks(self, wanted: Sequence[Block]) -> list[memoryview] | None:
+        """Blocks of what the command saved, or None when the worker has one no more. What bytes they are, the market looks.
+        Raises Lost.
+        """
+        found = self._ask(PIECE_S, "blocks", [block.digest for block in wanted], failing=())
+        try:
+            views = [memoryview(one).cast("B") for one in found]
+        except TypeError:
+            raise Lost("it does not hand out blocks") from None
+        return views if [len(view) for view in views] == [block.bytes for block in wanted] else None
 
     def fetch(self, path: str, digest: str, size: int) -> bool:
         """Whether the artifact is in the store now. Raises Lost."""
@@ -83,22 +89,45 @@ class Fetcher:
 
     def upload(self, content: bytes | Path) -> str | None:
         """The digest of what is in the store now; None when it is not taken. Raises Lost."""
-        while self._is_there():
-            try:
-                return self._door.upload(content)
-            except DoorAway:
-                time.sleep(PAUSE_AWAY_S)
-            except DoorRefused as refused:
-                log.warning("the market does not take a file: %s", refused)
-                self.refused = refused.code
-                return None
-        raise Lost("the worker went before its files were kept")
+        return self._taken(lambda: self._door.upload(content))
+
+    def missing(self, digests: Sequence[str]) -> list[str] | None:
+        """Those that are not in the store; None when the market does not say. Raises Lost."""
+        return self._taken(lambda: self._door.missing(digests))
+
+    def upload_all(self, blobs: Sequence[tuple[str, memoryview]]) -> list[str] | None:
+        """Those that were not taken because they have other bytes; None when the market takes no more. Raises Lost."""
+        tries = 0
+
+        def send() -> list[str]:
+            nonlocal tries
+            tries += 1
+            left = blobs if tries == 1 else self._left(blobs)  # of a request that was cut off some may be there
+            return self._door.upload_all(left) if left else []
+
+        return self._taken(send)
 
     def read_blob(self, digest: str) -> bytes:
         """A blob of the market's, however long it is away. Raises Lost, DoorRefused."""
+        return self._patiently(lambda: self._door.read_blob(digest))
+
+    def _left(self, blobs: Sequence[tuple[str, memoryview]]) -> list[tuple[str, memoryview]]:
+        missing = set(self._door.missing([digest for digest, _ in blobs]))
+        return [(digest, content) for digest, content in blobs if digest in missing]
+
+    def _taken(self, send: Callable[[], Sent]) -> Sent | None:
+        try:
+            return self._patiently(send)
+        except DoorRefused as refused:
+            log.warning("the market does not take a file: %s", refused)
+            self.refused = refused.code
+            return None
+
+    def _patiently(self, ask: Callable[[], Sent]) -> Sent:
+        """The market's answer, however long it is away. Raises Lost, DoorRefused."""
         while self._is_there():
             try:
-                return self._door.read_blob(digest)
+                return ask()
             except DoorAway:
                 time.sleep(PAUSE_AWAY_S)
         raise Lost("the worker is gone")

@@ -10,9 +10,9 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from storage.saved import BLOCK_BYTES, Saved, SavedError, SavedFile
+from storage.saved import BLOCK_BYTES, Block, Saved, SavedError, SavedFile
 from trainers.actors.answers import BadAnswer
 from trainers.actors.gathering import Fetcher, Lost
 from trainers.actors.wiring import DoorRefused
@@ -82,22 +82,31 @@ class Saving:
         self._tell_left_out(found.left_out)
         if made.files == (() if before is None else before.files):
             return answer["spent_ms"] / 1000
-        held = {} if before is None else before.blocks
-        for digest, size in made.blocks.items():
-            if digest in held:
-                continue
-            content = fetcher.block(digest, size)
-            if content is None:
-                log.info("block %s changed before it was fetched", digest)
-                return answer["spent_ms"] / 1000
-            if fetcher.upload(content) is None:
-                self._tell_once(f"the market does not take it ({fetcher.refused})")
-                return answer["spent_ms"] / 1000
-        manifest = fetcher.upload(made.encode())
-        if manifest is not None:
-            self._before, self._kept = made, True
-            self._tell(made, manifest)
+        if self._bring({} if before is None else before.blocks, made.blocks):
+            manifest = fetcher.upload(made.encode())
+            if manifest is not None:
+                self._before, self._kept = made, True
+                self._tell(made, manifest)
         return answer["spent_ms"] / 1000
+
+    def _bring(self, held: Mapping[str, int], wanted: Mapping[str, int]) -> bool:
+        """Whether all blocks are in the store: those of the last save are, and others that the market knows."""
+        fetcher = self._fetcher
+        missing = fetcher.missing([digest for digest in wanted if digest not in held])
+        for parcel in parcels(Block(digest, wanted[digest]) for digest in missing or ()):
+            contents = fetcher.blocks(parcel)
+            if contents is None:
+                log.info("a block changed before it was fetched")
+                return False
+            missing = fetcher.upload_all([(block.digest, content) for block, content in zip(parcel, contents, strict=True)])
+            if missing:
+                log.info("blocks that are not what they are called: %s", ", ".join(missing))
+                return False
+            if missing is None:
+                break
+        if missing is None:
+            self._tell_once(f"the market does not take it ({fetcher.refused})")
+        return missing is not None
 
     def _tell_left_out(self, left_out: int) -> None:
         if left_out:
@@ -107,6 +116,18 @@ class Saving:
         if what != self._said:
             self._said = what
             self._say(f"TORG_CHECKPOINT_DIR is not saved as it is: {what}")
+
+
+def parcels(blocks: Iterable[Block]) -> Iterator[list[Block]]:
+    """All of them in turn, as many at once as may be in memory."""
+    parcel: list[Block] = []
+    for block in blocks:
+        if parcel and sum(one.bytes for one in parcel) + block.bytes > AT_ONCE_BYTES:
+            yield parcel
+            parcel = []
+        parcel.append(block)
+    if parcel:
+        yield parcel
 
 
 def _merged(found: Saved, before: Saved | None, waiting: list[str]) -> tuple[SavedFile, ...]:

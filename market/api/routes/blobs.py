@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.requests import ClientDisconnect
 
 from market.api import sweeping
 from market.api.bodies import DIGEST, CollectBody, MissingBody
@@ -15,7 +16,12 @@ from market.api.limits import BLOB_BYTES, declared_length, parts_of, too_long
 from market.api.problems import Problem
 from market.api.services import Has, Operator, Someone
 from market.api.shelf import PIECE_BYTES, Piece
+from market.blob_frames import Framed, Frames, FramesWrong
 from storage.blobs import BlobMissing
+
+GROUP_BYTES = 8 * 1024 * 1024
+GROUP_BLOBS = 256
+"""What of one body is held in memory, and becomes durable together."""
 
 router = APIRouter(prefix="/v1/blobs", tags=["blobs"])
 
@@ -87,6 +93,20 @@ async def collect(services: Has, _: Operator, body: CollectBody) -> dict[str, An
     return (await sweeping.collect(services.shelf, sizes, now_ms, body.grace_ms, dry_run=body.dry_run)).to_json()
 
 
+@router.post("", openapi_extra={"requestBody": {"required": True, **_BYTES}})
+async def write_all(request: Request, services: Has, caller: Someone) -> dict[str, Any]:
+    """Whole blobs, one behind the other: for each its SHA-256 (32 bytes), its length (8 bytes, big-endian), its bytes. Those
+    whose bytes have another SHA-256 are named under `wrong` and not kept; `kept` says how many are. Of a body that is cut off,
+    or refused further on, what came whole before is kept.
+    """
+    declared_length(request, BLOB_BYTES)
+    kept, wrong = 0, list[str]()
+    async for group in _groups(request):
+        bad = await services.shelf.receive_all(caller.name, group)
+        kept, wrong = kept + len(group) - len(bad), wrong + bad
+    return {"kept": kept, "wrong": wrong}
+
+
 @router.put(
     "/{digest}",
     status_code=201,
@@ -130,6 +150,31 @@ async def _limited(request: Request, piece: Piece | None) -> AsyncIterator[bytes
         if received > BLOB_BYTES or (piece is not None and piece.start + received > piece.total):
             raise too_long(BLOB_BYTES)
         yield part
+
+
+async def _groups(request: Request) -> AsyncIterator[list[Framed]]:
+    """The blobs of a body as they come, so many at once as one sync of the disk is to be for."""
+    frames, group, received, held = Frames(), list[Framed](), 0, 0
+    try:
+        async for part in parts_of(request):
+            received += len(part)
+            if received > BLOB_BYTES:
+                raise too_long(BLOB_BYTES)
+            for blob in frames.feed(part):
+                group.append(blob)
+                held += blob.bytes
+                if held >= GROUP_BYTES or len(group) >= GROUP_BLOBS:
+                    yield group
+                    group, held = [], 0
+        frames.close()
+    except (ClientDisconnect, FramesWrong, Problem) as error:
+        if group:
+            yield group
+        if isinstance(error, FramesWrong):
+            raise Problem(422, "invalid_field", str(error), field="body") from error
+        raise
+    if group:
+        yield group
 
 
 def _pieces(file: BufferedReader, start: int, end: int) -> Iterator[bytes]:
