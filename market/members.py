@@ -159,14 +159,12 @@ def deposit(turn: Turn, command: Deposit) -> Answer | Refusal:
     status = ledger.check(transfer, turn.now_ms)
     if status is Status.EXISTS:
         return Answer(_money_view(turn, command, transfer.credit), created=False)
-    if (failed := failed_before(turn, transfer)) is not None:
-        return failed
     if status is not Status.CREATED:
-        return conflict("deposit", command.id)
+        return failed_before(turn, transfer) or conflict("deposit", command.id)
     if command.amount_nanos - ledger.balance(WORLD) > turn.settings.max_total_nanos:
         keep_refused(turn, transfer, Status.TOO_MUCH_MONEY)
         return Refusal("too_much_money", "the market's books hold no more than this in all", field="amount_nanos")
-    turn.transfer(transfer)
+    turn.book(transfer)
     return Answer(_money_view(turn, command, transfer.credit))
 
 
@@ -198,7 +196,7 @@ def payout(turn: Turn, command: Payout) -> Answer | Refusal:
         )
     if status is not Status.CREATED:
         return conflict("payout", command.id)
-    turn.transfer(transfer)
+    turn.book(transfer)
     return Answer(_money_view(turn, command, transfer.debit))
 
 

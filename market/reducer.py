@@ -35,6 +35,13 @@ def apply(state: State, event: Event, at_ms: int) -> None:
     _HANDLERS[event["type"]](state, event, at_ms)
 
 
+def book(state: State, transfer: Transfer, at_ms: int) -> None:
+    """What `apply` does for the event of a transfer without a job that `Ledger.check` has just found to be CREATED."""
+    state.now_ms = max(state.now_ms, at_ms)
+    state.position += 1
+    state.ledger.book_one(transfer, at_ms)
+
+
 def _market_opened(state: State, event: Event, at_ms: int) -> None:
     state.market_id = event["market_id"]
     state.fee_ppm = event["fee_ppm"]

@@ -8,7 +8,7 @@ from typing import Any
 from market.commands import SYSTEM
 from market.events import Event, make_event
 from market.outcomes import Refusal, Settings, forbidden, unknown
-from market.reducer import apply
+from market.reducer import apply, book
 from market.state import Job, OfferRecord, State, Volatile
 from storage.ledger import Transfer
 
@@ -37,6 +37,11 @@ class Turn:
         event = transfer.event()
         apply(self.state, event, self.now_ms)
         self.events.append(event)
+
+    def book(self, transfer: Transfer) -> None:
+        """The same for one without a job that `Ledger.check` has just found to be CREATED."""
+        book(self.state, transfer, self.now_ms)
+        self.events.append(transfer.event())
 
     def set_offer(self, offer: OfferRecord, state: str, price_nanos_per_gpu_hour: int, reason: str) -> None:
         fields = {"offer": offer.id, "state": state, "price_nanos_per_gpu_hour": price_nanos_per_gpu_hour}

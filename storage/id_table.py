@@ -43,7 +43,13 @@ class IdTable:
 
     def append(self, id: str) -> None:
         """One that is not here yet."""
-        self.extend((id,))
+        if 2 * len(self.ids) + 2 > len(self._slots):
+            self.extend((id,))
+            return
+        hashed = hash(id)
+        self.ids.append(id)
+        self._hashes.append(hashed)
+        self._put(hashed, len(self.ids))
 
     def extend(self, ids: Sequence[str]) -> None:
         """Such that are not here yet, and each once."""
@@ -57,13 +63,16 @@ class IdTable:
         (self._put_columns if is_large(rows) else self._put_rows)(rows)
 
     def _put_rows(self, rows: range) -> None:
-        slots, hashes, most = self._slots, self._hashes, len(self._slots) - 1
         for row in rows:
-            slot = hashes[row] & most
-            while number := slots[slot]:
-                assert hashes[number - 1] != hashes[row] or self.ids[number - 1] != self.ids[row], "an id was booked twice"
-                slot = slot + 1 & most
-            slots[slot] = row + 1
+            self._put(self._hashes[row], row + 1)
+
+    def _put(self, hashed: int, number: int) -> None:
+        slots, most = self._slots, len(self._slots) - 1
+        slot = hashed & most
+        while there := slots[slot]:
+            assert self._hashes[there - 1] != hashed or self.ids[there - 1] != self.ids[number - 1], "an id was booked twice"
+            slot = slot + 1 & most
+        slots[slot] = number
 
     def _put_columns(self, rows: range) -> None:
         import numpy as np

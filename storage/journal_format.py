@@ -14,6 +14,7 @@ SEGMENT_MAGIC = b"TORGJNL1"
 RECORD_MAGIC = b"TREC"
 SEGMENT_HEADER = struct.Struct("<8sQQ32s36sI")
 RECORD_HEADER = struct.Struct("<4sIII32s")
+_RECORD_BEGIN = struct.Struct("<4sII")
 NO_HASH = bytes(32)
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 SEGMENT_BYTES = 64 * 1024 * 1024
@@ -126,8 +127,8 @@ def record_crc(head: bytes, hashed: bytes, payload: bytes | memoryview) -> int:
 
 def frame(place: int, hashed: bytes, payload: bytes | memoryview) -> bytes:
     """A whole record: header and payload."""
-    head = RECORD_HEADER.pack(RECORD_MAGIC, len(payload), place, 0, hashed)[:12]
-    return b"".join((head, struct.pack("<I", record_crc(head, hashed, payload)), hashed, payload))
+    head = _RECORD_BEGIN.pack(RECORD_MAGIC, len(payload), place)
+    return b"".join((head, record_crc(head, hashed, payload).to_bytes(4, "little"), hashed, payload))
 
 
 def segment_name(first: int) -> str:

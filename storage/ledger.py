@@ -213,7 +213,7 @@ class Ledger:
         """Book the transfer if the ladder says CREATED; EXISTS and refusals change nothing."""
         status = self.check(transfer, at_ms)
         if status is Status.CREATED:
-            self._book_one(transfer, at_ms)
+            self.book_one(transfer, at_ms)
         return status
 
     def decide(
@@ -277,7 +277,7 @@ class Ledger:
             batch = batch.take(good, bytes(len(good)))
         if self._bare is not None:
             for row in range(len(batch)):
-                self._book_one(batch.transfer(row), at_ms)
+                self.book_one(batch.transfer(row), at_ms)
         elif len(batch):
             self._book(batch, at_ms)
 
@@ -297,15 +297,15 @@ class Ledger:
             else:
                 column.frombytes(bytes(n * column.itemsize))
 
-    def _book_one(self, transfer: Transfer, at_ms: int) -> None:
-        """What `_book` does, for one."""
+    def book_one(self, transfer: Transfer, at_ms: int) -> None:
+        """Book a transfer that `check` has just found to be CREATED: nothing is looked at again."""
         amount = transfer.amount_nanos
         if self._bare is not None:
             _move(self._bare, transfer.debit, -amount)
             _move(self._bare, transfer.credit, amount)
             return
         assert not self._at or at_ms >= self._at[-1], f"booked at {at_ms}, before {self._at[-1]}"
-        number = len(self._ids) + 1
+        number = len(self._at) + 1
         self._ids.append(transfer.id)
         self._kinds.append(KIND_CODES[transfer.kind])
         self._at.append(at_ms)

@@ -113,6 +113,8 @@ class Feed:
         return reversed(found)
 
     def _belongs_to(self, event: dict[str, Any]) -> tuple[str | None, str | None]:
-        job, offer = event.get("job"), event.get("offer")
-        through = self._leases.get(str(event.get("lease")), (None, None))
+        job, offer, lease = event.get("job"), event.get("offer"), event.get("lease")
+        if lease is None:
+            return job, offer
+        through = self._leases.get(lease, (None, None))
         return job or through[0], offer or through[1]
