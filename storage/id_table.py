@@ -29,12 +29,12 @@ class IdTable:
 
     def number(self, id: str) -> int | None:
         """The number of that id, None for one that is not here."""
-        slots, hashed, most = self._slots, hash(id), len(self._slots) - 1
-        slot = hashed & most
+        slots, hashed = self._slots, hash(id)
+        slot = hashed & len(slots) - 1
         while number := slots[slot]:
             if self._hashes[number - 1] == hashed and self.ids[number - 1] == id:
                 return number
-            slot = slot + 1 & most
+            slot = slot + 1 & len(slots) - 1
         return None
 
     def has_none(self, ids: Sequence[str]) -> bool:
@@ -43,13 +43,16 @@ class IdTable:
 
     def append(self, id: str) -> None:
         """One that is not here yet."""
-        if 2 * len(self.ids) + 2 > len(self._slots):
-            self.extend((id,))
-            return
         hashed = hash(id)
         self.ids.append(id)
         self._hashes.append(hashed)
-        self._put(hashed, len(self.ids))
+        number, slots = len(self.ids), self._slots
+        if 2 * number > len(slots):
+            self._grow()
+        elif slots[slot := hashed & len(slots) - 1]:
+            self._put(hashed, number)
+        else:
+            slots[slot] = number
 
     def extend(self, ids: Sequence[str]) -> None:
         """Such that are not here yet, and each once."""
@@ -57,12 +60,18 @@ class IdTable:
         self.ids += ids
         self._hashes.extend(array("q", list(map(hash, ids))))
         if 2 * len(self.ids) > len(self._slots):
-            self._slots = array("I", bytes(4 << (4 * len(self.ids) - 1).bit_length()))
-            before = 0
-        rows = range(before, len(self.ids))
-        (self._put_columns if is_large(rows) else self._put_rows)(rows)
+            self._grow()
+        else:
+            self._put_all(range(before, len(self.ids)))
 
-    def _put_rows(self, rows: range) -> None:
+    def _grow(self) -> None:
+        self._slots = array("I", bytes(4 << (4 * len(self.ids) - 1).bit_length()))
+        self._put_all(range(len(self.ids)))
+
+    def _put_all(self, rows: range) -> None:
+        if is_large(rows):
+            self._put_columns(rows)
+            return
         for row in rows:
             self._put(self._hashes[row], row + 1)
 

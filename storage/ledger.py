@@ -310,7 +310,10 @@ class Ledger:
         self._kinds.append(KIND_CODES[transfer.kind])
         self._at.append(at_ms)
         self._amounts.append(amount)
-        payer, payee, balances, last = self._place(transfer.debit), self._place(transfer.credit), self._balances, self._last
+        payer, payee = self._accounts.get(transfer.debit), self._accounts.get(transfer.credit)
+        payer = self._place(transfer.debit) if payer is None else payer
+        payee = self._place(transfer.credit) if payee is None else payee
+        balances, last = self._balances, self._last
         balances[payer] = balance = balances[payer] - amount
         self._debits.append(payer)
         self._debit_before.append(last[payer])
