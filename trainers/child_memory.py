@@ -27,21 +27,29 @@ class SharedVector:
         self._shared = np.frombuffer(mmap.mmap(self.descriptor, 4 * elements), dtype=np.float32)
         self._buffers: list[np.ndarray] = []
 
+    @property
+    def room(self) -> np.ndarray:
+        """Where `put` puts values, float32 [n]: what was computed there needs no copy. Read nothing from it."""
+        return self._shared
+
     def put(self, values: np.ndarray, ranges: Sequence[tuple[int, int]] | None = None) -> None:
         """Show the child `values`, float32 [n]: all of them or those in `ranges`, each (offset, size)."""
         assert values.dtype == np.float32, "parameters travel as float32"
         assert values.shape == (self.elements,), "not this model's parameters"
+        if values is self._shared:
+            return
         for offset, size in ((0, self.elements),) if ranges is None else ranges:
             np.copyto(self._shared[offset : offset + size], values[offset : offset + size])
 
-    def take(self, what: str) -> np.ndarray:
-        """A private, read-only copy, float32 [n]. Raises NotFiniteNumbers naming `what` when it is not finite.
+    def take(self, what: str, *, check: bool = True) -> np.ndarray:
+        """A private, read-only copy, float32 [n]. Raises NotFiniteNumbers naming `what` when it is not finite; without
+        `check` that is left to whoever takes it.
 
         Its memory is used again once nobody holds it any more: fresh memory costs a page fault every 4 KiB.
         """
         buffer = self._free_buffer()
         np.copyto(buffer, self._shared)
-        if not all_below_two(buffer) and not np.isfinite(buffer).all():
+        if check and not all_below_two(buffer) and not np.isfinite(buffer).all():
             raise NotFiniteNumbers(f"{what} are not all finite")
         copied = buffer.view()
         copied.flags.writeable = False

@@ -136,6 +136,7 @@ class TrainerChild:
     def train(
         self, parameters: np.ndarray | None, *, round: int, first_step: int, steps: int, worker: int, evaluate: bool,
         timeout_s: float, position: int = 0, uneven: bool = False, synchronise: Synchronise | None = None, applies: Applies = "parameters",
+        check: bool = True,
     ) -> Trained:  # fmt: skip
         """Inner steps first_step … first_step+steps−1 from `parameters`, float32 [n]; `evaluate` them first if asked.
 
@@ -144,6 +145,8 @@ class TrainerChild:
                 that the whole job has batches for; its batches are drawn by it when the workload streams, or with `uneven`.
             synchronise: gets (step, rate, gradient) of every step before anything is done with the gradient, and gives
                 what `applies` says: parameters that take the place of the model's, or the gradient for its optimiser.
+                What it gives may lie in `room`.
+            check: refuse gradients that are not finite; without it `synchronise` does so itself.
             timeout_s: of the child's own time; what `synchronise` takes is not counted.
 
         What `synchronise` raises passes through; its step changed nothing, and the child can go on from there.
@@ -159,7 +162,7 @@ class TrainerChild:
                      "applies": None if synchronise is None else applies}  # fmt: skip
             self._send("train", order, b"", deadline)
             if synchronise is not None:
-                failure = self._synchronised(synchronise, range(first_step, first_step + steps), deadline)
+                failure = self._synchronised(synchronise, range(first_step, first_step + steps), check, deadline)
             if failure is None:
                 fields = self._expect(deadline, "trained").fields
                 elapsed_ms = math.ceil((time.monotonic() - began) * 1000)
@@ -172,7 +175,9 @@ class TrainerChild:
                 return Trained(trained, math.fsum(losses) / steps, losses, tokens, ms, held_out_loss)
         raise failure
 
-    def _synchronised(self, synchronise: Synchronise, steps: range, deadline: Deadline) -> Exception | None:
+    def _synchronised(
+        self, synchronise: Synchronise, steps: range, check: bool, deadline: Deadline
+    ) -> Exception | None:
         """Exchange the gradient of each of `steps`. What `synchronise` raised, or NotFiniteNumbers, once the child has let
         its step go.
         """
@@ -183,7 +188,8 @@ class TrainerChild:
                 broke_protocol(f"the gradient of another step than {step}", self._log.tail())
             began = time.monotonic()
             try:
-                answer = synchronise(step, rate, self._shared().take(f"the gradients of step {step}"))
+                gradient = self._shared().take(f"the gradients of step {step}", check=check)
+                answer = synchronise(step, rate, gradient)
             except Exception as failure:  # noqa: BLE001  raised again by `train`
                 deadline.ends += time.monotonic() - began
                 self._send("abandon", {}, b"", deadline)
@@ -193,6 +199,11 @@ class TrainerChild:
             self._shared().put(answer)
             self._send("apply", {}, b"", deadline)
         return None
+
+    @property
+    def room(self) -> np.ndarray:
+        """Memory for what `synchronise` gives, float32 [n], which the child sees: to write there spares a copy."""
+        return self._shared().room
 
     def mix(self, values: np.ndarray, ranges: Sequence[tuple[int, int]], keep: float, timeout_s: float = 60.0) -> None:
         """In the child: θ[i] ← keep · θ[i] + (1 − keep) · values[i] for every i in `ranges`, each (offset, size). `values`,

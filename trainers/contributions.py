@@ -18,7 +18,8 @@ from typing import Any, Literal, TypeAlias
 from numpy.typing import NDArray
 
 from trainers.codecs import BadPayload, Vector
-from trainers.filled import joined
+from trainers.filled import Payload as Sent
+from trainers.filled import joined, viewed, whole
 from trainers.strategies.base import Part
 
 Payload = bytes | memoryview
@@ -47,8 +48,15 @@ class Contribution:
 
     def pack(self, body: Buffers) -> bytes:
         """As bytes, with what, joined, is the body: it is copied once."""
+        return joined([self._head(), *body])
+
+    def in_parts(self, body: Buffers) -> tuple[bytes | memoryview, ...]:
+        """The same without a copy."""
+        return (self._head(), *map(viewed, body))
+
+    def _head(self) -> bytes:
         fields = (self.round, self.step, self.epoch, self.slot, self.weight)
-        return joined([CONTRIBUTION.pack(CONTRIBUTION_MAGIC, *fields), *body])
+        return CONTRIBUTION.pack(CONTRIBUTION_MAGIC, *fields)
 
 
 def unpack_contribution(payload: Payload, *, round: int, step: int, slot: int) -> Contribution:
@@ -117,6 +125,16 @@ def decode_parts(parts: Sequence[Part], body: Payload) -> tuple[Vector, ...]:
         vectors.append(part.codec.decode(view[offset : offset + size], part.elements))
         offset += size
     return tuple(vectors)
+
+
+def is_lossless(parts: Sequence[Part]) -> bool:
+    """Whether all of it is decoded to the bit."""
+    return all(part.codec.lossless for part in parts)
+
+
+def seen_of(parts: Sequence[Part], vectors: tuple[Vector, ...], payload: Sent) -> tuple[Vector, ...]:
+    """What everybody decodes a contribution of these vectors to."""
+    return vectors if is_lossless(parts) else decode_parts(parts, memoryview(whole(payload))[CONTRIBUTION.size :])
 
 
 def slices_of(elements: int, owners: Sequence[int]) -> dict[int, tuple[int, int]]:

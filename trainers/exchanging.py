@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from trainers.filled import Payload
 from trainers.member import Member, Merged
 from trainers.mesh.cost import choose_topology
 from trainers.mesh.views import Superseded, View
@@ -18,19 +19,19 @@ class Exchange(Protocol):
     @property
     def view(self) -> View | None: ...
 
-    def gather(self, step: int, payload: bytes, timeout_s: float) -> dict[int, bytes]: ...
+    def gather(self, step: int, payload: Payload, timeout_s: float) -> dict[int, Payload]: ...
 
     def reduce(
         self, step: int, slices: Mapping[int, bytes], combine: "Combine", timeout_s: float
-    ) -> dict[int, bytes]: ...
+    ) -> dict[int, Payload]: ...
 
-    def pair(self, step: int, payload: bytes, partner: int | None, timeout_s: float) -> dict[int, bytes]: ...
+    def pair(self, step: int, payload: Payload, partner: int | None, timeout_s: float) -> dict[int, Payload]: ...
 
 
 class Combine(Protocol):
     """Makes the owner's reduced slice from all members' slices."""
 
-    def __call__(self, received: dict[int, bytes], /) -> bytes: ...
+    def __call__(self, received: dict[int, Payload], /) -> bytes: ...
 
 
 class LeftBehind(Exception):
@@ -75,7 +76,7 @@ def merge(member: Member, mesh: Exchange, way: Way, timeout_s: float) -> Merged:
             continue
 
 
-def _results(member: Member, mesh: Exchange, way: Way, view: View, timeout_s: float) -> dict[int, bytes]:
+def _results(member: Member, mesh: Exchange, way: Way, view: View, timeout_s: float) -> dict[int, Payload]:
     step = member.at_step
     if way.topology == "pairs":
         others = [slot for slot in member.partners if slot != member.slot]

@@ -7,8 +7,13 @@ memory), and then no other thread of the process answers anybody.
 import ctypes
 import os
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
+
+Payload: TypeAlias = bytes | tuple[bytes | memoryview, ...]
+"""Bytes as they are, or in parts that go one behind the other and are not joined before they do. Views are of bytes, and of
+memory that nobody changes as long as they last."""
 
 _new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(
     ("PyBytes_FromStringAndSize", ctypes.pythonapi)
@@ -28,7 +33,7 @@ def filled(size_bytes: int, fill: Callable[[np.ndarray], None]) -> bytes:
     return made
 
 
-def joined(parts: Sequence[bytes | np.ndarray]) -> bytes:
+def joined(parts: Sequence[bytes | memoryview | np.ndarray]) -> bytes:
     """All of them, one behind the other; arrays as their memory is, in row-major order."""
     flat = [_numbers(part) for part in parts]
 
@@ -41,6 +46,26 @@ def joined(parts: Sequence[bytes | np.ndarray]) -> bytes:
     return filled(sum(part.size for part in flat), fill)
 
 
+def viewed(part: bytes | np.ndarray) -> bytes | memoryview:
+    """The bytes of an array, row-major, without a copy where its memory is so; bytes as they are."""
+    return part if isinstance(part, bytes) else _numbers(part).data
+
+
+def parts_of(payload: Payload) -> tuple[bytes | memoryview, ...]:
+    """One or more, as they follow each other."""
+    return (payload,) if isinstance(payload, bytes) else payload
+
+
+def size_of(payload: Payload) -> int:
+    """Bytes in all."""
+    return sum(map(len, parts_of(payload)))
+
+
+def whole(payload: Payload) -> bytes:
+    """All of it as one."""
+    return payload if isinstance(payload, bytes) else joined(payload)
+
+
 def read_into(descriptor: int, offset: int, room: np.ndarray) -> None:
     """The file's bytes from `offset` on, as many as `room` (uint8) takes. Raises OSError; EOFError when it has fewer."""
     while room.size:
@@ -50,7 +75,7 @@ def read_into(descriptor: int, offset: int, room: np.ndarray) -> None:
         room, offset = room[got:], offset + got
 
 
-def _numbers(part: bytes | np.ndarray) -> np.ndarray:
+def _numbers(part: bytes | memoryview | np.ndarray) -> np.ndarray:
     if isinstance(part, np.ndarray):
         return np.ascontiguousarray(part).reshape(-1).view(np.uint8)
     return np.frombuffer(part, dtype=np.uint8)

@@ -20,16 +20,16 @@ import safetensors.numpy
 from trainers.codecs import BadPayload, Vector
 from trainers.codecs.base import refuse_not_finite, sum_of_squares
 from trainers.contributions import (
-    CONTRIBUTION,
-    Buffers,
     Bundle,
     Contribution,
     Reduced,
-    decode_parts,
     encode_parts,
+    is_lossless,
+    seen_of,
     slices_of,
     unpack_bundle,
 )
+from trainers.filled import Payload, parts_of, whole
 from trainers.layout import Layout, elements_of, layout_of
 from trainers.member_exports import FORMAT, OWN, exported_state, read_description, read_export, write_export
 from trainers.merging import weighted_mean
@@ -99,10 +99,12 @@ class Member:
     # a merge
 
     def contribute(
-        self, local: Vector, order: RoundOrder, *, step: int | None = None, rate: float = 0.0, weight: float = 1.0
-    ) -> float:
+        self, local: Vector, order: RoundOrder, *, step: int | None = None, rate: float = 0.0, weight: float = 1.0,
+        room: Vector | None = None,
+    ) -> float:  # fmt: skip
         """Take what this member has trained (or, with `step`, one step's gradient) into the merge of `order`.
 
+        `room`, float32 [n]: where a merged gradient may be put, which then is `step_result`.
         Returns the norm of what is to be sent (0 for a step's). Raises MemberError for a round that is not next, BadPayload when something counts as not finite.
         """
         if order.round != self.round + 1:
@@ -113,7 +115,7 @@ class Member:
         vectors, state = self.strategy.contribute(self._state, local, moment)
         weighted = bool(self.spec["strategy"].get("weighted", False))
         self._pending = Pending(
-            order, moment, self.strategy.parts(moment), tuple(vectors), state, weight if weighted else 1.0
+            order, moment, self.strategy.parts(moment), tuple(vectors), state, weight if weighted else 1.0, room
         )
         self.tentative = None
         if step is not None:
@@ -146,12 +148,16 @@ class Member:
         """The ranges (offset, size) of the parameters that the merge of that round may change."""
         return self.strategy.mixed(self._moment(order, None, 0.0))
 
-    def payload(self) -> bytes:
-        """The whole contribution. Raises BadPayload when an element is not finite."""
+    def payload(self) -> Payload:
+        """The whole contribution; in parts, without a copy of what was contributed, where nothing is lost and nobody keeps
+        it for later. Raises BadPayload when an element is not finite.
+        """
         pending = self._in_progress()
         if pending.payload is None:
-            pending.payload = self._contribution(pending, encode_parts(pending.parts, pending.vectors))
-            pending.seen = _seen(pending.parts, pending.vectors, pending.payload)
+            body, head = encode_parts(pending.parts, pending.vectors), self._contribution(pending)
+            as_it_lies = is_lossless(pending.parts) and not self.replays
+            pending.payload = head.in_parts(body) if as_it_lies else head.pack(body)
+            pending.seen = seen_of(pending.parts, pending.vectors, pending.payload)
             pending.sent = self.strategy.sent(pending.state, pending.seen, pending.moment)
             pending.cut, pending.reduces = {}, False
         return pending.payload
@@ -164,8 +170,8 @@ class Member:
             decoded, cut = np.empty_like(vector), {}
             for owner, (start, stop) in slices_of(part.elements, owners).items():
                 slice_part = (Part(stop - start, part.codec),)
-                cut[owner] = self._contribution(pending, encode_parts(slice_part, (vector[start:stop],)))
-                [decoded[start:stop]] = _seen(slice_part, (vector[start:stop],), cut[owner])
+                cut[owner] = self._contribution(pending).pack(encode_parts(slice_part, (vector[start:stop],)))
+                [decoded[start:stop]] = seen_of(slice_part, (vector[start:stop],), cut[owner])
             pending.sent = self.strategy.sent(pending.state, (decoded,), pending.moment)
             pending.cut, pending.payload, pending.reduces = cut, None, True
         return pending.cut
@@ -173,12 +179,16 @@ class Member:
     def sent_digest(self) -> str:
         """SHA-256 of the contribution's bytes, whole or in the order of its slices, as they were sent."""
         pending = self._in_progress()
-        sent = (
-            [pending.payload] if pending.payload is not None else [pending.cut[owner] for owner in sorted(pending.cut)]
-        )
-        return hashlib.sha256(b"".join(sent)).hexdigest()
+        digest = hashlib.sha256()
+        if pending.payload is not None:
+            sent = parts_of(pending.payload)
+        else:
+            sent = tuple(pending.cut[owner] for owner in sorted(pending.cut))
+        for part in sent:
+            digest.update(part)
+        return digest.hexdigest()
 
-    def combine(self, received: Mapping[int, bytes], owners: Sequence[int]) -> bytes:
+    def combine(self, received: Mapping[int, Payload], owners: Sequence[int]) -> bytes:
         """As the owner of a slice: the mean of what all members sent of it, encoded. Bad slices are left out."""
         pending = self._in_progress()
         start, stop = slices_of(pending.parts[0].elements, owners)[self.slot]
@@ -193,7 +203,7 @@ class Member:
         body = encode_parts(part, (mean,))
         return Reduced(pending.order.round, pending.moment.step, slots, math.fsum(weights)).pack(body)
 
-    def merge(self, results: Mapping[int, bytes], among: Sequence[int] | None = None) -> Merged:
+    def merge(self, results: Mapping[int, Payload], among: Sequence[int] | None = None) -> Merged:
         """The state after the merge, from whole contributions by slot or reduced slices by owner; not adopted yet.
 
         `among`: the members of the exchange; whose slices are not in the mean, or who made a bad one of it, is named as refused.
@@ -360,16 +370,15 @@ class Member:
             raise MemberError("no merge is in progress here")
         return self._pending
 
-    def _contribution(self, pending: Pending, body: Buffers) -> bytes:
-        step = pending.moment.step
-        return Contribution(pending.order.round, step, self.epoch, self.slot, pending.weight).pack(body)
+    def _contribution(self, pending: Pending) -> Contribution:
+        return Contribution(pending.order.round, pending.moment.step, self.epoch, self.slot, pending.weight)
 
     @property
     def _most_weight(self) -> float:
         """Nobody counts for more than its work: one without weights, no more than a round's tokens can be with them."""
         return MOST_TOKENS if self.spec["strategy"].get("weighted", False) else 1.0
 
-    def _merge(self, results: Mapping[int, bytes], pending: Pending, among: frozenset[int]) -> Merged:
+    def _merge(self, results: Mapping[int, Payload], pending: Pending, among: frozenset[int]) -> Merged:
         if pending.reduces:
             found = assemble(pending, results, among)
         else:
@@ -381,7 +390,10 @@ class Member:
         mine = self._state
         if pending.sent is not None and self.slot in found.accepted:
             mine = sent_in_part(self.strategy, mine, pending, found.lost) if found.lost else pending.sent
-        state = self.strategy.merge(mine, found.updates, pending.moment)
+        if pending.room is None:
+            state = self.strategy.merge(mine, found.updates, pending.moment)
+        else:
+            state = self.strategy.merge_into(pending.room, mine, found.updates, pending.moment)
         order = pending.order
         changed = state["parameters"] is not self._state["parameters"]
         if changed and not np.isfinite(state["parameters"]).all():
@@ -390,17 +402,10 @@ class Member:
         if self.replays:
             bundle = Bundle(
                 order.round, order.step_before, order.step_after, "reduce" if pending.reduces else "gather",
-                order.slots, order.position_after, dict(results),
+                order.slots, order.position_after, {key: whole(one) for key, one in results.items()},
             )  # fmt: skip
         digest = digest_of(state) if self.strategy.cadence == "round" else ""
         return Merged(order, state, digest, found.accepted, found.refused, bundle)
-
-
-def _seen(parts: Sequence[Part], vectors: tuple[Vector, ...], payload: bytes) -> tuple[Vector, ...]:
-    """What everybody decodes a contribution of these vectors to."""
-    if all(part.codec.lossless for part in parts):
-        return vectors
-    return decode_parts(parts, memoryview(payload)[CONTRIBUTION.size :])
 
 
 def staged(member: Member) -> Member:

@@ -25,14 +25,14 @@ def mean(updates: Sequence[Vector]) -> Vector:
     return weighted_mean(updates, [1.0] * len(updates))
 
 
-def weighted_mean(updates: Sequence[Vector], weights: Sequence[float]) -> Vector:
-    """Σ w_i x_i / Σ w_i, the weights above zero."""
+def weighted_mean(updates: Sequence[Vector], weights: Sequence[float], out: Vector | None = None) -> Vector:
+    """Σ w_i x_i / Σ w_i, the weights above zero; in `out`, where it is given, which is none of the updates."""
     assert updates, "nothing to merge"
     assert len(weights) == len(updates), "one weight for each"
     assert min(weights) > 0.0, "a weight that is none"
     if min(weights) == max(weights):
-        return _plain_mean(updates)
-    return _by_parts(updates, weights, lambda _: math.fsum(weights))
+        return _plain_mean(updates, out)
+    return _by_parts(updates, weights, lambda _: math.fsum(weights), out)
 
 
 def bounded_weights(weights: Sequence[float]) -> list[float]:
@@ -73,13 +73,15 @@ def clip_to_median(updates: Sequence[Vector]) -> list[Vector]:
     ]
 
 
-def _plain_mean(updates: Sequence[Vector]) -> Vector:
+def _plain_mean(updates: Sequence[Vector], out: Vector | None) -> Vector:
     """In float32, in the order given: a quarter of the time, and the same bits wherever float32 is IEEE 754's. By pieces,
     so that a piece's sum is still in the cache when it is divided.
     """
+    merged = np.empty(updates[0].shape, dtype=np.float32) if out is None else out
     if len(updates) == 1:
-        return updates[0].astype(np.float32, copy=True)
-    merged, share = np.empty(updates[0].shape, dtype=np.float32), np.float32(1.0 / len(updates))
+        np.copyto(merged, updates[0])
+        return merged
+    share = np.float32(1.0 / len(updates))
     for start in range(0, merged.size, CHUNK):
         part = merged[start : start + CHUNK]
         first, second, *others = (update[start : start + CHUNK] for update in updates)
@@ -94,9 +96,10 @@ def _by_parts(
     updates: Sequence[Vector],
     weights: Sequence[float],
     behind: Callable[[slice], float | NDArray[np.float64]],
+    out: Vector | None = None,
 ) -> Vector:
     """Σ w_i x_i / `behind`, part by part: the float64 sums of all of it would be two vectors more."""
-    merged = np.empty(updates[0].shape, dtype=np.float32)
+    merged = np.empty(updates[0].shape, dtype=np.float32) if out is None else out
     total, scaled = (np.empty(min(CHUNK, merged.size), dtype=np.float64) for _ in range(2))
     for start in range(0, merged.size, CHUNK):
         part = slice(start, min(start + CHUNK, merged.size))

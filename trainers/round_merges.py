@@ -15,6 +15,7 @@ from trainers.contributions import (
     unpack_contribution,
     unpack_reduced,
 )
+from trainers.filled import Payload, whole
 from trainers.merging import bounded_weights
 from trainers.strategies import Moment, Part, State, Strategy, Update
 
@@ -56,8 +57,9 @@ class Pending:
     vectors: tuple[Vector, ...]
     state: State  # with what contributing changed of the own vectors
     weight: float
+    room: Vector | None = None  # where a merged gradient may be put
     sent: State | None = None
-    payload: bytes | None = None
+    payload: Payload | None = None
     seen: tuple[Vector, ...] = ()  # what everybody decodes `payload` to
     cut: dict[int, bytes] = field(default_factory=dict)
     reduces: bool = False  # slices of the mean are exchanged, not whole contributions
@@ -65,7 +67,7 @@ class Pending:
 
 
 def read_updates(
-    pending: Pending, parts: Sequence[Part], received: Mapping[int, bytes], most_weight: float
+    pending: Pending, parts: Sequence[Part], received: Mapping[int, Payload], most_weight: float
 ) -> tuple[list[Update], dict[int, str]]:
     """Updates in slot order, and why the others are none. Who claims more than `most_weight` is refused; below that a claim
     is nobody's but the sender's, so it counts as far as `bounded_weights` lets it.
@@ -74,11 +76,15 @@ def read_updates(
     refused: dict[int, str] = {}
     for slot in sorted(received):
         try:
-            found = unpack_contribution(received[slot], round=pending.order.round, step=pending.moment.step, slot=slot)
-            if found.weight > most_weight:
-                raise BadPayload(f"its weight is {found.weight}; at most {most_weight} is allowed")
-            own = received[slot] is pending.payload and parts is pending.parts
-            updates.append(Update(slot, found.weight, pending.seen if own else decode_parts(parts, found.body)))
+            if received[slot] is pending.payload and parts is pending.parts:
+                weight, vectors = pending.weight, pending.seen
+            else:
+                payload = whole(received[slot])
+                found = unpack_contribution(payload, round=pending.order.round, step=pending.moment.step, slot=slot)
+                weight, vectors = found.weight, decode_parts(parts, found.body)
+            if weight > most_weight:
+                raise BadPayload(f"its weight is {weight}; at most {most_weight} is allowed")
+            updates.append(Update(slot, weight, vectors))
         except BadPayload as error:
             refused[slot] = str(error)
     weights = bounded_weights([update.weight for update in updates]) if updates else []
@@ -97,13 +103,13 @@ class Assembled:
     lost: tuple[tuple[int, int], ...] = ()
 
 
-def assemble_whole(pending: Pending, results: Mapping[int, bytes], most_weight: float) -> Assembled:
+def assemble_whole(pending: Pending, results: Mapping[int, Payload], most_weight: float) -> Assembled:
     """Everybody's contribution as it is."""
     updates, refused = read_updates(pending, pending.parts, results, most_weight)
     return Assembled(updates, tuple(update.slot for update in updates), refused)
 
 
-def assemble(pending: Pending, results: Mapping[int, bytes], among: frozenset[int]) -> Assembled:
+def assemble(pending: Pending, results: Mapping[int, Payload], among: frozenset[int]) -> Assembled:
     """The mean of everybody's contributions from its slices, as one update.
 
     All have the same slices, so that all refuse the same: nobody has moved where a slice is none, and its owner, who made
@@ -114,7 +120,7 @@ def assemble(pending: Pending, results: Mapping[int, bytes], among: frozenset[in
     accepted, bad, lost = set(pending.order.slots), dict[int, str](), []
     for owner, (start, stop) in slices_of(part.elements, sorted(results)).items():
         try:
-            found = unpack_reduced(results[owner], round=pending.order.round, step=pending.moment.step)
+            found = unpack_reduced(whole(results[owner]), round=pending.order.round, step=pending.moment.step)
             [mean[start:stop]] = decode_parts((Part(stop - start, part.codec),), found.body)
         except BadPayload as error:
             bad[owner] = f"it made a bad slice of the mean: {error}"

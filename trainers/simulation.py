@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from trainers.codecs import Vector
+from trainers.filled import Payload, size_of
 from trainers.layout import Layout, elements_of, layout_of
 from trainers.loop import InnerLoop
 from trainers.member import Member, RoundOrder
@@ -239,9 +240,9 @@ def _merge(peers: Mapping[int, _Peer], order: RoundOrder, late: frozenset[int], 
     if topology in ("butterfly", "star"):
         owners = tuple(present) if topology == "butterfly" else tuple(present)[:1]
         reduced = _reduced(present, owners)
-        results = dict.fromkeys(present, reduced)
+        results: dict[int, Mapping[int, Payload]] = dict.fromkeys(present, reduced)
     else:
-        results = _gathered(present)
+        results = dict(_gathered(present))
     for slot, peer in present.items():
         peer.member.merge(results[slot], tuple(present))
         peer.member.commit()
@@ -253,14 +254,14 @@ def _merge(peers: Mapping[int, _Peer], order: RoundOrder, late: frozenset[int], 
         member.apply(bundle)
 
 
-def _gathered(peers: Mapping[int, _Peer]) -> dict[int, dict[int, bytes]]:
+def _gathered(peers: Mapping[int, _Peer]) -> dict[int, dict[int, Payload]]:
     """Whole contributions by slot, for each of who merges them; each is counted once for every other who gets it."""
     payloads = {slot: peer.member.payload() for slot, peer in peers.items()}
     results = {}
     for slot, peer in peers.items():
         results[slot] = {other: payloads[other] for other in peer.member.partners if other in payloads}
         for other in set(results[slot]) - {slot}:
-            peers[other].sent_bytes += len(payloads[other])
+            peers[other].sent_bytes += size_of(payloads[other])
     return results
 
 

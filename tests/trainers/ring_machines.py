@@ -14,6 +14,7 @@ from tests.trainers.ring_jobs import ELEMENTS, LAYOUT, RATE, TARGET
 from trainers.actors import worker as workers
 from trainers.child_process import ChildFailed, Exported, Loaded, NotFiniteNumbers, Trained
 from trainers.codecs import Vector
+from trainers.filled import Payload, whole
 from trainers.mesh import mesh as meshes
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Child:
         self._seat = seat
         self.theta = np.zeros(ELEMENTS, dtype=np.float32)
         self.moments = np.zeros(8, dtype=np.float32)
+        self.room = np.zeros(ELEMENTS, dtype=np.float32)
         self.metrics: dict[str, float] = {}
 
     def load(self, package: object, timeout_s: float) -> Loaded:
@@ -52,6 +54,7 @@ class Child:
     def train(
         self, parameters: Vector | None, *, round: int, first_step: int, steps: int, position: int = 0, worker: int,
         evaluate: bool, timeout_s: float, uneven: bool = False, synchronise: Any = None, applies: str = "parameters",
+        check: bool = True,
     ) -> Trained:  # fmt: skip
         seat, began = self._seat, time.monotonic()
         seat.trained.append((round, first_step, position, steps, parameters is None))
@@ -66,6 +69,8 @@ class Child:
             gradient = (self.theta - TARGET * (1 + pull)).astype(np.float32)
             if seat.diverges.get(round) == index:
                 raise NotFiniteNumbers(f"the loss is nan at step {first_step + index}")
+            if seat.spoilt_gradient.get(round) == index:
+                gradient[3] = np.nan
             if synchronise is None:
                 self._descend(gradient, np.float32(0))
                 continue
@@ -161,21 +166,21 @@ class HookedMesh(meshes.Mesh):
         self.seat = CURRENT[0].seats[slot]
         self._links = _Links(self._links, self.seat)
 
-    def _run(self, pattern: Any, step: int, outgoing: Any, combine: Any, *rest: Any) -> dict[int, bytes]:
+    def _run(self, pattern: Any, step: int, outgoing: Any, combine: Any, *rest: Any) -> dict[int, Payload]:
         assert self.view is not None
         number, seat = self.seat.member.tentative_round, self.seat
         seat.come("exchange", number)
 
-        def forged(view: Any) -> Mapping[int, bytes]:
+        def forged(view: Any) -> Mapping[int, Payload]:
             payloads = outgoing(view)
             forge = seat.forge.get(number)
-            return payloads if forge is None else {slot: forge(payload) for slot, payload in payloads.items()}
+            return payloads if forge is None else {slot: forge(whole(payload)) for slot, payload in payloads.items()}
 
-        def combined(received: dict[int, bytes]) -> bytes:
+        def combined(received: dict[int, Payload]) -> bytes:
             mean: bytes = combine(received)
             return seat.forge_mean.get(number, lambda same: same)(mean)
 
-        found: dict[int, bytes] = super()._run(pattern, step, forged, combined, *rest)
+        found: dict[int, Payload] = super()._run(pattern, step, forged, combined, *rest)
         seat.come("exchanged", number)
         spoil = seat.spoil.pop(number, None)
         return found if spoil is None else spoil(dict(found))
@@ -217,6 +222,7 @@ class Seat:
     """What it makes of the slice that it owns."""
     spoil: dict[int, Callable[[dict[int, bytes]], dict[int, bytes]]] = field(default_factory=dict)
     diverges: dict[int, int] = field(default_factory=dict)
+    spoilt_gradient: dict[int, int] = field(default_factory=dict)
     """In which step of a round its numbers are not finite."""
 
     @property

@@ -177,6 +177,25 @@ def test_gradients_that_were_kept_are_not_overwritten_by_later_steps(warm):
     assert all(np.array_equal(gradient, copied) for gradient, copied in zip(kept, copies, strict=True))
 
 
+def test_an_answer_that_was_computed_in_the_childs_room_is_what_it_applies(warm):
+    child, initial = warm
+
+    def in_room(step, rate, gradient):
+        np.multiply(gradient, np.float32(0.5), out=child.room)
+        return child.room
+
+    def apart(step, rate, gradient):
+        return gradient * np.float32(0.5)
+
+    inner = child.export_inner().content()
+    ends = []
+    for synchronise in (in_room, apart):
+        child.import_inner(inner)
+        ends.append(train(child, initial, steps=5, synchronise=synchronise, applies="gradient").parameters)
+    assert np.array_equal(*ends)
+    assert not np.array_equal(ends[0], initial)
+
+
 def test_mixing_moves_only_the_ranges_and_by_as_much_as_asked(warm):
     child, initial = warm
     before = train(child, initial, steps=1, synchronise=lambda *_: initial)
@@ -230,3 +249,11 @@ def test_a_gradient_that_is_not_finite_is_named_even_when_the_loss_is(tmp_path):
             train(child, initial, first_step=7, synchronise=lambda *_: initial)
         assert failed.value.kind == "nan"
         assert len(child.export_inner().content()) > 0, "it serves on"
+        with pytest.raises(ZeroDivisionError):
+            train(child, initial, first_step=7, synchronise=refuse_nan, check=False)
+
+
+def refuse_nan(step, rate, gradient):
+    """As who checks itself may: it gets what is not finite."""
+    assert np.isnan(gradient).any()
+    raise ZeroDivisionError

@@ -27,6 +27,18 @@ def test_who_diverges_once_is_warned_and_goes_on_from_what_the_others_made(name)
         assert not any(job.warned(number) for number in (1, 2, 4, 5, 6))
 
 
+@pytest.mark.parametrize("name", ["ddp", "demo", "distro"])
+def test_a_gradient_that_is_not_finite_is_sent_to_nobody_and_named_with_its_step(name):
+    with ring(spec_of(STRATEGIES[name], rounds=5)) as job:
+        job.seats[1].spoilt_gradient = {3: 2}
+        assert is_done(job.run())
+        job.check()
+        assert job.lost() == []
+        [warned] = job.warned(3)
+        assert (warned["slot"], "the gradients of step" in warned["reason"]) == (1, True)
+        assert job.contributors() == [[0, 1, 2]] * 2 + [[0, 2]] + [[0, 1, 2]] * 2
+
+
 def test_who_diverges_while_it_trains_ahead_is_warned_in_the_round_that_this_belongs_to():
     with ring(spec_of(strategy_of("streaming_diloco", overlap_steps=2), rounds=6)) as job:
         job.seats[1].diverges = {3: 1}

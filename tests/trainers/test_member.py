@@ -1,6 +1,7 @@
 """One member's outer state: agrees with its peers to the bit, refuses other rounds, survives a move and a replay."""
 
 import contextlib
+import hashlib
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from trainers.codecs import BadPayload
 from trainers.contributions import Bundle, slices_of, unpack_bundle, unpack_contribution, unpack_reduced
+from trainers.filled import whole
 from trainers.layout import layout_of
 from trainers.member import Member, MemberError, RoundOrder
 from trainers.options import strategy_options
@@ -42,7 +44,7 @@ def contributed(group: list[Member]) -> list[Member]:
 
 
 def gather(group: list[Member]) -> dict[int, bytes]:
-    return {member.slot: member.payload() for member in group}
+    return {member.slot: whole(member.payload()) for member in group}
 
 
 def butterfly(group: list[Member], owners) -> dict[int, bytes]:
@@ -327,6 +329,38 @@ def test_steps_that_are_merged_one_by_one_end_a_round():
     assert len(digests) == 1
     group[0].commit(digests.pop())
     assert (group[0].round, group[0].step) == (1, 2)
+
+
+@pytest.mark.parametrize("way", ["gather", "butterfly"])
+@pytest.mark.parametrize("options", [{}, {"codec": "int8", "error_feedback": True}], ids=["whole", "int8"])
+def test_a_gradient_merged_into_the_callers_room_is_the_same_to_the_bit(way, options):
+    apart, inside = (members(given=spec("ddp", **options)) for _ in range(2))
+    room = np.empty_like(INITIAL)
+    for step in range(3):
+        for group, where in ((apart, None), (inside, room)):
+            for member in group:
+                gradient = np.random.default_rng([member.slot, step]).normal(size=INITIAL.size).astype(np.float32)
+                member.contribute(gradient, order(1, steps=3), step=step, rate=0.01, room=where)
+            results = gather(group) if way == "gather" else butterfly(group, (0, 1, 4))
+            for member in group:
+                member.merge(results)
+        expected = apart[0].step_result()
+        for member in inside:
+            assert member.step_result() is room
+            assert room.tobytes() == expected.tobytes()
+        for member in apart[1:]:
+            member.step_result()
+
+
+def test_a_gradient_that_loses_nothing_is_sent_from_where_it_lies():
+    [member] = members((0,), given=spec("ddp"))
+    gradient = np.random.default_rng(1).normal(size=INITIAL.size).astype(np.float32)
+    member.contribute(gradient, order(1, (0,), steps=1), step=0, rate=0.01)
+    payload = member.payload()
+    assert np.shares_memory(np.frombuffer(payload[-1], dtype=np.float32), gradient)
+    found = unpack_contribution(whole(payload), round=1, step=0, slot=0)
+    assert bytes(found.body[-gradient.nbytes :]) == gradient.tobytes()
+    assert member.sent_digest() == hashlib.sha256(whole(payload)).hexdigest()
 
 
 def test_a_mean_gradient_is_handed_on_and_the_round_ends_where_the_optimiser_stepped():

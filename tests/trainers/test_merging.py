@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from tests.trainers.test_member import butterfly, gather, members, order, spec, trained
 from trainers.merging import (
+    CHUNK,
     MERGES,
     bounded_weights,
     centered_clip,
@@ -54,6 +55,18 @@ def test_one_liar_among_five_moves_robust_merges_little_and_the_mean_far(merge, 
 def test_trimming_everything_away_is_a_bug():
     with pytest.raises(AssertionError):
         trimmed_mean(updates_of(2), trimmed=1)
+
+
+@given(
+    weights=st.lists(st.sampled_from([1.0, 2.5, 3e5]), min_size=1, max_size=6),
+    size=st.sampled_from([1, 500, CHUNK, CHUNK + 7]),
+)
+def test_a_mean_in_the_callers_memory_is_the_same_to_the_bit(weights, size):
+    random = np.random.default_rng(size)
+    updates = [random.normal(size=size).astype(np.float32) for _ in weights]
+    room = np.full(size, np.nan, dtype=np.float32)
+    assert weighted_mean(updates, weights, room) is room
+    assert room.tobytes() == weighted_mean(updates, weights).tobytes()
 
 
 @given(weights=st.lists(st.floats(0.5, 1e6), min_size=1, max_size=6), seed=st.integers(0, 1000))

@@ -348,8 +348,9 @@ class Training:
         start = self._start_parameters()
         if strategy.cadence == "step":
             trained = self._child.train(
-                start, **share, synchronise=lambda *step: self._synchronise(now, *step), applies=strategy.applies
-            )
+                start, **share, synchronise=lambda *step: self._synchronise(now, *step), applies=strategy.applies,
+                check=False,
+            )  # fmt: skip
         else:
             trained = self._child.train(start, **share)
         self._local = True
@@ -391,8 +392,11 @@ class Training:
         return way_of(self.member.strategy, wanted_topology(self.member.spec["strategy"]), members, size, dense)
 
     def _synchronise(self, now: Round, step: int, rate: float, gradient: Vector) -> Vector:
-        """One step's exchange, in the middle of the child's step."""
-        self.member.contribute(gradient, now.order, step=step, rate=rate)
-        way = self._way(len(now.order.slots))
-        self.meeting.merge_patiently(self.meeting.mesh, way, time.monotonic() + STEP_PATIENCE_S)
+        """One step's exchange, in the middle of the child's step. Raises NotFiniteNumbers for what the member refuses."""
+        try:
+            self.member.contribute(gradient, now.order, step=step, rate=rate, room=self._child.room)
+            way = self._way(len(now.order.slots))
+            self.meeting.merge_patiently(self.meeting.mesh, way, time.monotonic() + STEP_PATIENCE_S)
+        except BadPayload as error:
+            raise NotFiniteNumbers(f"the gradients of step {step}: {error}") from None
         return self.member.step_result()

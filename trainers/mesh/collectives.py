@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from trainers.filled import Payload, parts_of
 from trainers.mesh.views import Identity, Peer, View
 from trainers.mesh.wire import BadWire, Frame, Header, Kind, Pattern, pack_result, read_result
 
@@ -38,12 +39,12 @@ class Call:
     view: View
     step: int
     pattern: Pattern
-    outgoing: Mapping[int, bytes]
+    outgoing: Mapping[int, Payload]
     sources: frozenset[int]
     asking: set[int]
     sent: bool = False
     combined: bytes | None = None
-    result: dict[int, bytes] | None = None
+    result: dict[int, Payload] | None = None
 
     @property
     def place(self) -> Step:
@@ -54,14 +55,14 @@ class Call:
 class Done:
     """The collective is over."""
 
-    result: dict[int, bytes]
+    result: dict[int, Payload]
 
 
 @dataclass(frozen=True, slots=True)
 class Combine:
     """Every member's slice is here: combine them, and tell `Collectives.combined`."""
 
-    slices: dict[int, bytes]
+    slices: dict[int, Payload]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class Collectives:
     _calls: dict[int, Call] = field(default_factory=dict)
     _waiting: dict[Identity, dict[Place, bytes]] = field(default_factory=dict)
     _wants: dict[Identity, dict[int, Frame]] = field(default_factory=dict)
-    _finished: dict[Step, tuple[Pattern, dict[int, bytes]]] = field(default_factory=dict)
+    _finished: dict[Step, tuple[Pattern, dict[int, Payload]]] = field(default_factory=dict)
 
     def set_view(self, view: View) -> bool:
         """Go forward to `view`; False for one that is not newer. Ends the calls of older views, answers what waited."""
@@ -113,7 +114,7 @@ class Collectives:
 
     # own calls
 
-    def begin(self, pattern: Pattern, step: int, outgoing: Mapping[int, bytes], partner: int | None = None) -> Call:
+    def begin(self, pattern: Pattern, step: int, outgoing: Mapping[int, Payload], partner: int | None = None) -> Call:
         """Start a collective in the present view, or go on with the one of this step that was begun in it."""
         view = self.view
         assert view is not None, "a view before a collective"
@@ -165,10 +166,10 @@ class Collectives:
         call.sent = True
         kind = Kind.SLICE if call.pattern is Pattern.REDUCE else Kind.SHARE
         for slot in sorted(call.sources & set(call.outgoing) - {self.slot}):
-            self._send(slot, call, kind, (call.outgoing[slot],))
+            self._send(slot, call, kind, parts_of(call.outgoing[slot]))
 
-    def _arrived(self, call: Call, kind: Kind, slots: Iterable[int], own: bytes | None) -> dict[int, bytes]:
-        found: dict[int, bytes] = {}
+    def _arrived(self, call: Call, kind: Kind, slots: Iterable[int], own: Payload | None) -> dict[int, Payload]:
+        found: dict[int, Payload] = {}
         for slot in sorted(slots):
             peer = call.view.peer(slot)
             assert peer is not None, "sources and owners are members"
@@ -178,7 +179,7 @@ class Collectives:
                 found[slot] = one
         return found
 
-    def _finish(self, call: Call, result: dict[int, bytes]) -> Done:
+    def _finish(self, call: Call, result: dict[int, Payload]) -> Done:
         self._keep(call.place, call.pattern, result)
         call.result = self._result_of(call)
         del self._calls[call.step]
@@ -187,7 +188,7 @@ class Collectives:
                 del waiting[place]
         return Done(result)
 
-    def _keep(self, place: Step, pattern: Pattern, result: dict[int, bytes]) -> None:
+    def _keep(self, place: Step, pattern: Pattern, result: dict[int, Payload]) -> None:
         self._finished[place] = (pattern, result)
         rounds = sorted({round_ for round_, _ in self._finished})[-ROUNDS_KEPT:]
         kept = {
@@ -195,7 +196,7 @@ class Collectives:
         }
         self._finished = {one: held for one, held in self._finished.items() if one[1] in kept.get(one[0], ())}
 
-    def _result_of(self, call: Call) -> dict[int, bytes]:
+    def _result_of(self, call: Call) -> dict[int, Payload]:
         pattern, result = self._finished[call.place]
         assert pattern is call.pattern, "a round keeps its topology in every attempt"
         return result
@@ -307,11 +308,11 @@ class Collectives:
         kind = Kind.NONE if held is None else Kind.RESULT
         self.outbox.append((peer, Frame(kind, want.round, want.attempt, want.step, parts)))
 
-    def _send(self, slot: int, call: Call, kind: Kind, parts: tuple[bytes, ...] = ()) -> None:
+    def _send(self, slot: int, call: Call, kind: Kind, parts: tuple[bytes | memoryview, ...] = ()) -> None:
         peer = call.view.peer(slot)
         assert peer is not None, "frames go to members"
         self.outbox.append((peer, Frame(kind, call.view.round, call.view.attempt, call.step, parts)))
 
 
-def _missing(wanted: Iterable[int], found: Mapping[int, bytes]) -> Waiting:
+def _missing(wanted: Iterable[int], found: Mapping[int, Payload]) -> Waiting:
     return Waiting(frozenset(wanted) - frozenset(found))

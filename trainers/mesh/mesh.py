@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from trainers.filled import Payload
 from trainers.mesh.collectives import Call, Collectives, Combine, Done, Over, Waiting
 from trainers.mesh.links import Links, Reader
 from trainers.mesh.sockets import Counter, Wire, call
@@ -104,8 +105,10 @@ class Mesh:
 
     # collectives
 
-    def gather(self, step: int, payload: bytes, timeout_s: float, *, round: int | None = None) -> dict[int, bytes]:
-        """Every member's payload by slot, own included.
+    def gather(
+        self, step: int, payload: Payload, timeout_s: float, *, round: int | None = None
+    ) -> dict[int, Payload]:
+        """Every member's payload by slot, own included, and that as it was given.
 
         Args:
             step: names the collective within the round; ascending.
@@ -121,11 +124,11 @@ class Mesh:
         self,
         step: int,
         slices: Mapping[int, bytes],
-        combine: Callable[[dict[int, bytes]], bytes],
+        combine: Callable[[dict[int, Payload]], bytes],
         timeout_s: float,
         *,
         round: int | None = None,
-    ) -> dict[int, bytes]:
+    ) -> dict[int, Payload]:
         """Each owner's combination of what all members sent it, by owner.
 
         Args:
@@ -139,20 +142,20 @@ class Mesh:
         return self._run(Pattern.REDUCE, step, lambda _: dict(slices), combine, timeout_s, round)
 
     def pair(
-        self, step: int, payload: bytes, partner: int | None, timeout_s: float, *, round: int | None = None
-    ) -> dict[int, bytes]:
+        self, step: int, payload: Payload, partner: int | None, timeout_s: float, *, round: int | None = None
+    ) -> dict[int, Payload]:
         """Own and the partner's payload; own alone without a partner, or when the view has lost it."""
 
-        def outgoing(view: View) -> dict[int, bytes]:
+        def outgoing(view: View) -> dict[int, Payload]:
             return {slot: payload for slot in view.slots if slot in (self.slot, partner)}
 
         return self._run(Pattern.PAIR, step, outgoing, None, timeout_s, round, partner)
 
     def _run(
-        self, pattern: Pattern, step: int, outgoing: Callable[[View], Mapping[int, bytes]],
-        combine: Callable[[dict[int, bytes]], bytes] | None, timeout_s: float, round_: int | None,
+        self, pattern: Pattern, step: int, outgoing: Callable[[View], Mapping[int, Payload]],
+        combine: Callable[[dict[int, Payload]], bytes] | None, timeout_s: float, round_: int | None,
         partner: int | None = None,
-    ) -> dict[int, bytes]:  # fmt: skip
+    ) -> dict[int, Payload]:  # fmt: skip
         deadline = time.monotonic() + timeout_s
         with self._changed:
             view = self._core.view
@@ -176,7 +179,9 @@ class Mesh:
                         assert combine is not None
                         self._combine(begun, slices, combine)
 
-    def _combine(self, begun: Call, slices: dict[int, bytes], combine: Callable[[dict[int, bytes]], bytes]) -> None:
+    def _combine(
+        self, begun: Call, slices: dict[int, Payload], combine: Callable[[dict[int, Payload]], bytes]
+    ) -> None:
         self._changed.release()
         try:
             reduced = combine(slices)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
+from trainers.filled import Payload, parts_of, size_of
 from trainers.mesh.views import Identity
 
 SECRET_BYTES = 32
@@ -174,14 +175,14 @@ def _mac(secret: bytes, label: bytes, data: bytes) -> bytes:
     return hmac.new(secret, b"torg mesh " + label + data, hashlib.sha256).digest()
 
 
-def pack_result(pattern: Pattern, result: Mapping[int, bytes]) -> tuple[bytes, ...]:
+def pack_result(pattern: Pattern, result: Mapping[int, Payload]) -> tuple[bytes | memoryview, ...]:
     """A finished result as the parts of a frame: pattern, count, (slot, length) of each, then the payloads."""
     head = _RESULT.pack(pattern, len(result))
-    entries = b"".join(_ENTRY.pack(slot, len(one)) for slot, one in sorted(result.items()))
-    return (head + entries, *(one for _, one in sorted(result.items())))
+    entries = b"".join(_ENTRY.pack(slot, size_of(result[slot])) for slot in sorted(result))
+    return (head + entries, *(part for slot in sorted(result) for part in parts_of(result[slot])))
 
 
-def read_result(payload: bytes) -> tuple[Pattern, dict[int, bytes]]:
+def read_result(payload: bytes) -> tuple[Pattern, dict[int, Payload]]:
     """Raises BadWire unless the payload is exactly one result."""
     if len(payload) < _RESULT.size:
         raise BadWire("a result in part")
@@ -189,7 +190,7 @@ def read_result(payload: bytes) -> tuple[Pattern, dict[int, bytes]]:
     at = _RESULT.size + count * _ENTRY.size
     if pattern not in Pattern._value2member_map_ or len(payload) < at:
         raise BadWire("no result")
-    result: dict[int, bytes] = {}
+    result: dict[int, Payload] = {}
     for slot, length in _ENTRY.iter_unpack(payload[_RESULT.size : at]):
         result[slot] = payload[at : at + length]
         at += length

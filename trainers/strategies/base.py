@@ -7,6 +7,7 @@ Sign convention of this folder: Δ = θ − θ_m (a pseudo-gradient: the outer s
 work in the units of Δ that the others have not seen yet. Vectors are float32 [n] in the layout's order.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
@@ -101,6 +102,9 @@ class Strategy(Protocol):
     def merge(self, state: State, updates: Sequence[Update], moment: Moment) -> State:
         """The state after it. `updates` ascend by slot; `state` is that of `sent` when the own update is among them."""
 
+    def merge_into(self, room: Vector, state: State, updates: Sequence[Update], moment: Moment) -> State:
+        """`merge`; "gradient" may lie in `room`, float32 [n], which is none of the others."""
+
     def start(self, state: State) -> Vector:
         """The parameters to train a round from, of a worker that holds no others than the state's."""
 
@@ -117,7 +121,7 @@ class Strategy(Protocol):
         """Another strategy's state as this one's: what both know by one name is kept, the rest begins anew."""
 
 
-class Base:
+class Base(ABC):
     """What most strategies have in common: one part, everybody merges everybody's, all go on from the parameters."""
 
     name: str
@@ -169,16 +173,24 @@ class Base:
         """One step's gradient is of no use later; strategies of rounds keep what is late."""
         return state
 
+    @abstractmethod
+    def merge(self, state: State, updates: Sequence[Update], moment: Moment) -> State:
+        """See `Strategy`."""
+
+    def merge_into(self, room: Vector, state: State, updates: Sequence[Update], moment: Moment) -> State:
+        """In memory of its own."""
+        return self.merge(state, updates, moment)
+
     def switch_from(self, state: State) -> State:
         """One name means one thing in all strategies, so what `init` names is kept; a residual is owed whoever pays it."""
         mine = self.init(state["parameters"])
         owed = {RESIDUAL: state[RESIDUAL]} if RESIDUAL in state and self.cadence == "round" else {}
         return {name: state.get(name, fresh) for name, fresh in mine.items()} | owed
 
-    def merged(self, updates: Sequence[Update]) -> Vector:
-        """One vector from all contributions' first parts."""
+    def merged(self, updates: Sequence[Update], room: Vector | None = None) -> Vector:
+        """One vector from all contributions' first parts; a mean lies in `room`, where there is one."""
         vectors, weights = [update.vectors[0] for update in updates], [update.weight for update in updates]
-        return weighted_mean(vectors, weights) if self.merge_name == "mean" else MERGES[self.merge_name](vectors)
+        return weighted_mean(vectors, weights, room) if self.merge_name == "mean" else MERGES[self.merge_name](vectors)
 
 
 class PseudoGradients(Base):

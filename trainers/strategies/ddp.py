@@ -38,6 +38,10 @@ class Ddp(Base):
         """The mean gradient as "gradient"; the parameters are what the workers' optimisers make of it."""
         return {**state, "gradient": self.merged(updates)}
 
+    def merge_into(self, room: Vector, state: State, updates: Sequence[Update], moment: Moment) -> State:
+        """See `merge`."""
+        return {**state, "gradient": self.merged(updates, room)}
+
     def resume(self, state: State, local: Vector, moment: Moment) -> Vector:
         """Where the own optimiser stepped to."""
         return local
