@@ -164,8 +164,8 @@ class SealedFile(io.RawIOBase):
     def __init__(self, name: str, read_at: ReadAt, done: Callable[[], None] = lambda: None) -> None:
         """Raises JournalNewer, JournalCorrupt, OSError. `done` is called when this is closed."""
         super().__init__()
+        self._named, self._read_at, self._done = name, read_at, done  # first: one whose head is damaged is closed all the same
         self.head = read_head(name, read_at)
-        self._named, self._read_at, self._done = name, read_at, done
         self._position = 0
         self._held: tuple[int, bytes] = (0, self.head.segment_header())
         """Where the bytes that were made last begin in the segment, and they."""
