@@ -9,14 +9,15 @@ price limit.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from storage.values import value
 
 Spec = Mapping[str, Any]
 One = TypeVar("One")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Wish:
     """`least` to `most` more workers, each for at most `limit` nano-dollars per GPU-hour.
 

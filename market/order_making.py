@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final
 
 from market.book import OrderBook
 from market.elastic import is_interruptible, wish_of
@@ -16,7 +17,9 @@ from market.pricing import FIRST_COVER_MS, cover_ms, rate_nanos_per_hour, spenda
 from market.state import Job, OfferRecord, State, Volatile
 from market.worth import expected_ms, weight_ppm
 
+MOST_REQUIREMENTS: Final = 4_096
 _NOWHERE: Final[frozenset[str]] = frozenset()
+_NO_COMMAND: Final[dict[str, Any]] = {}
 
 
 def is_suspect(offer: OfferRecord, volatile: Volatile) -> bool:
@@ -89,21 +92,25 @@ def _unit_ms_of(state: State, offer: OfferRecord, now_ms: int) -> dict[str, int]
 
 
 def requirements_of(spec: Json) -> Requirements:
-    workers, data = spec["workers"], spec["data"]
-    return Requirements(
-        gpus=workers["gpus"],
-        gpu=tuple(workers["gpu"]),
-        vram_gib=float(workers["vram_gib"]),
-        region=tuple(workers["region"]),
-        reliability=float(workers["reliability"]),
-        isolation=workers["isolation"],
-        share=data["name"] if data["kind"] == "share" else None,
-        network=bool(spec.get("command", {}).get("network", False)),
-        environments=bool(spec.get("command", {}).get("requirements")),
-        launched=bool(spec.get("command", {}).get("launch")),
-        own=tuple(workers.get("own", ())),
-        stays_ms=workers.get("available_ms", 0),
+    """Equal ones are mostly the same object: whoever looks something up for many bids does so once."""
+    workers, data, command = spec["workers"], spec["data"], spec.get("command", _NO_COMMAND)
+    return _requirements(
+        workers["gpus"],
+        tuple(workers["gpu"]),
+        float(workers["vram_gib"]),
+        tuple(workers["region"]),
+        float(workers["reliability"]),
+        workers["isolation"],
+        data["name"] if data["kind"] == "share" else None,
+        bool(command.get("network", False)),
+        bool(command.get("requirements")),
+        bool(command.get("launch")),
+        tuple(workers.get("own", ())),
+        workers.get("available_ms", 0),
     )
+
+
+_requirements: Final = lru_cache(maxsize=MOST_REQUIREMENTS)(Requirements)
 
 
 def bid_of_spec(job: str, spec: Json, submitted_ms: int, customer: str) -> Bid:

@@ -55,6 +55,7 @@ class Auction:
         self.turns = turns and bool(self.standings)
         self.wishes = Wishes(book)
         self.effort = effort
+        self._orders: dict[Key, list[Bid]] = {}
         self._passes: dict[tuple[str, ...], tuple[_Pass, int]] = {}
 
     def serve(self) -> Served:
@@ -88,7 +89,7 @@ class Auction:
         if self.turns:
             turns = Turns(self.bids.values(), self.standings.values(), key)
             return self._pass(turns, turns)
-        order = sorted(self.bids.values(), key=key)
+        order = self._in_order(key)
         names = tuple(bid.job for bid in order)
         if names in self._passes:  # another order came to the same: what it would come to is known, and what it would take
             state, again = self._passes[names]
@@ -99,6 +100,12 @@ class Auction:
         state = self._pass(order)
         self._passes[names] = state, self.looks - looks - (self.wishes.found_looks - found)
         return state
+
+    def _in_order(self, key: Key) -> list[Bid]:
+        found = self._orders.get(key)
+        if found is None:
+            found = self._orders[key] = sorted(self.bids.values(), key=key)
+        return found
 
     def _pass(self, order: Iterable[Bid], turns: Turns | None = None) -> _Pass:
         state = _Pass(self.wishes, self.standings)
@@ -126,8 +133,7 @@ class Auction:
         grown = True
         while grown and self.looks < self.effort:
             grown = False
-            empty = [bid for job, bid in self.bids.items() if job not in state.seats and job != state.kept_for]
-            for bid in sorted(empty, key=_by_gang):
+            for bid in [one for one in self._in_order(_by_gang) if one.job not in state.seats and one.job != state.kept_for]:
                 if self.looks >= self.effort:
                     return
                 if bid.job not in state.seats and bid.job not in state.skipped:
@@ -156,8 +162,8 @@ class Auction:
                 state.take(cut, seats)
                 break
         if seats is not None:
-            again = [one for one in self.bids.values() if self._together(one, bid) and one.job not in state.seats]
-            for one in sorted(again, key=_by_limit):
+            again = [one for one in self._in_order(_by_limit) if one.job not in state.seats and self._together(one, bid)]
+            for one in again:
                 cut = state.cut(one) if one.job != state.kept_for and one.job not in state.skipped else None
                 found = None if cut is None else state.place(cut)
                 if found is not None and cut is not None:

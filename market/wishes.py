@@ -32,7 +32,7 @@ class Wishes:
         self.looks = self.found_looks = 0
         self._found: dict[str, list[Offer]] = {}
         self._rest: dict[str, Iterator[Offer]] = {}
-        self._ladders: dict[tuple[Requirements, bool], _Ladder] = {}
+        self._ladders: dict[tuple[int, bool], tuple[Requirements, _Ladder]] = {}
 
     def of(self, bid: Bid) -> Iterator[Offer]:
         """Offers with something free that could seat a worker of the bid: its own, then the others, cheapest first."""
@@ -82,11 +82,12 @@ class Wishes:
         self._look(ladder.within(limit) - passed, free)
 
     def _ladder(self, bid: Bid, free: bool) -> _Ladder:
-        key = (bid.requires, free)
-        ladder = self._ladders.get(key)
-        if ladder is None:
-            ladder = self._ladders[key] = _Ladder(self._book, bid.requires, free)
-        return ladder
+        # Equal requirements are mostly one object (market/order_making.py), and to hash them takes as long as the rest of a look.
+        key = (id(bid.requires), free)
+        known = self._ladders.get(key)
+        if known is None:
+            known = self._ladders[key] = bid.requires, _Ladder(self._book, bid.requires, free)
+        return known[1]
 
     def _look(self, looks: int, free: bool) -> None:
         self.looks += looks
