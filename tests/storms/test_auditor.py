@@ -12,6 +12,7 @@ from market.faults import BY_REASON, Cause, Charged, Fault
 from market.leases import Lease
 from market.orders import Offer
 from storage.ledger import Ledger, Status, Transfer
+from storage.transfer_ids import TransferIds
 from storage.units import charge_nanos
 from tests.storms.disk import StoryDisk
 from tests.storms.story import OUTAGES, Plan, tell
@@ -102,14 +103,8 @@ def believes_every_meter(patch: pytest.MonkeyPatch) -> None:
 
 
 def books_a_retry_again(patch: pytest.MonkeyPatch) -> None:
-    real = Ledger.check
-
-    def check(self: Ledger, transfer: Transfer, at_ms: int | None = None) -> Status:
-        self._ids._numbers.pop(transfer.id, None)
-        return real(self, transfer, at_ms)
-
-    patch.setattr(Ledger, "check", check)
-    patch.setattr(Ledger, "transfer", lambda self, id: None)
+    patch.setattr(TransferIds, "number", lambda self, id: None)
+    patch.setattr(TransferIds, "has_none", lambda self, ids: True)
 
 
 def warns_of_the_budget_again(patch: pytest.MonkeyPatch) -> None:

@@ -100,4 +100,4 @@ def test_a_child_whose_card_torch_cannot_use_does_not_warm_up(tmp_path: Path) ->
     with child, pytest.raises(ChildFailed) as failed:
         child.wait_ready(120)
     assert failed.value.kind == "died"
-    assert "CUDA" in failed.value.traceback
+    assert "CUDA" in failed.value.traceback or "NVIDIA" in failed.value.traceback, "torch says it, in words of the build"
