@@ -1,6 +1,6 @@
 """What a batch job waits for and what it pays for being safe.
 
-    python -m benchmarks.batch [--only environments|saving] [--requirement NAME==VERSION] [--json]
+    python -m benchmarks.batch [--only environments|saving|saving_hard] [--requirement NAME==VERSION] [--json]
 
 A market and providers of one core each on this machine, all in the sandbox that there is:
 
@@ -8,13 +8,15 @@ A market and providers of one core each on this machine, all in the sandbox that
   from the submission to that line when the provider is started only then.
 - `upload_…_bytes`: of a working folder, and of the next one after one line of one file was changed.
 - `restart_s`: from SIGKILL of the worker to the first line of the command on another machine, with what it had saved.
-- `saving_overhead`: how much longer parts of a script take that save 32 MiB, all of it new, and then compute for ten seconds or
-  so, when they save in `TORG_CHECKPOINT_DIR` than when they save beside it: parts of both kinds in one run take turns, the first of
-  each not counted; the median over pairs, of which every second is the other way round, because a machine's speed wanders.
-  `…_standard_error`: of that median, were the pairs normal; `saving_lowest`, `saving_highest`: of the pairs.
-  `saving_work_overhead`: what all other processes of this machine, the market that stores what is saved among them, compute more
-  in a part that is kept, in parts of its time on one core. `saving_hard_…`: of parts that save every second or so, eight times,
-  and then compute for six seconds more, until the last save must have been taken too.
+- `saving_overhead`: what a script loses that saves 32 MiB, all of it new, and then computes for 25 seconds, when it saves in
+  `TORG_CHECKPOINT_DIR` and not beside it. Few save so often: it is about as often as a lease of one core has a save of that size
+  taken at all (`trainers/actors/saves.py`). Parts of both kinds in one run take turns, every second pair the other way round, the
+  first of each not counted. What a part loses is the share of its time beyond what it would take were each stretch of fifty steps
+  as long as its median: so the speed of the machine, which wanders from part to part, is left out, and what a save costs, which
+  is over within a few seconds, is not. The mean over pairs, with its standard error; `saving_plain_…`: by how much the steps of
+  parts that are kept take longer, all in all. `saving_cpu_s…`: seconds of CPU of a save, in all processes but the script's and in
+  each kind: what they compute more in a part that is kept; `saving_stretch_s`: of fifty steps. `saving_hard_…` (`--only
+  saving_hard`): of parts of a minute that save every two seconds.
 - `environment_cold_s`: from the submission to the first line of a command whose environment is built first, and
   `environment_build_s` what the machine says that building took; `environment_warm_s`: the same job again, on a machine that has
   it; `environment_none_s`: the same without requirements. The package is a wheel of 200 modules made on the spot, in a folder
@@ -37,6 +39,7 @@ from typing import Any
 
 from benchmarks.packages import make_wheel
 from benchmarks.report import Target, finish, parser, say
+from benchmarks.saving import SAVERS, saving
 from benchmarks.square import Square, open_square, until
 from cli.jobfiles import prepare_fields
 
@@ -52,56 +55,18 @@ time.sleep(3600)
 """
 
 
-SAVER = """
-import os, pathlib, sys, time
-import numpy
-folders = [pathlib.Path(os.environ[name]) for name in ("TMPDIR", "TORG_CHECKPOINT_DIR")]
-pairs, saves, steps, tail = map(int, sys.argv[1:])
-draw = numpy.random.default_rng(0)
-state, matrix = draw.standard_normal(4 << 20), draw.standard_normal((384, 384), dtype=numpy.float32) / 20
-
-def compute(steps):
-    global matrix
-    for step in range(steps):
-        matrix = numpy.tanh(matrix @ matrix)
-
-def busy_s():
-    times = [int(word) for word in pathlib.Path("/proc/stat").read_text().split(maxsplit=8)[1:8]]
-    return (sum(times) - times[3] - times[4]) / os.sysconf("SC_CLK_TCK") - time.process_time()
-
-def part(folder):
-    global state
-    began, others = time.monotonic(), busy_s()
-    for save in range(saves):
-        state += 1
-        (folder / "new").write_bytes(state.tobytes())
-        (folder / "new").rename(folder / "state")
-        compute(steps)
-    compute(tail)
-    return time.monotonic() - began, busy_s() - others
-
-for folder in folders:
-    part(folder)
-for pair in range(pairs):
-    found = {kept: part(folders[kept]) for kept in ((0, 1) if pair % 2 else (1, 0))}
-    print("pair", *found[0], *found[1], flush=True)
-"""
-SAVERS = {"saving": (10, 1, 9000, 0), "saving_hard": (10, 8, 900, 5400)}
-"""Pairs of parts, saves of each part, steps of a millisecond or so after each save, and steps after the last."""
-
-
 def main() -> int:
     """See the module."""
     arguments = parser(__doc__)
-    arguments.add_argument("--only", choices=["environments", "saving"])
+    arguments.add_argument("--only", choices=["environments", *SAVERS])
     arguments.add_argument("--requirement")
     chosen = arguments.parse_args()
     figures: dict[str, float] = {}
     if chosen.only == "environments":
         return finish(environments(chosen.requirement, chosen.json), {}, chosen.json)
-    if chosen.only == "saving":
-        figures = saving(chosen.json)
-        return finish(figures, {"saving_overhead": Target(figures["saving_overhead"], 0.02)}, chosen.json)
+    if chosen.only in SAVERS:
+        figures = saving(chosen.only, chosen.json)
+        return finish(figures, {f"{chosen.only}_overhead": Target(figures[f"{chosen.only}_overhead"], 0.02)}, chosen.json)
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder)
         with open_square(0) as square:
@@ -115,7 +80,9 @@ def main() -> int:
             restarts = [restart(square, files) for _ in range(RESTARTS)]
             figures |= {"restart_s": statistics.median(restarts), "restart_most_s": max(restarts)}
             say(chosen.json, f"restarts after {', '.join(f'{one:.2f}' for one in restarts)} s")
-    figures |= saving(chosen.json) | environments(chosen.requirement, chosen.json)
+    for name in SAVERS:
+        figures |= saving(name, chosen.json)
+    figures |= environments(chosen.requirement, chosen.json)
     targets = {
         "saving_overhead": Target(figures["saving_overhead"], 0.02),
         "first_line_warm_s": Target(figures["first_line_warm_s"], 2.0),
@@ -185,34 +152,6 @@ def uploads(square: Square, files: Path) -> dict[str, float]:
 def _fields(folder: Path) -> dict[str, Any]:
     limits = {"max_usd_per_gpu_hour": 0.9, "budget_usd": 1}
     return {"name": "a", "command": ["true"], "workdir": str(folder), "workers": {"gpu": ["cpu"]}, "limits": limits}
-
-
-def saving(as_json: bool) -> dict[str, float]:
-    """What a script pays for having what it saves made durable."""
-    with tempfile.TemporaryDirectory() as folder, open_square(1) as square:
-        square.wait_sandboxed()
-        found = [_saving(square, Path(folder), name, *numbers, as_json=as_json) for name, numbers in SAVERS.items()]
-    return {name: value for one in found for name, value in one.items()}
-
-
-def _saving(
-    square: Square, folder: Path, name: str, pairs: int, saves: int, steps: int, tail: int, *, as_json: bool
-) -> dict[str, float]:
-    square.wait_free()
-    numbers = [str(one) for one in (pairs, saves, steps, tail)]
-    job = square.submit(["python", "-c", SAVER, *numbers], folder)
-    square.wait_over(job, 3600, look_s=2.0)  # each look costs the market a millisecond
-    lines = [[float(word) for word in line.split()[1:]] for line in square.lines(job) if line.startswith("pair ")]
-    assert len(lines) == pairs, square.lines(job)
-    ratios = sorted(kept_s / beside_s - 1 for beside_s, _, kept_s, _ in lines)
-    run_s = statistics.median(kept_s for _, _, kept_s, _ in lines)
-    work_s = statistics.median(kept_others_s - others_s for _, others_s, _, kept_others_s in lines)
-    say(as_json, f"{name}: parts of {run_s:.2f} s take longer by {', '.join(f'{one:.1%}' for one in ratios)}")
-    return {
-        f"{name}_overhead": statistics.median(ratios), f"{name}_standard_error": 1.25 * statistics.stdev(ratios) / pairs**0.5,
-        f"{name}_lowest": ratios[0], f"{name}_highest": ratios[-1],
-        f"{name}_work_overhead": work_s / run_s, f"{name}_part_s": run_s,
-    }  # fmt: skip
 
 
 def environments(requirement: str | None, as_json: bool) -> dict[str, float]:

@@ -44,7 +44,7 @@ Mark = tuple[int, int, int, int]
 @dataclass(frozen=True, slots=True)
 class Taken:
     """`files`: whole and cut into blocks, by path. `waiting`: units that changed and are not whole yet. `left_out`: files over
-    the limits, or with names that cannot be told. `spent_s`: what it took to read what changed.
+    the limits, or with names that cannot be told. `spent_s`: of a processor, to look and to read what changed.
     """
 
     files: tuple[SavedFile, ...]
@@ -57,13 +57,14 @@ class Taken:
 class Saver:
     """Looks at one folder. `aside`: a folder for the blocks that have to travel, not there yet.
 
-    `clock` gives monotonic seconds, `pause` waits some.
+    `clock` gives monotonic seconds, `pause` waits some, `cpu` gives the seconds of a processor that this thread has had.
     """
 
     folder: Path
     aside: Path
     clock: Callable[[], float] = time.monotonic
     pause: Callable[[float], None] = time.sleep
+    cpu: Callable[[], float] = time.thread_time
     _files: dict[str, tuple[Mark, SavedFile]] = field(default_factory=dict)
     _seen: dict[str, dict[str, Mark]] = field(default_factory=dict)
     _still_since: dict[str, float] = field(default_factory=dict)
@@ -74,26 +75,25 @@ class Saver:
         """What is whole there now. What has changed is waited for until it is whole, at most for so long and while the command
         is `running`; what is not by then stays as it was taken before. Raises OSError when there is no room for the blocks.
         """
-        until, spent_s = self.clock() + patience_s, 0.0
+        until, began = self.clock() + patience_s, self.cpu()
         while True:
             units, left_out = self._walk()
             changed = self._changed(units)
             ready = {unit: self._is_still(unit) for unit in changed if self._is_ready(unit, units.get(unit, {}))}
             if not running():  # the stillness of a command that was ended says nothing
-                return self._taken(changed, left_out, spent_s)
-            began = self.clock()
+                return self._taken(changed, left_out, began)
             waiting = self._take_all(units, changed, ready)
-            spent_s += self.clock() - began
             if not waiting or self.clock() >= until:
-                return self._taken(waiting, left_out, spent_s)
+                return self._taken(waiting, left_out, began)
             self.pause(STEP_S)
 
     def look_last(self, ended_ms: int, *, by_itself: bool) -> Taken:
         """What is there after the command has ended at that time (milliseconds since 1970). One that was ended by a signal
         may have been in the middle of a save: what it changed in its last moment stays as it was taken before.
         """
+        began = self.cpu()
         units, left_out = self._walk()
-        changed, began = self._changed(units), self.clock()
+        changed = self._changed(units)
         last_ns = ended_ms * 1_000_000 - int(STILL_S * 1e9)
         ready = {
             unit: False
@@ -101,7 +101,7 @@ class Saver:
             if by_itself or all(max(mark[2:]) <= last_ns for mark in units.get(unit, {}).values())
         }
         waiting = self._take_all(units, changed, ready)
-        return self._taken(waiting, left_out, self.clock() - began)
+        return self._taken(waiting, left_out, began)
 
     def kept(self, digests: Iterable[str]) -> None:
         """These blocks are in the store: they need not travel any more."""
@@ -149,10 +149,10 @@ class Saver:
 
     # inside
 
-    def _taken(self, waiting: Sequence[str], left_out: int, spent_s: float) -> Taken:
+    def _taken(self, waiting: Sequence[str], left_out: int, began: float) -> Taken:
         self._tidy()
         files = tuple(self._files[path][1] for path in sorted(self._files))
-        return Taken(files, tuple(waiting), left_out, spent_s)
+        return Taken(files, tuple(waiting), left_out, self.cpu() - began)
 
     def _tidy(self) -> None:
         """Aside are only blocks that are still to travel."""

@@ -143,7 +143,7 @@ _ANSWERS: Mapping[str, Mapping[str, Check]] = {
     "outcome": {"number": _count, "outcome": _or_none(_ended)},
     "end_command": {},
     "artifacts": {"number": _count, "files": _files, "unmatched": _texts, "left_out": _count},
-    "saved": {"number": _count, "saved": _is_mapping, "waiting": _texts, "spent_ms": _count},
+    "saved": {"number": _count, "saved": _is_mapping, "waiting": _texts, "spent_ms": _count, "cores": _count},
     "lacks": {"lacking": _texts},
     "put_blocks": {},
 }

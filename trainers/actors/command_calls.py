@@ -114,7 +114,7 @@ class CommandCalls:
         return self._commands.artifacts(number)
 
     def saved(self, number: int, kept: bool) -> Json:
-        """What the try has saved; {ok, number, saved, waiting, spent_ms}. See `CommandDesk.saved`."""
+        """What the try has saved; {ok, number, saved, waiting, spent_ms, cores}. See `CommandDesk.saved`."""
         if self._commands is None:
             return failure("stale", "no command was begun here", "")
         return self._commands.saved(number, kept)

@@ -69,7 +69,7 @@ class CommandDesk:
         self._refused: Json | None = None
         self._artifacts: Sequence[str] = ()
         self._collected: Collection | None = None
-        self._job = ""
+        self._job, self._cores = "", 1
         self._told: set[str] = set()
         self._saver = Saver(self._folder / CHECKPOINT, scratch / BLOCKS)
         self._dismissed = threading.Event()
@@ -112,7 +112,7 @@ class CommandDesk:
             self._end_process()
             command, job_data = order["command"], order["data"]
             self._artifacts, self._collected, self._number = command["artifacts"], None, order["number"]
-            self._job = order["job"]
+            self._job, self._cores = order["job"], threads
             try:
                 self._refused = None
                 self._prepare(workdir, data, saved)
@@ -204,8 +204,9 @@ class CommandDesk:
             }  # fmt: skip
 
     def saved(self, number: int, kept: bool) -> Json:
-        """{ok, number, saved, waiting, spent_ms}: what is whole in the checkpoint folder now, as a manifest, and units of it
-        that are not (see `Saver`). kept: whether all of the last answer is in the store.
+        """{ok, number, saved, waiting, spent_ms, cores}: what is whole in the checkpoint folder now, as a manifest, and units
+        of it that are not (see `Saver`); the time of a processor that this took, of the so many that the lease has. kept:
+        whether all of the last answer is in the store.
         """
         process = self._process
         if number != self._number or (self._order is None and process is None):
@@ -219,7 +220,7 @@ class CommandDesk:
                 return failure("died", f"there is no room for what is to be saved: {error.strerror}", "")
             saved = Saved(self._job, number, found.files, found.left_out)
             self._told = set(saved.blocks)
-        answer = {"saved": saved.to_json(), "waiting": list(found.waiting), "spent_ms": int(1000 * found.spent_s)}
+        answer = {"saved": saved.to_json(), "waiting": list(found.waiting), "spent_ms": int(1000 * found.spent_s), "cores": self._cores}
         return {"ok": True, "number": number, **answer}
 
     def block(self, digest: str) -> bytes:

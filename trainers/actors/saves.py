@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from storage.saved import BLOCK_BYTES, Block, Saved, SavedError, SavedFile
 from trainers.actors.answers import BadAnswer
@@ -18,19 +19,30 @@ from trainers.actors.gathering import Fetcher, Lost
 from trainers.actors.wiring import DoorRefused
 from trainers.saving import unit_of
 
+Json = dict[str, Any]
+
 log = logging.getLogger(__name__)
 
 PART_OF_AGE = 0.02
 """Between two looks goes this part of the time since the try began, so that what a death costs stays small beside it."""
 MOST_PAUSE_S = 60.0
-SPENT_FACTOR = 50
-"""And so often the time that the last look spent reading: two hundredths of a core at most."""
+PART_OF_CORES = 0.02
+"""And saving takes this part of the lease's cores at most, wherever it is that it takes it."""
+MOST_WAIT_S = 3600.0
+"""For that: beyond it what a death costs would weigh more."""
+PART_KNOWN = 0.2
+"""Of what a save costs in all processes, what its two threads know that they had: 78 ms of 0.39 s for 32 MiB
+(`python -m benchmarks.batch --only saving`); the rest is Ray's and the market's."""
 AT_ONCE_BYTES = 8 << 20
 
 
 def pause_s(age_s: float, spent_s: float, every_s: float) -> float:
-    """How long to wait for the next look, `every_s` at least."""
-    return max(every_s, min(MOST_PAUSE_S, PART_OF_AGE * age_s), SPENT_FACTOR * spent_s)
+    """How long to wait for the next look, `every_s` at least. spent_s: what the last one is known to have cost, in seconds of
+    all the lease's cores.
+    """
+    return max(
+        every_s, min(MOST_PAUSE_S, PART_OF_AGE * age_s), min(MOST_WAIT_S, spent_s / (PART_KNOWN * PART_OF_CORES))
+    )
 
 
 class Saving:
@@ -74,20 +86,27 @@ class Saving:
             self._done.set()
 
     def _look(self) -> float:
-        """Keep what is new; the seconds that the worker spent reading."""
+        """Keep what is new; what is known of its cost: the time of a processor that the worker had to read and we had to bring
+        it, over the lease's cores.
+        """
+        began = time.thread_time()
+        answer = self._fetcher.answer("saved", self._fetcher.number, self._kept)
+        self._keep(answer)
+        spent_s = answer["spent_ms"] / 1000 + time.thread_time() - began
+        return spent_s / max(1, answer["cores"])
+
+    def _keep(self, answer: Json) -> None:
         fetcher, before = self._fetcher, self._before
-        answer = fetcher.answer("saved", fetcher.number, self._kept)
         found = Saved.from_json(answer["saved"])
         made = Saved(fetcher.job, fetcher.number, _merged(found, before, answer["waiting"]), found.left_out)
         self._tell_left_out(found.left_out)
         if made.files == (() if before is None else before.files):
-            return answer["spent_ms"] / 1000
+            return
         if self._bring({} if before is None else before.blocks, made.blocks):
             manifest = fetcher.upload(made.encode())
             if manifest is not None:
                 self._before, self._kept = made, True
                 self._tell(made, manifest)
-        return answer["spent_ms"] / 1000
 
     def _bring(self, held: Mapping[str, int], wanted: Mapping[str, int]) -> bool:
         """Whether all blocks are in the store: those of the last save are, and others that the market knows."""
