@@ -148,7 +148,7 @@ def expected_of(state: State, job: Job, now_ms: int, spendable: int | None = Non
 def bid_of(state: State, job: Job, settings: Settings, now_ms: int) -> Bid | None:
     """What the job still wants, or None if it wants nobody now."""
     workers = job.spec["workers"]
-    live = state.live_leases_of(job)
+    live = state.live_leases_of(job) if job.live else []
     wish = wish_of(job.spec, len(live))
     if job.state not in ("pending", "running") or job.wanted != "run" or wish is None or job.promise is not None:
         return None

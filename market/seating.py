@@ -32,9 +32,11 @@ class Seating:
         """The cheapest free seats for the bid, as many as it wants and can pay; None if not enough for its smallest gang."""
         found: list[Offer] = []
         gpus, most, least = bid.requires.gpus, bid.workers_max, max(1, bid.workers_min)
-        rate, wishes = bid.running_nanos_per_hour, self._wishes
+        rate, wishes, taken = bid.running_nanos_per_hour, self._wishes, self.taken
         for offer in wishes.of(bid):
             wishes.looks += 1
+            if offer.gpus_free - taken.get(offer.id, 0) < gpus:
+                continue
             room = self._room(offer, bid) // gpus
             if room <= 0:
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -34,13 +34,14 @@ class Wishes:
         self._rest: dict[str, Iterator[Offer]] = {}
         self._ladders: dict[tuple[int, bool], tuple[Requirements, _Ladder]] = {}
 
-    def of(self, bid: Bid) -> Iterator[Offer]:
+    def of(self, bid: Bid) -> Iterable[Offer]:
         """Offers with something free that could seat a worker of the bid: its own, then the others, cheapest first."""
         found = self._found.get(bid.job)
         if found is None:
             found = self._found[bid.job] = []
             self._rest[bid.job] = self._fitting(bid, found, free=True)
-        return chain(found, self._rest[bid.job])
+        rest = self._rest.get(bid.job)
+        return found if rest is None else chain(found, rest)
 
     def has_room_for(self, bid: Bid) -> bool:
         """Whether its smallest gang would find room, and pay it, if nothing were leased."""
@@ -80,6 +81,8 @@ class Wishes:
                 found.append(offer)
                 yield offer
         self._look(ladder.within(limit) - passed, free)
+        if free:
+            del self._rest[bid.job]  # all of them are found
 
     def _ladder(self, bid: Bid, free: bool) -> _Ladder:
         # Equal requirements are mostly one object (market/order_making.py), and to hash them takes as long as the rest of a look.
