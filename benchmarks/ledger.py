@@ -6,7 +6,7 @@ Batches of 1, 100 and 8,190 transfers: 99 in 100 are deposits into one of 1,000 
 torg's side is the market's own writer (`market/api/desk.py`): commands are decided, journaled, synced and only then answered.
 SQLite has WAL and synchronous=FULL; PostgreSQL its usual durability, one function call a batch (benchmarks/ledger_baselines.py;
 `make bench-postgresql` installs it; without it its figures are missing). The systems take turns, and the median of the turns counts. Beside
-the rates: what one fdatasync of a small append takes on that disk, and torg's processor seconds. Then 64 callers that each wait
+the rates: what one fdatasync of a small append takes on that disk, and torg's processor time within them. Then 64 callers that each wait
 for their own deposit, 64 clients over HTTP with a key each (benchmarks/ledger_http.py), and recovery from the
 journal alone and with a snapshot.
 """
@@ -32,6 +32,7 @@ from benchmarks.ledger_http import deposits_per_s
 from benchmarks.report import Target, finish, parser, say
 from market.api.desk import Desk
 from market.api.feed import Feed
+from market.api.settling import settle_memory
 from market.book_commands import BookTransfers
 from market.commands import AddMember, Deposit, OpenMarket
 from market.exchange import Exchange
@@ -64,6 +65,7 @@ def main() -> int:
         figures["fdatasync_ms"] = _fdatasync_ms(folder)
         say(chosen.json, f"fdatasync of a small append: {figures['fdatasync_ms']:.3f} ms")
         systems = _systems(folder, stack)
+        settle_memory()  # as the exchange's process does
         for size in SIZES:
             figures |= _turns(systems, size, chosen.seconds)
             said = ", ".join(f"{one} {figures[f'{one}_{size}_per_s']:,.0f}" for one in systems)
@@ -173,27 +175,27 @@ def _turns(systems: dict[str, Any], size: int, seconds: float) -> dict[str, floa
     turns = SHORT_TURNS if size == 1 else TURNS
     for _ in range(turns):
         for name, system in systems.items():
-            began_cpu = time.process_time()
-            rate, done = _rate(system, rows[name], seconds * TURNS / turns)
+            rate, cpu_us = _rate(system, rows[name], seconds * TURNS / turns)
             rates[name].append(rate)
             if name == "torg":
-                cpu.append((time.process_time() - began_cpu) / done * 1e6)
+                cpu.append(cpu_us)
     found = {f"{name}_{size}_per_s": statistics.median(one) for name, one in rates.items()}
     return found | {f"torg_{size}_cpu_us": statistics.median(cpu)}
 
 
-def _rate(system: Any, rows: Iterator[list[Row]], seconds: float) -> tuple[float, int]:
-    """Transfers a second of the time within `book`, and how many."""
-    taken, done = 0.0, 0
+def _rate(system: Any, rows: Iterator[list[Row]], seconds: float) -> tuple[float, float]:
+    """Transfers a second of the time within `book`, and what of the processor each took there in microseconds."""
+    taken, cpu, done = 0.0, 0.0, 0
     while taken < seconds:
         batch = next(rows)
         prepared = system.prepare(batch)
-        began = time.perf_counter()
+        began_cpu, began = time.process_time(), time.perf_counter()
         booked = system.book(prepared)
         taken += time.perf_counter() - began
+        cpu += time.process_time() - began_cpu
         assert booked == len(batch) - sum(one[1] == "payout" for one in batch), "booked what should be refused, or less"
         done += len(batch)
-    return done / taken, done
+    return done / taken, cpu / done * 1e6
 
 
 def _ratios(figures: dict[str, float], systems: dict[str, Any]) -> dict[str, float]:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from storage.large import is_large
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _FEWEST_SLOTS: Final = 16
 
@@ -58,7 +61,7 @@ class IdTable:
         """Such that are not here yet, and each once."""
         before = len(self.ids)
         self.ids += ids
-        self._hashes.extend(array("q", list(map(hash, ids))))
+        self._hashes.frombytes((_hashes_of(ids) if is_large(ids) else array("q", map(hash, ids))).tobytes())
         if 2 * len(self.ids) > len(self._slots):
             self._grow()
         else:
@@ -104,7 +107,7 @@ class IdTable:
         import numpy as np
 
         slots, hashes, most = np.asarray(self._slots), np.asarray(self._hashes), len(self._slots) - 1
-        hashed = np.fromiter(map(hash, ids), np.int64, len(ids))
+        hashed = _hashes_of(ids)
         rows, at = np.arange(len(ids)), hashed & most
         while True:
             there = slots[at]
@@ -116,3 +119,9 @@ class IdTable:
                 if ids[rows[one]] == self.ids[there[one] - 1]:
                     return False
             at = at + 1 & most
+
+
+def _hashes_of(ids: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    import numpy as np
+
+    return np.fromiter(map(hash, ids), np.int64, len(ids))
