@@ -32,6 +32,7 @@ PAUSE_AWAY_S = 0.3
 LIST_S = 3600.0
 """To find and hash the files: there may be many, and large ones."""
 PIECE_S = 120.0
+"""For a piece of a file or a block to come, also over a slow link."""
 
 
 class Lost(Exception):
@@ -61,7 +62,7 @@ class Fetcher:
         """Blocks of what the command saved, or None when the worker has one no more. What bytes they are, the market looks.
         Raises Lost.
         """
-        found = self._ask(PIECE_S, "blocks", [block.digest for block in wanted], failing=())
+        found = self._ask(PIECE_S * len(wanted), "blocks", [block.digest for block in wanted], failing=())
         try:
             views = [memoryview(one).cast("B") for one in found]
         except TypeError:
