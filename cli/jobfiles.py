@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +16,8 @@ from market.form_errors import FormError
 from market.forms import JobFile, digest_only, make_form, read_job, resolve
 
 SMALL_BYTES = 4 * 1024 * 1024
+TOGETHER_BYTES = 8 * 1024 * 1024
+TOGETHER_FILES = 1_000
 Progress = Callable[[int, int], None]
 """Hears how many bytes are sent, and of how many."""
 
@@ -53,10 +55,13 @@ class Prepared:
         if told is not None and self._kept:
             of = f" of {whole:,}: the market has the rest" if total < whole else ""
             told(f"uploading {total:,} bytes{of}")
-        for digest in missing:
-            found = market.upload(self._kept[digest])
-            assert found == digest, "a kept file changed"
-            sent += sizes[digest]
+        for group in _together(sizes):
+            if len(group) == 1:
+                found = market.upload(self._kept[group[0]])
+                assert found == group[0], "a kept file changed"
+            else:
+                market.upload_files({digest: self._kept[digest] for digest in group})
+            sent += sum(sizes[digest] for digest in group)
             if progress is not None:
                 progress(sent, total)
         return total
@@ -68,6 +73,21 @@ class Prepared:
             _copy(path, kept)
             self._kept[digest] = kept
         return digest
+
+
+def _together(sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    """Digests in their order, of small files as many at once as make one request."""
+    group: list[str] = []
+    for digest, size in sizes.items():
+        if group and (size > SMALL_BYTES or sum(sizes[one] for one in group) + size > TOGETHER_BYTES or len(group) >= TOGETHER_FILES):
+            yield group
+            group = []
+        group.append(digest)
+        if size > SMALL_BYTES:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def prepare(file: Path) -> Prepared:

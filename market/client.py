@@ -360,6 +360,10 @@ class Market(Consortium, PastQuestions):
         """Send small blobs in one request; the digests of those that have other bytes than these say, which are not kept."""
         return self.blobs.upload_all(blobs)
 
+    def upload_files(self, files: Mapping[str, Path]) -> None:
+        """Bring small files to the market, each under the digest that it has, in one request."""
+        self.blobs.upload_files(files)
+
     def download(self, digest: str, target: Path, progress: Callable[[int], None] = lambda _: None) -> None:
         """Fetch a blob into a file; a cut transfer goes on where it was, and the digest is checked. `progress` gets the
         bytes that are there.

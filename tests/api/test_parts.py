@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cli import jobfiles
 from cli.jobfiles import Prepared, prepare_fields
+from market.client import MarketUnreachable, Refused
 from storage.parts import Parts
 from tests.api.square import Square, refusal
 
@@ -56,24 +60,60 @@ def test_an_upload_that_was_cut_goes_on_with_what_is_missing(
     random.Random(2).shuffle(names := sorted(folder.iterdir()))
     for path in names[:50]:
         path.write_bytes(path.read_bytes()[::-1])
-    real, left = market.upload, iter(range(3))
+    real, left = market.upload_files, iter(range(1))
 
-    def cut(source: Path | bytes) -> str:
+    def cut(files: Mapping[str, Path]) -> None:
         if next(left, None) is None:
             raise ConnectionError("cut off")
-        return real(source)
+        real(files)
 
+    monkeypatch.setattr(jobfiles, "TOGETHER_FILES", 3)
     with prepared(folder) as job:
-        monkeypatch.setattr(market, "upload", cut)
+        monkeypatch.setattr(market, "upload_files", cut)
         with pytest.raises(ConnectionError):
             job.upload(market)
         refused = refusal(lambda: market.submit_job("job-cut", job.spec))
         assert (refused.code, refused.field) == ("blob_missing", "command.workdir.digest")
-        monkeypatch.setattr(market, "upload", real)
+        monkeypatch.setattr(market, "upload_files", real)
         before = len(market.missing_blobs(list(job._kept)))
         assert before == len(job._kept) - 3
         job.upload(market)
         assert market.missing_blobs(list(job._kept)) == []
+
+
+def test_a_request_that_is_cut_is_sent_again_by_part_and_an_older_market_gets_each_alone(
+    square: Square, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    market, draw = square.local("customer"), random.Random(3)
+    blobs, real, sent = market.blobs, market.blobs.upload_all, list[int]()
+    files = {}
+    for number in range(6):
+        path = tmp_path / str(number)
+        path.write_bytes(draw.randbytes(1000))
+        files[hashlib.sha256(path.read_bytes()).hexdigest()] = path
+
+    def cut(given: Sequence[tuple[str, bytes | memoryview]]) -> list[str]:
+        sent.append(len(given))
+        if len(sent) == 1:
+            real(given[:1])
+            raise MarketUnreachable(market.url, "cut in the middle")
+        return real(given)
+
+    first, second, last = ({digest: files[digest] for digest in list(files)[at : at + 2]} for at in (0, 2, 4))
+    monkeypatch.setattr(blobs, "upload_all", cut)
+    market.upload_files(first)
+    assert (sent, market.missing_blobs(list(first))) == ([2, 1], [])
+
+    def older(given: Sequence[tuple[str, bytes | memoryview]]) -> list[str]:
+        raise Refused("http_error", "the market answered 405", status=405)
+
+    monkeypatch.setattr(blobs, "upload_all", older)
+    market.upload_files(second)
+    assert market.missing_blobs(list(second)) == []
+    monkeypatch.setattr(blobs, "upload_all", real)
+    next(iter(last.values())).write_bytes(b"changed")
+    with pytest.raises(ValueError, match="has changed"):
+        market.upload_files(last)
 
 
 def test_parts_that_are_not_what_the_spec_says_are_refused(square: Square, folder: Path) -> None:
