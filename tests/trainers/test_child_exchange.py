@@ -8,6 +8,7 @@ import torch
 
 from tests.trainers.customers_model import Customer
 from trainers.child_process import ChildFailed, InnerStateRefused, JobPackage, TrainerChild
+from trainers.filled import viewed
 from trainers.light_torch import postpone_compiler
 from trainers.loop import InnerLoop
 from trainers.sandbox import isolation_level
@@ -165,16 +166,20 @@ def test_the_time_that_synchronise_takes_is_not_the_childs(warm):
 
 def test_gradients_that_were_kept_are_not_overwritten_by_later_steps(warm):
     child, initial = warm
-    kept, copies = [], []
+    kept, sent, copies = [], [], []
 
     def synchronise(step, rate, gradient):
-        kept.append(gradient)
-        copies.append(gradient.copy())
+        copies.append(gradient.tobytes())
+        if step % 2:
+            sent.append(viewed(gradient))  # as a link keeps it, which may have to send it again
+        else:
+            kept.append(gradient)
         return gradient
 
-    train(child, initial, steps=6, synchronise=synchronise, applies="gradient")
-    assert len({gradient.tobytes() for gradient in copies}) == 6
-    assert all(np.array_equal(gradient, copied) for gradient, copied in zip(kept, copies, strict=True))
+    train(child, initial, steps=8, synchronise=synchronise, applies="gradient")
+    assert len(set(copies)) == 8
+    assert [gradient.tobytes() for gradient in kept] == copies[::2]
+    assert [bytes(part) for part in sent] == copies[1::2]
 
 
 def test_an_answer_that_was_computed_in_the_childs_room_is_what_it_applies(warm):
