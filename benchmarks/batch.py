@@ -14,9 +14,9 @@ A market and providers of one core each on this machine, all in the sandbox that
   first of each not counted. What a part loses is the share of its time beyond what it would take were each stretch of fifty steps
   as long as its median: so the speed of the machine, which wanders from part to part, is left out, and what a save costs, which
   is over within a few seconds, is not. The mean over pairs, with its standard error; `saving_plain_…`: by how much the steps of
-  parts that are kept take longer, all in all. `saving_cpu_s…`: seconds of CPU of a save, in all processes but the script's and in
-  each kind: what they compute more in a part that is kept; `saving_stretch_s`: of fifty steps. `saving_hard_…` (`--only
-  saving_hard`): of parts of a minute that save every two seconds.
+  parts that are kept take longer, all in all. `saving_cpu_s…`: seconds of CPU of a save, in all processes that it goes through
+  and in each kind, and of all others but the script's: what they compute more in a part that is kept; `saving_stretch_s`: of
+  fifty steps. `saving_hard_…` (`--only saving_hard`): of parts of a minute that save every two seconds.
 - `environment_cold_s`: from the submission to the first line of a command whose environment is built first, and
   `environment_build_s` what the machine says that building took; `environment_warm_s`: the same job again, on a machine that has
   it; `environment_none_s`: the same without requirements. The package is a wheel of 200 modules made on the spot, in a folder

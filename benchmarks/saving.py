@@ -53,6 +53,9 @@ PROCESSES = {
     "trainers.inside": "script", "ray::": "others", "gcs_server": "others", "market.": "others",
 }  # fmt: skip
 
+SAVING = ("exchange", "run", "worker", "raylets")
+"""What a save goes through; the others' time in a part says how still the rest was."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -118,12 +121,12 @@ def figures(name: str, pairs: Sequence[tuple[Part, Part]], saves: int, *, as_jso
         f"{name}_plain_overhead": statistics.mean(plain), f"{name}_plain_standard_error": standard_error(plain),
         f"{name}_stretch_s": statistics.median(beside.stretch_s for beside, _ in pairs),
     }  # fmt: skip
-    names = sorted({one for _, kept in pairs for one in kept.cpu_s} - {"script", ""})
+    names = [one for one in SAVING if any(one in kept.cpu_s for _, kept in pairs)]
 
     def cost(named: Sequence[str]) -> list[float]:
         return [sum(_more(beside, kept, one) for one in named) / saves for beside, kept in pairs]
 
-    found |= {f"{name}_cpu_s_{one}": statistics.mean(cost([one])) for one in names}
+    found |= {f"{name}_cpu_s_{one}": statistics.mean(cost([one])) for one in [*names, "others"]}
     whole = cost(names)
     return found | {f"{name}_cpu_s": statistics.mean(whole), f"{name}_cpu_s_standard_error": standard_error(whole)}
 
