@@ -1,7 +1,8 @@
 """Many transfers decided at once by an exact sequential loop: each stands on those before it, as if they came one by one.
 
 Nothing here changes the ledger. `storage/transfers.py` has the ladder; a batch whose ids are all new, which has no chains and
-comes after the last closed period needs balances alone (`_decide_new`), every other one the whole ladder (`_decide_each`).
+comes after the last closed period needs balances alone (`_decide_new`; of a large one only the rows that storage/moving.py leaves
+unsure), every other one the whole ladder (`_Ladder`).
 """
 
 from __future__ import annotations
