@@ -1,6 +1,6 @@
 """What a batch job waits for and what it pays for being safe.
 
-    python -m benchmarks.batch [--only environments|saving|saving_hard] [--requirement NAME==VERSION] [--json]
+    python -m benchmarks.batch [--only environments|saving|saving_hard] [--pairs N] [--requirement NAME==VERSION] [--json]
 
 A market and providers of one core each on this machine, all in the sandbox that there is:
 
@@ -59,13 +59,14 @@ def main() -> int:
     """See the module."""
     arguments = parser(__doc__)
     arguments.add_argument("--only", choices=["environments", *SAVERS])
+    arguments.add_argument("--pairs", type=int, help="of parts, for saving; else as many as take ten minutes")
     arguments.add_argument("--requirement")
     chosen = arguments.parse_args()
     figures: dict[str, float] = {}
     if chosen.only == "environments":
         return finish(environments(chosen.requirement, chosen.json), {}, chosen.json)
     if chosen.only in SAVERS:
-        figures = saving(chosen.only, chosen.json)
+        figures = saving(chosen.only, chosen.json, chosen.pairs)
         return finish(figures, {f"{chosen.only}_overhead": Target(figures[f"{chosen.only}_overhead"], 0.02)}, chosen.json)
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder)

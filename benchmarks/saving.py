@@ -77,13 +77,14 @@ class Part:
         return 1 - self.median_s / self.stretch_s
 
 
-def saving(name: str, as_json: bool) -> dict[str, float]:
-    """The figures of one of `SAVERS`, which `benchmarks.batch` explains."""
+def saving(name: str, as_json: bool, pairs: int | None = None) -> dict[str, float]:
+    """The figures of one of `SAVERS`, or of so many pairs of it, which `benchmarks.batch` explains."""
+    usual, saves, part_s = SAVERS[name]
     with tempfile.TemporaryDirectory() as folder, open_square(1) as square:
         square.wait_sandboxed()
         square.wait_free()
-        parts = _played(square, Path(folder), SAVERS[name])
-    return figures(name, parts, SAVERS[name][1], as_json=as_json)
+        parts = _played(square, Path(folder), (pairs or usual, saves, part_s))
+    return figures(name, parts, saves, as_json=as_json)
 
 
 def _played(square: Square, folder: Path, numbers: tuple[int, int, float]) -> list[tuple[Part, Part]]:
