@@ -1,10 +1,14 @@
 """Batches, failed ids, corrections and closed periods, as an operator meets them; each survives a replay."""
 
+import random
+
 import pytest
 
+from market import bookkeeping
 from market.book_commands import BookTransfers, ClosePeriod, CorrectTransfer
 from market.commands import Deposit, Payout
 from market.outcomes import Settings
+from storage import large
 from storage.ledger import Status
 from storage.records import decode_record, encode_record, spread_record
 from storage.transfer_batches import MAGIC, TransferBatch
@@ -44,6 +48,22 @@ def test_each_transfer_of_a_batch_has_a_status_of_its_own() -> None:
     assert statuses(scene, *told)[:3] == ["exists", "exists", "would_overdraw"]
     assert len(scene.records) == records
     same_after_replay(scene)
+
+
+def test_a_large_batch_makes_the_record_that_it_makes_row_by_row(monkeypatch) -> None:
+    draw = random.Random(3)
+    sides = [*[("deposit", "ann"), ("deposit", "bob")] * 9, ("payout", "p1")]
+    told = [f"t{number} {kind} {account} {draw.randrange(1, 99)}" for number, (kind, account) in enumerate(draw.choices(sides, k=1_000))]
+    records = []
+    for least in (1, 1 << 30):
+        monkeypatch.setattr(large, "LARGE", least)
+        scene = Scene()
+        assert set(statuses(scene, *told)) == {"created", "would_overdraw"}
+        assert set(statuses(scene, *told[::2], "new deposit bob 1")) == {"exists", "would_overdraw", "created"}
+        same_after_replay(scene)
+        records.append(scene.records)
+        monkeypatch.setattr(bookkeeping, "_sides_of_own_kind", lambda *_: None)
+    assert records[0] == records[1]
 
 
 def test_a_chain_is_booked_whole_or_not_at_all() -> None:
