@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 MOODS = ("keep", "drop", "tear", "hole", "duplicate")
+AFTER_DOUBLING = ("keep", "drop", "tear")
 
 
 @dataclass(slots=True)
@@ -18,11 +19,14 @@ class Unsynced:
     renames: list[tuple[Path, Path, bytes | None]] = field(default_factory=list)
     unlinked: dict[Path, bytes] = field(default_factory=dict)
     """Segments that were sealed, as they were written."""
+    doubled: set[Path] = field(default_factory=set)
+    """Files whose end lies there twice since a power cut. No write was ever made behind that, so a further cut puts nothing there."""
 
     def hear(self, line: dict[str, Any]) -> None:
         """One line of a writer."""
         if "synced" in line:
             self.durable[Path(line["synced"])] = line["size"]
+            self.doubled.discard(Path(line["synced"]))
         elif "renames" in line:
             source, target = map(Path, line["renames"])
             over = None if line["over"] is None else bytes.fromhex(line["over"])
@@ -45,7 +49,8 @@ class Unsynced:
         for path in files:
             durable = self.durable.get(path, 0)
             if path.stat().st_size > durable:
-                mood = random.choice(MOODS)
+                mood = random.choice(AFTER_DOUBLING if path in self.doubled else MOODS)
+                self.doubled |= {path} if mood == "duplicate" else set()
                 _damage(path, durable, mood, random)
                 done.append(mood)
         return [one for one in done if one]

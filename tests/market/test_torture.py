@@ -1,12 +1,16 @@
 """The torture runs clean, each of its faults fires, and it finds a writer that breaks a promise."""
 
 import json
+import shutil
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from cli.main import run
+from market.torture.power_cut import Unsynced
 from market.torture.storm import ANY_MOMENT, DANGEROUS, STARVED, Storm, kind
+from storage.journal import Journal
 
 KILLS = [kind(operation, "kill", when) for operation, when in DANGEROUS]
 FAILING = [kind("journal.write", "full"), kind("blob.write", "full"), kind("journal.sync", "io_error"), kind("blob.sync", "io_error")]
@@ -27,6 +31,24 @@ def test_a_short_torture_runs_clean_and_every_fault_fires(tmp_path: Path) -> Non
     assert report.acknowledged > 50
     assert len(report.recovery_us) > len(KILLS)
     assert not list(tmp_path.iterdir()), "it cleans up after itself"
+
+
+def test_power_cuts_one_after_the_other_leave_a_journal_that_opens(tmp_path: Path) -> None:
+    """Whoever opens it may die before anything is durable."""
+    with Journal.open(tmp_path / "whole") as journal:
+        journal.append([b"durable"])
+        durable = journal.durable.bytes
+        journal.append([b"not durable", b"of the same append"])
+    for seed in range(80):
+        home = tmp_path / str(seed)
+        shutil.copytree(tmp_path / "whole", home / "journal")
+        unsynced, [path] = Unsynced(), [*(home / "journal").glob("*.journal")]
+        unsynced.hear({"synced": str(path), "size": durable})
+        draw = Random(seed)
+        for _ in range(4):
+            unsynced.cut_power(home, draw)
+        with Journal.open(home / "journal") as journal:
+            assert 1 <= journal.records <= 3
 
 
 @pytest.mark.parametrize("fault", ["acknowledge_before_sync", "skip_the_chain", "book_again", "forget_the_folder"])
