@@ -29,7 +29,9 @@ class SharedVector:
 
     @property
     def room(self) -> np.ndarray:
-        """Where `put` puts values, float32 [n]: what was computed there needs no copy. Read nothing from it."""
+        """Where `put` puts values, float32 [n]: what was computed there needs no copy. The child may change it meanwhile, so
+        that nothing which lies there may go to anybody but this child.
+        """
         return self._shared
 
     def put(self, values: np.ndarray, ranges: Sequence[tuple[int, int]] | None = None) -> None:
