@@ -79,8 +79,7 @@ def test_a_job_trains_to_done_and_the_loss_falls(plaza: Plaza) -> None:
     manifest = Manifest.from_json(result["manifest"])
     read = plaza.local("customer").read_blob
     state = joined(manifest, [read(chunk.blob) for chunk in manifest.state_chunks])
-    if manifest.deltas:  # the base of the last round is left out while the one before is on its way
-        state = Member.replay(state, [read(delta.blob) for delta in manifest.deltas])
+    assert manifest.kind == "base", "so that any number of workers can go on from it"
     assert {Member.restore(state, slot=slot).digest() for slot in range(3)} == {manifest.parameters}
     member = Member.restore(state)
     assert (member.round, member.step, member.position) == (12, 120, 240)
