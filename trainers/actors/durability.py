@@ -84,6 +84,8 @@ class Durability:
         self._standings[done.round] = Standing(done.round, done.step, done.position)
         for old in [number for number in self._standings if number < self._keeper.durable_round]:
             del self._standings[old]
+        if last and self._keeper.busy:
+            return  # `make_durable` asks again when what is on its way is done: the last round is to be a base
         wanted = self._keeper.wants(done.round, last=last)
         if wanted is not None:
             self._snapshot(done.holders, base, wanted)
