@@ -47,7 +47,7 @@ def ring(spec: Json, slots: Sequence[int] = (0, 1, 2), **patience: Any) -> Itera
         mock.patch.object(workers, "WarmChild", WarmChild),
         mock.patch.object(workers, "exit_with", return_value=None),
         mock.patch.object(meeting, "Mesh", HookedMesh),
-        mock.patch.object(meeting, "COMPLAIN_AFTER_S", patience.pop("complain_after_s", 0.15)),
+        mock.patch.object(meeting, "COMPLAIN_AFTER_S", patience.pop("complain_after_s", 1.0)),
         mock.patch.object(courses, "LOOK_S", 0.02),
         mock.patch.object(durability, "LOOK_S", 0.02),
         mock.patch.object(keepers, "LOOK_S", 0.02),
@@ -175,7 +175,8 @@ class Ring:
         """Where it stands, for a failed assertion."""
         machine_ = self.course._rounds
         return (
-            f"rounds {[one['round'] for one in self.door.rounds]}, lost {self.lost()}, bugs {self.bugs}, "
+            f"rounds {[one['round'] for one in self.door.rounds]}, lost {self.lost()}, "
+            f"because {[one['detail'] for one in self.door.lost]}, bugs {self.bugs}, "
             f"{machine_.phase}, members {machine_.members}, contributed {machine_._contributed}, "
             f"merged {sorted(machine_._merged)}, fired {self.fired}"
         )

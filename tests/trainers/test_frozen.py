@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
 
 from tests.trainers.ring import Ring, ring
 from tests.trainers.ring_jobs import STRATEGIES, is_done, spec_of
+from tests.trainers.ring_machines import hold
 
 ROUNDS = 6
 
@@ -47,7 +49,9 @@ def check_went_on(job: Ring) -> None:
 def test_before_it_sets_a_round_aside(number: int) -> None:
     with ring(spec_of(STRATEGIES["ddp"], rounds=ROUNDS), lost_after_s=0.3) as job:
         freezes_after(job, "merge", lambda answer: answer.get("round") == number)
-        asked = set_aside_by(job, 1)
+        asked, idle = set_aside_by(job, 1), threading.Event()
+        job.at(1, number, "training", hold(idle))  # else that round may not be wanted, since another is on its way
+        job.once(lambda: job.course.round == number - 1 and not job.keeper.busy, idle.set)
         assert is_done(job.run())
         assert asked[0] == number
         check_went_on(job)

@@ -10,16 +10,19 @@ import pytest
 
 from tests.trainers.ring import Ring, ring
 from tests.trainers.ring_jobs import STRATEGIES, is_done, spec_of
-from tests.trainers.ring_machines import Seat, hold
+from tests.trainers.ring_machines import CALL_S, Seat, hold
 
 Results = dict[int, bytes]
 
 
-def dispute(job: Ring, slots: tuple[int, ...], number: int) -> None:
-    """These merge something else in that round, each in its own way; not before there is a checkpoint."""
+def dispute(job: Ring, slots: tuple[int, ...], number: int, *, under_way: bool = False) -> None:
+    """These merge something else in that round, each in its own way; not before a checkpoint is there and none on its way.
+
+    `under_way`: though one is.
+    """
     gate = threading.Event()
     job.at(slots[0], number, "training", hold(gate))
-    job.once(lambda: job.course._rounds.durable_at.round > 0, gate.set)
+    job.once(lambda: job.course._rounds.durable_at.round > 0 and (under_way or not job.keeper.busy), gate.set)
 
     def flip(back: int) -> Callable[[Results], Results]:
         def flipped(results: Results) -> Results:
@@ -52,11 +55,16 @@ class Returns:
         return answer
 
 
-def check_agreed(job: Ring) -> None:
-    """All stand at the last round, with one digest and one inner state."""
+def check_digests(job: Ring) -> None:
+    """All stand at the last round, with one digest."""
     assert not job.bugs
     digests = {seat.training.standing()["digest"] for seat in job.living()}
     assert digests == {job.door.rounds[-1]["digest"]}
+
+
+def check_agreed(job: Ring) -> None:
+    """All stand at the last round, with one digest and one inner state."""
+    check_digests(job)
     assert len({seat.child.moments.tobytes() for seat in job.living()}) == 1
 
 
@@ -88,6 +96,65 @@ def test_a_strategy_whose_job_keeps_an_inner_state_goes_back_to_it_too() -> None
         np.testing.assert_array_equal(back.moments[0], back.moments[1])
         assert back.moments[0].any()
         assert not job.bugs
+
+
+@pytest.mark.parametrize("moment", ["before they are given the state", "as it is decided how far to go back"])
+def test_a_checkpoint_that_arrives_then_takes_nobody_to_another_round_than_the_others(moment: str) -> None:
+    spec = spec_of(STRATEGIES["diloco"], rounds=8, members=2)
+    spec["checkpoint"]["inner_state"] = True
+    with ring(spec, slots=(0, 1)) as job:
+        dispute(job, (1,), 5, under_way=True)
+        on_its_way, upload, undo, stood = threading.Event(), job.door.upload, job.keeper.undo, []
+
+        def held(content: bytes) -> str:
+            if job.keeper.durable_round == 1:
+                on_its_way.wait(CALL_S)
+            return upload(content)
+
+        def arrive() -> None:
+            on_its_way.set()
+            assert job.keeper.wait(CALL_S)
+            stood.append(job.keeper.durable_round)
+
+        job.door.upload = held  # type: ignore[method-assign]
+        if moment.startswith("before"):
+            job.lies[1, "recall"] = lambda answer: (arrive(), answer)[1]
+        else:
+            job.keeper.undo = lambda: (arrive(), undo())[1]  # type: ignore[method-assign]
+        assert is_done(job.run())
+        assert job.lost() == []
+        check_digests(job)
+        back = stood[0]
+        assert (back == 1) == moment.startswith("before"), "what is on its way then is given up"
+        assert job.numbers() == [1, 2, 3, 4, *range(back + 1, 9)]
+
+
+def test_nobody_begins_behind_a_checkpoint_that_arrives_as_the_last_who_held_its_round_die() -> None:
+    with ring(spec_of(STRATEGIES["ddp"], rounds=6, members=2), slots=(0, 1)) as job:
+        dead, on_its_way, upload, undo = threading.Event(), threading.Event(), job.door.upload, job.keeper.undo
+
+        def held(content: bytes) -> str:
+            on_its_way.wait(CALL_S)
+            return upload(content)
+
+        def arrive() -> None:
+            on_its_way.set()
+            assert job.keeper.wait(CALL_S)
+            undo()
+
+        def die_together() -> None:
+            job.kill(0)
+            job.kill(1)
+            dead.set()
+
+        job.door.upload, job.keeper.undo = held, arrive  # type: ignore[method-assign]
+        job.at(0, 2, "training", hold(dead))
+        job.once(job.reported(1), lambda: job.join(2))
+        job.once(lambda: 2 in job.course._rounds.members, die_together)
+        assert is_done(job.run())
+        assert sorted(slot for slot, _ in job.lost()) == [0, 1]
+        check_digests(job)
+        assert job.numbers() == [1, 2, 3, 4, 5, 6], "round 1 was made again, whose checkpoint is there"
 
 
 def test_a_joiner_begins_again_from_the_same_nothing_as_those_who_were_there_from_the_start() -> None:

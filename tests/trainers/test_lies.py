@@ -288,7 +288,7 @@ def test_moments_of_a_donor_that_are_none_cost_the_joiner_a_round_and_the_job_no
 def test_who_lets_bytes_drip_does_not_hold_up_a_round(monkeypatch):
     moved, dripped, over = Meeting.moved_bytes.fget, itertools.count(step=10), threading.Event()
     monkeypatch.setattr(Meeting, "moved_bytes", property(lambda meeting: moved(meeting) + next(dripped)))
-    with ring(spec_of(STRATEGIES["diloco"], rounds=5), exchange_ms=1000) as job:
+    with ring(spec_of(STRATEGIES["diloco"], rounds=5), exchange_ms=1000, complain_after_s=0.15) as job:
         job.at(1, 3, "exchange", hold(over))
         assert is_done(job.run())
         assert job.fired == [(1, 3, "exchange")]

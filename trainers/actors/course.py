@@ -303,13 +303,15 @@ class Course:
                 self._calls.forget_round(late=self._rounds.late)
             elif isinstance(decision, machine.Rewind):
                 self._digest = None
-                self._durability.rebase()
+                self._durability.undo()
             elif isinstance(decision, machine.Finished | machine.Halted):
                 self._over = decision
 
     def _start_round(self, start: machine.StartRound) -> None:
         restored = None
-        if any(share.donors == () for share in start.shares):
+        # A checkpoint on its way may have arrived after the machine decided how far to go back.
+        behind = self._durability.round > self._rounds.round
+        if behind or any(share.donors == () for share in start.shares):
             restored = self._durability.restore()
             if restored is None or restored.at != self._rounds.at:
                 self._start_over(restored.at if restored is not None else machine.START)
@@ -351,7 +353,7 @@ class Course:
         """From what can be restored, when that is not what was thought; without anything, by newcomers alone."""
         log.info("Deciding to start over at round %s since that is what can be restored", at.round)
         self._calls.forget_round()
-        self._durability.rebase()
+        self._durability.undo()
         self._voided, self._digest, self._evaluated_round = set(self._orders), None, -1
         self._rounds = machine.Rounds(self._rounds.plan, at=at, durable=at)
         ready = [worker for worker in self._roster.all() if worker.phase == "ready"]

@@ -90,9 +90,14 @@ class Durability:
         if wanted is not None:
             self._snapshot(done.holders, base, wanted)
 
-    def rebase(self) -> None:
-        """Rounds were undone: what was set aside of them is of no use."""
-        self._keeper.rebase()
+    @property
+    def round(self) -> int:
+        """The newest durable one."""
+        return self._keeper.durable_round
+
+    def undo(self) -> None:
+        """Rounds were undone: what was set aside of them is of no use, and `round` changes only with what is made from now."""
+        self._keeper.undo()
 
     def restore(self) -> FromCheckpoint | None:
         """The newest state that can be restored; None before the first checkpoint. Raises NothingRestorable."""
@@ -101,8 +106,8 @@ class Durability:
         return self._restored
 
     def restoration(self, slot: int, beginning: Iterable[int]) -> tuple[Parcel, Parcel, bool]:
-        """What `Worker.restore` of that slot is given, one of those that all begin at the checkpoint."""
-        restored = self.restore()
+        """What `Worker.restore` of that slot is given, one of those that all begin at what `restore` found last."""
+        restored = self._restored
         assert restored is not None, "a round that begins at a checkpoint"
         heir = self._succession.heir(self._roster.all(), beginning)
         return *restored.parcels(self._transport), slot == heir

@@ -65,7 +65,7 @@ class _Staged:
 
 
 class _Lost(Exception):
-    """A staged copy went with its worker."""
+    """A staged copy went with its worker, or is of a round that was undone."""
 
 
 class Keeper:
@@ -105,6 +105,7 @@ class Keeper:
         self._asked: Kind | None = None
         self._bases_only = False
         self._busy = False
+        self._undone = False
         self.durable_round = 0
         self.manifest: str | None = None
 
@@ -167,9 +168,14 @@ class Keeper:
                 threading.Thread(target=self._work, name="keeper", daemon=True).start()
 
     def rebase(self) -> None:
-        """The next checkpoint is a base: the market refused one, or rounds were undone."""
+        """The next checkpoint is a base: the market refused one."""
         with self._changed:
             self._chain, self._queue = None, []
+
+    def undo(self) -> None:
+        """Rounds that are not durable were undone: they never become it, and the next checkpoint is a base."""
+        with self._changed:
+            self._chain, self._queue, self._undone = None, [], True
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until nothing is being made durable."""
@@ -206,8 +212,10 @@ class Keeper:
         What cannot be restored is passed over, and said: in the log, to the customer, and in the answer. Raises
         NothingRestorable.
         """
-        found = restore_newest(self._history, self._read_sound, self._replay)
-        if found.plan.round < self.durable_round:
+        with self._changed:
+            history, newest = self._history, self.durable_round
+        found = restore_newest(history, self._read_sound, self._replay)
+        if found.plan.round < newest:
             self._fall_back(found.plan.round, found.lost)
         return found
 
@@ -247,20 +255,19 @@ class Keeper:
         return round % self._every_rounds == 0
 
     def _work(self) -> None:
+        done = True
         while True:
-            with self._changed:
-                batch, self._queue = self._queue, []
-                stall_ms, self._stall_ms = self._stall_ms, 0
-            done = self._try(batch, stall_ms)
             with self._changed:
                 if not done:
                     self._chain, self._queue = None, []
-                # What is queued ends at a due round, or waits for one.
-                waiting = any(self._is_due(item.snapshot["round"]) for item in self._queue)
-                if not waiting:
+                # What is queued ends at a due round or with a base, or waits for one.
+                if not any(item.kind == "base" or self._is_due(item.snapshot["round"]) for item in self._queue):
                     self._busy = False
                     self._changed.notify_all()
                     return
+                batch, self._queue, self._undone = self._queue, [], False
+                stall_ms, self._stall_ms = self._stall_ms, 0
+            done = self._try(batch, stall_ms)
 
     def _try(self, batch: Sequence[_Staged], stall_ms: int) -> bool:
         try:
@@ -373,8 +380,10 @@ class Keeper:
         in_vain = self._in_vain - needed | set(removable_blobs(history, self._keep))
         # A report of a round that the market has had durable is not recorded there: nothing may go by it.
         removed = sorted(in_vain)[:MAX_REMOVED] if made.round > self._told_round else []
-        self._in_vain = in_vain - set(removed)
-        self._history, self.durable_round, self.manifest = kept, made.round, digest
+        with self._changed:
+            self._need_wanted()
+            self._in_vain = in_vain - set(removed)
+            self._history, self.durable_round, self.manifest = kept, made.round, digest
         self._outbox.put(
             "checkpoint",
             {
@@ -393,6 +402,7 @@ class Keeper:
     def _open(self, parcel: Parcel, item: _Staged) -> bytes:
         until = time.monotonic() + FETCH_TIMEOUT_S
         while not self._transport.made(parcel, LOOK_S):
+            self._need_wanted()
             if not item.alive():
                 raise _Lost("its worker is gone")
             if time.monotonic() > until:
@@ -402,8 +412,13 @@ class Keeper:
             raise _Lost(f"its worker is gone ({content.detail})")
         return content
 
+    def _need_wanted(self) -> None:
+        if self._undone:
+            raise _Lost("its round was undone")
+
     def _upload(self, content: bytes) -> str:
         while True:
+            self._need_wanted()
             try:
                 digest = self._door.upload(content)
             except DoorAway:
