@@ -12,9 +12,11 @@ last save waits again, with its first place in the queue.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final
 
 from market.simulation.churning import Seats, comings_and_goings
@@ -25,7 +27,7 @@ from market.simulation.records import DONE, GAVE_UP, UNFINISHED, Record
 from market.simulation.supply import Machine
 from market.simulation.terms import RESTART_MS, Terms
 from market.simulation.trace import TraceJob
-from market.simulation.waiting import Class, Places, Waiting
+from market.simulation.waiting import Class, Waiting
 
 BASELINES: Final = ("fifo", "auction", "greedy")
 _KINDS: Final = ("clear", "patience", "churn", "done")
@@ -54,8 +56,9 @@ class BaselineRun:
         self._there: dict[int, int] = {} if seats is not None else dict.fromkeys(range(len(machines)), 0)
         self._ladders: dict[Class, list[tuple[int, int]]] = {}
         self._providers: dict[Class, list[tuple[int, list[tuple[int, int]]]]] = {}
-        self._places = Places((machine.gpu, machine.region, machine.vram_gib) for machine in machines)
-        self._waiting = Waiting(self._places)
+        self._takes: dict[Class, frozenset[int]] = {}
+        self._anything_free = sorted((machine.ask_nanos, at) for at, machine in enumerate(machines) if self._free[at])
+        self._waiting = Waiting(len(machines), self._taken_by)
         self._line: deque[_Open] = deque()
         self._open: dict[str, _Open] = {}
         self._on: list[dict[str, None]] = [{} for _ in machines]
@@ -63,7 +66,6 @@ class BaselineRun:
         self._planned = False
         self._seats = seats
         self._moves: Iterator[tuple[int, bool, int]] = iter(())
-        self._index = {machine.id: at for at, machine in enumerate(machines)}
 
     def play(self, jobs: Iterable[TraceJob], progress: Progress = lambda _came, _now: None) -> Record:
         """Every job of the trace, in order of submission, to its end."""
@@ -108,7 +110,7 @@ class BaselineRun:
         job = known.job
         if self.name != "fifo":
             rank = -job.limit_nanos * job.estimate_ms if self.name == "greedy" else known.order
-            self._waiting.add(job.id, kind_of(job), job.gpus_min, job.limit_nanos, rank)
+            self._waiting.add(job.id, kind_of(job), job.gpus_min, job.limit_nanos, rank, known.order)
         elif self._could_ever(job):
             if self._line and self._line[-1].order > known.order:
                 self._line = deque(sorted((*self._line, known), key=lambda one: one.order))
@@ -147,13 +149,34 @@ class BaselineRun:
             )  # fmt: skip
         return found
 
-    def _free_of(self, kind: Class) -> list[tuple[int, int]]:
-        free = self._free
-        return [(ask, free[at]) for ask, at in self._ladder(kind) if free[at]]
+    def _taken_by(self, kind: Class) -> frozenset[int]:
+        """Which machines a class takes."""
+        found = self._takes.get(kind)
+        if found is None:
+            found = self._takes[kind] = frozenset(at for _, at in self._ladder(kind))
+        return found
 
-    def _units_of(self, machine: str) -> tuple[int, int, float]:
-        at = self._index[machine]
-        return (self._machines[at].ask_nanos, self._free[at], self._machines[at].vram_gib)
+    def _price(self, kind: Class, need: int) -> float:
+        """The lowest limit at which so many units are free for the class, in the auction of one provider; infinite if they are not."""
+        takes, free, found = self._taken_by(kind), self._free, dict[str, int]()
+        for ask, at in self._anything_free:
+            if at in takes:
+                seller = self._machines[at].provider if self.name == "auction" else ""
+                found[seller] = units = found.get(seller, 0) + free[at]
+                if units >= need:
+                    return ask
+        return inf
+
+    def _change_free(self, at: int, units: int) -> None:
+        """So many units more of the machine are free, or fewer."""
+        before, entry = self._free[at], (self._machines[at].ask_nanos, at)
+        self._free[at] = after = before + units
+        if after and not before:
+            insort(self._anything_free, entry)
+        elif before and not after:
+            del self._anything_free[bisect_left(self._anything_free, entry)]
+        if units > 0:
+            self._waiting.freed(at, entry[0])
 
     def _seats_for(self, job: TraceJob) -> list[tuple[int, int]] | None:
         if self.name == "auction":
@@ -194,19 +217,12 @@ class BaselineRun:
                 self._line.popleft()
                 self._sit(first, seats)
             return
-        if not self._waiting.news:
-            return
-        for names in self._waiting.rounds(self._free_of, self._units_of):
-            ranked = [self._open[name] for name in names]
-            if self.name == "greedy":
-                ranked.sort(key=lambda one: (-one.job.limit_nanos * one.job.estimate_ms, one.order))
-            else:
-                ranked.sort(key=lambda one: one.order)
-            for known in ranked:
-                seats = self._seats_for(known.job)
-                if seats is not None:
-                    self._waiting.discard(known.job.id)
-                    self._sit(known, seats)
+        for name in self._waiting.served(self._price):
+            known = self._open[name]
+            seats = self._seats_for(known.job)
+            assert seats is not None
+            self._waiting.discard(name)
+            self._sit(known, seats)
 
     def _sit(self, known: _Open, seats: list[tuple[int, int]]) -> None:
         now = self._clock.now_ms
@@ -216,7 +232,7 @@ class BaselineRun:
         known.seats, known.since_ms = seats, now
         known.version += 1
         for at, units in seats:
-            self._free[at] -= units
+            self._change_free(at, -units)
             self._on[at][known.job.id] = None
             self.record.granted(now, self._machines[at].ask_nanos, self._machines[at].ask_nanos, units)
         self._clock.at(now + known.left_ms, "done", known.job.id, known.version)
@@ -228,8 +244,7 @@ class BaselineRun:
             del self._on[at][known.job.id]
             self.record.returned(record, machine, known.since_ms, now, units)
             if at in self._there:
-                self._free[at] += units
-                self._waiting.freed(machine.id, (machine.gpu, machine.region))
+                self._change_free(at, units)
         known.seats = []
         known.version += 1
         if self._waiting or self._line:
@@ -245,12 +260,12 @@ class BaselineRun:
         self._plan_next()
         now, machine = self._clock.now_ms, self._machines[at]
         if comes:
-            self._there[at], self._free[at] = now, machine.gpus
-            self._waiting.freed(machine.id, (machine.gpu, machine.region))
+            self._there[at] = now
+            self._change_free(at, machine.gpus)
             self._plan_clearing()
             return
         self.record.supply.add(self._there.pop(at), now, machine.gpus)
-        self._free[at] = 0
+        self._change_free(at, -self._free[at])
         for name in list(self._on[at]):
             known = self._open[name]
             ran_ms = now - known.since_ms
