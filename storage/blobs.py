@@ -85,6 +85,7 @@ class BlobStore:
         self._disk = disk
         self.max_blob_bytes = max_blob_bytes
         self._durable: set[str] = set()
+        self._renamed: set[str] = set()
         self._folders: set[str] = set()
         for each in (folder, folder / "partial", folder / "temporary"):
             each.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -100,7 +101,9 @@ class BlobStore:
         return str(self.path(digest))
 
     def size(self, digest: str) -> int | None:
-        """Bytes of a whole blob; None if there is none."""
+        """Bytes of a whole blob; None if there is none, or one that this process has renamed and not yet made durable."""
+        if digest in self._renamed:
+            return None
         try:
             return self.path(digest).stat().st_size
         except FileNotFoundError:
@@ -193,15 +196,14 @@ class BlobStore:
             for digest, pieces in blobs.items():
                 write_synced(self._disk, temporaries[digest], *pieces)
             for digest, temporary in temporaries.items():
-                self._secure_folder(self.path(digest).parent)
-                self._disk.rename(temporary, self.path(digest))
+                self._rename(temporary, digest)
             for folder in dict.fromkeys(self.path(digest).parent for digest in blobs):
                 self._disk.sync_folder(folder)
         except OSError as error:
             for temporary in temporaries.values():
                 temporary.unlink(missing_ok=True)
             raise self._failure(error, digest, None) from error
-        self._durable |= blobs.keys()
+        self._settled(blobs)
         if self.ram.limit_bytes:
             for digest, pieces in blobs.items():
                 self.ram.keep(digest, b"".join(pieces))
@@ -263,6 +265,7 @@ class BlobStore:
     def _delete(self, digest: str) -> bool:
         self.ram.drop(digest)
         self._durable.discard(digest)
+        self._renamed.discard(digest)
         try:
             self._disk.unlink(self.path(digest))
         except FileNotFoundError:
@@ -274,10 +277,16 @@ class BlobStore:
         self._partial(digest).unlink(missing_ok=True)
 
     def clean(self) -> int:
-        """Remove temporary files that a dead writer left; returns how many. Only the owner calls it, at start."""
+        """Remove temporary files that a dead writer left, and make durable what it had renamed; returns how many files. Only the
+        owner calls it, at start.
+        """
         left = list((self.folder / "temporary").iterdir())
         for path in left:
             path.unlink(missing_ok=True)
+        for folder in sorted(self.folder.iterdir()):
+            if len(folder.name) == 2:
+                self._disk.sync_folder(folder)
+        self._disk.sync_folder(self.folder)
         return len(left)
 
     def _partial(self, digest: str) -> Path:
@@ -297,11 +306,20 @@ class BlobStore:
             os.close(handle)
 
     def _adopt(self, temporary: Path, digest: str) -> None:
+        self._rename(temporary, digest)
+        self._disk.sync_folder(self.path(digest).parent)
+        self._settled([digest])
+
+    def _rename(self, temporary: Path, digest: str) -> None:
         target = self.path(digest)
         self._secure_folder(target.parent)
+        if digest not in self:  # else it was durable before, and stays it
+            self._renamed.add(digest)
         self._disk.rename(temporary, target)
-        self._disk.sync_folder(target.parent)
-        self._durable.add(digest)
+
+    def _settled(self, digests: Iterable[str]) -> None:
+        self._durable.update(digests)
+        self._renamed.difference_update(digests)
 
     def _secure_folder(self, folder: Path) -> None:
         # That it exists does not say that it is durable: whoever made it may have died before its sync.

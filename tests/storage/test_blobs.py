@@ -4,8 +4,9 @@ import hashlib
 import os
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ from storage.blobs import (
 from storage.bucket_blobs import BucketBlobs
 from storage.disk import Disk
 from storage.object_stores import FolderStore
+from tests.storage.crash_disk import CrashDisk, Stopped
 
 
 def digest(data: bytes) -> str:
@@ -179,3 +181,50 @@ def test_leftovers_of_a_dead_writer_are_cleaned(store: BlobStore) -> None:
     (store.folder / "temporary" / "left").write_bytes(b"x")
     assert store.clean() == 1
     assert store.clean() == 0
+
+
+def test_what_is_said_to_be_there_outlasts_a_power_cut_whoever_has_written_it(tmp_path: Path) -> None:
+    """A writer dies before each of its operations; the next owner looks, and then the power fails."""
+    data, told, whole = b"bytes" * 100, [], len(operations_of_a_put(tmp_path / "whole", b"bytes" * 100))
+    for stop_at in range(whole + 1):
+        live, disk = tmp_path / f"live-{stop_at}", CrashDisk(stop_at)
+        with suppress(Stopped):
+            BlobStore(live, disk=disk).put(data)
+        disk.stop_at = None
+        heir = BlobStore(live, disk=disk)
+        heir.clean()
+        if digest(data) not in heir:
+            continue
+        told.append(stop_at)
+        for seed in range(12):
+            left = tmp_path / f"left-{stop_at}-{seed}"
+            disk.crash(live, left, Random(seed))
+            assert BlobStore(left).read(digest(data)) == data
+    assert min(told) < whole, "none died between the rename and the sync of its folder"
+    assert len(told) <= whole
+
+
+def operations_of_a_put(folder: Path, data: bytes) -> list[str]:
+    disk = CrashDisk()
+    BlobStore(folder, disk=disk).put(data)
+    return disk.operations
+
+
+def test_a_blob_is_not_there_before_its_name_is_durable(tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    class Watched(Disk):
+        def sync_folder(self, folder: Path) -> None:
+            if (folder / name).exists():
+                seen.append(name in store)
+            super().sync_folder(folder)
+
+    data = b"bytes"
+    name, store = digest(data), BlobStore(tmp_path, disk=Watched())
+    for write in (
+        lambda: store.put(data), lambda: store.put_all([(name, [data])]), lambda: store.upload(name, 0, len(data), data),
+    ):  # fmt: skip
+        write()
+        assert name in store
+        store.delete(name)
+    assert seen == [False] * 3
