@@ -10,6 +10,7 @@ import heapq
 import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Final
 
 from market.orders import Offer, Requirements
@@ -22,6 +23,8 @@ MERGED: Final = 128
 """Of how many different wishes the order by price is kept."""
 MOST_WISHES: Final = 4_096
 """Of how many the places that they name are."""
+MOST_JOINED: Final = 256
+"""Up to so many entries several lists are made one."""
 
 
 class OrderBook:
@@ -114,7 +117,7 @@ class OrderBook:
 
     def cheapest_free(self, requires: Requirements) -> Iterator[Offer]:
         """Of those, the ones that have a unit for rent now."""
-        buckets = self._wanted(self._free, requires)
+        buckets = _joined(self._wanted(self._free, requires))
         # Entries are read lazily and may be sold meanwhile by the caller: the offer is looked up when it is its turn.
         for _, offer_id in buckets[0] if len(buckets) == 1 else heapq.merge(*buckets):
             yield self._offers[offer_id]
@@ -126,7 +129,7 @@ class OrderBook:
     def too_small(self, requires: Requirements, free: bool) -> list[tuple[_Entry, ...]]:
         """Of the wanted models and regions, (price, id) of what has too little memory, and with `free` a unit for rent now: what
         `cheapest` and `cheapest_free` leave out, each list cheapest first."""
-        return self._wanted(self._free if free else self._buckets, requires, fits=False) if requires.vram_gib > 0 else []
+        return _joined(self._wanted(self._free if free else self._buckets, requires, fits=False)) if requires.vram_gib > 0 else []
 
     def _wanted(self, index: _Buckets, requires: Requirements, *, fits: bool = True) -> list[tuple[_Entry, ...]]:
         """The buckets of the wanted models and regions that have enough memory, or those that have too little."""
@@ -136,7 +139,7 @@ class OrderBook:
             if len(self._places) >= MOST_WISHES:
                 self._places.clear()
             places = self._places[wish] = _places_of(self._buckets, requires)
-        return [index[place] for place in places[not fits] if place in index]
+        return [bucket for bucket in map(index.get, places[not fits]) if bucket]
 
     def _note_owners(self, offer: Offer) -> None:
         for customer in offer.terms.own:
@@ -178,6 +181,11 @@ class _Merged:
                     return False
                 self._found.append(entry)
             return True
+
+
+def _joined(lists: list[tuple[_Entry, ...]]) -> list[tuple[_Entry, ...]]:
+    """As one list where they are short: to sort it takes less time than to merge, or look through, one by one."""
+    return [tuple(sorted(chain.from_iterable(lists)))] if len(lists) > 1 and sum(map(len, lists)) <= MOST_JOINED else lists
 
 
 def _places_of(places: Iterable[_Place], requires: Requirements) -> tuple[tuple[_Place, ...], tuple[_Place, ...]]:

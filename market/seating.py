@@ -13,12 +13,13 @@ from storage.units import charge_nanos
 class Seating:
     """Seats as they are taken and given back; `taken` counts GPUs by offer."""
 
-    __slots__ = ("_let", "_standings", "_wishes", "granted", "seats", "taken")
+    __slots__ = ("_full", "_let", "_standings", "_wishes", "granted", "seats", "taken")
 
     def __init__(self, wishes: Wishes, standings: Mapping[str, Standing]) -> None:
         self._wishes = wishes
         self._standings = standings
         self.taken: dict[str, int] = {}
+        self._full: set[str] = set()
         self._let: dict[tuple[str, str], int] = {}
         self.granted = dict.fromkeys(standings, 0)
         self.seats: dict[str, list[Offer]] = {}
@@ -30,9 +31,14 @@ class Seating:
 
     def place(self, bid: Bid) -> list[Offer] | None:
         """The cheapest free seats for the bid, as many as it wants and can pay; None if not enough for its smallest gang."""
+        wishes, taken = self._wishes, self.taken
+        known = wishes.known(bid)
+        if known is not None and known <= self._full:
+            wishes.looks += len(known)
+            return None
         found: list[Offer] = []
         gpus, most, least = bid.requires.gpus, bid.workers_max, max(1, bid.workers_min)
-        rate, wishes, taken = bid.running_nanos_per_hour, self._wishes, self.taken
+        rate = bid.running_nanos_per_hour
         for offer in wishes.of(bid):
             wishes.looks += 1
             if offer.gpus_free - taken.get(offer.id, 0) < gpus:
@@ -50,6 +56,15 @@ class Seating:
                 break
         return found if len(found) >= least else None
 
+    def seat(self, asked: Bid) -> bool:
+        """Let the bid have its seats, as far as its team's quota goes; False if there are none."""
+        bid = self.cut(asked)
+        seats = None if bid is None else self.place(bid)
+        if bid is None or seats is None:
+            return False
+        self.take(bid, seats)
+        return True
+
     def take(self, bid: Bid, seats: list[Offer]) -> None:
         self.seats[bid.job] = seats
         self._move(bid, seats, bid.requires.gpus)
@@ -65,7 +80,7 @@ class Seating:
         left = max(1, bid.workers_min)
         for offer in self._wishes.of(bid):
             workers = min(left, max(0, self._room(offer, bid)) // bid.requires.gpus)
-            self.taken[offer.id] = self.taken.get(offer.id, 0) + workers * bid.requires.gpus
+            self._use(offer, workers * bid.requires.gpus)
             left -= workers
             if not left:
                 return
@@ -78,13 +93,20 @@ class Seating:
 
     def _move(self, bid: Bid, seats: Sequence[Offer], gpus: int) -> None:
         for offer in seats:
-            taken = self.taken[offer.id] = self.taken.get(offer.id, 0) + gpus
-            assert 0 <= taken <= offer.gpus_free, f"{offer.id} is sold twice"
+            self._use(offer, gpus)
             if offer.terms.max_units_per_customer is not None:
                 key = (offer.id, bid.customer)
                 self._let[key] = self._let.get(key, 0) + gpus
         if bid.team in self.granted:
             self.granted[bid.team] += gpus * len(seats)
+
+    def _use(self, offer: Offer, gpus: int) -> None:
+        taken = self.taken[offer.id] = self.taken.get(offer.id, 0) + gpus
+        assert 0 <= taken <= offer.gpus_free, f"{offer.id} is sold twice"
+        if taken == offer.gpus_free:
+            self._full.add(offer.id)
+        else:
+            self._full.discard(offer.id)
 
 
 def worth(bid: Bid, seats: Sequence[Offer]) -> int:

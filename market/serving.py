@@ -130,53 +130,47 @@ class Auction:
 
     def improve(self, state: _Pass) -> None:
         """Make room for bids that went empty, as long as that is worth it."""
-        grown = True
+        worth_now, grown = self.value(state.seats), True
         while grown and self.looks < self.effort:
             grown = False
             for bid in [one for one in self._in_order(_by_gang) if one.job not in state.seats and one.job != state.kept_for]:
                 if self.looks >= self.effort:
                     return
                 if bid.job not in state.seats and bid.job not in state.skipped:
-                    grown |= self._make_room(state, bid)
+                    before, worth_now = worth_now, self._make_room(state, bid, worth_now)
+                    grown |= worth_now > before
 
-    def _make_room(self, state: _Pass, bid: Bid) -> bool:
-        places = {offer.id for offer in self.wishes.of(bid)}
+    def _make_room(self, state: _Pass, bid: Bid, worth_before: int) -> int:
+        """What all seats are worth after it, at least as much as before."""
+        places = self.wishes.all_of(bid)
         sitting = [
             other
             for job, seats in state.seats.items()
             if not (other := self.bids[job]).due and self._together(other, bid) and not places.isdisjoint([seat.id for seat in seats])
         ]
         if not sitting:
-            return False
+            return worth_before
         seats_before = dict(state.seats)
-        lifted: list[Bid] = []
-        seats = None
-        for other in sorted(sitting, key=lambda one: (one.weight_ppm * worth(one, state.seats[one.job]), one.job)):
-            if len(lifted) == MOST_LIFTED:
-                break
+        least_first = sorted(sitting, key=lambda one: (one.weight_ppm * worth(one, state.seats[one.job]), one.job))
+        for other in least_first[:MOST_LIFTED]:
             state.lift(other)
-            lifted.append(other)
-            cut = state.cut(bid)
-            seats = None if cut is None else state.place(cut)
-            if seats is not None and cut is not None:
-                state.take(cut, seats)
+            if state.seat(bid):
                 break
-        if seats is not None:
-            again = [one for one in self._in_order(_by_limit) if one.job not in state.seats and self._together(one, bid)]
-            for one in again:
-                cut = state.cut(one) if one.job != state.kept_for and one.job not in state.skipped else None
-                found = None if cut is None else state.place(cut)
-                if found is not None and cut is not None:
-                    state.take(cut, found)
-            if self.value(state.seats) > self.value(seats_before):
-                return True
+        if bid.job in state.seats:
+            nobody = {*state.seats, *state.skipped, state.kept_for}
+            for one in self._in_order(_by_limit):
+                if one.job not in nobody and self._together(one, bid):
+                    state.seat(one)
+            worth_now = self.value(state.seats)
+            if worth_now > worth_before:
+                return worth_now
         for job in list(state.seats):
             if state.seats[job] is not seats_before.get(job):
                 state.lift(self.bids[job])
         for job, kept in seats_before.items():
             if job not in state.seats:
                 state.take(self.bids[job], kept)
-        return False
+        return worth_before
 
     def _together(self, one: Bid, other: Bid) -> bool:
         """Whether one may be lifted for the other."""
