@@ -116,6 +116,16 @@ class RunState:
 
     # how a round begins
 
+    def start_over(self, at: Standing) -> None:
+        """Stand at this state, the one that can be restored, with no member: `Rounds.resume` says who there is.
+
+        What is wanted of the run, who was warned and how fast everybody is stays known.
+        """
+        self.at = self.durable_at = at
+        self.phase, self._resumed = Phase.WAITING, at.round > 0
+        self._members, self._arrivals, self._late, self._deadlines = {}, {}, {}, {}
+        self._ahead = frozenset()
+
     def _begin(self, now_ms: int, why: str, holders: tuple[int, ...]) -> StartRound:
         plan, number, slots = self.plan, self.round + 1, tuple(sorted(self._members))
         step_after = plan.end_of(self.at.step)

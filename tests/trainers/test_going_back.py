@@ -98,35 +98,66 @@ def test_a_strategy_whose_job_keeps_an_inner_state_goes_back_to_it_too() -> None
         assert not job.bugs
 
 
+def held_back(job: Ring) -> Callable[[], int]:
+    """What follows the first checkpoint stays on its way, until that is called: the durable round once it is there."""
+    arrives, upload = threading.Event(), job.door.upload
+
+    def held(content: bytes) -> str:
+        if job.keeper.durable_round == 1:
+            arrives.wait(CALL_S)
+        return upload(content)
+
+    def arrive() -> int:
+        arrives.set()
+        assert job.keeper.wait(CALL_S)
+        return job.keeper.durable_round
+
+    job.door.upload = held  # type: ignore[method-assign]
+    return arrive
+
+
 @pytest.mark.parametrize("moment", ["before they are given the state", "as it is decided how far to go back"])
 def test_a_checkpoint_that_arrives_then_takes_nobody_to_another_round_than_the_others(moment: str) -> None:
     spec = spec_of(STRATEGIES["diloco"], rounds=8, members=2)
     spec["checkpoint"]["inner_state"] = True
     with ring(spec, slots=(0, 1)) as job:
         dispute(job, (1,), 5, under_way=True)
-        on_its_way, upload, undo, stood = threading.Event(), job.door.upload, job.keeper.undo, []
-
-        def held(content: bytes) -> str:
-            if job.keeper.durable_round == 1:
-                on_its_way.wait(CALL_S)
-            return upload(content)
-
-        def arrive() -> None:
-            on_its_way.set()
-            assert job.keeper.wait(CALL_S)
-            stood.append(job.keeper.durable_round)
-
-        job.door.upload = held  # type: ignore[method-assign]
+        arrive, undo, stood = held_back(job), job.keeper.undo, []
         if moment.startswith("before"):
-            job.lies[1, "recall"] = lambda answer: (arrive(), answer)[1]
+            job.lies[1, "recall"] = lambda answer: (stood.append(arrive()), answer)[1]
         else:
-            job.keeper.undo = lambda: (arrive(), undo())[1]  # type: ignore[method-assign]
+            job.keeper.undo = lambda: (stood.append(arrive()), undo())[1]  # type: ignore[method-assign]
         assert is_done(job.run())
         assert job.lost() == []
         check_digests(job)
         back = stood[0]
         assert (back == 1) == moment.startswith("before"), "what is on its way then is given up"
         assert job.numbers() == [1, 2, 3, 4, *range(back + 1, 9)]
+
+
+@pytest.mark.parametrize("wanted", ["to pause", "longer rounds"])
+def test_what_is_wanted_of_a_job_is_not_forgotten_when_it_starts_over(wanted: str) -> None:
+    with ring(spec_of(STRATEGIES["diloco"], rounds=8, members=2), slots=(0, 1)) as job:
+        dispute(job, (1,), 5, under_way=True)
+        arrive, undo, stood = held_back(job), job.keeper.undo, []
+
+        def want() -> None:
+            stood.append(arrive())
+            job.keeper.undo = undo  # type: ignore[method-assign]
+            undo()
+            if wanted == "to pause":
+                job.course.pause("the customer wants it")
+            else:
+                job.retune({**STRATEGIES["diloco"], "inner_steps": 12})
+
+        job.keeper.undo = want  # type: ignore[method-assign]
+        halt, back = job.run(), stood[0]
+        if wanted == "to pause":
+            assert (halt.state, job.numbers()) == ("paused", [1, 2, 3, 4])
+            assert job.keeper.durable_round == back
+        else:
+            assert is_done(halt)
+            assert [job.door.rounds[4][name] for name in ("round", "step")] == [back + 1, 3 * back + 12]
 
 
 def test_nobody_begins_behind_a_checkpoint_that_arrives_as_the_last_who_held_its_round_die() -> None:

@@ -355,7 +355,7 @@ class Course:
         self._calls.forget_round()
         self._durability.undo()
         self._voided, self._digest, self._evaluated_round = set(self._orders), None, -1
-        self._rounds = machine.Rounds(self._rounds.plan, at=at, durable=at)
+        self._rounds.start_over(at)
         ready = [worker for worker in self._roster.all() if worker.phase == "ready"]
         fresh = [one for one in ready if one.at == machine.START and one.slot not in self._orders]
         for worker in [one for one in ready if at == machine.START and one not in fresh]:
