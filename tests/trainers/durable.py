@@ -153,7 +153,8 @@ class Life:
             "round": self.round, "step": 10 * self.round, "digest": digest_of(self.state), "stall_ms": 1, "kind": kind,
             "tensors": [{"name": "w", "shape": [ELEMENTS], "dtype": "float32"}], "bytes": len(content),
         }  # fmt: skip
-        self.keeper.keep(snapshot, Gone("worker_killed", "killed") if gone else content)
+        handed: Any = Gone("worker_killed", "killed") if gone else content
+        self.keeper.keep(snapshot, lambda: (handed, None, None))
         return kind
 
 

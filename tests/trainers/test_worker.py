@@ -97,7 +97,7 @@ def test_tied_weights_and_buffers_are_in_the_result_of_one_members_checkpoint(wo
         job="job-1", spec=spec, door=door, transport=transport, outbox=Outbox("job-1", 1, door), wall_ms=lambda: 1
     )
     assert keeper.wants(1, last=True) == "base"
-    keeper.keep(found, worker.staged(1, "base"), None, worker.staged_buffers(1))
+    keeper.keep(found, lambda: (worker.staged(1, "base"), None, worker.staged_buffers(1)))
     assert keeper.wait(60)
     manifest = Manifest.decode(door.blobs[keeper.manifest])
     assert set(manifest.blobs) <= set(door.blobs)

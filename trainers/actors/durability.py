@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from trainers.actors.answers import BadAnswer, checked_snapshot
-from trainers.actors.keeper import Keeper
+from trainers.actors.keeper import HandedOut, Keeper
 from trainers.actors.roster import Roster, Worker
 from trainers.actors.succession import Succession
 from trainers.actors.transport import CallFailed, Gone, Parcel, Transport
@@ -155,15 +155,18 @@ class Durability:
                 continue
             found = self._set_aside(worker, base, wanted)
             if found is not None:
-                staged = self._transport.ask(worker.handle, "staged", found["round"], found["kind"])
-                beside = [
-                    self._transport.ask(worker.handle, f"staged_{what}", found["round"]) if found[what] else None
-                    for what in ("inner", "buffers")
-                ]
+                hand_out = partial(self._hand_out, worker, found)
                 alive, accuse = partial(self._is_there, worker), partial(self._accuse, worker)
-                self._keeper.keep(found, staged, *beside, alive=alive, accuse=accuse)
+                self._keeper.keep(found, hand_out, alive=alive, accuse=accuse)
                 return True
         return False
+
+    def _hand_out(self, worker: Worker, found: Json) -> HandedOut:
+        def ask(method: str, *more: Any) -> Parcel:
+            return self._transport.ask(worker.handle, method, found["round"], *more)
+
+        content = ask("staged", found["kind"])
+        return content, ask("staged_inner") if found["inner"] else None, ask("staged_buffers") if found["buffers"] else None
 
     def _set_aside(self, worker: Worker, base: Json, wanted: str) -> Json | None:
         """What it says that it has set aside; None when it has not, or says what cannot be, which costs it its place."""

@@ -45,6 +45,9 @@ PAUSE_AWAY_S = 0.3
 BASE_EVERY_ROUNDS = 10
 MAX_REMOVED = 4096
 
+HandedOut = tuple[Parcel, Parcel | None, Parcel | None]
+"""What a worker has set aside: its content, the inner optimiser's state, the model's buffers."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Staged:
@@ -61,7 +64,12 @@ class _Staged:
 
     @property
     def kind(self) -> Kind:
-        return "delta" if self.snapshot.get("kind") == "delta" else "base"
+        return kind_of(self.snapshot)
+
+
+def kind_of(snapshot: Json) -> Kind:
+    """Of an answer of `Worker.snapshot`; workers of before there were deltas do not say it."""
+    return "delta" if snapshot.get("kind") == "delta" else "base"
 
 
 class _Lost(Exception):
@@ -134,23 +142,20 @@ class Keeper:
             return kind
 
     def keep(
-        self, snapshot: Json, staged: Parcel, inner: Parcel | None = None, buffers: Parcel | None = None,
+        self, snapshot: Json, hand_out: Callable[[], HandedOut],
         *, alive: Callable[[], bool] = lambda: True, accuse: Callable[[str], None] = lambda why: None,
     ) -> None:  # fmt: skip
-        """Begin to make a staged snapshot durable. `snapshot`: the answer of `Worker.snapshot`; `staged`: its content;
-        `inner`: the inner optimiser's state; `buffers`: the model's; `alive`: whether the worker is not known to be gone,
-        after which nobody waits for what it has not serialised; `accuse` is told of a base that is not what it says.
+        """Begin to make a staged snapshot durable. `snapshot`: the answer of `Worker.snapshot`; `hand_out`: ask the worker
+        for what it has set aside, without waiting; not called for one that is left out, which is serialised for nobody;
+        `alive`: whether the worker is not known to be gone, after which nobody waits for what it has not serialised;
+        `accuse` is told of a base that is not what it says.
 
         A base is left out while another checkpoint is on its way, and a delta that does not continue the chain: the
         next checkpoint is a base then. A worker that gives a base where a delta was wanted has none to give.
         """
-        item, strategy, round = (
-            _Staged(snapshot, staged, inner, buffers, alive, accuse),
-            self._strategy_of(snapshot),
-            int(snapshot["round"]),
-        )
+        kind, strategy, round = kind_of(snapshot), self._strategy_of(snapshot), int(snapshot["round"])
         with self._changed:
-            if item.kind == "base":
+            if kind == "base":
                 self._bases_only = self._asked == "delta" or (self._bases_only and strategy == self._strategy)
                 fits = not self._busy
                 chain: Chain | None = Chain(round, 0, 0, None)
@@ -160,10 +165,11 @@ class Keeper:
             if not fits:
                 self._chain = None
                 return
-            self._queue = [*self._queue, item]  # deltas before a base lead to rounds that it does not
+            # Deltas before a base lead to rounds that it does not.
+            self._queue = [*self._queue, _Staged(snapshot, *hand_out(), alive, accuse)]
             self._chain, self._strategy = chain, strategy
             self._stall_ms += int(snapshot["stall_ms"])
-            if not self._busy and (item.kind == "base" or self._is_due(round)):
+            if not self._busy and (kind == "base" or self._is_due(round)):
                 self._busy = True
                 threading.Thread(target=self._work, name="keeper", daemon=True).start()
 
