@@ -13,7 +13,7 @@ from market.outcomes import Answer, Json, Refusal, conflict, unknown
 from market.state import ROLES, State
 from market.turn import Turn
 from storage.ledger import FEE, GRANTS, WORLD, Status, Transfer, earnings, wallet
-from storage.units import format_usd
+from storage.units import MAX_NANOS, format_usd
 
 LONGEST_GRACE_MS: Final = 30 * 86_400_000
 # The market's own process and accounts: a member of that name would be shown what is theirs.
@@ -154,18 +154,16 @@ def deposit(turn: Turn, command: Deposit) -> Answer | Refusal:
         return Refusal(
             "no_wallet", f"{member.name!r} is a {member.role} and has no wallet to pay from", field="account"
         )
-    ledger = turn.state.ledger
     transfer = Transfer(command.id, "deposit", WORLD, wallet(member.name), command.amount_nanos)
-    status = ledger.check(transfer, turn.now_ms)
+    if turn.book_new(transfer, -min(turn.settings.max_total_nanos, MAX_NANOS)):
+        return Answer(_money_view(turn, command, transfer.credit))
+    status = turn.state.ledger.check(transfer, turn.now_ms)
     if status is Status.EXISTS:
         return Answer(_money_view(turn, command, transfer.credit), created=False)
     if status is not Status.CREATED:
         return failed_before(turn, transfer) or conflict("deposit", command.id)
-    if command.amount_nanos - ledger.balance(WORLD) > turn.settings.max_total_nanos:
-        keep_refused(turn, transfer, Status.TOO_MUCH_MONEY)
-        return Refusal("too_much_money", "the market's books hold no more than this in all", field="amount_nanos")
-    turn.book(transfer)
-    return Answer(_money_view(turn, command, transfer.credit))
+    keep_refused(turn, transfer, Status.TOO_MUCH_MONEY)
+    return Refusal("too_much_money", "the market's books hold no more than this in all", field="amount_nanos")
 
 
 def payout(turn: Turn, command: Payout) -> Answer | Refusal:

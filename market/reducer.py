@@ -42,6 +42,16 @@ def book(state: State, transfer: Transfer, at_ms: int) -> None:
     state.ledger.book_one(transfer, at_ms)
 
 
+def book_new(state: State, transfer: Transfer, at_ms: int, floor_nanos: int) -> bool:
+    """The same in one with the check: see `Ledger.book_new`."""
+    if not state.ledger.book_new(transfer, at_ms, floor_nanos):
+        return False
+    if at_ms > state.now_ms:
+        state.now_ms = at_ms
+    state.position += 1
+    return True
+
+
 def _market_opened(state: State, event: Event, at_ms: int) -> None:
     state.market_id = event["market_id"]
     state.fee_ppm = event["fee_ppm"]

@@ -8,7 +8,7 @@ from typing import Any
 from market.commands import SYSTEM
 from market.events import Event, make_event
 from market.outcomes import Refusal, Settings, forbidden, unknown
-from market.reducer import apply, book
+from market.reducer import apply, book, book_new
 from market.state import Job, OfferRecord, State, Volatile
 from storage.ledger import Transfer
 
@@ -42,6 +42,13 @@ class Turn:
         """The same for one without a job that `Ledger.check` has just found to be CREATED."""
         book(self.state, transfer, self.now_ms)
         self.events.append(transfer.event())
+
+    def book_new(self, transfer: Transfer, floor_nanos: int) -> bool:
+        """The same of one that nobody has checked yet, if it can be booked: see `Ledger.book_new`."""
+        is_booked = book_new(self.state, transfer, self.now_ms, floor_nanos)
+        if is_booked:
+            self.events.append(transfer.event())
+        return is_booked
 
     def set_offer(self, offer: OfferRecord, state: str, price_nanos_per_gpu_hour: int, reason: str) -> None:
         fields = {"offer": offer.id, "state": state, "price_nanos_per_gpu_hour": price_nanos_per_gpu_hour}

@@ -88,5 +88,5 @@ def write_synced(disk: Disk, path: Path, *parts: bytes | memoryview) -> None:
 def write_all(disk: Disk, handle: int, data: bytes | memoryview) -> None:
     """Every byte, in as many writes as the system needs."""
     view = memoryview(data)
-    while view:
-        view = view[disk.write(handle, view) :]
+    while (written := disk.write(handle, view)) < len(view):
+        view = view[written:]

@@ -46,16 +46,24 @@ class IdTable:
 
     def append(self, id: str) -> None:
         """One that is not here yet."""
-        hashed = hash(id)
-        self.ids.append(id)
+        is_new = self.add(id)
+        assert is_new, "an id was booked twice"
+
+    def add(self, id: str) -> bool:
+        """Append one, unless it is here; whether it is new."""
+        ids, slots, hashed = self.ids, self._slots, hash(id)
+        most = len(slots) - 1
+        slot = hashed & most
+        while number := slots[slot]:
+            if self._hashes[number - 1] == hashed and ids[number - 1] == id:
+                return False
+            slot = slot + 1 & most
+        ids.append(id)
         self._hashes.append(hashed)
-        number, slots = len(self.ids), self._slots
-        if 2 * number > len(slots):
+        slots[slot] = number = len(ids)
+        if 2 * number > most:
             self._grow()
-        elif slots[slot := hashed & len(slots) - 1]:
-            self._put(hashed, number)
-        else:
-            slots[slot] = number
+        return True
 
     def extend(self, ids: Sequence[str]) -> None:
         """Such that are not here yet, and each once."""

@@ -83,14 +83,14 @@ class Journal:
     """The only writer of a journal folder. Single-threaded: one owner calls `append`.
 
     `records` and `head` are the number and the chain hash (hex) of the last durable record; `term` counts the
-    opens; `cut_bytes` is what this open cut off a torn tail, with the room behind it. `durable` says where that record ends; any thread may read it.
+    opens; `cut_bytes` is what this open cut off a torn tail, with the room behind it.
     """
 
     def __init__(self, folder: Path, lock: int, header: SegmentHeader, *, disk: Disk, limit: int) -> None:
         """Use `open`: `lock` is a held flock, `header` the segment to start now."""
         self.folder = folder
         self.records = header.first - 1
-        self.durable = Durable(self.records, header.first, 0)
+        self._end = (self.records, header.first, 0)
         self.term = header.term
         self.cut_bytes = 0
         self._hash = header.before
@@ -133,6 +133,11 @@ class Journal:
         """Chain hash of the last durable record, hex; 64 zeros before the first."""
         return self._hash.hex()
 
+    @property
+    def durable(self) -> Durable:
+        """Where the last durable record ends; any thread may ask."""
+        return Durable(*self._end)
+
     def append(self, payloads: Sequence[bytes]) -> None:
         """Write all payloads, sync once, return. On JournalFull none of them is in the journal."""
         if self._broken is not None:
@@ -158,7 +163,7 @@ class Journal:
             raise
         self._size += len(data)
         self._hash, self.records = hashed, number
-        self.durable = Durable(number, self.durable.first, self._size)
+        self._end = (number, self._end[1], self._size)
 
     def close(self) -> None:
         """Release the file and the lock; idempotent."""
@@ -182,7 +187,8 @@ class Journal:
         self.close()
 
     def _write(self, data: bytes) -> None:
-        self._take_room(len(data))
+        if self._size + len(data) > self._room:
+            self._take_room(len(data))
         try:
             write_all(self._disk, self._file, data)
         except OSError as error:
@@ -197,7 +203,7 @@ class Journal:
     def _take_room(self, more: int) -> None:
         """Before a small append for which there is none: up to `ROOM_BYTES` behind it. Without it appends are only slower."""
         end = self._size + more
-        if end <= self._room or more >= ROOM_BYTES or end >= self._limit:
+        if more >= ROOM_BYTES or end >= self._limit:
             return
         self._room = min(end + ROOM_BYTES, self._limit)
         try:
@@ -256,7 +262,7 @@ class Journal:
         if self._file >= 0:
             os.close(self._file)
         self._file, self._size, self._room = handle, SEGMENT_HEADER.size, 0
-        self.durable = Durable(self.records, header.first, 0)
+        self._end = (self.records, header.first, 0)
 
 
 def _lock(folder: Path) -> int:

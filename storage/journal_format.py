@@ -128,7 +128,8 @@ def record_crc(head: bytes, hashed: bytes, payload: bytes | memoryview) -> int:
 def frame(place: int, hashed: bytes, payload: bytes | memoryview) -> bytes:
     """A whole record: header and payload."""
     head = _RECORD_BEGIN.pack(RECORD_MAGIC, len(payload), place)
-    return b"".join((head, record_crc(head, hashed, payload).to_bytes(4, "little"), hashed, payload))
+    crc = zlib.crc32(payload, zlib.crc32(head + hashed))
+    return b"".join((head, crc.to_bytes(4, "little"), hashed, payload))
 
 
 def segment_name(first: int) -> str:

@@ -299,21 +299,41 @@ class Ledger:
 
     def book_one(self, transfer: Transfer, at_ms: int) -> None:
         """Book a transfer that `check` has just found to be CREATED: nothing is looked at again."""
-        amount = transfer.amount_nanos
         if self._bare is not None:
-            _move(self._bare, transfer.debit, -amount)
-            _move(self._bare, transfer.credit, amount)
+            _move(self._bare, transfer.debit, -transfer.amount_nanos)
+            _move(self._bare, transfer.credit, transfer.amount_nanos)
             return
-        assert not self._at or at_ms >= self._at[-1], f"booked at {at_ms}, before {self._at[-1]}"
-        number = len(self._at) + 1
         self._ids.append(transfer.id)
+        self._enter(transfer, at_ms, self._place(transfer.debit), self._place(transfer.credit))
+
+    def book_new(self, transfer: Transfer, at_ms: int, floor_nanos: int) -> bool:
+        """Book a transfer of good form, if its id is new, its period is open, and its payer is left with `floor_nanos` or more.
+
+        Else nothing changes, and `check` tells why, where it is not the floor. It is what `check` and `book_one` do, with one look at
+        ids and accounts. `floor_nanos` is what the payer's account may hold at least, or more.
+        """
+        if self._bare is not None:
+            is_good = self.check(transfer, at_ms) is Status.CREATED and self.balance(transfer.debit) - transfer.amount_nanos >= floor_nanos
+            if is_good:
+                self.book_one(transfer, at_ms)
+            return is_good
+        amount, balances = transfer.amount_nanos, self._balances
+        payer, payee = self._accounts.get(transfer.debit), self._accounts.get(transfer.credit)
+        if (0 if payer is None else balances[payer]) - amount < floor_nanos or (0 if payee is None else balances[payee]) > MAX_NANOS - amount:
+            return False
+        if at_ms <= self.closed_ms or transfer.id in self._refused or not self._ids.add(transfer.id):
+            return False
+        payer = self._place(transfer.debit) if payer is None else payer
+        self._enter(transfer, at_ms, payer, self._place(transfer.credit) if payee is None else payee)
+        return True
+
+    def _enter(self, transfer: Transfer, at_ms: int, payer: int, payee: int) -> None:
+        amount, balances, last = transfer.amount_nanos, self._balances, self._last
+        assert not self._at or at_ms >= self._at[-1], f"booked at {at_ms}, before {self._at[-1]}"
         self._kinds.append(KIND_CODES[transfer.kind])
         self._at.append(at_ms)
         self._amounts.append(amount)
-        payer, payee = self._accounts.get(transfer.debit), self._accounts.get(transfer.credit)
-        payer = self._place(transfer.debit) if payer is None else payer
-        payee = self._place(transfer.credit) if payee is None else payee
-        balances, last = self._balances, self._last
+        number = len(self._at)
         balances[payer] = balance = balances[payer] - amount
         self._debits.append(payer)
         self._debit_before.append(last[payer])

@@ -44,6 +44,10 @@ class TransferIds:
     def append(self, id: str) -> None:
         self._recent.append(id)
 
+    def add(self, id: str) -> bool:
+        """Append one, unless it is here; whether it is new."""
+        return not (self._ends and self._find(id) is not None) and self._recent.add(id)
+
     def extend(self, ids: Sequence[str]) -> None:
         self._recent.extend(ids)
 

@@ -46,6 +46,8 @@ class Feed:
         """Note a durable record; the topics that it touches."""
         topics: set[str] = set()
         for index, event in enumerate(events):
+            if event["type"] == "transfer" and event["job"] is None and event["lease"] is None:  # the commonest; nobody waits for it
+                continue
             if event["type"] == "lease_granted":
                 self._leases[event["lease"]] = (event["job"], event["offer"])
             job, offer = self._belongs_to(event)
