@@ -1,6 +1,6 @@
 """How many transfers a second become durable: torg beside SQLite and PostgreSQL, in one run on one disk.
 
-    python -m benchmarks.ledger [--seconds 2] [--recover 1000000] [--recover-snapshot 5000000] [--only-recovery] [--folder DIR] [--json]
+    python -m benchmarks.ledger [--seconds 2] [--recover 1000000] [--recover-snapshot 5000000] [--only-recovery | --only-single] [--folder DIR] [--json]
 
 Batches of 1, 100 and 8,190 transfers: 99 in 100 are deposits into one of 1,000 wallets, one is a payout that must be refused.
 torg's side is the market's own writer (`market/api/desk.py`): commands are decided, journaled, synced and only then answered.
@@ -54,6 +54,7 @@ def main() -> int:
     arguments.add_argument("--recover", type=int, default=1_000_000)
     arguments.add_argument("--recover-snapshot", type=int, default=5_000_000)
     arguments.add_argument("--only-recovery", action="store_true")
+    arguments.add_argument("--only-single", action="store_true", help="batches of 1 alone")
     arguments.add_argument("--folder", type=Path, help="on the disk that is measured (default: where temporary files go)")
     chosen = arguments.parse_args()
     figures: dict[str, float] = {}
@@ -66,11 +67,13 @@ def main() -> int:
         say(chosen.json, f"fdatasync of a small append: {figures['fdatasync_ms']:.3f} ms")
         systems = _systems(folder, stack)
         settle_memory()  # as the exchange's process does
-        for size in SIZES:
+        for size in SIZES[:1] if chosen.only_single else SIZES:
             figures |= _turns(systems, size, chosen.seconds)
             said = ", ".join(f"{one} {figures[f'{one}_{size}_per_s']:,.0f}" for one in systems)
             say(chosen.json, f"batches of {size}: {said} transfers/s")
         figures |= _ratios(figures, systems)
+        if chosen.only_single:
+            return finish(figures, _targets(figures), chosen.json)
         figures |= _callers(folder / "callers", chosen.seconds)
         figures |= deposits_per_s(folder / "http", CALLERS, max(chosen.seconds, 3.0))
         figures |= _recovery(folder / "recovery", chosen.recover, chosen.recover_snapshot)
@@ -201,7 +204,7 @@ def _rate(system: Any, rows: Iterator[list[Row]], seconds: float) -> tuple[float
 def _ratios(figures: dict[str, float], systems: dict[str, Any]) -> dict[str, float]:
     return {
         f"ratio_to_{name}_{size}": figures[f"torg_{size}_per_s"] / figures[f"{name}_{size}_per_s"]
-        for name in systems if name != "torg" for size in SIZES
+        for name in systems if name != "torg" for size in SIZES if f"{name}_{size}_per_s" in figures
     }  # fmt: skip
 
 

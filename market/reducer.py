@@ -46,8 +46,7 @@ def book_new(state: State, transfer: Transfer, at_ms: int, floor_nanos: int) -> 
     """The same in one with the check: see `Ledger.book_new`."""
     if not state.ledger.book_new(transfer, at_ms, floor_nanos):
         return False
-    if at_ms > state.now_ms:
-        state.now_ms = at_ms
+    state.now_ms = max(state.now_ms, at_ms)
     state.position += 1
     return True
 

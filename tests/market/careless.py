@@ -1,9 +1,11 @@
 """Faults of our own, put into the writers of a torture from outside: each must be found."""
 
+from collections.abc import Callable
+
 import storage.journal
 from market.torture.deadly_disk import DeadlyDisk
 from storage.blobs import BlobStore
-from storage.ledger import Ledger
+from storage.ledger import Ledger, Transfer
 
 
 def acknowledge_before_sync() -> None:
@@ -18,15 +20,19 @@ def skip_the_chain() -> None:
 
 def book_again() -> None:
     """An id that was booked is booked again."""
-    real = Ledger.check
 
-    def check(self: Ledger, transfer: object, at_ms: int | None = None) -> object:
-        table = self._ids._recent
-        if (number := table.number(transfer.id)) is not None:  # type: ignore[attr-defined]
-            table._hashes[number - 1] ^= 1
-        return real(self, transfer, at_ms)  # type: ignore[arg-type]
 
-    Ledger.check = check  # type: ignore[method-assign, assignment]
+    def forgetting(real: Callable[..., object]) -> Callable[..., object]:
+        def asked(self: Ledger, transfer: Transfer, *others: object) -> object:
+            table = self._ids._recent
+            if (number := table.number(transfer.id)) is not None:
+                table._hashes[number - 1] ^= 1
+            return real(self, transfer, *others)
+
+        return asked
+
+    for name in ("check", "book_new"):
+        setattr(Ledger, name, forgetting(getattr(Ledger, name)))
 
 
 def forget_the_folder() -> None:

@@ -36,7 +36,10 @@ def test_it_knows_what_a_dict_knows(least: int, batches: list[list[str]], asked:
         for batch in batches:
             new = [id for id in dict.fromkeys(batch) if id not in known]
             assert table.has_none(batch) is (not known.keys() & set(batch))
-            table.extend(new)
+            if len(batch) % 2:
+                table.extend(new)
+            else:
+                assert [table.add(id) for id in batch] == [id not in known and id not in batch[:place] for place, id in enumerate(batch)]
             known.update(zip(new, range(len(known) + 1, len(known) + len(new) + 1), strict=True))
         assert table.ids == list(known)
         assert len(table) == len(known)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -223,6 +223,7 @@ USUAL = st.sampled_from(
 LIKELY = st.builds(
     lambda sides, id, amount: Transfer(f"t{id}", *sides, amount), USUAL, st.integers(0, 40), st.integers(1, 30)
 )
+AGAIN = LIKELY.map(lambda one: replace(one, id=f"t{len(one.id) + one.amount_nanos % 5}"))
 ROW = st.tuples(st.one_of(LIKELY, LIKELY, TRANSFERS), st.booleans())
 
 
@@ -345,3 +346,29 @@ def test_a_batch_books_what_its_transfers_book_one_by_one(sides: list[tuple[str,
         assert all(singly.apply(one, at_ms) is Status.CREATED for one in rows)
         batched.book(TransferBatch.of(rows), at_ms)
     assert batched.to_bytes() == singly.to_bytes()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    before=st.lists(AGAIN, max_size=8), asked=st.lists(AGAIN, min_size=1, max_size=6), refused=st.sampled_from(["", "t4"]),
+    closed_ms=st.sampled_from([-1, 7]), floor_nanos=st.sampled_from([-MAX_NANOS, -20, 0, 5]), keeps=st.booleans(), recalled=st.booleans(),
+)  # fmt: skip
+def test_a_new_one_is_booked_as_it_is_checked_and_booked(before, asked, refused, closed_ms, floor_nanos, keeps, recalled) -> None:
+    ledger = Ledger(keep_history=keeps)
+    for one in before:
+        ledger.apply(one, 5)
+    if refused and ledger.transfer(refused) is None:
+        ledger.refuse(Transfer(refused, "deposit", "world", "wallet:a", 1), Status.WOULD_OVERFLOW, 5)
+    ledger.closed_ms = closed_ms
+    plain = Ledger.from_bytes(ledger.to_bytes())
+    ledger = Ledger.from_bytes(ledger.to_bytes()) if recalled else ledger
+    for at_ms, one in enumerate(asked, 6):
+        if check_form(one) is not None or (floor_nanos < 0 and one.debit != "world"):
+            continue
+        is_good = plain.check(one, at_ms) is Status.CREATED and plain.balance(one.debit) - one.amount_nanos >= floor_nanos
+        if is_good:
+            plain.book_one(one, at_ms)
+        assert ledger.book_new(one, at_ms, floor_nanos) is is_good
+        assert ledger.balances() == plain.balances()
+        assert Ledger.from_bytes(ledger.to_bytes()).to_bytes() == ledger.to_bytes()
+        assert [*ledger.entries(one.debit)] == [*plain.entries(one.debit)]

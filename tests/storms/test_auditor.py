@@ -106,7 +106,7 @@ def believes_every_meter(patch: pytest.MonkeyPatch) -> None:
 def books_a_retry_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(TransferIds, "number", lambda self, id: None)
     patch.setattr(TransferIds, "has_none", lambda self, ids: True)
-    patch.setattr(IdTable, "append", lambda self, id: self.ids.append(id))  # which else finds it out as a bug
+    patch.setattr(IdTable, "add", lambda self, id: self.ids.append(id) or True)
 
 
 def warns_of_the_budget_again(patch: pytest.MonkeyPatch) -> None:
