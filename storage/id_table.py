@@ -61,7 +61,7 @@ class IdTable:
         ids.append(id)
         self._hashes.append(hashed)
         slots[slot] = number = len(ids)
-        if 2 * number > most:
+        if 2 * number > len(slots):
             self._grow()
         return True
 
