@@ -18,9 +18,8 @@ from unittest import mock
 from tests.trainers.ring_machines import CURRENT, Child, Hook, HookedMesh, Place, Seat, SteadyWorker, WarmChild
 from tests.trainers.ring_market import Closed, Door, Line, Transport
 from trainers import rounds as machine
+from trainers.actors import checkpoint_maker, durability, meeting
 from trainers.actors import course as courses
-from trainers.actors import durability, meeting
-from trainers.actors import keeper as keepers
 from trainers.actors import roster as known
 from trainers.actors import worker as workers
 from trainers.actors.course import Course, Halt
@@ -50,7 +49,7 @@ def ring(spec: Json, slots: Sequence[int] = (0, 1, 2), **patience: Any) -> Itera
         mock.patch.object(meeting, "COMPLAIN_AFTER_S", patience.pop("complain_after_s", 1.0)),
         mock.patch.object(courses, "LOOK_S", 0.02),
         mock.patch.object(durability, "LOOK_S", 0.02),
-        mock.patch.object(keepers, "LOOK_S", 0.02),
+        mock.patch.object(checkpoint_maker, "LOOK_S", 0.02),
     ):
         made = Ring(spec, slots, **patience)
         CURRENT[:] = [made]

@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 from trainers.actors.answers import BadAnswer, checked_snapshot
-from trainers.actors.keeper import HandedOut, Keeper
+from trainers.actors.checkpoint_maker import HandedOut
+from trainers.actors.keeper import Keeper
 from trainers.actors.roster import Roster, Worker
 from trainers.actors.succession import Succession
 from trainers.actors.transport import CallFailed, Gone, Parcel, Transport

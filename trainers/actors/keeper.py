@@ -12,26 +12,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from hashlib import sha256
+from dataclasses import replace
 from typing import Any
 
-from storage.checkpoints import (
-    MAX_DELTAS,
-    Chain,
-    Chunk,
-    Delta,
-    Kind,
-    Manifest,
-    TensorEntry,
-    next_kind,
-    removable,
-    removable_blobs,
+from storage.checkpoints import MAX_DELTAS, Chain, Kind, Manifest, next_kind, removable, removable_blobs
+from trainers.actors.checkpoint_maker import (
+    FETCH_TIMEOUT_S,
+    PAUSE_AWAY_S,
+    CheckpointMaker,
+    HandedOut,
+    Staged,
+    StagedLost,
+    kind_of,
 )
-from storage.chunking import pieces_of
-from storage.model_files import parameters_digest
 from trainers.actors.outbox import Outbox
-from trainers.actors.transport import Gone, Parcel, Transport
+from trainers.actors.transport import Transport
 from trainers.actors.wiring import Door, DoorAway, DoorRefused
 from trainers.restoring import Replay, Restored, replay_members, restore_newest
 
@@ -39,41 +34,8 @@ log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
-FETCH_TIMEOUT_S = 120.0
-LOOK_S = 0.2
-PAUSE_AWAY_S = 0.3
 BASE_EVERY_ROUNDS = 10
 MAX_REMOVED = 4096
-
-HandedOut = tuple[Parcel, Parcel | None, Parcel | None]
-"""What a worker has set aside: its content, the inner optimiser's state, the model's buffers."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Staged:
-    """One snapshot on its way. `snapshot`: the answer of `Worker.snapshot`; `alive`: whether who gives it is still there;
-    `accuse`: say what is wrong with what it gave.
-    """
-
-    snapshot: Json
-    content: Parcel
-    inner: Parcel | None
-    buffers: Parcel | None
-    alive: Callable[[], bool]
-    accuse: Callable[[str], None]
-
-    @property
-    def kind(self) -> Kind:
-        return kind_of(self.snapshot)
-
-
-def kind_of(snapshot: Json) -> Kind:
-    """Of an answer of `Worker.snapshot`; workers of before there were deltas do not say it."""
-    return "delta" if snapshot.get("kind") == "delta" else "base"
-
-
-class _Lost(Exception):
-    """A staged copy went with its worker, or is of a round that was undone."""
 
 
 class Keeper:
@@ -90,23 +52,19 @@ class Keeper:
         wall_ms: Callable[[], int],
         replay: Replay = replay_members,
     ) -> None:
-        self._job = job
-        self._spec = spec
-        self._door = door
-        self._transport = transport
-        self._outbox = outbox
-        self._wall_ms = wall_ms
-        self._replay = replay
+        self._job, self._door, self._outbox = job, door, outbox
+        self._wall_ms, self._replay = wall_ms, replay
+        self._maker = CheckpointMaker(
+            job=job, spec=spec, door=door, transport=transport, wall_ms=wall_ms, unwanted=lambda: self._undone
+        )
         checkpoint = spec["checkpoint"]
         self._keep = int(checkpoint["keep"])
         self._every_rounds = int(checkpoint["every_rounds"])
         self._base_every_rounds = int(checkpoint.get("base_every_rounds", BASE_EVERY_ROUNDS))
         self._history: list[Manifest] = []
-        self._in_vain: set[str] = set()
-        self._unsound: set[str] = set()
         self._told_round = 0
         self._changed = threading.Condition()
-        self._queue: list[_Staged] = []
+        self._queue: list[Staged] = []
         self._chain: Chain | None = None
         self._strategy: Json = dict(spec["strategy"])
         self._stall_ms = 0
@@ -153,7 +111,7 @@ class Keeper:
         A base is left out while another checkpoint is on its way, and a delta that does not continue the chain: the
         next checkpoint is a base then. A worker that gives a base where a delta was wanted has none to give.
         """
-        kind, strategy, round = kind_of(snapshot), self._strategy_of(snapshot), int(snapshot["round"])
+        kind, strategy, round = kind_of(snapshot), self._maker.strategy_of(snapshot), int(snapshot["round"])
         with self._changed:
             if kind == "base":
                 self._bases_only = self._asked == "delta" or (self._bases_only and strategy == self._strategy)
@@ -166,7 +124,7 @@ class Keeper:
                 self._chain = None
                 return
             # Deltas before a base lead to rounds that it does not.
-            self._queue = [*self._queue, _Staged(snapshot, *hand_out(), alive, accuse)]
+            self._queue = [*self._queue, Staged(snapshot, *hand_out(), alive, accuse)]
             self._chain, self._strategy = chain, strategy
             self._stall_ms += int(snapshot["stall_ms"])
             if not self._busy and (kind == "base" or self._is_due(round)):
@@ -245,17 +203,13 @@ class Keeper:
         self._outbox.put_readings(logs=[{"at_ms": self._wall_ms(), "source": "run", "line": line[:2000]}])
         for manifest in self._history:
             if manifest.round > round:
-                self._in_vain |= {manifest.digest, *manifest.blobs}
+                self._maker.in_vain |= {manifest.digest, *manifest.blobs}
         self._history = [manifest for manifest in self._history if manifest.round <= round]
         self._told_round, self.durable_round = max(self._told_round, self.durable_round), round
         self.manifest = self._history[-1].digest if self._history else None
         self.rebase()
 
     # in the background
-
-    def _strategy_of(self, snapshot: Json) -> Json:
-        """The worker's word is newer than the spec: a strategy may change while a job runs."""
-        return dict(snapshot["strategy"] if "strategy" in snapshot else self._spec["strategy"])
 
     def _is_due(self, round: int) -> bool:
         return round % self._every_rounds == 0
@@ -275,16 +229,16 @@ class Keeper:
                 stall_ms, self._stall_ms = self._stall_ms, 0
             done = self._try(batch, stall_ms)
 
-    def _try(self, batch: Sequence[_Staged], stall_ms: int) -> bool:
+    def _try(self, batch: Sequence[Staged], stall_ms: int) -> bool:
         try:
             self._persist(batch, stall_ms)
-        except (DoorRefused, OSError, _Lost) as problem:
+        except (DoorRefused, OSError, StagedLost) as problem:
             # A full disk at the market: the job trains on, and the next checkpoint tries again.
             log.warning("round %s is not durable: %s", batch[-1].snapshot["round"], problem)
             return False
         return True
 
-    def _persist(self, batch: Sequence[_Staged], stall_ms: int) -> None:
+    def _persist(self, batch: Sequence[Staged], stall_ms: int) -> None:
         at = next((place for place, item in enumerate(batch) if item.kind == "base"), None)
         if at is None:
             self._persist_deltas(batch, stall_ms)
@@ -292,9 +246,9 @@ class Keeper:
         if at:
             try:
                 self._persist_deltas(batch[:at], 0)
-            except (DoorRefused, OSError, _Lost) as problem:
+            except (DoorRefused, OSError, StagedLost) as problem:
                 log.warning("rounds before the base of round %s are not kept: %s", batch[at].snapshot["round"], problem)
-        made = self._base(batch[at])
+        made = self._maker.base(batch[at], self.manifest)
         known = {name for manifest in self._history for name in manifest.blobs}
         shared = sum(chunk.bytes for chunk in made.chunks if chunk.blob in known)
         self._finish(made, made.total_bytes - shared, stall_ms)
@@ -304,91 +258,25 @@ class Keeper:
         if batch[at + 1 :]:
             self._persist_deltas(batch[at + 1 :], 0)
 
-    def _persist_deltas(self, batch: Sequence[_Staged], stall_ms: int) -> None:
-        made = self._extended(self._history[-1], batch)
+    def _persist_deltas(self, batch: Sequence[Staged], stall_ms: int) -> None:
+        made = self._maker.extended(self._history[-1], batch, self.manifest)
         fresh = sum(delta.bytes for delta in made.deltas[-len(batch) :])
         self._finish(made, fresh, stall_ms)
 
-    def _base(self, item: _Staged) -> Manifest:
-        content = self._open(item.content, item)
-        self._check(content, item)
-        tensors = tuple(TensorEntry(one["name"], tuple(one["shape"]), one["dtype"]) for one in item.snapshot["tensors"])
-        pieces = pieces_of(content, tensors, self._unsound)
-        chunks = tuple(Chunk(self._upload(bytes(piece)), len(piece)) for piece in pieces)
-        state = chunks[0].blob if len(chunks) == 1 else sha256(content).hexdigest()
-        inner, inner_bytes = (None, 0) if item.inner is None else self._store(item.inner, item)
-        buffers, buffers_bytes = (None, 0) if item.buffers is None else self._store(item.buffers, item)
-        snapshot, workload, data = item.snapshot, self._spec["workload"], self._spec["data"]
-        return Manifest(
-            job=self._job,
-            round=snapshot["round"],
-            step=snapshot["step"],
-            parent=self.manifest,
-            tensors=tensors,
-            state=state,
-            state_bytes=len(content),
-            parameters=snapshot["digest"],
-            strategy=self._strategy_of(snapshot),
-            code=workload.get("digest"),
-            data=data.get("digest"),
-            created_at_ms=self._wall_ms(),
-            inner=inner,
-            inner_bytes=inner_bytes,
-            tied=snapshot.get("tied", {}),
-            buffers=buffers,
-            buffers_bytes=buffers_bytes,
-            chunks=chunks if len(chunks) > 1 else (),
-        )
-
-    def _check(self, content: bytes, item: _Staged) -> None:
-        """A base must hold what its round agreed on: it is what a job goes back to when nobody else is left."""
-        try:
-            found, wrong = parameters_digest(content), ""
-        except ValueError as error:
-            found, wrong = "", f"it is no state: {error}"
-        if found != item.snapshot["digest"]:
-            why = f"what it set aside of round {item.snapshot['round']} is not what was agreed on"
-            item.accuse(f"{why}: {wrong or f'its parameters have the digest {found[:12]}'}")
-            raise _Lost(why)
-
-    def _store(self, parcel: Parcel, item: _Staged) -> tuple[str, int]:
-        content = self._open(parcel, item)
-        return self._upload(content), len(content)
-
-    def _extended(self, before: Manifest, items: Sequence[_Staged]) -> Manifest:
-        deltas = []
-        for item in items:
-            content, snapshot = self._open(item.content, item), item.snapshot
-            deltas.append(
-                Delta(snapshot["round"], snapshot["step"], self._upload(content), len(content), snapshot["digest"])
-            )
-        assert before.round + 1 == deltas[0].round, "keep() lets no gap into the queue"
-        return replace(
-            before,
-            kind="delta",
-            round=deltas[-1].round,
-            step=deltas[-1].step,
-            parameters=deltas[-1].parameters,
-            parent=self.manifest,
-            base=before.digest if before.base is None else before.base,
-            deltas=(*before.deltas, *deltas),
-            created_at_ms=self._wall_ms(),
-        )
-
     def _finish(self, made: Manifest, sent_bytes: int, stall_ms: int) -> None:
         """The manifest, then the market's record, which removes what no kept checkpoint needs."""
-        digest = self._upload(made.encode())
+        digest = self._maker.upload(made.encode())
         assert digest == made.digest
         history = [*self._history, made]
         gone = {manifest.digest for manifest in removable(history, self._keep)}
         kept = [manifest for manifest in history if manifest.digest not in gone]
         needed = {name for manifest in kept for name in (manifest.digest, *manifest.blobs)}
-        in_vain = self._in_vain - needed | set(removable_blobs(history, self._keep))
+        in_vain = self._maker.in_vain - needed | set(removable_blobs(history, self._keep))
         # A report of a round that the market has had durable is not recorded there: nothing may go by it.
         removed = sorted(in_vain)[:MAX_REMOVED] if made.round > self._told_round else []
         with self._changed:
-            self._need_wanted()
-            self._in_vain = in_vain - set(removed)
+            self._maker.need_wanted()
+            self._maker.in_vain = in_vain - set(removed)
             self._history, self.durable_round, self.manifest = kept, made.round, digest
         self._outbox.put(
             "checkpoint",
@@ -405,34 +293,6 @@ class Keeper:
             },
         )
 
-    def _open(self, parcel: Parcel, item: _Staged) -> bytes:
-        until = time.monotonic() + FETCH_TIMEOUT_S
-        while not self._transport.made(parcel, LOOK_S):
-            self._need_wanted()
-            if not item.alive():
-                raise _Lost("its worker is gone")
-            if time.monotonic() > until:
-                raise _Lost(f"its worker did not serialise it within {FETCH_TIMEOUT_S:.0f} s")
-        content = self._transport.open(parcel, FETCH_TIMEOUT_S)
-        if isinstance(content, Gone):
-            raise _Lost(f"its worker is gone ({content.detail})")
-        return content
-
-    def _need_wanted(self) -> None:
-        if self._undone:
-            raise _Lost("its round was undone")
-
-    def _upload(self, content: bytes) -> str:
-        while True:
-            self._need_wanted()
-            try:
-                digest = self._door.upload(content)
-            except DoorAway:
-                time.sleep(PAUSE_AWAY_S)
-                continue
-            self._in_vain.add(digest)
-            return digest
-
     def _read_sound(self, digest: str) -> bytes:
         while True:
             try:
@@ -440,5 +300,5 @@ class Keeper:
             except DoorAway:
                 time.sleep(PAUSE_AWAY_S)
             except (DoorRefused, ValueError) as wrong:
-                self._unsound.add(digest)
+                self._maker.unsound.add(digest)
                 raise ValueError(str(wrong)) from wrong
