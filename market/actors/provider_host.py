@@ -1,6 +1,7 @@
 """A provider's host process: `python -m market.actors.provider_host --config FILE` (see `host_config.HostConfig`).
 
-1. Asks the market where Ray is, compares versions (exit 3 and what to install), joins with a node of its own.
+1. Asks the market where Ray is, compares versions (exit 3 and what to install), joins with a node of its own, under watch
+   (`join_watch.py`).
 2. Makes a warm worker and measures the hardware side by side, then places the offer.
 3. Long-polls its leases: gives each a warm worker and reports it started, makes the next warm one, stops the workers
    whose lease is over, reports a lease whose worker process has died. While the market is away it waits, and relists.
@@ -37,10 +38,11 @@ from market.actors.host_config import (
     version_mismatch,
 )
 from market.actors.idle_watch import IdleWatch, watch_of
+from market.actors.join_watch import watched
 from market.actors.joining import PAUSE_AWAY_S, find_ray, join_ray, place, prepare_offer
 from market.actors.machine_facts import machine_facts
 from market.actors.noticed import Noticed
-from market.actors.ray_node import RayNode
+from market.actors.ray_node import RayNode, sweep_folders
 from market.actors.reclaimer import Reclaimer
 from market.actors.remeasuring import Remeasurer, measure_all
 from market.actors.selftesting import begin
@@ -75,6 +77,18 @@ def main(arguments: list[str] | None = None) -> int:
     except Refused as refused:
         say("refused", code=refused.code, message=refused.message, remedy=refused.remedy)
         return REFUSED
+
+
+def _begin_anew() -> None:
+    """Ray cannot forget a cluster within one process, so the process begins anew under the same pid."""
+    say("rejoin")
+    os.execv(sys.executable, [sys.executable, "-m", "market.actors.provider_host", *sys.argv[1:]])  # noqa: S606 - ourselves again
+
+
+def _leave_at_once() -> None:
+    """Before anything was offered; the kernel ends what there is of a node, and the next one sweeps its folder."""
+    say("drained")
+    os._exit(0)
 
 
 class Host:
@@ -127,9 +141,7 @@ class Host:
             node.stop() if at_rest and not rejoin else node.abandon()
             self._market.close()
         if rejoin:
-            # Ray cannot forget a cluster within one process, so the process begins anew under the same pid.
-            say("rejoin")
-            os.execv(sys.executable, [sys.executable, "-m", "market.actors.provider_host", *sys.argv[1:]])  # noqa: S606 - ourselves again
+            _begin_anew()
         say("drained")
         return 0
 
@@ -138,12 +150,26 @@ class Host:
     def _join(self, access: Json) -> RayNode:
         began = time.monotonic()
         self._ray_address = access["address"]
+        sweep_folders(former_life=True)
         # In the main thread: the kernel ends the node's processes when the thread that started them ends.
-        node = join_ray(self._config, self._hardware.units, access)
+        with watched(self._stopping, moved=self._has_moved, stop=_leave_at_once, anew=_begin_anew, slow=self._is_slow):
+            node = join_ray(self._config, self._hardware.units, access)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         say("joined", ray_address=self._ray_address, node=node.node_id, seconds=round(time.monotonic() - began, 2))
         return node
+
+    def _has_moved(self) -> bool:
+        """Whether the market names another head than the one that is being joined."""
+        if self._config.ray is not None:
+            return False
+        try:
+            return bool(self._market.ray()["address"] != self._ray_address)
+        except (MarketUnreachable, Refused):
+            return False  # perhaps only for a moment: whoever is let in is heard of no more, and who is not asks again
+
+    def _is_slow(self) -> None:
+        say("waiting", message=f"Ray at {self._ray_address} has not let this machine in yet; can its ports be reached from here?")
 
     def _offer(self, node: RayNode) -> None:
         began = time.monotonic()

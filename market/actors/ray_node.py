@@ -187,10 +187,11 @@ def attach(address: str, node_ip: str, temp_dir: Path | None = None) -> None:
     )
 
 
-def sweep_folders() -> list[Path]:
+def sweep_folders(*, former_life: bool = False) -> list[Path]:
     """Remove and return the folders of nodes whose process was killed before it could do so itself.
 
-    A folder counts only if it is ours and names a process of this process namespace that has ended.
+    A folder counts only if it is ours and names a process of this process namespace that has ended. former_life: also
+    those of this very process, which began anew (`exec`) and has no node yet.
     """
     swept = []
     for mark in Path(_FOLDERS).glob(f"{_FOLDER_PREFIX}*/{_OWNER}"):
@@ -200,7 +201,8 @@ def sweep_folders() -> list[Path]:
             ours = mark.stat().st_uid == os.getuid() and namespace == _mark_of(os.getpid()).split()[2]
         except (OSError, ValueError):
             continue
-        if ours and _mark_of(int(pid)) != told:
+        left = former_life and int(pid) == os.getpid()
+        if ours and (left or _mark_of(int(pid)) != told):
             shutil.rmtree(mark.parent, ignore_errors=True)
             swept.append(mark.parent)
     return swept
