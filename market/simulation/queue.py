@@ -34,8 +34,8 @@ _DUE_FIRST: Final = 1e15
 _NEVER_DUE: Final = 1e17
 """Later than any simulation; infinite is who needs nobody."""
 _Array = np.ndarray[Any, Any]
-_FIELDS: Final = ("need", "worth", "since", "due", "order", "tried", "settled", "room")
-_DUE, _TRIED, _SETTLED, _ROOM = (_FIELDS.index(name) for name in ("due", "tried", "settled", "room"))
+_FIELDS: Final = ("need", "worth", "since", "due", "order", "tried", "settled", "room", "there")
+_DUE, _TRIED, _SETTLED, _ROOM, _THERE = (_FIELDS.index(name) for name in ("due", "tried", "settled", "room", "there"))
 _NEVER: Final = -1.0
 
 
@@ -67,7 +67,6 @@ class Queue:
         self._type_of = {one.id: place[one.ask_nanos, one.gpu, one.region, one.vram_gib] for one in machines}
         self._free = np.zeros(len(types), np.int64)
         self._there = np.zeros(len(types), np.int64)
-        self._there_by_kind: _Array | None = None
         self._free_units = 0
         self._kinds: dict[Class, int] = {}
         self._accepts = np.zeros((len(types), 0), bool)
@@ -90,8 +89,9 @@ class Queue:
 
     def listed(self, machine: Machine, gpus: int) -> None:
         """So many units of it are there now, all free; or, below zero, are gone."""
-        self._there[self._type_of[machine.id]] += gpus
-        self._there_by_kind = None
+        at = self._type_of[machine.id]
+        self._there[at] += gpus
+        self._rows[_THERE, : len(self._jobs)][self._takers(at)] += gpus
         self.freed(machine.id, gpus)
         self.unsettle()
 
@@ -101,7 +101,7 @@ class Queue:
         at, count = self._type_of[machine], len(self._jobs)
         self._free[at] += gpus
         self._free_units += gpus
-        takes = self._accepts[at].take(self._kind_of[:count]) & (self._up_to[:count] > at)
+        takes = self._takers(at)
         self._rows[_ROOM, :count][takes] += gpus
         if gpus > 0:
             if self.kept_for is not None and takes[self._slots[self.kept_for]]:
@@ -129,7 +129,7 @@ class Queue:
         self._kind_of[slot], self._up_to[slot] = kind, up_to
         self._rows[:, slot] = (
             wanted.need, worth, wanted.since_ms, due_ms if wanted.essential else np.inf, self._number, 0, _NEVER,
-            self._accepts[:up_to, kind] @ self._free[:up_to],
+            self._accepts[:up_to, kind] @ self._free[:up_to], self._accepts[:up_to, kind] @ self._there[:up_to],
         )  # fmt: skip
         (self._restless.discard if wanted.settles else self._restless.add)(wanted.job)
 
@@ -157,28 +157,25 @@ class Queue:
         count = len(self._jobs)
         if not count or not self._free_units:
             return []
-        need, worth, since, due_ms, order, tried, settled_ms, room = self._rows[:, :count]
+        need, worth, since, due_ms, order, tried, settled_ms, room, there = self._rows[:, :count]
         fits = (room >= need) & (tried != self._round)
         found = fits.nonzero()[0]
-        if not len(found) or _is_settled(settled_ms[found], due_ms[found], now_ms).all():
+        if not len(found) or _is_settled(settled_ms.take(found), due_ms.take(found), now_ms).all():
             return []
         most = min(MOST_SHOWN, self._free_units + MORE_SHOWN)
         if len(found) > most:
-            its_since, its_due_ms = since[found], due_ms[found]
+            its_since, its_due_ms = since.take(found), due_ms.take(found)
             age = np.minimum(np.maximum(now_ms - its_since, 0), MOST_AGE * AGE_MS) / AGE_MS
             weight = np.where(np.isinf(its_due_ms), 1.0, 1.0 + age)
             key = np.where(now_ms >= its_due_ms, its_since - _DUE_FIRST, -worth[found] * weight)
             found = found[np.argpartition(key, most - 1)[:most]]
         self._rows[_TRIED, found] = self._round
         names = [self._jobs[slot] for slot in found.tolist()]
-        kept = ((now_ms >= due_ms) & ~fits).nonzero()[0]
+        kept = ((due_ms <= now_ms) & (there >= need) & ~fits).nonzero()[0]
         if len(kept):
-            there = self._there_within()[self._kind_of[kept], self._up_to[kept]]
-            possible = kept[there >= need[kept]]
-            if len(possible):
-                longest = since[possible]
-                possible = possible[longest == longest.min()]
-                names.append(self._jobs[possible[order[possible].argmin()]])
+            its_since = since.take(kept)
+            longest = kept[its_since == its_since.min()]
+            names.append(self._jobs[longest[order[longest].argmin()]])
         return names
 
     def unsettled(self, names: list[str], now_ms: int) -> list[str]:
@@ -186,7 +183,7 @@ class Queue:
         if self.kept_for is not None and self.kept_for not in names:
             self.unsettle()
         slots = [self._slots[name] for name in names]
-        settled = _is_settled(self._rows[_SETTLED, slots], self._rows[_DUE, slots], now_ms).tolist()
+        settled = _is_settled(self._rows[_SETTLED].take(slots), self._rows[_DUE].take(slots), now_ms).tolist()
         if False not in settled:
             return []
         return [name for name, done in zip(names, settled, strict=True) if not done or name == self.kept_for]
@@ -203,19 +200,17 @@ class Queue:
         self._rows[_SETTLED] = _NEVER
         self.kept_for = None
 
-    def _there_within(self) -> _Array:
-        """Units there by (class, how many types up to a price), as long as neither changes."""
-        if self._there_by_kind is None:
-            found = self._there_by_kind = np.zeros((len(self._kinds), len(self._types) + 1), np.int64)
-            np.cumsum(self._accepts.T * self._there, axis=1, out=found[:, 1:])
-        return self._there_by_kind
+    def _takers(self, at: int) -> _Array:
+        """Who takes units of this type, of all that wait."""
+        count = len(self._jobs)
+        takers: _Array = self._accepts[at].take(self._kind_of[:count]) & (self._up_to[:count] > at)
+        return takers
 
     def _kind(self, kind: Class) -> int:
         found = self._kinds.get(kind)
         if found is None:
             found = self._kinds[kind] = len(self._kinds)
             self._accepts = np.column_stack((self._accepts, [_takes(kind, one) for one in self._types]))
-            self._there_by_kind = None
         return found
 
 
