@@ -47,7 +47,7 @@ class Study:
         """For people: of what the points of that strategy are."""
         each = f"{self.batch_tokens:,} tokens a step, {self.steps} steps alone, rounds of {self.inner_steps}"
         own = "".join(f", {text}" for name, text in self.options.items() if name == strategy)
-        return f"{self.workload} {self.size}, {each}{own}, {self.seeds} seeds"
+        return f"{self.workload} {self.size}, {each}{own}, {self.seeds} seed{'s' * (self.seeds != 1)}"
 
     def distance(self, parameters: float, batch_tokens: int) -> float:
         """How far another job is from this one: factors of its size and batch, as logarithms."""
@@ -65,6 +65,11 @@ STUDIES: Final = (
     Study(
         workload="byte_lm", size="1M", batch_tokens=768, steps=300, inner_steps=30, seeds=2,
         steps_ratios={"diloco": {2: (0.82, 0.86), 4: (0.76, 0.78)}},
+        options={"diloco": "outer_momentum 0.5"},
+    ),
+    Study(
+        workload="byte_lm", size="10M", batch_tokens=768, steps=300, inner_steps=30, seeds=1,
+        steps_ratios={"ddp": {2: (0.60, 0.60)}, "diloco": {2: (0.76, 0.76)}},
         options={"diloco": "outer_momentum 0.5"},
     ),
 )  # fmt: skip
