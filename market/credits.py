@@ -103,7 +103,7 @@ def hold(turn: Turn, mark: str, job: Job, amount_nanos: int) -> None:
 def release(turn: Turn, job: Job, keep_nanos: int = 0, mark: str = "") -> None:
     """Give what is left in the escrow, but what is kept for disputes, back to where it came from. `mark`: of a later release,
     once what was kept is decided."""
-    left = turn.state.escrow(job) - keep_nanos
+    left = max(0, turn.state.escrow(job) - keep_nanos)  # less is there only in books of before charges left it alone
     for name, unspent in unspent_of_grants(job, keep_nanos):
         part = min(left, unspent)
         if part:

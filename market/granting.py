@@ -8,7 +8,7 @@ from market.clearing import Clearing, Match, Unmatched
 from market.clearing_records import clearing_view, kinds, seats_view, unmatched_view
 from market.commands import SYSTEM, ApplyClearing, EndLease, StartLease
 from market.constraints import CONSTRAINTS, cost_nanos_at
-from market.disputes import question_meter
+from market.disputes import held_in_escrow, question_meter
 from market.faults import BY_REASON, Charged, cause_of_notice, cause_of_provider_end
 from market.leases import Lease, LeaseState
 from market.machines import fault_of_machine
@@ -225,14 +225,15 @@ def note_signed(turn: Turn, lease: Lease) -> None:
 
 
 def charge(turn: Turn, lease: Lease, to_ms: int, round_number: int, *, watch: bool = True) -> None:
-    """Move what the meter up to `to_ms` costs out of the escrow, no more than it holds.
+    """Move what the meter up to `to_ms` costs out of the escrow, no more than it holds beside what it keeps for disputes.
 
     `watch` the budget, or leave that to the caller who charges many leases of one job: a charge of what was metered
     before uses nothing of it that was not used already.
     """
     state = turn.state
-    account = escrow(lease.job)
-    to_ms = min(to_ms, lease.payable_ms(state.balance(account)))
+    account, job = escrow(lease.job), state.jobs[lease.job]
+    kept = held_in_escrow(state, job) if job.disputes else 0
+    to_ms = min(to_ms, lease.payable_ms(state.balance(account) - kept))
     if to_ms <= lease.charged_ms:
         return
     amount = lease.nanos_at(to_ms) - lease.charged_nanos
@@ -248,4 +249,4 @@ def charge(turn: Turn, lease: Lease, to_ms: int, round_number: int, *, watch: bo
     fields = {"lease": lease.id, "epoch": lease.epoch, "job": lease.job, "from_ms": lease.charged_ms, "to_ms": to_ms}
     turn.emit("lease_charged", fields | {"amount_nanos": amount, "fee_nanos": fee, "round": round_number})
     if watch:
-        watch_budget(turn, state.jobs[lease.job])
+        watch_budget(turn, job)

@@ -5,7 +5,17 @@ from pathlib import Path
 import pytest
 
 from market.book_commands import CorrectTransfer
-from market.commands import AddMember, DecideDispute, OpenDispute, Payout, Reading, ReportReadings, StartLease, Tick
+from market.commands import (
+    AddMember,
+    CancelJob,
+    DecideDispute,
+    OpenDispute,
+    Payout,
+    Reading,
+    ReportReadings,
+    StartLease,
+    Tick,
+)
 from market.outcomes import Settings
 from storage.billing import invoice
 from storage.bills import bill_of
@@ -154,6 +164,23 @@ def test_time_in_question_stays_in_the_escrow_until_it_is_decided(verdict: str, 
     if verdict != "expired":
         again = scene.do(OpenDispute("x", "job-1", opened["lease"], None, "all of it", "", "ann"))
         assert again["amount_nanos"] == USD // 4
+
+
+def test_another_worker_is_not_paid_out_of_what_the_escrow_keeps_for_a_question() -> None:
+    scene = Scene()
+    scene.running(workers__min=1, workers__max=2, limits__budget_nanos=USD)
+    first, second = scene.view()["leases"]
+    scene.wait(2 * HOUR_MS)
+    asked = Reading(first["id"], first["epoch"], HOUR_MS, HOUR_MS, 0, 0, 0, HOUR_MS // 2)
+    agreed = Reading(second["id"], second["epoch"], 2 * HOUR_MS, 2 * HOUR_MS, 0, 0, 0, 2 * HOUR_MS)
+    scene.do(ReportReadings("job-1", 7, (asked, agreed), (), (), "plane"))
+    scene.do(CancelJob("job-1", "ann"))
+    (opened,) = scene.of_type("dispute_opened")
+    assert opened["held_nanos"] == USD // 4
+    assert scene.balances()["escrow:job-1"] == USD // 4, "all else was spent on the agreed time of both"
+    scene.do(DecideDispute(f"meter-{first['id']}", "rejected", None, "looked at both clocks", "op"))
+    assert scene.balances()["escrow:job-1"] == 0
+    assert scene.view()["billed_nanos"] + USD // 4 == USD
 
 
 def test_who_may_not_and_when_it_is_too_late() -> None:
