@@ -17,16 +17,24 @@ from tests.storms.records import Event, Record
 HOUR_MS = 3_600_000
 LAST_READING, COMMITTED, SAVED = "to its last reading", "its committed rounds, once they are durable", "to its last save"
 A_MINUTE_MS = 60_000
-LATE_MS = 45_000
-"""By which a lease may outlast its time, by the market's clock and by its own: ten seconds after its notice, ticks, and two outages."""
-CALM_LATE_MS = 20_000
-"""The same of a market that was never away."""
+LATE_MS = 20_000
+"""By which a lease may outlast its time, by the market's clock and by its own: ten seconds after its notice, and ticks. How long the
+market was away meanwhile comes on top: nobody ends a lease then, and its worker trains on."""
 _ROW = re.compile(r"\| [^|]+ \| `(\w+)` \| (provider|customer|market|none) \| ([^|]+) \|")
 FAULTS = {
     reason: (fault, charged.strip())
     for reason, fault, charged in _ROW.findall((Path(__file__).parents[2] / "docs/FAULTS.md").read_text(encoding="utf-8"))
 }
 """Who pays, as it is published: reason → (fault, how far the lease is charged)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """A market that was away for so many ms, after the record `after` was written and before the one that follows `until`."""
+
+    after: int
+    until: int
+    ms: int
 
 
 @dataclass(slots=True)
@@ -57,6 +65,7 @@ class Lease:
     gpus: int
     price: int
     granted_ms: int
+    record: int
     started: bool = False
     ended: bool = False
     metered_ms: int = 0
@@ -98,9 +107,9 @@ class Job:
 class Auditor(Books):
     """`read` it record after record; `findings` are sentences, empty for honest books."""
 
-    def __init__(self, *, calm: bool = False) -> None:
+    def __init__(self, absences: Iterable[Absence] = ()) -> None:
         super().__init__()
-        self._late_ms = CALM_LATE_MS if calm else LATE_MS
+        self._absences = tuple(absences)
         self.offers: dict[str, Offer] = {}
         self.leases: dict[str, Lease] = {}
         self.jobs: dict[str, Job] = {}
@@ -224,7 +233,7 @@ class Auditor(Books):
         job, offer = self.jobs[event["job"]], self.offers[event["offer"]]
         lease = Lease(
             event["lease"], event["epoch"], job.id, event["offer"], event["provider"], event["gpus"],
-            event["price_nanos_per_gpu_hour"], self._at_ms,
+            event["price_nanos_per_gpu_hour"], self._at_ms, self._record,
         )  # fmt: skip
         self._require(lease.epoch == self._epoch + 1, f"{lease.id} has epoch {lease.epoch} after {self._epoch}")
         self._epoch = lease.epoch
@@ -282,7 +291,8 @@ class Auditor(Books):
         for what, over_ms in (("its offer lets", lease.until_ms), ("maintenance begins", None if window is None else window[0])):
             if over_ms is not None:
                 late_ms = min(self._at_ms - over_ms, lease.metered_ms - (over_ms - lease.granted_ms))
-                self._require(late_ms <= self._late_ms, f"{lease.id} is metered {late_ms} ms after {what}")
+                away_ms = sum(one.ms for one in self._absences if one.after < self._record and lease.record <= one.until)
+                self._require(late_ms <= LATE_MS + away_ms, f"{lease.id} is metered {late_ms} ms after {what}; the market was away for {away_ms}")
 
     def _on_files_saved(self, event: Event) -> None:
         lease = self._lease(event)

@@ -5,6 +5,7 @@ import contextlib
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,6 +17,7 @@ from market.commands import AddMember, Command, OpenMarket
 from market.exchange import Exchange, Outcome, Settings
 from storage.journal import Journal, JournalBroken, JournalError, JournalFull, read_journal
 from tests.storage.crash_disk import Stopped
+from tests.storms.auditor import Absence
 from tests.storms.disk import StoryDisk
 from tests.storms.faults import Weather
 
@@ -54,6 +56,8 @@ class House:
         self._handlers: set[asyncio.Task[Any]] = set()
         self._jumped_ms = 0
         self._promised = (0, "0" * 64)
+        self._ticks: list[tuple[int, int]] = []
+        """Of each tick that was asked for: how many records there were, and the loop's time in milliseconds."""
 
     @property
     def folder(self) -> Path:
@@ -67,6 +71,17 @@ class House:
     @property
     def records(self) -> int:
         return 0 if self._desk is None else self._desk.records
+
+    def absences(self) -> list[Absence]:
+        """When no time passed for the market: it was dead, or its disk full."""
+        tick_ms = int(TICK_S * 1000)
+        ticks = [*self._ticks, (self.records, self._loop_ms())]
+        return [
+            # one tick more than was seen: the last before a death may be lost with it
+            Absence(*sorted((before, after)), next_ms - at_ms + tick_ms)
+            for (before, at_ms), (after, next_ms) in pairwise(ticks)
+            if next_ms - at_ms > tick_ms
+        ]
 
     # what comes in
 
@@ -96,7 +111,14 @@ class House:
     # life and death
 
     def wall_ms(self) -> int:
-        return START_MS + int(asyncio.get_running_loop().time() * 1000) + self._jumped_ms
+        return START_MS + self._loop_ms() + self._jumped_ms
+
+    def _loop_ms(self) -> int:
+        return int(asyncio.get_running_loop().time() * 1000)
+
+    def _draw(self, bits: int) -> int:
+        self._ticks.append((self.records, self._loop_ms()))
+        return self._random.getrandbits(bits)
 
     def jump(self, ms: int) -> None:
         """Somebody sets the clock."""
@@ -129,7 +151,7 @@ class House:
         self._promised = (desk.records, desk.head)
         write = loop.create_task(desk.write())
         write.add_done_callback(self._writer_ended)
-        tick = loop.create_task(desk.tick(every_s=TICK_S, draw=self._random.getrandbits))
+        tick = loop.create_task(desk.tick(every_s=TICK_S, draw=self._draw))
         self._tasks = [write, tick]
         return True
 

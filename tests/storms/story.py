@@ -21,8 +21,6 @@ from tests.storms.promises import Promises
 from tests.storms.records import Unreadable, read_records
 from tests.storms.runs import Steward
 
-OUTAGES = frozenset({"kill", "power", "again", "full", "io", "clock"})
-"""Without these the market is never away."""
 REPLAYED_EVERY = 4
 """Of so many seeds one also compares the whole state with a replay."""
 CUSTOMERS, PROVIDERS = 3, 4
@@ -183,7 +181,7 @@ class Story:
             self._find(str(error))
             return
         told.records, told.head = len(records), records[-1].chained.hex() if records else ""
-        auditor = Auditor(calm=self.plan.without >= OUTAGES).read(records)
+        auditor = Auditor(house.absences()).read(records)
         told.findings += auditor.findings + self.promises.broken(auditor)
         for job in auditor.jobs.values():
             if auditor.balances[f"escrow:{job.id}"] != job.disputed:
