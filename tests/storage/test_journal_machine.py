@@ -112,6 +112,7 @@ class JournalMachine(RuleBasedStateMachine):
             self.journal = None
         else:
             self.durable += payloads
+        self.disk.stop_at = None  # it may not have come that far, and whoever closes the journal writes, too
 
     @rule(stop=st.none() | st.integers(0, 6), block_bytes=st.sampled_from([100, 10_000]))
     def seal(self, stop: int | None, block_bytes: int) -> None:
