@@ -57,7 +57,8 @@ def _with(found: Globals, name: str, value: str) -> Globals:
 
 def usd_nanos(text: str, field: str, *, lowest_nanos: int = 1, highest_usd: int = MAX_USD) -> int:
     """Nano-dollars of an amount such as `20`, `0.45` or `$1.5`; exact, never rounded."""
-    allowed = f"allowed: {usd(lowest_nanos)} to ${highest_usd:,}"
+    lowest = "above $0" if lowest_nanos == 1 else usd(lowest_nanos)
+    allowed = f"allowed: {lowest} to ${highest_usd:,}"
     try:
         nanos = parse_usd(text)
     except MoneyError as error:
@@ -100,11 +101,11 @@ def megabytes(size: int) -> str:
     return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
 
 
-def pair(text: str, field: str) -> tuple[str, str]:
-    """`NAME=VALUE`, both sides present."""
+def pair(text: str, field: str, form: str = "NAME=VALUE") -> tuple[str, str]:
+    """The two sides of `form`, both present."""
     name, equals, value = text.partition("=")
     if not equals or not name.strip() or not value.strip():
-        raise usage(f"{field} {text!r} is not NAME=VALUE", field=field)
+        raise usage(f"{field} {text!r} is not {form}", field=field)
     return name.strip(), value.strip()
 
 

@@ -20,6 +20,7 @@ from cli.arguments import Globals, hoist
 from cli.errors import CliError, Exit, usage
 from cli.session import market_errors
 from cli.settings import Settings, current_settings
+from cli.wrong_lines import wrong_line
 
 VERBS = {
     "up": "market", "down": "market", "status": "market", "invite": "market",
@@ -68,9 +69,8 @@ def run(argv: Sequence[str]) -> int:
     except CliError as error:
         return _fail(error, as_json)
     except TyperException as error:
-        said = error.format_message()
         # A group without a verb has printed its help page already.
-        return _fail(usage(said, field=_option_of(error)), as_json) if said else int(Exit.USAGE)
+        return _fail(wrong_line(error), as_json) if error.format_message() else int(Exit.USAGE)
     except typer.Exit as ended:
         return ended.exit_code
     except (KeyboardInterrupt, typer.Abort):
@@ -129,14 +129,11 @@ def _dispatch(named: Globals, words: list[str]) -> int:
         if values is not None:
             verb(fast_lane.Context(settings), **values)
             return Exit.DONE
+    if not {"-h", "--help"}.isdisjoint(words):
+        import_module("cli.help_pages").fold_long_words()
     code = build(words, settings)(args=words, prog_name="torg", standalone_mode=False)
     sys.stdout.flush()
     return code if isinstance(code, int) else Exit.DONE
-
-
-def _option_of(error: TyperException) -> str | None:
-    parameter = getattr(error, "param", None)
-    return parameter.opts[-1] if parameter is not None and parameter.opts else getattr(error, "option_name", None)
 
 
 def _fail(error: CliError, as_json: bool) -> int:

@@ -11,9 +11,11 @@ from cli.settings import Settings
 from cli.verbs import owner_options
 from cli.verbs.offers import times_told
 from cli.verbs.steering import ROLE, offers_of
+from storage.units import MS_PER_DAY
 
 NO_BOUND = "none"
-Target = Annotated[str, typer.Argument(metavar="OFFER", help="offer id, or the name of a provider for all its offers")]
+LONGEST_MS = 3_650 * MS_PER_DAY
+Target = Annotated[str, typer.Argument(metavar="OFFER", help="offer id, or the name of a machine or of a provider for all its offers")]
 
 
 def register(group: typer.Typer) -> None:
@@ -34,6 +36,9 @@ def lease_times(
 ) -> None:
     """Bound how long leases to come last; those that run keep what they began with."""
     said = {"min_lease_ms": _bound(least, "--min"), "max_lease_ms": _bound(most, "--max")}
+    shortest, longest = said.values()
+    if isinstance(shortest, int) and isinstance(longest, int) and shortest > longest:
+        raise usage(f"--min {least} is above --max {most}", field="--min", remedy="a shorter --min", code="out_of_range")
     times = {name: None if ms == NO_BOUND else ms for name, ms in said.items() if ms is not None}
     if not times:
         raise usage("neither --min nor --max says anything", field="--max", remedy="such as --max 8h")
@@ -68,7 +73,12 @@ def maintenance(
 
 
 def _bound(text: str | None, option: str) -> int | str | None:
-    return text if text in (None, NO_BOUND) else owner_options.duration_ms(text, option)
+    if text is None or text == NO_BOUND:
+        return text
+    found = owner_options.duration_ms(text, option)
+    if not 0 < found <= LONGEST_MS:
+        raise usage(f"{option} {text} is out of range", field=option, remedy="above 0s, at most 3650d, or none", code="out_of_range")
+    return found
 
 
 def _set(settings: Settings, target: str, times: dict[str, Any]) -> None:

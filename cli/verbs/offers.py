@@ -58,12 +58,12 @@ def offers(
         and (not regions or str(one["region"]).lower() in regions)
         and keep(one)
     ]
-    show_offers(settings, arrange(found))
+    show_offers(settings, arrange(found), empty="No offer fits. `torg offers --all` shows the rest.")
 
 
-def show_offers(settings: Settings, found: list[dict[str, Any]]) -> None:
-    """The document, or the table of these offers."""
-    show_list(settings, found, COLUMNS, offer_row, empty="No offer fits. `torg offers --all` shows the rest.")
+def show_offers(settings: Settings, found: list[dict[str, Any]], *, empty: str) -> None:
+    """The document, the table of these offers, or the sentence `empty`."""
+    show_list(settings, found, COLUMNS, offer_row, empty=empty)
     for one in () if settings.as_json else found:
         if one.get("suspect_reason"):
             print(printable(f"{one['id']} is suspect: {one['suspect_reason']}"))

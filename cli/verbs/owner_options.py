@@ -94,7 +94,7 @@ def prices(between: list[str] | None, zone: str | None) -> tuple[list[dict[str, 
         raise usage(f"--zone {named!r} is not known here", field="--zone", remedy="such as Europe/Berlin or UTC")
     found = []
     for text in between:
-        hours, amount = pair(text, "--price-between")
+        hours, amount = pair(text, "--price-between", "HOURS=USD")
         try:
             said = str(parse_hours(hours))
         except HoursError as error:

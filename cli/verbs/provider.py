@@ -14,7 +14,7 @@ from cli.verbs.selftest import selftest
 from cli.verbs.steering import ROLE, offers_of
 from storage.units import format_instant
 
-Target = Annotated[str, typer.Argument(metavar="OFFER", help="offer id, or the name of a provider for all its offers")]
+Target = Annotated[str, typer.Argument(metavar="OFFER", help="offer id, or the name of a machine or of a provider for all its offers")]
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +40,7 @@ def ls(ctx: typer.Context) -> None:
     """Every offer of this market, whatever its state."""
     settings: Settings = ctx.obj
     found = sorted(connect(settings, ROLE).offers(), key=lambda one: (one["provider"], one["id"]))
-    show_offers(settings, found)
+    show_offers(settings, found, empty="No offers here. `torg provide` makes one.")
     if not settings.as_json:
         for one in found:
             if said := _held(one):
@@ -82,7 +82,8 @@ def price(
     nanos = price_nanos(usd_per_gpu_hour, "USD")
     client = connect(settings, ROLE)
     changed = [client.set_price(one, nanos) for one in offers_of(settings, target)]
-    tell(settings, changed, f"{target} asks {usd(nanos)} per GPU-hour from now on.")
+    when = "outside the hours that have a price of their own" if any(one.get("prices") for one in changed) else "from now on"
+    tell(settings, changed, f"{target} asks {usd(nanos)} per GPU-hour {when}.")
 
 
 def revoke(

@@ -9,10 +9,15 @@ ROLE = "operator"
 
 
 def offers_of(settings: Settings, target: str) -> list[str]:
-    """The ids of the offer, or of all offers of the provider, of this name. Raises CliError where there is none."""
-    found = [one for one in connect(settings, ROLE).offers() if target in (one["id"], one["provider"])]
-    alive = [one["id"] for one in found if one["state"] != "withdrawn"]
+    """The ids of the offer, or of all offers of the provider or machine, of this name. Raises CliError where that is none, or not clear."""
+    offers = connect(settings, ROLE).offers()
+    found = [one for one in offers if target in (one["id"], one["provider"])] or [one for one in offers if target == one.get("name")]
+    alive = [one for one in found if one["state"] != "withdrawn"]
     if not alive:
-        what = "is withdrawn already" if found else "is neither an offer nor a provider with offers"
+        what = "is withdrawn already" if found else "is neither an offer, nor a machine or provider with offers"
         raise refused("unknown_offer", f"{target!r} {what}", field="OFFER", remedy="`torg provider ls` shows all")
-    return alive
+    owners = {one["provider"]: one["id"] for one in alive}
+    if len(owners) > 1:
+        which = ", ".join(f"{offer} of {owner}" for owner, offer in owners.items())
+        raise refused("which_offer", f"{target!r} is a machine of several providers: {which}", field="OFFER", remedy="name the offer")
+    return [one["id"] for one in alive]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -112,10 +113,23 @@ ENDS = [
     (["provide", "--price", "1", "--min-lease", "2h", "--max-lease", "1h"], 2, "out_of_range", "--min-lease"),
     (["provide", "--price", "1", "--maintenance", "sunday"], 2, "bad_window",   "08:00-18:00"),
     (["provide", "--price", "1", "--maintenance", "00:00-24:00"], 2, "bad_window", "no time between"),
+    (["provide", "--price", "1", "--price-between", "22:00-06:00"], 2, "usage", "HOURS=USD"),
     (["provider", "lease-times", "ada"],               2, "usage",              "--max"),
+    (["provider", "lease-times", "ada", "--min", "2h", "--max", "1h"], 2, "out_of_range", "--min 2h is above --max 1h"),
+    (["provider", "lease-times", "ada", "--max", "0s"], 2, "out_of_range",      "--max 0s is out of range"),
+    (["provider", "price", "ada"],                     2, "usage",              "torg: Missing argument 'USD' (see `torg provider price --help`)"),
+    (["wallet", "deposit", "0"],                       2, "out_of_range",       "(allowed: above $0 to"),
+    (["wallet", "history", "--limit", "many"],         2, "usage",              "--limit 'many' is not allowed: input should be a valid integer"),
     (["provider", "maintenance", "ada"],               2, "usage",              "--none"),
     (["demo", "--data", "nowhere"],                    2, "no_such_file",       "nowhere"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", ["provide", "up", "clear", "simulate"])
+def test_a_narrow_help_page_has_its_words_whole(verb: str) -> None:
+    page = subprocess.run([sys.executable, "-m", "cli", verb, "--help"], capture_output=True, text=True, env=os.environ | {"COLUMNS": "80"}, check=True)
+    assert max(len(line) for line in page.stdout.splitlines()) <= 80
+    assert not re.search(r"\w…", page.stdout.replace("TEAM:W,…", ""))
 
 
 @pytest.mark.parametrize(("argv", "code", "error", "named"), ENDS, ids=[" ".join(row[0]) for row in ENDS])

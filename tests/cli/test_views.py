@@ -227,6 +227,20 @@ def test_provider_verbs_find_offers_by_provider(torg: Torg, offers: FakeMarket) 
     assert torg("provider", "withdraw", "nobody").code == 3
 
 
+def test_provider_verbs_find_offers_by_the_machines_name(torg: Torg, market: FakeMarket) -> None:
+    listed = [offer("offer-a", provider="dear", name="ada"), offer("offer-b", provider="cheap", name="vm"), offer("offer-c", provider="dear", name="vm")]
+    market.routes["GET /v1/offers"] = (200, {"items": listed})
+    market.routes["POST /v1/offers/offer-a/price"] = lambda asked: (200, offer("offer-a", prices=[{"hours": "22:00-06:00"}]))
+    assert torg("provider", "price", "ada", "0.75").out == "ada asks $0.75 per GPU-hour outside the hours that have a price of their own.\n"
+    ran = torg("provider", "drain", "vm")
+    assert (ran.code, "offer-b of cheap, offer-c of dear" in ran.err) == (3, True)
+
+
+def test_a_market_without_offers_says_how_to_make_one(torg: Torg, market: FakeMarket) -> None:
+    market.routes["GET /v1/offers"] = (200, {"items": []})
+    assert "`torg provide` makes one" in torg("provider", "ls").out
+
+
 def test_lease_times_and_windows_are_set_and_shown(torg: Torg, offers: FakeMarket) -> None:
     window = {"begin_ms": 1_800_000_000_000, "end_ms": 1_800_003_600_000}
     shown = offer("offer-a", name="ada", min_lease_ms=60_000, max_lease_ms=28_800_000, maintenance=["02:00-06:00 sun"], maintenance_next=window)
