@@ -12,7 +12,7 @@ from market.disputes import held_in_escrow, question_meter
 from market.faults import BY_REASON, Charged, cause_of_notice, cause_of_provider_end
 from market.leases import Lease, LeaseState
 from market.machines import fault_of_machine
-from market.order_making import bid_of, offer_order
+from market.order_making import bid_of, listing_of
 from market.orders import Offer
 from market.outcomes import Answer, Json, Refusal, forbidden, unknown
 from market.pricing import fee_step
@@ -82,10 +82,10 @@ def grant(turn: Turn, match: Match, number: int, rule: str) -> int:
     for name, ask in zip(match.offers, match.asks, strict=True):
         offer = known.get(name)
         if offer is None:
-            record = state.offers.get(name)
-            if record is None:
+            listed = listing_of(state, turn.volatile).offer(name, turn.volatile)
+            if listed is None:
                 return 0
-            offer = known[name] = seen_by(offer_order(state, record, turn.volatile), bid)
+            offer = known[name] = seen_by(listed, bid)
             if offer.free_for(job.customer) < match.gpus * match.offers.count(name):
                 return 0
             if not all(test(offer, bid) for _, test in CONSTRAINTS):

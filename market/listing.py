@@ -49,6 +49,13 @@ class Listing:
         state.touched.clear()
         return self._book
 
+    def offer(self, name: str, volatile: Volatile) -> Offer | None:
+        """One offer as the book has it now; None if it is not listed."""
+        if name in self._state.touched or name in self._timed:
+            self._state.touched.pop(name, None)
+            self._look(self._state.offers[name], volatile)
+        return self._book.get(name)
+
     def offers_sum(self, volatile: Volatile) -> int:
         """The sum of the book's digests as it stands."""
         book = self.book(volatile)

@@ -112,8 +112,9 @@ class SpentRecord:
 
     def add(self, nanos: int, at_ms: int) -> None:
         for period in PERIODS:
-            before = self.within(period, at_ms)
-            self.newest[period.name], self.nanos[period.name] = period.number_of(at_ms), before + nanos
+            name, number = period.name, period.number_of(at_ms)
+            before = self.nanos[name] if self.newest.get(name) == number else 0
+            self.newest[name], self.nanos[name] = number, before + nanos
 
     def within(self, period: Period, now_ms: int) -> int:
         """What was billed in the period that `now_ms` is in."""

@@ -69,8 +69,19 @@ def _market_reopened(state: State, event: Event, at_ms: int) -> None:
     state.stopped = False
 
 
+def book_event(state: State, transfer: Transfer, event: Event, at_ms: int) -> None:
+    """What `apply` does for the event of this transfer."""
+    state.now_ms = max(state.now_ms, at_ms)
+    state.position += 1
+    _book(state, transfer, event, at_ms)
+
+
 def _transfer(state: State, event: Event, at_ms: int) -> None:
     transfer = Transfer(event["id"], event["kind"], event["debit"], event["credit"], event["amount_nanos"], event["job"], event["lease"])
+    _book(state, transfer, event, at_ms)
+
+
+def _book(state: State, transfer: Transfer, event: Event, at_ms: int) -> None:
     status = state.ledger.apply(transfer, at_ms)
     assert status is Status.CREATED, f"{transfer}: {status}"
     if transfer.kind == "hold":
@@ -280,10 +291,13 @@ def _lease_ended(state: State, event: Event, at_ms: int) -> None:
     assert offer.gpus_used >= 0
     job.version += 1
     offer.version += 1
-    state.touch_provider(lease.provider)
+    state.touched[offer.id] = None
     if not lease.own:  # nobody makes himself a name with jobs of his own
-        faulted, began = lease.fault == "provider", lease.started_ms is not None
-        state.providers[lease.provider].lease_ended(at_ms, faulted=faulted, began=began)
+        provider = state.providers[lease.provider]
+        before, faulted, began = provider.reliability, lease.fault == "provider", lease.started_ms is not None
+        provider.lease_ended(at_ms, faulted=faulted, began=began)
+        if provider.reliability != before:
+            state.touch_provider(lease.provider)
     if lease.reason in NOTICED or lease.fault == "provider":
         job.orphans.append(lease.id)
     if lease.fault == "provider":

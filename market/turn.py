@@ -8,7 +8,7 @@ from typing import Any
 from market.commands import SYSTEM
 from market.events import Event, make_event
 from market.outcomes import Refusal, Settings, forbidden, unknown
-from market.reducer import apply, book, book_new
+from market.reducer import apply, book, book_event, book_new
 from market.state import Job, OfferRecord, State, Volatile
 from storage.ledger import Transfer
 
@@ -35,7 +35,7 @@ class Turn:
     def transfer(self, transfer: Transfer) -> None:
         """Book it; that it can be booked was decided before."""
         event = transfer.event()
-        apply(self.state, event, self.now_ms)
+        book_event(self.state, transfer, event, self.now_ms)
         self.events.append(event)
 
     def book(self, transfer: Transfer) -> None:
