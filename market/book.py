@@ -139,7 +139,7 @@ class OrderBook:
             if len(self._places) >= MOST_WISHES:
                 self._places.clear()
             places = self._places[wish] = _places_of(self._buckets, requires)
-        return [bucket for bucket in map(index.get, places[not fits]) if bucket]
+        return list(filter(None, map(index.get, places[not fits])))
 
     def _note_owners(self, offer: Offer) -> None:
         for customer in offer.terms.own:

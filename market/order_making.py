@@ -158,7 +158,7 @@ def bid_of(state: State, job: Job, settings: Settings, now_ms: int) -> Bid | Non
     if job.leases:
         money = spendable_nanos(money, state.leases_of(job))
     takes_ms = expected_of(state, job, now_ms, money)
-    longest_ms = max(takes_ms, outlived_ms(state, job))
+    longest_ms = max(takes_ms, outlived_ms(state, job)) if job.leases else takes_ms
     waited_ms, due_ms = max(0, now_ms - job.waits_since_ms), state.due_rule.after_ms(takes_ms)
     return Bid(
         job=job.id,
@@ -169,8 +169,8 @@ def bid_of(state: State, job: Job, settings: Settings, now_ms: int) -> Bid | Non
         max_price_nanos_per_gpu_hour=wish.limit_nanos_per_gpu_hour,
         spendable_nanos=money,
         cover_ms=cover_ms(len(live), workers["min"], job.last_round_ms),
-        running_nanos_per_hour=rate_nanos_per_hour(live),
-        avoid=frozenset(offer for offer, lost in job.avoided.items() if now_ms < lost.until_ms(settings)) if job.avoided else _NOWHERE,
+        running_nanos_per_hour=rate_nanos_per_hour(live) if live else 0,
+        avoid=_avoided(job, settings, now_ms) if job.avoided else _NOWHERE,
         essential=wish.essential,
         team=state.members[job.customer].team,
         customer=job.customer,
@@ -183,6 +183,10 @@ def bid_of(state: State, job: Job, settings: Settings, now_ms: int) -> Bid | Non
         asked_ms=now_ms,
         lasts_ms=lasts_ms(job.spec, longest_ms, flexible=wish.flexible),
     )
+
+
+def _avoided(job: Job, settings: Settings, now_ms: int) -> frozenset[str]:
+    return frozenset(offer for offer, lost in job.avoided.items() if now_ms < lost.until_ms(settings))
 
 
 def book_of(state: State, volatile: Volatile) -> OrderBook:

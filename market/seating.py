@@ -32,7 +32,7 @@ class Seating:
     def place(self, bid: Bid) -> list[Offer] | None:
         """The cheapest free seats for the bid, as many as it wants and can pay; None if not enough for its smallest gang."""
         wishes, taken = self._wishes, self.taken
-        known = wishes.known(bid)
+        known = wishes.known.get(bid.job)
         if known is not None and known <= self._full:
             wishes.looks += len(known)
             return None
@@ -58,7 +58,7 @@ class Seating:
 
     def seat(self, asked: Bid) -> bool:
         """Let the bid have its seats, as far as its team's quota goes; False if there are none."""
-        bid = self.cut(asked)
+        bid = self.cut(asked) if self._standings else asked
         seats = None if bid is None else self.place(bid)
         if bid is None or seats is None:
             return False

@@ -60,8 +60,8 @@ class Auction:
 
     def serve(self) -> Served:
         """See the module."""
-        first = best = self.pass_by(_by_limit)
-        value = self.value(best.seats)
+        best = self.pass_by(_by_limit)
+        value = least = self.value(best.seats)
         empty = any(job not in best.seats for job in self.bids)
         if len(self.bids) > 1 and empty and best.seats:
             for key in (_by_gang, self._by_surplus()):
@@ -70,7 +70,7 @@ class Auction:
                     if (found := self.value(other.seats)) > value:
                         best, value = other, found
             self.improve(best)
-        assert self.value(best.seats) >= self.value(first.seats)
+        assert self.value(best.seats) >= least
         return Served(
             best.seats, self.looks, frozenset(best.skipped), best.over_quota,
             best.kept_for, best.taken,
@@ -108,12 +108,12 @@ class Auction:
         return found
 
     def _pass(self, order: Iterable[Bid], turns: Turns | None = None) -> _Pass:
-        state = _Pass(self.wishes, self.standings)
+        state, wishes = _Pass(self.wishes, self.standings), self.wishes
         for asked in order:
-            if self.looks >= self.effort:
+            if wishes.looks >= self.effort:
                 state.skipped.add(asked.job)
                 continue
-            self.wishes.looks += 1
+            wishes.looks += 1
             bid = state.cut(asked)
             if bid is None:
                 state.over_quota[asked.job] = state.granted[asked.team]
@@ -123,7 +123,7 @@ class Auction:
                 state.take(bid, seats)
                 if turns is not None:
                     turns.granted(bid, len(seats) * bid.requires.gpus)
-            elif bid.due and state.kept_for is None and self.wishes.has_room_for(bid):
+            elif bid.due and state.kept_for is None and wishes.has_room_for(bid):
                 state.kept_for = bid.job
                 state.keep_for(bid)
         return state
@@ -146,7 +146,7 @@ class Auction:
         sitting = [
             other
             for job, seats in state.seats.items()
-            if not (other := self.bids[job]).due and self._together(other, bid) and not places.isdisjoint([seat.id for seat in seats])
+            if not (other := self.bids[job]).due and (not self.turns or other.team == bid.team) and not places.isdisjoint([seat.id for seat in seats])
         ]
         if not sitting:
             return worth_before
@@ -159,7 +159,7 @@ class Auction:
         if bid.job in state.seats:
             nobody = {*state.seats, *state.skipped, state.kept_for}
             for one in self._in_order(_by_limit):
-                if one.job not in nobody and self._together(one, bid):
+                if one.job not in nobody and (not self.turns or one.team == bid.team):
                     state.seat(one)
             worth_now = self.value(state.seats)
             if worth_now > worth_before:
@@ -171,10 +171,6 @@ class Auction:
             if job not in state.seats:
                 state.take(self.bids[job], kept)
         return worth_before
-
-    def _together(self, one: Bid, other: Bid) -> bool:
-        """Whether one may be lifted for the other."""
-        return not self.turns or one.team == other.team
 
     def _by_surplus(self) -> Key:
         def key(bid: Bid) -> tuple[Any, ...]:

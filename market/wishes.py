@@ -25,14 +25,15 @@ class Wishes:
     it is spent.
     """
 
-    __slots__ = ("_book", "_found", "_known", "_ladders", "_rest", "found_looks", "looks")
+    __slots__ = ("_book", "_found", "_ladders", "_rest", "found_looks", "known", "looks")
 
     def __init__(self, book: OrderBook) -> None:
         self._book = book
         self.looks = self.found_looks = 0
         self._found: dict[str, list[Offer]] = {}
         self._rest: dict[str, Iterator[Offer]] = {}
-        self._known: dict[str, frozenset[str]] = {}
+        self.known: dict[str, frozenset[str]] = {}
+        """By job the ids of its offers, once somebody has looked through all of them."""
         self._ladders: dict[tuple[int, bool], tuple[Requirements, _Ladder]] = {}
 
     def of(self, bid: Bid) -> Iterable[Offer]:
@@ -44,15 +45,11 @@ class Wishes:
         rest = self._rest.get(bid.job)
         return found if rest is None else chain(found, rest)
 
-    def known(self, bid: Bid) -> frozenset[str] | None:
-        """The ids of those offers, once somebody has looked through all of them."""
-        return self._known.get(bid.job)
-
     def all_of(self, bid: Bid) -> frozenset[str]:
         """The ids of those offers."""
-        for _ in self.of(bid) if bid.job not in self._known else ():
+        for _ in self.of(bid) if bid.job not in self.known else ():
             pass
-        return self._known[bid.job]
+        return self.known[bid.job]
 
     def has_room_for(self, bid: Bid) -> bool:
         """Whether its smallest gang would find room, and pay it, if nothing were leased."""
@@ -94,7 +91,7 @@ class Wishes:
         self._look(ladder.within(limit) - passed, free)
         if free:
             del self._rest[bid.job]  # all of them are found
-            self._known[bid.job] = frozenset([offer.id for offer in found])
+            self.known[bid.job] = frozenset([offer.id for offer in found])
 
     def _ladder(self, bid: Bid, free: bool) -> _Ladder:
         # Equal requirements are mostly one object (market/order_making.py), and to hash them takes as long as the rest of a look.
@@ -148,7 +145,10 @@ class _Ladder:
         return bisect_right(self._asks, limit_nanos) + self._passed((limit_nanos + 1, ""))
 
     def _passed(self, up_to: tuple[int, str]) -> int:
-        return sum([bisect_left(entries, up_to) for entries in self._small]) if self._small else 0
+        passed = 0
+        for entries in self._small:
+            passed += bisect_left(entries, up_to)
+        return passed
 
 
 def _meets(offer: Offer, bid: Bid, tests: Sequence[Test]) -> bool:

@@ -24,6 +24,7 @@ DEFAULT_MS: Final = MS_PER_HOUR
 LEAST_MS: Final = 60_000
 AGE_MS: Final = MS_PER_HOUR
 MOST_AGE: Final = 24
+MOST_AGE_MS: Final = MOST_AGE * AGE_MS
 MOST_PATIENCE: Final = 1_000
 MOST_DUE_MS: Final = 365 * MS_PER_DAY
 
@@ -81,4 +82,4 @@ def expected_ms(
 
 def weight_ppm(waited_ms: int) -> int:
     """What waiting makes of a bid's worth."""
-    return PPM + min(max(0, waited_ms), MOST_AGE * AGE_MS) * PPM // AGE_MS
+    return PPM + min(max(0, waited_ms), MOST_AGE_MS) * PPM // AGE_MS
