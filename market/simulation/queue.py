@@ -77,6 +77,8 @@ class Queue:
         self._slots: dict[str, int] = {}
         self._number = 0
         self._round = 0
+        self._left_out = True
+        """Whether somebody who fits may not have been shown in this clearing."""
         self._restless: set[str] = set()
         self.kept_for: str | None = None
         """For whom free seats were kept in the last clearing."""
@@ -102,12 +104,13 @@ class Queue:
         self._free[at] += gpus
         self._free_units += gpus
         takes = self._takers(at)
-        self._rows[_ROOM, :count][takes] += gpus
+        self._rows[_ROOM, :count] += takes * gpus
         if gpus > 0:
+            self._left_out = True
             if self.kept_for is not None and takes[self._slots[self.kept_for]]:
                 self.unsettle()
             else:
-                self._rows[_SETTLED, :count][takes] = _NEVER
+                np.putmask(self._rows[_SETTLED, :count], takes, _NEVER)
 
     def add(self, wanted: Wanted) -> None:
         """The job wants this, and no longer what it wanted before."""
@@ -122,6 +125,7 @@ class Queue:
                 self._rows = np.concatenate((self._rows, np.zeros_like(self._rows)), axis=1)
                 self._kind_of, self._up_to = (np.concatenate((one, one)) for one in (self._kind_of, self._up_to))
         self._number += 1
+        self._left_out = True
         after_ms = 0 if wanted.due_at_once else self._due_rule.after_ms(wanted.expected_ms)
         due_ms = _NEVER_DUE if after_ms is None else wanted.since_ms + after_ms
         worth = wanted.limit_nanos / NANOS_PER_USD * wanted.expected_ms / MS_PER_HOUR
@@ -151,19 +155,21 @@ class Queue:
     def begin(self) -> None:
         """A clearing begins: nobody has been shown yet."""
         self._round += 1
+        self._left_out = True
 
     def shown(self, now_ms: int) -> list[str]:
         """Whom to show next, none of them twice in one clearing; empty: nobody who was not shown could get anything."""
         count = len(self._jobs)
-        if not count or not self._free_units:
+        if not count or not self._free_units or not self._left_out:
             return []
         need, worth, since, due_ms, order, tried, settled_ms, room, there = self._rows[:, :count]
         fits = (room >= need) & (tried != self._round)
         found = fits.nonzero()[0]
-        if not len(found) or _is_settled(settled_ms.take(found), due_ms.take(found), now_ms).all():
+        if np.count_nonzero(_is_settled(settled_ms.take(found), due_ms.take(found), now_ms)) == len(found):
             return []
         most = min(MOST_SHOWN, self._free_units + MORE_SHOWN)
-        if len(found) > most:
+        self._left_out = len(found) > most
+        if self._left_out:
             its_since, its_due_ms = since.take(found), due_ms.take(found)
             age = np.minimum(np.maximum(now_ms - its_since, 0), MOST_AGE * AGE_MS) / AGE_MS
             weight = np.where(np.isinf(its_due_ms), 1.0, 1.0 + age)
@@ -182,7 +188,7 @@ class Queue:
         """Of those that `shown` named, whom to clear: who is not settled, and the one for whom seats are kept. Empty: nobody."""
         if self.kept_for is not None and self.kept_for not in names:
             self.unsettle()
-        slots = [self._slots[name] for name in names]
+        slots = np.array([self._slots[name] for name in names], np.intp)
         settled = _is_settled(self._rows[_SETTLED].take(slots), self._rows[_DUE].take(slots), now_ms).tolist()
         if False not in settled:
             return []
