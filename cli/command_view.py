@@ -60,7 +60,7 @@ def job_lines(one: dict[str, Any]) -> Iterator[str]:
         took = format_duration(attempt["duration_ms"])
         yield f"try {attempt['number']:<5}{attempt['detail'] or attempt['kind']}, after {took} ({attempt['lease']})"
     if command.get("lost"):
-        yield f"lost     {command['lost']} when a machine went or the job paused"
+        yield f"lost     {command['lost']} when a machine went, or the job paused or ended"
     if command["exit_code"] is not None:
         yield f"exit     {command['exit_code']}"
 

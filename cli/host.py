@@ -56,6 +56,11 @@ class Host:
         self._told_to_end = threading.Event()
         self._served = False
 
+    @property
+    def told_to_end(self) -> bool:
+        """Whether this command had a signal to end; a host that had not begun to listen, or was told twice, dies of it."""
+        return self._told_to_end.is_set()
+
     def run(self) -> int:
         """Start the host, hear its JSON lines, pass SIGINT and SIGTERM on as «drain», clear up after it.
 

@@ -53,8 +53,12 @@ EPILOG = "Anywhere on the line: --json, --url URL, --key KEY, --home DIR, --ca F
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit with its code."""
+    for closed in ("stdout", "stderr"):
+        if getattr(sys, closed) is None:  # `torg … >&-`: whoever has closed it does not want to read it
+            setattr(sys, closed, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the end
     code = run(sys.argv[1:] if argv is None else argv)
-    gc.freeze()  # what is left goes with the process: its end need not look through everything that was imported for cycles
+    if "duckdb" not in sys.modules:  # its binding reports all that is left as leaks, on stderr
+        gc.freeze()  # what is left goes with the process: its end need not look through everything that was imported for cycles
     sys.exit(code)
 
 
@@ -65,7 +69,9 @@ def run(argv: Sequence[str]) -> int:
         named, words = hoist(argv)
         as_json = named.as_json
         with market_errors():
-            return _dispatch(named, words)
+            code = _dispatch(named, words)
+            sys.stdout.flush()
+            return code
     except CliError as error:
         return _fail(error, as_json)
     except TyperException as error:
@@ -73,13 +79,14 @@ def run(argv: Sequence[str]) -> int:
         return _fail(wrong_line(error), as_json) if error.format_message() else int(Exit.USAGE)
     except typer.Exit as ended:
         return ended.exit_code
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, EOFError, typer.Abort):
         print("torg: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Whoever read our output has closed it (`torg offers | head`); a flush at exit must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()  # whoever read our output has closed it (`torg offers | head`)
         return Exit.DONE
+    except OSError as error:
+        return _fail(_system_error(error), as_json)
 
 
 def build(words: Sequence[str], settings: Settings | None = None) -> typer.Typer:
@@ -131,13 +138,29 @@ def _dispatch(named: Globals, words: list[str]) -> int:
             return Exit.DONE
     if not {"-h", "--help"}.isdisjoint(words):
         import_module("cli.help_pages").fold_long_words()
-    code = build(words, settings)(args=words, prog_name="torg", standalone_mode=False)
-    sys.stdout.flush()
-    return code if isinstance(code, int) else Exit.DONE
+    program = typer.main.get_command(build(words, settings))
+    with program.make_context("torg", words) as context:  # its own `main` would swallow a Ctrl-C, and a closed pipe
+        program.invoke(context)
+    return Exit.DONE
+
+
+def _write_no_more() -> None:
+    """A flush at exit must not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _system_error(error: OSError) -> CliError:
+    """What the system would not do, such as writing to a full disk, where no part of the command has a better word for it."""
+    where = f"{error.filename}: " if error.filename else ""
+    return CliError("system_error", f"{where}{error.strerror or error}")
 
 
 def _fail(error: CliError, as_json: bool) -> int:
     print(error.line(), file=sys.stderr)
-    if as_json:
-        print(json.dumps(error.document()))
+    try:
+        if as_json:
+            print(json.dumps(error.document()))
+        sys.stdout.flush()
+    except OSError:
+        _write_no_more()
     return int(error.exit_code)

@@ -114,13 +114,22 @@ class ChildLog:
             lines = lines[surplus:]
         for line in lines:
             shown = line.rstrip(b"\r").rpartition(b"\r")[2]
-            text = shown[: 4 * MAX_LINE_CHARACTERS].decode(errors="replace")[:MAX_LINE_CHARACTERS]
+            text = _text(shown)
             self._lines.append(text)
             self._waiting_bytes += _size(text)
             self._tail.append(text)
         while len(self._lines) > self._max_lines or self._waiting_bytes > self._max_bytes:
             self._waiting_bytes -= _size(self._lines.popleft())
             self._dropped += 1
+
+
+def _text(shown: bytes) -> str:
+    """The line, or the begin of one that is too long, which says so."""
+    text = shown[: 4 * MAX_LINE_CHARACTERS].decode(errors="replace")
+    if len(text) <= MAX_LINE_CHARACTERS:
+        return text
+    said = f" [torg: cut: {len(shown):,} bytes]"
+    return text[: MAX_LINE_CHARACTERS - len(said)] + said
 
 
 def _size(line: str) -> int:

@@ -175,7 +175,10 @@ def _run(settings: Settings, home: Path, config: dict[str, Any]) -> None:
     _write_secret(file, config)
     command = [sys.executable, "-m", "market.actors.provider_host", "--config", str(file)]
     with HostTeller(settings, config) as teller:
-        code = Host(command, home / "host.log", teller.hear).run()
+        host = Host(command, home / "host.log", teller.hear)
+        code = host.run()
+    if code < 0 and host.told_to_end:
+        raise KeyboardInterrupt
     teller.end(code, home / "host.log")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from trainers.child_log import OVERWRITTEN_S, UNFINISHED_S, ChildLog
+from trainers.child_log import MAX_LINE_CHARACTERS, OVERWRITTEN_S, UNFINISHED_S, ChildLog
 
 
 class Writer:
@@ -71,6 +71,15 @@ def test_a_line_that_goes_on_is_not_cut(writer: Writer) -> None:
         assert writer.log.take() == []
     writer.write(b"\n")
     assert writer.log.take() == ["one two three"]
+
+
+def test_a_line_that_is_too_long_says_that_it_was_cut(writer: Writer) -> None:
+    writer.write(b"x" * MAX_LINE_CHARACTERS + b"\n" + "é".encode() * MAX_LINE_CHARACTERS + b"e\nnext\n")
+    whole, cut, following = writer.log.take()
+    assert whole == "x" * MAX_LINE_CHARACTERS
+    assert cut.endswith("é [torg: cut: 4,001 bytes]")
+    assert len(cut) == MAX_LINE_CHARACTERS
+    assert following == "next"
 
 
 def test_a_bar_of_progress_is_given_longer(writer: Writer) -> None:
