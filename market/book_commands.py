@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from storage.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class BookTransfers:
     """Operators only: many deposits and payouts, each answered for itself, in one record. Columns of equal length: `kinds` are
     deposit or payout, `accounts` members; `linked` (empty: none is): whether it stands and falls with the one after it."""
@@ -19,7 +20,7 @@ class BookTransfers:
     linked: Sequence[bool] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CorrectTransfer:
     """Operators only: reverse a booked transfer, or a part of it. `amount_nanos` None: all that is left of it."""
 
@@ -30,7 +31,7 @@ class CorrectTransfer:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ClosePeriod:
     """Operators only: seal the books up to an instant. `through_ms` None: up to now."""
 

@@ -8,7 +8,7 @@ Money is in integer nano-dollars, time in milliseconds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 from market.book_commands import BookTransfers, ClosePeriod, CorrectTransfer
@@ -57,6 +57,7 @@ from market.team_commands import (
     SuspendMember,
     TeamCommand,
 )
+from storage.values import value
 
 __all__ = [
     "KEEP",
@@ -99,7 +100,7 @@ __all__ = [
 SYSTEM: Final = "market"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class OpenMarket:
     """The first record of a journal. The same market again is answered, another refused."""
 
@@ -108,7 +109,7 @@ class OpenMarket:
     by: str = SYSTEM
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AddMember:
     """A new member, or a new key for a revoked one. Only the key's SHA-256 is kept."""
 
@@ -118,7 +119,7 @@ class AddMember:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RotateKey:
     """Another key for the member; the one of now works for `grace_ms` on. Told again: answered."""
 
@@ -128,7 +129,7 @@ class RotateKey:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RevokeMember:
     """The member's key stops working; a provider's offers are withdrawn."""
 
@@ -136,7 +137,7 @@ class RevokeMember:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Deposit:
     """Operators only: money comes in from the world."""
 
@@ -146,7 +147,7 @@ class Deposit:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Payout:
     """Operators only: a provider's earnings go out to the world."""
 
@@ -156,7 +157,7 @@ class Payout:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SetSecret:
     """A value was sealed on the disk under `token` (market/api/vault.py) and counts from now on."""
 
@@ -165,7 +166,7 @@ class SetSecret:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RemoveSecret:
     """Forget a secret that no open job names."""
 
@@ -173,7 +174,7 @@ class RemoveSecret:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SubmitJob:
     """`spec` is the normalised job spec; its budget is held in escrow at once."""
 
@@ -182,13 +183,13 @@ class SubmitJob:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CancelJob:
     job: str
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AddBudget:
     """More escrow; resumes a job that paused because it ran out."""
 
@@ -198,7 +199,7 @@ class AddBudget:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RetuneJob:
     """Another strategy, or other options of it, from a round boundary on. `strategy` None keeps the one in force;
     `options` go on top of what market/tuning.py says is kept."""
@@ -210,14 +211,14 @@ class RetuneJob:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StopMarket:
     """Refuse new work, ask every running job to pause at a durable round."""
 
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SetPriceRule:
     """Operators only: by which rule of market/price_rules.py seats are priced from the next clearing on."""
 
@@ -225,7 +226,7 @@ class SetPriceRule:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SetDueRule:
     """Operators only: when a bid is due from now on (`DueRule` of market/worth.py); no patience: never by waiting."""
 
@@ -234,14 +235,14 @@ class SetDueRule:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReopenMarket:
     """Take new work again; jobs that paused because the market went down become pending."""
 
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Flexible:
     """Whom the interruptible part of a clearing looks at, where the caller knows that nobody else could get anything.
 
@@ -252,7 +253,7 @@ class Flexible:
     outbid: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ApplyClearing:
     """The result of `clear()`; every match is validated again on the state of now. `flexible` None: everybody is looked at."""
 
@@ -261,7 +262,7 @@ class ApplyClearing:
     flexible: Flexible | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Tick:
     """Time passes: silent offers, leases that never start, pauses that never halt, deadlines.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from storage.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class OpenDispute:
     """A customer objects to what one of its leases was charged. `amount_nanos` None: all of it. Told again: answered."""
 
@@ -18,7 +18,7 @@ class OpenDispute:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DecideDispute:
     """An operator decides: `upheld` for the customer (None: of all of it), or `rejected`."""
 

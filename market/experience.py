@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from market.outcomes import Json
 from storage.canonical import digest_of
+from storage.values import value
 
 RUNS_OF_ONE: Final = 16
 WORKS: Final = 4_096
@@ -26,7 +27,7 @@ SCORES_TO_JUDGE: Final = 5
 WIDEST: Final = 10.0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Run:
     """One job that was done in one go. A job of S steps in R rounds on such workers takes other + R · round + S · step.
 
@@ -51,7 +52,7 @@ class Run:
         return max(1.0, self.other_ms + rounds * self.round_ms + steps * self.step_ms * slower)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Score:
     """How one estimate came true. `error`: |ln(took ÷ middle)|. `half`: half the range's width in logarithms before it was
     widened for earlier misses. `within`: whether time and cost both fell within what was said."""

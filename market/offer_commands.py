@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from market.owner_terms import OwnerTerms
 from market.team_commands import KEEP
+from storage.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PlaceOffer:
     """List hardware. An offer that is offline or withdrawn may be placed again under its id with other terms.
 
@@ -35,7 +36,7 @@ class PlaceOffer:
     selftest: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ChangeOffer:
     """`action`: price, drain, withdraw or relist; only `price` takes `price_nanos_per_gpu_hour`."""
 
@@ -45,7 +46,7 @@ class ChangeOffer:
     price_nanos_per_gpu_hour: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class HoldOffer:
     """The owner holds `gpus` units of an offer back (0 releases them), until `until_ms` if that is said, and gives notice
     to `leases`. `reason` is one of market/holding.py, `why` a sentence for people."""
@@ -59,7 +60,7 @@ class HoldOffer:
     leases: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SetLeaseTimes:
     """How long leases of an offer may and must be, in milliseconds (KEEP: as it is, None: no bound), for leases to come; and its
     maintenance windows (None: as they are), which those that run leave, too."""
@@ -71,7 +72,7 @@ class SetLeaseTimes:
     maintenance: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Heard:
     """A sign of life from the provider of this offer; journaled only when the offer was offline."""
 
@@ -79,7 +80,7 @@ class Heard:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReportMeasured:
     """What an offer's machine measured when the market asked for it, by the seed that it was given."""
 
@@ -89,7 +90,7 @@ class ReportMeasured:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LoseRay:
     """Ray's head is another one than before: what ran on the cluster of the old one is gone, by nobody's fault but the
     market's. Offers come back when their providers have joined the new cluster and place them again."""
@@ -97,7 +98,7 @@ class LoseRay:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StartLease:
     """The provider's word that a worker holds the lease. `meter_key`: the public key, hex, by which that worker signs its
     meter; empty where it signs nothing. `machine`: what it runs on, signed (storage/machines.py)."""
@@ -112,7 +113,7 @@ class StartLease:
     machine: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class EndLease:
     """The provider's word that a lease is over; whatever the reason, the customer is not at fault."""
 

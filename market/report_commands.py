@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from storage.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reading:
     """A meter of one lease, all figures cumulative since its grant. `rounds` is what the worker counts; the market's own
     count is of the rounds that it was told of. `run_ms` is what the run saw of `leased_ms` by its own clock (None: it does not
@@ -23,7 +25,7 @@ class Reading:
     signature: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LostWorker:
     """A worker that the run gave up; `reason` is a cause of market/faults.py."""
 
@@ -33,7 +35,7 @@ class LostWorker:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Evaluated:
     """The held-out loss after a round, and the workload's own figures by name (`trainers.metrics`)."""
 
@@ -42,7 +44,7 @@ class Evaluated:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReportReadings:
     job: str
     run_pid: int | None
@@ -52,7 +54,7 @@ class ReportReadings:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Member:
     """What one worker gave to a round. `loss` may be None; `contribution` is a digest. `sent_bytes` and
     `received_bytes` were counted on its sockets, `stall_ms` is how long its training stood still for the round."""
@@ -73,7 +75,7 @@ class Member:
     run_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Word:
     """A worker's signature under its work in a round (hex). `parameters`: the digest after it, where it is not the round's."""
 
@@ -83,7 +85,7 @@ class Word:
     parameters: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Warned:
     """A worker whose contribution to a round was left out, and why; the next time it is dropped."""
 
@@ -91,7 +93,7 @@ class Warned:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReportRound:
     """Round `round` (from 1) is committed by `members`. Told again: answered. A round after the durable one may be
     replaced by another run of it, when every machine was lost.
@@ -117,7 +119,7 @@ class ReportRound:
     words: tuple[Word, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReportCheckpoint:
     """Everything up to `round` is on disk under the digest `manifest`; this is when work is charged. `kind`: base or
     delta, `base_round` the round of its base (None: this one)."""
@@ -134,7 +136,7 @@ class ReportCheckpoint:
     base_round: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReportAttempt:
     """Try `number` (from 1) of a batch job's command has ended by itself. Told again: answered.
 
@@ -154,7 +156,7 @@ class ReportAttempt:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReportSave:
     """What the command's try `number` has closed in its checkpoint folder is on disk under the digest `manifest`."""
 
@@ -167,7 +169,7 @@ class ReportSave:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class HaltJob:
     """The run has stopped. `state`: paused, done or failed; `reason` is a cause of market/faults.py when failed.
 

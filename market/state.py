@@ -29,6 +29,7 @@ from market.periods import DAY
 from market.reliability import ProviderRecord
 from market.worth import DueRule
 from storage.ledger import Ledger
+from storage.values import value
 
 if TYPE_CHECKING:
     from market.agenda import Agenda
@@ -204,7 +205,7 @@ class Job:
         return found
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Trade:
     """A lease as it was granted: what it cost, and for how long its job had waited."""
 
@@ -217,7 +218,7 @@ class Trade:
     waited_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Departure:
     """A job that was over before it had any lease: for how long it had waited, and for what."""
 

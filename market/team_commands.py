@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+from storage.values import value
 
-@dataclass(frozen=True, slots=True)
+
+@value
 class SetTeam:
     """Make a team, or change it. None keeps what is (a new one has weight 1 and no quota); `quota_units` 0: no quota."""
 
@@ -16,7 +17,7 @@ class SetTeam:
     quota_units: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RemoveTeam:
     """Forget a team that has no members and nothing in use; what is left of its credits goes back."""
 
@@ -24,7 +25,7 @@ class RemoveTeam:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MoveMember:
     """The member is of this team from now on, or of none (empty). Living leases stay with the team of their grant."""
 
@@ -33,7 +34,7 @@ class MoveMember:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GrantCredit:
     """Give a member or a team money that is spent first, is never paid out, and expires at `expires_ms` if that is said."""
 
@@ -49,7 +50,7 @@ class GrantCredit:
 KEEP: Final = -1
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SetLimits:
     """The most that a member or a team may spend in a day or a month (UTC). None: no limit; KEEP: as it is."""
 
@@ -60,7 +61,7 @@ class SetLimits:
     per_month_nanos: int | None = KEEP
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MakeInvite:
     """A code, of which only the SHA-256 comes here, makes one member of that role within `for_ms`. `team` and `member` (the
     name that it must take) may be empty."""
@@ -74,13 +75,13 @@ class MakeInvite:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RevokeInvite:
     invite: str
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Join:
     """Whoever has the code says its name (empty: the invitation's) and the SHA-256 of a key of its own making."""
 
@@ -90,14 +91,14 @@ class Join:
     key_sha256: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SetRole:
     member: str
     role: str
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SuspendMember:
     """No new jobs and no new leases; what runs goes on."""
 
@@ -106,13 +107,13 @@ class SuspendMember:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ResumeMember:
     member: str
     by: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NoteFormat:
     """The market's own process: from here on the journal may hold events of this format; `version` is the torg's."""
 

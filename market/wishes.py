@@ -78,14 +78,14 @@ class Wishes:
         rungs, particular = ladder.rungs, bool(bid.avoid or bid.requires.own)
         at = passed = 0
         while at < len(rungs) or ladder.climb(bid):
-            rung = rungs[at]
-            offer = rung.offer
+            offer, looks, for_all = rungs[at]
             if offer.price_nanos_per_gpu_hour > limit:
                 break
             at += 1
-            if (rung.for_all and not particular) or (customer not in offer.terms.own and _meets(offer, bid, _OF_PERSONS)):
-                self._look(rung.looks - passed, free)
-                passed = rung.looks
+            if (for_all and not particular) or (customer not in offer.terms.own and _meets(offer, bid, _OF_PERSONS)):
+                self.looks += looks - passed
+                self.found_looks += (looks - passed) * free
+                passed = looks
                 found.append(offer)
                 yield offer
         self._look(ladder.within(limit) - passed, free)

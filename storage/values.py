@@ -13,6 +13,6 @@ def value(of: type[T]) -> type[T]:
     """A dataclass with slots, equal and hashed by its fields, frozen for the type checker alone.
 
     Python freezes one by a call for each field that is set, so that a bid of nineteen fields takes ten times as long to make.
-    For what is made for every bid of every clearing.
+    For what is made for every bid of every clearing, and every command.
     """
     return dataclass(slots=True, unsafe_hash=True)(of)
