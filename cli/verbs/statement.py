@@ -14,7 +14,7 @@ from cli.verbs.billing import instant, moments
 from market.client import Market
 
 PAGE = 1_000
-KINDS = {"charge": "earned", "award": "awarded", "refund": "given back", "payout": "paid out"}
+KINDS = {"charge": "earned", "award": "awarded", "refund": "given back", "payout": "paid out", "correction": "corrected"}
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +43,7 @@ def statement(
         document(found)
         return
     print_table(settings, _COLUMNS, [_row(line) for line in found["lines"]], title=f"Statement of {found['account']}")
-    for name in ("opening", "earned", "awarded", "given_back", "paid_out", "closing"):
+    for name in ("opening", "earned", "awarded", "given_back", "paid_out", "corrected", "closing"):
         if found[f"{name}_nanos"] or name in ("opening", "closing"):
             print(f"  {name.replace('_', ' '):<24}{exact_usd(found[f'{name}_nanos']):>18}")
     print(f"now: {usd(found['payable_nanos'])} may be paid out" + (f", {usd(held)} are held for open disputes" if held else ""))
@@ -61,8 +61,8 @@ def _entries(market: Market, account: str | None, start_ms: int | None) -> Itera
 
 
 def make_statement(entries: list[dict[str, Any]], start_ms: int | None, end_ms: int | None) -> dict[str, Any]:
-    """{lines, opening_nanos, earned_nanos, awarded_nanos, given_back_nanos, paid_out_nanos, closing_nanos} of an account's
-    transfers, newest first and without gaps; opening and the movements make closing, or it is a bug."""
+    """{lines, opening_nanos, earned_nanos, awarded_nanos, given_back_nanos, paid_out_nanos, corrected_nanos, closing_nanos} of
+    an account's transfers, newest first and without gaps; opening and the movements make closing, or it is a bug."""
     assert all(a["balance_nanos"] - a["amount_nanos"] == b["balance_nanos"] for a, b in pairwise(entries)), "a gap"
     own = [one for one in entries if (start_ms is None or one["at_ms"] >= start_ms) and (end_ms is None or one["at_ms"] < end_ms)]
     before = next((one for one in entries if start_ms is not None and one["at_ms"] < start_ms), None)

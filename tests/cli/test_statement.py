@@ -3,7 +3,7 @@
 import pytest
 
 from cli.verbs.statement import make_statement
-from market.commands import DecideDispute, OpenDispute, Payout
+from market.commands import CorrectTransfer, DecideDispute, OpenDispute, Payout
 from market.views import transfers_view
 from tests.market.scene import USD
 from tests.market.test_disputes import charged
@@ -35,6 +35,18 @@ def test_a_statement_adds_up_and_may_begin_and_end_anywhere() -> None:
     nothing = make_statement(entries(scene), scene.now_ms + 1, None)
     assert (nothing["lines"], nothing["opening_nanos"], nothing["closing_nanos"]) == ([], 7, 7)
     assert make_statement([], None, None)["closing_nanos"] == 0
+
+
+def test_corrections_of_payouts_and_of_charges_are_in_it() -> None:
+    scene, _ = charged()
+    charge = next(one for one in entries(scene) if one["kind"] == "charge")
+    scene.do(Payout("pay", "p1", 1_000, "op"))
+    scene.do(CorrectTransfer("back", "pay", 400, "sent twice", "op"))
+    scene.do(CorrectTransfer("less", str(charge["id"]), 500, "agreed", "op"))
+    found = make_statement(entries(scene), None, None)
+    assert found["corrected_nanos"] == 400 - 500
+    assert [(line["kind"], line["amount_nanos"]) for line in found["lines"]][-2:] == [("corrected", 400), ("corrected", -500)]
+    assert found["closing_nanos"] == scene.balances()["earnings:p1"]
 
 
 def test_a_gap_in_the_transfers_is_no_statement() -> None:
