@@ -1,11 +1,14 @@
 """`torg provide`: offer this machine."""
 
+import fcntl
 import json
 import os
 import platform
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -156,7 +159,22 @@ def provide(
         "watched": watched, "prices": prices, "zone": zone, **members, **networks, **times,
         "until_ms": until_ms, "drain_s": max(LEAVING_S, notice_ms / 1000), "environments": environments,
     }  # fmt: skip
-    _run(settings, home, config)
+    with _alone(home):
+        _run(settings, home, config)
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Two hosts of one name would serve one offer, and the first to end would drain it. Raises CliError where one runs."""
+    with (home / "provide.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise refused(
+                "provides_already", f"{home.name} is offered by another `torg provide` on this machine", field="--name",
+                remedy="end that one first, or give another --name",
+            ) from None  # fmt: skip
+        yield
 
 
 def provider_home(settings: Settings, name: str | None) -> Path:

@@ -12,7 +12,7 @@ from cli.host import Host
 from cli.main import run
 from cli.settings import Settings
 from cli.verbs import provide, wallet
-from tests.cli.conftest import Torg
+from tests.cli.conftest import Ran, Torg
 from tests.cli.fake_market import FakeMarket
 from tests.cli.samples import job
 
@@ -49,6 +49,22 @@ def test_ctrl_c_before_a_provider_has_begun_to_listen(tmp_path: Path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         provide._run(Settings(tmp_path, None, None, as_json=False, color=False), tmp_path, {"offer": "offer-a"})
     assert capsys.readouterr().out == ""
+
+
+def test_a_machine_is_offered_by_one_command_at_a_time(torg: Torg, monkeypatch: pytest.MonkeyPatch) -> None:
+    second: list[Ran] = []
+
+    def offers_and_ends(host: Host) -> int:
+        if not second:
+            second.append(torg("provide", "--price", "1", "--gpus", "cpu:1", "--name", "ada"))
+        return 0
+
+    monkeypatch.setattr(Host, "run", offers_and_ends)
+    line = ["provide", "--price", "0.5", "--gpus", "cpu:1", "--name", "ada"]
+    assert torg(*line).code == 0
+    assert second[0].code == 3
+    assert second[0].err == "torg: --name: ada is offered by another `torg provide` on this machine (end that one first, or give another --name)\n"
+    assert torg(*line).code == 0, "free again"
 
 
 @pytest.mark.parametrize("line", ["jobs", "jobs --json", "wallet balance", "job job-never --json"])
