@@ -62,7 +62,7 @@ class Reclaimer:
         wish = asked.request
         if wish.get("ask") == "reclaim":
             hold = Hold(int(wish.get("gpus") or self._units), "reclaim", str(wish.get("why", "")), wish.get("until_ms"))
-            notice_s = min(float(wish.get("notice_s") or 1e9), self.notice_s)
+            notice_s = min(float(wish.get("notice_s", self.notice_s)), self.notice_s)
             asked.end("free", **self.take("owner", hold, asked.tell, notice_s=notice_s))
         elif wish.get("ask") == "release":
             asked.end("released", **self.release("owner"))
