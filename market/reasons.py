@@ -229,6 +229,10 @@ def _lets_moved(offer: Offer, bid: Bid) -> bool:
     return offer.lets_as_long_as(moved) and offer.is_open_as_long_as(moved)
 
 
+UNNAMED = "where none is named (leave it out)"
+"""How a job accepts a machine whose owner says no region: by asking for none."""
+
+
 def _names(values: set[str]) -> str:
     return ", ".join(sorted(values))
 
@@ -248,7 +252,7 @@ _LOOSEN: dict[Reason, _Loosen] = {
         "accept {} GiB of memory",
     ),
     Reason.REGION: _Loosen(
-        _by_price, "workers.region also", lambda seats: _names({seat.region for seat in seats}), "accept the region {}"
+        _by_price, "workers.region also", lambda seats: _names({seat.region or UNNAMED for seat in seats}), "accept the region {}"
     ),
     Reason.ISOLATION: _Loosen(_by_price, "workers.isolation", lambda _: "process", "accept isolation by {} alone"),
     Reason.NETWORK: _Loosen(_by_price, "network", lambda _: "false", "do without a way out to the internet"),

@@ -201,10 +201,11 @@ def _limits(
 def _usual_price(client: "Market", fields: dict[str, Any]) -> int:
     """Twice what the cheapest machine of this kind that is free now costs."""
     from cli.jobfiles import prepare_fields
+    from cli.verbs.submit import spoken
 
     limits = {"max_usd_per_gpu_hour": _usd(HIGHEST_PRICE_NANOS), "budget_usd": "1"}
     with prepare_fields({**fields, "workdir": None, "limits": limits}) as asked:
-        plan = client.quote(asked.spec)
+        plan = spoken(client.quote(asked.spec), OPTIONS)
     cheapest = plan.get("price_nanos_per_gpu_hour")
     if not cheapest:
         why = plan.get("detail") or "nobody offers such a machine now"

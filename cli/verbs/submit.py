@@ -71,7 +71,7 @@ def place(
     """
     plan = client.quote(prepared.spec)
     if not settings.as_json:
-        plan = _spoken(plan, options)
+        plan = spoken(plan, options)
     if dry_run or not settings.as_json:
         show(settings, prepared.spec, plan, only=dry_run)
     if dry_run:
@@ -82,12 +82,12 @@ def place(
     return client.submit_job(id or new_id("job"), prepared.spec)
 
 
-def _spoken(told: Any, options: Mapping[str, str]) -> Any:
+def spoken(told: Any, options: Mapping[str, str]) -> Any:
     """The same with every text in words of the command line."""
     if isinstance(told, dict):
-        return {name: _spoken(value, options) for name, value in told.items()}
+        return {name: spoken(value, options) for name, value in told.items()}
     if isinstance(told, list):
-        return [_spoken(one, options) for one in told]
+        return [spoken(one, options) for one in told]
     if isinstance(told, str):
         for field, option in options.items():
             told = told.replace(field, option)

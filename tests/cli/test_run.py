@@ -151,6 +151,13 @@ def test_it_may_wait_for_hardware_that_nobody_offers_yet(torg: Torg, open_market
     assert not spec_of(open_market).get("wait")
 
 
+def test_where_no_price_is_known_the_reason_is_said_in_options(torg: Torg, open_market: FakeMarket, project: Path) -> None:
+    why = "no offer is that large; would match with workers.gpus 1"
+    open_market.routes["POST /v1/quotes"] = (200, PLAN | {"feasible": False, "price_nanos_per_gpu_hour": None, "detail": why})
+    ran = torg("run", "-y", "--cpu", "99", "python", "train.py")
+    assert (ran.code, "would match with --gpu or --cpu 1 (" in ran.err) == (2, True)
+
+
 def test_what_the_market_would_have_changed_is_said_in_options(torg: Torg, open_market: FakeMarket, project: Path) -> None:
     help = "workers.gpu also cpu, or limits.budget_usd 2; or say `wait: true`"
     no = {"code": "never_fits_gpu_model", "message": "too few are offered", "field": "workers.gpu", "remedy": help}

@@ -157,6 +157,12 @@ def test_the_reason_names_a_change_that_is_enough(asked: str, change: str) -> No
     assert change in why.detail
 
 
+def test_a_machine_without_a_region_is_had_by_asking_for_none() -> None:
+    offers = tuple(replace(offer(row), region="") for row in BOOK.strip().splitlines())
+    [why] = clear(BookSnapshot(offers, (bid("j1 1-1x1 A100 9.00 region=asia"),))).unmatched
+    assert "workers.region also where none is named (leave it out)" in why.relaxations
+
+
 def test_the_reason_counts_the_gpus_that_each_constraint_removed() -> None:
     offers = tuple(offer(row) for row in BOOK.strip().splitlines())
     [why] = clear(BookSnapshot(offers, (bid("j1 1-1x1 H100 1.00 region=us"),))).unmatched
