@@ -40,6 +40,8 @@ def make_backup(
     secret, home = read_passphrase(passphrase), Home(settings.home)
     if output.exists():
         raise refused("exists", f"{output} exists already", field="FILE", remedy="name a new file")
+    if not output.absolute().parent.is_dir():  # said before a market is ended for it
+        raise refused("no_such_folder", f"{output.parent} is no folder", field="FILE", remedy="make it, or name another place")
     beside = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
     with complaints("FILE"), _moved(settings, home, output) if move else _nothing():
         try:

@@ -70,8 +70,16 @@ class Settings:
     max_text: int = 2_000
 
 
+_LISTS = {
+    "member": "torg members ls", "team": "torg teams ls", "invitation": "torg members invites", "offer": "torg offers --all",
+    "dispute": "torg dispute ls", "secret": "torg secret ls", "transfer": "torg wallet history",
+}  # fmt: skip
+"""What shows all that there is of a kind."""
+
+
 def unknown(what: str, name: str) -> Refusal:
-    return Refusal(f"unknown_{what}", f"there is no {what} {name!r}", field=what, status=404)
+    remedy = f"`{_LISTS[what]}` shows all" if what in _LISTS else None
+    return Refusal(f"unknown_{what}", f"there is no {what} {name!r}", field=what, remedy=remedy, status=404)
 
 
 def forbidden(message: str) -> Refusal:

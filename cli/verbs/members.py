@@ -4,11 +4,12 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.errors import usage
+from cli.errors import refused, usage
 from cli.output import Cell, Column, Styled, document, show_list, tell
 from cli.session import ROLES, connect
 from cli.settings import Settings
 from cli.verbs import invitations
+from market.wire import Refused
 
 Member = Annotated[str, typer.Argument(metavar="NAME")]
 
@@ -62,7 +63,13 @@ def add(
     settings: Settings = ctx.obj
     if role not in ROLES:
         raise usage(f"--role {role!r} is not known", field="--role", remedy=f"one of {', '.join(ROLES)}")
-    made = connect(settings, "operator").add_member(name, role)  # type: ignore[arg-type]
+    try:
+        made = connect(settings, "operator").add_member(name, role)  # type: ignore[arg-type]
+    except Refused as error:
+        if error.code != "conflict":
+            raise
+        remedy = f"`torg members rotate {name}` gives it a new key, `torg members role` another role"
+        raise refused("conflict", f"{name} is a member already", field="NAME", remedy=remedy) from None
     if settings.as_json:
         document(made)
         return

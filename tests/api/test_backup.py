@@ -139,6 +139,8 @@ def test_what_cannot_be_backed_up_or_restored_is_refused_with_the_remedy(
         == "torg: there is no market in ~/home: its journal is empty (name the market's folder with --home)"
     )
     assert lines("backup", full) == "torg: FILE: ~/full exists already (name a new file)"
+    nowhere = str(tmp_path / "nowhere" / "b")
+    assert lines("backup", nowhere, "--move") == "torg: FILE: ~/nowhere is no folder (make it, or name another place)"
     assert (
         lines("backup", new, "--passphrase-file", full)
         == "torg: --passphrase-file: others can read ~/full (chmod 600 ~/full)"

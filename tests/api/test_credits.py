@@ -28,6 +28,6 @@ def test_a_member_sees_what_was_granted_apart_from_what_was_bought(square: Squar
     assert "bought $1.00, granted $0.00" not in shown, "what is spent is not listed any more"
     assert torg("members", "grant", ann, "3", "--expires", "2020-01-01", "--reason", "late")[0] == 2
     code, _, said = torg("teams", "grant", "nobody-at-all", "3", "--reason", "r")
-    assert (code, said) == (3, "torg: there is no team 'nobody-at-all'\n")
+    assert (code, said) == (3, "torg: there is no team 'nobody-at-all' (`torg teams ls` shows all)\n")
     torg("members", "grant", ann, "0.5", "--reason", "more", "--id", square.name("g"))
     assert "  bought $1.00, granted $0.50" in torg("wallet", "balance", "--account", ann)[1]

@@ -9,6 +9,9 @@ from tests.api.square import Square
 def test_an_operator_makes_teams_and_reads_them(square: Square, torg: Torg) -> None:
     ann, team = square.name("ann"), square.name("lab")
     torg("members", "add", ann)
+    code, _, said = torg("members", "add", ann, "--role", "provider")
+    remedy = f"`torg members rotate {ann}` gives it a new key, `torg members role` another role"
+    assert (code, said) == (3, f"torg: NAME: {ann} is a member already ({remedy})\n")
     made = torg("teams", "set", team, "--weight", "2", "--quota", "16")
     assert made[:2] == (0, f"Team {team}: weight 2, at most 16 units at once.\n")
     assert torg("teams", "set", team, "--quota", "none")[1] == f"Team {team}: weight 2, no quota.\n"
@@ -28,4 +31,4 @@ def test_an_operator_makes_teams_and_reads_them(square: Square, torg: Torg) -> N
     assert torg("teams", "move", ann, "none")[1] == f"{ann} belongs to no team.\n"
     assert torg("teams", "rm", team)[1] == f"There is no team {team} any more.\n"
     code, _, said = torg("teams", "move", ann, team)
-    assert (code, said) == (3, f"torg: there is no team '{team}'\n")
+    assert (code, said) == (3, f"torg: there is no team '{team}' (`torg teams ls` shows all)\n")
