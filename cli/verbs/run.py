@@ -207,7 +207,12 @@ def _usual_price(client: "Market", fields: dict[str, Any]) -> int:
     with prepare_fields({**fields, "workdir": None, "limits": limits}) as asked:
         plan = spoken(client.quote(asked.spec), OPTIONS)
     cheapest = plan.get("price_nanos_per_gpu_hour")
-    if not cheapest:
+    if cheapest == 0:
+        raise usage(
+            "no price is known: the machine that would be taken is your own and costs nothing", field="--max-price",
+            remedy="--own PROVIDER runs there alone; or say the highest price elsewhere, such as --max-price 0.50",
+        )  # fmt: skip
+    if cheapest is None:
         why = plan.get("detail") or "nobody offers such a machine now"
         raise usage(
             f"no price is known: {why}", field="--max-price", remedy="say the highest price, such as --max-price 0.50"

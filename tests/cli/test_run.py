@@ -158,6 +158,12 @@ def test_where_no_price_is_known_the_reason_is_said_in_options(torg: Torg, open_
     assert (ran.code, "would match with --gpu or --cpu 1 (" in ran.err) == (2, True)
 
 
+def test_where_ones_own_machine_would_be_taken_it_is_asked_what_others_may_cost(torg: Torg, open_market: FakeMarket, project: Path) -> None:
+    open_market.routes["POST /v1/quotes"] = (200, PLAN | {"price_nanos_per_gpu_hour": 0})
+    ran = torg("run", "-y", "python", "train.py")
+    assert (ran.code, "is your own and costs nothing (--own PROVIDER" in ran.err) == (2, True)
+
+
 def test_what_the_market_would_have_changed_is_said_in_options(torg: Torg, open_market: FakeMarket, project: Path) -> None:
     help = "workers.gpu also cpu, or limits.budget_usd 2; or say `wait: true`"
     no = {"code": "never_fits_gpu_model", "message": "too few are offered", "field": "workers.gpu", "remedy": help}
