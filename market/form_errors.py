@@ -38,7 +38,7 @@ _UNITS: Final = re.compile(r"^-?[\d.]+\s*([A-Za-z%$€]+[A-Za-z/-]*)$|^[$€]\s*
 
 def form_error(form: type[BaseModel], detail: ErrorDetails) -> FormError:
     """The first of pydantic's complaints about a form, in our words."""
-    names = [str(part) for part in detail["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
+    names = [str(part) for part in detail["loc"] if not (isinstance(part, str) and part.startswith(("function-", "[key]")))]
     field, value = ".".join(names) or "job file", detail.get("input")
     context = detail.get("ctx", {})
     match detail["type"]:

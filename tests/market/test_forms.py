@@ -145,6 +145,7 @@ def test_tokens_become_steps_of_the_smallest_gang(folder: Path) -> None:
         ("data: corpus", "data: 'share:a b'", "data", "write share:NAME"),
         ("name: tiny-gpt", "name: tiny gpt", "name", "pattern"),
         ("name: tiny-gpt", "name: [", "job file", "is no YAML"),
+        ("team: demo", "té: demo", "tags.té", "pattern"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(folder: Path, old: str, new: str, field: str, words: str) -> None:
