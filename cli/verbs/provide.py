@@ -1,14 +1,11 @@
 """`torg provide`: offer this machine."""
 
-import fcntl
 import json
 import os
 import platform
 import re
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +13,7 @@ import typer
 
 from cli.arguments import gpu_request, pair, price_nanos
 from cli.errors import refused, usage
+from cli.provide_lock import alone
 from cli.settings import Settings
 from cli.verbs import owner_options
 from market.owner_terms import LONGEST_NOTICE_MS
@@ -159,22 +157,8 @@ def provide(
         "watched": watched, "prices": prices, "zone": zone, **members, **networks, **times,
         "until_ms": until_ms, "drain_s": max(LEAVING_S, notice_ms / 1000), "environments": environments,
     }  # fmt: skip
-    with _alone(home):
+    with alone(home):
         _run(settings, home, config)
-
-
-@contextmanager
-def _alone(home: Path) -> Iterator[None]:
-    """Two hosts of one name would serve one offer, and the first to end would drain it. Raises CliError where one runs."""
-    with (home / "provide.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise refused(
-                "provides_already", f"{home.name} is offered by another `torg provide` on this machine", field="--name",
-                remedy="end that one first, or give another --name",
-            ) from None  # fmt: skip
-        yield
 
 
 def provider_home(settings: Settings, name: str | None) -> Path:

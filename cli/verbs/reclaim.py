@@ -11,6 +11,7 @@ import typer
 
 from cli.errors import refused, usage
 from cli.output import document, log, printable
+from cli.provide_lock import is_provided
 from cli.settings import Settings
 from storage.units import format_instant
 from trainers.attempts import counted
@@ -93,6 +94,8 @@ def status(ctx: typer.Context, name: Name = None) -> None:
     settings: Settings = ctx.obj
     home = _home(settings, name)
     last = _ask(settings, home, {"ask": "status"})
+    if last is None and is_provided(home):
+        raise refused("waiting", f"{home.name} waits for the market and lends nothing", field="NAME", remedy="it goes on when the market is back")
     if last is None:
         raise refused(
             "not_running", f"{home.name} does not run", field="NAME", remedy="`torg provide` starts it"

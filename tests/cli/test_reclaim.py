@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cli.provide_lock import alone
 from market.actors.control import Asked, Control
 from market.provider_control import SOCKET, read_holds
 from tests.cli.conftest import Torg
@@ -116,6 +117,13 @@ def test_how_it_stands_and_why(torg: Torg, heard: list[dict[str, Any]], home: Pa
     make_provider(home, "ben")
     ran = torg("provider", "status", "ben")
     assert (ran.code, ran.err) == (3, "torg: NAME: ben does not run (`torg provide` starts it)\n")
+
+
+def test_one_that_waits_for_a_market_is_not_taken_for_one_that_does_not_run(torg: Torg, home: Path) -> None:
+    with alone(make_provider(home, "ada")):
+        ran = torg("provider", "status", "ada")
+    assert (ran.code, ran.err) == (3, "torg: NAME: ada waits for the market and lends nothing (it goes on when the market is back)\n")
+    assert "ada does not run" in torg("provider", "status", "ada").err
 
 
 def test_which_provider_is_meant_must_be_clear(torg: Torg, home: Path) -> None:
