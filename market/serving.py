@@ -71,6 +71,7 @@ class Auction:
                         best, value = other, found
             self.improve(best)
         assert self.value(best.seats) >= least
+        self.wishes.close()
         return Served(
             best.seats, self.looks, frozenset(best.skipped), best.over_quota,
             best.kept_for, best.taken,
@@ -173,8 +174,10 @@ class Auction:
         return worth_before
 
     def _by_surplus(self) -> Key:
+        wishes = self.wishes
+
         def key(bid: Bid) -> tuple[Any, ...]:
-            cheapest = next(iter(self.wishes.of(bid)), None)
+            cheapest = next(iter(wishes.of(bid)), None)
             ask = bid.max_price_nanos_per_gpu_hour if cheapest is None else cheapest.price_nanos_per_gpu_hour
             gain = (bid.max_price_nanos_per_gpu_hour - ask) * bid.expected_ms * bid.weight_ppm
             return _first(bid, -gain)

@@ -45,6 +45,10 @@ class Wishes:
         rest = self._rest.get(bid.job)
         return found if rest is None else chain(found, rest)
 
+    def close(self) -> None:
+        """Nobody asks any more. What was not read would hold on to all of this until Python looks for cycles."""
+        self._rest.clear()
+
     def all_of(self, bid: Bid) -> frozenset[str]:
         """The ids of those offers."""
         for _ in self.of(bid) if bid.job not in self.known else ():
