@@ -1,15 +1,13 @@
 """`torg clear`: offers and jobs from files, matched by the engine, without a market."""
 
-import gc
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.collector import uncollected
 from cli.errors import refused, usage
 from cli.output import Column, document, print_table
 from cli.settings import Settings
@@ -51,21 +49,8 @@ def clear(
     """
     _check_options(price_rule, budget, seed)
     fairness = _fairness(team_weights, ageing)
-    with _uncollected():
+    with uncollected():
         _clear(ctx.obj, offers, jobs, price_rule, bound, budget, seed, memory, fairness)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without the collector of cycles: there are none worth collecting, and it would look through all that has been read and
-    made, and all that numba imports, again and again."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def _clear(

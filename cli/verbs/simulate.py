@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.collector import uncollected
 from cli.due_rules import due_rule_of
 from cli.errors import refused, usage
 from cli.output import document
@@ -80,7 +81,8 @@ def simulate(
     plan = Plan(wanted, seed, clear_ms=round(clear_seconds * 1000), save_ms=round(save_hours * 3_600_000), baselines=names, price_rule=price_rule, outlook_every=outlook_every, interruptible=interruptible, times=times, due_rule=DueRule(*due_rule_of(due_rule)))
     bar = _Bar(settings)
     try:
-        told = play(trace, listed, plan, seats, bar.tell, keep=False).told
+        with uncollected():
+            told = play(trace, listed, plan, seats, bar.tell, keep=False).told
     except NothingToDo as nothing:
         raise refused("nothing_to_do", str(nothing), remedy="a trace with jobs, and offers") from None
     finally:
