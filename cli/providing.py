@@ -128,6 +128,7 @@ _SAYINGS = {
     "away": "the market is away; waiting for it",
     "back": "the market is back",
     "over": "its time is over",
+    "withdrawn": "its offer was withdrawn",
     "draining": "draining: no new leases, the running ones end at their next round",
     "paused": "paused",
     "resumed": "offered again",

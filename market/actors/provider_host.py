@@ -11,8 +11,8 @@
    back, node down.
 
 Prints one JSON object a line on stdout: {"event": "waiting" | "joined" | "ready" | "lease" | "earned" | "away" | "back" |
-"selftest" | "measured" | "another_history" | "unwitnessed" | "draining" | "drained" | "paused" | "resumed" | "untold" | "refused" | "over" | "rejoin", …}. Everything it starts is its
-descendant and ends with it.
+"selftest" | "measured" | "another_history" | "unwitnessed" | "draining" | "drained" | "paused" | "resumed" | "untold" | "refused" | "over" | "rejoin" |
+"withdrawn", …}. Everything it starts is its descendant and ends with it.
 """
 
 from __future__ import annotations
@@ -104,6 +104,7 @@ class Host:
         self._ray_address = ""
         self._earned_nanos = -1
         self._offer_state = "open"
+        self._withdrawn = False
         self._away = False
         self._stable: Stable | None = None
         self._reclaimer: Reclaimer | None = None
@@ -291,11 +292,13 @@ class Host:
     def _reconcile(self, node: RayNode, answer: Json) -> None:
         assert self._stable is not None
         assert self._reclaimer is not None
-        self._offer_state = answer.get("offer", {}).get("state", self._offer_state)
+        self._offer_state = answer["offer"]["state"]
         if answer.get("earned_nanos", 0) != self._earned_nanos:
             self._earned_nanos = answer.get("earned_nanos", 0)
             say("earned", nanos=self._earned_nanos)
-        if answer.get("offer", {}).get("state") == "withdrawn":
+        if self._offer_state == "withdrawn" or answer["offer"]["node"] != node.node_id:
+            self._withdrawn = True
+            say("withdrawn", message="" if self._offer_state == "withdrawn" else "another machine has placed it")
             self._on_signal(signal.SIGTERM)
             return
         for ended in self._stable.end_all_but({lease["epoch"] for lease in answer["leases"]}):
@@ -375,10 +378,8 @@ class Host:
     def _drain(self) -> None:
         assert self._stable is not None
         say("draining")
-        try:
-            self._market.change_offer(self._config.offer, "drain")
-        except (MarketUnreachable, Refused) as problem:
-            say("away", message=str(problem))
+        if not self._withdrawn:
+            self._close_offer()
         try:
             self._stable.drain(self._leaving_s())
         except HeadGone as gone:
@@ -386,6 +387,15 @@ class Host:
             say("away", message=str(gone))
         for lease, epoch in self._stable.serving():
             self._end_lease(lease, epoch, "drained", "the provider drained the offer")
+
+    def _close_offer(self) -> None:
+        try:
+            self._market.change_offer(self._config.offer, "drain")
+        except (MarketUnreachable, Refused) as problem:
+            if isinstance(problem, Refused) and problem.code == "withdrawn":  # while this host was told to end
+                say("withdrawn")
+            else:
+                say("away", message=str(problem))
 
     def _leaving_s(self) -> float:
         """How long leases have to leave: never beyond the time that the machine goes."""

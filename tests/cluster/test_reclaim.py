@@ -8,8 +8,11 @@ import signal
 import psutil
 import pytest
 
+from market.actors.host_config import Hardware, read_config
+from market.actors.joining import offer_body
+from market.client import Market
 from market.provider_control import ask
-from tests.cluster.plaza import Json, Plaza, ProviderHost, gone, until
+from tests.cluster.plaza import ELSEWHERE, ELSEWHERE_NANOS, Json, Plaza, ProviderHost, gone, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
@@ -68,3 +71,28 @@ def test_a_machine_is_taken_back_at_a_boundary_and_the_job_goes_on_elsewhere_als
     plaza.wait_newcomer(job, second["epoch"])
     plaza.local("customer").cancel_job(job)
     plaza.wait_state(job, "cancelled")
+
+
+def test_a_host_whose_offer_is_withdrawn_or_placed_by_another_machine_says_so_and_ends(square: Plaza) -> None:
+    host = square.add_host("finn", ELSEWHERE_NANOS, ELSEWHERE)
+    del square.hosts[host.name]
+    host.wait_ready()
+    config = read_config(host.config)
+    assert host.process is not None
+    try:
+        with Market(square.url, config.key) as provider:
+            provider.change_offer(host.offer, "withdraw")
+            assert host.process.wait(60) == 0
+            assert [line["message"] for line in host.said("withdrawn")] == [""]
+            assert host.said("away") == []
+            host.start()
+            host.wait_ready()
+            same = offer_body(config, Hardware("cpu", 1, 0.0), "node-elsewhere", "process", {})
+            provider.place_offer(same | {"environments": offer_of(square, host)["environments"]})
+            assert host.process.wait(60) == 0
+            assert [line["message"] for line in host.said("withdrawn")] == ["another machine has placed it"]
+            assert offer_of(square, host)["state"] == "open", "what the other machine offers stays offered"
+            provider.change_offer(host.offer, "withdraw")
+    finally:
+        if host.alive():
+            host.kill_tree()
