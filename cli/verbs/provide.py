@@ -16,6 +16,7 @@ from cli.errors import refused, usage
 from cli.provide_lock import alone
 from cli.settings import Settings
 from cli.verbs import owner_options
+from market.measurements import doubt_of
 from market.owner_terms import LONGEST_NOTICE_MS
 
 if TYPE_CHECKING:
@@ -229,7 +230,14 @@ def _networks(given: list[str] | None, option: str, network: bool) -> list[str]:
 
 
 def _units(asked: "GpuRequest") -> int | None:
-    """How many; None lets the host count its cards. Cores that other hosts on this machine offer are taken."""
+    """How many; None lets the host count its cards. Cores that other hosts on this machine offer are taken.
+
+    More cores than there are would be refused by the market, once all the rest is done: here by the same rule.
+    """
+    if asked.gpu == "cpu":
+        doubt = doubt_of("cpu", asked.gpus or 1, 0, {"cores": os.cpu_count() or 1})
+        if doubt is not None:
+            raise refused("hardware_mismatch", doubt.message, field="--gpus", remedy=doubt.remedy)
     if asked.gpu is not None or asked.gpus is not None or _has_cards():
         return asked.gpus
     from cli.host import running_hosts

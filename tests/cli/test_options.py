@@ -90,6 +90,7 @@ ENDS = [
     (["provide", "--price", "1000000"],                2, "out_of_range",       "$1,000"),
     (["provide", "--price", "1", "--floor", "2"],      2, "floor_above_price",  "--floor"),
     (["provide", "--price", "1", "--gpus", "cpu:0"],   2, "usage",              "cpu:0"),
+    (["provide", "--price", "1", "--gpus", "cpu:1000"], 3, "hardware_mismatch", "--gpus: the offer has 1000 cores, and the machine "),
     (["provide", "--price", "1", "--share", "x"],      2, "usage",              "NAME=VALUE"),
     (["provide", "--price", "1", "--share", "x=nowhere"], 2, "no_such_folder",  "nowhere"),
     (["provide", "--price", "1", "--invite", "torg1_e30"], 2, "bad_invite",     "--invite"),
