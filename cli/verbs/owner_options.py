@@ -8,9 +8,11 @@ from typing import Any
 from cli.arguments import pair, price_nanos
 from cli.errors import usage
 from cli.settings import machines_zone
+from storage.units import MS_PER_DAY
 
 DAY_S = 86_400
 MOST_HOURS = 100_000
+LONGEST_MS = 3_650 * MS_PER_DAY
 
 
 def watched(

@@ -13,6 +13,7 @@ from cli.errors import refused, usage
 from cli.output import document, log, printable
 from cli.provide_lock import is_provided
 from cli.settings import Settings
+from cli.verbs.owner_options import LONGEST_MS, duration_ms
 from storage.units import format_instant
 from trainers.attempts import counted
 
@@ -46,11 +47,13 @@ def reclaim(
 ) -> None:
     """Take this machine back from whoever rents it; returns when it is free."""
     settings: Settings = ctx.obj
-    until_ms = None if duration is None else time.time_ns() // 1_000_000 + _duration_ms(duration, "--for")
+    until_ms = None if duration is None else time.time_ns() // 1_000_000 + _held_ms(duration)
     wish: dict[str, Any] = {"ask": "reclaim", "gpus": gpus, "why": why[:200], "until_ms": until_ms}
     if notice is not None:
-        wish["notice_s"] = _duration_ms(notice, "--notice") / 1000
+        wish["notice_s"] = duration_ms(notice, "--notice") / 1000
     home = _home(settings, name)
+    if gpus is not None:
+        _check_units(settings, home, gpus)
     last = _ask(settings, home, wish)
     if last is None:
         from market.reclaiming import Hold
@@ -176,10 +179,16 @@ def _home(settings: Settings, name: str | None) -> Path:
     )
 
 
-def _duration_ms(text: str, field: str) -> int:
-    from storage.units import TimeError, parse_duration_ms
+def _held_ms(text: str) -> int:
+    found = duration_ms(text, "--for")
+    if not 0 < found <= LONGEST_MS:
+        raise usage(f"--for {text!r} is out of range", field="--for", remedy="above 0s, at most 3650d", code="out_of_range")
+    return found
 
-    try:
-        return parse_duration_ms(text)
-    except TimeError as error:
-        raise usage(f"{field}: {error.message}", field=field, code=error.code) from None
+
+def _check_units(settings: Settings, home: Path, gpus: int) -> None:
+    """Refuse more than the host says that there are; where none runs, nobody has counted."""
+    known = _ask(settings, home, {"ask": "status"})
+    if known is not None and gpus > known["units"]:
+        remedy = f"{home.name} has {known['units']}; without it, all of them"
+        raise usage(f"--gpus {gpus} is out of range", field="--gpus", remedy=remedy, code="out_of_range")

@@ -84,9 +84,21 @@ def test_the_steps_are_shown_and_the_machine_is_the_owners(torg: Torg, heard: li
         "left at a boundary: lease-000001",
         "the market is away: it will be told",
     ]
-    [wish] = heard
+    assert [one["ask"] for one in heard] == ["status", "reclaim"]
+    wish = heard[-1]
     assert (wish["gpus"], wish["why"], wish["notice_s"]) == (1, "a game", 0.0)
     assert wish["until_ms"] > 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "remedy"),
+    [("--for", "0s", "above 0s, at most 3650d"), ("--for", "4000d", "above 0s, at most 3650d"), ("--gpus", "7", "ada has 3; without it, all of them")],
+)
+def test_no_time_and_more_than_there_is_are_refused(torg: Torg, heard: list[dict[str, Any]], option: str, value: str, remedy: str) -> None:
+    shown = value if option == "--gpus" else repr(value)
+    ran = torg("provider", "reclaim", option, value)
+    assert (ran.code, ran.err) == (2, f"torg: {option} {shown} is out of range ({remedy})\n")
+    assert "reclaim" not in [one["ask"] for one in heard]
 
 
 def test_it_is_one_document_and_a_release_follows(torg: Torg, heard: list[dict[str, Any]]) -> None:
