@@ -14,7 +14,7 @@ from market.checking import invalid, is_int
 from market.commands import KEEP, SetLeaseTimes
 from market.granting import end_lease
 from market.leases import Lease, LeaseState
-from market.maintenance import next_window, wrong_windows
+from market.maintenance import next_window, over_window, wrong_windows
 from market.outbidding import give_notice
 from market.outcomes import Answer, Json, Refusal
 from market.owner_terms import OwnerTerms
@@ -52,7 +52,7 @@ def set_lease_times(turn: Turn, command: SetLeaseTimes) -> Answer | Refusal:
     if command.maintenance is not None:
         said["maintenance"] = list(command.maintenance)
     terms = OwnerTerms.of_json(offer.terms.as_json() | said)
-    refusal = check_lease_times(terms)
+    refusal = check_lease_times(terms) or _check_to_come(turn, offer, terms)
     if refusal is not None:
         return refusal
     if terms != offer.terms:
@@ -60,6 +60,12 @@ def set_lease_times(turn: Turn, command: SetLeaseTimes) -> Answer | Refusal:
         turn.volatile.dirty = True
     follow_windows(turn, offer, anew=True)
     return Answer(lease_times_view(offer), created=bool(turn.events))
+
+
+def _check_to_come(turn: Turn, offer: OfferRecord, terms: OwnerTerms) -> Refusal | None:
+    # An offer that is placed is not asked: its owner's unit file may name a window that was to come when it was written.
+    over = over_window((text for text in terms.maintenance if text not in offer.terms.maintenance), turn.now_ms)
+    return None if over is None else Refusal("invalid", f"maintenance: {over!r} is over", field="maintenance", remedy="a window that is to come")
 
 
 def follow_windows(turn: Turn, offer: OfferRecord, *, anew: bool = False) -> None:

@@ -11,7 +11,7 @@ neither clock nor zone. In the night in which clocks go back an hour that is nam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -108,6 +108,11 @@ def wrong_windows(texts: Sequence[str]) -> str | None:
     if whole is not None and whole[1] - whole[0] >= LONGEST_WEEKLY_MS:
         return "these windows leave no time between them: a machine that is never for rent is withdrawn"
     return None
+
+
+def over_window(texts: Iterable[str], now_ms: int) -> str | None:
+    """The first of them that is over and does not come again; None where there is none."""
+    return next((text for text in texts if (once := parse_window(text).once) is not None and once[1] <= now_ms), None)
 
 
 def next_window(texts: Sequence[str], now_ms: int) -> Times | None:

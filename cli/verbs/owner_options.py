@@ -7,6 +7,7 @@ from typing import Any
 
 from cli.arguments import pair, price_nanos
 from cli.errors import usage
+from cli.output import log, printable
 from cli.settings import machines_zone
 from storage.units import MS_PER_DAY
 
@@ -123,6 +124,15 @@ def windows(given: list[str] | None, zone: str | None, option: str) -> list[str]
     if wrong is not None:
         raise usage(f"{option}: {wrong}", field=option, code="bad_window")
     return found
+
+
+def note_what_is_over(windows: list[str]) -> None:
+    """Said and not refused: a unit file outlasts the windows that it names, and its machine is to come back all the same."""
+    from market.maintenance import over_window
+
+    over = over_window(windows, time.time_ns() // 1_000_000)
+    if over is not None:
+        log(printable(f"--maintenance {over!r} is over and changes nothing"))
 
 
 def lease_times(least: str | None, most: str | None, notice_ms: int) -> dict[str, int | None]:

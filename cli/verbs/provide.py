@@ -133,10 +133,9 @@ def provide(
             "--zone says nothing without --price-between or --maintenance", field="--zone", remedy="add one, or leave this out"
         )
     prices, zone = owner_options.prices(price_between, time_zone)
-    times = {
-        **owner_options.lease_times(min_lease, max_lease, notice_ms),
-        "maintenance": owner_options.windows(maintenance, time_zone, "--maintenance"),
-    }
+    windows = owner_options.windows(maintenance, time_zone, "--maintenance")
+    owner_options.note_what_is_over(windows)
+    times = {**owner_options.lease_times(min_lease, max_lease, notice_ms), "maintenance": windows}
     watched = owner_options.watched(when, idle_for, idle_load, idle_ignore, not_between)
     until_ms = owner_options.until_ms(until, duration, notice_ms, time.time())
     members = {

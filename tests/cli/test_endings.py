@@ -67,6 +67,12 @@ def test_a_machine_is_offered_by_one_command_at_a_time(torg: Torg, monkeypatch: 
     assert torg(*line).code == 0, "free again"
 
 
+def test_a_window_that_is_over_is_said_and_does_not_keep_a_machine_away(torg: Torg, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Host, "run", lambda host: 0)
+    ran = torg("provide", "--price", "1", "--gpus", "cpu:1", "--maintenance", "2020-01-01T00:00/4h", "--maintenance", "02:00-06:00 sun")
+    assert (ran.code, ran.err) == (0, "--maintenance '2020-01-01T00:00/4h' is over and changes nothing\n")
+
+
 @pytest.mark.parametrize("line", ["jobs", "jobs --json", "wallet balance", "job job-never --json"])
 def test_output_that_cannot_be_written(home: Path, market: FakeMarket, line: str) -> None:
     market.routes = {"GET /v1/jobs": (200, {"items": [job()]}), "GET /v1/wallet": (200, {"account": "c", "wallet_nanos": 1, "escrow_nanos": 0, "earnings_nanos": 0})}

@@ -432,6 +432,18 @@ def test_times_that_cannot_be(changes: dict[str, Any], field: str) -> None:
     assert not scene.say(SetLeaseTimes("o", "op", max_lease_ms=None)).created
 
 
+def test_a_window_that_is_over_is_not_set_and_one_that_was_set_stays() -> None:
+    scene = Scene()
+    listed(scene, terms=OwnerTerms(maintenance=(past := "1970-01-01T00:00/10m",)))
+    refusal = scene.refused(SetLeaseTimes("offer-1", "p1", maintenance=(WINDOW, again := "1970-01-01T00:05/10m")))
+    assert (refusal.field, refusal.message) == ("maintenance", f"maintenance: {again!r} is over")
+    scene.do(SetLeaseTimes("offer-1", "p1", maintenance=(past, WINDOW)))
+    found = scene.exchange.offer("offer-1")
+    assert found is not None
+    assert (found["maintenance"], found["maintenance_next"]["begin_ms"]) == ([past, WINDOW], BEGIN_MS)
+    replays(scene)
+
+
 def test_terms_are_read_as_they_are_written() -> None:
     terms = OwnerTerms(min_lease_ms=1, max_lease_ms=2, maintenance=(WINDOW, "02:00-06:00 sun"))
     assert OwnerTerms.of_json(terms.as_json()) == terms
