@@ -1,6 +1,7 @@
 """`torg run`: one command on a rented machine, as if it ran here: its output, its exit code."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -8,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cli.arguments import gpu_request, pair, price_nanos, usd_nanos
-from cli.errors import usage
+from cli.errors import CliError, usage
 from cli.output import document
 from cli.session import connect_pooled
 from cli.settings import Settings
 from storage.units import NANOS_PER_USD
 
 if TYPE_CHECKING:
+    from cli.jobfiles import Prepared
     from market.client import Market
 
 HIGHEST_PRICE_NANOS = 1_000 * NANOS_PER_USD
@@ -27,6 +29,12 @@ OPTIONS = {
     "limits.budget_usd": "--budget", "limits.max_usd_per_gpu_hour": "--max-price", "limits.deadline_hours": "--hours",
 }  # fmt: skip
 """How a field of a job file, which is what the market speaks of, is said on this command line."""
+FIELDS = OPTIONS | {
+    "job file": "the command line", "name": "--name", "command": "COMMAND", "env": "--env", "secrets": "--secret", "workdir": "--workdir",
+    "artifacts": "--artifacts", "timeout": "--timeout", "retries": "--retries", "requirements": "--requirements",
+    "pyproject": "--pyproject", "tags": "--tag",
+}  # fmt: skip
+"""The same of fields whose names are plain words, for what is wrong with one of them."""
 
 
 def register(app: typer.Typer) -> None:
@@ -95,7 +103,6 @@ def run(
 ) -> None:
     """Run a command on a rented machine: plan, (y/N), its output live, its exit code."""
     from cli.command_view import follow_command
-    from cli.jobfiles import prepare_fields
     from cli.verbs.submit import place
 
     settings: Settings = ctx.obj
@@ -122,7 +129,7 @@ def run(
     with connect_pooled(settings, "customer") as client:
         fields["limits"] = _free(max_price, budget, hours) if own else _limits(client, fields, max_price, budget, hours)
         fields["limits"] |= {"interruptible": interruptible}
-        with prepare_fields(fields) as prepared:
+        with _prepared(fields) as prepared:
             made = place(settings, client, prepared, id, yes=yes, dry_run=dry_run, options=OPTIONS)
     if not detach:
         raise typer.Exit(follow_command(settings, made["id"]))
@@ -130,6 +137,20 @@ def run(
         document(made)
     else:
         print(f"{made['id']} is {made['state']}.  torg logs {made['id']} -f")
+
+
+def _prepared(fields: dict[str, Any]) -> "Prepared":
+    """The job of these fields; what is wrong is said of the option that was typed."""
+    from cli.jobfiles import prepare_fields
+    from cli.verbs.submit import spoken
+
+    try:
+        return prepare_fields(fields)
+    except CliError as wrong:
+        field = wrong.field or ""
+        option = next((FIELDS[name] for name in FIELDS if field == name or field.startswith(f"{name}.")), field)
+        message = option + spoken(wrong.message.removeprefix(field), OPTIONS)
+        raise replace(wrong, field=option, message=message, remedy=spoken(wrong.remedy, OPTIONS)) from None
 
 
 def _short(command: Sequence[str]) -> str:
@@ -200,11 +221,10 @@ def _limits(
 
 def _usual_price(client: "Market", fields: dict[str, Any]) -> int:
     """Twice what the cheapest machine of this kind that is free now costs."""
-    from cli.jobfiles import prepare_fields
     from cli.verbs.submit import spoken
 
     limits = {"max_usd_per_gpu_hour": _usd(HIGHEST_PRICE_NANOS), "budget_usd": "1"}
-    with prepare_fields({**fields, "workdir": None, "limits": limits}) as asked:
+    with _prepared({**fields, "workdir": None, "limits": limits}) as asked:
         plan = spoken(client.quote(asked.spec), OPTIONS)
     cheapest = plan.get("price_nanos_per_gpu_hour")
     if cheapest == 0:
