@@ -8,7 +8,7 @@ from cli.errors import CliError, refused
 from cli.output import console, document, printable
 from cli.settings import Settings
 from storage.artifacts import Artifacts, ArtifactsError
-from trainers.attempts import counted
+from storage.units import counted
 
 if TYPE_CHECKING:
     from market.client import Market
@@ -29,8 +29,8 @@ def fetch_artifacts(settings: Settings, client: "Market", output: Path, answer: 
                   "manifest_digest": answer["digest"]})  # fmt: skip
         return
     for file in found.files:
-        print(printable(f"{output / file.path}  {file.bytes:,} bytes"))
-    print(f"{counted(len(found.files), 'file')}, {found.total_bytes:,} bytes")
+        print(printable(f"{output / file.path}  {counted(file.bytes, 'byte')}"))
+    print(f"{counted(len(found.files), 'file')}, {counted(found.total_bytes, 'byte')}")
     for pattern in found.unmatched:
         print(printable(f"nothing matched {pattern!r}"))
     if found.left_out:

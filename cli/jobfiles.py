@@ -14,6 +14,7 @@ from market.batch_forms import BatchFile
 from market.client import Market
 from market.form_errors import FormError
 from market.forms import JobFile, digest_only, make_form, read_job, resolve
+from storage.units import counted
 
 SMALL_BYTES = 4 * 1024 * 1024
 TOGETHER_BYTES = 8 * 1024 * 1024
@@ -54,7 +55,7 @@ class Prepared:
         total, whole, sent = sum(sizes.values()), sum(path.stat().st_size for path in self._kept.values()), 0
         if told is not None and self._kept:
             of = f" of {whole:,}: the market has the rest" if total < whole else ""
-            told(f"uploading {total:,} bytes{of}")
+            told(f"uploading {counted(total, 'byte')}{of}")
         for group in _together(sizes):
             if len(group) == 1:
                 found = market.upload(self._kept[group[0]])

@@ -90,6 +90,8 @@ def _job_submitted(view: RunView, event: dict[str, Any], at_ms: int) -> list[str
 
 def _job_state(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:
     kind, detail = event.get("reason") or "", event.get("detail") or ""
+    if detail == "1 workers":  # so it is in the journal
+        detail = "1 worker"
     view.state = event["state"]
     view.reason = detail if kind in ("", view.state) else ": ".join(part for part in (kind, detail) if part)
     view.reason = view.reason or kind

@@ -56,7 +56,7 @@ _SHRINKS: Final = "the job goes on with the others, or waits for capacity at its
 _RESUMES: Final = "the job goes on from the newest round that a living worker or the disk holds"
 
 CAUSES: Final[tuple[Cause, ...]] = (
-    Cause("done", "the job has done its steps", Fault.NONE, "the rest of the escrow goes back"),
+    Cause("done", "the job has done its work", Fault.NONE, "the rest of the escrow goes back"),
     Cause("cancelled", "the customer cancelled", Fault.CUSTOMER, "the rest of the escrow goes back"),
     Cause("released", "the run needs the worker no longer", Fault.NONE, "the job goes on with the others"),
     Cause("escrow_exhausted", "the escrow ran out", Fault.CUSTOMER, "the job pauses; more budget resumes it"),

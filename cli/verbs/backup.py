@@ -9,6 +9,7 @@ from cli.arguments import megabytes
 from cli.errors import usage
 from cli.output import document, log
 from cli.settings import Settings
+from storage.units import counted
 
 Passphrase = Annotated[
     Path | None, typer.Option(metavar="FILE", help="file whose first line encrypts; readable by you only")
@@ -87,7 +88,7 @@ def restore(
 def _tell_of_mirror(settings: Settings, place: str, found: dict[str, Any], *, check: bool) -> None:
     from cli.verbs.wallet import moment
 
-    holds = f"{found['records']} records until {moment(found['last_at_ms'])}"
+    holds = f"{counted(found['records'], 'record')} until {moment(found['last_at_ms'])}"
     cut = f"; {found['cut_bytes']} bytes behind them were no whole record and are not taken" if found["cut_bytes"] else ""
     if check:
         print(f"{place} is sound: {holds}{cut}")
@@ -106,7 +107,7 @@ def _holds(found: dict[str, Any]) -> str:
     from cli.verbs.wallet import moment
 
     blobs = f"{found['blobs']} blobs" if found["with_blobs"] else "no blobs"
-    return f"{found['records']} records until {moment(found['last_at_ms'])}, {blobs}"
+    return f"{counted(found['records'], 'record')} until {moment(found['last_at_ms'])}, {blobs}"
 
 
 def _warn_of_missing(found: dict[str, Any]) -> None:

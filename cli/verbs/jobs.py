@@ -12,7 +12,7 @@ from cli.estimate_view import outcome
 from cli.output import Cell, Column, Styled, console, document, print_table, printable, show_list, tell
 from cli.session import connect, connect_pooled, new_id
 from cli.settings import Settings
-from storage.units import TimeError, format_duration, format_instant, parse_instant_ms
+from storage.units import TimeError, counted, format_duration, format_instant, parse_instant_ms
 
 if TYPE_CHECKING:
     from market.client import Market
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="job id, such as job-1f2e3d4c5b")]
 STATES = {"running": "green", "done": "blue", "failed": "bold red", "cancelled": "dim", "paused": "yellow"}
 LOG_WAIT_S = 20
+MATCHED = "matched"  # whose detail is how many workers it was matched with: they have lines of their own
 FOLLOW_PATIENCE_S = 60.0
 
 
@@ -81,7 +82,7 @@ def show_job(settings: Settings, one: dict[str, Any]) -> None:
         document(one)
         return
     screen = console(settings)
-    reason = f" – {one['reason']}" if one["reason"] else ""
+    reason = f" – {one['reason']}" if one["reason"] not in ("", None, one["state"]) else ""
     lines = [f"{one['id']}  {one['name']}", f"state    {one['state']}{reason}"]
     if one.get("command"):
         from cli.command_view import job_lines
@@ -98,7 +99,7 @@ def show_job(settings: Settings, one: dict[str, Any]) -> None:
     lines += [f"estimate {told}"] if told else []
     for line in lines:
         screen.print(printable(line), markup=False)
-    if one["state"] != "done":
+    if one["state"] != "done" and one["reason"] != MATCHED:
         for line in (one.get("detail") or "").splitlines():
             screen.print(printable(f"         {line}"), markup=False, soft_wrap=True)
     if one["workers"]:
@@ -166,7 +167,7 @@ def _told(answer: dict[str, Any]) -> Iterator[str]:
     """What is known of a job's match, line by line; what has a line of its own is not said again."""
     own = ("steps", "removed", "helps", "relaxations", "price_short", "would_help", "recent", "last_price_nanos_per_gpu_hour", "changes", "questioned")
     for name, value in answer.items():
-        if name not in own and value is not None and value != []:
+        if name not in own and value is not None and value != [] and not (name == "detail" and answer.get("reason") == MATCHED):
             yield f"{name}: {value}"
     steps = answer.get("steps") or []
     if steps:
@@ -189,9 +190,9 @@ def _told(answer: dict[str, Any]) -> Iterator[str]:
         yield f"{format_instant(one['at_ms'])}  {one['change']} to {one['workers']}: {one['why']}"
     recent = answer.get("recent")
     if recent:
-        yield f"waits of the newest {recent['jobs']} jobs that got machines: {_up_to(recent)}"
+        yield f"waits of the newest {counted(recent['jobs'], 'job')} that got machines: {_up_to(recent)}"
         if recent.get("of_gang"):
-            yield f"  of gangs of {recent['gang']} GPU: {recent['of_gang']['jobs']} jobs, {_up_to(recent['of_gang'])}"
+            yield f"  of gangs of {recent['gang']} GPU: {counted(recent['of_gang']['jobs'], 'job')}, {_up_to(recent['of_gang'])}"
 
 
 def _up_to(waits: dict[str, Any]) -> str:

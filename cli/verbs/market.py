@@ -11,7 +11,7 @@ from cli.estimate_view import calibration
 from cli.output import document, log, printable
 from cli.session import connect, new_id
 from cli.settings import Settings
-from storage.units import format_duration
+from storage.units import counted, format_duration
 
 
 def register(app: typer.Typer) -> None:
@@ -136,7 +136,7 @@ def status(ctx: typer.Context) -> None:
     ray = told["ray_address"] or "not ready"
     print(f"{told['url']}  up {format_duration(round(1_000 * told['uptime_s']))}")
     print(
-        f"offers {told['offers']}, jobs running {told['jobs_running']}, journal {told['journal_records']} records, Ray {ray}"
+        f"offers {told['offers']}, jobs running {told['jobs_running']}, journal {counted(told['journal_records'], 'record')}, Ray {ray}"
     )
     rule = told.get("price_rule")
     if rule:
@@ -164,7 +164,7 @@ def mirror_line(told: dict[str, Any]) -> str:
     """How a mirror of the journal stands."""
     lag = "has everything"
     if told["lag_records"]:
-        lag = f"lacks {told['lag_records']} records, {told['lag_bytes']} bytes, for {format_duration(told['lag_ms'])} at most"
+        lag = f"lacks {counted(told['lag_records'], 'record')}, {counted(told['lag_bytes'], 'byte')}, for {format_duration(told['lag_ms'])} at most"
     keys = "" if told["has_keys"] else ", no keys"
     why = f": {told['error']}" if told["error"] else ""
     kind = "synchronous mirror" if told["sync"] else "mirror"

@@ -15,6 +15,7 @@ from cli.round_lines import RoundLine, lines_of
 from cli.session import connect
 from cli.settings import Settings
 from cli.verbs.jobs import JobId
+from storage.units import counted
 
 SCALARS = (
     "loss", "held_out_loss", "tokens_per_s", "goodput", "members", "tokens", "duration_ms", "sent_bytes",
@@ -50,7 +51,7 @@ def metrics(
     if settings.as_json:
         document({"job": job_id, "written": written, "rounds": [line.document() for line in lines]})
     else:
-        print(f"{len(lines)} rounds of {job_id}: {', '.join(written)}")
+        print(f"{counted(len(lines), 'round')} of {job_id}: {', '.join(written)}")
 
 
 def _write_events(folder: Path, lines: Sequence[RoundLine]) -> Path:

@@ -10,6 +10,7 @@ from cli.output import document, printable
 from cli.session import connect, new_id
 from cli.settings import Settings
 from cli.verbs.jobs import JobId
+from storage.units import counted
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +44,7 @@ def retune(
         document(answer)
         return
     print(
-        f"{job_id} is at {answer['strategy']['name']} from its next round boundary on ({answer['rounds_planned']} rounds in all)."
+        f"{job_id} is at {answer['strategy']['name']} from its next round boundary on ({counted(answer['rounds_planned'], 'round')} in all)."
     )
     _print_changes(changes)
 

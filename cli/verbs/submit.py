@@ -14,7 +14,7 @@ from cli.output import Column, console, document, log, print_table, printable
 from cli.session import connect_pooled, new_id
 from cli.settings import Settings
 from market.traffic import EXCHANGE_SHARE, format_speed
-from storage.units import format_duration, format_instant
+from storage.units import counted, format_duration, format_instant
 from trainers.options import keeps_inner_state
 from trainers.round_lengths import lengths_said
 
@@ -202,7 +202,7 @@ def _what(spec: dict[str, Any], plan: dict[str, Any]) -> list[tuple[str, str]]:
     what = workload["name"] if workload["kind"] == "builtin" else f"{workload['filename']}:{workload['class_name']}"
     strategy = " ".join(str(spec["strategy"][name]) for name in ("name", "codec") if spec["strategy"].get(name))
     turns = f" of {lengths_said(spec['strategy'], spec['steps'])}" if "later_from" in spec["strategy"] else ""
-    job = f"{spec['name']}: {what}, {spec['steps']} steps in {spec['rounds']} rounds{turns}, {strategy}"
+    job = f"{spec['name']}: {what}, {counted(spec['steps'], 'step')} in {counted(spec['rounds'], 'round')}{turns}, {strategy}"
     held_out = _evaluated(spec.get("evaluate") or {"every_rounds": 1})
     return [("job", job), data, *asked, ("kept", _kept(spec)), ("held out", held_out)]
 
@@ -266,5 +266,5 @@ def _traffic(plan: dict[str, Any]) -> str:
 
 def _data(data: dict[str, Any]) -> str:
     if data["kind"] == "blob":
-        return f"{data['label']}, {data['bytes']:,} bytes"
+        return f"{data['label']}, {counted(data['bytes'], 'byte')}"
     return f"share:{data['name']}" if data["kind"] == "share" else "none"

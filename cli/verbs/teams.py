@@ -9,6 +9,7 @@ from cli.output import Cell, Column, Styled, document, show_list, tell
 from cli.session import connect
 from cli.settings import Settings
 from cli.verbs.members import Expires, PerDay, PerMonth, Reason
+from storage.units import counted
 
 Team = Annotated[str, typer.Argument(metavar="TEAM")]
 
@@ -76,7 +77,7 @@ def set_(
     if settings.as_json:
         document(answer)
         return
-    most = f"at most {answer['quota_units']} units at once" if answer["quota_units"] else "no quota"
+    most = f"at most {counted(answer['quota_units'], 'unit')} at once" if answer["quota_units"] else "no quota"
     spends = f", {limited(answer['limits'])}" if answer["limits"] else ""
     print(f"Team {team}: weight {answer['weight']}, {most}{spends}.")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pyarrow import parquet
 
+from cli.live import RunView
 from cli.verbs.jobs import job_row
 from tests.cli.conftest import Torg, on_a_terminal
 from tests.cli.fake_market import Asked, FakeMarket
@@ -95,6 +96,18 @@ def test_a_job_for_people(torg: Torg, market: FakeMarket) -> None:
     shown = torg("job", "job-1f2e3d4c5b").out
     for part in ("paused", "escrow_empty", "3 of 14", "4.2000 → 3.1000", "$0.01", "aurora", "4711"):
         assert part in shown
+
+
+def test_nothing_is_said_twice_of_a_job_nor_in_the_wrong_number(torg: Torg, market: FakeMarket) -> None:
+    market.routes["GET /v1/jobs/job-1f2e3d4c5b"] = (200, job(state="cancelled", reason="cancelled", detail="by customer"))
+    assert "state    cancelled\n" in torg("job", "job-1f2e3d4c5b").out
+    matched = {"reason": "matched", "detail": "1 workers"}
+    market.routes["GET /v1/jobs/job-1f2e3d4c5b"] = (200, job(**matched))
+    assert "1 workers" not in torg("job", "job-1f2e3d4c5b").out
+    market.routes["GET /v1/jobs/job-1f2e3d4c5b/explain"] = (200, {"job": "job-1f2e3d4c5b", "workers": 1, **matched})
+    assert torg("explain", "job-1f2e3d4c5b").out.splitlines() == ["job: job-1f2e3d4c5b", "workers: 1", "reason: matched"]
+    running = {"type": "job_state", "job": "job-1f2e3d4c5b", "state": "running", **matched}
+    assert RunView("job-1f2e3d4c5b").fold({"at_ms": 0, "event": running}) == ["job-1f2e3d4c5b is running: matched: 1 worker"]
 
 
 def test_a_loss_that_is_not_known_from_the_beginning_on_is_shown_as_far_as_it_is() -> None:
