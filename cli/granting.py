@@ -8,7 +8,7 @@ from typing import Any
 from cli.arguments import usd, usd_nanos
 from cli.errors import usage
 from cli.output import document
-from cli.session import connect, new_id
+from cli.session import connect, once
 from cli.settings import Settings
 
 
@@ -18,10 +18,8 @@ def give(
 ) -> None:  # fmt: skip
     """Grant it and say so."""
     nanos, expires_ms = usd_nanos(amount, "AMOUNT"), instant_to_come(expires, "--expires")
-    market = connect(settings, "operator")
-    answer = market.grant(
-        id or new_id("grant"), nanos, reason=reason, member=member, team=team, expires_ms=expires_ms
-    )
+    with once(id, "grant") as made:
+        answer = connect(settings, "operator").grant(made, nanos, reason=reason, member=member, team=team, expires_ms=expires_ms)
     if settings.as_json:
         document(answer)
         return

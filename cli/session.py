@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 ROLES = ("customer", "provider", "operator")
 TIMEOUT_S = 30.0
 PATIENCE_S = 1.0
+STARTS_ONE = "`torg up` starts one"
 
 
 def connect(settings: Settings, role: str) -> "Market":
@@ -45,8 +46,27 @@ def market_errors() -> Iterator[None]:
         code = Exit.FAILED if error.status >= 500 and error.status not in (503, 507) else Exit.REFUSED
         raise CliError(error.code, error.message, error.field, error.remedy, code) from error
     except MarketUnreachable as error:
-        remedy = error.remedy or "`torg up` starts one"
+        remedy = error.remedy or STARTS_ONE
         raise unreachable(f"no market answers at {error.url} ({error.reason})", remedy) from error
+
+
+@contextmanager
+def once(given: str | None, kind: str) -> Iterator[str]:
+    """The id of a request: the one that was given, or a new one. Where it stays open whether the market has done it, its error
+    says by which id it is asked for again: with another it would be done twice."""
+    from market.wire import MarketUnreachable, Refused
+
+    made = given or new_id(kind)
+    again = f"--id {made}, which counts once"
+    try:
+        yield made
+    except Refused as refused:
+        if refused.remedy is not None:
+            refused.remedy = refused.remedy.replace("the same id", again)
+        raise
+    except MarketUnreachable as away:
+        away.remedy = f"{away.remedy or STARTS_ONE}; ask again with {again}"
+        raise
 
 
 def new_id(kind: str) -> str:

@@ -10,7 +10,7 @@ from cli.arguments import megabytes, usd, usd_nanos
 from cli.errors import usage
 from cli.estimate_view import outcome
 from cli.output import Cell, Column, Styled, console, document, print_table, printable, show_list, tell
-from cli.session import connect, connect_pooled, new_id
+from cli.session import connect, connect_pooled, once
 from cli.settings import Settings
 from storage.units import TimeError, counted, format_duration, format_instant, parse_instant_ms
 
@@ -143,11 +143,13 @@ def resume(
     ctx: typer.Context,
     job_id: JobId,
     add_budget: Annotated[str, typer.Option(metavar="USD", help="dollars to move from the wallet into its escrow")],
+    id: Annotated[str | None, typer.Option(help="name of this budget: the same id twice counts once")] = None,
 ) -> None:
     """Let a job that ran out of escrow go on, with more budget."""
     settings: Settings = ctx.obj
     nanos = usd_nanos(add_budget, "--add-budget")
-    answer = connect(settings, "customer").add_budget(job_id, id=new_id("topup"), add_nanos=nanos)
+    with once(id, "topup") as made:
+        answer = connect(settings, "customer").add_budget(job_id, id=made, add_nanos=nanos)
     tell(settings, answer, f"{job_id} has {usd(nanos)} more and is {answer['state']}.")
 
 

@@ -11,7 +11,7 @@ from cli.arguments import megabytes, usd
 from cli.errors import Exit, refused, usage
 from cli.estimate_view import outlook_facts, plan_facts
 from cli.output import Column, console, document, log, print_table, printable
-from cli.session import connect_pooled, new_id
+from cli.session import connect_pooled, once
 from cli.settings import Settings
 from market.traffic import EXCHANGE_SHARE, format_speed
 from storage.units import counted, format_duration, format_instant
@@ -79,7 +79,8 @@ def place(
     _heed(client, id, plan)
     ask(settings, prepared.spec, yes)
     _upload(settings, client, prepared)
-    return client.submit_job(id or new_id("job"), prepared.spec)
+    with once(id, "job") as made:
+        return client.submit_job(made, prepared.spec)
 
 
 def spoken(told: Any, options: Mapping[str, str]) -> Any:

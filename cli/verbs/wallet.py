@@ -6,7 +6,7 @@ import typer
 
 from cli.arguments import usd, usd_nanos
 from cli.output import Cell, Column, document, printable, show_list
-from cli.session import connect, new_id
+from cli.session import connect, once
 from cli.settings import Settings
 
 Account = Annotated[
@@ -34,7 +34,8 @@ def deposit(
     """Put money into a wallet (operators only)."""
     settings: Settings = ctx.obj
     nanos = usd_nanos(amount, "AMOUNT")
-    answer = connect(settings, "operator").deposit(id or new_id("deposit"), account, nanos)
+    with once(id, "deposit") as made:
+        answer = connect(settings, "operator").deposit(made, account, nanos)
     if settings.as_json:
         document(answer)
     else:
@@ -52,7 +53,8 @@ def payout(
     """Pay a provider's earnings out (operators only)."""
     settings: Settings = ctx.obj
     nanos = usd_nanos(amount, "AMOUNT")
-    answer = connect(settings, "operator").payout(id or new_id("payout"), account, nanos)
+    with once(id, "payout") as made:
+        answer = connect(settings, "operator").payout(made, account, nanos)
     if settings.as_json:
         document(answer)
     else:
@@ -70,7 +72,8 @@ def correct(
     """Reverse a booked transfer with an entry of its own (operators only)."""
     settings: Settings = ctx.obj
     nanos = None if amount is None else usd_nanos(amount, "--amount")
-    answer = connect(settings, "operator").correct(id or new_id("correction"), transfer, reason=reason, amount_nanos=nanos)
+    with once(id, "correction") as made:
+        answer = connect(settings, "operator").correct(made, transfer, reason=reason, amount_nanos=nanos)
     if settings.as_json:
         document(answer)
     else:

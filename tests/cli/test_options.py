@@ -157,6 +157,16 @@ def test_a_market_that_is_not_up_is_exit_4(torg: Torg, home: Path) -> None:
     assert "torg up" in ran.err
 
 
+def test_what_may_have_been_done_is_asked_for_again_by_its_id(torg: Torg, market: FakeMarket) -> None:
+    remedy = "ask again with the same id; it goes on by itself"
+    market.routes["POST /v1/deposits"] = problem(503, "mirror_away", "a mirror of the journal is away", remedy=remedy)
+    ran = torg("wallet", "deposit", "5")
+    made = market.last("POST", "/v1/deposits").body["id"]
+    assert (ran.code, f"(ask again with --id {made}, which counts once; it goes on by itself)" in ran.err) == (3, True)
+    ran = torg("wallet", "deposit", "5", "--id", "d-1", "--url", "http://127.0.0.1:9", "--key", "k")
+    assert (ran.code, "(`torg up` starts one; ask again with --id d-1, which counts once)" in ran.err) == (4, True)
+
+
 def test_a_url_that_is_none_is_exit_4(torg: Torg) -> None:
     assert torg("jobs", "--url", "market", "--key", "k").code == 4
 
