@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cli.arguments import usd
-from storage.units import format_duration
+from storage.units import counted, format_duration
 
 NOTHING_KNOWN = "not known: no earlier run of this here; this one will be measured"
 NOBODY_FREE = "not known while no fitting machine is free"
@@ -72,7 +72,7 @@ def _basis(estimate: Mapping[str, Any]) -> str:
 
 def _other(one: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
     """`2 workers: 1.2 × faster for 1.7 × the price (…)`."""
-    workers = "1 worker" if one["workers"] == 1 else f"{one['workers']} workers"
+    workers = counted(one["workers"], "worker")
     name = workers if one["gpu"] == plan["gpu"] else f"{workers} of {one['gpu']}"
     time, price = one["time_ratio"], one["price_ratio"]
     speed = f"{1 / time:.2g} × faster" if time < 1 else f"{time:.2g} × slower"
@@ -93,13 +93,13 @@ def outlook_facts(outlook: Mapping[str, Any]) -> list[tuple[str, str]]:
     if price is not None:
         low, high = usd(price["low_nanos"]), usd(price["high_nanos"])
         cost = low if low == high else f"{low} to {high}, mostly {usd(price['middle_nanos'])}"
-        basis = {"now": "as it would be matched now", "trades": f"as the newest {price['trades']} leases went", "asks": "as is asked"}
+        basis = {"now": "as it would be matched now", "trades": f"as the newest {counted(price['trades'], 'lease')} went", "asks": "as is asked"}
         facts.append(("price", f"{cost} per GPU-hour, {basis[price['basis']]}"))
     if done is not None:
         facts.append(("done", f"{_times(done)} from now"))
     if recent is not None and begins is not None and begins["basis"] != "now":
         waits = f"{format_duration(recent['median_ms'])}, 9 of 10 no more than {format_duration(recent['p90_ms'])}"
-        facts.append(("waits", f"half of the newest {recent['jobs']} jobs that got machines waited no more than {waits}"))
+        facts.append(("waits", f"half of the newest {counted(recent['jobs'], 'job')} that got machines waited no more than {waits}"))
     return facts
 
 

@@ -158,6 +158,13 @@ def _lease_charged(view: RunView, event: dict[str, Any], at_ms: int) -> list[str
     return []
 
 
+def _lease_noticed(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:
+    member, cause = view.members.get(event["lease"]), BY_REASON.get(event["reason"])
+    if member is None:
+        return []
+    return [f"{member.provider} leaves within {event['notice_ms'] / 1000:g} s: {event['reason'] if cause is None else cause.event}"]
+
+
 def _lease_ended(view: RunView, event: dict[str, Any], at_ms: int) -> list[str]:
     member = view.members.get(event["lease"])
     if member is None:
@@ -247,6 +254,7 @@ _TELLERS = {
     "lease_started": _lease_started,
     "lease_metered": _lease_metered,
     "lease_charged": _lease_charged,
+    "lease_noticed": _lease_noticed,
     "lease_ended": _lease_ended,
     "round_committed": _round_committed,
     "round_evaluated": _round_evaluated,

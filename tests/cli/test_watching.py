@@ -93,6 +93,15 @@ def test_a_round_that_is_made_again_takes_the_place_of_the_lost_one() -> None:
     assert [one.round for one in view.rounds] == [1, 2]
 
 
+def test_who_is_outbid_is_told_when_it_has_notice() -> None:
+    view = RunView("job-1")
+    noticed = {"type": "lease_noticed", "lease": "lease-1", "epoch": 1, "job": "job-1", "reason": "outbid", "notice_ms": 5_000}
+    told = [view.fold({"at_ms": 1, "event": record}) for record in (noticed, granted("lease-1", "ada"), noticed)]
+    assert told[0] == []
+    assert told[2] == ["ada leaves within 5 s: another bid more for what an interruptible lease had"]
+    assert view.happenings[-1] == told[2][0]
+
+
 def test_after_a_retune_the_plan_follows_the_new_rounds() -> None:
     view = RunView("job-1")
     submitted = {"type": "job_submitted", "name": "n", "spec": {"rounds": 10, "steps": 200}, "budget_nanos": 1}
