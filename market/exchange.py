@@ -221,12 +221,12 @@ class Exchange:
         """See `secret_keeping.secrets_for_lease`."""
         return secret_keeping.secrets_for_lease(self._state, lease, epoch, provider)
 
-    def offers(self, now_ms: int, withdrawn: bool = False) -> list[Json]:
+    def offers(self, now_ms: int) -> list[Json]:
         """Every offer that is listed, cheapest first; offline and draining ones say so in `state`."""
         found = [
             views.offer_view(self._state, self._volatile, offer)
             for offer in self._state.offers.values()
-            if withdrawn or offer.state != "withdrawn"
+            if offer.state != "withdrawn"
         ]
         for view in found:
             view["heard_ago_ms"] = None if view["heard_ms"] is None else max(0, now_ms - view["heard_ms"])

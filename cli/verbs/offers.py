@@ -19,7 +19,7 @@ COLUMNS = (
     Column("reliable", right=True, gives_way=3), Column("isolation", gives_way=6), Column("kind", gives_way=7),
     Column("state"),
 )  # fmt: skip
-_STATES = {"open": "green", "draining": "yellow", "paused": "yellow", "maintenance": "yellow", "offline": "dim", "withdrawn": "dim"}
+_STATES = {"open": "green", "draining": "yellow", "paused": "yellow", "maintenance": "yellow", "offline": "dim"}
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +39,7 @@ def offers(
     order: Annotated[
         str, typer.Option(help="a field such as price, vram, reliability; -price turns it round")
     ] = "price",
-    everything: Annotated[bool, typer.Option("--all", help="also offers that are offline or withdrawn")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="also offers that are paused, offline or not for you")] = False,
 ) -> None:
     """What is for rent now."""
     settings: Settings = ctx.obj
@@ -58,7 +58,8 @@ def offers(
         and (not regions or str(one["region"]).lower() in regions)
         and keep(one)
     ]
-    show_offers(settings, arrange(found), empty="No offer fits. `torg offers --all` shows the rest.")
+    rest = "" if everything else " `torg offers --all` shows the rest."
+    show_offers(settings, arrange(found), empty=f"No offer fits.{rest}")
 
 
 def show_offers(settings: Settings, found: list[dict[str, Any]], *, empty: str) -> None:

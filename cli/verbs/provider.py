@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
 
 
 def ls(ctx: typer.Context) -> None:
-    """Every offer of this market, whatever its state."""
+    """Every offer of this market that is not withdrawn, whatever its state."""
     settings: Settings = ctx.obj
     found = sorted(connect(settings, ROLE).offers(), key=lambda one: (one["provider"], one["id"]))
     show_offers(settings, found, empty="No offers here. `torg provide` makes one.")

@@ -237,7 +237,14 @@ def test_provider_verbs_find_offers_by_provider(torg: Torg, offers: FakeMarket) 
     assert torg("provider", "drain", "cheap").code == 0
     assert torg("provider", "relist", "offer-b", "--json").document[0]["state"] == "open"
     assert torg("provider", "price", "offer-a", "0.75", "--json").document[0]["price_nanos_per_gpu_hour"] == 750_000_000
-    assert torg("provider", "withdraw", "nobody").code == 3
+    ran = torg("provider", "withdraw", "nobody")
+    assert (ran.code, "'nobody' is neither an offer that is listed" in ran.err) == (3, True)
+
+
+def test_all_offers_are_not_sent_for_more_of_them(torg: Torg, market: FakeMarket) -> None:
+    market.routes["GET /v1/offers"] = (200, {"items": []})
+    assert torg("offers").out == "No offer fits. `torg offers --all` shows the rest.\n"
+    assert torg("offers", "--all").out == "No offer fits.\n"
 
 
 def test_provider_verbs_find_offers_by_the_machines_name(torg: Torg, market: FakeMarket) -> None:
