@@ -41,7 +41,7 @@ def settle_mirrors(
         raise refused("mirrors_unusable", str(error), field="--mirror", remedy="mend the file that it names") from error
     said = {one.place: one for one in known.places if not (sync if one.sync else places)}
     for names, waited_for in ((places, False), (sync, True)):
-        found = [_placed(known, one, endpoint) for one in names if one != NONE]
+        found = [_placed(known, one, endpoint, _option(waited_for)) for one in names if one != NONE]
         said |= {one.place: replace(one, sync=waited_for) for one in found}
     known = replace(known, places=tuple(said.values()))
     known = replace(known, every_ms=every_ms or known.every_ms)
@@ -51,9 +51,13 @@ def settle_mirrors(
         known = replace(known, archive=_archive(home, known, archive, endpoint))
     market = _market_of_home(home) if known.places else None
     for place in known.places:
-        _check(place, market)
+        _check(place, market, _option(place.sync))
     home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_json(home.mirrors_file, known.to_json(), mode=0o600)
+
+
+def _option(waited_for: bool) -> str:
+    return "--mirror-sync" if waited_for else "--mirror"
 
 
 def _archive(home: Home, known: Mirrors, said: str, endpoint: str | None) -> MirrorPlace | None:
@@ -79,7 +83,7 @@ def _archive(home: Home, known: Mirrors, said: str, endpoint: str | None) -> Mir
     return place
 
 
-def _placed(known: Mirrors, said: str, endpoint: str | None, field: str = "--mirror") -> MirrorPlace:
+def _placed(known: Mirrors, said: str, endpoint: str | None, field: str) -> MirrorPlace:
     name = said.rstrip("/") if "://" in said else str(Path(said).absolute())
     try:
         check_place(name)
@@ -91,7 +95,7 @@ def _placed(known: Mirrors, said: str, endpoint: str | None, field: str = "--mir
     return replace(found, access=replace(found.access, endpoint=endpoint)) if bucket else found
 
 
-def _check(place: MirrorPlace, market: str | None, field: str = "--mirror") -> None:
+def _check(place: MirrorPlace, market: str | None, field: str) -> None:
     """A mirror that does not answer is no reason not to start, if it has been one and nobody waits for it."""
     try:
         owner = market_of(open_place(place))

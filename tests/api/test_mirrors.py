@@ -36,6 +36,8 @@ def test_a_head_loses_its_disk_in_the_midst_of_traffic(
     up = ["up", "--ray", "none"]
     code, _, err = said(capsys, spare, *up, "--mirror", str(tmp_path / "nowhere"))
     assert (code, err.strip()) == (3, f"torg: --mirror: {tmp_path}/nowhere is no folder: is it mounted? (make the folder, or name another place, or none)")
+    code, _, err = said(capsys, spare, *up, "--mirror-sync", str(tmp_path / "nowhere"))
+    assert (code, err.startswith("torg: --mirror-sync: ")) == (3, True)
     how = ["--mirror", str(mirror), "--mirror-every", "0.1", "--mirror-passphrase-file", str(secret)]
     assert said(capsys, spare, *up, *how)[0] == 0
     old = Square(Home(spare).read_market()["url"], Home(spare))
