@@ -116,7 +116,9 @@ def read_job(path: Path) -> JobFile | BatchFile:
         if size > MAX_FILE_BYTES:
             raise FormError("job file", str(path), f"has {size} bytes", f"at most {MAX_FILE_BYTES}")
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise FormError("job file", str(path), f"cannot be read: {(error.strerror or str(error)).lower()}") from None
+    except UnicodeDecodeError as error:
         raise FormError("job file", str(path), f"cannot be read: {error}") from None
     return parse_job(text)
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from storage.units import format_duration
+from storage.units import counted, format_duration
 
 REQUIREMENTS: Final = "requirements"
 UNBUILT: Final = "unbuilt"
@@ -113,11 +113,6 @@ def shown(argv: Sequence[str], longest: int = 200) -> str:
     """A command as a shell would take it, cut where it is long."""
     text = " ".join(shlex.join(argv).split())
     return text if len(text) <= longest else text[: longest - 1] + "…"
-
-
-def counted(number: int, what: str) -> str:
-    """Such as `1 file` and `2 files`."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def signal_name(number: int) -> str:

@@ -142,7 +142,7 @@ def status(ctx: typer.Context) -> None:
     if rule:
         from market.price_rules import PRICE_RULES
 
-        print(f"price rule {rule}: {PRICE_RULES.get(rule, '')}; {told.get('clearings', 0)} clearings")
+        print(f"price rule {rule}: {PRICE_RULES.get(rule, '')}; {counted(told.get('clearings', 0), 'clearing')}")
     due = told.get("due_rule")
     if due:
         most = format_duration(due["most_ms"])

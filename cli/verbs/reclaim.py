@@ -14,8 +14,7 @@ from cli.output import document, log, printable
 from cli.provide_lock import is_provided
 from cli.settings import Settings
 from cli.verbs.owner_options import LONGEST_MS, duration_ms
-from storage.units import format_instant
-from trainers.attempts import counted
+from storage.units import counted, format_instant
 
 if TYPE_CHECKING:
     from market.reclaiming import Hold

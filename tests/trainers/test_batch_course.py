@@ -250,7 +250,7 @@ def play(tmp_path: Path) -> Iterator[Callable[..., Play]]:
 
 def test_output_artifacts_and_the_end_are_told(play: Callable[..., Play]) -> None:
     job = play(argv=["sh", "-c", "mkdir out; cp given.txt out/; echo printed; exit 0"], artifacts=["out", "*.pt"])
-    job.workdir = tar_of({"given.txt": b"42"})
+    job.workdir = tar_of({"given.txt": b"4"})
     job.begin()
     job.machine()
     halt = job.drive()
@@ -261,7 +261,8 @@ def test_output_artifacts_and_the_end_are_told(play: Callable[..., Play]) -> Non
     assert (attempt["number"], attempt["kind"], attempt["code"], attempt["lease"]) == (1, "exit", 0, "lease-0")
     assert attempt["manifest"] == job.course.manifest
     found = Artifacts.decode(job.door.blobs[attempt["manifest"]])
-    assert [(file.path, job.door.blobs[file.blob]) for file in found.files] == [("out/given.txt", b"42")]
+    assert [(file.path, job.door.blobs[file.blob]) for file in found.files] == [("out/given.txt", b"4")]
+    assert "[torg: artifacts: 1 file, 1 byte]" in job.door.lines
     assert "[torg: artifacts: nothing matches '*.pt']" in job.door.lines
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from storage.saved import Saved
+from storage.units import counted
 from trainers.actors.calls import Calls
 from trainers.actors.failures import Halt, detail_of
 from trainers.actors.gathering import Fetcher, Gathering
@@ -34,7 +35,6 @@ from trainers.attempts import (
     Over,
     Report,
     Stop,
-    counted,
 )
 
 log = logging.getLogger(__name__)
@@ -221,7 +221,7 @@ class BatchCourse:
             self._say(f"artifacts: nothing matches {pattern!r}")
         if found.left_out:
             self._say(f"artifacts: {counted(found.left_out, 'file')} could not be kept (links, pipes, odd names, or too many)")
-        self._say(f"artifacts: {counted(len(found.files), 'file')}, {found.total_bytes:,} bytes")
+        self._say(f"artifacts: {counted(len(found.files), 'file')}, {counted(found.total_bytes, 'byte')}")
         self._do(self._attempts.collected(slot, gathering.manifest))
 
     def _lose(self, worker: Worker, reason: str, detail: str) -> None:
@@ -292,8 +292,8 @@ class BatchCourse:
             self._say(f"what was saved cannot be read ({restoring.why}): TORG_CHECKPOINT_DIR is empty")
             self._ask_to_begin(decision, None)
         else:
-            files, size = counted(len(self._saved.files), "file"), self._saved.total_bytes
-            self._ask_to_begin(decision, self._saved, f"TORG_CHECKPOINT_DIR has what was saved: {files}, {size:,} bytes")
+            files, size = counted(len(self._saved.files), "file"), counted(self._saved.total_bytes, "byte")
+            self._ask_to_begin(decision, self._saved, f"TORG_CHECKPOINT_DIR has what was saved: {files}, {size}")
 
     def _ask_to_begin(self, decision: Begin, saved: Saved | None, further: str = "") -> None:
         """The worker says what this run would say, if it does begin: a run that was replaced may only go on with it."""
