@@ -296,13 +296,13 @@ class Host:
         if answer.get("earned_nanos", 0) != self._earned_nanos:
             self._earned_nanos = answer.get("earned_nanos", 0)
             say("earned", nanos=self._earned_nanos)
+        for ended in self._stable.end_all_but({lease["epoch"] for lease in answer["leases"]}):
+            say("lease", state="ended", lease=ended)
         if self._offer_state == "withdrawn" or answer["offer"]["node"] != node.node_id:
             self._withdrawn = True
             say("withdrawn", message="" if self._offer_state == "withdrawn" else "another machine has placed it")
             self._on_signal(signal.SIGTERM)
             return
-        for ended in self._stable.end_all_but({lease["epoch"] for lease in answer["leases"]}):
-            say("lease", state="ended", lease=ended)
         self._remeasurer.look(answer.get("offer", {}).get("measure"))
         self._reclaimer.reconcile(answer)
         self._noticed.hear(answer["leases"])

@@ -79,10 +79,14 @@ def test_a_host_whose_offer_is_withdrawn_or_placed_by_another_machine_says_so_an
     host.wait_ready()
     config = read_config(host.config)
     assert host.process is not None
+    job = square.submit_lasting(workers__min=1, workers__max=1, workers__region=[ELSEWHERE])
     try:
+        square.wait_rounds(job, 1)
         with Market(square.url, config.key) as provider:
             provider.change_offer(host.offer, "withdraw")
             assert host.process.wait(60) == 0
+            assert [line["state"] for line in host.said("lease")] == ["started", "ended"], "whose lease is over works no more"
+            square.local("customer").cancel_job(job)
             assert [line["message"] for line in host.said("withdrawn")] == [""]
             assert host.said("away") == []
             host.start()
