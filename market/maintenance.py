@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 
 from market.hours import Hours, HoursError, parse_hours
 from market.schedules import MOST_WINDOWS, is_zone
-from storage.units import MAX_INSTANT_MS, MS_PER_DAY, TimeError, parse_duration_ms
+from storage.units import MAX_INSTANT_MS, MS_PER_DAY, MS_PER_MINUTE, TimeError, parse_duration_ms
 
 UTC_NAME: Final = "UTC"
 LOOKED_AHEAD_MS: Final = 15 * MS_PER_DAY
@@ -148,4 +148,6 @@ def _of_day(hours: Hours, day: date, zone: ZoneInfo) -> Times:
     over = 0 if hours.begin_minute < hours.end_minute else 1
     begin = midnight + timedelta(minutes=hours.begin_minute)
     end = midnight + timedelta(days=over, minutes=hours.end_minute)
-    return _ms(begin.replace(tzinfo=zone, fold=0)), _ms(end.replace(tzinfo=zone, fold=1))
+    # Its last minute decides: where clocks go back or forward at the very end, that hour is not in it.
+    last = end - timedelta(minutes=1)
+    return _ms(begin.replace(tzinfo=zone, fold=0)), _ms(last.replace(tzinfo=zone, fold=1)) + MS_PER_MINUTE

@@ -6,7 +6,7 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from market.maintenance import WindowError, next_window, parse_window, wrong_windows
@@ -89,15 +89,24 @@ HOURS = st.tuples(st.integers(0, 23), st.integers(1, 23), st.sampled_from(["", "
 ONCE = st.tuples(st.integers(0, 200), st.integers(1, 100))
 
 
-@given(st.lists(HOURS, max_size=3), st.lists(ONCE, max_size=2), st.sampled_from(["UTC", BERLIN, "Australia/Lord_Howe"]), st.integers(0, 96))
+CHANGES = ["2026-10-23", "2026-03-27", "2026-10-02", "2026-04-03"]
+"""Clocks change in the days after: in Berlin back and forward, on Lord Howe Island forward and back, by half an hour."""
+
+
+@given(
+    st.lists(HOURS, max_size=3), st.lists(ONCE, max_size=2), st.sampled_from(["UTC", BERLIN, "Australia/Lord_Howe"]), st.integers(0, 96),
+    st.sampled_from(CHANGES),
+)  # fmt: skip
+@example([(3, 23, "")], [], BERLIN, 24, CHANGES[0])
+@example([(22, 4, "")], [], BERLIN, 24, CHANGES[1])
 @settings(max_examples=50, deadline=None)
 def test_the_next_window_is_the_first_stretch_that_any_of_them_covers(
-    hours: list[tuple[int, int, str]], dated: list[tuple[int, int]], zone: str, ahead: int
+    hours: list[tuple[int, int, str]], dated: list[tuple[int, int]], zone: str, ahead: int, day: str
 ) -> None:
     texts = [f"{begin:02d}:00-{(begin + length) % 24:02d}:00{days} {zone}" for begin, length, days in hours]
-    first_ms = at("2026-10-23T00:00")  # clocks change in these days
+    first_ms = at(f"{day}T00:00")
     shown = [(datetime.fromtimestamp(first_ms / 1000 + one * 3600, ZoneInfo("UTC")).strftime("%Y-%m-%dT%H:%M"), h) for one, h in dated]
-    texts += [f"{day}/{h}h" for day, h in shown]
+    texts += [f"{moment}/{h}h" for moment, h in shown]
     now_ms = first_ms + ahead * MS_PER_HOUR
     parsed = [parse_window(text) for text in texts]
 
