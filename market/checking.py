@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from market.outcomes import Refusal, Settings
 from storage.canonical import NotCanonical, canonical_bytes
+from storage.units import TEN_YEARS_MS
 from trainers.options import OptionError, strategy_options
 from trainers.workloads.options import WORKLOADS, workload_options
 
@@ -28,7 +29,6 @@ MAX_STEPS: Final = 1_000_000_000
 MAX_VRAM_GIB: Final = 4_096.0
 MAX_EVERY_ROUNDS: Final = 10_000
 MAX_EVERY_MS: Final = 30 * 86_400_000
-LONGEST_MS: Final = 10 * 365 * 86_400_000
 MAX_ACCUMULATE: Final = 65_536
 MAX_PROCESSES: Final = 64
 MAX_CLIP: Final = 1e6
@@ -286,7 +286,7 @@ def check_workers(workers: object, settings: Settings) -> Refusal | None:
         return invalid("workers.reliability", workers["reliability"], "a number from 0 to 1")
     if workers["isolation"] not in ISOLATIONS:
         return invalid("workers.isolation", workers["isolation"], "process or sandbox")
-    if not is_int(workers.get("available_ms", 1), 1, LONGEST_MS):
+    if not is_int(workers.get("available_ms", 1), 1, TEN_YEARS_MS):
         return invalid("workers.available_ms", workers["available_ms"], "milliseconds from 1, up to ten years")
     if not isinstance(workers.get("movable", False), bool):
         return invalid("workers.movable", workers["movable"], "true or false")
@@ -312,7 +312,7 @@ def check_limits(limits: object, settings: Settings, *, own: bool = False) -> Re
             return invalid(f"limits.{name}", limits[name], "0: with workers.own only machines are taken that cost nothing")
         if not own and not is_int(limits[name], 1, most):
             return invalid(f"limits.{name}", limits[name], f"a whole number of nano-dollars from 1 to {most}")
-    if limits["deadline_ms"] is not None and not is_int(limits["deadline_ms"], 1, LONGEST_MS):
+    if limits["deadline_ms"] is not None and not is_int(limits["deadline_ms"], 1, TEN_YEARS_MS):
         return invalid(
             "limits.deadline_ms", limits["deadline_ms"], "a duration in milliseconds up to ten years, or null"
         )

@@ -20,9 +20,8 @@ from market.outcomes import Answer, Json, Refusal
 from market.owner_terms import OwnerTerms
 from market.state import OfferRecord, State
 from market.turn import Turn
-from storage.units import MS_PER_DAY, format_instant
+from storage.units import TEN_YEARS_MS, format_instant
 
-LONGEST_MS: Final = 3_650 * MS_PER_DAY
 LEAST_MS: Final = 1_000
 
 
@@ -30,9 +29,9 @@ def check_lease_times(terms: OwnerTerms) -> Refusal | None:
     """Whether an offer may have these times and windows."""
     least, most = terms.min_lease_ms, terms.max_lease_ms
     shortest = terms.notice_ms + LEAST_MS
-    if most is not None and not is_int(most, shortest, LONGEST_MS):
+    if most is not None and not is_int(most, shortest, TEN_YEARS_MS):
         return invalid("max_lease_ms", most, f"milliseconds from {shortest} (a second and the notice) to ten years, or none")
-    if least is not None and not is_int(least, 1, LONGEST_MS):
+    if least is not None and not is_int(least, 1, TEN_YEARS_MS):
         return invalid("min_lease_ms", least, "milliseconds from 1, up to ten years, or none")
     if least is not None and most is not None and least > most:
         return invalid("min_lease_ms", least, f"milliseconds up to max_lease_ms, which is {most}")

@@ -11,6 +11,7 @@ from cli.settings import Settings
 from cli.verbs import owner_options
 from cli.verbs.offers import times_told
 from cli.verbs.steering import ROLE, offers_of
+from storage.units import TEN_YEARS_MS
 
 NO_BOUND = "none"
 Target = Annotated[str, typer.Argument(metavar="OFFER", help="offer id, or the name of a machine or of a provider for all its offers")]
@@ -74,7 +75,7 @@ def _bound(text: str | None, option: str) -> int | str | None:
     if text is None or text == NO_BOUND:
         return text
     found = owner_options.duration_ms(text, option)
-    if not 0 < found <= owner_options.LONGEST_MS:
+    if not 0 < found <= TEN_YEARS_MS:
         raise usage(f"{option} {text} is out of range", field=option, remedy="above 0s, at most 3650d, or none", code="out_of_range")
     return found
 

@@ -9,11 +9,9 @@ from cli.arguments import pair, price_nanos
 from cli.errors import usage
 from cli.output import log, printable
 from cli.settings import machines_zone
-from storage.units import MS_PER_DAY
 
 DAY_S = 86_400
 MOST_HOURS = 100_000
-LONGEST_MS = 3_650 * MS_PER_DAY
 
 
 def watched(

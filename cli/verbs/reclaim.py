@@ -13,8 +13,8 @@ from cli.errors import refused, usage
 from cli.output import document, log, printable
 from cli.provide_lock import is_provided
 from cli.settings import Settings
-from cli.verbs.owner_options import LONGEST_MS, duration_ms
-from storage.units import counted, format_instant
+from cli.verbs.owner_options import duration_ms
+from storage.units import TEN_YEARS_MS, counted, format_instant
 
 if TYPE_CHECKING:
     from market.reclaiming import Hold
@@ -180,7 +180,7 @@ def _home(settings: Settings, name: str | None) -> Path:
 
 def _held_ms(text: str) -> int:
     found = duration_ms(text, "--for")
-    if not 0 < found <= LONGEST_MS:
+    if not 0 < found <= TEN_YEARS_MS:
         raise usage(f"--for {text!r} is out of range", field="--for", remedy="above 0s, at most 3650d", code="out_of_range")
     return found
 

@@ -303,7 +303,7 @@ class Host:
             say("withdrawn", message="" if self._offer_state == "withdrawn" else "another machine has placed it")
             self._on_signal(signal.SIGTERM)
             return
-        self._remeasurer.look(answer.get("offer", {}).get("measure"))
+        self._remeasurer.look(answer["offer"].get("measure"))
         self._reclaimer.reconcile(answer)
         self._noticed.hear(answer["leases"])
         for lease in self._lists.to_begin(answer, self._stable.serves):
