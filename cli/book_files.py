@@ -1,6 +1,7 @@
 """Offers and jobs in CSV and Parquet files, read as text; what is wrong with a file is said with its row and column."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from market.engine.memory import Memory
 
 T = TypeVar("T")
-MAX_CELL_LETTERS = 20_000
 
 
 def read(path: Path, field: str, parse: Callable[[Sequence[str], Iterable[Sequence[str]], str], T]) -> T:
@@ -75,7 +75,7 @@ def _parquet(path: Path, field: str) -> tuple[list[str], Iterator[tuple[str, ...
     try:
         table = parquet.read_table(path)
         names = [str(name) for name in table.column_names]
-        columns = [[_text(value) for value in column.to_pylist()] for column in table.columns]
+        columns = [_column(path.name, name, column.to_pylist()) for name, column in zip(names, table.columns, strict=True)]
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
         raise usage(
             f"{path} is no Parquet file: {str(error).splitlines()[0]}", field=field, code="not_a_table"
@@ -83,9 +83,26 @@ def _parquet(path: Path, field: str) -> tuple[list[str], Iterator[tuple[str, ...
     return names, zip(*columns, strict=True)
 
 
-def _text(value: object) -> str:
+def _column(table: str, name: str, values: Iterable[object]) -> list[str]:
+    found = []
+    for row, value in enumerate(values, 1):
+        text = _text(value)
+        if text is None:
+            raise BadRow(table, row, name[:40], f"a value of type {type(value).__name__} is not read", "text, numbers, true and false, or lists of text")
+        found.append(text)
+    return found
+
+
+def _text(value: object) -> str | None:
+    """As the cell would stand in a CSV file; None for what cannot stand there."""
     if value is None:
         return ""
-    if isinstance(value, (list, tuple)):
-        return "|".join(str(one) for one in value)
-    return str(value)
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return None
+    if isinstance(value, list):
+        parts = [part for part in map(_text, value) if part is not None]
+        return "|".join(parts) if len(parts) == len(value) else None
+    return str(value) if isinstance(value, (str, bool, int, float, Decimal)) else None

@@ -4,16 +4,20 @@ import csv
 import gzip
 import io
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from cli.errors import CliError, usage
+
+MAX_LINE_LETTERS = 1 << 22
+"""More than any row that can be taken: what is longer has a cell that `csv` refuses, or more cells than any table has."""
 
 
 def csv_rows(path: Path, field: str, forms: str, *, gzipped: bool = False) -> Iterator[list[str]]:
     """Every row that is not empty. forms: what the file may be, for the remedy. Raises CliError, OSError."""
     binary = gzip.open if gzipped else Path.open
     with binary(path, "rb") as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
+        reader = csv.reader(iter(partial(file.readline, MAX_LINE_LETTERS), ""), strict=True)
         try:
             for cells in reader:
                 if cells:

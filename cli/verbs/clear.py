@@ -33,7 +33,7 @@ def clear(
     ctx: typer.Context,
     offers: Annotated[Path, typer.Argument(metavar="OFFERS", help="CSV or Parquet: " + "id,gpu,vram_gib,usd_per_gpu_hour,gpus,region,reliability,max_hours,available_in_hours,interconnect")],
     jobs: Annotated[Path, typer.Argument(metavar="JOBS", help="CSV or Parquet: " + "id,gpus_min,gpus_max,gpu,regions,reliability_min,max_usd_per_gpu_hour,hours,deadline_hours,interconnect_min,same_region,gang; and, if wanted, vram_gib_min, budget_usd, team, waited_hours, goodput, speeds, usd_per_million_steps (docs/CLEARING.md)")],
-    price_rule: Annotated[str, typer.Option("--price-rule", metavar="RULE", help="what is paid; ask: the ask of each offer; uniform: one price for a model and region")] = "ask",
+    price_rule: Annotated[str, typer.Option("--price-rule", metavar="RULE", help="what is paid; ask: the ask of each offer; uniform: one price for a model and region; spot: as ask, since no job of a file may be outbid")] = "ask",
     bound: Annotated[bool, typer.Option("--bound", help="also prove how much more any clearing could reach")] = False,
     budget: Annotated[int | None, typer.Option("--budget", metavar="N", help="effort: millions of pairs (job, offer) that may be looked at; default: by the size of the book")] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="of the engine's random steps; the same seed gives the same matches")] = 1,

@@ -19,6 +19,7 @@ MAX_GPUS = 100_000
 MAX_VRAM_GIB = 4_096
 MAX_ROWS = 2_000_000
 MAX_ID_LETTERS = 200
+SHOWN_LETTERS = 40
 MAX_BUDGET_USD = 1_000_000_000
 MAX_STEPS_PER_SECOND = 1_000_000
 MAX_CURVE_GPUS = 4_096
@@ -109,13 +110,19 @@ class Jobs:
     usd_per_million_steps: list[int] = field(default_factory=list)
 
 
+def _shown(text: str) -> str:
+    """Of a cell as much as a line has room for."""
+    return text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}…"
+
+
 def _decimal(text: str) -> Decimal:
+    """A finite number in ASCII digits; comparing such a one never rounds it, so none is too large for that."""
     try:
         value = Decimal(text)
     except InvalidOperation:
-        raise _Bad(f"{text!r} is not a number") from None
-    if not value.is_finite():
-        raise _Bad(f"{text!r} is not a number")
+        raise _Bad(f"{_shown(text)!r} is not a number") from None
+    if not value.is_finite() or not text.isascii() or "_" in text:
+        raise _Bad(f"{_shown(text)!r} is not a number")
     return value
 
 
@@ -126,13 +133,13 @@ def _nanos(text: str, least: int, most: int, unit: str) -> int:
         value = int(plain[1]) * NANOS + int((plain[2] or "").ljust(9, "0"))
     else:
         number = _decimal(text)
-        if abs(number) > MAX_HOURS * 10:
-            raise _Bad(f"{text} is out of range", allowed)
-        value = int((number * NANOS).to_integral_value())
         if number < 0:
-            raise _Bad(f"{text} cannot be negative", allowed)
+            raise _Bad(f"{_shown(text)} cannot be negative", allowed)
+        if number > most:
+            raise _Bad(f"{_shown(text)} is out of range", allowed)
+        value = int((number * NANOS).to_integral_value())
     if not least <= value <= most * NANOS:
-        raise _Bad(f"{text} is out of range", allowed)
+        raise _Bad(f"{_shown(text)} is out of range", allowed)
     return value
 
 
@@ -165,27 +172,28 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         number = _decimal(text)
         if number < 0:
-            raise _Bad(f"{text} cannot be negative", allowed)
-        if number != number.to_integral_value() or number > MAX_GPUS:
-            raise _Bad(f"{text} is no number of GPUs", allowed)
+            raise _Bad(f"{_shown(text)} cannot be negative", allowed)
+        if number > MAX_GPUS or number != number.to_integral_value():
+            raise _Bad(f"{_shown(text)} is no number of GPUs", allowed)
         text = str(int(number))
     if not 1 <= int(text) <= MAX_GPUS:
         raise _Bad(f"{text} is out of range", allowed)
     return int(text)
 
 
+def _real(text: str, most: int, allowed: str) -> float:
+    number = _decimal(text or "0")
+    if not 0 <= number <= most:
+        raise _Bad(f"{_shown(text)} is out of range", allowed)
+    return float(number)
+
+
 def _share(text: str) -> float:
-    value = float(_decimal(text)) if text else 0.0
-    if not 0 <= value <= 1:
-        raise _Bad(f"{text} is out of range", "allowed: 0 to 1, such as 0.99")
-    return value
+    return _real(text, 1, "allowed: 0 to 1, such as 0.99")
 
 
 def _memory(text: str) -> float:
-    value = float(_decimal(text)) if text else 0.0
-    if not 0 <= value <= MAX_VRAM_GIB:
-        raise _Bad(f"{text} is out of range", f"allowed: 0 to {MAX_VRAM_GIB:,} GiB")
-    return value
+    return _real(text, MAX_VRAM_GIB, f"allowed: 0 to {MAX_VRAM_GIB:,} GiB")
 
 
 def _name(text: str) -> str:
@@ -198,7 +206,7 @@ def _needed_name(text: str) -> str:
     if not text:
         raise _Bad("is empty", "write a name")
     if "|" in text:
-        raise _Bad(f"{text!r} has a | in it", "| joins names in the list of a job")
+        raise _Bad(f"{_shown(text)!r} has a | in it", "| joins names in the list of a job")
     return _name(text)
 
 
@@ -215,7 +223,7 @@ def _region(text: str) -> str:
 def _names(text: str) -> tuple[str, ...]:
     parts = {part.strip() for part in text.split("|")} if text else set()
     if "" in parts:
-        raise _Bad(f"{text!r} has an empty name in it", "names joined by |, or nothing for any")
+        raise _Bad(f"{_shown(text)!r} has an empty name in it", "names joined by |, or nothing for any")
     return tuple(sorted(_name(part) for part in parts))
 
 
@@ -233,7 +241,7 @@ def _pairs(text: str, what: str) -> list[tuple[str, str]]:
     for part in text.split("|") if text else ():
         key, colon, value = part.rpartition(":")
         if not colon or not key.strip() or not value.strip():
-            raise _Bad(f"{part.strip()!r} is not {what}", f"{what}, joined by |")
+            raise _Bad(f"{_shown(part.strip())!r} is not {what}", f"{what}, joined by |")
         found.append((key.strip(), value.strip()))
     if len({key for key, _ in found}) < len(found):
         raise _Bad(f"{text[:40]!r} names something twice", f"{what}, joined by |")
@@ -264,7 +272,7 @@ def _per_million(text: str) -> int:
 
 def _interconnect(text: str) -> int:
     if text and text not in INTERCONNECTS:
-        raise _Bad(f"{text!r} is no interconnect", f"one of {', '.join(INTERCONNECTS)}")
+        raise _Bad(f"{_shown(text)!r} is no interconnect", f"one of {', '.join(INTERCONNECTS)}")
     return INTERCONNECTS.index(text) if text else 0
 
 
@@ -276,7 +284,7 @@ def _truth(default: bool) -> Callable[[str], bool]:
         if not text:
             return default
         if text.lower() not in _TRUTH:
-            raise _Bad(f"{text!r} is neither true nor false", "true or false")
+            raise _Bad(f"{_shown(text)!r} is neither true nor false", "true or false")
         return _TRUTH[text.lower()]
 
     return parse
@@ -368,7 +376,7 @@ def _columns(
                 if name != "id":
                     known[text] = value
                 elif text in seen:
-                    raise BadRow(table, row, "id", f"{text!r} is the id of row {seen[text]} too", "ids are unique")
+                    raise BadRow(table, row, "id", f"{_shown(text)!r} is the id of row {seen[text]} too", "ids are unique")
                 else:
                     seen[text] = row
             into.append(value)

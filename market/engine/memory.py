@@ -50,8 +50,8 @@ class Memory:
         """What `as_text` wrote; raises BadMemory."""
         try:
             told: Any = json.loads(text)
-            if told["format"] != FORMAT:
-                raise BadMemory(f"its format is {str(told['format'])[:40]!r}, not {FORMAT}")
+            if not isinstance(told, dict) or told.get("format") != FORMAT:
+                raise BadMemory(f"it is no memory of a clearing: it does not say that its format is {FORMAT}")
             made = cls(
                 [str(one) for one in told["offers"]], np.asarray(told["prices"], dtype=np.float64),
                 [str(one) for one in told["jobs"]], np.asarray(told["budget_prices"], dtype=np.float64),
@@ -59,8 +59,10 @@ class Memory:
             )  # fmt: skip
         except BadMemory:
             raise
-        except (ValueError, TypeError, KeyError, OverflowError) as error:
-            raise BadMemory(f"it is no memory of a clearing: {error}") from error
+        except json.JSONDecodeError as error:
+            raise BadMemory(f"it is no memory of a clearing: it is no JSON, {error}") from error
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            raise BadMemory(f"it is no memory of a clearing: not {FORMAT}") from error
         made.check()
         return made
 

@@ -13,6 +13,7 @@ from market.engine.book import Book
 from market.engine.columns import INTERCONNECTS, NANOS
 from market.engine.removing import count_removed
 from market.engine.seating import Seating
+from storage.units import counted
 
 
 class Reason(StrEnum):
@@ -103,26 +104,26 @@ def _reason(book: Book, row: int, offered: int, of_models: int, left: list[int],
     if not offered:
         return Unmatched(row, Reason.NO_OFFERS, "nothing is offered")
     if offered < needed:
-        return Unmatched(row, Reason.GANG_TOO_BIG, f"needs {needed} GPUs, {offered} are offered in all")
+        return Unmatched(row, Reason.GANG_TOO_BIG, f"needs {counted(needed, 'GPU')}, {offered:,} are offered in all")
     if of_models < needed:
-        return Unmatched(row, Reason.GPU_MODEL, f"needs {needed} GPUs, {of_models} of its models are offered")
+        return Unmatched(row, Reason.GPU_MODEL, f"needs {counted(needed, 'GPU')}, {of_models:,} of its models are offered")
     before = of_models
     for reason, after in zip(STAGES, left, strict=True):
         if after < needed:
-            detail = f"needs {needed} GPUs; of {before} {_wanted(book, row, reason)} leaves {after}"
+            detail = f"needs {counted(needed, 'GPU')}; of {before:,} {_wanted(book, row, reason)} leaves {after:,}"
             one_model = reason is Reason.SAME_REGION and not book.jobs.same_region[row]
             return Unmatched(row, Reason.SAME_MODEL if one_model else reason, detail)
         before = after
     if pays == 2:
         return Unmatched(
-            row, Reason.VALUE_TOO_LOW, f"{before} GPUs would fit; no gang of them makes as much as it costs"
+            row, Reason.VALUE_TOO_LOW, f"{counted(before, 'GPU')} would fit; no gang of them makes as much as it costs"
         )
     if not pays:
         budget = book.jobs.budget_nanos[row]
         if budget is not None:
             least = f"budget_usd {budget / NANOS:g} does not pay for {needed} of {before} GPUs for {book.jobs.hours[row] / NANOS:g} hours"
             return Unmatched(row, Reason.BUDGET_TOO_SMALL, least)
-    return Unmatched(row, Reason.OUTBID, f"{before} GPUs would fit; other jobs make more of them")
+    return Unmatched(row, Reason.OUTBID, f"{counted(before, 'GPU')} would fit; other jobs make more of them")
 
 
 def _wanted(book: Book, row: int, reason: Reason) -> str:
