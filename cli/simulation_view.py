@@ -1,6 +1,7 @@
 """The summary of a simulation in a terminal: runs side by side, waits by size and tenant, prices over time, who was not served."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 from cli.output import Column, console, print_table, printable
@@ -13,7 +14,7 @@ _BARS = " ▁▂▃▄▅▆▇█"
 
 
 def show(settings: Settings, told: Mapping[str, Any]) -> None:
-    """Print it; no line is longer than WIDTH."""
+    """Print it; tables and lines of bars are no wider than WIDTH."""
     trace, supply, runs = told["trace"], told["supply"], told["runs"]
     print(f"{trace['jobs']:,} jobs of {trace['tenants']} tenants over {trace['days']:g} days: {trace['gpu_hours']:,.0f} GPU-hours, {trace['mean_gpus']:g} GPUs on average")
     load = "as listed" if told["plan"]["load"] is None else f"load {told['plan']['load']:g}"
@@ -28,7 +29,7 @@ def show(settings: Settings, told: Mapping[str, Any]) -> None:
         if values:
             print(f"{title:34} {_line(days[name], WIDTH - 60)} {min(values):,.4g} to {max(values):,.4g}")
     print()
-    _not_served(settings, runs["market"])
+    show_not_served(settings, runs["market"])
     _interrupted(settings, runs)
     for what, one in outlook_rows(told):
         print(f"{what}: {one['jobs']:,} jobs were told, {_share(one['within_share_of_all'])} fell within, counting who gave up as far as known; {one['sooner']:,} sooner, {one['later']:,} later, {one['gave_up']:,} gave up")
@@ -41,7 +42,7 @@ def _runs(settings: Settings, runs: Mapping[str, Any]) -> None:
     rows = [
         [
             name, f"{one['states'].get('done', 0):,}", *(short(value) for value in (one["wait_s"]["p50"], one["wait_s"]["p99"], one["completion_s"]["mean"])),
-            f"{one['fairness']:.3f}", f"{one['utilisation']:.1%}", f"${one['welfare_usd']:,.0f}", _share(one["welfare_share_of_bound"]), f"{one['workers_lost']:,}",
+            f"{one['fairness']:.3f}", f"{one['utilisation']:.1%}", usd(one["welfare_usd"]), _share(one["welfare_share_of_bound"]), f"{one['workers_lost']:,}",
         ]
         for name, one in runs.items()
     ]  # fmt: skip
@@ -65,13 +66,16 @@ def _by_tenant(settings: Settings, market: Mapping[str, Any]) -> None:
     print_table(settings, columns, rows, title="in the market, by tenant" + (f" ({more} more in --json)" if more > 0 else ""))
 
 
-def _not_served(settings: Settings, market: Mapping[str, Any]) -> None:
+def show_not_served(settings: Settings, market: Mapping[str, Any]) -> None:
+    """Who earned most, and how many went without and why, the four largest reasons by name."""
     earned = list(market["revenue_usd"].items())[:3]
     if earned:
         console(settings).print(f"earned most: {', '.join(f'{printable(name)} ${usd:,.0f}' for name, usd in earned)}", markup=False)
-    if market["not_served"]:
-        told = ", ".join(f"{reason} {count:,}" for reason, count in list(market["not_served"].items())[:4])
-        print(f"not served: {told}"[:WIDTH])
+    reasons = list(market["not_served"].items())
+    if reasons:
+        told = ", ".join(f"{reason} {count:,}" for reason, count in reasons[:4])
+        more = sum(count for _, count in reasons[4:])
+        print(fill(f"not served: {told}" + (f", others {more:,}" if more else ""), WIDTH, subsequent_indent="  "))
 
 
 def _interrupted(settings: Settings, runs: Mapping[str, Any]) -> None:
@@ -101,6 +105,12 @@ def _line(values: Sequence[float | None], width: int) -> str:
 
 def _both(wait: Mapping[str, Any] | None) -> str:
     return "–" if wait is None or wait["p50"] is None else f"{short(wait['p50'])} / {short(wait['p99'])}"
+
+
+def usd(amount: float) -> str:
+    """Whole dollars, the sign before the currency."""
+    whole = round(amount)
+    return f"{'-' if whole < 0 else ''}${abs(whole):,}"
 
 
 def _share(share: float | None) -> str:

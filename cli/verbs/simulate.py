@@ -75,8 +75,7 @@ def simulate(
     _within("--interruptible", interruptible, 0, 1)
     _within("--times", times, 1, MOST_TIMES)
     wanted = _load(load, LEAST_LOAD, MOST_LOAD)
-    if report is not None and not report.parent.is_dir():
-        raise usage(f"{report.parent} is no folder", field="--report")
+    _check_report(report)
     trace, listed, seats = _read(jobs, trace_format, offers, churn)
     plan = Plan(wanted, seed, clear_ms=round(clear_seconds * 1000), save_ms=round(save_hours * 3_600_000), baselines=names, price_rule=price_rule, outlook_every=outlook_every, interruptible=interruptible, times=times, due_rule=DueRule(*due_rule_of(due_rule)))
     bar = _Bar(settings)
@@ -111,6 +110,13 @@ def simulate(
 def _within(option: str, value: float, least: float, most: float) -> None:
     if not least <= value <= most:
         raise usage(f"{value:g} is out of range", field=option, remedy=f"{least} to {most}")
+
+
+def _check_report(report: Path | None) -> None:
+    if report is not None and not report.parent.is_dir():
+        raise usage(f"{report.parent} is no folder", field="--report")
+    if report is not None and report.is_dir():
+        raise usage(f"{report} is a folder", field="--report", remedy="a file in it, such as report.html")
 
 
 def _load(text: str, least: float, most: float) -> float | None:

@@ -97,6 +97,8 @@ def philly_jobs(heading: Sequence[str], rows: Rows, table: str = "trace") -> lis
         found.append((begin, row, duration, gpus, known))
     found.sort()
     start = found[0][0] if found else 0
+    if found and found[-1][0] - start > MAX_SECONDS * MS_PER_SECOND:
+        raise BadRow(table, found[-1][1], "timestamp", f"is more than ten years after that of row {found[0][1]}", "a trace is of ten years at most")
     return [BareJob(f"job-{row}", tenant, begin - start, ms, gpus) for begin, row, ms, gpus, tenant in found]
 
 

@@ -54,9 +54,23 @@ def test_the_summary_fits_a_hundred_columns(play: Play, monkeypatch: pytest.Monk
     assert any(line.split()[:2] == ["market", "2"] for line in lines)
 
 
+def test_losses_and_reasons_are_said_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    from cli.settings import Settings
+    from cli.simulation_view import show_not_served, usd
+
+    reasons = {f"gave_up: a_reason_with_a_long_name_{number}": 10 for number in range(6)}
+    show_not_served(Settings(Path(), None, None, as_json=False, color=False), {"revenue_usd": {}, "not_served": reasons})
+    told = capsys.readouterr().out
+    assert max(map(len, told.splitlines())) <= 100
+    assert told.split()[-5:] == ["gave_up:", "a_reason_with_a_long_name_3", "10,", "others", "20"]
+    assert (usd(-961.7), usd(-0.2), usd(1234.0)) == ("-$962", "$0", "$1,234")
+
+
 @pytest.mark.parametrize(
     ("jobs", "offers", "options", "code", "says"),
     [
+        (PHILLY.replace("2017-10-09 07:01:55", "9999-12-31 07:01:55"), OFFERS, (), 2, "row 1, timestamp: is more than ten years after that of row 2"),
+        (PHILLY, OFFERS, ("--report", "."), 2, ". is a folder"),
         (PHILLY.replace("cluster", "colour"), OFFERS, (), 2, "no such column"),
         (PHILLY.replace("duration,", ""), OFFERS, (), 2, "column is missing"),
         (PHILLY.replace("66.0,1", "-66.0,1"), OFFERS, (), 2, "row 1, duration: -66.0 is out of range"),
