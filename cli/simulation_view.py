@@ -6,7 +6,7 @@ from typing import Any
 
 from cli.output import Column, console, print_table, printable
 from cli.settings import Settings
-from market.simulation.report import outlook_rows, short
+from market.simulation.report import dollars, outlook_rows, short
 
 WIDTH = 100
 MOST_ROWS = 8
@@ -42,7 +42,7 @@ def _runs(settings: Settings, runs: Mapping[str, Any]) -> None:
     rows = [
         [
             name, f"{one['states'].get('done', 0):,}", *(short(value) for value in (one["wait_s"]["p50"], one["wait_s"]["p99"], one["completion_s"]["mean"])),
-            f"{one['fairness']:.3f}", f"{one['utilisation']:.1%}", usd(one["welfare_usd"]), _share(one["welfare_share_of_bound"]), f"{one['workers_lost']:,}",
+            f"{one['fairness']:.3f}", f"{one['utilisation']:.1%}", dollars(one["welfare_usd"]), _share(one["welfare_share_of_bound"]), f"{one['workers_lost']:,}",
         ]
         for name, one in runs.items()
     ]  # fmt: skip
@@ -105,12 +105,6 @@ def _line(values: Sequence[float | None], width: int) -> str:
 
 def _both(wait: Mapping[str, Any] | None) -> str:
     return "–" if wait is None or wait["p50"] is None else f"{short(wait['p50'])} / {short(wait['p99'])}"
-
-
-def usd(amount: float) -> str:
-    """Whole dollars, the sign before the currency."""
-    whole = round(amount)
-    return f"{'-' if whole < 0 else ''}${abs(whole):,}"
 
 
 def _share(share: float | None) -> str:

@@ -50,8 +50,8 @@ def lines(title: str, unit: str, series: Sequence[Line], *, filled: bool = False
 
 
 def bars(title: str, rows: Sequence[tuple[str, str, float, str]]) -> str:
-    """One bar a row: (name, class of its colour, value, what is written beside it). From zero."""
-    most = max((value for _, _, value, _ in rows), default=0.0) or 1.0
+    """One bar a row: (name, class of its colour, value, what is written beside it). From zero; none for what is below."""
+    most = max([0.0, *(value for _, _, value, _ in rows)]) or 1.0
     left = _room([name for name, _, _, _ in rows])
     height = len(rows) * (BAR + GAP) + GAP
     inner = WIDTH - left - 120

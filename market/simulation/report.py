@@ -23,8 +23,8 @@ section{background:var(--card);border:1px solid var(--rule);border-radius:10px;p
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.75rem;margin:1.4rem 0}
 .tile{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:.8rem 1rem}.tile b{display:block;font-size:1.45rem;line-height:1.25}
 .tile span{color:var(--soft);font-size:.85rem}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.9rem}
-th{font-weight:500;color:var(--soft);text-align:right;padding:.3rem .6rem;border-bottom:1px solid var(--rule);white-space:nowrap}
-td{text-align:right;padding:.35rem .6rem;border-bottom:1px solid var(--rule);white-space:nowrap}tr:last-child td{border:0}
+th{font-weight:500;color:var(--soft);text-align:right;padding:.3rem .45rem;border-bottom:1px solid var(--rule);white-space:nowrap}
+td{text-align:right;padding:.35rem .45rem;border-bottom:1px solid var(--rule);white-space:nowrap}tr:last-child td{border:0}
 th:first-child,td:first-child{text-align:left;padding-left:0}.key{display:flex;flex-wrap:wrap;gap:.3rem 1.1rem;font-size:.85rem;color:var(--soft);margin:.2rem 0 .5rem}
 .key i{display:inline-block;width:.75rem;height:.75rem;border-radius:3px;margin-right:.4rem;background:currentColor}
 .key .c1,g.c1{color:var(--c1)}.key .c2,g.c2{color:var(--c2)}.key .c3,g.c3{color:var(--c3)}.key .c4,g.c4{color:var(--c4)}
@@ -60,7 +60,7 @@ def page(told: Json) -> str:
         ),
         _section(
             "Welfare", f"What the jobs that were done are worth to their customers, less the asks for all time that was let. No way of clearing makes more than ${told['bound_usd']:,.0f}: that is proven, and more than any real one could reach.",
-            plots.bars("welfare", [(TITLES.get(name, name), COLOURS.get(name, "c1"), one["welfare_usd"], f"${one['welfare_usd']:,.0f}{_share(one['welfare_share_of_bound'])}") for name, one in runs.items()]),
+            plots.bars("welfare", [(TITLES.get(name, name), COLOURS.get(name, "c1"), one["welfare_usd"], f"{dollars(one['welfare_usd'])}{_share(one['welfare_share_of_bound'])}") for name, one in runs.items()]),
         ),
         _section("Wait by tenant", "In the market; the largest tenants. Dot: half wait no longer. Ring: 99 in 100.", plots.ranges("wait by tenant", _groups({"market": market}, "wait_by_tenant", list(market["wait_by_tenant"])[:MOST_TENANTS]))),
         _section("Revenue by provider", f"What the {MOST_PROVIDERS} largest earned, after the market's fee; the market's fee is ${market['fee_usd']:,.0f}.", _largest(market["revenue_usd"], MOST_PROVIDERS)),
@@ -96,7 +96,7 @@ def _runs(runs: Json) -> str:
         [
             TITLES.get(name, name), *(f"{one['states'].get(state, 0):,}" for state in ("done", "gave_up", "refused")),
             short(one["wait_s"]["p50"]), short(one["wait_s"]["p99"]), short(one["completion_s"]["mean"]), f"{one['fairness']:.3f}",
-            f"{one['utilisation']:.1%}", f"${one['welfare_usd']:,.0f}", _share(one["welfare_share_of_bound"]).strip(" ,"), f"{one['workers_lost']:,}",
+            f"{one['utilisation']:.1%}", dollars(one["welfare_usd"]), _share(one["welfare_share_of_bound"]).strip(" ,"), f"{one['workers_lost']:,}",
         ]
         for name, one in runs.items()
     ]  # fmt: skip
@@ -111,7 +111,7 @@ def _preempted(market: Json) -> str:
 
 def _by_terms(runs: Json) -> str:
     rows = [
-        [f"{TITLES.get(run, run)}, {name}", *(f"{own[what]:,}" for what in ("jobs", "done", "never", "outbid")), short(own["wait_s"]["p50"]), short(own["wait_s"]["p99"]), short(own["completion_s"]["mean"]), f"${own['welfare_usd']:,.0f}"]
+        [f"{TITLES.get(run, run)}, {name}", *(f"{own[what]:,}" for what in ("jobs", "done", "never", "outbid")), short(own["wait_s"]["p50"]), short(own["wait_s"]["p99"]), short(own["completion_s"]["mean"]), dollars(own["welfare_usd"])]
         for run, one in runs.items() for name, own in one["by_terms"].items()
     ]  # fmt: skip
     return _table(("", "jobs", "done", "never", "outbid", "wait p50", "wait p99", "completion", "welfare"), rows)
@@ -132,7 +132,6 @@ def outlook_rows(told: Json) -> list[tuple[str, Json]]:
 
 
 def _groups(runs: Json, by: str, names: Sequence[str]) -> list[tuple[str, list[tuple[str, str, float | None, float | None, str]]]]:
-    suffix = " GPU" if by == "wait_by_gang" else ""
     found = []
     for name in names:
         rows = []
@@ -140,7 +139,8 @@ def _groups(runs: Json, by: str, names: Sequence[str]) -> list[tuple[str, list[t
             wait = one[by].get(name)
             p50, p99 = (None, None) if wait is None else (wait["p50"], wait["p99"])
             rows.append((TITLES.get(run, run), COLOURS.get(run, "c1"), p50, p99, "nobody" if p50 is None or p99 is None else f"{short(p50)} / {short(p99)}"))
-        found.append((name + suffix, rows))
+        gpus = " GPU" if name == "1" else " GPUs"
+        found.append((name + (gpus if by == "wait_by_gang" else ""), rows))
     return found
 
 
@@ -167,6 +167,12 @@ def short(seconds: float | None) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def dollars(amount: float) -> str:
+    """Whole dollars, the sign before the currency."""
+    whole = round(amount)
+    return f"{'-' if whole < 0 else ''}${abs(whole):,}"
 
 
 def _share(share: float | None) -> str:

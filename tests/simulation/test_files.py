@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,16 +55,26 @@ def test_the_summary_fits_a_hundred_columns(play: Play, monkeypatch: pytest.Monk
     assert any(line.split()[:2] == ["market", "2"] for line in lines)
 
 
+def test_a_loss_has_no_bar_of_its_own_and_no_bar_leaves_the_picture() -> None:
+    from market.simulation.plots import WIDTH, bars
+
+    drawn = bars("welfare", [("torg", "c1", -10.0, "-$10"), ("FIFO", "c2", -1_000.0, "-$1,000")])
+    widths = [float(width) for width in re.findall(r'<rect[^>]* width="([^"]+)"', drawn)]
+    assert widths == [1.0, 1.0]
+    assert all(0 <= float(x) <= WIDTH for x in re.findall(r' x="([^"]+)"', drawn))
+
+
 def test_losses_and_reasons_are_said_whole(capsys: pytest.CaptureFixture[str]) -> None:
     from cli.settings import Settings
-    from cli.simulation_view import show_not_served, usd
+    from cli.simulation_view import show_not_served
+    from market.simulation.report import dollars
 
     reasons = {f"gave_up: a_reason_with_a_long_name_{number}": 10 for number in range(6)}
     show_not_served(Settings(Path(), None, None, as_json=False, color=False), {"revenue_usd": {}, "not_served": reasons})
     told = capsys.readouterr().out
     assert max(map(len, told.splitlines())) <= 100
     assert told.split()[-5:] == ["gave_up:", "a_reason_with_a_long_name_3", "10,", "others", "20"]
-    assert (usd(-961.7), usd(-0.2), usd(1234.0)) == ("-$962", "$0", "$1,234")
+    assert (dollars(-961.7), dollars(-0.2), dollars(1234.0)) == ("-$962", "$0", "$1,234")
 
 
 @pytest.mark.parametrize(
