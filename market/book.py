@@ -30,13 +30,14 @@ MOST_JOINED: Final = 256
 class OrderBook:
     """Offers by id and by price. Two offers of one price are ordered by id, so that the order of arrival is nothing."""
 
-    __slots__ = ("_buckets", "_free", "_merged", "_offers", "_own", "_places")
+    __slots__ = ("_buckets", "_free", "_merged", "_offers", "_own", "_particular", "_places")
 
     def __init__(self, offers: Iterable[Offer] = ()) -> None:
         self._offers: dict[str, Offer] = {}
         self._buckets: _Buckets = {}
         self._free: _Buckets = {}
         self._own: dict[str, tuple[str, ...]] = {}
+        self._particular = 0
         self._merged: dict[_Wish, _Merged] = {}
         self._places: dict[_Wish, tuple[tuple[_Place, ...], tuple[_Place, ...]]] = {}
         buckets: dict[_Place, list[_Entry]] = {}
@@ -47,6 +48,7 @@ class OrderBook:
             if _is_free(offer):
                 free.setdefault(_place(offer), []).append(_entry(offer))
             self._note_owners(offer)
+            self._particular += not offer.is_for_all
         self._buckets = {place: tuple(entries) for place, entries in buckets.items()}
         self._free = {place: tuple(entries) for place, entries in free.items()}
 
@@ -63,6 +65,7 @@ class OrderBook:
         made._buckets = dict(self._buckets)
         made._free = dict(self._free)
         made._own = dict(self._own)
+        made._particular = self._particular
         made._merged = self._merged  # of the same buckets, until one of the two changes
         made._places = self._places
         return made
@@ -92,6 +95,8 @@ class OrderBook:
             if known is not None:
                 self._forget_owners(known)
             self._note_owners(offer)
+        if known is None or known.terms is not offer.terms or known.closes_ms != offer.closes_ms:
+            self._particular += (not offer.is_for_all) - (known is not None and not known.is_for_all)
 
     def remove(self, offer_id: str) -> None:
         """Take the offer off the book; unknown ids are a bug."""
@@ -103,6 +108,12 @@ class OrderBook:
         if _is_free(offer):
             _delete(self._free, offer)
         self._forget_owners(offer)
+        self._particular -= not offer.is_for_all
+
+    @property
+    def is_for_all(self) -> bool:
+        """Whether every offer is (`Offer.is_for_all`), so that it is nothing which customer asks."""
+        return not self._particular
 
     def cheapest(self, requires: Requirements) -> Iterator[Offer]:
         """Offers of the wanted models, regions and memory, cheapest first; the caller checks what is not indexed."""

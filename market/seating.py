@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from market.fair_share import within_quota
+from market.ladders import Ladder
 from market.orders import Bid, Offer, Standing
 from market.wishes import Wishes
 from storage.units import charge_nanos
 
 
 class Seating:
-    """Seats as they are taken and given back; `taken` counts GPUs by offer."""
+    """Seats as they are taken and given back; `taken` counts GPUs by offer, `_full` how many of the cheapest offers of a ladder
+    have no room for a worker."""
 
     __slots__ = ("_full", "_let", "_standings", "_wishes", "granted", "seats", "taken")
 
@@ -19,7 +21,7 @@ class Seating:
         self._wishes = wishes
         self._standings = standings
         self.taken: dict[str, int] = {}
-        self._full: set[str] = set()
+        self._full: dict[Ladder, int] = {}
         self._let: dict[tuple[str, str], int] = {}
         self.granted = dict.fromkeys(standings, 0)
         self.seats: dict[str, list[Offer]] = {}
@@ -31,30 +33,38 @@ class Seating:
 
     def place(self, bid: Bid) -> list[Offer] | None:
         """The cheapest free seats for the bid, as many as it wants and can pay; None if not enough for its smallest gang."""
-        wishes, taken = self._wishes, self.taken
-        known = wishes.known.get(bid.job)
-        if known is not None and known <= self._full:
-            wishes.looks += len(known)
+        wishes = self._wishes
+        wish = wishes.of(bid)
+        ladder, limit = wish.ladder, wish.limit
+        offers, prices = ladder.offers, ladder.prices
+        full = at = self._full.get(ladder, 0)
+        if at and prices[at - 1] > limit:
+            at = ladder.count_within(limit)
+        if at == wish.reach and wish.whole:
+            wishes.looks += at
             return None
         found: list[Offer] = []
-        gpus, most, least = bid.requires.gpus, bid.workers_max, max(1, bid.workers_min)
-        rate = bid.running_nanos_per_hour
-        for offer in wishes.of(bid):
-            wishes.looks += 1
+        taken, gpus, most, rate = self.taken, bid.requires.gpus, bid.workers_max, bid.running_nanos_per_hour
+        while there_are := (at < len(offers) or ladder.climb(limit)) and prices[at] <= limit:
+            offer = offers[at]
+            at += 1
             if offer.gpus_free - taken.get(offer.id, 0) < gpus:
-                continue
-            room = self._room(offer, bid) // gpus
-            if room <= 0:
+                if full == at - 1:
+                    full = at
                 continue
             step = offer.price_nanos_per_gpu_hour * gpus
-            for _ in range(min(room, most - len(found))):
+            for _ in range(min(self._room(offer, bid) // gpus, most - len(found))):
                 if charge_nanos(rate + step, 1, bid.cover_ms) > bid.spendable_nanos:
-                    return found if len(found) >= least else None
+                    most = len(found)  # it can pay no more
+                    break
                 rate += step
                 found.append(offer)
             if len(found) == most:
                 break
-        return found if len(found) >= least else None
+        self._full[ladder] = full
+        wishes.looks += at
+        wishes.note(wish, at, not there_are)
+        return found if len(found) >= max(1, bid.workers_min) else None
 
     def seat(self, asked: Bid) -> bool:
         """Let the bid have its seats, as far as its team's quota goes; False if there are none."""
@@ -77,13 +87,16 @@ class Seating:
 
     def keep_for(self, bid: Bid) -> None:
         """Let nobody else have the free seats that this bid could use, up to its smallest gang."""
-        left = max(1, bid.workers_min)
-        for offer in self._wishes.of(bid):
+        left, at, wish = max(1, bid.workers_min), 0, self._wishes.of(bid)
+        while there_are := wish.ladder.has(at, wish.limit):
+            offer = wish.ladder.offers[at]
+            at += 1
             workers = min(left, max(0, self._room(offer, bid)) // bid.requires.gpus)
             self._use(offer, workers * bid.requires.gpus)
             left -= workers
             if not left:
-                return
+                break
+        self._wishes.note(wish, at, not there_are)
 
     def _room(self, offer: Offer, bid: Bid) -> int:
         free = offer.gpus_free - self.taken.get(offer.id, 0)
@@ -103,10 +116,8 @@ class Seating:
     def _use(self, offer: Offer, gpus: int) -> None:
         taken = self.taken[offer.id] = self.taken.get(offer.id, 0) + gpus
         assert 0 <= taken <= offer.gpus_free, f"{offer.id} is sold twice"
-        if taken == offer.gpus_free:
-            self._full.add(offer.id)
-        else:
-            self._full.discard(offer.id)
+        if gpus < 0:
+            self._full.clear()
 
 
 def worth(bid: Bid, seats: Sequence[Offer]) -> int:

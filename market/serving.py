@@ -23,6 +23,7 @@ from market.fair_share import Turns
 from market.orders import Bid, Offer, Standing
 from market.seating import Seating, worth
 from market.wishes import Wishes
+from storage.units import charge_nanos
 from storage.values import value
 
 MOST_LIFTED: Final = 8
@@ -71,7 +72,6 @@ class Auction:
                         best, value = other, found
             self.improve(best)
         assert self.value(best.seats) >= least
-        self.wishes.close()
         return Served(
             best.seats, self.looks, frozenset(best.skipped), best.over_quota,
             best.kept_for, best.taken,
@@ -132,17 +132,33 @@ class Auction:
     def improve(self, state: _Pass) -> None:
         """Make room for bids that went empty, as long as that is worth it."""
         worth_now, grown = self.value(state.seats), True
+        vain = self._looks_in_vain(state)
         while grown and self.looks < self.effort:
             grown = False
             for bid in [one for one in self._in_order(_by_gang) if one.job not in state.seats and one.job != state.kept_for]:
                 if self.looks >= self.effort:
                     return
                 if bid.job not in state.seats and bid.job not in state.skipped:
-                    before, worth_now = worth_now, self._make_room(state, bid, worth_now)
-                    grown |= worth_now > before
+                    before, worth_now = worth_now, self._make_room(state, bid, worth_now, vain)
+                    if worth_now > before:
+                        grown, vain = True, self._looks_in_vain(state)
 
-    def _make_room(self, state: _Pass, bid: Bid, worth_before: int) -> int:
-        """What all seats are worth after it, at least as much as before."""
+    def _looks_in_vain(self, state: _Pass) -> int | None:
+        """How many looks it takes to find out of all that went empty that they still cannot be seated, all of their offers each.
+        None: not known, since it is not free seats alone that decides (owners' terms, teams, money that does not pay them)."""
+        if self.turns or not self.wishes.is_for_all:
+            return None
+        looks = 0
+        for job, bid in self.bids.items():
+            if job not in state.seats and job not in state.skipped and job != state.kept_for:
+                wish = self.wishes.of(bid)
+                if not wish.whole or not _pays_all(bid):
+                    return None
+                looks += wish.reach
+        return looks
+
+    def _make_room(self, state: _Pass, bid: Bid, worth_before: int, vain: int | None) -> int:
+        """What all seats are worth after it, at least as much as before. `vain`: see `_looks_in_vain`."""
         places = self.wishes.all_of(bid)
         sitting = [
             other
@@ -151,17 +167,16 @@ class Auction:
         ]
         if not sitting:
             return worth_before
-        seats_before = dict(state.seats)
+        seats_before, taken_before = dict(state.seats), dict(state.taken)
         least_first = sorted(sitting, key=lambda one: (one.weight_ppm * worth(one, state.seats[one.job]), one.job))
+        lifted: list[Bid] = []
         for other in least_first[:MOST_LIFTED]:
             state.lift(other)
+            lifted.append(other)
             if state.seat(bid):
                 break
         if bid.job in state.seats:
-            nobody = {*state.seats, *state.skipped, state.kept_for}
-            for one in self._in_order(_by_limit):
-                if one.job not in nobody and (not self.turns or one.team == bid.team):
-                    state.seat(one)
+            self._seat_others(state, bid, lifted, vain if _no_freer(state.taken, taken_before) else None)
             worth_now = self.value(state.seats)
             if worth_now > worth_before:
                 return worth_now
@@ -173,16 +188,40 @@ class Auction:
                 state.take(self.bids[job], kept)
         return worth_before
 
+    def _seat_others(self, state: _Pass, bid: Bid, lifted: list[Bid], vain: int | None) -> None:
+        """Let everybody else try again, now that the bid sits. `vain`: those who went empty before would in vain, with so many
+        looks, the bid's own among them; only who was lifted may find room elsewhere."""
+        if vain is not None:
+            self.wishes.looks += vain - self.wishes.of(bid).reach
+            for one in sorted(lifted, key=_by_limit) if len(lifted) > 1 else lifted:
+                state.seat(one)
+            return
+        nobody = {*state.seats, *state.skipped, state.kept_for}
+        for one in self._in_order(_by_limit):
+            if one.job not in nobody and (not self.turns or one.team == bid.team):
+                state.seat(one)
+
     def _by_surplus(self) -> Key:
         wishes = self.wishes
 
         def key(bid: Bid) -> tuple[Any, ...]:
-            cheapest = next(iter(wishes.of(bid)), None)
+            cheapest = wishes.cheapest(bid)
             ask = bid.max_price_nanos_per_gpu_hour if cheapest is None else cheapest.price_nanos_per_gpu_hour
             gain = (bid.max_price_nanos_per_gpu_hour - ask) * bid.expected_ms * bid.weight_ppm
             return _first(bid, -gain)
 
         return key
+
+
+def _pays_all(bid: Bid) -> bool:
+    """Whether money is nothing to it: it could pay its largest gang at its limit."""
+    dearest = bid.max_price_nanos_per_gpu_hour * bid.requires.gpus * bid.workers_max
+    return charge_nanos(bid.running_nanos_per_hour + dearest, 1, bid.cover_ms) <= bid.spendable_nanos
+
+
+def _no_freer(taken: Mapping[str, int], before: Mapping[str, int]) -> bool:
+    """Whether no offer has more room than before."""
+    return all(taken[offer] >= gpus for offer, gpus in before.items())
 
 
 class _Pass(Seating):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market.book import OrderBook
 from market.constraints import CONSTRAINTS, PERSONAL, Reason, passes
-from market.orders import Bid, Offer
+from market.orders import Bid, Offer, Requirements
 from market.owner_terms import OwnerTerms
+from market.serving import Auction
 from market.wishes import Wishes
 from tests.market.test_clearing import BIDS, OFFERS
 
@@ -58,8 +61,8 @@ def test_a_bid_finds_what_meets_every_constraint_whoever_has_looked_before(found
     looks = 0
     for bid in bids:
         alone = Wishes(book)
-        fitting = list(together.of(bid))
-        assert fitting == list(alone.of(bid)) == list(together.of(bid))
+        fitting = _all(together, bid)
+        assert fitting == _all(alone, bid) == _all(together, bid)
         looks += alone.looks
         assert together.looks == looks
         free = [one for one in offers if one.matchable and one.gpus_free and _meets(one, bid)]
@@ -75,7 +78,53 @@ def test_an_offer_for_all_meets_what_depends_on_the_customer_for_every_bid_that_
     assert passes(offer, bid, [Reason.CUSTOMER_LIMIT]) == passes(offer, bid, [Reason.OFFER_TOO_SMALL])
 
 
+def _all(wishes: Wishes, bid: Bid) -> list[Offer]:
+    ids, wish = wishes.all_of(bid), wishes.of(bid)
+    found = wish.ladder.offers[: wish.reach]
+    assert {one.id for one in found} == ids
+    return found
+
+
 def _meets(offer: Offer, bid: Bid) -> bool:
     """But an owner pays nothing at home, whatever its ask."""
     asked = offer.seen_by(bid.customer)
     return all(test(asked, bid) for _, test in CONSTRAINTS)
+
+
+class EachForItself(Auction):
+    """Whoever went empty tries again whenever somebody was lifted, though it has no more room than before."""
+
+    def _looks_in_vain(self, state: Any) -> int | None:
+        return None
+
+
+class Counted(Auction):
+    """Says how often nobody needed to."""
+
+    spared = 0
+
+    def _seat_others(self, state: Any, bid: Bid, lifted: list[Bid], vain: int | None) -> None:
+        Counted.spared += vain is not None
+        super()._seat_others(state, bid, lifted, vain)
+
+
+def test_who_would_try_in_vain_is_counted_and_spared() -> None:
+    source = random.Random(7)
+    for _ in range(400):
+        means = source.choice([[10**12], [10**12, 2 * 10**8, 6 * 10**8]])
+        offers = [
+            Offer(f"o{n}", "p", "A", free := source.randint(1, 4), free, 24.0, source.choice(["eu", "us"]), 0.99, "process", source.randint(1, 5) * 10**8)
+            for n in range(source.randint(1, 5))
+        ]
+        kinds = [Requirements(gpus=source.choice([1, 1, 2]), region=source.choice([(), ("eu",)])) for _ in range(3)]
+        bids = [
+            Bid(
+                f"j{n}", source.randint(0, 3), least := source.choice([1, 1, 2, 3]), least + source.choice([0, 0, 1]), source.choice(kinds),
+                source.randint(1, 9) * 10**8, source.choice(means), HOUR_MS, due=source.random() < 0.1, expected_ms=source.randint(1, 9) * HOUR_MS,
+            )
+            for n in range(source.randint(2, 16))
+        ]  # fmt: skip
+        effort = source.choice([50, 300, 10_000])
+        book = OrderBook(offers)
+        assert Counted(book, bids, (), effort).serve() == EachForItself(book, bids, (), effort).serve()
+    assert Counted.spared > 100
