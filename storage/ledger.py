@@ -211,10 +211,10 @@ class Ledger:
 
     def apply(self, transfer: Transfer, at_ms: int = 0) -> Status:
         """Book the transfer if the ladder says CREATED; EXISTS and refusals change nothing."""
-        status = self.check(transfer, at_ms)
-        if status is Status.CREATED:
-            self.book_one(transfer, at_ms)
-        return status
+        least = -MAX_NANOS if transfer.debit in UNBOUNDED else 0
+        if check_form(transfer) is None and self.book_new(transfer, at_ms, least):
+            return Status.CREATED
+        return self.check(transfer, at_ms)
 
     def decide(
         self, batch: TransferBatch, at_ms: int, linked: Sequence[bool] = (), floors: Floors | None = None,
@@ -300,8 +300,8 @@ class Ledger:
     def book_one(self, transfer: Transfer, at_ms: int) -> None:
         """Book a transfer that `check` has just found to be CREATED: nothing is looked at again."""
         if self._bare is not None:
-            _move(self._bare, transfer.debit, -transfer.amount_nanos)
-            _move(self._bare, transfer.credit, transfer.amount_nanos)
+            _leave(self._bare, transfer.debit, self._bare.get(transfer.debit, 0) - transfer.amount_nanos)
+            _leave(self._bare, transfer.credit, self._bare.get(transfer.credit, 0) + transfer.amount_nanos)
             return
         self._ids.append(transfer.id)
         self._enter(transfer, at_ms, self._place(transfer.debit), self._place(transfer.credit))
@@ -312,12 +312,14 @@ class Ledger:
         Else nothing changes, and `check` tells why, where it is not the floor. It is what `check` and `book_one` do, with one look at
         ids and accounts. `floor_nanos` is what the payer's account may hold at least, or more.
         """
-        if self._bare is not None:
-            is_good = self.check(transfer, at_ms) is Status.CREATED and self.balance(transfer.debit) - transfer.amount_nanos >= floor_nanos
-            if is_good:
-                self.book_one(transfer, at_ms)
-            return is_good
-        amount, balances = transfer.amount_nanos, self._balances
+        amount, balances, bare = transfer.amount_nanos, self._balances, self._bare
+        if bare is not None:
+            paid, got = bare.get(transfer.debit, 0) - amount, bare.get(transfer.credit, 0) + amount
+            if paid < floor_nanos or got > MAX_NANOS or at_ms <= self.closed_ms:
+                return False
+            _leave(bare, transfer.debit, paid)
+            _leave(bare, transfer.credit, got)
+            return True
         payer, payee = self._accounts.get(transfer.debit), self._accounts.get(transfer.credit)
         if (0 if payer is None else balances[payer]) - amount < floor_nanos or (0 if payee is None else balances[payee]) > MAX_NANOS - amount:
             return False
@@ -397,8 +399,9 @@ def _extend(column: "array[int]", values: Sequence[int]) -> None:
     column.extend(values if isinstance(values, array) else array(column.typecode, values))
 
 
-def _move(balances: dict[str, int], account: str, nanos: int) -> None:
+def _leave(balances: dict[str, int], account: str, nanos: int) -> None:
     """An account that has nothing is forgotten."""
-    balances[account] = balance = balances.get(account, 0) + nanos
-    if not balance:
-        del balances[account]
+    if nanos:
+        balances[account] = nanos
+    else:
+        balances.pop(account, None)

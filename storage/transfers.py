@@ -122,10 +122,10 @@ def credit(grant: str) -> str:
 
 def account_class(account: str) -> str | None:
     """`wallet`, `escrow`, `earnings`, `credit`, `fee`, `grants` or `world`; None for a name that is no account."""
-    if account in (WORLD, GRANTS, FEE):
-        return account
     name, _, owner = account.partition(":")
-    return name if owner and name in ("wallet", "escrow", "earnings", "credit") else None
+    if owner:
+        return name if name in ("wallet", "escrow", "earnings", "credit") else None
+    return account if account in (WORLD, GRANTS, FEE) else None
 
 
 def compare(known: Transfer, transfer: Transfer) -> Status:
