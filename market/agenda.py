@@ -89,11 +89,8 @@ class Agenda:
         return self._state is state
 
     def note(self, event: dict[str, Any]) -> None:
-        """Something has happened, and is in the state already."""
-        kind = event["type"]
-        if kind not in STIRRING:
-            return
-        if kind == "job_state":
+        """Something of STIRRING has happened, and is in the state already."""
+        if event["type"] == "job_state":
             if event["state"] == "done":  # what it saw of its machines may ask for a measurement
                 job = self._state.jobs[event["job"]]
                 self.stirred.update((self._state.leases[lease].offer, None) for lease in job.leases)

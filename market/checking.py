@@ -138,6 +138,8 @@ def check_fields(path: str, value: object, names: tuple[str, ...], optional: tup
     """Refuse what is no mapping, lacks one of `names`, or has a field beyond them and `optional`."""
     if not isinstance(value, Mapping):
         return invalid(path or "spec", value, "a mapping")
+    if len(value) == len(names) and all(map(value.__contains__, names)):
+        return None  # as nearly always, and in a third of the time
     for name in names:
         if name not in value:
             return Refusal("invalid", f"{path}{name} is missing", field=f"{path}{name}")
@@ -278,7 +280,7 @@ def check_workers(workers: object, settings: Settings) -> Refusal | None:
         return invalid("workers.gpus", workers["gpus"], f"a whole number from 1 to {settings.max_gpus_per_offer}")
     for name in ("gpu", "region", "own"):
         values = workers.get(name, [])
-        if not isinstance(values, list) or len(values) > 64 or not all(is_name(value) for value in values):
+        if not isinstance(values, list) or len(values) > 64 or not all(map(is_name, values)):
             return invalid(f"workers.{name}", values, "a list of at most 64 names")
     if not is_number(workers["vram_gib"], 0, MAX_VRAM_GIB):
         return invalid("workers.vram_gib", workers["vram_gib"], f"a number from 0 to {MAX_VRAM_GIB:g}")

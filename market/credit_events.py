@@ -61,7 +61,10 @@ def note_spent(state: State, customer: str, nanos: int, at_ms: int) -> None:
     """A member, and the team that it is of now, were billed so much."""
     for kind, name in (("member", customer), ("team", state.members[customer].team)):
         if name:
-            state.spent.setdefault((kind, name), SpentRecord()).add(nanos, at_ms)
+            spent = state.spent.get((kind, name))
+            if spent is None:
+                spent = state.spent[kind, name] = SpentRecord()
+            spent.add(nanos, at_ms)
 
 
 def _limit_set(state: State, event: Event, at_ms: int) -> None:

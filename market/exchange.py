@@ -76,8 +76,11 @@ class Exchange:
         return Outcome(tuple(turn.events), found.body, found.created)
 
     def _note_changes(self, events: Iterable[Event]) -> None:
+        settled = self._volatile.settled_ms is not None
+        if self._volatile.dirty and not settled:
+            return
         for event in events:
-            if event["type"] == "job_submitted" and self._volatile.settled_ms is not None:
+            if event["type"] == "job_submitted" and settled:
                 self._volatile.arrived[event["job"]] = None
             elif event["type"] in DIRTYING:
                 self._volatile.dirty = True

@@ -75,7 +75,7 @@ def grant(turn: Turn, match: Match, number: int, rule: str) -> int:
         return 0
     if match.gpus != bid.requires.gpus or len(state.live_leases) + len(match.offers) > turn.settings.max_live_leases:
         return 0
-    if any(paid > bid.max_price_nanos_per_gpu_hour for paid in match.prices_nanos_per_gpu_hour):
+    if max(match.prices_nanos_per_gpu_hour, default=0) > bid.max_price_nanos_per_gpu_hour:
         return 0
     seats: list[Offer] = []
     known: dict[str, Offer] = {}
@@ -88,8 +88,9 @@ def grant(turn: Turn, match: Match, number: int, rule: str) -> int:
             offer = known[name] = seen_by(listed, bid)
             if offer.free_for(job.customer) < match.gpus * match.offers.count(name):
                 return 0
-            if not all(test(offer, bid) for _, test in CONSTRAINTS):
-                return 0
+            for _, test in CONSTRAINTS:
+                if not test(offer, bid):
+                    return 0
         if offer.price_nanos_per_gpu_hour != ask:
             return 0  # its provider has changed it since: cleared again, at the new one
         seats.append(offer)

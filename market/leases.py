@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from storage.units import charge_nanos
 
@@ -23,6 +23,7 @@ class LeaseState(StrEnum):
     ENDED = "ended"
 
 
+_ENDED: Final = LeaseState.ENDED  # a member of an enum is looked up through its class each time
 TRANSITIONS: frozenset[tuple[LeaseState, LeaseState]] = frozenset(
     {
         (LeaseState.GRANTED, LeaseState.ACTIVE),
@@ -88,7 +89,7 @@ class Lease:
 
     @property
     def live(self) -> bool:
-        return self.state is not LeaseState.ENDED
+        return self.state is not _ENDED
 
     @property
     def questioned_ms(self) -> int:

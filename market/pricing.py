@@ -44,7 +44,11 @@ def budget_percent(used_nanos: int, budget_nanos: int) -> int:
     """The highest of BUDGET_PERCENTS that `used_nanos` has come to; 0 below the first, and of no budget."""
     if not budget_nanos:
         return 0
-    return max((percent for percent in BUDGET_PERCENTS if used_nanos * 100 >= percent * budget_nanos), default=0)
+    reached = 0
+    for percent in BUDGET_PERCENTS:
+        if used_nanos * 100 >= percent * budget_nanos:
+            reached = percent
+    return reached
 
 
 def must_pause(escrow_nanos: int, leases: list[Lease], last_round_ms: int) -> bool:

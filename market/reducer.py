@@ -30,8 +30,7 @@ from trainers.attempts import KILLS
 
 def apply(state: State, event: Event, at_ms: int) -> None:
     """Change `state` by one event decided at `at_ms`. An event that does not fit the state is a bug, or a bad journal."""
-    if at_ms > state.now_ms:
-        state.now_ms = at_ms
+    state.now_ms = max(state.now_ms, at_ms)
     state.position += 1
     _HANDLERS[event["type"]](state, event, at_ms)
 
@@ -72,8 +71,7 @@ def _market_reopened(state: State, event: Event, at_ms: int) -> None:
 
 def book_event(state: State, transfer: Transfer, event: Event, at_ms: int) -> None:
     """What `apply` does for the event of this transfer."""
-    if at_ms > state.now_ms:
-        state.now_ms = at_ms
+    state.now_ms = max(state.now_ms, at_ms)
     state.position += 1
     _book(state, transfer, event, at_ms)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from market.agenda import STIRRING
 from market.commands import SYSTEM
 from market.events import Event, make_event
 from market.outcomes import Refusal, Settings, forbidden, unknown
@@ -29,7 +30,7 @@ class Turn:
         event = make_event(kind, fields)
         apply(self.state, event, self.now_ms)
         self.events.append(event)
-        if self.volatile.agenda is not None:
+        if kind in STIRRING and self.volatile.agenda is not None:
             self.volatile.agenda.note(event)
 
     def transfer(self, transfer: Transfer) -> None:

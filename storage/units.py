@@ -86,7 +86,9 @@ def charge_nanos(price_nanos_per_gpu_hour: int, gpus: int, ms: int) -> int:
 
     A charge between two readings is the difference of two of these, so that rounding never drifts.
     """
-    assert min(price_nanos_per_gpu_hour, gpus, ms) >= 0, (price_nanos_per_gpu_hour, gpus, ms)
+    assert price_nanos_per_gpu_hour >= 0, price_nanos_per_gpu_hour
+    assert gpus >= 0, gpus
+    assert ms >= 0, ms
     return price_nanos_per_gpu_hour * gpus * ms // MS_PER_HOUR
 
 
