@@ -71,8 +71,8 @@ class Queue:
         self._kinds: dict[Class, int] = {}
         self._accepts = np.zeros((len(types), 0), bool)
         self._rows: _Array = np.zeros((len(_FIELDS), 64), np.float64)
-        self._kind_of: _Array = np.zeros(64, np.intp)
-        self._up_to: _Array = np.zeros(64, np.intp)
+        self._takes: _Array = np.zeros((len(types), 64), bool)
+        """Who takes units of which type."""
         self._jobs: list[str] = []
         self._slots: dict[str, int] = {}
         self._number = 0
@@ -93,7 +93,7 @@ class Queue:
         """So many units of it are there now, all free; or, below zero, are gone."""
         at = self._type_of[machine.id]
         self._there[at] += gpus
-        self._rows[_THERE, : len(self._jobs)][self._takers(at)] += gpus
+        self._rows[_THERE, : len(self._jobs)][self._takes[at, : len(self._jobs)]] += gpus
         self.freed(machine.id, gpus)
         self.unsettle()
 
@@ -103,8 +103,11 @@ class Queue:
         at, count = self._type_of[machine], len(self._jobs)
         self._free[at] += gpus
         self._free_units += gpus
-        takes = self._takers(at)
-        self._rows[_ROOM, :count] += takes * gpus
+        takes, room = self._takes[at, :count], self._rows[_ROOM, :count]
+        if gpus == 1:
+            room += takes
+        else:
+            room += takes * gpus
         if gpus > 0:
             self._left_out = True
             if self.kept_for is not None and takes[self._slots[self.kept_for]]:
@@ -123,17 +126,18 @@ class Queue:
             self._jobs.append(wanted.job)
             if slot == self._rows.shape[1]:
                 self._rows = np.concatenate((self._rows, np.zeros_like(self._rows)), axis=1)
-                self._kind_of, self._up_to = (np.concatenate((one, one)) for one in (self._kind_of, self._up_to))
+                self._takes = np.concatenate((self._takes, self._takes), axis=1)
         self._number += 1
         self._left_out = True
         after_ms = 0 if wanted.due_at_once else self._due_rule.after_ms(wanted.expected_ms)
         due_ms = _NEVER_DUE if after_ms is None else wanted.since_ms + after_ms
         worth = wanted.limit_nanos / NANOS_PER_USD * wanted.expected_ms / MS_PER_HOUR
         kind, up_to = self._kind(wanted.kind), bisect_right(self._asks, wanted.limit_nanos)
-        self._kind_of[slot], self._up_to[slot] = kind, up_to
+        takes = self._accepts[:up_to, kind]
+        self._takes[:up_to, slot], self._takes[up_to:, slot] = takes, False
         self._rows[:, slot] = (
             wanted.need, worth, wanted.since_ms, due_ms if wanted.essential else np.inf, self._number, 0, _NEVER,
-            self._accepts[:up_to, kind] @ self._free[:up_to], self._accepts[:up_to, kind] @ self._there[:up_to],
+            takes @ self._free[:up_to], takes @ self._there[:up_to],
         )  # fmt: skip
         (self._restless.discard if wanted.settles else self._restless.add)(wanted.job)
 
@@ -149,8 +153,8 @@ class Queue:
         if last != job:
             self._jobs[slot] = last
             self._slots[last] = slot
-            for rows in (self._rows, self._kind_of, self._up_to):
-                rows[..., slot] = rows[..., len(self._jobs)]
+            for rows in (self._rows, self._takes):
+                rows[:, slot] = rows[:, len(self._jobs)]
 
     def begin(self) -> None:
         """A clearing begins: nobody has been shown yet."""
@@ -205,12 +209,6 @@ class Queue:
         """Everybody who waits may get something now."""
         self._rows[_SETTLED] = _NEVER
         self.kept_for = None
-
-    def _takers(self, at: int) -> _Array:
-        """Who takes units of this type, of all that wait."""
-        count = len(self._jobs)
-        takers: _Array = self._accepts[at].take(self._kind_of[:count]) & (self._up_to[:count] > at)
-        return takers
 
     def _kind(self, kind: Class) -> int:
         found = self._kinds.get(kind)
