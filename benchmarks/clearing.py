@@ -179,7 +179,8 @@ def main() -> int:
     arguments.add_argument("--loads", default="1,3", help="GPUs wanted over GPUs offered")
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("--runs", type=int, default=3, help="processes of which the median counts")
-    arguments.add_argument("--highs", type=float, default=60.0, help="seconds for HiGHS on the smallest book; 0 for none")
+    arguments.add_argument("--highs", type=float, default=60.0, help="seconds for HiGHS; 0 for none")
+    arguments.add_argument("--highs-offers", type=int, default=1_000, help="the largest book that HiGHS gets: above this one it finds next to nothing in a minute")
     arguments.add_argument("--no-new-bid", action="store_true", help="do not measure one new bid")
     chosen = arguments.parse_args()
     wanted = {int(one) for one in chosen.sizes.split(",")}
@@ -192,7 +193,7 @@ def main() -> int:
         for size in SIZES:
             for load in map(float, chosen.loads.split(",")):
                 if size.offers in wanted:
-                    measure(files, size, load, chosen.seed, chosen.runs, chosen.highs if size.offers == 1_000 else 0.0, report)
+                    measure(files, size, load, chosen.seed, chosen.runs, chosen.highs if size.offers <= chosen.highs_offers else 0.0, report)
                     say(chosen.json, f"{size.offers:,} × {size.jobs:,} at load {load:g} after {time.perf_counter() - begun:.0f} s")
     bid = {} if chosen.no_new_bid else new_bid(max(wanted), chosen.seed, report)
     figures = {f"new_bid_{name}": value for name, value in bid.items()}
