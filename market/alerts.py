@@ -15,7 +15,10 @@ from market.turn import Turn
 
 def used_nanos(state: State, job: Job) -> int:
     """What is charged, and what the living leases have metered beyond that."""
-    return job.billed_nanos + sum(lease.accrued_nanos for lease in state.live_leases_of(job))
+    used = job.billed_nanos
+    for lease in job.live:
+        used += state.leases[lease].accrued_nanos
+    return used
 
 
 def forecast_nanos(state: State, job: Job) -> int | None:

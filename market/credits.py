@@ -73,6 +73,8 @@ def _check(turn: Turn, command: GrantCredit) -> Refusal | None:
 
 def usable(state: State, member: str, now_ms: int) -> list[GrantRecord]:
     """The grants that a hold of the member takes from, in that order."""
+    if not state.grants:
+        return []
     names = {**state.grants_of.get(("member", member), {})}
     team = state.members[member].team if member in state.members else ""
     if team:

@@ -87,8 +87,10 @@ class Exchange:
 
     def _forget(self, events: Iterable[Event]) -> None:
         for event in events:
-            over = event["type"] == "job_state" and event["state"] in FINAL_STATES
-            known = self._state.jobs.get(event["job"]) if over or event["type"] == "promise_ended" else None
+            kind = event["type"]
+            if kind != "promise_ended" and (kind != "job_state" or event["state"] not in FINAL_STATES):
+                continue
+            known = self._state.jobs.get(event["job"])
             if known is not None and not known.open and known.promise is None:
                 job = self._state.forget_job(known.id)
                 self._volatile.run_ms.pop(job.id, None)

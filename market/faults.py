@@ -48,7 +48,7 @@ class Cause:
         return Charged.LAST_READING if self.fault in _CUSTOMERS_DOING else Charged.DURABLE_ROUNDS
 
 
-_CUSTOMERS_DOING: Final = frozenset({Fault.CUSTOMER, Fault.NONE})
+_CUSTOMERS_DOING: Final = (Fault.CUSTOMER, Fault.NONE)
 
 _REPLACED: Final = "the round commits without it; a replacement is looked for within the budget"
 _FAILED: Final = "the job fails; the rest of the escrow goes back"

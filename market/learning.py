@@ -33,16 +33,19 @@ def took_of(state: State, job: Job) -> int | None:
 
 def _run(state: State, job: Job, took_ms: int) -> Run | None:
     """None of a job that paused, was retuned, lost a worker or had different GPUs: it says nothing clean of its work."""
-    leases = state.leases_of(job)
-    gpus = {lease.gpu for lease in leases}
-    if job.attempt != 1 or job.tunings or len(gpus) != 1 or any(lease.fault == "provider" for lease in leases):
+    if job.attempt != 1 or job.tunings:
         return None
-    offers = [state.offers[lease.offer] for lease in leases]
-    speeds = [flops_per_second(offer.measured, offer.gpus) for offer in offers]
-    known = [speed for speed in speeds if speed is not None]
-    slowest = min(known) if len(known) == len(speeds) else None
-    charged = [lease.charged_ms for lease in leases]
-    [gpu] = gpus
+    leases = state.leases_of(job)
+    gpu, speeds, charged = leases[0].gpu, [], []
+    for lease in leases:
+        if lease.gpu != gpu or lease.fault == "provider":
+            return None
+        offer = state.offers[lease.offer]
+        charged.append(lease.charged_ms)
+        speed = flops_per_second(offer.measured, offer.gpus)
+        if speed is not None:
+            speeds.append(speed)
+    slowest = min(speeds) if len(speeds) == len(leases) else None
     if job.command is not None:
         return run_of_attempts(job.id, gpu, slowest, job.attempts, took_ms, charged)
     rounds = [record for _, record in sorted(job.rounds.items())]

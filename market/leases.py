@@ -24,13 +24,12 @@ class LeaseState(StrEnum):
 
 
 _ENDED: Final = LeaseState.ENDED  # a member of an enum is looked up through its class each time
-TRANSITIONS: frozenset[tuple[LeaseState, LeaseState]] = frozenset(
-    {
-        (LeaseState.GRANTED, LeaseState.ACTIVE),
-        (LeaseState.GRANTED, LeaseState.ENDED),
-        (LeaseState.ACTIVE, LeaseState.ENDED),
-    }
+TRANSITIONS: Final = (
+    (LeaseState.GRANTED, LeaseState.ACTIVE),
+    (LeaseState.GRANTED, LeaseState.ENDED),
+    (LeaseState.ACTIVE, LeaseState.ENDED),
 )
+"""A tuple, since a member of an enum is compared by what it is and hashed by a call of Python."""
 
 
 @dataclass(slots=True)

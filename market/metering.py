@@ -32,6 +32,7 @@ from trainers.metrics import wrong_metrics
 CLOCKS_DIFFER_MS: Final = 1_000
 CLOCKS_DIFFER_PART: Final = 500
 """Two honest clocks: a second and a five-hundredth of the time."""
+_METERED: Final = (*COUNTS, "claimed_ms")
 
 
 def report_answer(job: Job, created: bool = True, stale: int = 0) -> Answer:
@@ -123,9 +124,8 @@ def _note_meter(
 ) -> None:
     new = (leased_ms, trained_ms, rounds, tokens, sent_bytes, max(leased_ms, lease.claimed_ms, claimed_ms))
     if new != (lease.metered_ms, lease.trained_ms, lease.rounds, lease.tokens, lease.bytes, lease.claimed_ms):
-        names = (*COUNTS, "claimed_ms")
         fields = {"lease": lease.id, "epoch": lease.epoch, "job": lease.job}
-        turn.emit("lease_metered", fields | dict(zip(names, new, strict=True)))
+        turn.emit("lease_metered", fields | dict(zip(_METERED, new, strict=True)))
 
 
 def _count_round(turn: Turn, lease: Lease, number: int) -> None:

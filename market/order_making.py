@@ -27,12 +27,6 @@ def is_suspect(offer: OfferRecord, volatile: Volatile) -> bool:
     return offer.lost_ms is not None and volatile.heard_ms.get(offer.id, -1) <= offer.lost_ms
 
 
-def _goes_soon(offer: OfferRecord, volatile: Volatile) -> bool:
-    """Whether what begins now could not work for a minute before its machine goes."""
-    stays_ms = _stays_ms(offer, volatile)
-    return stays_ms is not None and stays_ms < FIRST_COVER_MS
-
-
 def _stays_ms(offer: OfferRecord, volatile: Volatile) -> int | None:
     until_ms = offer.terms.until_ms
     return None if until_ms is None else max(0, until_ms - offer.terms.notice_ms - volatile.now_ms)
@@ -45,6 +39,8 @@ def has_network(offer: OfferRecord) -> bool:
 
 def offer_order(state: State, offer: OfferRecord, volatile: Volatile) -> Offer:
     """The offer as the book lists it now."""
+    stays_ms = _stays_ms(offer, volatile)
+    goes_soon = stays_ms is not None and stays_ms < FIRST_COVER_MS  # what begins now could not work for a minute
     return Offer(
         id=offer.id,
         provider=offer.provider,
@@ -62,10 +58,10 @@ def offer_order(state: State, offer: OfferRecord, volatile: Volatile) -> Offer:
         terms=offer.terms,
         units_of=_units_of(state, offer),
         unit_ms_of=_unit_ms_of(state, offer, volatile.now_ms),
-        stays_ms=_stays_ms(offer, volatile),
+        stays_ms=stays_ms,
         matchable=offer.state == "open"
         and not state.members[offer.provider].suspended
-        and not (is_suspect(offer, volatile) or is_paused(offer) or _goes_soon(offer, volatile))
+        and not (is_suspect(offer, volatile) or is_paused(offer) or goes_soon)
         and not (offer.doubt or offer.asked),
         floor_nanos_per_gpu_hour=offer.floor_price_nanos_per_gpu_hour,
         closes_ms=None if offer.window is None else offer.window.begin_ms - offer.terms.notice_ms,

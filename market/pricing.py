@@ -29,14 +29,14 @@ def rate_nanos_per_hour(leases: Iterable[Lease]) -> int:
 
 def spendable_nanos(escrow_nanos: int, leases: Iterable[Lease]) -> int:
     """The escrow less what the leases have metered or committed and not yet paid; may be negative."""
-    return escrow_nanos - sum(reserved_nanos(lease) for lease in leases)
+    return escrow_nanos - sum(map(reserved_nanos, leases))
 
 
 def reserved_nanos(lease: Lease) -> int:
     """What may still be charged for the lease: of a live one all it metered and what of that is in question, of an ended one
     its committed rounds, and what is kept for a dispute."""
     if lease.live:
-        return lease.accrued_nanos + lease.questioned_nanos
+        return lease.nanos_at(max(lease.metered_ms, lease.claimed_ms)) - lease.charged_nanos
     return lease.nanos_at(max([lease.charged_ms, *(ms for _, ms in lease.committed)])) - lease.charged_nanos + lease.held_nanos
 
 
@@ -53,9 +53,10 @@ def budget_percent(used_nanos: int, budget_nanos: int) -> int:
 
 def must_pause(escrow_nanos: int, leases: list[Lease], last_round_ms: int) -> bool:
     """Whether the escrow no longer pays the living leases for the pause window."""
-    live_rate = rate_nanos_per_hour(lease for lease in leases if lease.live)
-    need = charge_nanos(live_rate, 1, pause_window_ms(last_round_ms))
-    return live_rate > 0 and spendable_nanos(escrow_nanos, leases) < need
+    live_rate = rate_nanos_per_hour([lease for lease in leases if lease.live])
+    if not live_rate:
+        return False
+    return spendable_nanos(escrow_nanos, leases) < charge_nanos(live_rate, 1, pause_window_ms(last_round_ms))
 
 
 def cover_ms(live: int, workers_min: int, last_round_ms: int) -> int:

@@ -331,7 +331,7 @@ class State:
         return self.ledger.balance(account)
 
     def escrow(self, job: Job) -> int:
-        return self.balance(f"escrow:{job.id}")
+        return self.ledger.balance(f"escrow:{job.id}")
 
     def live_leases_of(self, job: Job) -> list[Lease]:
         return [self.leases[lease] for lease in job.live]

@@ -83,7 +83,7 @@ def _due_ms(turn: Turn, agenda: Agenda, offer: OfferRecord) -> int | None:
         max(turn.now_ms, counts_at_ms(turn, offer)) if offer.state == "open" else None,
         at_ms if at_ms > turn.now_ms else None,  # else it is not idle; it is looked at when something happens to it
     ]
-    return min((ms for ms in times if ms is not None), default=None)
+    return min([ms for ms in times if ms is not None], default=None)
 
 
 def _silent_offers(turn: Turn, agenda: Agenda, stirred: list[str]) -> None:
