@@ -160,10 +160,16 @@ def start_lease(turn: Turn, command: StartLease) -> Answer | Refusal:
             return Answer(_lease_answer(lease), created=False)
         end_lost(turn, lease, f"its provider names the worker {command.worker}, {lease.worker} held it")
         return Answer(_lease_answer(lease))
-    fields = {"lease": lease.id, "epoch": lease.epoch, "worker": command.worker, "pid": command.pid}
-    machine = None if command.machine is None else dict(command.machine)
-    said = {"node": command.node, "meter_key": command.meter_key, "machine": machine}
-    turn.emit("lease_started", fields | said)
+    fields = {
+        "lease": lease.id,
+        "epoch": lease.epoch,
+        "worker": command.worker,
+        "pid": command.pid,
+        "node": command.node,
+        "meter_key": command.meter_key,
+        "machine": None if command.machine is None else dict(command.machine),
+    }
+    turn.emit("lease_started", fields)
     return Answer(_lease_answer(lease))
 
 
@@ -214,8 +220,9 @@ def end_lease(turn: Turn, lease: Lease, reason: str, detail: str, *, watch: bool
         "fault": str(cause.fault),
         "metered_ms": lease.metered_ms,
         "charged_ms": lease.charged_ms,
+        "detail": turn.cut(detail),
     }
-    turn.emit("lease_ended", fields | {"detail": turn.cut(detail)})
+    turn.emit("lease_ended", fields)
 
 
 def note_signed(turn: Turn, lease: Lease) -> None:
@@ -247,7 +254,16 @@ def charge(turn: Turn, lease: Lease, to_ms: int, round_number: int, *, watch: bo
         turn.transfer(earned)
     if fee:
         turn.transfer(Transfer(f"fee:{mark}", "fee", account, FEE, fee, lease.job, lease.id))
-    fields = {"lease": lease.id, "epoch": lease.epoch, "job": lease.job, "from_ms": lease.charged_ms, "to_ms": to_ms}
-    turn.emit("lease_charged", fields | {"amount_nanos": amount, "fee_nanos": fee, "round": round_number})
+    fields = {
+        "lease": lease.id,
+        "epoch": lease.epoch,
+        "job": lease.job,
+        "from_ms": lease.charged_ms,
+        "to_ms": to_ms,
+        "amount_nanos": amount,
+        "fee_nanos": fee,
+        "round": round_number,
+    }
+    turn.emit("lease_charged", fields)
     if watch:
         watch_budget(turn, job)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -24,8 +25,9 @@ class Period:
         return self.begin_ms(self.number_of(now_ms) + 1)
 
 
-def _month_of(at_ms: int) -> int:
-    moment = _EPOCH + timedelta(milliseconds=at_ms)
+@lru_cache(maxsize=64)
+def _month_of(day: int) -> int:
+    moment = _EPOCH + timedelta(days=day)
     return moment.year * 12 + moment.month - 1
 
 
@@ -34,5 +36,5 @@ def _month_begins(number: int) -> int:
 
 
 DAY: Final = Period("day", lambda at_ms: at_ms // _DAY_MS, lambda number: number * _DAY_MS)
-MONTH: Final = Period("month", _month_of, _month_begins)
+MONTH: Final = Period("month", lambda at_ms: _month_of(at_ms // _DAY_MS), _month_begins)
 PERIODS: Final = (DAY, MONTH)
