@@ -13,9 +13,9 @@ last save waits again, with its first place in the queue.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from math import inf
 from typing import Final
 
@@ -51,15 +51,17 @@ class BaselineRun:
     def __init__(self, name: str, machines: Sequence[Machine], terms: Terms, seats: Seats | None = None) -> None:
         assert name in BASELINES
         self.name, self.terms, self.record = name, terms, Record(name, terms.window_ms)
-        self._machines = machines
-        self._free = [0] * len(machines) if seats is not None else [machine.gpus for machine in machines]
+        self._machines, self._sizes = machines, [machine.gpus for machine in machines]
+        self._free = [0] * len(machines) if seats is not None else list(self._sizes)
         self._there: dict[int, int] = {} if seats is not None else dict.fromkeys(range(len(machines)), 0)
         self._ladders: dict[Class, list[tuple[int, int]]] = {}
         self._providers: dict[Class, list[tuple[int, list[tuple[int, int]]]]] = {}
         self._takes: dict[Class, frozenset[int]] = {}
         self._anything_free = sorted((machine.ask_nanos, at) for at, machine in enumerate(machines) if self._free[at])
+        self._sellers: set[str] = set()
+        self._fresh: list[tuple[int, int]] = []
         self._waiting = Waiting(len(machines), self._taken_by)
-        self._line: deque[_Open] = deque()
+        self._line: list[tuple[int, _Open]] = []
         self._open: dict[str, _Open] = {}
         self._on: list[dict[str, None]] = [{} for _ in machines]
         self._clock = Clock()
@@ -112,10 +114,7 @@ class BaselineRun:
             rank = -job.limit_nanos * job.estimate_ms if self.name == "greedy" else known.order
             self._waiting.add(job.id, kind_of(job), job.gpus_min, job.limit_nanos, rank, known.order)
         elif self._could_ever(job):
-            if self._line and self._line[-1].order > known.order:
-                self._line = deque(sorted((*self._line, known), key=lambda one: one.order))
-            else:
-                self._line.append(known)
+            heappush(self._line, (known.order, known))
         self._plan_clearing()
 
     def _plan_clearing(self) -> None:
@@ -132,7 +131,7 @@ class BaselineRun:
                 self._plan_clearing()
 
     def _could_ever(self, job: TraceJob) -> bool:
-        return sum(self._machines[at].gpus for ask, at in self._ladder(kind_of(job)) if ask <= job.limit_nanos) >= job.gpus_min
+        return _cheapest(self._ladder(kind_of(job)), self._sizes, job) is not None
 
     # seats
 
@@ -156,12 +155,42 @@ class BaselineRun:
             found = self._takes[kind] = frozenset(at for _, at in self._ladder(kind))
         return found
 
-    def _price(self, kind: Class, need: int) -> float:
-        """The lowest limit at which so many units are free for the class, in the auction of one provider; infinite if they are not."""
-        takes, free, found = self._taken_by(kind), self._free, dict[str, int]()
+    def _price(self, takes: frozenset[int], need: int, most_nanos: int, again: bool) -> float:
+        """The lowest limit at which so many units are free on these machines, in the auction of one provider; infinite if they are not.
+
+        A provider none of whose units came free since the last clearing has nothing for those who were left then (`again`).
+        """
+        if self.name == "auction":
+            return self._price_of_one(takes, need, most_nanos, self._fresh if again else self._anything_free)
+        free = self._free
         for ask, at in self._anything_free:
+            if ask > most_nanos:
+                break
             if at in takes:
-                seller = self._machines[at].provider if self.name == "auction" else ""
+                need -= free[at]
+                if need <= 0:
+                    return ask
+        return inf
+
+    def _room(self) -> int:
+        """The most units that anybody could get of what came free since the last clearing, with what was free beside it."""
+        if self.name != "auction":
+            return sum(self._free)
+        self._fresh = [one for one in self._anything_free if self._machines[one[1]].provider in self._sellers]
+        self._sellers.clear()
+        found: dict[str, int] = {}
+        for _, at in self._fresh:
+            seller = self._machines[at].provider
+            found[seller] = found.get(seller, 0) + self._free[at]
+        return max(found.values(), default=0)
+
+    def _price_of_one(self, takes: frozenset[int], need: int, most_nanos: int, entries: Iterable[tuple[int, int]]) -> float:
+        free, found = self._free, dict[str, int]()
+        for ask, at in entries:
+            if ask > most_nanos:
+                break
+            if at in takes:
+                seller = self._machines[at].provider
                 found[seller] = units = found.get(seller, 0) + free[at]
                 if units >= need:
                     return ask
@@ -177,6 +206,7 @@ class BaselineRun:
             del self._anything_free[bisect_left(self._anything_free, entry)]
         if units > 0:
             self._waiting.freed(at, entry[0])
+            self._sellers.add(self._machines[at].provider)
 
     def _seats_for(self, job: TraceJob) -> list[tuple[int, int]] | None:
         if self.name == "auction":
@@ -194,7 +224,7 @@ class BaselineRun:
         best: tuple[int, list[tuple[int, int]]] | None = None
         for cheapest, ladder in groups:
             if cheapest > job.limit_nanos or (best is not None and cheapest * job.gpus_min >= best[0]):
-                continue
+                break
             seats = _cheapest(ladder, self._free, job)
             if seats is not None:
                 cost = sum(self._machines[at].ask_nanos * units for at, units in seats)
@@ -207,17 +237,17 @@ class BaselineRun:
         self.record.clearings += 1
         if self.name == "fifo":
             while self._line:
-                first = self._line[0]
+                first = self._line[0][1]
                 if first.job.id not in self._open:
-                    self._line.popleft()
+                    heappop(self._line)
                     continue
                 seats = self._seats_for(first.job)
                 if seats is None:
                     return
-                self._line.popleft()
+                heappop(self._line)
                 self._sit(first, seats)
             return
-        for name in self._waiting.served(self._price):
+        for name in self._waiting.served(self._price, self._room()):
             known = self._open[name]
             seats = self._seats_for(known.job)
             assert seats is not None

@@ -8,17 +8,18 @@ what these ask: only such lines are looked at, and those that somebody has joine
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 Class = tuple[tuple[str, ...], tuple[str, ...], float]
 """(models, regions, least memory in GiB) of what a job takes; empty: any."""
-Places = Callable[[Class], Iterable[int]]
+Places = Callable[[Class], frozenset[int]]
 """Which machines a class takes, by number."""
-Price = Callable[[Class, int], float]
-"""The lowest limit at which so many units are free for a class now; infinite if they are not."""
+Price = Callable[[frozenset[int], int, int, bool], float]
+"""The lowest limit at which so many units are free now on these machines; infinite if they are not, or not for so much (the third).
+If the last is true nothing need be found of what was free at the last clearing already: nobody took it."""
 
 
 class _Stand(NamedTuple):
@@ -33,50 +34,49 @@ class _Stand(NamedTuple):
 class _Line:
     """Jobs of one class that need as many units, in their order."""
 
-    __slots__ = ("_highest", "_limits", "_stands", "kind", "most_nanos", "need")
+    __slots__ = ("_highest", "_limits", "_stands", "most_nanos", "need", "takes")
 
-    def __init__(self, kind: Class, need: int) -> None:
-        self.kind, self.need = kind, need
+    def __init__(self, takes: frozenset[int], need: int) -> None:
+        self.takes, self.need = takes, need
         self.most_nanos = -1
-        """No limit is above it."""
+        """The highest limit; -1 of nobody."""
         self._stands: list[_Stand] = []
         # Those whose limit is above that of everybody before them: whoever is first at any price is one of these.
-        self._highest: list[_Stand] | None = []
+        self._highest: list[_Stand] = []
         self._limits: list[int] = []
 
     def add(self, stand: _Stand) -> None:
         if self._stands and stand < self._stands[-1]:
             insort(self._stands, stand)
-            self._highest = None
+            place = bisect_left(self._highest, stand)
         else:
             self._stands.append(stand)
-            if self._highest is not None:
-                self._note(self._highest, stand)
-        self.most_nanos = max(self.most_nanos, stand.limit_nanos)
+            place = len(self._highest)
+        if not place or stand.limit_nanos > self._limits[place - 1]:
+            passed = bisect_right(self._limits, stand.limit_nanos)
+            self._highest[place:passed], self._limits[place:passed] = [stand], [stand.limit_nanos]
+            self.most_nanos = self._limits[-1]
 
     def remove(self, stand: _Stand) -> None:
-        del self._stands[bisect_left(self._stands, stand)]
-        if self._highest is not None and stand in self._highest:
-            self._highest = None
+        at = bisect_left(self._stands, stand)
+        del self._stands[at]
+        place = bisect_left(self._limits, stand.limit_nanos)
+        if self._highest[place] is not stand:
+            return
+        # Its place is taken by whoever is up to the next one and above all before.
+        end = len(self._stands) if place + 1 == len(self._highest) else bisect_left(self._stands, self._highest[place + 1], at)
+        most, heirs = self._limits[place - 1] if place else -1, list[_Stand]()
+        for one in self._stands[at:end]:
+            if one.limit_nanos > most:
+                most = one.limit_nanos
+                heirs.append(one)
+        self._highest[place : place + 1], self._limits[place : place + 1] = heirs, [one.limit_nanos for one in heirs]
+        self.most_nanos = self._limits[-1] if self._limits else -1
 
     def first(self, price: float) -> _Stand | None:
         """The first whose limit is no lower."""
-        if price > self.most_nanos:
-            return None
-        highest = self._highest
-        if highest is None:
-            highest, self._limits = [], []
-            for stand in self._stands:
-                self._note(highest, stand)
-            self._highest = highest
-            self.most_nanos = self._limits[-1] if self._limits else -1
         at = bisect_left(self._limits, price)
-        return highest[at] if at < len(highest) else None
-
-    def _note(self, highest: list[_Stand], stand: _Stand) -> None:
-        if not highest or stand.limit_nanos > self._limits[-1]:
-            highest.append(stand)
-            self._limits.append(stand.limit_nanos)
+        return self._highest[at] if at < len(self._highest) else None
 
 
 class Waiting:
@@ -97,8 +97,8 @@ class Waiting:
         """The job wants `need` units at once. `order` is nobody else's."""
         line = self._lines.get((kind, need))
         if line is None:
-            line = self._lines[kind, need] = _Line(kind, need)
-            for at in self._places(kind):
+            line = self._lines[kind, need] = _Line(self._places(kind), need)
+            for at in line.takes:
                 self._lines_at[at].append(line)
         stand = _Stand(rank, order, limit_nanos, job)
         self._stands[job] = line, stand
@@ -116,25 +116,32 @@ class Waiting:
         """Units of this machine have come free."""
         self._freed[machine] = ask_nanos
 
-    def served(self, price: Price) -> Iterator[str]:
-        """Who is served, one after another: each has been discarded, and what it takes is free no longer, before the next one."""
-        found = [(stand, line.kind, line.need) for line in self._looked_at() if (stand := line.first(price(line.kind, line.need)))]
+    def served(self, price: Price, room: int) -> Iterator[str]:
+        """Who is served, one after another: each has been discarded, and what it takes is free no longer, before the next one.
+
+        Of those who were left at the last clearing nobody gets more than `room` units.
+        """
+        joined, self._joined = self._joined, {}
+
+        def first(line: _Line) -> _Stand | None:
+            return line.first(price(line.takes, line.need, line.most_nanos, line not in joined))
+
+        found = [(stand, line) for line in self._looked_at(joined, room) if (stand := first(line)) is not None]
         heapify(found)
         while found:
-            stand, kind, need = heappop(found)
-            line = self._lines[kind, need]
-            first = line.first(price(kind, need))
-            if first is stand:
+            stand, line = heappop(found)
+            now = first(line)
+            if now is stand:
                 yield stand.job
-                first = line.first(price(kind, need))
-            if first is not None:
-                heappush(found, (first, kind, need))
+                now = first(line)
+            if now is not None:
+                heappush(found, (now, line))
 
-    def _looked_at(self) -> Iterable[_Line]:
-        lines, freed = self._joined, self._freed
-        self._joined, self._freed = {}, {}
+    def _looked_at(self, joined: Iterable[_Line], room: int) -> Iterable[_Line]:
+        freed, self._freed = self._freed, {}
+        lines = dict.fromkeys(joined)
         for machine, ask_nanos in freed.items():
             for line in self._lines_at[machine]:
-                if line.most_nanos >= ask_nanos:
+                if line.most_nanos >= ask_nanos and line.need <= room:
                     lines[line] = None
         return lines

@@ -13,17 +13,17 @@ from market.simulation.churning import seats_of
 from market.simulation.rule import priced
 from market.simulation.supply import Machine, with_providers
 from market.simulation.terms import Terms
-from market.simulation.waiting import Class, Price, Waiting
+from market.simulation.waiting import Class, Price, Waiting, _Line, _Stand
 from tests.simulation.samples import CHURN, HOUR_MS, MACHINES, USD, philly_like
 
 
 class Plain(Waiting):
     """Everybody is looked at, one after another."""
 
-    def served(self, price: Price) -> Iterator[str]:
+    def served(self, price: Price, room: int) -> Iterator[str]:
         """Each for whom there is enough free when it is his turn."""
         for line, stand in sorted(self._stands.values(), key=lambda one: one[1]):
-            if price(line.kind, line.need) <= stand.limit_nanos:
+            if price(line.takes, line.need, stand.limit_nanos, False) <= stand.limit_nanos:
                 yield stand.job
 
 
@@ -50,24 +50,41 @@ ONE_OF_TWO = [Machine("a", "one", "A100", 2, 40.0, "eu", USD), Machine("b", "two
 )
 def test_the_price_of_so_many_units_is_that_of_the_last_one_of_one_provider_in_the_auction(name: str, prices: list[float]) -> None:
     run = BaselineRun(name, ONE_OF_TWO, Terms())
-    assert [run._price(ANY, need) for need in (1, 2, 3, 4)] == prices
+    assert [run._price(run._taken_by(ANY), need, 2 * USD, False) for need in (1, 2, 3, 4)] == prices
+    assert run._price(run._taken_by(ANY), 1, USD - 1, False) == float("inf")
 
 
 def test_who_comes_later_does_not_pass_whoever_could_take_the_same() -> None:
-    waiting = Waiting(1, lambda _kind: [0])
+    waiting = Waiting(1, lambda _kind: frozenset({0}))
     for order, (limit, need) in enumerate([(1, 1), (5, 2), (5, 1), (9, 1)]):
         waiting.add(f"job-{order}", ANY, need, limit, order, order)
     free = [2]
 
-    def price(_kind: Class, need: int) -> float:
+    def price(_takes: frozenset[int], need: int, _most_nanos: int, _again: bool) -> float:
         return 3 if free[0] >= need else float("inf")
 
     served = []
-    for job in waiting.served(price):
+    for job in waiting.served(price, free[0]):
         waiting.discard(job)
         served.append(job)
         free[0] -= 2 if job == "job-1" else 1
     assert served == ["job-1"]
     free[0] = 1
     waiting.freed(0, 3)
-    assert next(waiting.served(price)) == "job-2"
+    assert next(waiting.served(price, free[0])) == "job-2"
+
+
+@given(moves=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.booleans()), max_size=40))
+def test_the_first_of_a_line_who_pays_is_known_whoever_comes_and_goes(moves: list[tuple[int, int, bool]]) -> None:
+    line, there = _Line(frozenset({0}), 1), list[_Stand]()
+    for order, (rank, limit, leaves) in enumerate(moves):
+        if leaves and there:
+            line.remove(there.pop(rank % len(there)))
+        else:
+            stand = _Stand(rank, order, limit, f"job-{order}")
+            line.add(stand)
+            there = sorted([*there, stand])
+        assert line.most_nanos == max((one.limit_nanos for one in there), default=-1)
+        assert [line.first(price) for price in range(7)] == [
+            next((one for one in there if one.limit_nanos >= price), None) for price in range(7)
+        ]
