@@ -1,5 +1,6 @@
 """Offers and jobs in CSV and Parquet files, read as text; what is wrong with a file is said with its row and column."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -40,9 +41,19 @@ def read_memory(path: Path) -> "Memory | None":
     except UnicodeDecodeError:
         raise usage(f"{path}: it is no text", field="--memory", remedy="another file", code="not_readable") from None
     except BadMemory as bad:
-        raise usage(f"{path}: {bad}", field="--memory", remedy="remove it, or name another file", code="bad_memory") from None
+        raise usage(f"{path}: {bad}", field="--memory", remedy="name what --memory wrote before, or a file that is not there yet", code="bad_memory") from None
     except OSError as error:
         raise usage(f"{path}: {error.strerror or error}", field="--memory", code="not_readable") from error
+
+
+def check_memory_place(path: Path) -> None:
+    """Whether a clearing could leave its memory there, asked before it has taken its time. Raises CliError."""
+    if not path.parent.is_dir():
+        raise usage(f"{path.parent} is no folder", field="--memory")
+    if path.is_dir():
+        raise usage(f"{path} is a folder", field="--memory", remedy="a file in it, such as memory.json")
+    if not os.access(path.parent, os.W_OK):
+        raise usage(f"{path.parent} cannot be written", field="--memory", remedy="a file in another folder", code="not_writable")
 
 
 def write_memory(path: Path, memory: "Memory") -> None:
@@ -73,7 +84,8 @@ def _parquet(path: Path, field: str) -> tuple[list[str], Iterator[tuple[str, ...
             remedy="pip install pyarrow, or write the table as CSV",
         ) from None  # fmt: skip
     try:
-        table = parquet.read_table(path)
+        # As a file it is read with columns of one name, which `read_table` says are no Parquet.
+        table = parquet.read_table(path) if path.is_dir() else parquet.ParquetFile(path).read()
         names = [str(name) for name in table.column_names]
         columns = [_column(path.name, name, column.to_pylist()) for name, column in zip(names, table.columns, strict=True)]
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:

@@ -1,12 +1,13 @@
 """The part of the SDK for those who run a market together: members, invitations, teams, limits, grants. Mixed into `market.client.Market`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
-from market.wire import Wire
+from market.wire import Refused, Wire
 
 Json = dict[str, Any]
+LONGEST_ID: Final = 256
 
 
 class Consortium:
@@ -103,7 +104,9 @@ class Consortium:
 
 
 def part(name: str) -> str:
-    """One segment of a path: an id with a slash in it must not become another route."""
+    """One segment of a path: an id with a slash in it must not become another route. Raises Refused where it can be no id."""
+    if not 0 < len(name) <= LONGEST_ID or "/" in name or name in (".", ".."):
+        raise Refused("no_such_id", f"{name[:64]!r} is no id", remedy="ids are of one word, without slashes", status=404)
     return quote(name, safe="")
 
 

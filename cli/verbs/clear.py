@@ -1,5 +1,6 @@
 """`torg clear`: offers and jobs from files, matched by the engine, without a market."""
 
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +10,7 @@ import typer
 
 from cli.collector import uncollected
 from cli.errors import refused, usage
-from cli.output import Column, document, print_table
+from cli.output import Column, document, log, print_table
 from cli.settings import Settings
 from cli.waits_view import show_waits
 
@@ -49,6 +50,10 @@ def clear(
     """
     _check_options(price_rule, budget, seed)
     fairness = _fairness(team_weights, ageing)
+    if memory is not None:
+        from cli.book_files import check_memory_place
+
+        check_memory_place(memory)
     with uncollected():
         _clear(ctx.obj, offers, jobs, price_rule, bound, budget, seed, memory, fairness)
 
@@ -68,6 +73,8 @@ def _clear(
     from market.engine.book import Fairness, book_of
     from market.engine.solve import solve, warm_up
 
+    if not settings.as_json and sys.stderr.isatty():
+        log(f"clearing {len(wanted.ids):,} jobs × {len(offered.ids):,} offers")
     begun = time.perf_counter()
     warm_up()
     load_ms = _ms(begun)

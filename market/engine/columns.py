@@ -386,11 +386,18 @@ def _columns(
     return found
 
 
+def no_such_column(table: str, name: str, known: Iterable[str]) -> BadRow:
+    """What is wrong with a heading that names this column; of one that joins its names by `;` or tabs, that too."""
+    other = next((word for mark, word in ((";", "semicolons"), ("\t", "tabs")) if mark in name), None)
+    commas = "" if other is None else f"join columns by commas, not by {other}; "
+    return BadRow(table, 0, name[:40] or "(empty)", "no such column", f"{commas}columns: {','.join(known)}")
+
+
 def _checked_heading(table: str, heading: list[str], parsers: Collection[str]) -> list[tuple[str, int]]:
     wanted = f"columns: {','.join(parsers)}"
     for name in heading:
         if name not in parsers:
-            raise BadRow(table, 0, name[:40] or "(empty)", "no such column", wanted)
+            raise no_such_column(table, name, parsers)
         if heading.count(name) > 1:
             raise BadRow(table, 0, name, "the column is there twice", wanted)
     for name in parsers:

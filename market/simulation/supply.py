@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
-from market.engine.columns import BadRow
+from market.engine.columns import BadRow, no_such_column
 from market.hardware import offered_name
 from market.measurements import doubt_of
 from market.simulation.trace import Rows, TraceJob
@@ -45,8 +45,10 @@ def machines_of(heading: Sequence[str], rows: Rows, table: str = "offers") -> li
     known = LISTED_COLUMNS if listed else CLEAR_COLUMNS
     needed = LISTED_COLUMNS[:4] if listed else ("id", "gpu", "usd_per_gpu_hour", "gpus")
     for name in names:
-        if name not in known or names.count(name) > 1:
-            raise BadRow(table, 0, name[:40] or "(empty)", "no such column, or there twice", f"columns: {','.join(known)}")
+        if name not in known:
+            raise no_such_column(table, name, known)
+        if names.count(name) > 1:
+            raise BadRow(table, 0, name, "the column is there twice", f"columns: {','.join(known)}")
     for name in needed:
         if name not in names:
             raise BadRow(table, 0, name, "the column is missing", f"columns: {','.join(known)}")

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from market.checking import MAX_VRAM_GIB, MAX_WORKERS, NAME, is_name
-from market.engine.columns import BadRow
+from market.engine.columns import BadRow, no_such_column
 from market.hardware import listed_name
 from storage.units import MS_PER_SECOND, UnitError, parse_usd
 
@@ -169,7 +169,7 @@ def _places(table: str, heading: Sequence[str], known: Sequence[str], needed: Se
     wanted = f"columns: {','.join(known)}"
     for name in names:
         if name not in known:
-            raise BadRow(table, 0, name[:40] or "(empty)", "no such column", wanted)
+            raise no_such_column(table, name, known)
         if names.count(name) > 1:
             raise BadRow(table, 0, name, "the column is there twice", wanted)
     for name in needed:

@@ -379,3 +379,12 @@ def test_a_list_of_nothing_says_so_to_people_and_is_a_list_to_programs(
     assert (ran.code, ran.out.count("\n")) == (0, 1)
     assert said in ran.out
     assert torg(*argv, "--json").document == []
+
+
+@pytest.mark.parametrize("name", ["", "../../etc", "a/b", ".", "..", "x" * 5_000])
+def test_what_can_be_no_id_is_not_asked_for(torg: Torg, market: FakeMarket, name: str) -> None:
+    ran = torg("explain", name)
+    assert ran.code == 3
+    assert f"{name[:64]!r} is no id" in ran.err
+    assert "/v1/" not in ran.err
+    assert len(ran.err) < 200

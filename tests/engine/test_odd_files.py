@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from market.engine.columns import jobs_of
-from tests.cli.conftest import Torg, home, market, torg  # noqa: F401
+from tests.cli.conftest import Torg, home, market, on_a_terminal, torg  # noqa: F401
 from tests.engine.checker import JOB_HEADING, OFFER_HEADING
 from tests.engine.test_files import EXAMPLES, JOB, OFFER, clear, lines  # noqa: F401
 
@@ -81,3 +81,65 @@ def test_one_gpu_is_said_as_one(clear: Callable[..., object]) -> None:  # noqa: 
     job = "j,1,2,A100,EU,0.9,3,5,24,none,false,true"
     said = clear(lines(OFFER_HEADING, OFFER), lines(JOB_HEADING, job), "--json", "--budget", "1").document  # type: ignore[attr-defined]
     assert said["unmatched"][0]["detail"] == "needs 1 GPU, 0 of its models are offered"
+
+
+def test_a_memory_is_refused_before_anything_is_read_where_it_could_not_be_written(
+    torg: Torg, tmp_path: Path  # noqa: F811
+) -> None:
+    pytest.importorskip("numba")
+    for where, said in ((tmp_path / "nowhere" / "m.json", "nowhere is no folder"), (tmp_path, "is a folder")):
+        ran = torg("clear", str(tmp_path / "none.csv"), str(EXAMPLES / "jobs.csv"), "--memory", str(where))
+        assert (ran.code, said in ran.err) == (2, True), ran.err
+
+
+def test_nobody_is_told_to_remove_a_table_that_was_named_as_memory(torg: Torg) -> None:  # noqa: F811
+    pytest.importorskip("numba")
+    offers = str(EXAMPLES / "offers.csv")
+    ran = torg("clear", offers, str(EXAMPLES / "jobs.csv"), "--memory", offers)
+    assert ran.code == 2
+    assert "it is no memory of a clearing" in ran.err
+    assert "remove" not in ran.err
+
+
+def test_a_parquet_column_that_is_there_twice_is_named(torg: Torg, tmp_path: Path) -> None:  # noqa: F811
+    pytest.importorskip("numba")
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table([pyarrow.array(["a"])] * 2, names=["id", "id"]), tmp_path / "o.parquet")
+    ran = torg("clear", str(tmp_path / "o.parquet"), str(EXAMPLES / "jobs.csv"))
+    assert ran.code == 2
+    assert "id: the column is there twice" in ran.err
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+@pytest.mark.parametrize("verb", ["clear", "simulate"])
+def test_columns_joined_by_something_else_are_told_of_commas(
+    torg: Torg, tmp_path: Path, verb: str, mark: str  # noqa: F811
+) -> None:
+    pytest.importorskip("numba")
+    for name in ("offers.csv", "jobs.csv"):
+        (tmp_path / name).write_text((EXAMPLES / name).read_text().replace(",", mark))
+    trace = tmp_path / "trace.csv"
+    trace.write_text("timestamp,duration,num_gpus\n2017-10-09 07:01:55,60,1\n")
+    bad_trace = tmp_path / "bad.csv"
+    bad_trace.write_text(trace.read_text().replace(",", mark))
+    files = {
+        "clear": [(str(tmp_path / "offers.csv"), str(EXAMPLES / "jobs.csv")), (str(EXAMPLES / "offers.csv"), str(tmp_path / "jobs.csv"))],
+        "simulate": [
+            ("--jobs", str(trace), "--offers", str(tmp_path / "offers.csv")), ("--jobs", str(bad_trace), "--offers", str(EXAMPLES / "offers.csv")),
+        ],
+    }  # fmt: skip
+    for words in files[verb]:
+        ran = torg(verb, *words)
+        assert (ran.code, "join columns by commas" in ran.err) == (2, True), ran.err
+
+
+def test_how_much_is_cleared_is_said_on_a_terminal_alone(torg: Torg, home: Path) -> None:  # noqa: F811
+    pytest.importorskip("numba")
+    words = ["clear", str(EXAMPLES / "offers.csv"), str(EXAMPLES / "jobs.csv"), "--budget", "0"]
+    counts = [len((EXAMPLES / name).read_text().splitlines()) - 1 for name in ("jobs.csv", "offers.csv")]
+    said = f"clearing {counts[0]:,} jobs × {counts[1]:,} offers"
+    assert said in on_a_terminal(words, {"TORG_HOME": str(home)})
+    assert said not in on_a_terminal([*words, "--json"], {"TORG_HOME": str(home)})
+    assert torg(*words).err == ""
