@@ -56,12 +56,21 @@ JOB_COLUMNS = (
 def job_row(one: dict[str, Any]) -> list[Cell]:
     """One job as the cells of `JOB_COLUMNS`."""
     loss = _fall(one, 3) or "–"
-    live = [worker for worker in one["workers"] if worker["state"] in ("granted", "active", "started")]
     return [
         one["id"], one["name"], Styled(one["state"], STATES.get(one["state"], "")),
-        "–" if one.get("command") else f"{one['rounds_committed']}/{one['rounds_planned']}", loss, str(len(live)),
-        usd(one["billed_nanos"]), usd(one["budget_nanos"]), (one["reason"] or "")[:48],
+        "–" if one.get("command") else f"{one['rounds_committed']}/{one['rounds_planned']}", loss, str(_living(one)),
+        usd(one["billed_nanos"]), usd(one["budget_nanos"]), _why(one)[:48],
     ]  # fmt: skip
+
+
+def _living(one: dict[str, Any]) -> int:
+    return sum(worker["state"] in ("granted", "active", "started") for worker in one["workers"])
+
+
+def _why(one: dict[str, Any]) -> str:
+    """The reason of its state. The market calls a job running from its first match on, also while all of its workers are gone."""
+    waits = one["state"] == "running" and one["reason"] == MATCHED and not _living(one)
+    return "waits for workers" if waits else one["reason"] or ""
 
 
 def _fall(one: dict[str, Any], digits: int) -> str:
@@ -82,7 +91,7 @@ def show_job(settings: Settings, one: dict[str, Any]) -> None:
         document(one)
         return
     screen = console(settings)
-    reason = f" – {one['reason']}" if one["reason"] not in ("", None, one["state"]) else ""
+    reason = f" – {why}" if (why := _why(one)) not in ("", one["state"]) else ""
     lines = [f"{one['id']}  {one['name']}", f"state    {one['state']}{reason}"]
     if one.get("command"):
         from cli.command_view import job_lines

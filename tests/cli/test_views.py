@@ -115,6 +115,13 @@ def test_a_loss_that_is_not_known_from_the_beginning_on_is_shown_as_far_as_it_is
     assert job_row(job(loss_first=None, loss_last=None))[4] == "–"
 
 
+def test_a_running_job_without_a_living_worker_waits_for_workers() -> None:
+    gone, there = {"state": "ended"}, {"state": "active"}
+    assert job_row(job(state="running", reason="matched", workers=[gone, there]))[8] == "matched"
+    assert job_row(job(state="running", reason="matched", workers=[gone]))[8] == "waits for workers"
+    assert job_row(job(state="running", reason="resumed", workers=[]))[8] == "resumed"
+
+
 def test_deposit_keeps_its_id_and_its_exact_amount(torg: Torg, market: FakeMarket) -> None:
     market.routes["POST /v1/deposits"] = lambda asked: (201, asked.body | {"balance_nanos": asked.body["amount_nanos"]})
     assert torg("wallet", "deposit", "20.000000001", "--id", "d-1", "--json").document["amount_nanos"] == 20_000_000_001
