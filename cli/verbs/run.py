@@ -13,7 +13,7 @@ from cli.errors import CliError, usage
 from cli.output import document
 from cli.session import connect_pooled
 from cli.settings import Settings
-from storage.units import NANOS_PER_USD
+from storage.units import MS_PER_HOUR, NANOS_PER_USD, TEN_YEARS_MS
 
 if TYPE_CHECKING:
     from cli.jobfiles import Prepared
@@ -23,6 +23,7 @@ HIGHEST_PRICE_NANOS = 1_000 * NANOS_PER_USD
 ROOM = 2
 """How much above the cheapest offer of now the price may go, where nothing is said of it: others may be needed later."""
 DEFAULT_HOURS = 1.0
+LEAST_HOURS, MOST_HOURS = 0.001, TEN_YEARS_MS // MS_PER_HOUR
 OPTIONS = {
     "`wait: true`": "`--wait`", "workers.gpus": "--gpu or --cpu", "workers.gpu": "--gpu", "workers.region": "--region",
     "workers.own": "--own", "workers.available_hours": "--available-hours", "workers.movable": "--movable",
@@ -56,7 +57,7 @@ def run(
     max_price: Annotated[
         str | None, typer.Option(metavar="USD", help="per GPU-hour or core-hour; twice the cheapest of now")
     ] = None,
-    hours: Annotated[float | None, typer.Option(min=0.001, help="the job ends so long after it is submitted")] = None,
+    hours: Annotated[float | None, typer.Option(help="the job ends so long after it is submitted")] = None,
     budget: Annotated[str | None, typer.Option(metavar="USD", help="what --hours (or one hour) may cost")] = None,
     interruptible: Annotated[
         bool, typer.Option("--interruptible", help="cheaper, from what others leave free; whoever bids more may take the machine")
@@ -106,6 +107,8 @@ def run(
     from cli.verbs.submit import place
 
     settings: Settings = ctx.obj
+    if hours is not None and not LEAST_HOURS <= hours <= MOST_HOURS:  # nor is nan
+        raise usage(f"--hours {hours:g} is out of range", field="--hours", remedy=f"from {LEAST_HOURS:g} to {MOST_HOURS:,}, which is ten years")
     fields: dict[str, Any] = {
         "name": name or _short(command),
         "command": command,
