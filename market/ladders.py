@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from market.book import OrderBook
 from market.constraints import CONSTRAINTS, PERSONAL, Reason, Test
@@ -41,6 +41,12 @@ class Ladder(ABC):
         """Whether there is an offer at this place, counted from 0, that asks no more."""
         return (at < len(self.offers) or self.climb(limit_nanos)) and self.prices[at] <= limit_nanos
 
+    def beyond(self, at: int, limit_nanos: int) -> Iterator[Offer]:
+        """Those from this place on that ask no more."""
+        while self.has(at, limit_nanos):
+            yield self.offers[at]
+            at += 1
+
     def count_within(self, limit_nanos: int) -> int:
         """How many of those that were read ask no more."""
         return bisect_right(self.prices, limit_nanos)
@@ -61,13 +67,15 @@ class Ladder(ABC):
 class SharedLadder(Ladder):
     """The offers whose hardware is as required; with `free`, of those with a unit for rent now."""
 
-    __slots__ = ("_asks", "_bid", "_rest", "_small")
+    __slots__ = ("_asks", "_bid", "_rest", "_small", "for_all")
 
     def __init__(self, book: OrderBook, bid: Bid, free: bool) -> None:
         """`bid`: any of those that require this."""
         super().__init__()
         requires = bid.requires
         self._bid = bid
+        self.for_all: list[bool] = []
+        """Whether no test of `PERSONAL` can fail at the offer."""
         self._asks: list[int] = []
         self._rest = book.cheapest_free(requires) if free else book.cheapest(requires)
         # The book leaves out what has too little memory: it counts all the same, as when each was looked at.
@@ -83,6 +91,7 @@ class SharedLadder(Ladder):
             asks.append(ask)
             if _meets(offer, self._bid, _OF_HARDWARE):
                 self._add(offer, ask, len(asks) + self._passed((ask, offer.id)))
+                self.for_all.append(offer.is_for_all)
                 return True
         return False
 
@@ -101,7 +110,7 @@ class PersonalLadder(Ladder):
 
     __slots__ = ("_at", "_bid", "_own", "_particular", "_shared")
 
-    def __init__(self, shared: Ladder, book: OrderBook, bid: Bid, free: bool) -> None:
+    def __init__(self, shared: SharedLadder, book: OrderBook, bid: Bid, free: bool) -> None:
         super().__init__()
         own = book.own(bid.customer)
         self._shared, self._bid = shared, bid
@@ -115,14 +124,16 @@ class PersonalLadder(Ladder):
                 self._add(offer.seen_by(bid.customer), _OWN, looks)
 
     def climb(self, limit_nanos: int) -> bool:
-        shared, bid = self._shared, self._bid
-        while shared.has(self._at, limit_nanos):
-            at = self._at
-            self._at += 1
-            offer = shared.offers[at]
-            if (offer.is_for_all and not self._particular) or (bid.customer not in offer.terms.own and _meets(offer, bid, _OF_PERSONS)):
-                self._add(offer, shared.prices[at], self._own + shared.looks[at])
+        shared, bid, at = self._shared, self._bid, self._at
+        offers, prices, for_all = shared.offers, shared.prices, shared.for_all
+        while (at < len(offers) or shared.climb(limit_nanos)) and prices[at] <= limit_nanos:
+            offer = offers[at]
+            at += 1
+            if (for_all[at - 1] and not self._particular) or (bid.customer not in offer.terms.own and _meets(offer, bid, _OF_PERSONS)):
+                self._at = at
+                self._add(offer, prices[at - 1], self._own + shared.looks[at - 1])
                 return True
+        self._at = at
         return False
 
     def within(self, limit_nanos: int) -> int:

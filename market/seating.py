@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from market.fair_share import within_quota
 from market.ladders import Ladder
@@ -12,16 +13,17 @@ from storage.units import charge_nanos
 
 
 class Seating:
-    """Seats as they are taken and given back; `taken` counts GPUs by offer, `_full` how many of the cheapest offers of a ladder
-    have no room for a worker."""
+    """Seats as they are taken and given back; `taken` counts GPUs by offer, `_full` are those of which all are, `_passed` how many
+    of the cheapest offers of a ladder have no room for a worker."""
 
-    __slots__ = ("_full", "_let", "_standings", "_wishes", "granted", "seats", "taken")
+    __slots__ = ("_full", "_let", "_passed", "_standings", "_wishes", "granted", "seats", "taken")
 
     def __init__(self, wishes: Wishes, standings: Mapping[str, Standing]) -> None:
         self._wishes = wishes
         self._standings = standings
         self.taken: dict[str, int] = {}
-        self._full: dict[Ladder, int] = {}
+        self._full: set[str] = set()
+        self._passed: dict[Ladder, int] = {}
         self._let: dict[tuple[str, str], int] = {}
         self.granted = dict.fromkeys(standings, 0)
         self.seats: dict[str, list[Offer]] = {}
@@ -34,26 +36,33 @@ class Seating:
     def place(self, bid: Bid) -> list[Offer] | None:
         """The cheapest free seats for the bid, as many as it wants and can pay; None if not enough for its smallest gang."""
         wishes = self._wishes
-        wish = wishes.of(bid)
+        wish = wishes.known.get(bid.job) or wishes.of(bid)
+        if wish.ids is not None and wish.ids <= self._full:
+            wishes.looks += wish.reach
+            return None
         ladder, limit = wish.ladder, wish.limit
         offers, prices = ladder.offers, ladder.prices
-        full = at = self._full.get(ladder, 0)
-        if at and prices[at - 1] > limit:
-            at = ladder.count_within(limit)
-        if at == wish.reach and wish.whole:
-            wishes.looks += at
+        begin = self._passed.get(ladder, 0)
+        if begin and prices[begin - 1] > limit:
+            begin = ladder.count_within(limit)
+        if wish.whole and begin == wish.reach:
+            wishes.looks += begin
             return None
+        known = offers[begin : wish.reach]
+        rest = known if wish.whole else chain(known, ladder.beyond(max(begin, wish.reach), limit))
         found: list[Offer] = []
         taken, gpus, most, rate = self.taken, bid.requires.gpus, bid.workers_max, bid.running_nanos_per_hour
-        while there_are := (at < len(offers) or ladder.climb(limit)) and prices[at] <= limit:
-            offer = offers[at]
-            at += 1
+        looked, roomy, there_are = begin, -1, True
+        for looked, offer in enumerate(rest, begin + 1):
             if offer.gpus_free - taken.get(offer.id, 0) < gpus:
-                if full == at - 1:
-                    full = at
+                continue
+            if roomy < 0:
+                roomy = looked - 1
+            room = self._room(offer, bid) // gpus
+            if room <= 0:
                 continue
             step = offer.price_nanos_per_gpu_hour * gpus
-            for _ in range(min(self._room(offer, bid) // gpus, most - len(found))):
+            for _ in range(min(room, most - len(found))):
                 if charge_nanos(rate + step, 1, bid.cover_ms) > bid.spendable_nanos:
                     most = len(found)  # it can pay no more
                     break
@@ -61,9 +70,11 @@ class Seating:
                 found.append(offer)
             if len(found) == most:
                 break
-        self._full[ladder] = full
-        wishes.looks += at
-        wishes.note(wish, at, not there_are)
+        else:
+            there_are = False
+        self._passed[ladder] = max(self._passed.get(ladder, 0), looked if roomy < 0 else roomy)
+        wishes.looks += looked
+        wishes.note(wish, looked, not there_are)
         return found if len(found) >= max(1, bid.workers_min) else None
 
     def seat(self, asked: Bid) -> bool:
@@ -116,8 +127,12 @@ class Seating:
     def _use(self, offer: Offer, gpus: int) -> None:
         taken = self.taken[offer.id] = self.taken.get(offer.id, 0) + gpus
         assert 0 <= taken <= offer.gpus_free, f"{offer.id} is sold twice"
+        if taken == offer.gpus_free:
+            self._full.add(offer.id)
+        else:
+            self._full.discard(offer.id)
         if gpus < 0:
-            self._full.clear()
+            self._passed.clear()
 
 
 def worth(bid: Bid, seats: Sequence[Offer]) -> int:

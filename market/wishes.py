@@ -16,19 +16,20 @@ class Wishes:
     it is spent.
     """
 
-    __slots__ = ("_book", "_ladders", "_wishes", "found_looks", "looks")
+    __slots__ = ("_book", "_ladders", "found_looks", "known", "looks")
 
     def __init__(self, book: OrderBook) -> None:
         self._book = book
         self.looks = self.found_looks = 0
-        self._wishes: dict[str, Wish] = {}
+        self.known: dict[str, Wish] = {}
+        """By job what `of` has said."""
         self._ladders: dict[tuple[int, bool], tuple[Requirements, SharedLadder]] = {}
 
     def of(self, bid: Bid) -> Wish:
         """Offers with something free that could seat a worker of the bid: its own, then the others, cheapest first."""
-        found = self._wishes.get(bid.job)
+        found = self.known.get(bid.job)
         if found is None:
-            found = self._wishes[bid.job] = Wish(self._ladder(bid, free=True), bid.max_price_nanos_per_gpu_hour)
+            found = self.known[bid.job] = Wish(self._ladder(bid, free=True), bid.max_price_nanos_per_gpu_hour)
         return found
 
     @property
@@ -58,7 +59,8 @@ class Wishes:
             while wish.ladder.has(at, wish.limit):
                 at += 1
             self.note(wish, at, whole=True)
-        return wish.ladder.ids(wish.reach)
+        assert wish.ids is not None
+        return wish.ids
 
     def has_room_for(self, bid: Bid) -> bool:
         """Whether its smallest gang would find room, and pay it, if nothing were leased."""
@@ -90,21 +92,23 @@ class Wishes:
 
 class Wish:
     """How far one bid has read its ladder: so many of its offers are within its limit, and it took `looks` to know; `whole`:
-    there are no more."""
+    there are no more, and `ids` are theirs."""
 
-    __slots__ = ("ladder", "limit", "looks", "reach", "whole")
+    __slots__ = ("ids", "ladder", "limit", "looks", "reach", "whole")
 
     def __init__(self, ladder: Ladder, limit_nanos: int) -> None:
         self.ladder = ladder
         self.limit = limit_nanos
         self.reach = self.looks = 0
         self.whole = False
+        self.ids: frozenset[str] | None = None
 
     def note(self, reach: int, whole: bool) -> None:
         """It has read so many; less than before says nothing."""
         if whole and not self.whole:
             self.reach, self.whole = reach, True
             self.looks = self.ladder.within(self.limit)
+            self.ids = self.ladder.ids(reach)
         elif reach > self.reach:
             self.reach = reach
             self.looks = self.ladder.looks[reach - 1]
