@@ -36,20 +36,17 @@ class Seating:
     def place(self, bid: Bid) -> list[Offer] | None:
         """The cheapest free seats for the bid, as many as it wants and can pay; None if not enough for its smallest gang."""
         wishes = self._wishes
-        wish = wishes.known.get(bid.job) or wishes.of(bid)
+        wish = wishes.of(bid)
         if wish.ids is not None and wish.ids <= self._full:
             wishes.looks += wish.reach
             return None
         ladder, limit = wish.ladder, wish.limit
         offers, prices = ladder.offers, ladder.prices
-        begin = self._passed.get(ladder, 0)
-        if begin and prices[begin - 1] > limit:
+        passed = begin = self._passed.get(ladder, 0)
+        if passed and prices[passed - 1] > limit:
             begin = ladder.count_within(limit)
-        if wish.whole and begin == wish.reach:
-            wishes.looks += begin
-            return None
         known = offers[begin : wish.reach]
-        rest = known if wish.whole else chain(known, ladder.beyond(max(begin, wish.reach), limit))
+        rest = known if wish.ids is not None else chain(known, ladder.beyond(max(begin, wish.reach), limit))
         found: list[Offer] = []
         taken, gpus, most, rate = self.taken, bid.requires.gpus, bid.workers_max, bid.running_nanos_per_hour
         looked, roomy, there_are = begin, -1, True
@@ -72,7 +69,7 @@ class Seating:
                 break
         else:
             there_are = False
-        self._passed[ladder] = max(self._passed.get(ladder, 0), looked if roomy < 0 else roomy)
+        self._passed[ladder] = max(passed, looked if roomy < 0 else roomy)
         wishes.looks += looked
         wishes.note(wish, looked, not there_are)
         return found if len(found) >= max(1, bid.workers_min) else None

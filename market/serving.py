@@ -152,7 +152,7 @@ class Auction:
         for job, bid in self.bids.items():
             if job not in state.seats and job not in state.skipped and job != state.kept_for:
                 wish = self.wishes.of(bid)
-                if not wish.whole or not _pays_all(bid):
+                if wish.ids is None or not _pays_all(bid):
                     return None
                 looks += wish.reach
         return looks
@@ -176,7 +176,7 @@ class Auction:
             if state.seat(bid):
                 break
         if bid.job in state.seats:
-            self._seat_others(state, bid, lifted, vain if _no_freer(state.taken, taken_before) else None)
+            self._seat_others(state, bid, lifted, vain if vain is not None and _no_freer(state.taken, taken_before) else None)
             worth_now = self.value(state.seats)
             if worth_now > worth_before:
                 return worth_now
@@ -193,7 +193,7 @@ class Auction:
         looks, the bid's own among them; only who was lifted may find room elsewhere."""
         if vain is not None:
             self.wishes.looks += vain - self.wishes.of(bid).reach
-            for one in sorted(lifted, key=_by_limit) if len(lifted) > 1 else lifted:
+            for one in sorted(lifted, key=_by_limit):
                 state.seat(one)
             return
         nobody = {*state.seats, *state.skipped, state.kept_for}

@@ -54,11 +54,9 @@ class Wishes:
     def all_of(self, bid: Bid) -> frozenset[str]:
         """The ids of all of them."""
         wish = self.of(bid)
-        if not wish.whole:
-            at = wish.reach
-            while wish.ladder.has(at, wish.limit):
-                at += 1
-            self.note(wish, at, whole=True)
+        if wish.ids is None:
+            more = sum(1 for _ in wish.ladder.beyond(wish.reach, wish.limit))
+            self.note(wish, wish.reach + more, whole=True)
         assert wish.ids is not None
         return wish.ids
 
@@ -91,22 +89,21 @@ class Wishes:
 
 
 class Wish:
-    """How far one bid has read its ladder: so many of its offers are within its limit, and it took `looks` to know; `whole`:
-    there are no more, and `ids` are theirs."""
+    """How far one bid has read its ladder: so many of its offers are within its limit, and it took `looks` to know; `ids`:
+    theirs, once it is known that there are no more."""
 
-    __slots__ = ("ids", "ladder", "limit", "looks", "reach", "whole")
+    __slots__ = ("ids", "ladder", "limit", "looks", "reach")
 
     def __init__(self, ladder: Ladder, limit_nanos: int) -> None:
         self.ladder = ladder
         self.limit = limit_nanos
         self.reach = self.looks = 0
-        self.whole = False
         self.ids: frozenset[str] | None = None
 
     def note(self, reach: int, whole: bool) -> None:
         """It has read so many; less than before says nothing."""
-        if whole and not self.whole:
-            self.reach, self.whole = reach, True
+        if whole and self.ids is None:
+            self.reach = reach
             self.looks = self.ladder.within(self.limit)
             self.ids = self.ladder.ids(reach)
         elif reach > self.reach:
